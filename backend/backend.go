@@ -1,0 +1,195 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// SectorSize is the unit of every sector number in this project: 512 bytes,
+// whatever the disk's logical block size (virtio, "Block Device").
+const SectorSize = 512
+
+// SectorShift is log2(SectorSize).
+const SectorShift = 9
+
+// Op says what a Request asks for.
+type Op uint8
+
+// The operations of a disk. Those from OpAppend on exist on zoned disks only;
+// a disk without zones answers them with ErrUnsupported.
+const (
+	OpRead Op = iota
+	OpWrite
+	OpFlush
+	OpDiscard
+	OpWriteZeroes
+	OpAppend
+	OpOpen
+	OpClose
+	OpFinish
+	OpReset
+	OpResetAll
+	numOps
+)
+
+var opNames = [numOps]string{
+	"read", "write", "flush", "discard", "write-zeroes",
+	"append", "open", "close", "finish", "reset", "reset-all",
+}
+
+func (o Op) String() string {
+	if o < numOps {
+		return opNames[o]
+	}
+	return fmt.Sprintf("op(%d)", uint8(o))
+}
+
+// The sentinel errors of a disk. virtio/status.go is the one place that maps
+// them to virtio status bytes; match them with errors.Is.
+var (
+	// ErrIO is a medium error: the disk under us failed.
+	ErrIO = errors.New("input/output error")
+	// ErrUnsupported is a request this disk does not know.
+	ErrUnsupported = errors.New("not supported by this disk")
+	// ErrReadOnly is a write to a disk opened read-only.
+	ErrReadOnly = errors.New("the disk is read-only")
+	// ErrRange is a request outside the disk, or one that is not a whole
+	// number of logical blocks.
+	ErrRange = errors.New("outside the disk or not whole blocks")
+	// ErrZoneInvalid is a request that the zone's type, state, borders or
+	// capacity do not allow.
+	ErrZoneInvalid = errors.New("not allowed by the zone's type, state or borders")
+	// ErrUnalignedWP is a write that does not start at the write pointer, or
+	// does not end on the write granularity.
+	ErrUnalignedWP = errors.New("not at the write pointer, or not whole blocks")
+	// ErrOpenResource is one open zone too many (max_open_zones).
+	ErrOpenResource = errors.New("too many open zones")
+	// ErrActiveResource is one active zone too many (max_active_zones).
+	ErrActiveResource = errors.New("too many active zones")
+)
+
+// RequestError says which request failed, and why. It is made on error paths
+// only, so it may allocate.
+type RequestError struct {
+	Op     Op
+	Sector uint64 // first sector of the request
+	Bytes  uint64 // length of its data
+	Zone   int    // zone number, -1 on a disk without zones
+	Err    error  // a sentinel of this package, perhaps wrapping an errno
+}
+
+func (e *RequestError) Error() string {
+	if e.Zone < 0 {
+		return fmt.Sprintf("%s of %d bytes at sector %d: %v", e.Op, e.Bytes, e.Sector, e.Err)
+	}
+	return fmt.Sprintf("%s of %d bytes at sector %d (zone %d): %v", e.Op, e.Bytes, e.Sector, e.Zone, e.Err)
+}
+
+func (e *RequestError) Unwrap() error { return e.Err }
+
+// Range is one segment of a discard or write-zeroes request.
+type Range struct {
+	Sector  uint64
+	Sectors uint32
+	Unmap   bool // write-zeroes only: the space may be given back
+}
+
+// A Request is one request of a guest on its way through a disk. Its owner (a
+// queue worker) keeps a table of them and uses each again and again; between
+// Lane.Submit and its return from Lane.Done it belongs to the disk and nothing
+// in it may be touched.
+type Request struct {
+	Op     Op
+	Sector uint64 // first sector; for OpAppend the zone's first sector
+	// Iov is the data, in guest memory; Bytes is its total length.
+	Iov   []unix.Iovec
+	Bytes uint64
+	// Ranges are the segments of OpDiscard and OpWriteZeroes.
+	Ranges []Range
+	// Stable asks that a write be on stable storage before it is done: the
+	// write-through cache mode.
+	Stable bool
+	// Tag is the owner's, untouched by the disk.
+	Tag uint32
+
+	// Err is the outcome: nil, or an error wrapping one of the sentinels.
+	Err error
+	// AppendSector is where an OpAppend landed, valid when Err is nil.
+	AppendSector uint64
+
+	lane *Lane // where it was submitted and will be done
+	disk Disk
+	next *Request // the list it stands in: lane, mailbox or a zone's waiting line
+
+	// What follows is the disk's.
+	io   engine.Op    // the I/O in flight for this request, one at a time
+	clip []unix.Iovec // part of Iov, when not all of it goes to the file
+	step step         // what ioDone has to do next
+	zone int32        // zone number
+	seg  uint32       // index into Ranges
+	from uint64       // first sector of a write, and the first behind it,
+	end  uint64       // both counted from the zone's start
+	// the zone's list of writes in flight, in the order of their addresses
+	flyPrev, flyNext *Request
+}
+
+// step says what the disk does when it gets a request back: from the engine,
+// or from a mailbox.
+type step uint8
+
+const (
+	stepEnd      step = iota // nothing is left: hand it to the worker
+	stepRead                 // the data has been read
+	stepWrite                // the data has been written
+	stepScrub                // what a failed write left behind has been zeroed
+	stepIssue                // it waited for its zone and is admitted: write
+	stepRange                // one of Ranges is done
+	stepSync                 // the file is synced
+	stepResetAll             // it waited for zone number zone: go on there
+)
+
+// Info describes a disk. It never changes while the disk is open.
+type Info struct {
+	CapacitySectors uint64
+	// LogicalBlockSize and PhysicalBlockSize are in bytes, powers of two.
+	LogicalBlockSize  uint32
+	PhysicalBlockSize uint32
+	ReadOnly          bool
+	// MaxDiscardSectors and MaxWriteZeroesSectors bound one Range; zero means
+	// that the disk has no such operation.
+	MaxDiscardSectors     uint32
+	MaxWriteZeroesSectors uint32
+	// Zoned is nil on an ordinary disk.
+	Zoned *ZonedInfo
+}
+
+// ZonedInfo is the zone geometry of a host-managed disk (struct
+// virtio_blk_zoned_characteristics).
+type ZonedInfo struct {
+	Zones            int    // number of zones, at least 1
+	ZoneSectors      uint64 // size of every zone but perhaps the last; a power of two
+	MaxOpen          uint32 // 0: no limit
+	MaxActive        uint32 // 0: no limit
+	MaxAppendSectors uint32
+	WriteGranularity uint32 // bytes
+}
+
+// A Disk carries out requests. Submit may be called by many workers at once,
+// each on its own lane.
+type Disk interface {
+	Info() Info
+	// ReportZone returns zone i of a zoned disk, 0 <= i < Info().Zoned.Zones.
+	// Any goroutine may call it at any time; it neither blocks on I/O nor
+	// allocates.
+	ReportZone(i int) Zone
+	// Close ends the disk: no request may be in flight. What was written is
+	// synced, and the image marked clean.
+	Close() error
+
+	submit(r *Request) // admits r: it ends on r.lane, now or later
+	ioDone(r *Request) // r.io has finished
+}

@@ -1,0 +1,177 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Finding is one thing that is wrong with an image.
+type Finding struct {
+	Where string // which part of the image
+	What  string // what is wrong with it
+}
+
+func (f Finding) String() string { return f.Where + ": " + f.What }
+
+// Check verifies the image at path and returns what is wrong with it, nothing
+// when it is whole. It writes nothing. It fails when it cannot look: the file
+// is no image, cannot be read, or is in use by a daemon.
+func Check(path string) ([]Finding, error) {
+	kind, err := Probe(path)
+	if err != nil {
+		return nil, err
+	}
+	if kind != KindImage {
+		return nil, fmt.Errorf("%s: %w", path, ErrNotImage)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the image: %w", err)
+	}
+	defer f.Close()
+	if err := lockFile(f, true); err != nil {
+		return nil, fmt.Errorf("image %s: %w", path, err)
+	}
+	c := &checker{f: f}
+	if err := c.run(); err != nil {
+		return nil, fmt.Errorf("image %s: %w", path, err)
+	}
+	return c.findings, nil
+}
+
+type checker struct {
+	f        *os.File
+	findings []Finding
+}
+
+func (c *checker) found(where, format string, args ...any) {
+	c.findings = append(c.findings, Finding{where, fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) run() error {
+	l := c.supers()
+	if l == nil {
+		return nil
+	}
+	st, err := c.f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() < l.fileBytes() {
+		c.found("file", "%d bytes long, but the zones need %d: it was cut short", st.Size(), l.fileBytes())
+	}
+	if st.Size() < l.dataOff {
+		return nil // the tables are not all there
+	}
+	s, findings, err := readState(c.f, l.uuid)
+	// One torn state block is what a power cut during its write leaves, and
+	// the next open mends it.
+	if err != nil {
+		c.findings = append(c.findings, findings...)
+		return nil
+	}
+	committed := c.committed(l, s.clean)
+	live := c.live(l, &s)
+	for i, w := range live {
+		if s.clean && committed != nil && w != committed[i] {
+			c.found(fmt.Sprintf("zone %d", i), "the live table says %v with %d sectors written, the committed one %v with %d, though the image was closed cleanly",
+				w.state(), w.written(), committed[i].state(), committed[i].written())
+		}
+	}
+	switch {
+	case live != nil:
+		c.zones(l, live)
+	case committed != nil:
+		c.zones(l, committed)
+	}
+	return nil
+}
+
+// supers checks both superblocks and returns what they say, nil when neither
+// can be read.
+func (c *checker) supers() *layout {
+	var good [2]*layout
+	for i, off := range []int64{superOff, superCopyOff} {
+		where := [...]string{"superblock", "copy of the superblock"}[i]
+		b := make([]byte, superBytes)
+		if n, err := c.f.ReadAt(b, off); n < len(b) {
+			c.found(where, "cannot be read: %v", err)
+			continue
+		}
+		l, err := decodeSuper(b)
+		if err != nil {
+			c.found(where, "%v", err)
+			continue
+		}
+		good[i] = l
+	}
+	switch {
+	case good[0] == nil:
+		return good[1]
+	case good[1] != nil && *good[0] != *good[1]:
+		c.found("copy of the superblock", "differs from the superblock")
+	}
+	return good[0]
+}
+
+// committed checks the committed table. Outside a clean image one damaged copy
+// of a block is what a power cut leaves.
+func (c *checker) committed(l *layout, clean bool) []word {
+	words, _, findings, err := readCommitted(c.f, l)
+	if err != nil || clean {
+		c.findings = append(c.findings, findings...)
+	}
+	if err != nil {
+		c.found("committed zone table", "%v", err)
+		return nil
+	}
+	return words
+}
+
+// live checks the live table, or returns nil when it does not count.
+func (c *checker) live(l *layout, s *state) []word {
+	here, err := whereIs(c.f)
+	if err != nil {
+		c.found("file", "%v", err)
+		return nil
+	}
+	if !s.clean && !s.where.same(here) {
+		return nil
+	}
+	words, err := readLive(c.f, l)
+	if err != nil {
+		c.found("live zone table", "%v", err)
+		return nil
+	}
+	whole := true
+	for i, w := range words {
+		if err := w.verify(&l.Geometry, i); err != nil {
+			c.found(fmt.Sprintf("live zone table, zone %d", i), "%v", err)
+			whole = false
+		}
+	}
+	if !whole {
+		return nil
+	}
+	return words
+}
+
+// zones checks what the table says of the disk as a whole.
+func (c *checker) zones(l *layout, words []word) {
+	r := resources{}
+	for _, w := range words {
+		_ = r.move(Empty, w.state()) // without limits it counts only
+	}
+	if l.MaxOpen != 0 && r.open > l.MaxOpen {
+		c.found("zones", "%d are open, but at most %d may be", r.open, l.MaxOpen)
+	}
+	if l.MaxActive != 0 && r.active > l.MaxActive {
+		c.found("zones", "%d are active, but at most %d may be", r.active, l.MaxActive)
+	}
+	if _, err := unix.Seek(int(c.f.Fd()), l.dataOff, unix.SEEK_DATA); err != nil && !errors.Is(err, unix.ENXIO) {
+		c.found("data", "cannot be read: %v", err)
+	}
+}

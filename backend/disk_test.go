@@ -1,0 +1,164 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// A client drives a disk the way a queue worker does, one lane, waiting for
+// each request or keeping several in flight.
+type client struct {
+	t    testing.TB
+	disk Disk
+	lane *Lane
+}
+
+func newClient(t testing.TB, d Disk) *client {
+	t.Helper()
+	lane, err := NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(0, wake), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &client{t: t, disk: d, lane: lane}
+	t.Cleanup(func() {
+		if n := lane.InFlight(); n != 0 {
+			t.Errorf("%d requests still in flight at the end of the test", n)
+		}
+		if err := lane.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// wait returns the next request that is done, sleeping as a worker does.
+func (c *client) wait() *Request {
+	for {
+		if r := c.lane.Done(); r != nil {
+			return r
+		}
+		c.lane.Arm()
+		if r := c.lane.Done(); r != nil {
+			c.lane.Disarm(false)
+			return r
+		}
+		fds := []unix.PollFd{{Fd: int32(c.lane.WakeFD()), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 20_000)
+		if err != nil && err != unix.EINTR {
+			c.t.Fatal(err)
+		}
+		if n == 0 && err == nil {
+			c.t.Fatal("no request ended within 20 s")
+		}
+		c.lane.Disarm(fds[0].Revents != 0)
+	}
+}
+
+func (c *client) submit(rs ...*Request) {
+	for _, r := range rs {
+		c.lane.Submit(c.disk, r)
+	}
+	c.lane.Start()
+}
+
+func (c *client) do(r *Request) error {
+	c.submit(r)
+	if got := c.wait(); got != r {
+		c.t.Fatalf("another request ended: %v", got.Op)
+	}
+	return r.Err
+}
+
+func request(op Op, sector uint64, data []byte) *Request {
+	r := &Request{Op: op, Sector: sector, Bytes: uint64(len(data))}
+	if len(data) > 0 {
+		r.Iov = []unix.Iovec{{Base: &data[0], Len: uint64(len(data))}}
+	}
+	return r
+}
+
+func (c *client) write(sector uint64, data []byte) error { return c.do(request(OpWrite, sector, data)) }
+
+func (c *client) append(zone uint64, data []byte) (uint64, error) {
+	r := request(OpAppend, zone, data)
+	err := c.do(r)
+	return r.AppendSector, err
+}
+
+func (c *client) read(sector uint64, n int) []byte {
+	c.t.Helper()
+	// Not zeroes, so that what a read leaves alone is seen.
+	data := bytes.Repeat([]byte{0xee}, n)
+	if err := c.do(request(OpRead, sector, data)); err != nil {
+		c.t.Fatalf("read of %d bytes at sector %d: %v", n, sector, err)
+	}
+	return data
+}
+
+func (c *client) zoneOp(op Op, sector uint64) error { return c.do(request(op, sector, nil)) }
+
+func (c *client) flush() error { return c.do(request(OpFlush, 0, nil)) }
+
+func (c *client) wantZone(i int, state ZoneState, written uint64) {
+	c.t.Helper()
+	z := c.disk.ReportZone(i)
+	wp := z.Start + written
+	if state == Full {
+		wp = z.Start + z.Length
+	}
+	if z.State != state || z.WP != wp {
+		c.t.Errorf("zone %d is %v with its write pointer at %d, want %v at %d", i, z.State, z.WP-z.Start, state, wp-z.Start)
+	}
+}
+
+func (c *client) want(err, want error) {
+	c.t.Helper()
+	if !errors.Is(err, want) {
+		c.t.Errorf("got %v, want %v", err, want)
+	}
+}
+
+func pattern(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
+
+// small is 16 zones of 64 KiB, 48 KiB of them writable, two conventional, the
+// last one smaller: sectors 0..1919 in zones of 128, the last with 64.
+var small = Geometry{
+	CapacitySectors: 15*128 + 64, ZoneSectors: 128, ZoneCapacitySectors: 96,
+	ConventionalZones: 2, MaxOpen: 3, MaxActive: 5, MaxAppendSectors: 32,
+}
+
+func newImage(t testing.TB, g Geometry) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.zvh")
+	if err := CreateImage(path, g); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func openDisk(t testing.TB, path string) Disk {
+	t.Helper()
+	d, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// wantClean runs the checker, as every test does that leaves an image behind.
+func wantClean(t testing.TB, path string) {
+	t.Helper()
+	findings, err := Check(path)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, f := range findings {
+		t.Errorf("check: %v", f)
+	}
+}

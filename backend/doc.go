@@ -1,0 +1,16 @@
+// Package backend is storage: it carries out what a guest asked of its disk.
+//
+// What lives here: the request and its errors (backend.go), the lane on which
+// one worker drives requests through a disk (lane.go), the zone state machine
+// (zone.go, pure), the zoned backend over POSIX files (zoned_posix.go), the
+// image file it stands on (image.go, check.go) and ordinary disks
+// (plain_posix.go).
+//
+// It may import backend/engine and golang.org/x/sys/unix. It never imports
+// virtio or vhostuser, and it logs nothing: errors travel up and are logged
+// once, at the edge.
+//
+// It implements the zone model of the virtio specification, "Block Device /
+// Device Operation" (VIRTIO_BLK_F_ZONED), itself the common part of ZBC r05 and
+// the NVMe ZNS command set.
+package backend

@@ -1,0 +1,53 @@
+package engine
+
+import "golang.org/x/sys/unix"
+
+// Code says what an Op does.
+type Code uint8
+
+// The operations of an engine.
+const (
+	Readv     Code = iota // preadv: Iov is filled from Off on
+	Writev                // pwritev: Iov is written at Off
+	Fdatasync             // what was written is made stable
+	PunchHole             // [Off, Off+Len) reads as zeroes, its space is given back
+	ZeroRange             // [Off, Off+Len) reads as zeroes, its space is kept
+)
+
+// An Op is one I/O. Its owner fills it and hands it to Engine.Queue; from then
+// until Engine.Reap returns it, it belongs to the engine.
+type Op struct {
+	Code  Code
+	Dsync bool // Writev: stable when done (RWF_DSYNC)
+	FD    int
+	Off   int64 // bytes
+	Len   int64 // bytes; for Readv and Writev the sum of Iov
+	// Iov is the data, straight in guest memory. The engine does not change it.
+	Iov []unix.Iovec
+
+	// N is how many bytes were moved, and Err why it was not all of them. An
+	// engine goes on after a short transfer, so Err is nil exactly when all
+	// Len bytes were moved. A read behind the end of the file ends with
+	// io.ErrUnexpectedEOF.
+	N   int64
+	Err error
+
+	// Owner is the submitter's, untouched by the engine.
+	Owner any
+
+	next *Op // engine-private
+}
+
+// An Engine carries out Ops. All its methods but the completion of Ops belong
+// to one goroutine.
+type Engine interface {
+	// Queue stages an Op. Nothing needs to happen before Submit.
+	Queue(op *Op)
+	// Submit starts everything that was staged.
+	Submit()
+	// Reap returns a finished Op, or nil when none is finished yet. When an Op
+	// finishes after Reap has returned nil, the engine calls its wake function.
+	Reap() *Op
+	// Close waits for what is in flight and gives back the engine's resources.
+	Close() error
+}

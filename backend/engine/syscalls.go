@@ -1,0 +1,85 @@
+package engine
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// preadv2 and pwritev2 take iovecs as they stand in a request: the wrappers of
+// x/sys/unix want [][]byte and build (allocate) the iovecs anew.
+func preadv2(fd int, iov []unix.Iovec, off int64, flags int) (int64, error) {
+	return vectored(unix.SYS_PREADV2, fd, iov, off, flags)
+}
+
+func pwritev2(fd int, iov []unix.Iovec, off int64, flags int) (int64, error) {
+	return vectored(unix.SYS_PWRITEV2, fd, iov, off, flags)
+}
+
+// vectored passes the offset in its low word only: on 64-bit kernels the low
+// word holds all of it (fs/read_write.c, pos_from_hilo).
+func vectored(trap uintptr, fd int, iov []unix.Iovec, off int64, flags int) (int64, error) {
+	n, _, errno := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])),
+		uintptr(len(iov)), uintptr(off), 0, uintptr(flags))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int64(n), nil
+}
+
+// Advance drops the first n bytes of iov, changing it in place, and returns
+// what is left. n must not exceed the bytes that iov holds.
+func Advance(iov []unix.Iovec, n uint64) []unix.Iovec {
+	for n > 0 {
+		if n < iov[0].Len {
+			iov[0].Base = (*byte)(unsafe.Add(unsafe.Pointer(iov[0].Base), n))
+			iov[0].Len -= n
+			break
+		}
+		n -= iov[0].Len
+		iov = iov[1:]
+	}
+	return iov
+}
+
+// retry repeats call while a signal interrupts it.
+func retry(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// PunchHoleAt makes [off, off+n) of fd read as zeroes and gives its space back;
+// the file's size stays. It fails with EOPNOTSUPP where the file system cannot.
+func PunchHoleAt(fd int, off, n int64) error {
+	return retry(func() error {
+		return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	})
+}
+
+// zeroes is what ZeroRangeAt writes where the file system cannot do it itself.
+var zeroes [1 << 18]byte
+
+// ZeroRangeAt makes [off, off+n) of fd read as zeroes. Where the file system
+// has no FALLOC_FL_ZERO_RANGE (tmpfs, for one) it writes zeroes.
+func ZeroRangeAt(fd int, off, n int64) error {
+	err := retry(func() error {
+		return unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	})
+	if err != unix.EOPNOTSUPP {
+		return err
+	}
+	for n > 0 {
+		done, err := unix.Pwrite(fd, zeroes[:min(n, int64(len(zeroes)))], off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		off, n = off+int64(done), n-int64(done)
+	}
+	return nil
+}

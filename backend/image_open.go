@@ -1,0 +1,315 @@
+package backend
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// An image is an open zoned image file: the layout, the zone tables and the
+// lock. zoned_posix.go does the I/O of guests on it.
+type image struct {
+	layout
+	f        *os.File
+	path     string
+	readOnly bool
+	state    state
+
+	// live is the mapped live table; an entry is stored as one 64-bit word. Nil
+	// on a read-only image.
+	live    []byte
+	words   []word   // how the zones were found, after recovery
+	commits []word   // the committed table, as it stands in the file
+	seqs    []uint64 // sequence number of each of its blocks
+}
+
+// openImage opens, locks and recovers the image at path.
+func openImage(path string, readOnly bool) (_ *image, err error) {
+	mode := os.O_RDWR
+	if readOnly {
+		mode = os.O_RDONLY
+	}
+	f, err := os.OpenFile(path, mode, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the image: %w", err)
+	}
+	img := &image{f: f, path: path, readOnly: readOnly}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("image %s: %w", path, err), img.release())
+		}
+	}()
+	if err := lockFile(f, readOnly); err != nil {
+		return nil, err
+	}
+	l, err := readSuper(f)
+	if err != nil {
+		return nil, err
+	}
+	img.layout = *l
+	if st, err := f.Stat(); err != nil {
+		return nil, err
+	} else if st.Size() < l.fileBytes() {
+		return nil, fmt.Errorf("the file has %d bytes, but its zones need %d: it was cut short; run 'zvhost check'", st.Size(), l.fileBytes())
+	}
+	return img, img.recover()
+}
+
+// readSuper reads the superblock; the copy is for the checker, since a
+// superblock is written once and a bad one means that something else is wrong
+// with the file.
+func readSuper(f *os.File) (*layout, error) {
+	b := make([]byte, superBytes)
+	if n, err := f.ReadAt(b, superOff); err != nil && n < superBytes {
+		return nil, fmt.Errorf("%w: it is shorter than a superblock", ErrNotImage)
+	}
+	l, err := decodeSuper(b)
+	if err != nil && !errors.Is(err, ErrNotImage) {
+		return nil, fmt.Errorf("%w; run 'zvhost check'", err)
+	}
+	return l, err
+}
+
+// recover finds out what the zones are, makes the image consistent and marks
+// it as in use. docs/image-format.md has the argument for each step.
+func (img *image) recover() error {
+	here, err := whereIs(img.f)
+	if err != nil {
+		return err
+	}
+	if img.state, _, err = readState(img.f, img.uuid); err != nil {
+		return err
+	}
+	if img.commits, img.seqs, _, err = readCommitted(img.f, &img.layout); err != nil {
+		return err
+	}
+	trustLive := img.state.clean || img.state.where.same(here)
+	if img.words, err = img.found(trustLive); err != nil {
+		return err
+	}
+	if img.readOnly {
+		return nil
+	}
+	if img.live, err = unix.Mmap(int(img.f.Fd()), liveOff, int(img.tableOff-liveOff),
+		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return fmt.Errorf("map the zone table: %w", err)
+	}
+	clean := img.state.clean
+	// From here on the live table may run ahead of the disk, so the image must
+	// say that it is in use before anything in it changes.
+	img.state.clean, img.state.where, img.state.pid = false, here, uint32(os.Getpid())
+	if err := img.state.write(img.f, img.uuid); err != nil {
+		return fmt.Errorf("mark the image as in use: %w", err)
+	}
+	for i, w := range img.words {
+		img.storeLive(i, w)
+	}
+	if clean {
+		return nil
+	}
+	// What guests were told becomes durable, and then what lies at or above the
+	// write pointers, from requests that were never answered, goes away. In
+	// this order: a reset that was not committed yet keeps its data until it is.
+	if err := unix.Fdatasync(int(img.f.Fd())); err != nil {
+		return fmt.Errorf("sync after an unclean stop: %w", err)
+	}
+	if err := img.commit(img.words); err != nil {
+		return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
+	}
+	return img.punchAbove()
+}
+
+// found is the zone table to go on from: the live one where it can be trusted,
+// else the committed one as a drive shows it after a power cycle.
+func (img *image) found(trustLive bool) ([]word, error) {
+	words := make([]word, img.Zones())
+	if !trustLive {
+		for i, w := range img.commits {
+			words[i] = w
+			if s := w.state(); s.isActive() {
+				words[i] = pack(i, Closed, w.written())
+				if w.written() == 0 {
+					words[i] = pack(i, Empty, 0)
+				}
+			}
+		}
+		return words, nil
+	}
+	live, err := readLive(img.f, &img.layout)
+	if err != nil {
+		return nil, err
+	}
+	for i, w := range live {
+		if err := w.verify(&img.Geometry, i); err != nil {
+			return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check'", i, err)
+		}
+		// Opened by a write that was never answered.
+		if s := w.state(); (s == ImpOpen || s == Closed) && w.written() == 0 {
+			w = pack(i, Empty, 0)
+		}
+		words[i] = w
+	}
+	return words, nil
+}
+
+func readLive(f *os.File, l *layout) ([]word, error) {
+	b := make([]byte, 8*l.Zones())
+	if _, err := f.ReadAt(b, liveOff); err != nil {
+		return nil, fmt.Errorf("read the zone table: %w", err)
+	}
+	words := make([]word, l.Zones())
+	for i := range words {
+		words[i] = word(binary.LittleEndian.Uint64(b[8*i:]))
+	}
+	return words, nil
+}
+
+// readCommitted reads the newer valid copy of each block of the committed
+// table. A damaged copy is a finding, two damaged copies of one block an error.
+func readCommitted(f *os.File, l *layout) (words []word, seqs []uint64, findings []Finding, err error) {
+	words, seqs = make([]word, l.Zones()), make([]uint64, l.blocks())
+	b := make([]byte, 2*blockBytes)
+	var copies [2][blockZones]word
+	for n := range seqs {
+		if _, err := f.ReadAt(b, l.tableOff+int64(n)*2*blockBytes); err != nil {
+			return nil, nil, nil, fmt.Errorf("read the committed zone table: %w", err)
+		}
+		part := words[n*blockZones : min((n+1)*blockZones, len(words))]
+		for c := range copies {
+			seq, err := decodeBlock(b[c*blockBytes:][:blockBytes], n, copies[c][:len(part)])
+			if err != nil {
+				findings = append(findings, Finding{fmt.Sprintf("committed zone table, block %d, copy %d", n, c), err.Error()})
+			} else if seq > seqs[n] {
+				seqs[n] = seq
+				copy(part, copies[c][:len(part)])
+			}
+		}
+		if seqs[n] == 0 {
+			return nil, nil, findings, fmt.Errorf("both copies of block %d of the committed zone table are damaged; run 'zvhost check'", n)
+		}
+		for i, w := range part {
+			if err := w.verify(&l.Geometry, n*blockZones+i); err != nil {
+				return nil, nil, findings, fmt.Errorf("committed zone table entry %d: %w; run 'zvhost check'", n*blockZones+i, err)
+			}
+		}
+	}
+	return words, seqs, findings, nil
+}
+
+// storeLive makes w the live entry of zone i. One aligned 64-bit store: a
+// kill -9 leaves the old entry or the new one. It reports false when the store
+// faulted, which is the disk under the image failing; the caller's goroutine
+// has debug.SetPanicOnFault on.
+func (img *image) storeLive(i int, w word) (ok bool) {
+	defer func() { _ = recover() }()
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&img.live[8*i])), uint64(w)) // page-aligned mapping, so aligned
+	return true
+}
+
+// commit makes words durable, entry by entry where they differ from what is
+// committed. Everything they cover must have been synced before. On an error
+// the caller has to try again: some blocks may be new, some old.
+func (img *image) commit(words []word) error {
+	b := make([]byte, blockBytes)
+	for n := range img.seqs {
+		part := words[n*blockZones:][:len(img.entries(n))]
+		if slices.Equal(part, img.entries(n)) {
+			continue
+		}
+		if err := img.commitBlock(b, n, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entries are the entries of block n of the committed table.
+func (img *image) entries(n int) []word {
+	return img.commits[n*blockZones : min((n+1)*blockZones, len(img.commits))]
+}
+
+// commitBlock writes block n, with words as its entries, over its older copy
+// and makes that durable; b is scratch of blockBytes.
+func (img *image) commitBlock(b []byte, n int, words []word) error {
+	seq := img.seqs[n] + 1
+	encodeBlock(b, n, seq, words)
+	// Even sequence numbers stand first, odd ones behind.
+	off := img.tableOff + int64(2*n)*blockBytes + int64(seq%2)*blockBytes
+	if err := writeStable(int(img.f.Fd()), b, off); err != nil {
+		return err
+	}
+	img.seqs[n] = seq
+	copy(img.commits[n*blockZones:], words)
+	return nil
+}
+
+// writeStable writes b at off, durable when it returns. It syncs that range
+// only, so it does not wait for a guest's dirty data.
+func writeStable(fd int, b []byte, off int64) error {
+	n, err := unix.Pwritev2(fd, [][]byte{b}, off, unix.RWF_DSYNC)
+	if err == nil && n != len(b) {
+		err = unix.EIO
+	}
+	return err
+}
+
+// punchAbove makes everything that stands in the file at or above a write
+// pointer go away. It asks the file system where data is, so it costs nothing
+// for zones that hold none.
+func (img *image) punchAbove() error {
+	fd := int(img.f.Fd())
+	zoneBytes := int64(img.ZoneSectors) << SectorShift
+	for at := img.offset(uint64(img.ConventionalZones) * img.ZoneSectors); at < img.fileBytes(); {
+		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			return nil // nothing but holes from here on
+		} else if err != nil {
+			return fmt.Errorf("look for data above the write pointers: %w", err)
+		}
+		i := (data - img.dataOff) / zoneBytes
+		start := img.dataOff + i*zoneBytes
+		end := min(start+zoneBytes, img.fileBytes())
+		above := start + int64(img.words[i].written())<<SectorShift
+		if data < above {
+			at = above
+			continue
+		}
+		if img.words[i].state() != Offline {
+			if err := wipe(fd, data, end-data); err != nil {
+				return fmt.Errorf("clear zone %d above its write pointer: %w", i, err)
+			}
+		}
+		at = end
+	}
+	return nil
+}
+
+// close marks the image clean, unless it is read-only, and lets it go. Its
+// words must have been committed.
+func (img *image) close() error {
+	if img.readOnly {
+		return img.release()
+	}
+	err := unix.Msync(img.live, unix.MS_SYNC)
+	if err == nil {
+		img.state.clean = true
+		err = img.state.write(img.f, img.uuid)
+	}
+	return errors.Join(err, img.release())
+}
+
+// release lets the file go as it is.
+func (img *image) release() error {
+	var err error
+	if img.live != nil {
+		err = unix.Munmap(img.live)
+		img.live = nil
+	}
+	return errors.Join(err, img.f.Close())
+}

@@ -1,0 +1,139 @@
+package backend
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A state block says how the image was left: cleanly, or in use, and by whom.
+// It stands twice; the valid copy with the higher sequence number counts.
+//
+//	0   magic "ZVSTATE\0"
+//	8   sequence number
+//	16  CRC-32C of the block with this field zero
+//	20  flags, bit 0: clean
+//	24  UUID of the image
+//	40  where: boot id (16), device number (8), inode number (8)
+//	72  process id of the daemon
+type state struct {
+	seq   uint64
+	clean bool
+	where place
+	pid   uint32
+}
+
+// A place is one file in one run of the kernel. While the place is the same,
+// the page cache that held the live table has not been lost, so the live table
+// is what guests were told, even after a kill -9.
+type place struct {
+	boot     [16]byte
+	dev, ino uint64
+}
+
+const stateMagic = "ZVSTATE\x00"
+
+func (s *state) encode(uuid [16]byte) []byte {
+	b := make([]byte, blockBytes)
+	le := binary.LittleEndian
+	copy(b, stateMagic)
+	le.PutUint64(b[8:], s.seq)
+	if s.clean {
+		le.PutUint32(b[20:], 1)
+	}
+	copy(b[24:], uuid[:])
+	copy(b[40:], s.where.boot[:])
+	le.PutUint64(b[56:], s.where.dev)
+	le.PutUint64(b[64:], s.where.ino)
+	le.PutUint32(b[72:], s.pid)
+	le.PutUint32(b[16:], checksum(b, 16))
+	return b
+}
+
+func decodeState(b []byte, uuid [16]byte) (state, error) {
+	le := binary.LittleEndian
+	switch {
+	case string(b[:8]) != stateMagic:
+		return state{}, errors.New("it does not start like one")
+	case le.Uint32(b[16:]) != checksum(b, 16):
+		return state{}, errors.New("its checksum is wrong")
+	case !bytes.Equal(b[24:40], uuid[:]):
+		return state{}, errors.New("it belongs to another image")
+	}
+	s := state{
+		seq:   le.Uint64(b[8:]),
+		clean: le.Uint32(b[20:])&1 != 0,
+		where: place{dev: le.Uint64(b[56:]), ino: le.Uint64(b[64:])},
+		pid:   le.Uint32(b[72:]),
+	}
+	copy(s.where.boot[:], b[40:])
+	return s, nil
+}
+
+// readState reads both copies. It fails only when neither is good, which no
+// crash brings about.
+func readState(f *os.File, uuid [16]byte) (newest state, findings []Finding, err error) {
+	good := 0
+	for i := range int64(2) {
+		b := make([]byte, blockBytes)
+		if _, err := f.ReadAt(b, stateOff+i*blockBytes); err != nil {
+			return state{}, nil, fmt.Errorf("read the state: %w", err)
+		}
+		s, err := decodeState(b, uuid)
+		if err != nil {
+			findings = append(findings, Finding{fmt.Sprintf("state block %d", i), err.Error()})
+			continue
+		}
+		if good++; s.seq > newest.seq {
+			newest = s
+		}
+	}
+	if good == 0 {
+		return state{}, findings, errors.New("both state blocks are damaged; run 'zvhost check' on the image")
+	}
+	return newest, findings, nil
+}
+
+// write makes s the newest state, over the older of the two copies, durably.
+func (s *state) write(f *os.File, uuid [16]byte) error {
+	s.seq++
+	// Odd sequence numbers stand in block 0, even ones in block 1.
+	at := stateOff + int64((s.seq+1)%2)*blockBytes
+	if _, err := f.WriteAt(s.encode(uuid), at); err != nil {
+		return err
+	}
+	return unix.Fdatasync(int(f.Fd()))
+}
+
+// bootID is where the kernel tells one of its runs from the next.
+const bootID = "/proc/sys/kernel/random/boot_id"
+
+// whereIs says in which place f is. Where the kernel does not tell its boot id
+// the place is the zero place, which equals none: recovery is then from what
+// was committed.
+func whereIs(f *os.File) (place, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return place{}, err
+	}
+	p := place{dev: uint64(st.Dev), ino: st.Ino} //nolint:unconvert // 32 bits on some machines
+	text, err := os.ReadFile(bootID)
+	if err != nil {
+		return place{}, nil
+	}
+	raw, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))
+	if err != nil || len(raw) != len(p.boot) {
+		return place{}, nil
+	}
+	copy(p.boot[:], raw)
+	return p, nil
+}
+
+// same says that nothing can have been lost between p and q.
+func (p place) same(q place) bool { return p == q && p != place{} }

@@ -1,0 +1,166 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// A Lane is one worker's way through a disk: an engine of its own, the list of
+// requests that are done, and a mailbox through which other goroutines (another
+// worker that let a waiting request go, the image's committer) hand requests
+// back. All methods but post and wake belong to the worker.
+type Lane struct {
+	eng      engine.Engine
+	done     reqList
+	inFlight int
+
+	armed  atomic.Bool
+	wakeFD int // eventfd, readable when the worker must look
+
+	mu   sync.Mutex // guards mail
+	mail reqList
+	full atomic.Bool // mail is not empty
+}
+
+// NewLane makes a lane over the engine that open returns. The engine calls the
+// wake function it is given when an Op finishes.
+func NewLane(open func(wake func()) (engine.Engine, error)) (*Lane, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("an eventfd for a queue worker: %w", err)
+	}
+	l := &Lane{wakeFD: fd}
+	if l.eng, err = open(l.wake); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return l, nil
+}
+
+// Submit admits r to d. It may be done at once, or later; Start must be called
+// after the last Submit of a batch, Done tells.
+func (l *Lane) Submit(d Disk, r *Request) {
+	r.lane, r.disk = l, d
+	r.Err = nil
+	r.io.Owner = r
+	l.inFlight++
+	d.submit(r)
+}
+
+// Start hands what was submitted to the engine, in one go.
+func (l *Lane) Start() { l.eng.Submit() }
+
+// Done returns a request that is done, or nil when none is at the moment. I/O
+// that it finds has to follow is started before it returns nil.
+func (l *Lane) Done() *Request {
+	for {
+		if r := l.done.pop(); r != nil {
+			l.inFlight--
+			return r
+		}
+		if l.full.Load() {
+			l.mu.Lock()
+			mail := l.mail
+			l.mail = reqList{}
+			l.full.Store(false)
+			l.mu.Unlock()
+			for r := mail.pop(); r != nil; r = mail.pop() {
+				r.disk.ioDone(r)
+			}
+			continue
+		}
+		op := l.eng.Reap()
+		if op == nil {
+			l.eng.Submit()
+			if op = l.eng.Reap(); op == nil && l.done.head == nil && !l.full.Load() {
+				return nil
+			}
+		}
+		if op != nil {
+			r := op.Owner.(*Request)
+			r.disk.ioDone(r)
+		}
+	}
+}
+
+// InFlight is the number of requests submitted and not yet returned by Done.
+func (l *Lane) InFlight() int { return l.inFlight }
+
+// WakeFD is an eventfd that becomes readable after Arm when something happened
+// on the lane, or someone called Wake.
+func (l *Lane) WakeFD() int { return l.wakeFD }
+
+// Arm asks for a wake-up. The worker calls it before it sleeps and then looks
+// at Done once more, since what finished before is not reported.
+func (l *Lane) Arm() { l.armed.Store(true) }
+
+// Disarm ends what Arm began. readable says that poll found WakeFD readable,
+// which it can also be from a wake-up that came too late for the last Disarm.
+func (l *Lane) Disarm(readable bool) {
+	l.armed.Store(false)
+	if readable {
+		var buf [8]byte
+		_, _ = unix.Read(l.wakeFD, buf[:])
+	}
+}
+
+// Wake makes a sleeping worker look. Any goroutine may call it.
+func (l *Lane) Wake() { l.wake() }
+
+func (l *Lane) wake() {
+	if l.armed.Swap(false) {
+		one := [8]byte{1} // the machine's byte order is little-endian on all that we build for
+		_, _ = unix.Write(l.wakeFD, one[:])
+	}
+}
+
+// post hands r to the lane's worker, which calls ioDone for it. Any goroutine
+// may call it.
+func (l *Lane) post(r *Request) {
+	l.mu.Lock()
+	l.mail.push(r)
+	l.full.Store(true)
+	l.mu.Unlock()
+	l.wake()
+}
+
+// finish ends r with err, on the lane's own worker.
+func (l *Lane) finish(r *Request, err error) {
+	r.Err = err
+	l.done.push(r)
+}
+
+// Close gives the lane's resources back. No request may be in flight.
+func (l *Lane) Close() error {
+	return errors.Join(l.eng.Close(), unix.Close(l.wakeFD))
+}
+
+// reqList is a singly linked list of requests, first in, first out.
+type reqList struct{ head, tail *Request }
+
+func (l *reqList) push(r *Request) {
+	r.next = nil
+	if l.tail == nil {
+		l.head = r
+	} else {
+		l.tail.next = r
+	}
+	l.tail = r
+}
+
+func (l *reqList) pop() *Request {
+	r := l.head
+	if r == nil {
+		return nil
+	}
+	if l.head = r.next; l.head == nil {
+		l.tail = nil
+	}
+	r.next = nil
+	return r
+}

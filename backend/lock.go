@@ -1,0 +1,68 @@
+package backend
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// lockFile takes the lock that keeps two daemons from writing one disk: shared
+// for a reader, exclusive for a writer. The kernel lets it go with the file.
+func lockFile(f *os.File, shared bool) error {
+	how := unix.LOCK_EX
+	if shared {
+		how = unix.LOCK_SH
+	}
+	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("in use by %s; stop that first", lockHolder(f))
+	} else if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	return nil
+}
+
+// lockHolder names the process that holds the lock on f, as far as the kernel
+// tells: /proc/locks has the process of every flock, zero when it lives in
+// another container.
+func lockHolder(f *os.File) string {
+	const unknown = "another process"
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return unknown
+	}
+	locks, err := os.Open("/proc/locks")
+	if err != nil {
+		return unknown
+	}
+	defer locks.Close()
+	// 1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF
+	inode := fmt.Sprintf("%02x:%02x:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev)), st.Ino)
+	for lines := bufio.NewScanner(locks); lines.Scan(); {
+		f := strings.Fields(lines.Text())
+		if len(f) < 6 || f[1] != "FLOCK" || f[5] != inode || f[4] == "0" {
+			continue
+		}
+		name, err := os.ReadFile("/proc/" + f[4] + "/comm")
+		if err != nil {
+			return "process " + f[4]
+		}
+		return fmt.Sprintf("process %s (%s)", f[4], strings.TrimSpace(string(name)))
+	}
+	return unknown
+}
+
+// wipe makes a range read as zeroes, by a hole where the file system has them.
+func wipe(fd int, off, n int64) error {
+	err := engine.PunchHoleAt(fd, off, n)
+	if err == unix.EOPNOTSUPP {
+		err = engine.ZeroRangeAt(fd, off, n)
+	}
+	return err
+}

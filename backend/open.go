@@ -1,0 +1,123 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kind is what a file is served as.
+type Kind int
+
+// The kinds of files.
+const (
+	KindPlain       Kind = iota // an ordinary disk
+	KindImage                   // a zoned image: a host-managed disk
+	KindZonedDevice             // a zoned block device of the host
+)
+
+// Options are how a disk is opened.
+type Options struct {
+	ReadOnly bool
+}
+
+// Probe says what the file at path is. It reads, and never writes.
+func Probe(path string) (Kind, error) {
+	// Not to block on a fifo, and not to follow what cannot be a disk.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open the disk: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("open the disk: %w", err)
+	}
+	switch mode := st.Mode(); {
+	case mode.IsRegular():
+	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
+		model, err := zonedModel(f)
+		if err != nil {
+			return 0, err
+		}
+		if model != "none" {
+			return KindZonedDevice, nil
+		}
+	default:
+		return 0, fmt.Errorf("%s is neither a file nor a block device", path)
+	}
+	start := make([]byte, len(imageMagic))
+	if _, err := f.ReadAt(start, superOff); err != nil && !errors.Is(err, io.EOF) {
+		return 0, fmt.Errorf("read %s: %w", path, err)
+	}
+	if string(start) == imageMagic {
+		return KindImage, nil
+	}
+	// An image whose first block was destroyed must not be served as an
+	// ordinary disk: the guest would write over its zones.
+	super := make([]byte, superBytes)
+	if n, _ := f.ReadAt(super, superCopyOff); n == len(super) {
+		if _, err := decodeSuper(super); err == nil {
+			return KindImage, nil
+		}
+	}
+	return KindPlain, nil
+}
+
+// zonedModel is what the kernel says of a block device: "none", "host-managed"
+// or "host-aware" (Documentation/ABI/stable/sysfs-block, queue/zoned).
+func zonedModel(f *os.File) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", err
+	}
+	dev := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
+	// A partition has its queue one level up.
+	for _, at := range []string{dev + "/queue/zoned", dev + "/../queue/zoned"} {
+		text, err := os.ReadFile(at)
+		if err == nil {
+			return strings.TrimSpace(string(text)), nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("find out whether %s is zoned: %w", f.Name(), err)
+		}
+	}
+	// Without sysfs, or on a kernel that has no such file, ask the device.
+	if zoneSectors, err := unix.IoctlGetUint32(int(f.Fd()), blkGetZoneSize); err == nil && zoneSectors != 0 {
+		return "host-managed", nil
+	}
+	return "none", nil
+}
+
+// blkGetZoneSize is BLKGETZONESZ, _IOR(0x12, 132, __u32)
+// (include/uapi/linux/blkzoned.h).
+const blkGetZoneSize = 2<<30 | 4<<16 | 0x12<<8 | 132
+
+// Open opens the disk at path; what the file is decides what the disk is. Only
+// one writer, or any number of readers, can have it open.
+func Open(path string, o Options) (Disk, error) {
+	kind, err := Probe(path)
+	if err != nil {
+		return nil, err
+	}
+	// Not "return openX(...)": a nil *zoned in a Disk would not be nil.
+	switch kind {
+	case KindImage:
+		d, err := openZoned(path, o.ReadOnly)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
+	case KindZonedDevice:
+		return nil, fmt.Errorf("%s is a zoned block device, which this version of zvhost cannot serve; serve a zoned image instead ('zvhost create')", path)
+	}
+	d, err := openPlain(path, o.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}

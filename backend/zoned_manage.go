@@ -1,0 +1,237 @@
+package backend
+
+import (
+	"fmt"
+	"runtime"
+)
+
+// events are the zone management requests.
+var events = [numOps]event{OpOpen: evOpen, OpClose: evClose, OpFinish: evFinish, OpReset: evReset}
+
+// manage carries out a zone management request on one zone.
+func (d *zoned) manage(r *Request) {
+	switch {
+	case d.img.readOnly:
+		d.fail(r, ErrReadOnly)
+		return
+	case d.broken.Load():
+		d.fail(r, errTable)
+		return
+	case r.Sector >= d.zinfo.CapacitySectors, r.Sector < d.conv, r.Sector&(d.img.ZoneSectors-1) != 0:
+		d.fail(r, ErrZoneInvalid)
+		return
+	}
+	i := int(r.Sector >> d.shift)
+	r.zone = int32(i)
+	z := &d.zones[i]
+	z.mu.Lock()
+	if z.wait.head != nil || z.flyHead != nil && r.excludesWrites() {
+		d.queue(z, r)
+		z.mu.Unlock()
+		return
+	}
+	err := d.apply(z, i, r.Op)
+	z.mu.Unlock()
+	if err != nil {
+		err = d.errorOf(r, err)
+	}
+	r.lane.finish(r, err)
+}
+
+// excludesWrites says whether r has to wait for its zone's writes in flight: it
+// moves the write pointer that they move.
+func (r *Request) excludesWrites() bool {
+	return r.Op == OpFinish || r.Op == OpReset || r.Op == OpResetAll
+}
+
+// apply carries out management op on zone z, whose lock is held and which has
+// no writes in flight if op excludes them.
+func (d *zoned) apply(z *zone, i int, op Op) error {
+	to, err := transition(z.state, events[op], z.next != 0)
+	if err != nil {
+		return err
+	}
+	if err := d.enter(z, i, to); err != nil {
+		return err
+	}
+	if op == OpReset && word(z.word.Load()).hasData() {
+		// Until the reset is durable the old data must stay: a power cut may
+		// bring the old write pointer back. And until it is gone no write may
+		// land. So the guest has its answer now, and the next write waits.
+		z.next, z.done = 0, 0
+		z.gated = true
+		d.com.reset(i)
+	}
+	if !d.publish(z, i) {
+		return errTable
+	}
+	return nil
+}
+
+// resetFrom carries out a reset-all from zone i on. Where a zone has writes in
+// flight it waits there, and goes on when they have landed.
+func (d *zoned) resetFrom(r *Request, i int) {
+	for ; i < len(d.zones); i++ {
+		z := &d.zones[i]
+		switch word(z.word.Load()).state() {
+		case Empty, ReadOnly, Offline:
+			continue
+		}
+		z.mu.Lock()
+		if z.wait.head != nil || z.flyHead != nil {
+			r.zone = int32(i)
+			d.queue(z, r)
+			z.mu.Unlock()
+			return
+		}
+		err := d.apply(z, i, OpReset)
+		z.mu.Unlock()
+		if err != nil && err != ErrZoneInvalid { // a zone that just turned read-only or offline is passed over
+			d.fail(r, err)
+			return
+		}
+	}
+	r.lane.finish(r, nil)
+}
+
+// queue makes r wait for its turn at zone z, whose lock is held.
+func (d *zoned) queue(z *zone, r *Request) {
+	z.wait.push(r)
+	if z.stuck {
+		z.stuck = false
+		d.com.reset(int(r.zone))
+	}
+}
+
+// serve lets those who wait at zone z, whose lock is held, have their turn, as
+// far as it has come. Each is admitted here, so that nobody overtakes it, and
+// goes on on its own lane.
+func (d *zoned) serve(z *zone, i int) {
+	for r := z.wait.head; r != nil; r = z.wait.head {
+		var err error
+		switch {
+		case r.excludesWrites() && z.flyHead != nil:
+			return
+		case r.Op == OpResetAll:
+			r.step = stepResetAll
+			if err = d.apply(z, i, OpReset); err == ErrZoneInvalid {
+				err = nil
+			}
+		case r.Op == OpWrite || r.Op == OpAppend:
+			if z.gated {
+				return
+			}
+			r.step = stepIssue
+			err = d.admit(z, r)
+		default:
+			r.step = stepEnd
+			err = d.apply(z, i, r.Op)
+		}
+		r.Err = nil
+		if err != nil {
+			r.step, r.Err = stepEnd, d.errorOf(r, err)
+		}
+		z.wait.pop()
+		r.lane.post(r)
+	}
+}
+
+// openGate lets writes into zone i again after a reset, its old data being
+// gone; or, when that failed, fails those that wait for it.
+func (d *zoned) openGate(i int, failed error) {
+	z := &d.zones[i]
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if failed == nil {
+		z.gated = false
+		d.serve(z, i)
+		return
+	}
+	z.stuck = true
+	for r := z.wait.pop(); r != nil; r = z.wait.pop() {
+		r.step, r.Err = stepEnd, d.errorOf(r, fmt.Errorf("%w: the zone's reset could not be completed: %w", ErrIO, failed))
+		r.lane.post(r)
+	}
+}
+
+// enter moves zone z, whose lock is held, to state to, and accounts for its
+// resources. Where the open zones are used up an implicitly open one is closed,
+// the oldest first. On an error nothing has changed.
+func (d *zoned) enter(z *zone, i int, to ZoneState) error {
+	if z.state == to {
+		return nil
+	}
+	d.res.mu.Lock()
+	defer d.res.mu.Unlock()
+	for {
+		err := d.res.move(z.state, to)
+		if err == nil {
+			break
+		}
+		if err != ErrOpenResource || d.res.oldest == 0 {
+			return err
+		}
+		if !d.closeOldest() {
+			// Every candidate is locked by someone who is about to be done with
+			// it, or waits for res.mu.
+			d.res.mu.Unlock()
+			runtime.Gosched()
+			d.res.mu.Lock()
+		}
+	}
+	if z.state == ImpOpen {
+		d.delist(i)
+	}
+	z.state = to
+	if to == ImpOpen {
+		d.enlist(i)
+	}
+	return nil
+}
+
+// closeOldest closes an implicitly open zone. res.mu is held; zones are locked
+// before it, so here they can only be tried.
+func (d *zoned) closeOldest() bool {
+	for n := d.res.oldest; n != 0; n = d.zones[n-1].newer {
+		v := &d.zones[n-1]
+		if !v.mu.TryLock() {
+			continue
+		}
+		_ = d.res.move(ImpOpen, Closed) // gives a resource back, so it cannot fail
+		d.delist(int(n - 1))
+		v.state = Closed
+		d.publish(v, int(n-1))
+		v.mu.Unlock()
+		return true
+	}
+	return false
+}
+
+// enlist makes zone i the newest of the implicitly open ones. res.mu is held.
+func (d *zoned) enlist(i int) {
+	n := int32(i + 1)
+	z := &d.zones[i]
+	z.older, z.newer = d.res.newest, 0
+	if d.res.newest == 0 {
+		d.res.oldest = n
+	} else {
+		d.zones[d.res.newest-1].newer = n
+	}
+	d.res.newest = n
+}
+
+// delist takes zone i out of the implicitly open ones. res.mu is held.
+func (d *zoned) delist(i int) {
+	z := &d.zones[i]
+	if z.older == 0 {
+		d.res.oldest = z.newer
+	} else {
+		d.zones[z.older-1].newer = z.newer
+	}
+	if z.newer == 0 {
+		d.res.newest = z.older
+	} else {
+		d.zones[z.newer-1].older = z.older
+	}
+	z.older, z.newer = 0, 0
+}
