@@ -1,0 +1,90 @@
+package virtio
+
+import (
+	"encoding/binary"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+const (
+	reportHeaderBytes   = 64 // struct virtio_blk_zone_report up to zones
+	zoneDescriptorBytes = 64 // struct virtio_blk_zone_descriptor
+)
+
+// decodeAppend makes r a zone append. Its footer is append_sector and status, at
+// the very end of the device-writable part; a request without room for both has
+// room for a status at least.
+func (b *Blk) decodeAppend(r *BlkRequest, out *cursor, sector uint64) bool {
+	if r.Chain.InBytes < appendFooterBytes {
+		r.cut(statusBytes)
+		return r.done(backend.ErrZoneInvalid)
+	}
+	r.cut(appendFooterBytes)
+	return b.write(r, backend.OpAppend, out, sector)
+}
+
+// decodeZone reads the other requests of zoned disks. "If the
+// VIRTIO_BLK_F_ZONED feature is not negotiated, the device MUST reject" them all
+// with UNSUPP. Types between theirs are unknown.
+func (b *Blk) decodeZone(r *BlkRequest, typ uint32, sector uint64, zoned bool) bool {
+	if !zoned {
+		return r.done(backend.ErrUnsupported)
+	}
+	var op backend.Op
+	switch typ {
+	case BlkTypeZoneReport:
+		return r.done(b.report(r, sector))
+	case BlkTypeZoneOpen:
+		op = backend.OpOpen
+	case BlkTypeZoneClose:
+		op = backend.OpClose
+	case BlkTypeZoneFinish:
+		op = backend.OpFinish
+	case BlkTypeZoneReset:
+		op = backend.OpReset
+	case BlkTypeZoneResetAll:
+		op, sector = backend.OpResetAll, 0 // "the sector value is not used"
+	default:
+		return r.done(backend.ErrUnsupported)
+	}
+	// Zone management changes what the disk keeps as much as a write does.
+	r.Stable = b.WriteThrough()
+	return r.submit(op, sector)
+}
+
+// report writes a zone report straight into the guest's buffer: the zones from
+// the one that holds sector on, as many as fit whole (struct
+// virtio_blk_zone_report). nr_zones never exceeds what was transferred, as Linux
+// walks so many descriptors whatever the length of its buffer
+// (virtblk_report_zones in drivers/block/virtio_blk.c). Zones change while it is
+// written; each descriptor is of one instant.
+func (b *Blk) report(r *BlkRequest, sector uint64) error {
+	z := b.info.Zoned
+	if sector >= b.info.CapacitySectors || r.space < reportHeaderBytes {
+		return backend.ErrZoneInvalid
+	}
+	first := int(sector / z.ZoneSectors)
+	n := min(uint64(z.Zones-first), (r.space-reportHeaderBytes)/zoneDescriptorBytes)
+
+	in := cursor{iov: r.Chain.In}
+	var buf [zoneDescriptorBytes]byte // the header has the same size
+	binary.LittleEndian.PutUint64(buf[:], n)
+	in.write(buf[:])
+	for i := range int(n) {
+		putZone(&buf, b.disk.ReportZone(first+i))
+		in.write(buf[:])
+	}
+	r.filled = reportHeaderBytes + n*zoneDescriptorBytes
+	return nil
+}
+
+// putZone lays out struct virtio_blk_zone_descriptor. Package backend numbers
+// types and states as VIRTIO_BLK_ZT_* and VIRTIO_BLK_ZS_* do.
+func putZone(d *[zoneDescriptorBytes]byte, z backend.Zone) {
+	*d = [zoneDescriptorBytes]byte{}
+	binary.LittleEndian.PutUint64(d[0:], z.Capacity)
+	binary.LittleEndian.PutUint64(d[8:], z.Start)
+	binary.LittleEndian.PutUint64(d[16:], z.WP)
+	d[24] = uint8(z.Type)
+	d[25] = uint8(z.State)
+}

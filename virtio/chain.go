@@ -1,0 +1,164 @@
+package virtio
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
+
+// MaxChain is how many descriptors a chain may have, and of how many pieces of
+// our memory it may consist: IOV_MAX, so that any data fits one vectored system
+// call. The specification lets a device set such a limit ("Message Framing").
+//
+// It also says that a driver makes no chain longer than the ring. For direct
+// chains that is enforced: a longer one is a loop. A longer indirect table is
+// accepted up to MaxChain, because Linux makes them when seg_max is more than
+// the ring is long (virtqueue_add_split in drivers/virtio/virtio_ring.c looks at
+// the ring's size only without a table).
+const MaxChain = 1024
+
+const descBytes = 16 // struct virtq_desc
+
+// struct virtq_desc, flags
+const (
+	descNext     = 1
+	descWrite    = 2
+	descIndirect = 4
+)
+
+// A Chain is one chain of descriptors, translated. It is used again and again:
+// once its vectors have grown, filling it allocates nothing.
+type Chain struct {
+	Head uint16
+	// Out is what the device reads, In what it writes, in order. They point into
+	// guest memory; empty pieces are left out.
+	Out, In []unix.Iovec
+	// OutBytes and InBytes are their lengths, together at most 2^32.
+	OutBytes, InBytes uint64
+	// Err says what is wrong with the chain; everything above but Head is empty
+	// then.
+	Err error
+}
+
+// What can be wrong with a chain. They come wrapped, with the descriptor's
+// number.
+var (
+	errChainLong     = errors.New("chain has more descriptors than the ring or the device allows, or loops")
+	errChainIndex    = errors.New("next descriptor lies outside the table")
+	errChainOrder    = errors.New("device-readable descriptor behind a device-writable one")
+	errChainTotal    = errors.New("chain is longer than 2^32 bytes")
+	errChainPieces   = errors.New("chain crosses too many memory regions")
+	errIndirect      = errors.New("indirect descriptor, but INDIRECT_DESC was not negotiated")
+	errIndirectNext  = errors.New("indirect descriptor that also has a next one")
+	errIndirectAgain = errors.New("indirect descriptor inside an indirect table")
+	errIndirectLen   = errors.New("indirect table is empty, not a multiple of 16 bytes long, or too long")
+)
+
+// reset empties c for another chain and keeps what it has allocated.
+func (c *Chain) reset(head uint16) {
+	*c = Chain{Head: head, Out: c.Out[:0], In: c.In[:0]}
+}
+
+// fail makes c a bad chain.
+func (c *Chain) fail(index uint16, err error) {
+	c.reset(c.Head)
+	c.Err = fmt.Errorf("descriptor %d: %w", index, err)
+}
+
+// add appends one buffer. A buffer of no bytes is allowed, by the absence of any
+// word against it, and leaves nothing; its address is not looked at.
+func (c *Chain) add(mem *guestmem.Memory, addr uint64, length uint32, write bool) (err error) {
+	n := uint64(length)
+	if c.OutBytes+c.InBytes+n > 1<<32 {
+		return errChainTotal
+	}
+	if write {
+		c.In, err = mem.AppendIovecs(c.In, addr, n)
+		c.InBytes += n
+	} else {
+		c.Out, err = mem.AppendIovecs(c.Out, addr, n)
+		c.OutBytes += n
+	}
+	if err == nil && len(c.Out)+len(c.In) > MaxChain {
+		err = errChainPieces
+	}
+	return err
+}
+
+// walk fills c from the chain at c.Head of the descriptor table ("The Virtqueue
+// Descriptor Table"). Each descriptor is read once, by two 8 byte loads, and
+// every table is left after as many steps as it has entries.
+func (q *Split) walk(c *Chain) {
+	table, left := q.desc, int(q.size) // entries that may still come in this table
+	index, writes, indirect := c.Head, false, false
+	for total := 0; ; {
+		if left--; left < 0 || total == MaxChain {
+			c.fail(index, errChainLong)
+			return
+		}
+		d := table[int(index)*descBytes:][:descBytes]
+		addr, rest := binary.LittleEndian.Uint64(d), binary.LittleEndian.Uint64(d[8:])
+		length, flags, next := uint32(rest), uint16(rest>>32), uint16(rest>>48)
+
+		if flags&descIndirect != 0 {
+			var err error
+			switch {
+			case indirect:
+				err = errIndirectAgain
+			case !q.indirect:
+				err = errIndirect
+			case flags&descNext != 0:
+				err = errIndirectNext
+			default: // the write flag means nothing here and MUST be ignored
+				table, err = q.indirectTable(addr, length)
+			}
+			if err != nil {
+				c.fail(index, err)
+				return
+			}
+			indirect, index, left = true, 0, len(table)/descBytes
+			continue
+		}
+
+		total++
+		write := flags&descWrite != 0
+		if !write && writes {
+			c.fail(index, errChainOrder)
+			return
+		}
+		writes = write
+		if err := c.add(q.mem, addr, length, write); err != nil {
+			c.fail(index, err)
+			return
+		}
+		if flags&descNext == 0 {
+			return
+		}
+		if int(next) >= len(table)/descBytes {
+			c.fail(index, errChainIndex)
+			return
+		}
+		index = next
+	}
+}
+
+// indirectTable returns the table at a guest address. It may lie across memory
+// regions that follow each other; then it is copied.
+func (q *Split) indirectTable(addr uint64, length uint32) ([]byte, error) {
+	if length == 0 || length%descBytes != 0 || length > MaxChain*descBytes {
+		return nil, errIndirectLen
+	}
+	table, err := q.mem.Bytes(addr, uint64(length))
+	if err == nil {
+		return table, nil
+	}
+	if q.copied == nil {
+		q.copied = make([]byte, MaxChain*descBytes)
+	}
+	table = q.copied[:length]
+	return table, q.mem.ReadAt(table, addr)
+}

@@ -1,0 +1,133 @@
+package virtio
+
+import (
+	"encoding/binary"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+// Decode reads the request in r.Chain and fills in r.Request ("Device
+// Operation"). It is true when the request is to be submitted to the disk; else
+// the request is finished already, here, and r.Complete may be called at once.
+//
+// Header, data and footer are found wherever the driver has put their borders:
+// the header is the first 16 device-readable bytes, the footer the last 1 (or 9)
+// device-writable ones, and the data is what lies between, on the side that the
+// type says. What stands on the other side, and data of requests that have none,
+// is left alone.
+//
+// A chain that Pop found bad is finished without being touched.
+func (b *Blk) Decode(r *BlkRequest) (submit bool) {
+	r.begin()
+	c := &r.Chain
+	if c.Err != nil {
+		return r.done(c.Err)
+	}
+	if c.InBytes < statusBytes {
+		return r.done(errNoStatus)
+	}
+	var h [headerBytes]byte
+	out := cursor{iov: c.Out}
+	if !out.read(h[:]) {
+		r.cut(statusBytes)
+		return r.done(errShortHeader)
+	}
+	typ := binary.LittleEndian.Uint32(h[0:])
+	sector := binary.LittleEndian.Uint64(h[8:])
+	features := b.negotiated.Load()
+	zoned := features&BlkFeatureZoned != 0
+
+	if typ == BlkTypeZoneAppend && zoned {
+		return b.decodeAppend(r, &out, sector)
+	}
+	r.cut(statusBytes)
+	if typ >= BlkTypeZoneAppend {
+		return b.decodeZone(r, typ, sector, zoned)
+	}
+	if typ == BlkTypeGetID {
+		return b.getID(r)
+	}
+	if b.info.Zoned != nil && !zoned {
+		// The session refused the features, and whoever goes on all the same
+		// must not use the disk as an ordinary one.
+		return r.done(errNoZoned)
+	}
+	switch typ {
+	case BlkTypeIn:
+		r.Iov, r.Bytes = c.In, r.space
+		return r.submit(backend.OpRead, sector)
+	case BlkTypeOut:
+		return b.write(r, backend.OpWrite, &out, sector)
+	case BlkTypeFlush:
+		return r.submit(backend.OpFlush, 0)
+	case BlkTypeDiscard:
+		if features&BlkFeatureDiscard != 0 {
+			return b.ranges(r, backend.OpDiscard, &out, b.info.MaxDiscardSectors, 0)
+		}
+	case BlkTypeWriteZeroes:
+		if features&BlkFeatureWriteZeroes != 0 {
+			return b.ranges(r, backend.OpWriteZeroes, &out, b.info.MaxWriteZeroesSectors, segmentFlagUnmap)
+		}
+	}
+	// SECURE_ERASE and GET_LIFETIME are not offered; the rest is unknown.
+	return r.done(backend.ErrUnsupported)
+}
+
+// cut takes the footer off the device-writable part.
+func (r *BlkRequest) cut(n uint8) {
+	c := &r.Chain
+	c.In, r.foot = cutFooter(c.In, n)
+	r.space = c.InBytes - uint64(n)
+}
+
+// write makes r a write of what is left behind the header.
+func (b *Blk) write(r *BlkRequest, op backend.Op, out *cursor, sector uint64) bool {
+	r.Iov, r.Bytes = out.rest(), r.Chain.OutBytes-headerBytes
+	r.Stable = b.WriteThrough()
+	return r.submit(op, sector)
+}
+
+// getID answers GET_ID: the serial number, padded with NULs to 20 bytes.
+func (b *Blk) getID(r *BlkRequest) bool {
+	if r.space != serialBytes {
+		return r.done(errIDLength)
+	}
+	in := cursor{iov: r.Chain.In}
+	r.filled = uint64(in.write(b.serial[:]))
+	return r.done(nil)
+}
+
+// ranges reads the segments of a DISCARD or WRITE_ZEROES. "The device MUST set
+// the status byte to VIRTIO_BLK_S_UNSUPP for discard, secure erase and write
+// zeroes commands if any unknown flag is set", and unmap is unknown to discard.
+// Nothing is submitted unless all segments are in order. Sectors past the
+// capacity are the disk's to refuse.
+func (b *Blk) ranges(r *BlkRequest, op backend.Op, out *cursor, maxSectors, flagsKnown uint32) bool {
+	n := r.Chain.OutBytes - headerBytes
+	if n == 0 || n%segmentBytes != 0 || n > maxRanges*segmentBytes {
+		return r.done(errSegments)
+	}
+	var tooLong error
+	for ; n > 0; n -= segmentBytes {
+		var s [segmentBytes]byte
+		out.read(s[:])
+		sectors := binary.LittleEndian.Uint32(s[8:])
+		flags := binary.LittleEndian.Uint32(s[12:])
+		if flags&^flagsKnown != 0 {
+			return r.done(backend.ErrUnsupported)
+		}
+		if sectors > maxSectors {
+			tooLong = errRangeLength
+		}
+		r.Ranges = append(r.Ranges, backend.Range{
+			Sector:  binary.LittleEndian.Uint64(s[0:]),
+			Sectors: sectors,
+			Unmap:   flags&segmentFlagUnmap != 0,
+		})
+	}
+	if tooLong != nil {
+		return r.done(tooLong)
+	}
+	r.Stable = b.WriteThrough()
+	return r.submit(op, r.Ranges[0].Sector)
+}

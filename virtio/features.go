@@ -1,0 +1,70 @@
+package virtio
+
+import (
+	"fmt"
+	"math/bits"
+	"strings"
+)
+
+// Feature bits that are not about one type of device ("Reserved Feature Bits").
+const (
+	FeatureIndirectDesc uint64 = 1 << 28
+	FeatureEventIdx     uint64 = 1 << 29
+	FeatureVersion1     uint64 = 1 << 32
+)
+
+// Feature bits of the block device ("Block Device / Feature bits").
+const (
+	BlkFeatureSizeMax     uint64 = 1 << 1
+	BlkFeatureSegMax      uint64 = 1 << 2
+	BlkFeatureGeometry    uint64 = 1 << 4
+	BlkFeatureRO          uint64 = 1 << 5
+	BlkFeatureBlkSize     uint64 = 1 << 6
+	BlkFeatureFlush       uint64 = 1 << 9
+	BlkFeatureTopology    uint64 = 1 << 10
+	BlkFeatureConfigWCE   uint64 = 1 << 11
+	BlkFeatureMQ          uint64 = 1 << 12
+	BlkFeatureDiscard     uint64 = 1 << 13
+	BlkFeatureWriteZeroes uint64 = 1 << 14
+	BlkFeatureLifetime    uint64 = 1 << 15
+	BlkFeatureSecureErase uint64 = 1 << 16
+	BlkFeatureZoned       uint64 = 1 << 17
+)
+
+var featureNames = map[uint64]string{
+	FeatureIndirectDesc:   "INDIRECT_DESC",
+	FeatureEventIdx:       "EVENT_IDX",
+	FeatureVersion1:       "VERSION_1",
+	BlkFeatureSizeMax:     "SIZE_MAX",
+	BlkFeatureSegMax:      "SEG_MAX",
+	BlkFeatureGeometry:    "GEOMETRY",
+	BlkFeatureRO:          "RO",
+	BlkFeatureBlkSize:     "BLK_SIZE",
+	BlkFeatureFlush:       "FLUSH",
+	BlkFeatureTopology:    "TOPOLOGY",
+	BlkFeatureConfigWCE:   "CONFIG_WCE",
+	BlkFeatureMQ:          "MQ",
+	BlkFeatureDiscard:     "DISCARD",
+	BlkFeatureWriteZeroes: "WRITE_ZEROES",
+	BlkFeatureLifetime:    "LIFETIME",
+	BlkFeatureSecureErase: "SECURE_ERASE",
+	BlkFeatureZoned:       "ZONED",
+}
+
+// FeatureString names the bits of a feature set, for log lines: "FLUSH|ZONED",
+// with "bit 40" for one that has no name here.
+func FeatureString(f uint64) string {
+	if f == 0 {
+		return "none"
+	}
+	var names []string
+	for ; f != 0; f &= f - 1 {
+		low := f & -f
+		name, ok := featureNames[low]
+		if !ok {
+			name = fmt.Sprintf("bit %d", bits.TrailingZeros64(low))
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, "|")
+}

@@ -1,0 +1,53 @@
+package virtio
+
+import "github.com/zvhost/zvhost/virtio/guestmem"
+
+// A Queue is the device side of one virtqueue. It belongs to one goroutine. Its
+// methods do the work of a batch's step on one format of ring: split today, with
+// packed rings as the second implementation to come.
+//
+// A worker begins with EnableKicks, because what stands in the ring about kicks
+// is from whoever served it before, and Pops until there is no more.
+type Queue interface {
+	// Pop takes the next available chain out of the ring into c, and is false
+	// when there is none. The shared index is loaded only when all that it
+	// showed last time is used up.
+	//
+	// A chain that makes no sense is still popped, with c.Err set: it is to be
+	// pushed back used with length 0, and costs nothing but that request. An
+	// error is about the ring itself: it is broken, no more can be taken from
+	// it, and every further Pop says so again.
+	Pop(c *Chain) (bool, error)
+	// Push stages the chain with that head as used; written is what the device
+	// wrote into its device-writable part, in bytes from its beginning. A head
+	// that is not in flight is a bug of the caller and panics.
+	Push(head uint16, written uint32)
+	// Publish shows the driver everything that was pushed since the last time,
+	// and says whether the driver wants to be told (a call).
+	Publish() (notify bool)
+	// EnableKicks asks the driver to kick when it makes more available, and says
+	// whether it already has: then no kick may come for it, so Pop again before
+	// going to sleep.
+	EnableKicks() (pending bool)
+	// DisableKicks tells the driver that kicks are a waste just now. They may
+	// come all the same.
+	DisableKicks()
+	// Base is the index in the available ring of the chain that Pop will take
+	// next: what GET_VRING_BASE answers once nothing is in flight any more.
+	Base() uint16
+}
+
+// RingConfig says where a ring is and how it is to be served.
+type RingConfig struct {
+	// Size is the number of entries: a power of two, 1 to 32768.
+	Size uint16
+	// Desc, Avail and Used are addresses of the front-end's, as in
+	// SET_VRING_ADDR: the descriptor table (aligned to 16 bytes), the available
+	// ring (to 2) and the used ring (to 4).
+	Desc, Avail, Used uint64
+	// Base is the first available index to take, as in SET_VRING_BASE.
+	Base uint16
+	// Features are the negotiated ones; EVENT_IDX and INDIRECT_DESC matter here.
+	Features uint64
+	Mem      *guestmem.Memory
+}

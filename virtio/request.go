@@ -1,0 +1,118 @@
+package virtio
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+// The types of a request (struct virtio_blk_req, type).
+const (
+	BlkTypeIn           uint32 = 0
+	BlkTypeOut          uint32 = 1
+	BlkTypeFlush        uint32 = 4
+	BlkTypeGetID        uint32 = 8
+	BlkTypeGetLifetime  uint32 = 10
+	BlkTypeDiscard      uint32 = 11
+	BlkTypeWriteZeroes  uint32 = 13
+	BlkTypeSecureErase  uint32 = 14
+	BlkTypeZoneAppend   uint32 = 15
+	BlkTypeZoneReport   uint32 = 16
+	BlkTypeZoneOpen     uint32 = 18
+	BlkTypeZoneClose    uint32 = 20
+	BlkTypeZoneFinish   uint32 = 22
+	BlkTypeZoneReset    uint32 = 24
+	BlkTypeZoneResetAll uint32 = 26
+)
+
+const (
+	headerBytes       = 16 // struct virtio_blk_req up to data
+	statusBytes       = 1
+	appendFooterBytes = 9  // append_sector, status (struct virtio_blk_req_za)
+	segmentBytes      = 16 // struct virtio_blk_discard_write_zeroes
+	segmentFlagUnmap  = 1
+)
+
+// A BlkRequest is one request of a guest on its way from a ring through a disk
+// and back. A worker keeps as many of them as its ring has entries and uses each
+// again and again:
+//
+//	ok, err := queue.Pop(&r.Chain)
+//	if blk.Decode(r) {
+//		lane.Submit(disk, &r.Request) // and when it is done:
+//	}
+//	queue.Push(r.Chain.Head, r.Complete())
+//
+// From Decode to Complete, the vectors of its Chain belong to it.
+type BlkRequest struct {
+	backend.Request
+	Chain Chain
+
+	foot footer
+	// space is the length of the device-writable part before the footer, and
+	// filled how much of it, from its beginning, was surely written.
+	space, filled uint64
+}
+
+// What can be wrong with a request beside what the disk says. The driver's
+// mistakes are IOERR ("device or driver error") where StatusOf does not know
+// better.
+var (
+	errNoStatus    = errors.New("request has no device-writable byte for its status")
+	errShortHeader = errors.New("request is shorter than its header of 16 bytes")
+	errNoZoned     = errors.New("the disk is zoned, but ZONED was not negotiated")
+	errIDLength    = errors.New("GET_ID with a buffer that is not 20 bytes long")
+	errSegments    = errors.New("data is not one to max_seg segments of 16 bytes")
+	errRangeLength = errors.New("segment is longer than the device allows")
+)
+
+// begin empties the request for another chain.
+func (r *BlkRequest) begin() {
+	r.Op, r.Sector, r.Iov, r.Bytes = backend.OpRead, 0, nil, 0
+	r.Ranges = r.Ranges[:0]
+	r.Stable, r.Err, r.AppendSector = false, nil, 0
+	r.foot, r.space, r.filled = footer{}, 0, 0
+}
+
+// done ends a request that does not go to the disk.
+func (r *BlkRequest) done(err error) bool {
+	r.Err = err
+	return false
+}
+
+// submit makes r an operation on the disk.
+func (r *BlkRequest) submit(op backend.Op, sector uint64) bool {
+	r.Op, r.Sector = op, sector
+	return true
+}
+
+// Complete writes the outcome, Err and AppendSector, into the request's footer,
+// and returns the length for its used entry. It allocates nothing.
+//
+// The length counts bytes from the beginning of the device-writable part that
+// were surely written, for a driver may take all of them for ours ("The Virtqueue
+// Used Ring": an underestimate is allowed, an overestimate is not). So it is the
+// whole part for a read that succeeded, 1 for a request without data in it, and 0
+// for a read that failed: the status stands behind data of which nothing is known.
+// Linux reads the status whatever the length says.
+//
+// A chain without room for a status is left alone, and its length is 0.
+func (r *BlkRequest) Complete() (written uint32) {
+	if r.foot.bytes == 0 {
+		return 0
+	}
+	var b [appendFooterBytes]byte
+	b[appendFooterBytes-1] = StatusOf(r.Err)
+	if r.Err == nil {
+		binary.LittleEndian.PutUint64(b[:], r.AppendSector)
+		if r.Op == backend.OpRead {
+			r.filled = max(r.filled, r.Bytes)
+		}
+	}
+	r.foot.put(b[appendFooterBytes-r.foot.bytes:])
+	if r.filled < r.space {
+		return uint32(r.filled)
+	}
+	return uint32(r.space + uint64(r.foot.bytes))
+}
