@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio"
+)
+
+// DeviceOptions are what a device has beside its disk.
+type DeviceOptions struct {
+	Queues int    // request queues, 1 to MaxQueues
+	Serial string // at most MaxSerialBytes
+	Log    logrus.FieldLogger
+}
+
+// A Device is a virtio-blk device over a disk: what a vhost-user session
+// drives. Each started queue has a worker of its own; the session's goroutine
+// and the workers share nothing but the disk and the features.
+type Device struct {
+	*virtio.Blk // Features, SetFeatures, Queues, ReadConfig, WriteConfig, Reset
+
+	disk    backend.Disk
+	log     logrus.FieldLogger
+	errs    *errorLog
+	workers []*worker // nil where the queue is not started
+}
+
+// NewDevice makes a device of a disk. It does not own the disk: whoever opened
+// it closes it, after Close.
+func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
+	blk, err := virtio.NewBlk(disk, virtio.BlkOptions{Queues: o.Queues, Serial: o.Serial})
+	if err != nil {
+		return nil, err
+	}
+	return &Device{
+		Blk:     blk,
+		disk:    disk,
+		log:     o.Log,
+		errs:    newErrorLog(o.Log),
+		workers: make([]*worker, o.Queues),
+	}, nil
+}
+
+// newEngine is what the device's queues do their I/O with.
+func newEngine(wake func()) (engine.Engine, error) { return engine.NewThreads(0, wake), nil }
+
+// StartQueue implements vhostuser.Device.
+func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
+	if d.workers[i] != nil {
+		return fmt.Errorf("queue %d is started already", i)
+	}
+	lane, err := backend.NewLane(newEngine)
+	if err != nil {
+		return err
+	}
+	w := newWorker(d, i, r, lane)
+	if err := w.start(); err != nil {
+		return errors.Join(err, lane.Close())
+	}
+	d.workers[i] = w
+	return nil
+}
+
+// StopQueue implements vhostuser.Device.
+func (d *Device) StopQueue(i int) (base uint16) {
+	w := d.workers[i]
+	if w == nil {
+		return 0
+	}
+	d.workers[i] = nil
+	base = w.halt()
+	if err := w.lane.Close(); err != nil {
+		d.log.Warnf("queue %d: closing its engine: %v", i, err)
+	}
+	return base
+}
+
+// Close stops the queues that a session has left running, each once its
+// requests are answered.
+func (d *Device) Close() error {
+	for i := range d.workers {
+		d.StopQueue(i)
+	}
+	d.errs.Flush()
+	return nil
+}
+
+// failed logs a request that went wrong: the disk's failures for the operator,
+// the guest's own mistakes for who debugs a guest.
+func (d *Device) failed(err error) {
+	if errors.Is(err, backend.ErrIO) {
+		d.errs.Error(err)
+		return
+	}
+	d.log.Debugf("refused: %v", err)
+}

@@ -1,0 +1,264 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio"
+)
+
+// A worker serves one queue: it takes requests off the ring in batches, hands
+// them to the disk on a lane of its own, and answers what is done, all on one
+// goroutine with its own thread. Nothing is allocated and nobody else is asked
+// for a request.
+type worker struct {
+	dev   *Device
+	index int
+	ring  vhostuser.Ring
+	queue virtio.Queue
+	lane  *backend.Lane
+
+	// reqs are as many requests as the ring has entries, so that one is always
+	// free for what can be popped; free are the indices of those not in use.
+	reqs []virtio.BlkRequest
+	free []uint32
+
+	poll     [2]unix.PollFd
+	stopping atomic.Bool
+	started  chan error
+	stopped  chan struct{}
+}
+
+func newWorker(d *Device, index int, r vhostuser.Ring, lane *backend.Lane) *worker {
+	w := &worker{
+		dev:   d,
+		index: index,
+		ring:  r,
+		lane:  lane,
+		reqs:  make([]virtio.BlkRequest, r.Size),
+		free:  make([]uint32, r.Size),
+		poll: [2]unix.PollFd{
+			{Fd: int32(r.Kick), Events: unix.POLLIN},
+			{Fd: int32(lane.WakeFD()), Events: unix.POLLIN},
+		},
+		started: make(chan error, 1),
+		stopped: make(chan struct{}),
+	}
+	for i := range w.reqs {
+		w.reqs[i].Tag = uint32(i)
+		w.free[i] = uint32(i)
+	}
+	return w
+}
+
+// start begins to serve, or says why the ring cannot be served.
+func (w *worker) start() error {
+	go w.run()
+	return <-w.started
+}
+
+// halt ends the worker once all that it took from the ring is answered, and
+// returns the index of the next entry that it would have taken.
+func (w *worker) halt() (base uint16) {
+	w.stopping.Store(true)
+	w.lane.Wake()
+	<-w.stopped
+	return w.queue.Base()
+}
+
+func (w *worker) run() {
+	defer close(w.stopped)
+	runtime.LockOSThread() // an engine's ring may belong to one thread only
+	defer runtime.UnlockOSThread()
+	debug.SetPanicOnFault(true) // see guarded
+
+	if err := w.guarded(w.openRing); err != nil {
+		w.started <- fmt.Errorf("queue %d: %w", w.index, err)
+		return
+	}
+	w.started <- nil
+	if err := w.guarded(w.serve); err != nil {
+		w.dev.log.Errorf("queue %d is broken and stands still until the front-end sets it up anew: %v", w.index, err)
+		signalFD(w.ring.Err)
+		// Answers cannot be given any more, but nothing may be left in flight.
+		for w.lane.InFlight() > 0 {
+			w.lane.Arm()
+			if w.lane.Done() == nil {
+				w.sleep(1)
+				continue
+			}
+			w.lane.Disarm(false)
+		}
+	}
+}
+
+// guarded runs f, and turns a fault on memory that the front-end took away
+// (package guestmem) into an error. Other panics are bugs and go on.
+func (w *worker) guarded(f func() error) (err error) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		fault, ok := v.(interface {
+			runtime.Error
+			Addr() uintptr
+		})
+		if !ok {
+			panic(v)
+		}
+		err = fmt.Errorf("guest memory went away under it (fault at %#x)", fault.Addr())
+	}()
+	return f()
+}
+
+func (w *worker) openRing() error {
+	q, err := virtio.NewSplit(virtio.RingConfig{
+		Size: w.ring.Size, Desc: w.ring.Desc, Avail: w.ring.Avail, Used: w.ring.Used,
+		Base: w.ring.Base, Features: w.ring.Features, Mem: w.ring.Mem,
+	})
+	if err == nil {
+		w.queue = q
+	}
+	return err
+}
+
+// serve goes round until the worker is stopped and has nothing in flight. An
+// error means that the ring is broken.
+func (w *worker) serve() error {
+	w.queue.EnableKicks()
+	for {
+		taken := 0
+		if !w.stopping.Load() {
+			w.queue.DisableKicks()
+			var err error
+			if taken, err = w.take(); err != nil {
+				// What was taken before the ring broke is still answered.
+				return errors.Join(err, w.finish())
+			}
+		}
+		if w.answer()+taken > 0 {
+			continue
+		}
+		// Nothing to do: ask for a kick and a wake-up, look once more, sleep.
+		w.lane.Arm()
+		stopping := w.stopping.Load()
+		switch {
+		case stopping && w.lane.InFlight() == 0:
+			return nil
+		case !stopping && w.queue.EnableKicks(), w.answer() > 0:
+			w.lane.Disarm(false)
+			continue
+		}
+		w.sleep(len(w.poll))
+	}
+}
+
+// take pops what is available, a ring's worth at the most, and submits it.
+func (w *worker) take() (taken int, err error) {
+	for range len(w.reqs) {
+		if len(w.free) == 0 {
+			break
+		}
+		r := &w.reqs[w.free[len(w.free)-1]]
+		ok, perr := w.queue.Pop(&r.Chain)
+		if perr != nil || !ok {
+			err = perr
+			break
+		}
+		taken++
+		w.free = w.free[:len(w.free)-1]
+		if w.dev.Decode(r) {
+			w.lane.Submit(w.dev.disk, &r.Request)
+			continue
+		}
+		w.complete(r)
+	}
+	if taken > 0 {
+		w.lane.Start()
+		w.publish()
+	}
+	return taken, err
+}
+
+// answer completes what is done and returns how much that was.
+func (w *worker) answer() (n int) {
+	for r := w.lane.Done(); r != nil; r = w.lane.Done() {
+		w.complete(&w.reqs[r.Tag])
+		n++
+	}
+	if n > 0 {
+		w.publish()
+	}
+	return n
+}
+
+func (w *worker) complete(r *virtio.BlkRequest) {
+	err := r.Err
+	if err == nil {
+		err = r.Chain.Err
+	}
+	if err != nil {
+		w.dev.failed(fmt.Errorf("queue %d: %w", w.index, err))
+	}
+	w.queue.Push(r.Chain.Head, r.Complete())
+	w.free = append(w.free, r.Tag)
+}
+
+func (w *worker) publish() {
+	if w.queue.Publish() {
+		signalFD(w.ring.Call)
+	}
+}
+
+// finish answers all that is in flight.
+func (w *worker) finish() error {
+	for {
+		w.lane.Arm()
+		if w.answer() == 0 && w.lane.InFlight() > 0 {
+			w.sleep(len(w.poll))
+			continue
+		}
+		w.lane.Disarm(false)
+		if w.lane.InFlight() == 0 {
+			return nil
+		}
+	}
+}
+
+// sleep waits for the last n of the worker's descriptors: 2 for kicks and
+// wake-ups, 1 for wake-ups only. The lane is armed.
+func (w *worker) sleep(n int) {
+	fds := w.poll[len(w.poll)-n:]
+	_, err := unix.Poll(fds, -1)
+	if err != nil { // EINTR; then nobody filled in what came
+		w.poll[0].Revents, w.poll[1].Revents = 0, 0
+	}
+	w.lane.Disarm(w.poll[1].Revents != 0)
+	if n < 2 || w.poll[0].Revents == 0 {
+		return
+	}
+	var buf [8]byte
+	if got, err := unix.Read(w.ring.Kick, buf[:]); got == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR {
+		// A pipe whose other end is closed, or no eventfd at all: it would be
+		// readable for ever.
+		w.dev.log.Warnf("queue %d: its kick descriptor does not work any more; no kick will be seen", w.index)
+		w.poll[0].Fd = -1
+	}
+}
+
+// signalFD writes to an eventfd, -1 meaning that nobody wants to hear. A full
+// eventfd or pipe has been signalled already.
+func signalFD(fd int) {
+	if fd >= 0 {
+		one := [8]byte{1}
+		_, _ = unix.Write(fd, one[:])
+	}
+}
