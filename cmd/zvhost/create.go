@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+func newCreate() *cobra.Command {
+	var g geometryFlags
+	cmd := &cobra.Command{
+		Use:   "create FILE --size SIZE --zone-size SIZE",
+		Short: "Make a zoned image",
+		Long: `Makes a zoned image: one sparse file, which zvhost serves as a host-managed zoned
+disk. An existing file is never replaced.
+
+A SIZE is a number of bytes, or one with a unit: K, M, G, T, in 1024s.`,
+		Example: `  zvhost create disk.zvh --size 8G --zone-size 64M
+  zvhost create disk.zvh --size 8G --zone-size 64M --zone-capacity 48M \
+      --conventional 4 --max-open 16 --max-active 32 --block-size 4096`,
+		Args: oneFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			geo, err := g.geometry()
+			if err != nil {
+				return err
+			}
+			if err := backend.CreateImage(args[0], geo); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], describeGeometry(geo))
+			return err
+		},
+	}
+	cmd.Flags().SortFlags = false
+	g.add(cmd.Flags())
+	return cmd
+}
+
+// describeGeometry says in a line what a zoned disk is like.
+func describeGeometry(g backend.Geometry) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %s of %s", formatSize(g.CapacitySectors*sectorBytes), count(g.Zones(), "zone"), formatSize(g.ZoneSectors*sectorBytes))
+	if g.ZoneCapacitySectors != g.ZoneSectors {
+		fmt.Fprintf(&b, " (capacity %s)", formatSize(g.ZoneCapacitySectors*sectorBytes))
+	}
+	if g.ConventionalZones > 0 {
+		fmt.Fprintf(&b, ", %d conventional", g.ConventionalZones)
+	}
+	limit := func(name string, n uint32) {
+		if n > 0 {
+			fmt.Fprintf(&b, ", at most %d %s", n, name)
+		}
+	}
+	limit("open", g.MaxOpen)
+	limit("active", g.MaxActive)
+	fmt.Fprintf(&b, ", %d-byte blocks, appends up to %s", g.BlockSize, formatSize(uint64(g.MaxAppendSectors)*sectorBytes))
+	return b.String()
+}
+
+// count is a number and what it counts.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

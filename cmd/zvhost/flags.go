@@ -1,0 +1,108 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+
+	"github.com/spf13/pflag"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+// geometryFlags are the options that say what a zoned image is like.
+type geometryFlags struct {
+	size, zoneSize, zoneCapacity, maxAppend, blockSize sizeFlag
+
+	conventional       int
+	maxOpen, maxActive uint32
+}
+
+// geometryNames are the flags that add defines, in the order of the help.
+var geometryNames = []string{
+	"size", "zone-size", "zone-capacity", "conventional", "max-open", "max-active", "max-append", "block-size",
+}
+
+func (g *geometryFlags) add(fs *pflag.FlagSet) {
+	fs.Var(&g.size, "size", "size of the disk, such as 8G")
+	fs.Var(&g.zoneSize, "zone-size", "size of a zone, a power of two such as 64M; the last may be smaller")
+	fs.Var(&g.zoneCapacity, "zone-capacity", "writable part of a zone (default: all of it)")
+	fs.IntVar(&g.conventional, "conventional", 0, "make the first `N` zones conventional")
+	fs.Uint32Var(&g.maxOpen, "max-open", 0, "at most `N` zones open at once (0: no limit)")
+	fs.Uint32Var(&g.maxActive, "max-active", 0, "at most `N` zones active, open or closed, at once (0: no limit)")
+	fs.Var(&g.maxAppend, "max-append", "largest zone append (default: 1M, or the zone capacity if that is less)")
+	fs.Var(&g.blockSize, "block-size", "logical block size, 512 or 4096 (default: 512)")
+}
+
+// geometry puts the flags together and completes them with their defaults. An
+// error is a usage error.
+func (g *geometryFlags) geometry() (backend.Geometry, error) {
+	var geo backend.Geometry
+	for _, need := range []struct {
+		flag       *sizeFlag
+		name, what string
+	}{
+		{&g.size, "size", "how large the disk is, such as --size 8G"},
+		{&g.zoneSize, "zone-size", "how large a zone is, such as --zone-size 64M"},
+	} {
+		if need.flag.bytes == 0 {
+			return geo, usagef("--%s is missing: say %s", need.name, need.what)
+		}
+	}
+	var err error
+	sectors := func(f *sizeFlag, name string) uint64 {
+		n, e := f.sectors(name)
+		if err == nil {
+			err = e
+		}
+		return n
+	}
+	geo = backend.Geometry{
+		CapacitySectors:     sectors(&g.size, "size"),
+		ZoneSectors:         sectors(&g.zoneSize, "zone-size"),
+		ZoneCapacitySectors: sectors(&g.zoneCapacity, "zone-capacity"),
+		ConventionalZones:   g.conventional,
+		MaxOpen:             g.maxOpen,
+		MaxActive:           g.maxActive,
+	}
+	appendSectors := sectors(&g.maxAppend, "max-append")
+	switch {
+	case err != nil:
+		return geo, err
+	case appendSectors != uint64(uint32(appendSectors)):
+		return geo, usagef("--max-append %s is too large: it must be below 2T", g.maxAppend.text)
+	case g.blockSize.bytes != uint64(uint32(g.blockSize.bytes)):
+		return geo, usagef("--block-size %s is too large: it must be 512 or 4096", g.blockSize.text)
+	}
+	geo.MaxAppendSectors = uint32(appendSectors)
+	geo.BlockSize = uint32(g.blockSize.bytes)
+	if err := geo.Complete(); err != nil {
+		return geo, &usageError{err}
+	}
+	return geo, nil
+}
+
+// modeFlag is a flag whose value is octal permission bits (pflag.Value).
+type modeFlag struct{ mode fs.FileMode }
+
+func (f *modeFlag) Set(s string) error {
+	n, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || n > 0o777 {
+		return fmt.Errorf("not permission bits: want octal digits such as 0660")
+	}
+	f.mode = fs.FileMode(n)
+	return nil
+}
+
+func (f *modeFlag) String() string { return fmt.Sprintf("%#o", uint32(f.mode)) }
+func (f *modeFlag) Type() string   { return "MODE" }
+
+// writeJSON writes v for programs: indented, so that people can read it too.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}

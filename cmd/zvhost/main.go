@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// The exit statuses.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run carries out one command line and returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	// "Other options and arguments should be ignored": so before they are
+	// even looked at (vhost-user.rst, "Backend program conventions").
+	if slices.Contains(args, "--"+printCapabilitiesFlag) {
+		if err := printCapabilities(stdout); err != nil {
+			return fail(stderr, err)
+		}
+		return exitOK
+	}
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	if err := root.Execute(); err != nil {
+		return fail(stderr, err)
+	}
+	return exitOK
+}
+
+// fail says what went wrong, in one line, and returns the exit status for it.
+func fail(stderr io.Writer, err error) int {
+	if errors.Is(err, errReported) {
+		return exitFailure
+	}
+	_, _ = fmt.Fprintf(stderr, "zvhost: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	var usage *usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// errReported is returned by a command that has said on its standard output
+// what was wrong.
+var errReported = errors.New("reported")
+
+// A usageError is a command line that cannot be carried out whatever the state
+// of the machine.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "zvhost",
+		Short: "Zoned disks for virtual machines, over vhost-user",
+		Long: `zvhost gives virtual machines zoned disks: it serves an image file, or any file
+or block device, to one front-end (QEMU, crosvm, cloud-hypervisor, ...) over a
+vhost-user socket.
+
+Without a command it serves, so that management software can start it by the
+conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.`,
+		Example: `  zvhost create disk.zvh --size 8G --zone-size 64M
+  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
+  zvhost report disk.zvh --map
+  zvhost --fd=7 --blk-file=disk.zvh --read-only`,
+		SilenceErrors:              true,
+		SuggestionsMinimumDistance: 2,
+		SilenceUsage:               true,
+		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	opts := newServeOptions()
+	opts.addConventional(root.Flags())
+	root.Flags().Bool(printCapabilitiesFlag, false, "print what this back-end can do, as JSON, and exit")
+	root.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := ""
+		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+			hint = ", did you mean " + strings.Join(s, " or ") + "?"
+		}
+		return usagef("unknown command %q%s (see zvhost --help)", args[0], hint)
+	}
+	root.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().NFlag() == 0 {
+			return cmd.Help()
+		}
+		return opts.serve(cmd)
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w (see %s --help)", err, cmd.CommandPath())
+	})
+	root.AddCommand(newCreate(), newServe(), newReport(), newCheck(), newVersion())
+	return root
+}
+
+// oneFile is the argument check of the commands that work on one file.
+func oneFile(cmd *cobra.Command, args []string) error {
+	switch len(args) {
+	case 1:
+		return nil
+	case 0:
+		return usagef("%s needs the file to work on (see %s --help)", cmd.CommandPath(), cmd.CommandPath())
+	}
+	return usagef("%s works on one file, but %d were given (see %s --help)", cmd.CommandPath(), len(args), cmd.CommandPath())
+}
+
+// noArgs is the argument check of the commands that take flags only.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no argument, but was given %q (see %s --help)", cmd.CommandPath(), args[0], cmd.CommandPath())
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+func newReport() *cobra.Command {
+	var asJSON, asMap bool
+	cmd := &cobra.Command{
+		Use:   "report FILE",
+		Short: "Show the zones of an image",
+		Long: `Shows the zones of a zoned image, also while it is being served, in the words of
+util-linux' blkzone report: what a guest sees with that command is what this
+prints, line for line. All numbers are sectors of 512 bytes; wptr counts from
+the start of the zone.`,
+		Example: `  zvhost report disk.zvh
+  zvhost report disk.zvh --map
+  zvhost report disk.zvh --json | jq '[.zones[] | select(.state == "full")] | length'`,
+		Args: oneFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if asJSON && asMap {
+				return usagef("--json and --map exclude each other: give one")
+			}
+			r, err := backend.ReadReport(args[0])
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			switch {
+			case asJSON:
+				return writeJSON(out, newReportJSON(args[0], r))
+			case asMap:
+				return drawMap(out, args[0], r)
+			}
+			return writeZoneLines(out, r.Zones)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asMap, "map", false, "draw the zones: a column each, with its state and how full it is")
+	return cmd
+}
+
+func drawMap(w io.Writer, file string, r backend.Report) error {
+	serving := ""
+	if r.InUse {
+		serving = " (being served)"
+	}
+	if _, err := fmt.Fprintf(w, "%s%s: %s\n", file, serving, formatSize(r.Info.CapacitySectors*sectorBytes)); err != nil {
+		return err
+	}
+	columns, colour := terminal(w)
+	return zoneMap{width: columns, colour: colour}.draw(w, r.Zones, r.Info.Zoned)
+}
+
+// reportJSON is the schema of zvhost report --json. Names say what a number
+// counts; sectors are 512 bytes.
+type reportJSON struct {
+	File                  string     `json:"file"`
+	UUID                  string     `json:"uuid"`
+	BeingServed           bool       `json:"being_served"`
+	CapacitySectors       uint64     `json:"capacity_sectors"`
+	LogicalBlockBytes     uint32     `json:"logical_block_bytes"`
+	WriteGranularityBytes uint32     `json:"write_granularity_bytes"`
+	ZoneSectors           uint64     `json:"zone_sectors"`
+	MaxOpenZones          uint32     `json:"max_open_zones"`   // 0: no limit
+	MaxActiveZones        uint32     `json:"max_active_zones"` // 0: no limit
+	MaxAppendSectors      uint32     `json:"max_append_sectors"`
+	Zones                 []zoneJSON `json:"zones"`
+}
+
+type zoneJSON struct {
+	Number          int    `json:"number"`
+	StartSector     uint64 `json:"start_sector"`
+	LengthSectors   uint64 `json:"length_sectors"`
+	CapacitySectors uint64 `json:"capacity_sectors"`
+	// WritePointer is a sector of the disk; null where a zone has none that
+	// means anything: conventional, full, read-only and offline.
+	WritePointer *uint64 `json:"write_pointer_sector"`
+	Type         string  `json:"type"`
+	State        string  `json:"state"`
+}
+
+func newReportJSON(file string, r backend.Report) reportJSON {
+	z := r.Info.Zoned
+	out := reportJSON{
+		File:                  file,
+		UUID:                  formatUUID(r.UUID),
+		BeingServed:           r.InUse,
+		CapacitySectors:       r.Info.CapacitySectors,
+		LogicalBlockBytes:     r.Info.LogicalBlockSize,
+		WriteGranularityBytes: z.WriteGranularity,
+		ZoneSectors:           z.ZoneSectors,
+		MaxOpenZones:          z.MaxOpen,
+		MaxActiveZones:        z.MaxActive,
+		MaxAppendSectors:      z.MaxAppendSectors,
+		Zones:                 make([]zoneJSON, len(r.Zones)),
+	}
+	for i, zone := range r.Zones {
+		out.Zones[i] = zoneJSON{
+			Number:          i,
+			StartSector:     zone.Start,
+			LengthSectors:   zone.Length,
+			CapacitySectors: zone.Capacity,
+			Type:            "sequential",
+			State:           zone.State.String(),
+		}
+		if zone.Type == backend.ZoneConventional {
+			out.Zones[i].Type = "conventional"
+		}
+		switch zone.State {
+		case backend.Empty, backend.ImpOpen, backend.ExpOpen, backend.Closed:
+			out.Zones[i].WritePointer = &r.Zones[i].WP
+		}
+	}
+	return out
+}
+
+func formatUUID(u [16]byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}

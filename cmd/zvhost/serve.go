@@ -1,0 +1,103 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/zvhost/zvhost/internal/daemon"
+)
+
+// serveOptions are the flags of serve. The root command has the conventional
+// ones of them.
+type serveOptions struct {
+	config   daemon.Config
+	mode     modeFlag
+	create   bool
+	geometry geometryFlags
+	logLevel string
+	debug    bool
+}
+
+func newServeOptions() *serveOptions {
+	return &serveOptions{
+		config: daemon.Config{FD: daemon.NoFD, Queues: 1},
+		mode:   modeFlag{daemon.DefaultSocketMode},
+	}
+}
+
+// addConventional adds what management software may pass (vhost-user.rst,
+// "Backend program conventions").
+func (o *serveOptions) addConventional(fs *pflag.FlagSet) {
+	fs.SortFlags = false
+	fs.StringVar(&o.config.SocketPath, "socket-path", "", "listen on this UNIX `PATH`")
+	fs.IntVar(&o.config.FD, "fd", daemon.NoFD, "use inherited socket `N`, listening or connected, instead of --socket-path")
+	fs.StringVar(&o.config.BlkFile, "blk-file", "", "the image, `FILE` or block device to serve")
+	fs.BoolVar(&o.config.ReadOnly, "read-only", false, "serve it read-only")
+	fs.StringVar(&o.logLevel, "log-level", "info", "what to log, a `LEVEL`: error, warning, info or debug")
+	fs.BoolVar(&o.debug, "debug", false, "log every vhost-user message in words (implies --log-level=debug)")
+	fs.Lookup("fd").DefValue = "0" // pflag leaves a zero default unmentioned
+}
+
+func newServe() *cobra.Command {
+	opts := newServeOptions()
+	cmd := &cobra.Command{
+		Use:   "serve --socket-path PATH --blk-file FILE",
+		Short: "Serve a disk to a virtual machine",
+		Long: `Serves a disk over a vhost-user socket until SIGTERM. What FILE is decides how: a
+zoned image becomes a host-managed zoned disk; any other file or block device
+becomes an ordinary disk with discard and write-zeroes.
+
+One front-end at a time: another one that connects meanwhile is let in if the
+first leaves within two seconds, and disconnected otherwise. When a front-end
+leaves, the next may come; with a connected socket in --fd, zvhost ends then.
+
+A socket file that no process listens on any more is replaced. Under systemd
+socket activation the handed-over socket is used.`,
+		Example: `  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
+  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --queues 4 --serial VM1-DATA
+  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --create --size 8G --zone-size 64M`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return opts.serve(cmd) },
+	}
+	fs := cmd.Flags()
+	opts.addConventional(fs)
+	fs.IntVar(&opts.config.Queues, "queues", 1, "offer `N` request queues; the front-end should have as many (QEMU: num_vqs, num-queues)")
+	fs.StringVar(&opts.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
+	fs.Var(&opts.mode, "socket-mode", "permissions of the socket: who may write may connect")
+	fs.StringVar(&opts.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")
+	fs.BoolVar(&opts.create, "create", false, "make a zoned image first if FILE does not exist, with the options below")
+	opts.geometry.add(fs)
+	return cmd
+}
+
+// serve puts the flags together and runs the daemon.
+func (o *serveOptions) serve(cmd *cobra.Command) error {
+	o.config.SocketMode = o.mode.mode
+	o.config.Trace = o.debug
+	if o.debug {
+		o.logLevel = "debug"
+	}
+	if o.create {
+		geo, err := o.geometry.geometry()
+		if err != nil {
+			return err
+		}
+		o.config.Create = &geo
+	} else {
+		for _, name := range geometryNames {
+			if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
+				return usagef("--%s describes a new image: add --create, or leave it out", name)
+			}
+		}
+	}
+	if err := o.config.Validate(); err != nil {
+		return &usageError{err}
+	}
+	log, err := daemon.NewLogger(cmd.ErrOrStderr(), o.logLevel)
+	if err != nil {
+		return &usageError{err}
+	}
+	ctx, stop := daemon.UntilSignal(cmd.Context(), log)
+	defer stop()
+	return daemon.Run(ctx, o.config, log)
+}

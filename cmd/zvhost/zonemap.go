@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+// zoneLook is how a state appears on the map: a letter, an SGR colour for
+// terminals (ECMA-48), and its words in the legend.
+var zoneLook = map[backend.ZoneState]struct {
+	letter byte
+	colour string
+	words  string
+}{
+	backend.NotWP:    {'n', "34", "conventional"},
+	backend.Empty:    {'.', "90", "empty"},
+	backend.ImpOpen:  {'i', "32", "implicitly open"},
+	backend.ExpOpen:  {'o', "92", "explicitly open"},
+	backend.Closed:   {'c', "33", "closed"},
+	backend.Full:     {'F', "36", "full"},
+	backend.ReadOnly: {'R', "35", "read-only"},
+	backend.Offline:  {'X', "31", "offline"},
+}
+
+// legendOrder is the order of the states in the legend.
+var legendOrder = []backend.ZoneState{
+	backend.NotWP, backend.Empty, backend.ImpOpen, backend.ExpOpen,
+	backend.Closed, backend.Full, backend.ReadOnly, backend.Offline,
+}
+
+// mixedLetter stands for several zones that are not in one state.
+const mixedLetter = '*'
+
+// fillBlocks show how much of a zone is written, in eighths.
+var fillBlocks = []rune(" ▁▂▃▄▅▆▇█")
+
+const (
+	// mapRows bounds the height of the map; a disk with more zones than fit
+	// shows several in one column.
+	mapRows = 16
+	// mapMargin is the width of what stands left of the map.
+	mapMargin = 9
+)
+
+// zoneMap draws the zones of a disk, a column each: a letter for the state and
+// under it a bar for how much is written.
+type zoneMap struct {
+	width  int  // columns of the terminal
+	colour bool // the terminal takes colours
+}
+
+// draw writes the map, a legend of the states that occur, and a summary.
+func (m zoneMap) draw(w io.Writer, zones []backend.Zone, info *backend.ZonedInfo) error {
+	b := bufio.NewWriter(w)
+	columns := max((m.width-mapMargin)/16*16, 16) // round numbers at the margin
+	perCell := (len(zones) + columns*mapRows - 1) / (columns * mapRows)
+	for row := 0; row < len(zones); row += columns * perCell {
+		end := min(row+columns*perCell, len(zones))
+		var states, fills strings.Builder
+		for i := row; i < end; i += perCell {
+			m.cell(&states, &fills, zones[i:min(i+perCell, end)])
+		}
+		fmt.Fprintf(b, "%7d  %s\n", row, states.String())
+		if fill := strings.TrimRight(fills.String(), " "); fill != "" {
+			fmt.Fprintf(b, "%7s  %s\n", "", fill)
+		}
+	}
+	m.legend(b, zones, perCell)
+	summary(b, zones, info)
+	return b.Flush()
+}
+
+// cell draws one column.
+func (m zoneMap) cell(states, fills *strings.Builder, zones []backend.Zone) {
+	var written, capacity uint64
+	state, mixed := zones[0].State, false
+	for _, z := range zones {
+		written += writtenSectors(z)
+		capacity += z.Capacity
+		mixed = mixed || z.State != state
+	}
+	look := zoneLook[state]
+	if mixed {
+		look.letter, look.colour = mixedLetter, "37"
+	}
+	bar := fillBlocks[0]
+	if written > 0 && capacity > 0 {
+		// The least that is written shows, and full is really full.
+		eighths := float64(written) / float64(capacity) * float64(len(fillBlocks)-1)
+		bar = fillBlocks[min(max(int(eighths), 1), len(fillBlocks)-1)]
+	}
+	states.WriteString(m.paint(look.colour, string(look.letter)))
+	if bar == ' ' {
+		fills.WriteByte(' ')
+		return
+	}
+	fills.WriteString(m.paint(look.colour, string(bar)))
+}
+
+func (m zoneMap) paint(colour, text string) string {
+	if !m.colour {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}
+
+// legend explains the letters that occur.
+func (m zoneMap) legend(w io.Writer, zones []backend.Zone, perCell int) {
+	n := countStates(zones)
+	var parts []string
+	for _, s := range legendOrder {
+		if look := zoneLook[s]; n[s] > 0 {
+			parts = append(parts, m.paint(look.colour, string(look.letter))+" "+look.words)
+		}
+	}
+	if perCell > 1 {
+		parts = append(parts, string(mixedLetter)+" several states")
+	}
+	_, _ = fmt.Fprintf(w, "%7s  %s\n", "", strings.Join(parts, "  "))
+	if perCell > 1 {
+		_, _ = fmt.Fprintf(w, "%7s  each column is %d zones\n", "", perCell)
+	}
+}
+
+// summary says in a line what the zones add up to.
+func summary(w io.Writer, zones []backend.Zone, info *backend.ZonedInfo) {
+	var written, capacity uint64
+	for _, z := range zones {
+		if z.Type == backend.ZoneSeqWriteRequired {
+			written += writtenSectors(z)
+			capacity += z.Capacity
+		}
+	}
+	n := countStates(zones)
+	open := n[backend.ImpOpen] + n[backend.ExpOpen]
+	_, _ = fmt.Fprintf(w, "%7s  %s of %s: %d empty, %d open%s, %d closed, %d full",
+		"", count(len(zones), "zone"), formatSize(info.ZoneSectors*sectorBytes),
+		n[backend.Empty], open, limitText(info.MaxOpen), n[backend.Closed], n[backend.Full])
+	for _, s := range []backend.ZoneState{backend.NotWP, backend.ReadOnly, backend.Offline} {
+		if n[s] > 0 {
+			_, _ = fmt.Fprintf(w, ", %d %s", n[s], zoneLook[s].words)
+		}
+	}
+	_, _ = fmt.Fprintf(w, "; %s of %s written in sequential zones\n", formatSize(written*sectorBytes), formatSize(capacity*sectorBytes))
+}
+
+func limitText(limit uint32) string {
+	if limit == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (at most %d)", limit)
+}
+
+func countStates(zones []backend.Zone) map[backend.ZoneState]int {
+	n := map[backend.ZoneState]int{}
+	for _, z := range zones {
+		n[z.State]++
+	}
+	return n
+}

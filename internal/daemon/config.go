@@ -1,0 +1,181 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/vhostuser"
+)
+
+const (
+	// NoFD is Config.FD when no file descriptor was given.
+	NoFD = -1
+
+	// MaxSerialBytes is the length of a virtio-blk serial number
+	// (VIRTIO_BLK_ID_BYTES; virtio, "Block Device / Device Operation").
+	MaxSerialBytes = 20
+	// DefaultSocketMode lets the daemon's user and the socket's group connect.
+	DefaultSocketMode fs.FileMode = 0o660
+)
+
+// Config is what an operator asks of one daemon.
+type Config struct {
+	// SocketPath is where to listen; empty with FD, and under socket
+	// activation when the socket unit alone is to say it.
+	SocketPath string
+	// SocketMode and SocketGroup say who may connect to SocketPath. An empty
+	// group leaves the daemon's own.
+	SocketMode  fs.FileMode
+	SocketGroup string
+	// FD is an inherited socket, listening or connected, or NoFD.
+	FD int
+
+	BlkFile  string // the image, file or device to serve
+	ReadOnly bool
+	Queues   int    // request queues offered, 1 to vhostuser.MaxQueues
+	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
+
+	// Create is the geometry of an image to make when BlkFile does not exist;
+	// nil when it has to exist.
+	Create *backend.Geometry
+	// Trace logs every vhost-user message in words, at debug level.
+	Trace bool
+}
+
+// Validate reports what is wrong with the values themselves, in one line. It
+// touches no file.
+func (c *Config) Validate() error {
+	switch {
+	case c.BlkFile == "":
+		return errors.New("nothing to serve: give the image, file or device with --blk-file=FILE")
+	case c.SocketPath != "" && c.FD != NoFD:
+		return errors.New("--socket-path and --fd exclude each other: give one")
+	case c.FD < NoFD || c.FD >= 0 && c.FD <= 2:
+		return fmt.Errorf("--fd=%d: not a socket handed over by the parent: it must be 3 or more", c.FD)
+	case c.Queues < 1 || c.Queues > vhostuser.MaxQueues:
+		return fmt.Errorf("--queues=%d: must be 1 to %d", c.Queues, vhostuser.MaxQueues)
+	case len(c.SocketPath) > maxSocketPath:
+		return fmt.Errorf("--socket-path: %d bytes long, but a UNIX socket's path has at most %d: use a shorter one", len(c.SocketPath), maxSocketPath)
+	case c.SocketMode&^0o777 != 0:
+		return fmt.Errorf("--socket-mode=%#o: must be permission bits, 0 to 0777", uint32(c.SocketMode))
+	case c.Create != nil && c.ReadOnly:
+		return errors.New("--create and --read-only exclude each other: a new image has nothing to read")
+	case len(c.Serial) > MaxSerialBytes:
+		return fmt.Errorf("--serial=%q: %d bytes long, but a virtio-blk serial number has at most %d", c.Serial, len(c.Serial), MaxSerialBytes)
+	}
+	for _, b := range []byte(c.Serial) {
+		if b <= ' ' || b > '~' {
+			return fmt.Errorf("--serial=%q: must be printable ASCII without spaces", c.Serial)
+		}
+	}
+	return nil
+}
+
+// maxSocketPath is the longest path a UNIX socket can have, in bytes:
+// sun_path less its terminating zero (unix(7)).
+const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
+
+// openDisk makes the image when that was asked for and it does not exist, and
+// opens what there is.
+func (c *Config) openDisk() (backend.Disk, error) {
+	if c.Create != nil {
+		_, err := os.Stat(c.BlkFile)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = backend.CreateImage(c.BlkFile, *c.Create)
+		} else if err == nil {
+			// Restarted, or told twice: serve what is there, but never
+			// something else than what was asked for.
+			err = matches(c.BlkFile, *c.Create)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly})
+}
+
+// matches returns an error that says what differs unless the image at path has
+// the geometry g.
+func matches(path string, g backend.Geometry) error {
+	if err := g.Complete(); err != nil {
+		return err
+	}
+	r, err := backend.ReadReport(path)
+	if err != nil {
+		return err
+	}
+	if what := difference(r, g); what != "" {
+		return fmt.Errorf("--create: %s exists already with %s: remove it, or serve it without --create", path, what)
+	}
+	return nil
+}
+
+// difference says in which point a zoned disk is not what g describes; empty
+// when it is.
+func difference(r backend.Report, g backend.Geometry) string {
+	z := r.Info.Zoned
+	for _, p := range []struct {
+		what      string
+		have, ask uint64
+	}{
+		{"size in sectors", r.Info.CapacitySectors, g.CapacitySectors},
+		{"zone size in sectors", z.ZoneSectors, g.ZoneSectors},
+		{"open zones limit", uint64(z.MaxOpen), uint64(g.MaxOpen)},
+		{"active zones limit", uint64(z.MaxActive), uint64(g.MaxActive)},
+		{"append limit in sectors", uint64(z.MaxAppendSectors), uint64(g.MaxAppendSectors)},
+		{"block size", uint64(r.Info.LogicalBlockSize), uint64(g.BlockSize)},
+	} {
+		if p.have != p.ask {
+			return fmt.Sprintf("another %s (%d, not %d)", p.what, p.have, p.ask)
+		}
+	}
+	for i, zone := range r.Zones {
+		conventional := zone.Type == backend.ZoneConventional
+		if conventional != (i < g.ConventionalZones) {
+			return fmt.Sprintf("another number of conventional zones (not %d)", g.ConventionalZones)
+		}
+		if ask := min(g.ZoneCapacitySectors, zone.Length); !conventional && zone.Capacity != ask {
+			return fmt.Sprintf("another zone capacity in sectors (%d, not %d)", zone.Capacity, ask)
+		}
+	}
+	return ""
+}
+
+// groupID looks up a group by name or number.
+func groupID(group string) (int, error) {
+	if gid, err := strconv.ParseUint(group, 10, 31); err == nil {
+		return int(gid), nil
+	}
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return 0, fmt.Errorf("--socket-group=%s: %w", group, err)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// checkFileLimit makes sure that the daemon can hold the descriptors a session
+// needs. Go raises the soft limit to the hard one by itself; a hard limit that
+// is too low would show up later as a front-end that fails for no reason.
+func checkFileLimit(queues int) error {
+	const (
+		base     = 64  // image, sockets, log, runtime
+		perQueue = 8   // kick, call, err, and the worker's and its engine's own
+		memory   = 512 // memory regions: one descriptor each
+	)
+	need := uint64(base + memory + perQueue*queues)
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return fmt.Errorf("reading the limit of open files: %w", err)
+	}
+	if lim.Cur < need {
+		return fmt.Errorf("at most %d open files are allowed, but %d queues may need %d: raise the limit (ulimit -n, or LimitNOFILE= in the unit)", lim.Cur, queues, need)
+	}
+	return nil
+}

@@ -1,0 +1,254 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// A front is where front-ends come from: a listening socket, or one connection
+// that exists already.
+type front struct {
+	listener *net.UnixListener // nil when conn is set
+	conn     *net.UnixConn     // the only front-end there will be
+	where    string            // for people: a path, or a file descriptor
+
+	// path is the socket file to remove at the end, known by its device and
+	// inode; empty when the socket is someone else's.
+	path     string
+	dev, ino uint64
+}
+
+// openFront listens, or takes over what the parent or the service manager
+// handed down.
+func openFront(c *Config) (*front, error) {
+	if c.FD != NoFD {
+		return inherited(os.NewFile(uintptr(c.FD), "fd"), fmt.Sprintf("--fd=%d", c.FD))
+	}
+	file, err := activated()
+	if err != nil {
+		return nil, err
+	}
+	if file != nil {
+		return fromActivation(file, c.SocketPath)
+	}
+	if c.SocketPath == "" {
+		return nil, errors.New("nowhere to listen: give --socket-path=PATH, --fd=N, or start zvhost from a systemd socket unit")
+	}
+	return listen(c)
+}
+
+// fromActivation takes over the socket of a socket unit. When a path was given
+// too, as in a service unit that works with and without its socket unit, the
+// two must be the same.
+func fromActivation(file *os.File, path string) (*front, error) {
+	f, err := inherited(file, "the socket handed over by systemd")
+	if err != nil {
+		return nil, err
+	}
+	if f.listener == nil {
+		return nil, errors.Join(errors.New("the socket handed over by systemd is connected, not listening: set Accept=no in the socket unit"), f.close())
+	}
+	bound := f.listener.Addr().String()
+	if path != "" && !samePath(path, bound) {
+		return nil, errors.Join(fmt.Errorf("systemd listens on %s, but --socket-path says %s: make the socket unit and the service agree", bound, path), f.close())
+	}
+	f.where = bound
+	return f, nil
+}
+
+// samePath compares two spellings of a path, symbolic links of the directory
+// apart.
+func samePath(a, b string) bool {
+	if a == b {
+		return true
+	}
+	sa, errA := os.Stat(a)
+	sb, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(sa, sb)
+}
+
+// inherited takes over an open socket, which it closes in any case; where says
+// in errors which one that is. A socket that listens takes one front-end after
+// the other; vhost-user.rst leaves open which of the two --fd is, and both are
+// in use.
+func inherited(file *os.File, where string) (*front, error) {
+	defer func() { _ = file.Close() }() // net has its own duplicate
+	fd := int(file.Fd())
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return nil, fmt.Errorf("%s: not an open socket: %w", where, err)
+	}
+	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	if domain != unix.AF_UNIX || typ != unix.SOCK_STREAM {
+		return nil, fmt.Errorf("%s: not a UNIX stream socket, which vhost-user needs", where)
+	}
+	if listening != 0 {
+		l, err := net.FileListener(file)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", where, err)
+		}
+		return &front{listener: l.(*net.UnixListener), where: where}, nil
+	}
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	return &front{conn: conn.(*net.UnixConn), where: where}, nil
+}
+
+// listen makes the socket at c.SocketPath, in place of one that nobody listens
+// on any more.
+func listen(c *Config) (*front, error) {
+	path := c.SocketPath
+	unlock, err := lockDir(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+
+	// The mode is right from the first moment on: what bind creates has the
+	// bits that the umask leaves. This runs before any other goroutine creates
+	// files.
+	old := unix.Umask(0o777 &^ int(c.SocketMode))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, errnoOf(err))
+	}
+	l.SetUnlinkOnClose(false) // close does it, if the file is still ours
+	f := &front{listener: l, where: path, path: path}
+
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.close())
+	}
+	f.dev, f.ino = st.Dev, st.Ino
+	if c.SocketGroup != "" {
+		gid, err := groupID(c.SocketGroup)
+		if err == nil {
+			err = os.Lchown(path, -1, gid)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("giving the socket to its group: %w", err), f.close())
+		}
+	}
+	return f, nil
+}
+
+// lockDir holds other daemons off the directory for a moment, so that two that
+// start at once do not each remove the other's socket. A directory that cannot
+// be opened is left to bind to complain about.
+func lockDir(dir string) (unlock func(), err error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("the socket's directory %s: %w: create it, or choose another --socket-path", dir, err)
+	}
+	for {
+		// Closing the descriptor gives the lock back.
+		err = unix.Flock(fd, unix.LOCK_EX)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("locking the socket's directory %s: %w", dir, err)
+	}
+	return func() { _ = unix.Close(fd) }, nil
+}
+
+// removeStale removes a socket file that no process has bound any more. A live
+// one is an error, and so is a file that is no socket.
+func removeStale(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("the socket's path: %w", err)
+	case st.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s: exists and is not a socket: remove it, or choose another --socket-path", path)
+	}
+	live, err := isBound(path)
+	if err != nil {
+		return fmt.Errorf("%s: cannot tell whether another process listens there: %w", path, err)
+	}
+	if live {
+		return fmt.Errorf("%s: another process listens there: stop it, or choose another --socket-path", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the stale socket: %w", err)
+	}
+	return nil
+}
+
+// isBound says whether a process has a socket bound to the file at path. It
+// disturbs none: a datagram socket cannot connect to a stream socket, and the
+// kernel tells that apart from a file with nothing behind it (EPROTOTYPE and
+// ECONNREFUSED; net/unix/af_unix.c, unix_find_bsd).
+func isBound(path string) (bool, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	switch err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err {
+	case unix.ECONNREFUSED, unix.ENOENT:
+		return false, nil
+	case nil, unix.EPROTOTYPE:
+		return true, nil
+	default:
+		return false, err
+	}
+}
+
+// stopListening ends the coming of front-ends and removes the socket file, if
+// it is the one that listen made.
+func (f *front) stopListening() error {
+	if f.listener == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	var errs []error
+	if f.path != "" && unix.Lstat(f.path, &st) == nil && st.Dev == f.dev && st.Ino == f.ino {
+		errs = append(errs, os.Remove(f.path))
+	}
+	f.path = ""
+	errs = append(errs, f.listener.Close())
+	return errors.Join(errs...)
+}
+
+// close gives up everything that a server has not taken over.
+func (f *front) close() error {
+	err := f.stopListening()
+	if f.conn != nil {
+		err = errors.Join(err, f.conn.Close())
+	}
+	return err
+}
+
+// errnoOf is the errno at the bottom of a net error, whose own words repeat the
+// address.
+func errnoOf(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}

@@ -1,0 +1,215 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/vhostuser"
+)
+
+// handOver is how long a front-end that connects while another one is served
+// may wait for that one to leave. A virtual machine that is restarted connects
+// anew while the daemon still drains what the old one left behind.
+const handOver = 2 * time.Second
+
+// Run serves c.BlkFile until ctx ends or, with a connected socket in c.FD,
+// until the front-end leaves. On the way out requests in flight are finished,
+// the disk is synced and the socket file removed.
+func Run(ctx context.Context, c Config, log *logrus.Logger) error {
+	if err := checkFileLimit(c.Queues); err != nil {
+		return err
+	}
+	// The disk first: its lock keeps a second daemon from getting as far as
+	// the socket.
+	disk, err := c.openDisk()
+	if err != nil {
+		return err
+	}
+	err = serveDisk(ctx, &c, disk, log)
+	if cerr := disk.Close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("closing %s: %w", c.BlkFile, cerr))
+	}
+	return err
+}
+
+func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Logger) error {
+	dev, err := NewDevice(disk, DeviceOptions{Queues: c.Queues, Serial: c.Serial, Log: log})
+	if err != nil {
+		return err
+	}
+	f, err := openFront(c)
+	if err == nil {
+		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver}
+		log.Infof("serving %s on %s: %s", c.BlkFile, f.where, describeDisk(disk.Info()))
+		err = s.run(ctx, f)
+	}
+	return errors.Join(err, dev.Close())
+}
+
+// server lets front-ends in, one at a time.
+type server struct {
+	dev      vhostuser.Device
+	log      *logrus.Logger
+	trace    bool
+	handOver time.Duration
+}
+
+// run serves what comes through f, and closes it.
+func (s *server) run(ctx context.Context, f *front) error {
+	if f.listener == nil {
+		notify(s.log, sd.SdNotifyReady)
+		s.serve(ctx, f.conn, nil)
+		return nil
+	}
+
+	// The socket goes first, so that nobody connects to a daemon that only
+	// finishes what is in flight.
+	closed := make(chan error, 1)
+	unless := context.AfterFunc(ctx, func() {
+		notify(s.log, sd.SdNotifyStopping, status("ending"))
+		closed <- f.stopListening()
+	})
+	newcomers := make(chan *net.UnixConn)
+	accepting := make(chan error, 1)
+	go func() { accepting <- s.accept(ctx, f.listener, newcomers) }()
+
+	idle := status("waiting for a front-end on %s", f.where)
+	notify(s.log, sd.SdNotifyReady, idle)
+	var err error
+	for ctx.Err() == nil && err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-accepting:
+		case conn := <-newcomers:
+			// The one that waited for this one to leave comes next.
+			for conn != nil {
+				conn = s.serve(ctx, conn, newcomers)
+			}
+			if ctx.Err() == nil {
+				notify(s.log, idle)
+			}
+		}
+	}
+	if unless() {
+		closed <- f.stopListening()
+	}
+	if err == nil {
+		err = <-accepting
+	}
+	return errors.Join(err, <-closed)
+}
+
+// accept passes on connections until ctx ends or the listener fails.
+func (s *server) accept(ctx context.Context, l *net.UnixListener, newcomers chan<- *net.UnixConn) error {
+	for {
+		conn, err := l.AcceptUnix()
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.ECONNABORTED):
+			continue // it left before it was let in
+		default:
+			return fmt.Errorf("accepting a front-end: %w", errnoOf(err))
+		}
+		select {
+		case newcomers <- conn:
+		case <-ctx.Done():
+			return conn.Close()
+		}
+	}
+}
+
+// serve runs one session to its end. A newcomer is kept waiting for a moment;
+// it is returned if the session ends in time, and refused otherwise.
+func (s *server) serve(ctx context.Context, conn *net.UnixConn, newcomers <-chan *net.UnixConn) *net.UnixConn {
+	who := peerName(conn)
+	s.log.Infof("front-end %s: connected", who)
+	notify(s.log, status("serving front-end %s", who))
+	session := vhostuser.NewSession(conn, s.dev, vhostuser.Options{Log: s.sessionLog(who), Trace: s.trace})
+	ended := make(chan error, 1)
+	go func() { ended <- session.Run() }()
+	defer context.AfterFunc(ctx, session.Close)()
+
+	var next *net.UnixConn // waits
+	var patience <-chan time.Time
+	for {
+		from := newcomers
+		if next != nil {
+			from = nil // one waits, others stay in the backlog
+		}
+		select {
+		case err := <-ended:
+			if err != nil {
+				s.log.Warnf("front-end %s: session ended: %v", who, err)
+			} else {
+				s.log.Infof("front-end %s: left", who)
+			}
+			if next != nil && ctx.Err() != nil {
+				_ = next.Close()
+				next = nil
+			}
+			return next
+		case next = <-from:
+			patience = time.After(s.handOver)
+		case <-patience:
+			s.log.Warnf("front-end %s: refused, front-end %s is using the disk: end that one first, or start another zvhost with another disk", peerName(next), who)
+			_ = next.Close() // it was never ours to talk to
+			next, patience = nil, nil
+		}
+	}
+}
+
+// sessionLog passes a session's lines on to the log.
+func (s *server) sessionLog(who string) vhostuser.LogFunc {
+	levels := map[vhostuser.Level]logrus.Level{
+		vhostuser.LevelDebug: logrus.DebugLevel,
+		vhostuser.LevelInfo:  logrus.InfoLevel,
+		vhostuser.LevelWarn:  logrus.WarnLevel,
+	}
+	return func(level vhostuser.Level, format string, args ...any) {
+		l := levels[level]
+		if s.log.IsLevelEnabled(l) {
+			s.log.Logf(l, "front-end %s: %s", who, fmt.Sprintf(format, args...))
+		}
+	}
+}
+
+// peerName names the process at the other end: its number, as it was when it
+// connected (SO_PEERCRED, unix(7)), for people to look up.
+func peerName(conn *net.UnixConn) string {
+	const unknown = "(unknown process)"
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return unknown
+	}
+	var cred *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if cerr != nil || err != nil || cred.Pid == 0 { // 0: in a PID namespace that we do not see
+		return unknown
+	}
+	return fmt.Sprintf("pid %d", cred.Pid)
+}
+
+// describeDisk says in a line what is being served.
+func describeDisk(i backend.Info) string {
+	text := fmt.Sprintf("ordinary disk of %d sectors", i.CapacitySectors)
+	if z := i.Zoned; z != nil {
+		text = fmt.Sprintf("host-managed disk of %d sectors, %d zones of %d", i.CapacitySectors, z.Zones, z.ZoneSectors)
+	}
+	text += fmt.Sprintf(", %d-byte blocks", i.LogicalBlockSize)
+	if i.ReadOnly {
+		text += ", read-only"
+	}
+	return text
+}
