@@ -170,3 +170,6 @@ func stacks() string {
 	buf := make([]byte, 1<<20)
 	return string(buf[:runtime.Stack(buf, true)])
 }
+
+// Files says what each open descriptor is, by its number.
+func (s Snapshot) Files() map[string]string { return s.fds }

@@ -1,0 +1,68 @@
+package vhostuser
+
+import "github.com/zvhost/zvhost/virtio/guestmem"
+
+// A Device is what a session puts behind the protocol: a virtio device with its
+// queues. A session calls it from one goroutine, one call at a time, so it needs
+// no lock against itself. Sessions may follow each other on one Device, and each
+// leaves it as it found it: no queue started, and Reset called.
+//
+// The goroutine that calls has no guard against a front-end that shrinks its
+// memory (see package guestmem): StartQueue must leave guest memory to the
+// queue's worker.
+type Device interface {
+	// Features is every virtio feature bit that the device offers. Bit 30 is the
+	// session's own and is masked out.
+	Features() uint64
+	// SetFeatures tells the device what the driver took: a subset of Features.
+	// No queue is started then. An error is why it cannot work like that; the
+	// front-end is refused, and the device must then stay as it was.
+	SetFeatures(acked uint64) error
+	// Queues is how many queues there are, 1 to MaxQueues. It never changes.
+	Queues() int
+	// ReadConfig fills dst, 1 to MaxConfig bytes, from the configuration space
+	// at byte off. It refuses what does not lie inside the space.
+	ReadConfig(dst []byte, off uint32) error
+	// WriteConfig is the driver's write to the configuration space at byte off.
+	// A front-end may send more than the driver wrote, even the whole space, so
+	// the device takes writable fields from src and ignores the others.
+	WriteConfig(src []byte, off uint32) error
+	// StartQueue hands ring i to the device's worker, which looks at the ring at
+	// once: requests may be waiting whose kick came before. Everything in r is
+	// lent until StopQueue(i) returns. After an error the queue is not started.
+	StartQueue(i int, r Ring) error
+	// StopQueue takes ring i back. It returns when the last request taken from
+	// the ring is answered, and gives the index of the next one not taken. The
+	// session waits for it, so nothing else is answered meanwhile.
+	StopQueue(i int) (base uint16)
+	// Reset puts the device back to where it was before SetFeatures. No queue is
+	// started then. What is stored on the disk is not touched.
+	Reset()
+}
+
+// Ring is what a queue's worker needs to know of its ring.
+type Ring struct {
+	Size uint16 // descriptors, a power of two
+	// Desc, Avail and Used are user addresses (Memory.UserBytes), aligned as
+	// split rings need it, and wholly inside Mem for a split ring of this size.
+	Desc, Avail, Used uint64
+	Base              uint16 // the avail index to go on from
+	Features          uint64 // what SetFeatures was told
+	Mem               *guestmem.Memory
+	// Kick, Call and Err are eventfds or pipes, set to non-blocking. Call and Err
+	// are -1 when the driver does not want to hear.
+	Kick, Call, Err int
+}
+
+// Level is how much a log line matters.
+type Level uint8
+
+// The levels of a session's log lines.
+const (
+	LevelDebug Level = iota // each message in words
+	LevelInfo               // what happens once in a session's life
+	LevelWarn               // the front-end did something wrong, or had to be told no
+)
+
+// LogFunc takes one log line.
+type LogFunc func(level Level, format string, args ...any)

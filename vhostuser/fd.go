@@ -1,0 +1,44 @@
+package vhostuser
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// FD owns one descriptor and closes it exactly once. A descriptor that came
+// over the socket is in an FD from the moment it is in this process until it
+// is closed; whoever holds the *FD owns it, and handing it on means not keeping
+// it. Plain ints are descriptors that are lent.
+type FD struct {
+	n int
+}
+
+// NewFD takes over descriptor n. It panics when n is negative: that is no
+// descriptor, and the caller's error check is missing.
+func NewFD(n int) *FD {
+	if n < 0 {
+		panic(fmt.Sprintf("vhostuser: %d is no descriptor", n))
+	}
+	return &FD{n}
+}
+
+// Int lends the number out, until Close. It is -1 on a nil or closed FD.
+func (f *FD) Int() int {
+	if f == nil {
+		return -1
+	}
+	return f.n
+}
+
+// Close closes the descriptor. On a nil or closed FD it does nothing.
+func (f *FD) Close() error {
+	if f == nil || f.n < 0 {
+		return nil
+	}
+	n := f.n
+	f.n = -1
+	// Linux frees the number even when close reports an error, so it is never
+	// tried again.
+	return unix.Close(n)
+}

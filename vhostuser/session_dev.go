@@ -1,0 +1,161 @@
+package vhostuser
+
+import (
+	"errors"
+	"fmt"
+	"math"
+)
+
+// The messages that concern the device as a whole.
+
+func (s *Session) offered() uint64 { return s.dev.Features()&^FeatureProtocol | FeatureProtocol }
+
+func (s *Session) getFeatures(*Message) ([]byte, error) {
+	return AppendU64(nil, s.offered()), nil
+}
+
+func (s *Session) setFeatures(m *Message) ([]byte, error) {
+	f, err := ParseU64(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if s.state.featuresSet && f == s.state.features {
+		return nil, nil
+	}
+	if extra := f &^ s.offered(); extra != 0 {
+		return nil, fmt.Errorf("features %#x were not offered", extra)
+	}
+	if i := s.anyRunning(); i >= 0 {
+		return nil, fmt.Errorf("features cannot change while ring %d runs", i)
+	}
+	// Refused features leave a device that the driver must not use, so what was
+	// agreed before is off the table as well.
+	s.state.featuresSet = false
+	s.state.status &^= statusFeaturesOK
+	if err := s.dev.SetFeatures(f &^ FeatureProtocol); err != nil {
+		return nil, err
+	}
+	s.state.features, s.state.featuresSet = f, true
+	if f&FeatureProtocol == 0 {
+		// "Ring states": then all rings are to be enabled at once.
+		for i := range s.rings {
+			s.state.rings[i].enabled = true
+		}
+	}
+	return nil, s.resumeAll()
+}
+
+func (s *Session) getProtocolFeatures(*Message) ([]byte, error) {
+	return AppendU64(nil, Offered), nil
+}
+
+func (s *Session) setProtocolFeatures(m *Message) ([]byte, error) {
+	f, err := ParseU64(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if extra := f &^ Offered; extra != 0 {
+		return nil, fmt.Errorf("protocol features %s were not offered", showProtocolMask(extra))
+	}
+	if i := s.anyRunning(); i >= 0 && f != s.state.protocol {
+		return nil, fmt.Errorf("protocol features cannot change while ring %d runs", i)
+	}
+	s.state.protocol, s.state.protocolSet = f, true
+	return nil, nil
+}
+
+func (s *Session) setOwner(*Message) ([]byte, error) {
+	if s.state.owned {
+		return nil, errors.New("the session has its owner already")
+	}
+	s.state.owned = true
+	return nil, nil
+}
+
+// resetOwner disables all rings, which is one of the two things that the
+// protocol still recommends for this deprecated message.
+func (s *Session) resetOwner(*Message) ([]byte, error) {
+	for i := range s.rings {
+		s.pause(i)
+		s.state.rings[i].enabled = false
+	}
+	s.state.owned = false
+	return nil, nil
+}
+
+func (s *Session) getQueueNum(*Message) ([]byte, error) {
+	return AppendU64(nil, uint64(len(s.rings))), nil
+}
+
+// resetDevice puts device and rings back to their beginning. The memory stays:
+// a front-end with memory slots sends each region once, and goes on to use them
+// after a reset (QEMU's shadow regions). Protocol features and owner belong to
+// the connection, not to the device. Call and err descriptors stay until others
+// come; they carry nothing that a guest could see.
+func (s *Session) resetDevice(*Message) ([]byte, error) {
+	for i := range s.rings {
+		s.pause(i)
+		s.drop(&s.rings[i].kick)
+		s.state.rings[i] = ringState{}
+	}
+	s.state.features, s.state.featuresSet, s.state.status = 0, false, 0
+	s.dev.Reset()
+	return nil, nil
+}
+
+// The bits of the virtio device status that matter here (virtio, "Device Status
+// Field").
+const statusFeaturesOK uint8 = 8
+
+func (s *Session) getStatus(*Message) ([]byte, error) {
+	return AppendU64(nil, uint64(s.state.status)), nil
+}
+
+func (s *Session) setStatus(m *Message) ([]byte, error) {
+	v, err := ParseU64(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if v > math.MaxUint8 {
+		return nil, fmt.Errorf("status %#x has more than 8 bits", v)
+	}
+	if v == 0 {
+		return s.resetDevice(m)
+	}
+	status := uint8(v)
+	if status&statusFeaturesOK != 0 && !s.state.featuresSet {
+		// The driver reads the status back to see whether its features were taken.
+		s.warn("SET_STATUS %#x: FEATURES_OK is not taken, because no features were agreed on", status)
+		status &^= statusFeaturesOK
+	}
+	s.state.status = status
+	return nil, nil
+}
+
+func (s *Session) getConfig(m *Message) ([]byte, error) {
+	c, err := parseConfigInRange(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	// What the front-end sent as data is not wanted: read over it.
+	if err := s.dev.ReadConfig(c.Data, c.Offset); err != nil {
+		return nil, err
+	}
+	return c.Append(nil), nil
+}
+
+func (s *Session) setConfig(m *Message) ([]byte, error) {
+	c, err := parseConfigInRange(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.dev.WriteConfig(c.Data, c.Offset)
+}
+
+func parseConfigInRange(p []byte) (ConfigAccess, error) {
+	c, err := ParseConfigAccess(p)
+	if err == nil && uint64(c.Offset)+uint64(len(c.Data)) > math.MaxUint32 {
+		err = fmt.Errorf("%d bytes of configuration at %#x go past the end of any space", len(c.Data), c.Offset)
+	}
+	return c, err
+}

@@ -1,0 +1,333 @@
+package vhostuser
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
+
+// The messages that set up, start and stop rings.
+//
+// A ring runs (the device has it) when it has everything: features agreed on,
+// size, addresses, a kick descriptor, memory, and it is enabled. Its kick
+// descriptor is what makes it started in the protocol's words; GET_VRING_BASE
+// takes that away. Whatever changes something that a running ring stands on
+// pauses it, changes it and resumes it where it was.
+
+// maxRingSize is the largest queue of virtio (virtio, "Virtqueues").
+const maxRingSize = 32768
+
+// featureEventIdx is VIRTIO_F_EVENT_IDX (virtio, "Reserved Feature Bits").
+const featureEventIdx uint64 = 1 << 29
+
+// ringIndex checks a ring's number.
+func (s *Session) ringIndex(i uint32) (int, error) {
+	if i >= uint32(len(s.rings)) {
+		return 0, fmt.Errorf("there is no ring %d, the device has %d", i, len(s.rings))
+	}
+	return int(i), nil
+}
+
+// vringState reads a payload that names a ring and a number.
+func (s *Session) vringState(m *Message) (i int, num uint32, err error) {
+	v, err := ParseVringState(m.Payload)
+	if err != nil {
+		return 0, 0, err
+	}
+	i, err = s.ringIndex(v.Index)
+	return i, v.Num, err
+}
+
+// stopped refuses a change that makes no sense for a ring in use.
+func (s *Session) stopped(i int) error {
+	if s.rings[i].running {
+		return fmt.Errorf("ring %d runs, GET_VRING_BASE would stop it", i)
+	}
+	return nil
+}
+
+func (s *Session) setVringNum(m *Message) ([]byte, error) {
+	i, num, err := s.vringState(m)
+	if err != nil {
+		return nil, err
+	}
+	if num == 0 || num > maxRingSize || bits.OnesCount32(num) != 1 {
+		return nil, fmt.Errorf("ring %d of %d descriptors: a split ring has a power of two, %d at most", i, num, maxRingSize)
+	}
+	if err := s.stopped(i); err != nil {
+		return nil, err
+	}
+	s.state.rings[i].num = uint16(num)
+	return nil, s.resume(i)
+}
+
+func (s *Session) setVringBase(m *Message) ([]byte, error) {
+	i, num, err := s.vringState(m)
+	if err != nil {
+		return nil, err
+	}
+	if num > 0xffff {
+		return nil, fmt.Errorf("ring %d: avail index %#x has more than 16 bits", i, num)
+	}
+	if err := s.stopped(i); err != nil {
+		return nil, err
+	}
+	s.state.rings[i].base = uint16(num)
+	return nil, nil
+}
+
+func (s *Session) setVringAddr(m *Message) ([]byte, error) {
+	v, err := ParseVringAddr(m.Payload)
+	if err != nil {
+		return nil, err
+	}
+	i, err := s.ringIndex(v.Index)
+	if err != nil {
+		return nil, err
+	}
+	if v.Flags != 0 {
+		return nil, fmt.Errorf("ring %d: flags %#x ask for logging, which needs feature VHOST_F_LOG_ALL", i, v.Flags)
+	}
+	// virtio, "Split Virtqueues": the alignment of the three parts.
+	if v.Desc%16 != 0 || v.Avail%2 != 0 || v.Used%4 != 0 {
+		return nil, fmt.Errorf("ring %d is not aligned: descriptors at %#x (16), avail at %#x (2), used at %#x (4)", i, v.Desc, v.Avail, v.Used)
+	}
+	s.pause(i)
+	r := &s.state.rings[i]
+	r.desc, r.avail, r.used, r.addrSet = v.Desc, v.Avail, v.Used, true
+	return nil, s.resume(i)
+}
+
+func (s *Session) setVringEnable(m *Message) ([]byte, error) {
+	i, num, err := s.vringState(m)
+	if err != nil {
+		return nil, err
+	}
+	if num > 1 {
+		return nil, fmt.Errorf("ring %d: %d is neither 0 (disable) nor 1 (enable)", i, num)
+	}
+	// Old QEMUs lose bit 30 on the way through SET_FEATURES, so either word of
+	// the front-end is good enough.
+	if !s.state.protocolSet && s.state.features&FeatureProtocol == 0 {
+		return nil, errors.New("it needs feature bit 30 (protocol features), which was not negotiated")
+	}
+	if num == 0 {
+		s.pause(i)
+		s.state.rings[i].enabled = false
+		return nil, nil
+	}
+	s.state.rings[i].enabled = true
+	return nil, s.resume(i)
+}
+
+// getVringBase stops a ring, once all that was taken from it is answered, and
+// says where it is to go on.
+func (s *Session) getVringBase(m *Message) ([]byte, error) {
+	i, _, err := s.vringState(m)
+	if err != nil {
+		return nil, err
+	}
+	s.pause(i)
+	s.drop(&s.rings[i].kick)
+	return VringState{uint32(i), uint32(s.state.rings[i].base)}.Append(nil), nil
+}
+
+// vringFile reads a payload that names a ring, and takes over the descriptor
+// that came along; it is nil when there is none by intent. The other side may
+// share it and read or fill it at any time, so it is set to non-blocking, lest a
+// worker hang.
+func (s *Session) vringFile(m *Message) (i int, f *FD, err error) {
+	v, err := ParseVringFile(m.Payload)
+	if err != nil {
+		return 0, nil, err
+	}
+	if i, err = s.ringIndex(uint32(v.Index)); err != nil {
+		return 0, nil, err
+	}
+	switch n := len(m.Files); {
+	case v.NoFD && n != 0:
+		return 0, nil, fmt.Errorf("ring %d: a descriptor came along, but bit 8 says that there is none", i)
+	case v.NoFD:
+		return i, nil, nil
+	case n == 0:
+		return 0, nil, fmt.Errorf("ring %d: no descriptor came along, but bit 8 does not say so", i)
+	}
+	if err := unix.SetNonblock(m.Files[0].Int(), true); err != nil {
+		return 0, nil, fmt.Errorf("ring %d: its descriptor cannot be set to non-blocking: %w", i, err)
+	}
+	return i, m.Take(0), nil
+}
+
+func (s *Session) setVringKick(m *Message) ([]byte, error) {
+	i, f, err := s.vringFile(m)
+	if err != nil {
+		return nil, err
+	}
+	if f == nil {
+		return nil, fmt.Errorf("ring %d without a kick descriptor would have to be polled for ever, which is not supported: send an eventfd", i)
+	}
+	s.pause(i)
+	s.drop(&s.rings[i].kick)
+	s.rings[i].kick = f
+	return nil, s.resume(i)
+}
+
+func (s *Session) setVringCall(m *Message) ([]byte, error) {
+	i, f, err := s.vringFile(m)
+	if err != nil {
+		return nil, err
+	}
+	ran, err := s.replace(i, &s.rings[i].call, f)
+	if ran && f != nil {
+		// The front-end had no way to know when the old descriptor went out of use,
+		// so a completion may have gone there after its last look. One notification
+		// too many does no harm, one too few hangs the guest.
+		signal(f)
+	}
+	return nil, err
+}
+
+func (s *Session) setVringErr(m *Message) ([]byte, error) {
+	i, f, err := s.vringFile(m)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.replace(i, &s.rings[i].err, f)
+	return nil, err
+}
+
+// replace exchanges a descriptor that a ring may do without.
+func (s *Session) replace(i int, slot **FD, f *FD) (ran bool, err error) {
+	ran = s.pause(i)
+	s.drop(slot)
+	*slot = f
+	if !ran {
+		return false, nil // if it lacks something, that is not for this message to say
+	}
+	return true, s.resume(i)
+}
+
+// signal makes an eventfd, or a pipe, readable. One that is full already is.
+func signal(f *FD) {
+	_, _ = unix.Write(f.Int(), AppendU64(nil, 1))
+}
+
+// pause stops ring i if it runs, keeping where it was.
+func (s *Session) pause(i int) (ran bool) {
+	r := &s.rings[i]
+	if !r.running {
+		return false
+	}
+	s.state.rings[i].base = s.dev.StopQueue(i)
+	r.running = false
+	return true
+}
+
+func (s *Session) pauseAll() {
+	for i := range s.rings {
+		s.pause(i)
+	}
+}
+
+// ready says whether ring i has all that it needs but, perhaps, memory where
+// its addresses point to.
+func (s *Session) ready(i int) bool {
+	r := &s.state.rings[i]
+	return s.state.featuresSet && r.num != 0 && r.addrSet && r.enabled && s.rings[i].kick != nil && s.mem != nil
+}
+
+// resume starts ring i if it is ready and does not run.
+func (s *Session) resume(i int) error {
+	r, p := &s.state.rings[i], &s.rings[i]
+	if p.running || !s.ready(i) {
+		return nil
+	}
+	if err := covered(s.mem, r, s.state.features); err != nil {
+		return uncoveredError{i, err}
+	}
+	err := s.dev.StartQueue(i, Ring{
+		Size: r.num, Desc: r.desc, Avail: r.avail, Used: r.used, Base: r.base,
+		Features: s.state.features &^ FeatureProtocol, Mem: s.mem,
+		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(),
+	})
+	if err != nil {
+		return fmt.Errorf("ring %d does not start: %w", i, err)
+	}
+	p.running = true
+	return nil
+}
+
+// resumeAll starts every ring that is ready. One that fails does not keep the
+// others from running.
+func (s *Session) resumeAll() error {
+	var all error
+	for i := range s.rings {
+		all = errors.Join(all, s.resume(i))
+	}
+	return all
+}
+
+// resumeCovered is resumeAll while memory is being rearranged: a ring without
+// memory is not an error, it waits for the next region.
+func (s *Session) resumeCovered() error {
+	var all error
+	for i := range s.rings {
+		err := s.resume(i)
+		if errors.As(err, new(uncoveredError)) {
+			s.warn("%v; it waits for other memory", err)
+			continue
+		}
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
+// uncoveredError is a ring that does not lie in memory.
+type uncoveredError struct {
+	ring int
+	err  error
+}
+
+func (e uncoveredError) Error() string { return fmt.Sprintf("ring %d: %v", e.ring, e.err) }
+func (e uncoveredError) Unwrap() error { return e.err }
+
+func (s *Session) anyRunning() int {
+	for i := range s.rings {
+		if s.rings[i].running {
+			return i
+		}
+	}
+	return -1
+}
+
+// covered checks that the three parts of a split ring lie in memory, each
+// wholly in one region, and are aligned in this process too: a front-end may
+// have mapped a region at an address that is aligned otherwise.
+func covered(mem *guestmem.Memory, r *ringState, features uint64) error {
+	n, event := uint64(r.num), uint64(0)
+	if features&featureEventIdx != 0 {
+		event = 2 // both rings then end with an event index
+	}
+	for _, part := range [...]struct {
+		name              string
+		addr, size, align uint64
+	}{
+		// virtio, "Split Virtqueues"
+		{"descriptor table", r.desc, 16 * n, 16},
+		{"avail ring", r.avail, 4 + 2*n + event, 2},
+		{"used ring", r.used, 4 + 8*n + event, 4},
+	} {
+		b, err := mem.UserBytes(part.addr, part.size)
+		if err != nil {
+			return fmt.Errorf("its %s: %w", part.name, err)
+		}
+		if !guestmem.Aligned(b, uintptr(part.align)) {
+			return fmt.Errorf("its %s at user address %#x is mapped unaligned: it must be at a multiple of %d in its file", part.name, part.addr, part.align)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,42 @@
+package vhostuser
+
+import "github.com/zvhost/zvhost/virtio/guestmem"
+
+const (
+	// MaxQueues is the most queues that the protocol can name: SET_VRING_KICK has
+	// 8 bits for the ring.
+	MaxQueues = 256
+	// MaxMemSlots is how many memory regions a session holds at once, each with
+	// one descriptor and one mapping. 509 is what Linux's vhost and libvhost-user
+	// allow (VHOST_USER_MAX_RAM_SLOTS), and what QEMU wants for virtio-mem.
+	MaxMemSlots = 509
+)
+
+// state is all that a front-end has told a session, as plain data: no pointer,
+// no descriptor, nothing that is only true in this process. Together with the
+// descriptors (of each region; kick, call and err of each ring) it is enough to
+// go on in another process.
+type state struct {
+	protocol    uint64 // protocol features negotiated
+	features    uint64 // as SET_FEATURES had them, bit 30 included
+	featuresSet bool   // the device took them
+	protocolSet bool   // SET_PROTOCOL_FEATURES came
+	owned       bool   // SET_OWNER came
+	status      uint8  // virtio device status
+
+	numRegions uint32
+	regions    [MaxMemSlots]guestmem.RegionDesc // the first numRegions count
+
+	rings [MaxQueues]ringState
+}
+
+// ringState is a ring as the front-end set it up.
+type ringState struct {
+	num     uint16 // descriptors; 0: not set
+	base    uint16 // next avail index; while a worker has the ring, the one it began with
+	enabled bool
+	addrSet bool
+	desc    uint64 // user addresses
+	avail   uint64
+	used    uint64
+}
