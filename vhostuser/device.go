@@ -15,8 +15,9 @@ type Device interface {
 	// session's own and is masked out.
 	Features() uint64
 	// SetFeatures tells the device what the driver took: a subset of Features.
-	// No queue is started then. An error is why it cannot work like that; the
-	// front-end is refused, and the device must then stay as it was.
+	// No queue is started then. An error is why it cannot work like that: the
+	// front-end is told as far as it can be, and queues that it starts all the
+	// same must answer every request with an error.
 	SetFeatures(acked uint64) error
 	// Queues is how many queues there are, 1 to MaxQueues. It never changes.
 	Queues() int

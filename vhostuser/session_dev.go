@@ -28,12 +28,19 @@ func (s *Session) setFeatures(m *Message) ([]byte, error) {
 	if i := s.anyRunning(); i >= 0 {
 		return nil, fmt.Errorf("features cannot change while ring %d runs", i)
 	}
-	// Refused features leave a device that the driver must not use, so what was
-	// agreed before is off the table as well.
-	s.state.featuresSet = false
+	s.state.featuresSet, s.state.refused = false, false
 	s.state.status &^= statusFeaturesOK
 	if err := s.dev.SetFeatures(f &^ FeatureProtocol); err != nil {
-		return nil, err
+		if m.Flags&FlagNeedReply != 0 && s.state.protocol&ProtocolReplyAck != 0 {
+			return nil, err
+		}
+		// A front-end that cannot be told goes on, and must not be cut off: a
+		// PC's firmware tries every disk with the few features that it knows
+		// (SeaBIOS, src/hw/virtio-blk.c), and QEMU's generic device does not
+		// survive the end of its session. The rings work as it thinks they do,
+		// FEATURES_OK is withheld, and the device answers requests with errors.
+		s.state.refused = true
+		s.warn("refused %v: %v", m, err)
 	}
 	s.state.features, s.state.featuresSet = f, true
 	if f&FeatureProtocol == 0 {
@@ -98,7 +105,7 @@ func (s *Session) resetDevice(*Message) ([]byte, error) {
 		s.drop(&s.rings[i].kick)
 		s.state.rings[i] = ringState{}
 	}
-	s.state.features, s.state.featuresSet, s.state.status = 0, false, 0
+	s.state.features, s.state.featuresSet, s.state.refused, s.state.status = 0, false, false, 0
 	s.dev.Reset()
 	return nil, nil
 }
@@ -123,7 +130,7 @@ func (s *Session) setStatus(m *Message) ([]byte, error) {
 		return s.resetDevice(m)
 	}
 	status := uint8(v)
-	if status&statusFeaturesOK != 0 && !s.state.featuresSet {
+	if status&statusFeaturesOK != 0 && (!s.state.featuresSet || s.state.refused) {
 		// The driver reads the status back to see whether its features were taken.
 		s.warn("SET_STATUS %#x: FEATURES_OK is not taken, because no features were agreed on", status)
 		status &^= statusFeaturesOK

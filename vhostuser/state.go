@@ -19,7 +19,8 @@ const (
 type state struct {
 	protocol    uint64 // protocol features negotiated
 	features    uint64 // as SET_FEATURES had them, bit 30 included
-	featuresSet bool   // the device took them
+	featuresSet bool   // SET_FEATURES came
+	refused     bool   // but the device cannot work like that
 	protocolSet bool   // SET_PROTOCOL_FEATURES came
 	owned       bool   // SET_OWNER came
 	status      uint8  // virtio device status
