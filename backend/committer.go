@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 )
 
 // The committer is one goroutine per image that makes things durable: flushes,
@@ -142,7 +140,7 @@ func (c *committer) commitAll() error {
 			}
 		}
 	}
-	if err := unix.Fdatasync(int(c.d.img.f.Fd())); err != nil {
+	if err := c.d.img.store.sync(); err != nil {
 		c.lost = err
 		// Nothing of this may reach the table, by a later reset either.
 		for _, n := range c.touched {
@@ -203,7 +201,7 @@ func (c *committer) commitResets(zones []uint32) {
 		if err == nil {
 			from := img.offset(uint64(first) * img.ZoneSectors)
 			to := img.offset(uint64(last)*img.ZoneSectors + img.length(last))
-			err = wipe(int(img.f.Fd()), from, to-from)
+			err = img.store.wipe(from, to-from)
 		}
 		for i := first; i <= last; i++ {
 			c.d.openGate(i, err)

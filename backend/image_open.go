@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -17,6 +16,7 @@ import (
 type image struct {
 	layout
 	f        *os.File
+	store    store // all changes of f but those of live go through it
 	path     string
 	readOnly bool
 	state    state
@@ -30,22 +30,25 @@ type image struct {
 }
 
 // openImage opens, locks and recovers the image at path.
-func openImage(path string, readOnly bool) (_ *image, err error) {
+func openImage(path string, o Options) (_ *image, err error) {
 	mode := os.O_RDWR
-	if readOnly {
+	if o.ReadOnly {
 		mode = os.O_RDONLY
 	}
 	f, err := os.OpenFile(path, mode, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the image: %w", err)
 	}
-	img := &image{f: f, path: path, readOnly: readOnly}
+	img := &image{f: f, store: fileStore{int(f.Fd())}, path: path, readOnly: o.ReadOnly}
+	if o.wrap != nil {
+		img.store = o.wrap(img.store)
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("image %s: %w", path, err), img.release())
 		}
 	}()
-	if err := lockFile(f, readOnly); err != nil {
+	if err := lockFile(f, o.ReadOnly); err != nil {
 		return nil, err
 	}
 	l, err := readSuper(f)
@@ -104,7 +107,7 @@ func (img *image) recover() error {
 	// From here on the live table may run ahead of the disk, so the image must
 	// say that it is in use before anything in it changes.
 	img.state.clean, img.state.where, img.state.pid = false, here, uint32(os.Getpid())
-	if err := img.state.write(img.f, img.uuid); err != nil {
+	if err := img.state.write(img.store, img.uuid); err != nil {
 		return fmt.Errorf("mark the image as in use: %w", err)
 	}
 	for i, w := range img.words {
@@ -116,7 +119,7 @@ func (img *image) recover() error {
 	// What guests were told becomes durable, and then what lies at or above the
 	// write pointers, from requests that were never answered, goes away. In
 	// this order: a reset that was not committed yet keeps its data until it is.
-	if err := unix.Fdatasync(int(img.f.Fd())); err != nil {
+	if err := img.store.sync(); err != nil {
 		return fmt.Errorf("sync after an unclean stop: %w", err)
 	}
 	if err := img.commit(img.words); err != nil {
@@ -212,84 +215,6 @@ func (img *image) storeLive(i int, w word) (ok bool) {
 	return true
 }
 
-// commit makes words durable, entry by entry where they differ from what is
-// committed. Everything they cover must have been synced before. On an error
-// the caller has to try again: some blocks may be new, some old.
-func (img *image) commit(words []word) error {
-	b := make([]byte, blockBytes)
-	for n := range img.seqs {
-		part := words[n*blockZones:][:len(img.entries(n))]
-		if slices.Equal(part, img.entries(n)) {
-			continue
-		}
-		if err := img.commitBlock(b, n, part); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// entries are the entries of block n of the committed table.
-func (img *image) entries(n int) []word {
-	return img.commits[n*blockZones : min((n+1)*blockZones, len(img.commits))]
-}
-
-// commitBlock writes block n, with words as its entries, over its older copy
-// and makes that durable; b is scratch of blockBytes.
-func (img *image) commitBlock(b []byte, n int, words []word) error {
-	seq := img.seqs[n] + 1
-	encodeBlock(b, n, seq, words)
-	// Even sequence numbers stand first, odd ones behind.
-	off := img.tableOff + int64(2*n)*blockBytes + int64(seq%2)*blockBytes
-	if err := writeStable(int(img.f.Fd()), b, off); err != nil {
-		return err
-	}
-	img.seqs[n] = seq
-	copy(img.commits[n*blockZones:], words)
-	return nil
-}
-
-// writeStable writes b at off, durable when it returns. It syncs that range
-// only, so it does not wait for a guest's dirty data.
-func writeStable(fd int, b []byte, off int64) error {
-	n, err := unix.Pwritev2(fd, [][]byte{b}, off, unix.RWF_DSYNC)
-	if err == nil && n != len(b) {
-		err = unix.EIO
-	}
-	return err
-}
-
-// punchAbove makes everything that stands in the file at or above a write
-// pointer go away. It asks the file system where data is, so it costs nothing
-// for zones that hold none.
-func (img *image) punchAbove() error {
-	fd := int(img.f.Fd())
-	zoneBytes := int64(img.ZoneSectors) << SectorShift
-	for at := img.offset(uint64(img.ConventionalZones) * img.ZoneSectors); at < img.fileBytes(); {
-		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
-		if err == unix.ENXIO {
-			return nil // nothing but holes from here on
-		} else if err != nil {
-			return fmt.Errorf("look for data above the write pointers: %w", err)
-		}
-		i := (data - img.dataOff) / zoneBytes
-		start := img.dataOff + i*zoneBytes
-		end := min(start+zoneBytes, img.fileBytes())
-		above := start + int64(img.words[i].written())<<SectorShift
-		if data < above {
-			at = above
-			continue
-		}
-		if img.words[i].state() != Offline {
-			if err := wipe(fd, data, end-data); err != nil {
-				return fmt.Errorf("clear zone %d above its write pointer: %w", i, err)
-			}
-		}
-		at = end
-	}
-	return nil
-}
-
 // close marks the image clean, unless it is read-only, and lets it go. Its
 // words must have been committed.
 func (img *image) close() error {
@@ -299,7 +224,7 @@ func (img *image) close() error {
 	err := unix.Msync(img.live, unix.MS_SYNC)
 	if err == nil {
 		img.state.clean = true
-		err = img.state.write(img.f, img.uuid)
+		err = img.state.write(img.store, img.uuid)
 	}
 	return errors.Join(err, img.release())
 }

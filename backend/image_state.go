@@ -101,14 +101,10 @@ func readState(f *os.File, uuid [16]byte) (newest state, findings []Finding, err
 }
 
 // write makes s the newest state, over the older of the two copies, durably.
-func (s *state) write(f *os.File, uuid [16]byte) error {
+func (s *state) write(to store, uuid [16]byte) error {
 	s.seq++
 	// Odd sequence numbers stand in block 0, even ones in block 1.
-	at := stateOff + int64((s.seq+1)%2)*blockBytes
-	if _, err := f.WriteAt(s.encode(uuid), at); err != nil {
-		return err
-	}
-	return unix.Fdatasync(int(f.Fd()))
+	return to.writeStable(s.encode(uuid), stateOff+int64((s.seq+1)%2)*blockBytes)
 }
 
 // bootID is where the kernel tells one of its runs from the next.

@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/zvhost/zvhost/backend/engine"
 )
 
 // lockFile takes the lock that keeps two daemons from writing one disk: shared
@@ -56,13 +54,4 @@ func lockHolder(f *os.File) string {
 		return fmt.Sprintf("process %s (%s)", f[4], strings.TrimSpace(string(name)))
 	}
 	return unknown
-}
-
-// wipe makes a range read as zeroes, by a hole where the file system has them.
-func wipe(fd int, off, n int64) error {
-	err := engine.PunchHoleAt(fd, off, n)
-	if err == unix.EOPNOTSUPP {
-		err = engine.ZeroRangeAt(fd, off, n)
-	}
-	return err
 }

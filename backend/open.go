@@ -23,6 +23,8 @@ const (
 // Options are how a disk is opened.
 type Options struct {
 	ReadOnly bool
+
+	wrap func(store) store // tests: what is put over an image's file
 }
 
 // Probe says what the file at path is. It reads, and never writes.
@@ -107,7 +109,7 @@ func Open(path string, o Options) (Disk, error) {
 	// Not "return openX(...)": a nil *zoned in a Disk would not be nil.
 	switch kind {
 	case KindImage:
-		d, err := openZoned(path, o.ReadOnly)
+		d, err := openZoned(path, o)
 		if err != nil {
 			return nil, err
 		}

@@ -42,8 +42,8 @@ func Advance(iov []unix.Iovec, n uint64) []unix.Iovec {
 	return iov
 }
 
-// retry repeats call while a signal interrupts it.
-func retry(call func() error) error {
+// Retry repeats call while a signal interrupts it.
+func Retry(call func() error) error {
 	for {
 		if err := call(); err != unix.EINTR {
 			return err
@@ -54,7 +54,7 @@ func retry(call func() error) error {
 // PunchHoleAt makes [off, off+n) of fd read as zeroes and gives its space back;
 // the file's size stays. It fails with EOPNOTSUPP where the file system cannot.
 func PunchHoleAt(fd int, off, n int64) error {
-	return retry(func() error {
+	return Retry(func() error {
 		return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	})
 }
@@ -65,7 +65,7 @@ var zeroes [1 << 18]byte
 // ZeroRangeAt makes [off, off+n) of fd read as zeroes. Where the file system
 // has no FALLOC_FL_ZERO_RANGE (tmpfs, for one) it writes zeroes.
 func ZeroRangeAt(fd int, off, n int64) error {
-	err := retry(func() error {
+	err := Retry(func() error {
 		return unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	})
 	if err != unix.EOPNOTSUPP {

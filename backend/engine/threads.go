@@ -183,7 +183,7 @@ func (t *Threads) run(op *Op, scratch *[]unix.Iovec) {
 	case Readv, Writev:
 		op.transfer(scratch)
 	case Fdatasync:
-		op.Err = retry(func() error { return unix.Fdatasync(op.FD) })
+		op.Err = Retry(func() error { return unix.Fdatasync(op.FD) })
 	case PunchHole:
 		op.Err = PunchHoleAt(op.FD, op.Off, op.Len)
 	case ZeroRange:

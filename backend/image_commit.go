@@ -1,0 +1,119 @@
+package backend
+
+import (
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// A store is how an image changes its file, but for the mapped live table and
+// the guests' own data, which an engine moves. It is an interface so that tests
+// can put a disk under the image that fails, or that forgets at a power cut
+// what was not synced.
+type store interface {
+	// sync makes everything durable that was written to the file before.
+	sync() error
+	// writeStable writes b at off, durable when it returns. It does not wait for
+	// other dirty data of the file.
+	writeStable(b []byte, off int64) error
+	// wipe makes n bytes from off on read as zeroes. It is not durable before
+	// the next sync.
+	wipe(off, n int64) error
+}
+
+// fileStore is the store of an image that stands in a file.
+type fileStore struct{ fd int }
+
+func (s fileStore) sync() error { return engine.Retry(func() error { return unix.Fdatasync(s.fd) }) }
+
+func (s fileStore) writeStable(b []byte, off int64) error {
+	var n int
+	err := engine.Retry(func() (err error) {
+		n, err = unix.Pwritev2(s.fd, [][]byte{b}, off, unix.RWF_DSYNC)
+		return err
+	})
+	if err == nil && n != len(b) {
+		err = unix.EIO // a block of 4 KiB that was written before is written whole, or the disk is ill
+	}
+	return err
+}
+
+// wipe makes a hole where the file system has them, else it writes zeroes.
+func (s fileStore) wipe(off, n int64) error {
+	err := engine.PunchHoleAt(s.fd, off, n)
+	if err == unix.EOPNOTSUPP {
+		err = engine.ZeroRangeAt(s.fd, off, n)
+	}
+	return err
+}
+
+// commit makes words durable, entry by entry where they differ from what is
+// committed. Everything they cover must have been synced before. On an error
+// the caller has to try again: some blocks may be new, some old.
+func (img *image) commit(words []word) error {
+	b := make([]byte, blockBytes)
+	for n := range img.seqs {
+		part := words[n*blockZones:][:len(img.entries(n))]
+		if slices.Equal(part, img.entries(n)) {
+			continue
+		}
+		if err := img.commitBlock(b, n, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entries are the entries of block n of the committed table.
+func (img *image) entries(n int) []word {
+	return img.commits[n*blockZones : min((n+1)*blockZones, len(img.commits))]
+}
+
+// commitBlock writes block n, with words as its entries, over its older copy
+// and makes that durable; b is scratch of blockBytes.
+func (img *image) commitBlock(b []byte, n int, words []word) error {
+	seq := img.seqs[n] + 1
+	encodeBlock(b, n, seq, words)
+	// Even sequence numbers stand first, odd ones behind.
+	off := img.tableOff + int64(2*n)*blockBytes + int64(seq%2)*blockBytes
+	if err := img.store.writeStable(b, off); err != nil {
+		return err
+	}
+	img.seqs[n] = seq
+	copy(img.commits[n*blockZones:], words)
+	return nil
+}
+
+// punchAbove makes everything that stands in the file at or above a write
+// pointer go away. It asks the file system where data is, so it costs nothing
+// for zones that hold none.
+func (img *image) punchAbove() error {
+	fd := int(img.f.Fd())
+	zoneBytes := int64(img.ZoneSectors) << SectorShift
+	for at := img.offset(uint64(img.ConventionalZones) * img.ZoneSectors); at < img.fileBytes(); {
+		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			return nil // nothing but holes from here on
+		} else if err != nil {
+			return fmt.Errorf("look for data above the write pointers: %w", err)
+		}
+		i := (data - img.dataOff) / zoneBytes
+		start := img.dataOff + i*zoneBytes
+		end := min(start+zoneBytes, img.fileBytes())
+		above := start + int64(img.words[i].written())<<SectorShift
+		if data < above {
+			at = above
+			continue
+		}
+		if img.words[i].state() != Offline {
+			if err := img.store.wipe(data, end-data); err != nil {
+				return fmt.Errorf("clear zone %d above its write pointer: %w", i, err)
+			}
+		}
+		at = end
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+package backend
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// read serves what is written from the file and the rest as zeroes, without
+// asking the file: what lies there is nobody's business.
+func (d *zoned) read(r *Request) {
+	sectors := r.Bytes >> SectorShift
+	switch {
+	case r.Bytes&(SectorSize-1) != 0 || (r.Sector|sectors)&d.align != 0,
+		r.Sector > d.zinfo.CapacitySectors || sectors > d.zinfo.CapacitySectors-r.Sector:
+		d.fail(r, ErrRange)
+		return
+	case sectors == 0:
+		r.lane.finish(r, nil)
+		return
+	}
+	first, last := int(r.Sector>>d.shift), int((r.Sector+sectors-1)>>d.shift)
+	file := r.Bytes
+	if r.Sector+sectors > d.conv {
+		if first != last {
+			d.fail(r, ErrZoneInvalid)
+			return
+		}
+		w := word(d.zones[first].word.Load())
+		off := r.Sector & (d.img.ZoneSectors - 1)
+		if w.state() == Offline {
+			d.fail(r, ErrZoneInvalid)
+			return
+		}
+		file = min(r.Bytes, (max(w.written(), off)-off)<<SectorShift)
+	} else {
+		for i := first; i <= last; i++ {
+			if word(d.zones[i].word.Load()).state() == Offline {
+				d.fail(r, ErrZoneInvalid)
+				return
+			}
+		}
+	}
+	iov := r.Iov
+	if file < r.Bytes {
+		if err := zeroFrom(r.Iov, file); err != nil || file == 0 {
+			d.end(r, err)
+			return
+		}
+		r.clip = clipIovecs(r.clip[:0], r.Iov, file)
+		iov = r.clip
+	}
+	r.step = stepRead
+	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, int(d.img.f.Fd()), false
+	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(file), iov
+	r.lane.eng.Queue(&r.io)
+}
+
+// zeroFrom fills iov with zeroes from byte n on. It fails with EFAULT, as a
+// system call would, when the front-end has taken the memory away; the caller's
+// goroutine has debug.SetPanicOnFault on.
+func zeroFrom(iov []unix.Iovec, n uint64) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = unix.EFAULT
+		}
+	}()
+	for i := range iov {
+		if l := iov[i].Len; n >= l {
+			n -= l
+			continue
+		}
+		clear(bytesOf(&iov[i])[n:])
+		n = 0
+	}
+	return nil
+}
+
+// bytesOf is the memory of one iovec. Iovecs are made by guestmem over a
+// mapping that outlives every request, so pointer and length are valid.
+func bytesOf(v *unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
+
+// clipIovecs appends the first n bytes of iov to dst.
+func clipIovecs(dst, iov []unix.Iovec, n uint64) []unix.Iovec {
+	for i := range iov {
+		if n == 0 {
+			break
+		}
+		v := iov[i]
+		v.Len = min(v.Len, n)
+		n -= v.Len
+		if v.Len > 0 {
+			dst = append(dst, v)
+		}
+	}
+	return dst
+}

@@ -1,0 +1,249 @@
+package backend
+
+import (
+	"fmt"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// write checks what can be checked without the zone, and admits.
+func (d *zoned) write(r *Request) {
+	sectors := r.Bytes >> SectorShift
+	i := int(r.Sector >> d.shift)
+	off := r.Sector & (d.img.ZoneSectors - 1)
+	switch {
+	case d.img.readOnly:
+		d.fail(r, ErrReadOnly)
+		return
+	case r.Bytes&(SectorSize-1) != 0,
+		r.Sector >= d.zinfo.CapacitySectors || sectors > d.zinfo.CapacitySectors-r.Sector && r.Op == OpWrite:
+		d.fail(r, ErrRange)
+		return
+	case d.broken.Load():
+		d.fail(r, errTable)
+		return
+	}
+	r.zone, r.end = int32(i), off+sectors
+	if r.Sector < d.conv {
+		d.writeConventional(r, sectors)
+		return
+	}
+	switch {
+	case r.Op == OpAppend && (off != 0 || r.Bytes > d.append):
+		d.fail(r, ErrZoneInvalid)
+		return
+	case off+sectors > d.img.length(i):
+		d.fail(r, ErrZoneInvalid)
+		return
+	case sectors&d.align != 0:
+		d.fail(r, ErrUnalignedWP)
+		return
+	}
+	z := &d.zones[i]
+	z.mu.Lock()
+	if z.gated || z.wait.head != nil {
+		d.queue(z, r)
+		z.mu.Unlock()
+		return
+	}
+	err := d.admit(z, r)
+	z.mu.Unlock()
+	if err != nil {
+		d.fail(r, err)
+		return
+	}
+	d.issue(r)
+}
+
+func (d *zoned) writeConventional(r *Request, sectors uint64) {
+	switch {
+	case r.Op == OpAppend || r.Sector+sectors > d.conv:
+		d.fail(r, ErrZoneInvalid)
+		return
+	case (r.Sector|sectors)&d.align != 0:
+		d.fail(r, ErrRange)
+		return
+	case sectors == 0:
+		r.lane.finish(r, nil)
+		return
+	}
+	for i := int(r.zone); uint64(i) <= (r.Sector+sectors-1)>>d.shift; i++ {
+		if s := word(d.zones[i].word.Load()).state(); s != NotWP {
+			d.fail(r, ErrZoneInvalid)
+			return
+		}
+	}
+	r.step = stepRead // nothing but its outcome is left, as for a read
+	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.img.f.Fd()), r.Stable
+	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(r.Bytes), r.Iov
+	r.lane.eng.Queue(&r.io)
+}
+
+// admit gives r its address in zone z, whose lock is held, and puts it among
+// the writes in flight; or says why not, with nothing changed.
+func (d *zoned) admit(z *zone, r *Request) error {
+	i := int(r.zone)
+	sectors := r.Bytes >> SectorShift
+	from := z.next
+	if r.Op == OpWrite {
+		from = r.Sector & (d.img.ZoneSectors - 1)
+	}
+	to, err := transition(z.state, evWrite, z.next != 0)
+	switch {
+	case err != nil:
+		return err
+	case from != z.next:
+		return ErrUnalignedWP
+	case sectors > d.img.capacity(i)-from:
+		return ErrZoneInvalid
+	case sectors == 0:
+		r.from, r.end = from, from
+		return nil
+	}
+	if err := d.enter(z, i, to); err != nil {
+		return err
+	}
+	r.from, r.end = from, from+sectors
+	z.next = r.end
+	r.flyPrev, r.flyNext = z.flyTail, nil
+	if z.flyTail == nil {
+		z.flyHead = r
+	} else {
+		z.flyTail.flyNext = r
+	}
+	z.flyTail = r
+	return nil
+}
+
+// issue starts the I/O of an admitted write, on its own lane.
+func (d *zoned) issue(r *Request) {
+	start := uint64(r.zone) << d.shift
+	if r.Op == OpAppend {
+		r.AppendSector = start + r.from
+	}
+	if r.Bytes == 0 {
+		r.lane.finish(r, nil)
+		return
+	}
+	r.step = stepWrite
+	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.img.f.Fd()), false
+	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(start+r.from), int64(r.Bytes), r.Iov
+	r.lane.eng.Queue(&r.io)
+}
+
+// wrote goes on when the data of a write has been moved, or not. A write that
+// failed may have left a part of it; later writes of the zone may have landed
+// behind it already, so it cannot be taken back. Zeroes are put in its place,
+// so that no guest ever reads half of a write that failed.
+func (d *zoned) wrote(r *Request) {
+	if r.io.Err == nil {
+		r.Err = nil
+		d.landed(r)
+		return
+	}
+	r.Err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, r.io.Err))
+	r.step = stepScrub
+	r.io.Code, r.io.Iov = engine.PunchHole, nil
+	r.lane.eng.Queue(&r.io)
+}
+
+// landed takes r out of the writes in flight and moves the write pointer that
+// guests see.
+func (d *zoned) landed(r *Request) {
+	i := int(r.zone)
+	z := &d.zones[i]
+	z.mu.Lock()
+	if r.flyPrev == nil {
+		z.flyHead = r.flyNext
+	} else {
+		r.flyPrev.flyNext = r.flyNext
+	}
+	if r.flyNext == nil {
+		z.flyTail = r.flyPrev
+	} else {
+		r.flyNext.flyPrev = r.flyPrev
+	}
+	r.flyPrev, r.flyNext = nil, nil
+	if r.Err == nil {
+		z.done = max(z.done, r.end)
+	}
+	if z.flyHead == nil {
+		d.settled(z, i)
+	}
+	if !d.publish(z, i) && r.Err == nil {
+		r.Err = d.errorOf(r, errTable)
+	}
+	if z.watch {
+		z.watch = false
+		select {
+		case d.com.landed <- struct{}{}:
+		default: // it is poked already
+		}
+	}
+	if z.wait.head != nil {
+		d.serve(z, i)
+	}
+	z.mu.Unlock()
+	if r.Err == nil && r.Stable {
+		d.com.flush(r)
+		return
+	}
+	r.lane.finish(r, r.Err)
+}
+
+// settled adjusts zone z, whose lock is held, once no write is in flight any
+// more: what failed at its end gives its address back.
+func (d *zoned) settled(z *zone, i int) {
+	z.next = z.done
+	to := z.state
+	switch {
+	case z.done == d.img.capacity(i):
+		if full, err := transition(z.state, evFilled, true); err == nil {
+			to = full
+		}
+	case z.done == 0 && (z.state == ImpOpen || z.state == Closed):
+		to = Empty // no write was successful, so it was never opened
+	}
+	_ = d.enter(z, i, to) // never takes a resource, so it cannot fail
+}
+
+// publish makes z's state, whose lock is held, what guests see, what a kill -9
+// leaves, and what the next commit makes durable. It reports false when the
+// table cannot be stored.
+func (d *zoned) publish(z *zone, i int) bool {
+	w := pack(i, z.state, z.done)
+	if w == word(z.word.Load()) {
+		return true
+	}
+	if !d.img.storeLive(i, w) {
+		d.broken.Store(true)
+		return false
+	}
+	z.word.Store(uint64(w))
+	d.com.mark(i)
+	return true
+}
+
+// settle waits until the writes that are in flight in zone i now have landed,
+// and returns the entry that covers them and nothing that has not landed. It is
+// the committer's.
+func (d *zoned) settle(i int) word {
+	z := &d.zones[i]
+	z.mu.Lock()
+	target := z.next
+	// A reset waits for the zone's writes, so an empty list means that those
+	// have landed even when addresses start again from below.
+	for z.flyHead != nil && z.flyHead.from < target && z.next >= target {
+		z.watch = true
+		z.mu.Unlock()
+		<-d.com.landed
+		z.mu.Lock()
+	}
+	written := z.done
+	if z.flyHead != nil {
+		written = min(written, z.flyHead.from)
+	}
+	w := pack(i, z.state, written)
+	z.mu.Unlock()
+	return w
+}
