@@ -152,6 +152,10 @@ if [[ ! -e $vm/release ]]; then
 		wrap usr/bin/systemd-analyze "" "SYSTEMD_UNIT_PATH=\${SYSTEMD_UNIT_PATH:-\${0%/*}/../units}"
 	fi
 
+	# For whoever adds files to a guest (guest.sh): most machines have no cpio.
+	if [[ $tools ]]; then busybox=$(command -v busybox); else busybox=../root/usr/bin/busybox; fi
+	ln -s "$busybox" "$tmp/bin/cpio"
+
 	kernel_root=/ tools_root=/
 	if [[ ! $release ]]; then
 		kernel_root=$root
