@@ -1,0 +1,76 @@
+# zvhost's targets; "make help" lists them. What a target does is in the scripts
+# it calls, so that they can be run by hand too.
+
+GO      ?= go
+PREFIX  ?= /usr/local
+DESTDIR ?=
+# How long each fuzz target runs: make fuzz FUZZTIME=10m
+FUZZTIME ?= 10s
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# systemd reads units from /etc, /usr/local/lib and /usr/lib; sysusers, tmpfiles
+# and QEMU's back-end manifests have the same prefixes.
+BINDIR     = $(PREFIX)/bin
+UNITDIR    = $(PREFIX)/lib/systemd/system
+SYSUSERS   = $(PREFIX)/lib/sysusers.d
+TMPFILES   = $(PREFIX)/lib/tmpfiles.d
+DOCDIR     = $(PREFIX)/share/doc/zvhost
+# Only /usr/share and /etc are searched for these (QEMU, vhost-user.json).
+MANIFEST   = $(if $(filter /usr,$(PREFIX)),/usr/share,/etc)/qemu/vhost-user
+CONFDIR    = /etc/zvhost
+
+INSTALLED = $(BINDIR)/zvhost \
+	$(UNITDIR)/zvhost@.service $(UNITDIR)/zvhost@.socket \
+	$(SYSUSERS)/zvhost.conf $(TMPFILES)/zvhost.conf $(MANIFEST)/50-zvhost.json \
+	$(DOCDIR)/README.md $(DOCDIR)/example.conf $(DOCDIR)/LICENSE
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint fuzz race vm-test bench install uninstall clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build ./bin/zvhost, static
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/zvhost ./cmd/zvhost
+
+demo: build ## show a virtual machine use a zoned disk (fetches what that needs)
+	integration/demo.sh
+
+test: ## everything: lint, Go tests with the race detector, fuzzing, packaging, virtual machines
+	FUZZTIME=$(FUZZTIME) .ci/test.sh
+
+lint: ## gofmt, go vet, staticcheck, shellcheck, the house rules
+	.ci/lint.sh
+
+race: ## the Go tests with the race detector
+	.ci/gotest.sh
+
+fuzz: ## every fuzz target for FUZZTIME (10s) each
+	FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
+
+vm-test: build ## real guests under QEMU (integration/qemu_test.sh)
+	integration/qemu_test.sh
+
+bench: ## the Go benchmarks, with allocations
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+install: build ## install into PREFIX (/usr/local), below DESTDIR if given
+	install -D -m 755 bin/zvhost $(DESTDIR)$(BINDIR)/zvhost
+	install -d -m 755 $(DESTDIR)$(CONFDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(MANIFEST)
+	sed 's,/usr/bin/zvhost,$(BINDIR)/zvhost,' packaging/systemd/zvhost@.service >$(DESTDIR)$(UNITDIR)/zvhost@.service
+	sed 's,/usr/bin/zvhost,$(BINDIR)/zvhost,' packaging/vhost-user/50-zvhost.json >$(DESTDIR)$(MANIFEST)/50-zvhost.json
+	chmod 644 $(DESTDIR)$(UNITDIR)/zvhost@.service $(DESTDIR)$(MANIFEST)/50-zvhost.json
+	install -D -m 644 packaging/systemd/zvhost@.socket $(DESTDIR)$(UNITDIR)/zvhost@.socket
+	install -D -m 644 packaging/systemd/sysusers.conf $(DESTDIR)$(SYSUSERS)/zvhost.conf
+	install -D -m 644 packaging/systemd/tmpfiles.conf $(DESTDIR)$(TMPFILES)/zvhost.conf
+	install -D -m 644 packaging/systemd/example.conf $(DESTDIR)$(DOCDIR)/example.conf
+	install -D -m 644 packaging/README.md $(DESTDIR)$(DOCDIR)/README.md
+	install -D -m 644 LICENSE $(DESTDIR)$(DOCDIR)/LICENSE
+
+uninstall: ## remove what install put there; images and settings stay
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	rmdir --ignore-fail-on-non-empty $(DESTDIR)$(DOCDIR) $(DESTDIR)$(CONFDIR) 2>/dev/null || true
+
+clean: ## remove what was built (the VM cache stays: ~/.cache/zvhost)
+	rm -rf bin

@@ -1,0 +1,151 @@
+package rules
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/zvhost/zvhost"
+
+// mayImport is the direction of the house: the packages of this module that
+// each package may import, tests included (those of testOnly besides). A new
+// package is entered here on purpose, and docs/architecture.md says why it
+// stands where it does.
+var mayImport = map[string][]string{
+	"cmd/zvhost": {"internal/daemon", "backend"},
+
+	"internal/daemon": {"backend", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
+
+	"vhostuser":          {"virtio/guestmem"},
+	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem"},
+
+	"virtio":          {"backend", "virtio/guestmem"},
+	"virtio/driver":   {"virtio/guestmem"},
+	"virtio/guestmem": {},
+
+	"backend":        {"backend/engine"},
+	"backend/engine": {},
+
+	"internal/rules":     {},
+	"internal/testcount": {},
+	"internal/testleak":  {},
+}
+
+// testOnly may be imported by the tests of any package, besides what the
+// package itself may import.
+var testOnly = []string{
+	"internal/testleak", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
+	"virtio/guestmem", "vhostuser",
+}
+
+// outside is what may be imported from other modules: by whom, nil for
+// everybody, and by tests only.
+var outside = map[string]struct {
+	by        []string
+	testsOnly bool
+}{
+	"golang.org/x/sys/unix":                       {},
+	"github.com/spf13/cobra":                      {by: []string{"cmd/zvhost"}},
+	"github.com/spf13/pflag":                      {by: []string{"cmd/zvhost"}}, // cobra's flags
+	"github.com/sirupsen/logrus":                  {by: []string{"internal/daemon", "cmd/zvhost"}},
+	"github.com/coreos/go-systemd/v22/daemon":     {by: []string{"internal/daemon"}},
+	"github.com/coreos/go-systemd/v22/activation": {by: []string{"internal/daemon"}},
+	"pgregory.net/rapid":                          {testsOnly: true},
+	"github.com/google/go-cmp/cmp":                {testsOnly: true},
+	"github.com/google/go-cmp/cmp/cmpopts":        {testsOnly: true},
+}
+
+// pkg is what go list -json says of a package.
+type pkg struct {
+	ImportPath   string
+	GoFiles      []string
+	TestGoFiles  []string
+	XTestGoFiles []string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+	Dir          string
+}
+
+// name is the package's path inside the module.
+func (p *pkg) name() string { return strings.TrimPrefix(p.ImportPath, module+"/") }
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-e", "-json", module+"/...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v", cmd, err)
+	}
+	var all []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		err := d.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < len(mayImport)/2 {
+		t.Fatalf("go list found %d packages only: %s", len(all), out)
+	}
+	return all
+}
+
+func TestImportsPointOneWay(t *testing.T) {
+	for _, p := range packages(t) {
+		allowed, known := mayImport[p.name()]
+		if !known {
+			t.Errorf("%s: not in the table of internal/rules: enter what it may import", p.name())
+			continue
+		}
+		for _, i := range p.Imports {
+			checkImport(t, &p, i, allowed, false)
+		}
+		for _, i := range slices.Concat(p.TestImports, p.XTestImports) {
+			if i != p.ImportPath {
+				checkImport(t, &p, i, slices.Concat(allowed, testOnly), true)
+			}
+		}
+	}
+}
+
+func checkImport(t *testing.T, p *pkg, path string, allowed []string, test bool) {
+	t.Helper()
+	first, _, _ := strings.Cut(path, "/")
+	inside, ours := strings.CutPrefix(path, module+"/")
+	switch {
+	case ours:
+		if !slices.Contains(allowed, inside) {
+			t.Errorf("%s imports %s: that points the wrong way (mayImport in internal/rules)", p.name(), inside)
+		}
+	case !strings.Contains(first, "."): // the standard library
+		if first == "C" || path == "plugin" {
+			t.Errorf("%s imports %s: the binary is static and pure Go", p.name(), path)
+		}
+	default:
+		rule, ok := outside[path]
+		switch {
+		case !ok:
+			t.Errorf("%s imports %s: no dependency without a reason (outside in internal/rules)", p.name(), path)
+		case rule.testsOnly && !test, rule.by != nil && !slices.Contains(rule.by, p.name()):
+			t.Errorf("%s imports %s: that stays elsewhere (outside in internal/rules)", p.name(), path)
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	for _, p := range packages(t) {
+		if !slices.Contains(p.GoFiles, "doc.go") {
+			t.Errorf("%s: no doc.go: say what lives there, what it may import and what it implements", p.name())
+		}
+	}
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+func main() {
+	c := counter{out: os.Stdout, printed: map[string]*bytes.Buffer{}, tests: map[string]int{}}
+	if err := c.read(os.Stdin); err != nil {
+		fmt.Fprintln(os.Stderr, "testcount:", err)
+		os.Exit(1)
+	}
+	fmt.Printf("%d passed, %d failed\n", c.passed, c.failed)
+	if c.failed > 0 {
+		os.Exit(1)
+	}
+}
+
+// event is one line of go test -json (go doc test2json).
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string // of build output
+	Test       string
+	Elapsed    float64 // seconds
+	Output     string
+}
+
+type counter struct {
+	out            io.Writer
+	passed, failed int
+	// printed is the output so far of each package and test that is running.
+	printed map[string]*bytes.Buffer
+	tests   map[string]int // package -> tests that passed
+}
+
+func (c *counter) read(r io.Reader) error {
+	lines := bufio.NewReader(r)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if len(line) > 0 {
+			var e event
+			if json.Unmarshal(line, &e) == nil {
+				c.take(e)
+			} else {
+				_, _ = c.out.Write(line) // not an event: the go command itself
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *counter) take(e event) {
+	key := e.Package + " " + e.Test
+	switch e.Action {
+	case "output":
+		if c.printed[key] == nil {
+			c.printed[key] = &bytes.Buffer{}
+		}
+		c.printed[key].WriteString(e.Output)
+		return
+	case "build-output":
+		_, _ = io.WriteString(c.out, e.Output)
+		return
+	case "pass", "fail", "skip":
+	default:
+		return
+	}
+	defer delete(c.printed, key)
+	switch {
+	case e.Test != "" && e.Action == "pass":
+		c.passed++
+		c.tests[e.Package]++
+	case e.Test != "":
+		c.failed++
+		_, _ = fmt.Fprintf(c.out, "--- %s %s %s\n%s", strings.ToUpper(e.Action), e.Package, e.Test, c.told(key))
+	case e.Action == "pass":
+		_, _ = fmt.Fprintf(c.out, "ok    %-52s %4d tests %7.1f s\n", e.Package, c.tests[e.Package], e.Elapsed)
+	case e.Action == "fail":
+		// The package itself: it does not build, panicked, leaked or timed out.
+		c.failed++
+		_, _ = fmt.Fprintf(c.out, "%sFAIL  %s\n", c.told(key), e.Package)
+	}
+}
+
+// told is what a package or test printed, less what go test says of each test.
+func (c *counter) told(key string) string {
+	b := c.printed[key]
+	if b == nil {
+		return ""
+	}
+	var keep strings.Builder
+	for line := range strings.Lines(b.String()) {
+		if !strings.HasPrefix(line, "=== ") && line != "PASS\n" {
+			keep.WriteString(line)
+		}
+	}
+	return keep.String()
+}
