@@ -11,15 +11,19 @@ const (
 	zoneDescriptorBytes = 64 // struct virtio_blk_zone_descriptor
 )
 
-// decodeAppend makes r a zone append. Its footer is append_sector and status, at
-// the very end of the device-writable part; a request without room for both has
-// room for a status at least.
+// decodeAppend makes r a zone append. It has no data to be read by the driver,
+// so the device-writable part is the footer alone: append_sector at its
+// beginning, status in its last byte. In the specification's struct
+// virtio_blk_req_za the two are neighbours, 9 bytes; Linux has 7 bytes of
+// padding between them, for it sends its C structure as it stands (struct
+// virtblk_req, in_hdr.zone_append, in drivers/block/virtio_blk.c). A request
+// without room for both has room for a status at least.
 func (b *Blk) decodeAppend(r *BlkRequest, out *cursor, sector uint64) bool {
-	if r.Chain.InBytes < appendFooterBytes {
-		r.cut(statusBytes)
+	short := r.Chain.InBytes < appendSectorBytes+statusBytes
+	r.cut()
+	if short {
 		return r.done(backend.ErrZoneInvalid)
 	}
-	r.cut(appendFooterBytes)
 	return b.write(r, backend.OpAppend, out, sector)
 }
 

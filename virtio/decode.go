@@ -11,8 +11,8 @@ import (
 // the request is finished already, here, and r.Complete may be called at once.
 //
 // Header, data and footer are found wherever the driver has put their borders:
-// the header is the first 16 device-readable bytes, the footer the last 1 (or 9)
-// device-writable ones, and the data is what lies between, on the side that the
+// the header is the first 16 device-readable bytes, the status the last
+// device-writable one, and the data is what lies between, on the side that the
 // type says. What stands on the other side, and data of requests that have none,
 // is left alone.
 //
@@ -29,7 +29,7 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 	var h [headerBytes]byte
 	out := cursor{iov: c.Out}
 	if !out.read(h[:]) {
-		r.cut(statusBytes)
+		r.cut()
 		return r.done(errShortHeader)
 	}
 	typ := binary.LittleEndian.Uint32(h[0:])
@@ -40,7 +40,7 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 	if typ == BlkTypeZoneAppend && zoned {
 		return b.decodeAppend(r, &out, sector)
 	}
-	r.cut(statusBytes)
+	r.cut()
 	if typ >= BlkTypeZoneAppend {
 		return b.decodeZone(r, typ, sector, zoned)
 	}
@@ -73,11 +73,10 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 	return r.done(backend.ErrUnsupported)
 }
 
-// cut takes the footer off the device-writable part.
-func (r *BlkRequest) cut(n uint8) {
-	c := &r.Chain
-	c.In, r.foot = cutFooter(c.In, n)
-	r.space = c.InBytes - uint64(n)
+// cut takes the status off the device-writable part.
+func (r *BlkRequest) cut() {
+	r.Chain.In, r.status = cutStatus(r.Chain.In)
+	r.space = r.Chain.InBytes - statusBytes
 }
 
 // write makes r a write of what is left behind the header.

@@ -60,40 +60,15 @@ func (c *cursor) rest() []unix.Iovec {
 	return c.iov
 }
 
-// A footer is the end of the device-writable part of a request: status, and
-// append_sector before it for a zone append. Its bytes may lie in as many
-// vectors as there are.
-type footer struct {
-	first unix.Iovec
-	more  []unix.Iovec
-	bytes uint8 // 0: there is no place for one
-}
-
-// cutFooter takes the last n bytes off iov, which has at least so many, and
-// returns what stays, shortened in place.
-func cutFooter(iov []unix.Iovec, n uint8) ([]unix.Iovec, footer) {
-	need := uint64(n)
-	i := len(iov) - 1
-	for ; iov[i].Len < need; i-- {
-		need -= iov[i].Len
-	}
-	v := &iov[i]
-	keep := v.Len - need
-	f := footer{
-		first: unix.Iovec{Base: (*byte)(unsafe.Add(unsafe.Pointer(v.Base), keep)), Len: need},
-		more:  iov[i+1:],
-		bytes: n,
-	}
+// cutStatus takes the last byte off iov, which has at least one, and returns
+// what stays, shortened in place, and where that byte is.
+func cutStatus(iov []unix.Iovec) ([]unix.Iovec, *byte) {
+	last := &iov[len(iov)-1]
+	keep := last.Len - 1
+	status := (*byte)(unsafe.Add(unsafe.Pointer(last.Base), keep))
 	if keep == 0 {
-		return iov[:i], f
+		return iov[:len(iov)-1], status
 	}
-	v.Len = keep
-	return iov[:i+1], f
-}
-
-// put writes b, exactly the footer's length.
-func (f *footer) put(b []byte) {
-	b = b[copy(guestmem.IovecBytes(f.first), b):]
-	c := cursor{iov: f.more}
-	c.write(b)
+	last.Len = keep
+	return iov, status
 }

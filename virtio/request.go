@@ -29,7 +29,7 @@ const (
 const (
 	headerBytes       = 16 // struct virtio_blk_req up to data
 	statusBytes       = 1
-	appendFooterBytes = 9  // append_sector, status (struct virtio_blk_req_za)
+	appendSectorBytes = 8  // append_sector (struct virtio_blk_req_za)
 	segmentBytes      = 16 // struct virtio_blk_discard_write_zeroes
 	segmentFlagUnmap  = 1
 )
@@ -49,8 +49,9 @@ type BlkRequest struct {
 	backend.Request
 	Chain Chain
 
-	foot footer
-	// space is the length of the device-writable part before the footer, and
+	// status is the request's last byte, nil while there is no place for one.
+	status *byte
+	// space is the length of the device-writable part before the status, and
 	// filled how much of it, from its beginning, was surely written.
 	space, filled uint64
 }
@@ -72,7 +73,7 @@ func (r *BlkRequest) begin() {
 	r.Op, r.Sector, r.Iov, r.Bytes = backend.OpRead, 0, nil, 0
 	r.Ranges = r.Ranges[:0]
 	r.Stable, r.Err, r.AppendSector = false, nil, 0
-	r.foot, r.space, r.filled = footer{}, 0, 0
+	r.status, r.space, r.filled = nil, 0, 0
 }
 
 // done ends a request that does not go to the disk.
@@ -87,7 +88,7 @@ func (r *BlkRequest) submit(op backend.Op, sector uint64) bool {
 	return true
 }
 
-// Complete writes the outcome, Err and AppendSector, into the request's footer,
+// Complete writes the outcome, Err and AppendSector, into the request,
 // and returns the length for its used entry. It allocates nothing.
 //
 // The length counts bytes from the beginning of the device-writable part that
@@ -99,20 +100,25 @@ func (r *BlkRequest) submit(op backend.Op, sector uint64) bool {
 //
 // A chain without room for a status is left alone, and its length is 0.
 func (r *BlkRequest) Complete() (written uint32) {
-	if r.foot.bytes == 0 {
+	if r.status == nil {
 		return 0
 	}
-	var b [appendFooterBytes]byte
-	b[appendFooterBytes-1] = StatusOf(r.Err)
-	if r.Err == nil {
-		binary.LittleEndian.PutUint64(b[:], r.AppendSector)
-		if r.Op == backend.OpRead {
-			r.filled = max(r.filled, r.Bytes)
+	switch {
+	case r.Op == backend.OpRead && r.Err == nil:
+		r.filled = max(r.filled, r.Bytes)
+	case r.Op == backend.OpAppend:
+		// Undefined unless the append succeeded; then zero, rather than what
+		// stood there.
+		var sector [appendSectorBytes]byte
+		if r.Err == nil {
+			binary.LittleEndian.PutUint64(sector[:], r.AppendSector)
 		}
+		in := cursor{iov: r.Chain.In}
+		r.filled = uint64(in.write(sector[:]))
 	}
-	r.foot.put(b[appendFooterBytes-r.foot.bytes:])
+	*r.status = StatusOf(r.Err)
 	if r.filled < r.space {
 		return uint32(r.filled)
 	}
-	return uint32(r.space + uint64(r.foot.bytes))
+	return uint32(r.space + statusBytes)
 }

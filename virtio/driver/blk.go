@@ -69,6 +69,7 @@ const (
 	HeaderBytes       = 16 // type, reserved, sector
 	StatusBytes       = 1
 	AppendFooterBytes = 9  // append_sector, status
+	LinuxFooterBytes  = 16 // the same as Linux sends it, padded before the status
 	SegmentBytes      = 16 // one range of a DISCARD or WRITE_ZEROES
 	IDBytes           = 20 // what GET_ID answers
 	// BlkScratchBytes is what AddBlk needs beside the data.
@@ -83,6 +84,9 @@ type Blk struct {
 	// Scratch is the guest address of BlkScratchBytes bytes that are the
 	// request's own, for header and footer, until it is used.
 	Scratch uint64
+	// LinuxFooter has a zone append end with LinuxFooterBytes, as Linux does it
+	// (struct virtblk_req in drivers/block/virtio_blk.c).
+	LinuxFooter bool
 	// Table is the request's own memory for an indirect table, len(Data)+2
 	// descriptors of 16 bytes; with no length the request uses descriptors of the
 	// ring.
@@ -97,10 +101,7 @@ func (r *Ring) AddBlk(b *Blk, token uint64) (head uint16, err error) {
 		return 0, fmt.Errorf("scratch of a block request: %w", err)
 	}
 	PutHeader(s, b.Type, b.Sector)
-	foot := Buffer{b.Scratch + HeaderBytes, StatusBytes}
-	if b.Type == TypeZoneAppend {
-		foot.Len = AppendFooterBytes
-	}
+	foot := Buffer{b.Scratch + HeaderBytes, b.footerBytes()}
 	for i := range foot.Len {
 		s[HeaderBytes+i] = StatusNone
 	}
@@ -118,6 +119,17 @@ func (r *Ring) AddBlk(b *Blk, token uint64) (head uint16, err error) {
 	return r.Add(r.out, r.in, token)
 }
 
+// footerBytes is the length of what follows the data.
+func (b *Blk) footerBytes() uint32 {
+	switch {
+	case b.Type != TypeZoneAppend:
+		return StatusBytes
+	case b.LinuxFooter:
+		return LinuxFooterBytes
+	}
+	return AppendFooterBytes
+}
+
 // BlkResult reads the footer of a used request that AddBlk has put there: its
 // status, and for a zone append the sector.
 func (r *Ring) BlkResult(b *Blk) (status byte, appendSector uint64, err error) {
@@ -126,10 +138,11 @@ func (r *Ring) BlkResult(b *Blk) (status byte, appendSector uint64, err error) {
 		return 0, 0, fmt.Errorf("scratch of a block request: %w", err)
 	}
 	s = s[HeaderBytes:]
+	status = s[b.footerBytes()-1]
 	if b.Type == TypeZoneAppend {
-		return s[AppendFooterBytes-1], binary.LittleEndian.Uint64(s), nil
+		appendSector = binary.LittleEndian.Uint64(s)
 	}
-	return s[0], 0, nil
+	return status, appendSector, nil
 }
 
 // DataIsWritten says whether the data of a request of that type is written by

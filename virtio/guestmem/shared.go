@@ -42,8 +42,7 @@ type Uint16 struct {
 // Uint16At is the field at b[off] and b[off+1]. Its address must be even, which
 // callers have checked; anything else is a bug and panics.
 func Uint16At(b []byte, off int) Uint16 {
-	_ = b[off+1]
-	p := unsafe.Pointer(&b[off])
+	p := field(b, off, 2)
 	if uintptr(p)&1 != 0 {
 		panic("guestmem: a shared 16 bit field at an odd address")
 	}
@@ -51,6 +50,13 @@ func Uint16At(b []byte, off int) Uint16 {
 		word:  (*uint32)(unsafe.Pointer(uintptr(p) &^ 3)),
 		shift: uint8(uintptr(p)&2) * 8,
 	}
+}
+
+// field is the address of b[off:off+n], which lies inside b. It does not touch
+// the memory.
+func field(b []byte, off, n int) unsafe.Pointer {
+	b = b[off:len(b):len(b)]
+	return unsafe.Pointer(unsafe.SliceData(b[:n]))
 }
 
 // Load reads the field, with acquire semantics.
@@ -75,8 +81,7 @@ type Uint32 struct{ word *uint32 }
 // Uint32At is the field at b[off:off+4]. Its address must be a multiple of 4,
 // which callers have checked; anything else is a bug and panics.
 func Uint32At(b []byte, off int) Uint32 {
-	_ = b[off+3]
-	p := unsafe.Pointer(&b[off])
+	p := field(b, off, 4)
 	if uintptr(p)&3 != 0 {
 		panic("guestmem: a shared 32 bit field at an address that is not a multiple of 4")
 	}

@@ -1,0 +1,94 @@
+package virtio_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// "VIRTIO_BLK_T_DISCARD", "VIRTIO_BLK_T_WRITE_ZEROES": segments and flags.
+func TestRanges(t *testing.T) {
+	type seg struct {
+		sector         uint64
+		sectors, flags uint32
+	}
+	many := make([]seg, 33)
+	for i := range many {
+		many[i] = seg{uint64(i), 1, 0}
+	}
+	const tooLong = 1<<20 + 1
+	for _, c := range []struct {
+		name  string
+		segs  []seg
+		extra int // bytes of data behind the segments
+		// What DISCARD and WRITE_ZEROES make of it: submitted, or a status.
+		discard, zeroes byte
+	}{
+		{"one", []seg{{1 << 40, 8, 0}}, 0, 0, 0},
+		{"one, unmap: unknown to discard", []seg{{8, 8, 1}}, 0, 2, 0},
+		{"no sectors", []seg{{8, 0, 0}}, 0, 0, 0},
+		{"as many as there may be", many[:32], 0, 0, 0},
+		{"one too many", many, 0, 1, 1},
+		{"none", nil, 0, 1, 1},
+		{"half a segment", nil, 8, 1, 1},
+		{"a byte too much", []seg{{8, 8, 0}}, 1, 1, 1},
+		{"unknown flag", []seg{{8, 8, 2}}, 0, 2, 2},
+		{"unknown flag in the last one", []seg{{8, 8, 0}, {8, 8, 0x8000_0001}}, 0, 2, 2},
+		{"too long", []seg{{8, tooLong, 0}}, 0, 1, 1},
+		{"too long, and an unknown flag", []seg{{8, tooLong, 0}, {8, 8, 4}}, 0, 2, 2},
+		{"longest", []seg{{0, ^uint32(0), 0}}, 0, 1, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var data []byte
+			var want []backend.Range
+			for _, s := range c.segs {
+				b := make([]byte, driver.SegmentBytes)
+				driver.PutSegment(b, s.sector, s.sectors, s.flags)
+				data = append(data, b...)
+				want = append(want, backend.Range{Sector: s.sector, Sectors: s.sectors, Unmap: s.flags == 1})
+			}
+			data = append(data, make([]byte, c.extra)...)
+			b := newBlk(t, plainDisk())
+			for _, op := range []struct {
+				typ    uint32
+				op     backend.Op
+				status byte
+			}{{driver.TypeDiscard, backend.OpDiscard, c.discard}, {driver.TypeWriteZeroes, backend.OpWriteZeroes, c.zeroes}} {
+				for _, framing := range []string{"as Linux", "header with data", "header split"} {
+					s := send(t, b, framing, op.typ, 0, data, 1)
+					if s.sub != (op.status == 0) {
+						t.Fatalf("%s, %s: submitted %v: %v", op.op, framing, s.sub, s.r.Err)
+					}
+					if s.sub {
+						if s.r.Op != op.op || s.r.Bytes != 0 {
+							t.Errorf("%s: decoded %+v", op.op, s.r.Request)
+						}
+						if diff := cmp.Diff(want, s.r.Ranges); diff != "" {
+							t.Errorf("%s: %s", op.op, diff)
+						}
+					}
+					if in, written := s.finish(s.r.Err); in[0] != op.status || written != 1 {
+						t.Errorf("%s, %s: status %d, written %d", op.op, framing, in[0], written)
+					}
+				}
+			}
+		})
+	}
+}
+
+// DISCARD and WRITE_ZEROES that were not negotiated are unknown.
+func TestRangesNotNegotiated(t *testing.T) {
+	b := newBlk(t, plainDisk())
+	if err := b.SetFeatures(driver.FeatureVersion1); err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range []uint32{driver.TypeDiscard, driver.TypeWriteZeroes} {
+		s := send(t, b, "as Linux", typ, 0, make([]byte, 16), 1)
+		if in, _ := s.finish(s.r.Err); s.sub || in[0] != driver.StatusUnsupp {
+			t.Errorf("type %d: status %d", typ, in[0])
+		}
+	}
+}

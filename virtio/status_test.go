@@ -1,0 +1,92 @@
+package virtio_test
+
+import (
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/virtio"
+)
+
+// "Device Operation": VIRTIO_BLK_S_*.
+var wantStatus = map[string]struct {
+	err    error
+	status byte
+}{
+	"ErrIO":             {backend.ErrIO, 1},
+	"ErrUnsupported":    {backend.ErrUnsupported, 2},
+	"ErrReadOnly":       {backend.ErrReadOnly, 1},
+	"ErrRange":          {backend.ErrRange, 1},
+	"ErrZoneInvalid":    {backend.ErrZoneInvalid, 3},
+	"ErrUnalignedWP":    {backend.ErrUnalignedWP, 4},
+	"ErrOpenResource":   {backend.ErrOpenResource, 5},
+	"ErrActiveResource": {backend.ErrActiveResource, 6},
+}
+
+// Nothing that a disk ends a request with is missing here: every exported error
+// variable of package backend is in the table or in the list of those that no
+// request ends with.
+func TestStatusIsExhaustive(t *testing.T) {
+	neverInARequest := map[string]bool{"ErrNotImage": true}
+	files, err := filepath.Glob("../backend/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	found := 0
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			g, ok := d.(*ast.GenDecl)
+			if !ok || g.Tok != token.VAR {
+				continue
+			}
+			for _, s := range g.Specs {
+				for _, id := range s.(*ast.ValueSpec).Names {
+					if !strings.HasPrefix(id.Name, "Err") || neverInARequest[id.Name] {
+						continue
+					}
+					found++
+					if _, ok := wantStatus[id.Name]; !ok {
+						t.Errorf("backend.%s has no status here", id.Name)
+					}
+				}
+			}
+		}
+	}
+	if found != len(wantStatus) {
+		t.Errorf("%d errors found in package backend, %d expected", found, len(wantStatus))
+	}
+}
+
+func TestStatusOf(t *testing.T) {
+	if s := virtio.StatusOf(nil); s != 0 {
+		t.Errorf("success is %d", s)
+	}
+	for name, w := range wantStatus {
+		wrapped := &backend.RequestError{Op: backend.OpWrite, Err: fmt.Errorf("%w: %w", w.err, unix.EIO)}
+		for _, err := range []error{w.err, wrapped, fmt.Errorf("deeper: %w", wrapped)} {
+			if s := virtio.StatusOf(err); s != w.status {
+				t.Errorf("%s as %T is %d, not %d", name, err, s, w.status)
+			}
+		}
+	}
+	for _, err := range []error{errors.New("who knows"), unix.ENOSPC, unix.EOPNOTSUPP} {
+		if s := virtio.StatusOf(err); s != virtio.BlkStatusIOErr {
+			t.Errorf("%v is %d, not IOERR", err, s)
+		}
+	}
+}
