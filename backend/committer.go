@@ -37,11 +37,32 @@ type committer struct {
 	// that guests wrote, and tells so only once. No flush succeeds after that.
 	lost error
 
-	// The goroutine's own: the committed table as it is to be, and the blocks
-	// of it in which that differs from what stands in the file.
+	// The goroutine's own: the committed table as it is to be, the blocks of it
+	// in which that may differ from what stands in the file, and which zones the
+	// commit that is under way has looked at.
 	words   []word
-	touched []int
-	block   []byte
+	touched blockSet
+	looked  []uint64
+}
+
+// A blockSet is a set of block numbers.
+type blockSet struct {
+	in   []bool
+	list []int
+}
+
+func (s *blockSet) add(n int) {
+	if !s.in[n] {
+		s.in[n] = true
+		s.list = append(s.list, n)
+	}
+}
+
+func (s *blockSet) clear() {
+	for _, n := range s.list {
+		s.in[n] = false
+	}
+	s.list = s.list[:0]
 }
 
 func newCommitter(d *zoned) *committer {
@@ -51,8 +72,9 @@ func newCommitter(d *zoned) *committer {
 		landed: make(chan struct{}, 1),
 		ended:  make(chan struct{}),
 		words:  slices.Clone(d.img.commits),
-		block:  make([]byte, blockBytes),
+		looked: make([]uint64, (len(d.zones)+63)/64),
 	}
+	c.touched.in = make([]bool, d.img.blocks())
 	c.work.L = &c.mu
 	go c.run()
 	return c
@@ -134,50 +156,74 @@ func (c *committer) commitAll() error {
 		return fmt.Errorf("an earlier sync failed and may have lost data: %w; restart zvhost to go on with what is on the disk", c.lost)
 	}
 	for i := range c.dirty {
-		for bits, n := c.dirty[i].Swap(0), i*64; bits != 0; bits, n = bits>>1, n+1 {
+		c.looked[i] = c.dirty[i].Swap(0)
+		for bits, n := c.looked[i], i*64; bits != 0; bits, n = bits>>1, n+1 {
 			if bits&1 != 0 {
 				c.set(n, c.d.settle(n))
 			}
 		}
 	}
+	if c.d.img.MaxActive != 0 {
+		c.catchUp()
+	}
 	if err := c.d.img.store.sync(); err != nil {
-		c.lost = err
-		// Nothing of this may reach the table, by a later reset either.
-		for _, n := range c.touched {
-			copy(c.entries(n), c.d.img.entries(n))
-		}
-		c.touched = c.touched[:0]
-		return fmt.Errorf("sync: %w", err)
+		return c.lose(err)
 	}
 	return c.commitTouched()
 }
 
-// set makes w what is to be committed for zone i.
-func (c *committer) set(i int, w word) {
-	if c.words[i] == w {
-		return
-	}
-	c.words[i] = w
-	if n := i / blockZones; !slices.Contains(c.touched, n) {
-		c.touched = append(c.touched, n)
+// catchUp brings the zones that stopped being active while commitAll looked at
+// others up to date. Without it the commit could tell of a zone that gave its
+// place up and of the one that took it. Every zone that is active in the
+// commit is active now, with res.mu held, so there are not too many.
+func (c *committer) catchUp() {
+	c.d.res.mu.Lock()
+	defer c.d.res.mu.Unlock()
+	for i := range c.dirty {
+		for bits, n := c.looked[i]|c.dirty[i].Load(), i*64; bits != 0; bits, n = bits>>1, n+1 {
+			if bits&1 == 0 || !c.words[n].state().isActive() {
+				continue
+			}
+			// enter publishes such a change while it holds res.mu, and then no
+			// write of the zone is in flight that the entry covers.
+			if w := word(c.d.zones[n].word.Load()); !w.state().isActive() {
+				c.set(n, w)
+			}
+		}
 	}
 }
 
-// entries are the entries of block n as they are to be.
-func (c *committer) entries(n int) []word {
-	return c.words[n*blockZones : min((n+1)*blockZones, len(c.words))]
+// lose notes that a sync has failed.
+func (c *committer) lose(err error) error {
+	c.lost = err
+	// Nothing of what was to be committed may reach the table, by a later reset
+	// either.
+	for _, n := range c.touched.list {
+		copy(c.words[n*blockZones:], c.d.img.entries(n))
+	}
+	c.touched.clear()
+	// The next daemon has to go on from the last commit, as after a power cut:
+	// the live table speaks of data that may be gone. The disk may be too ill to
+	// note even that; then nothing more can be done.
+	_ = c.d.img.distrust()
+	return fmt.Errorf("sync: %w", err)
+}
+
+// set makes w what is to be committed for zone i.
+func (c *committer) set(i int, w word) {
+	if c.words[i] != w {
+		c.words[i] = w
+		c.touched.add(i / blockZones)
+	}
 }
 
 // commitTouched writes the touched blocks. Those that an error leaves are
 // written by the next commit: what they say is true by now.
 func (c *committer) commitTouched() error {
-	for len(c.touched) > 0 {
-		n := c.touched[len(c.touched)-1]
-		if err := c.d.img.commitBlock(c.block, n, c.entries(n)); err != nil {
-			return fmt.Errorf("commit the zone table: %w", err)
-		}
-		c.touched = c.touched[:len(c.touched)-1]
+	if err := c.d.img.commit(c.words, c.touched.list); err != nil {
+		return fmt.Errorf("commit the zone table: %w", err)
 	}
+	c.touched.clear()
 	return nil
 }
 
@@ -185,27 +231,39 @@ func (c *committer) commitTouched() error {
 // lets their waiting writes go. Their neighbours in the table keep what is
 // committed: their data has not been synced.
 func (c *committer) commitResets(zones []uint32) {
-	img := c.d.img
 	slices.Sort(zones)
 	for _, i := range zones {
 		c.set(int(i), pack(int(i), Empty, 0))
 	}
-	err := c.commitTouched()
+	if err := c.commitTouched(); err != nil {
+		for _, i := range zones {
+			c.d.openGate(int(i), err)
+		}
+		return
+	}
 	for len(zones) > 0 {
 		// One hole for zones that stand side by side: reset all is one call.
 		n := 1
 		for n < len(zones) && zones[n] == zones[0]+uint32(n) {
 			n++
 		}
-		first, last := int(zones[0]), int(zones[n-1])
-		if err == nil {
-			from := img.offset(uint64(first) * img.ZoneSectors)
-			to := img.offset(uint64(last)*img.ZoneSectors + img.length(last))
-			err = img.store.wipe(from, to-from)
-		}
-		for i := first; i <= last; i++ {
-			c.d.openGate(i, err)
-		}
+		c.wipe(int(zones[0]), int(zones[n-1]))
 		zones = zones[n:]
+	}
+}
+
+// wipe makes the data of zones first to last go away and opens their gates. If
+// it fails it tries zone by zone, so that only those stay shut that have to.
+func (c *committer) wipe(first, last int) {
+	img := c.d.img
+	from := img.offset(uint64(first) * img.ZoneSectors)
+	to := img.offset(uint64(last)*img.ZoneSectors + img.length(last))
+	err := img.store.wipe(from, to-from)
+	for i := first; i <= last; i++ {
+		if err != nil && first != last {
+			c.wipe(i, i)
+			continue
+		}
+		c.d.openGate(i, err)
 	}
 }

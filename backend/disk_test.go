@@ -21,7 +21,12 @@ type client struct {
 
 func newClient(t testing.TB, d Disk) *client {
 	t.Helper()
-	lane, err := NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(0, wake), nil })
+	return newClientOn(t, d, func(wake func()) (engine.Engine, error) { return engine.NewThreads(0, wake), nil })
+}
+
+func newClientOn(t testing.TB, d Disk, open func(wake func()) (engine.Engine, error)) *client {
+	t.Helper()
+	lane, err := NewLane(open)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +44,7 @@ func newClient(t testing.TB, d Disk) *client {
 
 // wait returns the next request that is done, sleeping as a worker does.
 func (c *client) wait() *Request {
+	c.t.Helper()
 	for {
 		if r := c.lane.Done(); r != nil {
 			return r
@@ -68,6 +74,7 @@ func (c *client) submit(rs ...*Request) {
 }
 
 func (c *client) do(r *Request) error {
+	c.t.Helper()
 	c.submit(r)
 	if got := c.wait(); got != r {
 		c.t.Fatalf("another request ended: %v", got.Op)
@@ -140,6 +147,15 @@ func newImage(t testing.TB, g Geometry) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// closeDisk closes d, and checks the image that it leaves.
+func closeDisk(t testing.TB, d Disk, path string) {
+	t.Helper()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantClean(t, path)
 }
 
 func openDisk(t testing.TB, path string) Disk {

@@ -50,12 +50,28 @@ func (s fileStore) wipe(off, n int64) error {
 	return err
 }
 
-// commit makes words durable, entry by entry where they differ from what is
-// committed. Everything they cover must have been synced before. On an error
-// the caller has to try again: some blocks may be new, some old.
-func (img *image) commit(words []word) error {
+// commit makes words durable, in the blocks of the table that are named. What
+// they say must have been synced before. On an error the caller has to try
+// again: some blocks may be new, some old.
+//
+// A power cut may come between any two blocks, and the limit on active zones
+// has to hold all the same (btrfs, for one, mounts no disk that exceeds it). So
+// zones stop being active first, in all blocks, before others start.
+func (img *image) commit(words []word, blocks []int) error {
 	b := make([]byte, blockBytes)
-	for n := range img.seqs {
+	if img.MaxActive != 0 && len(blocks) > 1 {
+		var part [blockZones]word
+		for _, n := range blocks {
+			was := img.entries(n)
+			if !mixReleases(part[:len(was)], was, words[n*blockZones:]) {
+				continue
+			}
+			if err := img.commitBlock(b, n, part[:len(was)]); err != nil {
+				return err
+			}
+		}
+	}
+	for _, n := range blocks {
 		part := words[n*blockZones:][:len(img.entries(n))]
 		if slices.Equal(part, img.entries(n)) {
 			continue
@@ -67,9 +83,34 @@ func (img *image) commit(words []word) error {
 	return nil
 }
 
+// mixReleases fills part with the entries of to, but with those of was where a
+// zone becomes active only in to. It reports whether any zone stops being
+// active.
+func mixReleases(part, was, to []word) (releases bool) {
+	for i, w := range was {
+		part[i] = to[i]
+		switch before, after := w.state().isActive(), to[i].state().isActive(); {
+		case before && !after:
+			releases = true
+		case after && !before:
+			part[i] = w
+		}
+	}
+	return releases
+}
+
 // entries are the entries of block n of the committed table.
 func (img *image) entries(n int) []word {
 	return img.commits[n*blockZones : min((n+1)*blockZones, len(img.commits))]
+}
+
+// allBlocks are the numbers of all blocks of the committed table.
+func (img *image) allBlocks() []int {
+	blocks := make([]int, img.blocks())
+	for n := range blocks {
+		blocks[n] = n
+	}
+	return blocks
 }
 
 // commitBlock writes block n, with words as its entries, over its older copy
@@ -87,10 +128,10 @@ func (img *image) commitBlock(b []byte, n int, words []word) error {
 	return nil
 }
 
-// punchAbove makes everything that stands in the file at or above a write
-// pointer go away. It asks the file system where data is, so it costs nothing
-// for zones that hold none.
-func (img *image) punchAbove() error {
+// punchAbove makes everything that stands in the file at or above the write
+// pointers in words go away. It asks the file system where data is, so it costs
+// nothing for zones that hold none.
+func (img *image) punchAbove(words []word) error {
 	fd := int(img.f.Fd())
 	zoneBytes := int64(img.ZoneSectors) << SectorShift
 	for at := img.offset(uint64(img.ConventionalZones) * img.ZoneSectors); at < img.fileBytes(); {
@@ -99,16 +140,18 @@ func (img *image) punchAbove() error {
 			return nil // nothing but holes from here on
 		} else if err != nil {
 			return fmt.Errorf("look for data above the write pointers: %w", err)
+		} else if data >= img.fileBytes() {
+			return nil // the file may be longer than the image; that part is not ours
 		}
 		i := (data - img.dataOff) / zoneBytes
 		start := img.dataOff + i*zoneBytes
 		end := min(start+zoneBytes, img.fileBytes())
-		above := start + int64(img.words[i].written())<<SectorShift
+		above := start + int64(words[i].written())<<SectorShift
 		if data < above {
 			at = above
 			continue
 		}
-		if img.words[i].state() != Offline {
+		if words[i].state() != Offline {
 			if err := img.store.wipe(data, end-data); err != nil {
 				return fmt.Errorf("clear zone %d above its write pointer: %w", i, err)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"unsafe"
 
@@ -103,15 +104,21 @@ func (img *image) recover() error {
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return fmt.Errorf("map the zone table: %w", err)
 	}
+	// The live table first: in a clean image it says this already, and while the
+	// state block names another place nobody trusts it. Once the block names
+	// this place it must be right, whenever the daemon is killed.
+	if !img.storeAll(img.words) {
+		return errors.New("write the zone table: the disk under it failed")
+	}
 	clean := img.state.clean
 	// From here on the live table may run ahead of the disk, so the image must
-	// say that it is in use before anything in it changes.
+	// say that it is in use. Both copies: with one gone bad the other must not
+	// say that the image is clean.
 	img.state.clean, img.state.where, img.state.pid = false, here, uint32(os.Getpid())
-	if err := img.state.write(img.store, img.uuid); err != nil {
-		return fmt.Errorf("mark the image as in use: %w", err)
-	}
-	for i, w := range img.words {
-		img.storeLive(i, w)
+	for range 2 {
+		if err := img.state.write(img.store, img.uuid); err != nil {
+			return fmt.Errorf("mark the image as in use: %w", err)
+		}
 	}
 	if clean {
 		return nil
@@ -122,10 +129,10 @@ func (img *image) recover() error {
 	if err := img.store.sync(); err != nil {
 		return fmt.Errorf("sync after an unclean stop: %w", err)
 	}
-	if err := img.commit(img.words); err != nil {
+	if err := img.commit(img.words, img.allBlocks()); err != nil {
 		return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
 	}
-	return img.punchAbove()
+	return img.punchAbove(img.words)
 }
 
 // found is the zone table to go on from: the live one where it can be trusted,
@@ -213,6 +220,24 @@ func (img *image) storeLive(i int, w word) (ok bool) {
 	defer func() { _ = recover() }()
 	atomic.StoreUint64((*uint64)(unsafe.Pointer(&img.live[8*i])), uint64(w)) // page-aligned mapping, so aligned
 	return true
+}
+
+// storeAll makes words the live table. It reports false when a store faulted.
+func (img *image) storeAll(words []word) bool {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	for i, w := range words {
+		if !img.storeLive(i, w) {
+			return false
+		}
+	}
+	return true
+}
+
+// distrust makes the next one who opens the image go on from the committed
+// table, whatever the live one says.
+func (img *image) distrust() error {
+	img.state.where = place{}
+	return errors.Join(img.state.write(img.store, img.uuid), img.state.write(img.store, img.uuid))
 }
 
 // close marks the image clean, unless it is read-only, and lets it go. Its

@@ -51,14 +51,18 @@ func (d *zoned) apply(z *zone, i int, op Op) error {
 	if err != nil {
 		return err
 	}
+	clear := false
+	if op == OpReset {
+		clear = word(z.word.Load()).hasData()
+		z.next, z.done = 0, 0 // before enter, which publishes; a reset takes no resource, so enter cannot fail
+	}
 	if err := d.enter(z, i, to); err != nil {
 		return err
 	}
-	if op == OpReset && word(z.word.Load()).hasData() {
+	if clear {
 		// Until the reset is durable the old data must stay: a power cut may
 		// bring the old write pointer back. And until it is gone no write may
 		// land. So the guest has its answer now, and the next write waits.
-		z.next, z.done = 0, 0
 		z.gated = true
 		d.com.reset(i)
 	}
@@ -182,7 +186,14 @@ func (d *zoned) enter(z *zone, i int, to ZoneState) error {
 	if z.state == ImpOpen {
 		d.delist(i)
 	}
+	gives := z.state.isOpen() && !to.isOpen() || z.state.isActive() && !to.isActive()
 	z.state = to
+	if gives {
+		// Before anyone can take what it gives back: the tables must never show
+		// more zones open or active than there may be, not to a kill -9 either.
+		// If it fails, the caller's publish does too, and says so.
+		d.publish(z, i)
+	}
 	if to == ImpOpen {
 		d.enlist(i)
 	}

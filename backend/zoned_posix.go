@@ -54,6 +54,7 @@ type zone struct {
 	// next is where the next admitted write goes, done the highest end of a
 	// write that has landed.
 	next, done uint64
+	turn       uint64 // how many writes have been admitted
 	// The writes in flight, in the order of their addresses.
 	flyHead, flyTail *Request
 	wait             reqList // who waits for its turn, first come first served
@@ -106,10 +107,22 @@ func (d *zoned) Close() error {
 	if d.com == nil {
 		return d.img.close()
 	}
+	for i := range d.zones {
+		if d.zones[i].stuck { // no request is in flight: nobody else is here
+			d.com.reset(i)
+		}
+	}
 	d.com.stop()
 	err := d.com.commitAll() // the committer is gone: its state is ours
 	if err == nil && d.broken.Load() {
 		err = errTable
+	}
+	for i := 0; i < len(d.zones) && err == nil; i++ {
+		// Old data that is still there would show behind writes that are in
+		// flight when the next daemon is killed; recovery clears it.
+		if d.zones[i].gated {
+			err = fmt.Errorf("%w: zone %d was reset, but its old data could not be cleared", ErrIO, i)
+		}
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("image %s: it stays marked as in use: %w", d.img.path, err), d.img.release())

@@ -105,6 +105,8 @@ func (d *zoned) admit(z *zone, r *Request) error {
 	}
 	r.from, r.end = from, from+sectors
 	z.next = r.end
+	z.turn++
+	r.turn = z.turn
 	r.flyPrev, r.flyNext = z.flyTail, nil
 	if z.flyTail == nil {
 		z.flyHead = r
@@ -230,10 +232,10 @@ func (d *zoned) publish(z *zone, i int) bool {
 func (d *zoned) settle(i int) word {
 	z := &d.zones[i]
 	z.mu.Lock()
-	target := z.next
-	// A reset waits for the zone's writes, so an empty list means that those
-	// have landed even when addresses start again from below.
-	for z.flyHead != nil && z.flyHead.from < target && z.next >= target {
+	// Counted by their turn and not by their address: where writes fail, others
+	// take their address, for as long as they are sent.
+	last := z.turn
+	for z.flyHead != nil && z.flyHead.turn <= last {
 		z.watch = true
 		z.mu.Unlock()
 		<-d.com.landed

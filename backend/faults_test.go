@@ -1,0 +1,309 @@
+package backend
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// This file has what the tests put in the place of a good disk: a store that
+// fails on demand, an engine that holds and breaks I/O, a kill -9 and a power
+// cut.
+
+// A storeCall is one change that an image makes to its file.
+type storeCall struct {
+	op     string // "sync", "stable" or "wipe"
+	off, n int64
+}
+
+// faultStore stands between an image and its file. before may refuse a call,
+// after may fail one that was carried out.
+type faultStore struct {
+	under store
+
+	mu            sync.Mutex
+	dead          bool
+	before, after func(storeCall) error
+	calls         []storeCall
+}
+
+var errDead = errors.New("the daemon was killed")
+
+func (s *faultStore) do(c storeCall, run func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead {
+		return errDead
+	}
+	s.calls = append(s.calls, c)
+	if s.before != nil {
+		if err := s.before(c); err != nil {
+			return err
+		}
+	}
+	err := run()
+	if err == nil && s.after != nil {
+		err = s.after(c)
+	}
+	return err
+}
+
+func (s *faultStore) sync() error {
+	return s.do(storeCall{op: "sync"}, s.under.sync)
+}
+
+func (s *faultStore) writeStable(b []byte, off int64) error {
+	return s.do(storeCall{"stable", off, int64(len(b))}, func() error { return s.under.writeStable(b, off) })
+}
+
+func (s *faultStore) wipe(off, n int64) error {
+	return s.do(storeCall{"wipe", off, n}, func() error { return s.under.wipe(off, n) })
+}
+
+// refuse makes calls fail before they do anything; nil makes all well again.
+func (s *faultStore) refuse(f func(storeCall) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.before = f
+}
+
+// seen are the calls since the last time.
+func (s *faultStore) seen() []storeCall {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	calls := s.calls
+	s.calls = nil
+	return calls
+}
+
+// failing refuses the calls named op with err.
+func failing(op string, err error) func(storeCall) error {
+	return func(c storeCall) error {
+		if c.op == op {
+			return err
+		}
+		return nil
+	}
+}
+
+// openFaulty opens the image at path over a faultStore.
+func openFaulty(t testing.TB, path string) (*zoned, *faultStore) {
+	t.Helper()
+	fs := new(faultStore)
+	d, err := openZoned(path, Options{wrap: fs.over})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d, fs
+}
+
+func (s *faultStore) over(under store) store {
+	s.under = under
+	return s
+}
+
+// kill ends d as kill -9 does: nothing reaches the file any more, and what is
+// in memory is gone. Pages that were written stay in the kernel's cache.
+func kill(t testing.TB, d *zoned, fs *faultStore) {
+	t.Helper()
+	fs.mu.Lock()
+	fs.dead = true
+	fs.mu.Unlock()
+	d.com.stop()
+	if err := d.img.release(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// edit changes the image at path behind everybody's back.
+func edit(t testing.TB, path string, change func(f *os.File, l *layout)) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := readSuper(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(f, l)
+}
+
+func patch(t testing.TB, f *os.File, b []byte, off int64) {
+	t.Helper()
+	if _, err := f.WriteAt(b, off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// powerCut makes the image at path look as after a reboot that came without
+// warning: another boot id, and a live table of which nobody knows what reached
+// the disk.
+func powerCut(t testing.TB, path string) {
+	t.Helper()
+	edit(t, path, func(f *os.File, l *layout) {
+		for i := range int64(2) {
+			b := make([]byte, blockBytes)
+			if _, err := f.ReadAt(b, stateOff+i*blockBytes); err != nil {
+				t.Fatal(err)
+			}
+			s, err := decodeState(b, l.uuid)
+			if err != nil {
+				continue
+			}
+			s.where.boot[3] ^= 0x55
+			patch(t, f, s.encode(l.uuid), stateOff+i*blockBytes)
+		}
+		if s, _, err := readState(f, l.uuid); err != nil || s.clean {
+			return // the live table was synced
+		}
+		live := make([]byte, 8*l.Zones())
+		for i := range l.Zones() {
+			// As if every zone had been filled and that alone had reached the disk.
+			w := pack(i, Full, l.capacity(i))
+			if l.conventional(i) {
+				w = pack(i, NotWP, 0)
+			}
+			binary.LittleEndian.PutUint64(live[8*i:], uint64(w))
+		}
+		patch(t, f, live, liveOff)
+	})
+}
+
+// rawZone is what stands in the file for zone i.
+func rawZone(t testing.TB, path string, i int) (data []byte) {
+	t.Helper()
+	edit(t, path, func(f *os.File, l *layout) {
+		data = make([]byte, l.length(i)<<SectorShift)
+		if _, err := f.ReadAt(data, l.offset(uint64(i)*l.ZoneSectors)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return data
+}
+
+// A heldEngine carries out Ops when the test says so, in the order that the
+// test wants, and breaks those that the test wants broken. It belongs to the
+// test's goroutine, as an engine does to its worker.
+type heldEngine struct {
+	under    *engine.Threads
+	staged   []*engine.Op
+	held     []*engine.Op
+	finished []*engine.Op
+	// hold says which Ops wait to be released; the others are done at Submit.
+	hold func(*engine.Op) bool
+	// fault says how an Op ends that is done at Submit.
+	fault func(*engine.Op) fault
+}
+
+// A fault is how an Op ends: after n bytes with err. No error, no fault.
+type fault struct {
+	n   int64
+	err error
+}
+
+func newHeldEngine(hold func(*engine.Op) bool) *heldEngine {
+	return &heldEngine{under: engine.NewThreads(1, func() {}), hold: hold}
+}
+
+func isWrite(op *engine.Op) bool { return op.Code == engine.Writev }
+
+func (e *heldEngine) Queue(op *engine.Op) { e.staged = append(e.staged, op) }
+
+func (e *heldEngine) Submit() {
+	staged := e.staged
+	e.staged = nil
+	for _, op := range staged {
+		switch {
+		case e.hold != nil && e.hold(op):
+			e.held = append(e.held, op)
+		case e.fault != nil:
+			e.run(op, e.fault(op))
+		default:
+			e.run(op, fault{})
+		}
+	}
+}
+
+// run carries op out with the given fault, and finishes it.
+func (e *heldEngine) run(op *engine.Op, f fault) {
+	if f.err == nil || f.n > 0 {
+		iov, n := op.Iov, op.Len
+		if f.err != nil {
+			op.Iov, op.Len = clipIovecs(nil, op.Iov, uint64(f.n)), f.n
+		}
+		e.under.Queue(op)
+		e.under.Submit()
+		for e.under.Reap() == nil {
+			runtime.Gosched()
+		}
+		op.Iov, op.Len = iov, n
+	} else {
+		op.N = 0
+	}
+	if f.err != nil {
+		op.Err = f.err
+	}
+	e.finished = append(e.finished, op)
+}
+
+// release carries out what is held at index i, with the given fault.
+func (e *heldEngine) release(i int, f fault) {
+	op := e.held[i]
+	e.held = slices.Delete(e.held, i, i+1)
+	e.run(op, f)
+}
+
+func (e *heldEngine) Reap() *engine.Op {
+	if len(e.finished) == 0 {
+		return nil
+	}
+	op := e.finished[0]
+	e.finished = e.finished[1:]
+	return op
+}
+
+func (e *heldEngine) Close() error { return e.under.Close() }
+
+// heldClient is a client whose I/O the test releases.
+func heldClient(t testing.TB, d Disk, hold func(*engine.Op) bool) (*client, *heldEngine) {
+	t.Helper()
+	e := newHeldEngine(hold)
+	return newClientOn(t, d, func(func()) (engine.Engine, error) { return e, nil }), e
+}
+
+// settleHeld carries out all that is held, in order, without faults.
+func (c *client) settleHeld(e *heldEngine) {
+	c.lane.Start()
+	for len(e.held) > 0 {
+		e.release(0, fault{})
+	}
+}
+
+// writeNow writes through a held engine without holding it.
+func (c *client) writeNow(e *heldEngine, sector uint64, data []byte) error {
+	hold := e.hold
+	e.hold = nil
+	defer func() { e.hold = hold }()
+	return c.write(sector, data)
+}
+
+// eventually waits until cond holds; that it never does ends the test.
+func eventually(t testing.TB, cond func() bool) {
+	t.Helper()
+	for range 20_000 {
+		if cond() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("it did not come about within 20 s")
+}

@@ -1,0 +1,311 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// wide has so many zones that its committed table is three blocks, and few of
+// them may be active.
+var wide = Geometry{
+	CapacitySectors: 1200 * 8, ZoneSectors: 8, MaxActive: 2, MaxAppendSectors: 8,
+}
+
+// A daemon that is killed while it recovers from a power cut must not leave an
+// image whose live table, which the power cut scrambled, counts as what guests
+// were told.
+func TestKilledDuringRecovery(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	c.want(c.flush(), nil)
+	kill(t, d, fs)
+	powerCut(t, path)
+
+	// Each change of the file may be the last.
+	for last := range 20 {
+		fs := new(faultStore)
+		n := 0
+		fs.after = func(storeCall) error {
+			if n++; n > last {
+				return errDead
+			}
+			return nil
+		}
+		d, err := openZoned(path, Options{wrap: fs.over})
+		if err != nil {
+			if !errors.Is(err, errDead) {
+				t.Fatal(err)
+			}
+			continue
+		}
+		c := newClient(t, d)
+		c.wantZone(2, Closed, 8)
+		c.wantZone(3, Empty, 0)
+		kill(t, d, fs)
+		d = openDisk(t, path).(*zoned)
+		c = newClient(t, d)
+		c.wantZone(2, Closed, 8)
+		c.wantZone(3, Empty, 0)
+		closeDisk(t, d, path)
+		return
+	}
+	t.Fatal("recovery takes more than 20 changes")
+}
+
+// A file may be longer than its image (padded by whoever copied it), and the
+// search for data above the write pointers must not run off the last zone.
+func TestFileLongerThanImage(t *testing.T) {
+	path := newImage(t, small)
+	edit(t, path, func(f *os.File, l *layout) { patch(t, f, pattern('x', 1<<20), l.fileBytes()) })
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	kill(t, d, fs)
+	d = openDisk(t, path).(*zoned)
+	c = newClient(t, d)
+	c.wantZone(2, ImpOpen, 8)
+	closeDisk(t, d, path)
+}
+
+// With one state block gone bad the other must not say that an image in use was
+// closed cleanly.
+func TestStateBlockGoneBad(t *testing.T) {
+	for bad := range int64(2) {
+		path := newImage(t, small)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		c.want(c.write(256, pattern('a', 4096)), nil)
+		c.want(c.flush(), nil)
+		kill(t, d, fs)
+		powerCut(t, path)
+		edit(t, path, func(f *os.File, _ *layout) { patch(t, f, []byte("bad"), stateOff+bad*blockBytes+100) })
+		d = openDisk(t, path).(*zoned)
+		c = newClient(t, d)
+		c.wantZone(2, Closed, 8)
+		c.wantZone(3, Empty, 0)
+		closeDisk(t, d, path)
+	}
+}
+
+// The limit on active zones holds after a power cut at any point of a commit,
+// also when its changes stand in several blocks of the table, in any order.
+func TestCommitKeepsActiveLimit(t *testing.T) {
+	data := pattern('a', 8*512)
+	for _, order := range [][2]uint64{{0, 1100}, {1100, 0}} {
+		from, to := order[0], order[1]
+		for cut := 0; ; cut++ {
+			path := newImage(t, wide)
+			d, fs := openFaulty(t, path)
+			c := newClient(t, d)
+			// Two zones are active; one of them becomes full, and one in another
+			// block of the table takes its place. A third block changes too.
+			c.want(c.write(8*from, data[:2048]), nil)
+			c.want(c.write(8*600, data[:2048]), nil)
+			c.want(c.flush(), nil)
+			c.want(c.write(8*from+4, data[:2048]), nil)
+			c.want(c.write(8*to, data[:2048]), nil)
+			c.want(c.write(8*600+4, data[:1024]), nil)
+			n := 0
+			fs.refuse(func(call storeCall) error {
+				if call.op == "stable" {
+					if n++; n > cut {
+						return unix.EIO
+					}
+				}
+				return nil
+			})
+			err := c.flush()
+			kill(t, d, fs)
+			powerCut(t, path)
+			d2, oerr := openZoned(path, Options{})
+			if oerr != nil {
+				t.Fatalf("after %d writes of the table: %v", cut, oerr)
+			}
+			c = newClient(t, d2)
+			if err == nil {
+				c.wantZone(int(from), Full, 8)
+				c.wantZone(int(to), Closed, 4)
+				c.wantZone(600, Closed, 6)
+			}
+			closeDisk(t, d2, path)
+			if err == nil {
+				break
+			}
+		}
+	}
+}
+
+// What a commit says of the zones was true at one moment, as far as the limit
+// on active zones goes: while it waits for one zone's write the others go on.
+func TestCommitIsOneMoment(t *testing.T) {
+	path := newImage(t, wide)
+	d, fs := openFaulty(t, path)
+	data := pattern('a', 8*512)
+	c, slow := heldClient(t, d, isWrite)
+	quick := newClient(t, d)
+	quick.want(quick.write(8*10, data[:2048]), nil)
+	quick.want(quick.flush(), nil)
+	// Zone 10 is looked at first; then the commit waits for zone 20.
+	quick.want(quick.write(8*10+4, data[:512]), nil)
+	quick.want(quick.write(8*20, data[:512]), nil)
+	stuck := request(OpWrite, 8*20+1, data[:3*512])
+	c.submit(stuck)
+	fl := request(OpFlush, 0, nil)
+	quick.submit(fl)
+	waitWatched(t, d, 20)
+	// Zone 10 becomes full and zone 1100 active, and is looked at last.
+	other := newClient(t, d)
+	other.want(other.write(8*10+5, data[:3*512]), nil)
+	other.want(other.write(8*1100, data[:2048]), nil)
+	slow.release(0, fault{})
+	c.want(c.wait().Err, nil)
+	quick.want(quick.wait().Err, nil)
+	kill(t, d, fs)
+	powerCut(t, path)
+	d2, err := openZoned(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = newClient(t, d2)
+	c.wantZone(20, Closed, 4)
+	closeDisk(t, d2, path)
+}
+
+// waitWatched waits until the committer waits for the writes of zone i.
+func waitWatched(t testing.TB, d *zoned, i int) {
+	t.Helper()
+	eventually(t, func() bool {
+		z := &d.zones[i]
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		return z.watch
+	})
+}
+
+// A write that keeps failing must not keep a flush from ending: it waits for
+// those that were there when it looked, not for those that took their place.
+func TestFlushOutlivesFailingWrites(t *testing.T) {
+	path := newImage(t, small)
+	d, _ := openFaulty(t, path)
+	c, slow := heldClient(t, d, isWrite)
+	data := pattern('a', 4096)
+	c.want(c.writeNow(slow, 384, data), nil) // zone 3: makes the flush look at zones
+
+	quick := newClient(t, d)
+	first := request(OpAppend, 256, data)
+	c.submit(first)
+	// Mark the zone, as an earlier write that landed would have.
+	d.com.mark(2)
+	quick.submit(request(OpFlush, 0, nil))
+	waitWatched(t, d, 2)
+	// The reset lets the next write in only once the first has ended, and in the
+	// same moment.
+	reset, second := request(OpReset, 256, nil), request(OpAppend, 256, data)
+	c.submit(reset, second)
+	slow.release(0, fault{err: unix.EIO})
+	c.want(c.wait().Err, ErrIO)
+	c.want(c.wait().Err, nil)
+	quick.want(quick.wait().Err, nil) // while the second is still held
+	c.settleHeld(slow)
+	c.want(c.wait().Err, nil)
+	closeDisk(t, d, path)
+}
+
+// An image whose reset could not be carried out must not be called clean, nor
+// its old data come back behind new writes.
+func TestCloseWithStuckReset(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	old := pattern('o', 96*512)
+	c.want(c.write(256, old), nil)
+	c.want(c.flush(), nil)
+	fs.refuse(failing("wipe", unix.EIO))
+	c.want(c.zoneOp(OpReset, 256), nil)
+	c.want(c.write(256, old[:512]), ErrIO)
+	if err := d.Close(); err == nil {
+		t.Fatal("closed without an error, but the old data is still there")
+	}
+	d, fs = openFaulty(t, path)
+	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
+		t.Error("the old data of a zone that was reset is still in the file")
+	}
+	c = newClient(t, d)
+	c.wantZone(2, Empty, 0)
+
+	// With the disk well again at the end, the reset is made good.
+	c.want(c.write(256, old), nil)
+	fs.refuse(failing("wipe", unix.EIO))
+	c.want(c.zoneOp(OpReset, 256), nil)
+	c.want(c.write(256, old[:512]), ErrIO)
+	fs.refuse(nil)
+	closeDisk(t, d, path)
+	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
+		t.Error("the old data of a zone that was reset is still in the file")
+	}
+}
+
+// A zone that cannot be cleared must not hold up those that were reset with it.
+func TestStuckResetIsOneZones(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	data := pattern('a', 4096)
+	zones := []uint64{2, 3, 5, 6}
+	for _, i := range zones[:3] {
+		c.want(c.write(128*i, data), nil)
+	}
+	c.want(c.zoneOp(OpFinish, 128*5), nil)
+	c.want(c.write(128*6, data), nil)
+	bad := d.img.offset(128 * 3)
+	fs.refuse(func(call storeCall) error {
+		if call.op == "wipe" && call.off <= bad && bad < call.off+call.n {
+			return unix.EIO
+		}
+		return nil
+	})
+	c.want(c.zoneOp(OpResetAll, 0), nil)
+	for _, i := range zones {
+		want := error(nil)
+		if i == 3 {
+			want = ErrIO
+		}
+		c.want(c.write(128*i, data[:512]), want)
+	}
+	// It comes right when the disk does, without a restart.
+	fs.refuse(nil)
+	c.want(c.write(128*3, data[:512]), nil)
+	if got := c.read(128*3, 4096); !bytes.Equal(got[:512], data[:512]) || !bytes.Equal(got[512:], make([]byte, 4096-512)) {
+		t.Error("old data shows behind a write after a reset")
+	}
+	closeDisk(t, d, path)
+}
+
+// A zone's place is free for others only when both tables say so: a kill -9, or
+// a report, between the two must not find more zones active than there may be.
+func TestPlaceIsGivenUpInPublic(t *testing.T) {
+	path := newImage(t, small)
+	d, _ := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	z := &d.zones[2]
+	z.mu.Lock()
+	if err := d.enter(z, 2, Full); err != nil {
+		t.Error(err)
+	}
+	live, err := readLive(d.img.f, &d.img.layout)
+	if err != nil {
+		t.Error(err)
+	}
+	if got := word(z.word.Load()); got.state() != Full || live[2] != got {
+		t.Errorf("zone 2 gave its place up, but readers see it %v and the image %v", got.state(), live[2].state())
+	}
+	z.mu.Unlock()
+	closeDisk(t, d, path)
+}
