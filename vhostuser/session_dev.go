@@ -19,19 +19,24 @@ func (s *Session) setFeatures(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.state.featuresSet && f == s.state.features {
+	same := s.state.featuresSet && f == s.state.features
+	if same && !s.state.refused {
 		return nil, nil
 	}
 	if extra := f &^ s.offered(); extra != 0 {
 		return nil, fmt.Errorf("features %#x were not offered", extra)
 	}
+	told := m.Flags&FlagNeedReply != 0 && s.state.protocol&ProtocolReplyAck != 0
 	if i := s.anyRunning(); i >= 0 {
+		if same && !told {
+			return nil, nil
+		}
 		return nil, fmt.Errorf("features cannot change while ring %d runs", i)
 	}
 	s.state.featuresSet, s.state.refused = false, false
 	s.state.status &^= statusFeaturesOK
 	if err := s.dev.SetFeatures(f &^ FeatureProtocol); err != nil {
-		if m.Flags&FlagNeedReply != 0 && s.state.protocol&ProtocolReplyAck != 0 {
+		if told {
 			return nil, err
 		}
 		// A front-end that cannot be told goes on, and must not be cut off: a

@@ -375,11 +375,35 @@ func TestSessionDeviceRefusesFeatures(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Without, the session ends.
+	// Without, the front-end goes on as if nothing were, FEATURES_OK is withheld,
+	// and the device is the one that says no.
 	p = connect(t, dev)
-	p.send(SetFeatures, AppendU64(nil, 1<<32))
-	if err := p.ends(); !errors.Is(err, errRefused) {
-		t.Fatalf("the session ended with %v", err)
+	p.must(SetProtocolFeatures, AppendU64(nil, Offered))
+	p.send(SetFeatures, AppendU64(nil, 1<<32|FeatureProtocol))
+	if !p.ask(SetStatus, AppendU64(nil, 11)) || !p.logged(LevelWarn, "refused SET_FEATURES 0x140000000: "+errRefused.Error()) {
+		t.Fatalf("log %q", p.logs)
+	}
+	if v, _ := ParseU64(p.call(GetStatus, nil)); v != 3 {
+		t.Fatalf("status %#x", v)
+	}
+	p.setUp(0)
+	p.kick(0)
+	p.send(SetFeatures, AppendU64(nil, 1<<32|FeatureProtocol)) // the same once more
+	dev.told()
+	p.tells("")
+	p.mustNot("cannot change while ring 0 runs", SetFeatures, AppendU64(nil, 1<<32|FeatureProtocol))
+	// Stopped and asked again, the device is asked again.
+	dev.mu.Lock()
+	dev.refuse = nil
+	dev.mu.Unlock()
+	p.call(GetVringBase, VringState{0, 0}.Append(nil))
+	p.must(SetFeatures, AppendU64(nil, 1<<32|FeatureProtocol))
+	p.must(SetStatus, AppendU64(nil, 11))
+	if v, _ := ParseU64(p.call(GetStatus, nil)); v != 11 {
+		t.Fatalf("status %#x", v)
+	}
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
 	}
 }
 
