@@ -61,7 +61,7 @@ socket activation the handed-over socket is used.`,
 	}
 	fs := cmd.Flags()
 	opts.addConventional(fs)
-	fs.IntVar(&opts.config.Queues, "queues", 1, "offer `N` request queues; the front-end should have as many (QEMU: num_vqs, num-queues)")
+	fs.IntVar(&opts.config.Queues, "queues", 1, "offer `N` request queues; give the front-end as many")
 	fs.StringVar(&opts.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
 	fs.Var(&opts.mode, "socket-mode", "permissions of the socket: who may write may connect")
 	fs.StringVar(&opts.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")

@@ -108,25 +108,33 @@ func (m zoneMap) paint(colour, text string) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-// legend explains the letters that occur.
+// legend explains the letters that occur, on as many lines as the width asks
+// for.
 func (m zoneMap) legend(w io.Writer, zones []backend.Zone, perCell int) {
 	n := countStates(zones)
-	var parts []string
+	line, used := "", 0
+	add := func(colour string, letter byte, words string) {
+		size := len(words) + 4
+		if used > 0 && mapMargin+used+size > m.width {
+			_, _ = fmt.Fprintf(w, "%7s  %s\n", "", strings.TrimRight(line, " "))
+			line, used = "", 0
+		}
+		line += m.paint(colour, string(letter)) + " " + words + "  "
+		used += size
+	}
 	for _, s := range legendOrder {
 		if look := zoneLook[s]; n[s] > 0 {
-			parts = append(parts, m.paint(look.colour, string(look.letter))+" "+look.words)
+			add(look.colour, look.letter, look.words)
 		}
 	}
 	if perCell > 1 {
-		parts = append(parts, string(mixedLetter)+" several states")
+		add("37", mixedLetter, "several states")
+		add("0", '|', fmt.Sprintf("a column is %d zones", perCell))
 	}
-	_, _ = fmt.Fprintf(w, "%7s  %s\n", "", strings.Join(parts, "  "))
-	if perCell > 1 {
-		_, _ = fmt.Fprintf(w, "%7s  each column is %d zones\n", "", perCell)
-	}
+	_, _ = fmt.Fprintf(w, "%7s  %s\n", "", strings.TrimRight(line, " "))
 }
 
-// summary says in a line what the zones add up to.
+// summary says what the zones add up to.
 func summary(w io.Writer, zones []backend.Zone, info *backend.ZonedInfo) {
 	var written, capacity uint64
 	for _, z := range zones {
@@ -136,16 +144,16 @@ func summary(w io.Writer, zones []backend.Zone, info *backend.ZonedInfo) {
 		}
 	}
 	n := countStates(zones)
-	open := n[backend.ImpOpen] + n[backend.ExpOpen]
 	_, _ = fmt.Fprintf(w, "%7s  %s of %s: %d empty, %d open%s, %d closed, %d full",
 		"", count(len(zones), "zone"), formatSize(info.ZoneSectors*sectorBytes),
-		n[backend.Empty], open, limitText(info.MaxOpen), n[backend.Closed], n[backend.Full])
+		n[backend.Empty], n[backend.ImpOpen]+n[backend.ExpOpen], limitText(info.MaxOpen), n[backend.Closed], n[backend.Full])
 	for _, s := range []backend.ZoneState{backend.NotWP, backend.ReadOnly, backend.Offline} {
 		if n[s] > 0 {
 			_, _ = fmt.Fprintf(w, ", %d %s", n[s], zoneLook[s].words)
 		}
 	}
-	_, _ = fmt.Fprintf(w, "; %s of %s written in sequential zones\n", formatSize(written*sectorBytes), formatSize(capacity*sectorBytes))
+	_, _ = fmt.Fprintf(w, "\n%7s  %s of %s written, not counting conventional zones\n",
+		"", formatSize(written*sectorBytes), formatSize(capacity*sectorBytes))
 }
 
 func limitText(limit uint32) string {

@@ -121,28 +121,32 @@ func matches(path string, g backend.Geometry) error {
 // when it is.
 func difference(r backend.Report, g backend.Geometry) string {
 	z := r.Info.Zoned
-	for _, p := range []struct {
+	type point struct {
 		what      string
 		have, ask uint64
-	}{
+	}
+	points := []point{
 		{"size in sectors", r.Info.CapacitySectors, g.CapacitySectors},
 		{"zone size in sectors", z.ZoneSectors, g.ZoneSectors},
-		{"open zones limit", uint64(z.MaxOpen), uint64(g.MaxOpen)},
-		{"active zones limit", uint64(z.MaxActive), uint64(g.MaxActive)},
-		{"append limit in sectors", uint64(z.MaxAppendSectors), uint64(g.MaxAppendSectors)},
-		{"block size", uint64(r.Info.LogicalBlockSize), uint64(g.BlockSize)},
-	} {
+	}
+	conventional := 0
+	for _, zone := range r.Zones {
+		if zone.Type == backend.ZoneConventional {
+			conventional++
+			continue
+		}
+		points = append(points, point{"zone capacity in sectors", zone.Capacity, min(g.ZoneCapacitySectors, zone.Length)})
+	}
+	points = append(points,
+		point{"number of conventional zones", uint64(conventional), uint64(g.ConventionalZones)},
+		point{"open zones limit", uint64(z.MaxOpen), uint64(g.MaxOpen)},
+		point{"active zones limit", uint64(z.MaxActive), uint64(g.MaxActive)},
+		point{"append limit in sectors", uint64(z.MaxAppendSectors), uint64(g.MaxAppendSectors)},
+		point{"block size", uint64(r.Info.LogicalBlockSize), uint64(g.BlockSize)},
+	)
+	for _, p := range points {
 		if p.have != p.ask {
 			return fmt.Sprintf("another %s (%d, not %d)", p.what, p.have, p.ask)
-		}
-	}
-	for i, zone := range r.Zones {
-		conventional := zone.Type == backend.ZoneConventional
-		if conventional != (i < g.ConventionalZones) {
-			return fmt.Sprintf("another number of conventional zones (not %d)", g.ConventionalZones)
-		}
-		if ask := min(g.ZoneCapacitySectors, zone.Length); !conventional && zone.Capacity != ask {
-			return fmt.Sprintf("another zone capacity in sectors (%d, not %d)", zone.Capacity, ask)
 		}
 	}
 	return ""

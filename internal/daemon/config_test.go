@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+func goodConfig() Config {
+	return Config{SocketPath: "disk.sock", SocketMode: DefaultSocketMode, FD: NoFD, BlkFile: "disk.zvh", Queues: 1}
+}
+
+func TestValidate(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*Config)
+		want   string // empty: good
+	}{
+		{"as it is", func(*Config) {}, ""},
+		{"socket activation", func(c *Config) { c.SocketPath = "" }, ""},
+		{"longest path", func(c *Config) { c.SocketPath = strings.Repeat("p", 107) }, ""},
+		{"longest serial", func(c *Config) { c.Serial = "12345678901234567890" }, ""},
+		{"nothing to serve", func(c *Config) { c.BlkFile = "" }, "--blk-file"},
+		{"two places to listen", func(c *Config) { c.FD = 7 }, "exclude each other"},
+		{"stdin", func(c *Config) { c.SocketPath, c.FD = "", 0 }, "--fd=0"},
+		{"negative descriptor", func(c *Config) { c.SocketPath, c.FD = "", -3 }, "--fd=-3"},
+		{"no queue", func(c *Config) { c.Queues = 0 }, "--queues=0: must be 1 to 256"},
+		{"too many queues", func(c *Config) { c.Queues = 257 }, "--queues=257"},
+		{"path too long", func(c *Config) { c.SocketPath = strings.Repeat("p", 108) }, "at most 107"},
+		{"mode", func(c *Config) { c.SocketMode = 0o1777 }, "--socket-mode"},
+		{"serial too long", func(c *Config) { c.Serial = "123456789012345678901" }, "at most 20"},
+		{"serial with a space", func(c *Config) { c.Serial = "A B" }, "printable"},
+		{"serial with a letter outside ASCII", func(c *Config) { c.Serial = "Ä" }, "printable"},
+		{"create read-only", func(c *Config) { c.Create, c.ReadOnly = &backend.Geometry{}, true }, "--create and --read-only"},
+	} {
+		c := goodConfig()
+		tt.change(&c)
+		err := c.Validate()
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+// --create makes what is not there, takes what is there if it is the same, and
+// refuses anything else without touching it.
+func TestCreate(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "disk.zvh")
+	plain := filepath.Join(dir, "plain")
+	if err := os.WriteFile(plain, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conventional, capacity, open := testGeometry, testGeometry, testGeometry
+	conventional.ConventionalZones = 2
+	capacity.ZoneCapacitySectors = 64
+	open.MaxOpen = 3
+	for _, tt := range []struct {
+		name, file string
+		geometry   backend.Geometry
+		want       string
+	}{
+		{"not there yet", image, testGeometry, ""},
+		{"there already", image, testGeometry, ""},
+		{"another size", image, backend.Geometry{CapacitySectors: 4096, ZoneSectors: 128}, "another size in sectors (2048, not 4096)"},
+		{"conventional zones", image, conventional, "another number of conventional zones"},
+		{"capacity", image, capacity, "another zone capacity"},
+		{"limit", image, open, "another open zones limit (0, not 3)"},
+		{"an ordinary file", plain, testGeometry, "ordinary disk"},
+		{"no folder", filepath.Join(dir, "none", "disk.zvh"), testGeometry, "no such file"},
+	} {
+		c := goodConfig()
+		c.BlkFile, c.Create = tt.file, &tt.geometry
+		d, err := c.openDisk()
+		if err == nil {
+			err2 := d.Close()
+			if err2 != nil {
+				t.Errorf("%s: %v", tt.name, err2)
+			}
+		}
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+func TestCheckFileLimit(t *testing.T) {
+	if err := checkFileLimit(1); err != nil {
+		t.Error(err)
+	}
+	if err := checkFileLimit(1 << 40); err == nil || !strings.Contains(err.Error(), "LimitNOFILE=") {
+		t.Errorf("a trillion queues: %v", err)
+	}
+}

@@ -1,0 +1,76 @@
+package daemon
+
+import (
+	"bytes"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/testleak"
+)
+
+func TestMain(m *testing.M) { testleak.Main(m) }
+
+// logBook is a log that a test can look into.
+type logBook struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	grew chan struct{} // has an entry when something was written
+}
+
+func newLogBook() (*logrus.Logger, *logBook) {
+	b := &logBook{grew: make(chan struct{}, 1)}
+	l := logrus.New()
+	l.SetOutput(b)
+	l.SetLevel(logrus.DebugLevel)
+	l.SetFormatter(&lineFormatter{journal: true})
+	return l, b
+}
+
+func (b *logBook) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case b.grew <- struct{}{}:
+	default:
+	}
+	return b.text.Write(p)
+}
+
+func (b *logBook) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// wait returns when the log has n lines with words in them.
+func (b *logBook) wait(n int, words string) {
+	for strings.Count(b.String(), words) < n {
+		<-b.grew
+	}
+}
+
+// testGeometry is a small zoned disk: 16 zones of 64 KiB.
+var testGeometry = backend.Geometry{CapacitySectors: 2048, ZoneSectors: 128}
+
+// testImage makes an image of testGeometry.
+func testImage(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.zvh")
+	if err := backend.CreateImage(path, testGeometry); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// socketDir is a folder with a name short enough for sockets in it, whatever
+// the test is called.
+func socketDir(t *testing.T) string {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	return "."
+}
