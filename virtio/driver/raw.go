@@ -21,9 +21,6 @@ func (r *Ring) SetDesc(i uint16, addr uint64, length uint32, flags, next uint16)
 	putDesc(r.desc[int(i)*descBytes:], addr, length, flags, next)
 }
 
-// DescTable is the memory of the descriptor table.
-func (r *Ring) DescTable() []byte { return r.desc }
-
 // PutAvail puts any head into the available ring, to be published.
 func (r *Ring) PutAvail(head uint16) {
 	slot := int(r.availIdx & (r.layout.Size - 1))

@@ -146,11 +146,6 @@ func (r *Ring) Config() Layout { return r.layout }
 // Free is the number of free descriptors.
 func (r *Ring) Free() int { return r.freeCount }
 
-// InFlight says whether a chain with that head is with the device.
-func (r *Ring) InFlight(head uint16) bool {
-	return int(head) < len(r.state) && r.state[head].descs != 0
-}
-
 // Publish shows the device everything that was added, and says whether it wants
 // a kick ("Available Buffer Notification Suppression"). The store of the index
 // and the load of what the device wishes are both sequentially consistent, which
