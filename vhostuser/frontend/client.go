@@ -1,0 +1,250 @@
+package frontend
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
+
+// A Client speaks the protocol over one connection, message by message. It
+// checks what the back-end answers, but not what it is told to send: it can be
+// used to send nonsense, and [Client.Send] sends any.
+type Client struct {
+	conn *vhostuser.Conn
+	sock *vhostuser.FD // the connection once more, to see whether it still stands
+	m    vhostuser.Message
+
+	// Protocol is what SetProtocolFeatures agreed on. With REPLY_ACK in it each
+	// message is acknowledged before its method returns.
+	Protocol uint64
+}
+
+// Dial connects to a back-end that listens on the Unix socket path.
+func Dial(path string) (*Client, error) {
+	uc, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	return New(uc)
+}
+
+// New takes over uc, which a back-end has at its other end. It is closed on an
+// error too.
+func New(uc *net.UnixConn) (*Client, error) {
+	c := &Client{conn: vhostuser.NewConn(uc)}
+	raw, err := uc.SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) {
+			var n int
+			if n, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+				c.sock = vhostuser.NewFD(n)
+			}
+		})
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("connection to the back-end: %w", err), c.Close())
+	}
+	return c, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error {
+	c.m.Close()
+	return errors.Join(c.conn.Close(), c.sock.Close())
+}
+
+// RefusedError is a message that the back-end understood and refused. It has
+// logged why.
+type RefusedError struct{ Request vhostuser.Request }
+
+func (e RefusedError) Error() string {
+	return fmt.Sprintf("the back-end refused %v (its log says why)", e.Request)
+}
+
+// ErrGone is a back-end that has closed the connection.
+var ErrGone = errors.New("the back-end has closed the connection")
+
+// Send sends a message with any flags, payload and descriptors, and does not
+// look for an answer.
+func (c *Client) Send(r vhostuser.Request, flags uint32, payload []byte, fds ...int) error {
+	if err := c.conn.Write(r, flags, payload, fds...); err != nil {
+		return gone(err)
+	}
+	return nil
+}
+
+// SendRaw sends bytes as they are, the descriptors with the first of them.
+func (c *Client) SendRaw(b []byte, fds ...int) error { return gone(c.conn.WriteRaw(b, fds...)) }
+
+// Receive reads the next answer. It is good until the next call of any method.
+func (c *Client) Receive() (*vhostuser.Message, error) {
+	if err := c.conn.ReadReply(&c.m); err != nil {
+		return nil, gone(err)
+	}
+	return &c.m, nil
+}
+
+// gone names the several faces of a closed connection.
+func gone(err error) error {
+	if err != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)) {
+		return fmt.Errorf("%w (%w)", ErrGone, err)
+	}
+	return err
+}
+
+// Get sends a message that has an answer, and returns the answer's payload. It
+// is good until the next call of any method.
+func (c *Client) Get(r vhostuser.Request, payload []byte, fds ...int) ([]byte, error) {
+	if err := c.Send(r, vhostuser.Version, payload, fds...); err != nil {
+		return nil, err
+	}
+	return c.answer(r)
+}
+
+// Set sends a message that has no answer, with an acknowledgement where
+// REPLY_ACK was negotiated.
+func (c *Client) Set(r vhostuser.Request, payload []byte, fds ...int) error {
+	if c.Protocol&vhostuser.ProtocolReplyAck == 0 {
+		return c.Send(r, vhostuser.Version, payload, fds...)
+	}
+	if err := c.Send(r, vhostuser.Version|vhostuser.FlagNeedReply, payload, fds...); err != nil {
+		return err
+	}
+	p, err := c.answer(r)
+	if err != nil {
+		return err
+	}
+	v, err := vhostuser.ParseU64(p)
+	if err != nil {
+		return fmt.Errorf("acknowledgement of %v: %w", r, err)
+	}
+	if v != 0 {
+		return RefusedError{r}
+	}
+	return nil
+}
+
+func (c *Client) answer(r vhostuser.Request) ([]byte, error) {
+	m, err := c.Receive()
+	if err != nil {
+		return nil, fmt.Errorf("answer to %v: %w", r, err)
+	}
+	if m.Request != r {
+		return nil, fmt.Errorf("%v was answered with %v", r, m)
+	}
+	return m.Payload, nil
+}
+
+func (c *Client) getU64(r vhostuser.Request) (uint64, error) {
+	p, err := c.Get(r, nil)
+	if err != nil {
+		return 0, err
+	}
+	v, err := vhostuser.ParseU64(p)
+	if err != nil {
+		return 0, fmt.Errorf("answer to %v: %w", r, err)
+	}
+	return v, nil
+}
+
+// Features asks which features the back-end offers, FeatureProtocol included.
+func (c *Client) Features() (uint64, error) { return c.getU64(vhostuser.GetFeatures) }
+
+// SetFeatures takes features. A session ends when the device refuses them and
+// there is no REPLY_ACK.
+func (c *Client) SetFeatures(f uint64) error {
+	return c.Set(vhostuser.SetFeatures, vhostuser.AppendU64(nil, f))
+}
+
+// ProtocolFeatures asks which protocol features the back-end offers.
+func (c *Client) ProtocolFeatures() (uint64, error) { return c.getU64(vhostuser.GetProtocolFeatures) }
+
+// SetProtocolFeatures takes protocol features, and sets c.Protocol.
+func (c *Client) SetProtocolFeatures(f uint64) error {
+	// Whether this one is acknowledged is a question that the protocol leaves
+	// open, so it is not asked.
+	if err := c.Send(vhostuser.SetProtocolFeatures, vhostuser.Version, vhostuser.AppendU64(nil, f)); err != nil {
+		return err
+	}
+	c.Protocol = f
+	return nil
+}
+
+// SetOwner begins the session.
+func (c *Client) SetOwner() error { return c.Set(vhostuser.SetOwner, nil) }
+
+// QueueNum asks how many queues there are.
+func (c *Client) QueueNum() (int, error) {
+	n, err := c.getU64(vhostuser.GetQueueNum)
+	if err == nil && n > vhostuser.MaxQueues {
+		err = fmt.Errorf("the back-end claims %d queues, more than the protocol can name", n)
+	}
+	return int(n), err
+}
+
+// MaxMemSlots asks how many memory regions AddRegion may add.
+func (c *Client) MaxMemSlots() (uint64, error) { return c.getU64(vhostuser.GetMaxMemSlots) }
+
+// Status reads the virtio device status; needs STATUS.
+func (c *Client) Status() (uint8, error) {
+	v, err := c.getU64(vhostuser.GetStatus)
+	return uint8(v), err
+}
+
+// SetStatus writes the virtio device status; 0 resets the device. Needs STATUS.
+func (c *Client) SetStatus(v uint8) error {
+	return c.Set(vhostuser.SetStatus, vhostuser.AppendU64(nil, uint64(v)))
+}
+
+// ResetDevice resets the device; needs RESET_DEVICE.
+func (c *Client) ResetDevice() error { return c.Set(vhostuser.ResetDevice, nil) }
+
+// Config reads n bytes of the configuration space at byte off; needs CONFIG.
+func (c *Client) Config(off, n uint32) ([]byte, error) {
+	p, err := c.Get(vhostuser.GetConfig, vhostuser.ConfigAccess{Offset: off, Data: make([]byte, n)}.Append(nil))
+	if err != nil {
+		return nil, err
+	}
+	if len(p) == 0 {
+		return nil, RefusedError{vhostuser.GetConfig}
+	}
+	a, err := vhostuser.ParseConfigAccess(p)
+	if err != nil {
+		return nil, fmt.Errorf("answer to GET_CONFIG: %w", err)
+	}
+	if len(a.Data) != int(n) {
+		return nil, fmt.Errorf("GET_CONFIG of %d bytes was answered with %d", n, len(a.Data))
+	}
+	return append([]byte(nil), a.Data...), nil
+}
+
+// SetConfig writes to the configuration space at byte off; needs CONFIG.
+func (c *Client) SetConfig(off uint32, data []byte) error {
+	return c.Set(vhostuser.SetConfig, vhostuser.ConfigAccess{Offset: off, Data: data}.Append(nil))
+}
+
+// SetMemTable makes regions, up to 8, the whole of the guest's memory.
+func (c *Client) SetMemTable(regions ...*Region) error {
+	descs, fds := make([]guestmem.RegionDesc, len(regions)), make([]int, len(regions))
+	for i, r := range regions {
+		descs[i], fds[i] = r.Desc(), r.FD()
+	}
+	return c.Set(vhostuser.SetMemTable, vhostuser.AppendMemTable(nil, descs), fds...)
+}
+
+// AddRegion adds a region to the guest's memory; needs CONFIGURE_MEM_SLOTS.
+func (c *Client) AddRegion(r *Region) error {
+	return c.Set(vhostuser.AddMemReg, vhostuser.AppendMemReg(nil, r.Desc()), r.FD())
+}
+
+// RemoveRegion takes a region away; needs CONFIGURE_MEM_SLOTS.
+func (c *Client) RemoveRegion(r *Region) error {
+	return c.Set(vhostuser.RemMemReg, vhostuser.AppendMemReg(nil, r.Desc()))
+}

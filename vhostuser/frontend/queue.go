@@ -1,0 +1,291 @@
+package frontend
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// A Request is one block request, with memory of its own in the guest. A queue
+// makes all of them beforehand and hands out the same ones again and again.
+type Request struct {
+	Type   uint32 // driver.TypeIn and so on
+	Sector uint64 // of 512 bytes
+	// Data is what is sent, or where the answer is to go, in guest memory: a part
+	// of Buffer from its beginning, see SetLen. It may be empty.
+	Data []byte
+	// Tag is the caller's.
+	Tag uint64
+
+	// The outcome, once the request has come back.
+	Status       byte   // driver.StatusOK and so on
+	AppendSector uint64 // of a zone append
+	Written      uint32 // bytes that the device says it wrote
+
+	buf     []byte
+	bufAddr uint64 // guest address
+	index   uint64
+	blk     driver.Blk
+	table   driver.Buffer // for an indirect table
+}
+
+// Buffer is all the memory that Data can be, in guest memory.
+func (r *Request) Buffer() []byte { return r.buf }
+
+// SetLen makes Data the first n bytes of Buffer.
+func (r *Request) SetLen(n int) { r.Data = r.buf[:n] }
+
+// A Queue is one virtqueue of a disk, with its requests. It belongs to one
+// goroutine. Nothing of what it does for a request allocates memory.
+type Queue struct {
+	d     *Disk
+	index int
+	ring  *driver.Ring
+	kick  *vhostuser.FD
+	call  *vhostuser.FD
+
+	requests []*Request
+	free     []*Request
+	inFlight int
+	one      [8]byte // what an eventfd is written with
+	count    [8]byte // what it is read into
+	poll     [2]unix.PollFd
+
+	// Timeout is how long Wait waits for a completion before it gives up with an
+	// error; 0 is for ever.
+	Timeout time.Duration
+}
+
+// newQueue allocates queue i in guest memory, not yet known to the back-end.
+func newQueue(d *Disk, i int) (*Queue, error) {
+	q := &Queue{d: d, index: i, one: [8]byte{1}, Timeout: d.opt.Timeout}
+	for _, f := range []**vhostuser.FD{&q.kick, &q.call} {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("eventfd: %w", err), q.close())
+		}
+		*f = vhostuser.NewFD(fd)
+	}
+	if err := q.allocate(); err != nil {
+		return nil, errors.Join(fmt.Errorf("queue %d: %w", i, err), q.close())
+	}
+	return q, nil
+}
+
+// ringAlign is what driver.NewRing asks for.
+const ringAlign = 64
+
+func (q *Queue) allocate() error {
+	d := q.d
+	at, _, err := d.Memory.Alloc(driver.RingBytes(d.opt.QueueSize), ringAlign)
+	if err != nil {
+		return err
+	}
+	if q.ring, err = driver.NewRing(d.Memory.Memory, at, d.opt.QueueSize, d.Features); err != nil {
+		return err
+	}
+	segments := (d.opt.BufferBytes + d.segmentBytes - 1) / d.segmentBytes
+	for i := range d.opt.Depth {
+		r := &Request{index: uint64(i)}
+		r.blk.Data = make([]driver.Buffer, 0, segments)
+		if r.bufAddr, r.buf, err = d.Memory.Alloc(uint64(d.opt.BufferBytes), 4096); err != nil {
+			return err
+		}
+		if r.blk.Scratch, _, err = d.Memory.Alloc(driver.BlkScratchBytes, ringAlign); err != nil {
+			return err
+		}
+		if d.Features&driver.FeatureIndirectDesc != 0 {
+			n := uint64(segments+2) * 16
+			if r.table.GuestAddr, _, err = d.Memory.Alloc(n, 16); err != nil {
+				return err
+			}
+			r.table.Len = uint32(n)
+		}
+		q.requests = append(q.requests, r)
+	}
+	q.free = append(q.free, q.requests...)
+	return nil
+}
+
+func (q *Queue) close() error {
+	return errors.Join(q.kick.Close(), q.call.Close())
+}
+
+// start tells the back-end of the queue; it goes on at the given avail index.
+func (q *Queue) start(base uint16) error {
+	c, m, l := q.d.Client, q.d.Memory, q.ring.Config()
+	return firstError(
+		func() error { return c.SetVringNum(q.index, l.Size) },
+		func() error { return c.SetVringBase(q.index, base) },
+		func() error {
+			return c.SetVringAddr(q.index, m.UserAddr(l.Desc), m.UserAddr(l.Avail), m.UserAddr(l.Used))
+		},
+		func() error { return c.SetVringCall(q.index, q.call.Int()) },
+		func() error { return c.SetVringKick(q.index, q.kick.Int()) },
+		func() error {
+			if q.d.Features&vhostuser.FeatureProtocol == 0 {
+				return nil // it is enabled already
+			}
+			return c.SetVringEnable(q.index, true)
+		},
+	)
+}
+
+func firstError(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop stops the queue in the back-end, which answers first what it has taken.
+// Those answers are still to be had from Poll. It returns the avail index that
+// the back-end would have taken next.
+func (q *Queue) Stop() (base uint16, err error) { return q.d.Client.VringBase(q.index) }
+
+// Start starts a stopped queue again, at the index that Stop returned.
+func (q *Queue) Start(base uint16) error { return q.start(base) }
+
+// Ring is the driver's ring under the queue, for tests that put chains of their
+// own into it; they must not mix with requests in flight.
+func (q *Queue) Ring() *driver.Ring { return q.ring }
+
+// KickFD and CallFD lend the eventfds out.
+func (q *Queue) KickFD() int { return q.kick.Int() }
+
+// CallFD lends the eventfd that the back-end wakes us with.
+func (q *Queue) CallFD() int { return q.call.Int() }
+
+// InFlight is how many requests are with the device or not yet polled.
+func (q *Queue) InFlight() int { return q.inFlight }
+
+// Get hands out a free request with empty Data; nil when all are in use.
+func (q *Queue) Get() *Request {
+	n := len(q.free) - 1
+	if n < 0 {
+		return nil
+	}
+	r := q.free[n]
+	q.free = q.free[:n]
+	r.Data = r.buf[:0]
+	return r
+}
+
+// Put gives a request back that is not in flight.
+func (q *Queue) Put(r *Request) { q.free = append(q.free, r) }
+
+// Submit puts a request into the ring. The device sees it with the next Kick.
+// It fails with driver.ErrFull when the ring has too few descriptors.
+func (q *Queue) Submit(r *Request) error {
+	b := &r.blk
+	b.Type, b.Sector, b.Data = r.Type, r.Sector, b.Data[:0]
+	for off := 0; off < len(r.Data); off += q.d.segmentBytes {
+		n := min(q.d.segmentBytes, len(r.Data)-off)
+		b.Data = append(b.Data, driver.Buffer{GuestAddr: r.bufAddr + uint64(off), Len: uint32(n)})
+	}
+	b.Table = driver.Buffer{}
+	if len(b.Data) > 0 {
+		b.Table = r.table // Linux, too, has two descriptors in the ring itself
+	}
+	if _, err := q.ring.AddBlk(b, r.index); err != nil {
+		return err
+	}
+	q.inFlight++
+	return nil
+}
+
+// Kick shows the device everything submitted, and wakes it if it wants that.
+func (q *Queue) Kick() error {
+	if !q.ring.Publish() {
+		return nil
+	}
+	return q.wake()
+}
+
+// wake kicks the device, whether it wants to be or not.
+func (q *Queue) wake() error {
+	if _, err := unix.Write(q.kick.Int(), q.one[:]); err != nil {
+		return fmt.Errorf("queue %d: kick: %w", q.index, err)
+	}
+	return nil
+}
+
+// Poll takes what has come back, up to len(done) requests, without waiting. They
+// are not in flight any more, and are the caller's until Put.
+func (q *Queue) Poll(done []*Request) (n int, err error) {
+	for n < len(done) {
+		u, ok := q.ring.Next()
+		if !ok {
+			break
+		}
+		r := q.requests[u.Token]
+		r.Written = u.Written
+		if r.Status, r.AppendSector, err = q.ring.BlkResult(&r.blk); err != nil {
+			return n, fmt.Errorf("queue %d: %w", q.index, err)
+		}
+		q.inFlight--
+		done[n] = r
+		n++
+	}
+	if n == 0 {
+		if err := q.ring.Err(); err != nil {
+			return 0, fmt.Errorf("queue %d: %w", q.index, err)
+		}
+	}
+	return n, nil
+}
+
+// Wait is Poll, but sleeps until there is something. It fails with ErrGone when
+// the back-end goes away, and after Timeout.
+func (q *Queue) Wait(done []*Request) (int, error) {
+	for {
+		q.ring.DisableCalls()
+		if n, err := q.Poll(done); n != 0 || err != nil {
+			return n, err
+		}
+		if q.ring.EnableCalls() {
+			continue
+		}
+		if err := q.sleep(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// sleep waits for a call.
+func (q *Queue) sleep() error {
+	timeout := -1
+	if q.Timeout > 0 {
+		timeout = int(q.Timeout.Milliseconds())
+	}
+	for {
+		q.poll = [2]unix.PollFd{
+			{Fd: int32(q.call.Int()), Events: unix.POLLIN},
+			{Fd: int32(q.d.Client.sock.Int()), Events: unix.POLLRDHUP},
+		}
+		n, err := unix.Poll(q.poll[:], timeout)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return fmt.Errorf("queue %d: poll: %w", q.index, err)
+		case n == 0:
+			return fmt.Errorf("queue %d: no completion within %v, %d requests in flight", q.index, q.Timeout, q.inFlight)
+		case q.poll[0].Revents != 0:
+			// Nobody else reads it, and it does not matter what it counted.
+			_, err := unix.Read(q.call.Int(), q.count[:])
+			if err != nil && err != unix.EAGAIN {
+				return fmt.Errorf("queue %d: call: %w", q.index, err)
+			}
+			return nil
+		default:
+			return fmt.Errorf("queue %d, %d requests in flight: %w", q.index, q.inFlight, ErrGone)
+		}
+	}
+}

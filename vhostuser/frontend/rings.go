@@ -1,0 +1,74 @@
+package frontend
+
+import (
+	"fmt"
+
+	"github.com/zvhost/zvhost/vhostuser"
+)
+
+// The messages that set up, start and stop ring i.
+
+func (c *Client) setState(r vhostuser.Request, i int, num uint32) error {
+	return c.Set(r, vhostuser.VringState{Index: uint32(i), Num: num}.Append(nil))
+}
+
+// SetVringNum sets the ring's number of descriptors.
+func (c *Client) SetVringNum(i int, n uint16) error {
+	return c.setState(vhostuser.SetVringNum, i, uint32(n))
+}
+
+// SetVringBase sets the avail index that the back-end takes next.
+func (c *Client) SetVringBase(i int, base uint16) error {
+	return c.setState(vhostuser.SetVringBase, i, uint32(base))
+}
+
+// VringBase stops the ring, once the back-end has answered all that it took
+// from it, and returns the avail index that it would have taken next.
+func (c *Client) VringBase(i int) (uint16, error) {
+	p, err := c.Get(vhostuser.GetVringBase, vhostuser.VringState{Index: uint32(i)}.Append(nil))
+	if err != nil {
+		return 0, err
+	}
+	v, err := vhostuser.ParseVringState(p)
+	if err != nil {
+		return 0, fmt.Errorf("answer to GET_VRING_BASE: %w", err)
+	}
+	if v.Index != uint32(i) || v.Num > 0xffff {
+		return 0, fmt.Errorf("GET_VRING_BASE of ring %d was answered with ring %d, base %#x", i, v.Index, v.Num)
+	}
+	return uint16(v.Num), nil
+}
+
+// SetVringAddr sets the ring's three addresses, user addresses all.
+func (c *Client) SetVringAddr(i int, desc, avail, used uint64) error {
+	return c.Set(vhostuser.SetVringAddr, vhostuser.VringAddr{Index: uint32(i), Desc: desc, Avail: avail, Used: used}.Append(nil))
+}
+
+// SetVringEnable enables or disables the ring.
+func (c *Client) SetVringEnable(i int, on bool) error {
+	n := uint32(0)
+	if on {
+		n = 1
+	}
+	return c.setState(vhostuser.SetVringEnable, i, n)
+}
+
+func (c *Client) setFile(r vhostuser.Request, i, fd int) error {
+	v := vhostuser.VringFile{Index: uint8(i), NoFD: fd < 0}
+	if v.NoFD {
+		return c.Set(r, v.Append(nil))
+	}
+	return c.Set(r, v.Append(nil), fd)
+}
+
+// SetVringKick gives the back-end the eventfd that wakes it, which starts the
+// ring; -1 asks it to poll.
+func (c *Client) SetVringKick(i, fd int) error { return c.setFile(vhostuser.SetVringKick, i, fd) }
+
+// SetVringCall gives the back-end the eventfd that it wakes us with; -1 asks it
+// not to.
+func (c *Client) SetVringCall(i, fd int) error { return c.setFile(vhostuser.SetVringCall, i, fd) }
+
+// SetVringErr gives the back-end the eventfd by which it says that the ring is
+// broken; -1 asks it not to.
+func (c *Client) SetVringErr(i, fd int) error { return c.setFile(vhostuser.SetVringErr, i, fd) }
