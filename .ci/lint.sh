@@ -35,7 +35,7 @@ shell_scripts() {
 	done 2>/dev/null
 }
 
-check_shell() { shell_scripts | xargs shellcheck --external-sources --source-path=SCRIPTDIR; }
+check_shell() { shell_scripts | xargs shellcheck; }
 
 # The rules of the house that no other linter knows: what may import what, a
 # doc.go in each package, no test that is skipped.

@@ -11,7 +11,7 @@ import (
 )
 
 func main() {
-	c := counter{out: os.Stdout, printed: map[string]*bytes.Buffer{}, tests: map[string]int{}}
+	c := counter{out: os.Stdout, printed: map[string]*bytes.Buffer{}, tests: map[string]int{}, broken: map[string]bool{}}
 	if err := c.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "testcount:", err)
 		os.Exit(1)
@@ -37,7 +37,8 @@ type counter struct {
 	passed, failed int
 	// printed is the output so far of each package and test that is running.
 	printed map[string]*bytes.Buffer
-	tests   map[string]int // package -> tests that passed
+	tests   map[string]int  // package -> tests that passed
+	broken  map[string]bool // packages with a test that failed
 }
 
 func (c *counter) read(r io.Reader) error {
@@ -84,17 +85,19 @@ func (c *counter) take(e event) {
 		c.tests[e.Package]++
 	case e.Test != "":
 		c.failed++
+		c.broken[e.Package] = true
 		_, _ = fmt.Fprintf(c.out, "--- %s %s %s\n%s", strings.ToUpper(e.Action), e.Package, e.Test, c.told(key))
 	case e.Action == "pass":
 		_, _ = fmt.Fprintf(c.out, "ok    %-52s %4d tests %7.1f s\n", e.Package, c.tests[e.Package], e.Elapsed)
 	case e.Action == "fail":
-		// The package itself: it does not build, panicked, leaked or timed out.
-		c.failed++
+		if !c.broken[e.Package] { // it does not build, panicked, leaked or timed out
+			c.failed++
+		}
 		_, _ = fmt.Fprintf(c.out, "%sFAIL  %s\n", c.told(key), e.Package)
 	}
 }
 
-// told is what a package or test printed, less what go test says of each test.
+// told is what a package or test printed, less what go test says of each.
 func (c *counter) told(key string) string {
 	b := c.printed[key]
 	if b == nil {
@@ -102,7 +105,9 @@ func (c *counter) told(key string) string {
 	}
 	var keep strings.Builder
 	for line := range strings.Lines(b.String()) {
-		if !strings.HasPrefix(line, "=== ") && line != "PASS\n" {
+		switch word, _, _ := strings.Cut(strings.TrimSpace(line), " "); {
+		case word == "===", word == "---", word == "PASS", strings.HasPrefix(word, "FAIL") && word != "FAIL:":
+		default:
 			keep.WriteString(line)
 		}
 	}

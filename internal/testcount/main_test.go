@@ -18,12 +18,15 @@ func TestCounter(t *testing.T) {
 		`{"Action":"fail","Package":"p/b","Test":"TestBad"}`,
 		`{"Action":"skip","Package":"p/b","Test":"TestLazy"}`,
 		`{"Action":"fail","Package":"p/b","Elapsed":0.1}`,
+		`{"Action":"output","Package":"p/leak","Output":"FAIL: the tests leaked\n"}`,
+		`{"Action":"output","Package":"p/leak","Output":"FAIL\tp/leak\t0.1s\n"}`,
+		`{"Action":"fail","Package":"p/leak","Elapsed":0.1}`,
 		`{"ImportPath":"p/c","Action":"build-output","Output":"c.go:1: no\n"}`,
 		`{"Action":"skip","Package":"p/none"}`,
 		`go: something else`,
 	}, "\n")
 	var out bytes.Buffer
-	c := counter{out: &out, printed: map[string]*bytes.Buffer{}, tests: map[string]int{}}
+	c := counter{out: &out, printed: map[string]*bytes.Buffer{}, tests: map[string]int{}, broken: map[string]bool{}}
 	if err := c.read(strings.NewReader(in)); err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +34,7 @@ func TestCounter(t *testing.T) {
 		t.Errorf("%d passed, %d failed, want 1 and 3 (a test, a skipped test, a package)", c.passed, c.failed)
 	}
 	got := out.String()
-	for _, want := range []string{"ok    p/a", "1 tests", "--- FAIL p/b TestBad\n    b_test.go:7: wrong\n", "--- SKIP p/b TestLazy", "FAIL  p/b\n", "c.go:1: no\n", "go: something else"} {
+	for _, want := range []string{"ok    p/a", "1 tests", "--- FAIL p/b TestBad\n    b_test.go:7: wrong\n", "--- SKIP p/b TestLazy", "\nFAIL  p/b\n", "\nFAIL: the tests leaked\nFAIL  p/leak\n", "c.go:1: no\n", "go: something else"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:\n%s", want, got)
 		}
