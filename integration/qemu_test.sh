@@ -1,0 +1,217 @@
+#!/usr/bin/env bash
+# The main job on real parts: an unmodified Debian kernel under QEMU uses disks
+# that zvhost serves. Each zoned geometry is taken through the guest's own tools,
+# zonefs and btrfs, over a restart of guest and daemon; an ordinary disk through
+# ext4; and a front-end that hides zones is shown to be refused.
+#
+#   integration/qemu_test.sh [ZVHOST]      default: bin/zvhost, as make build makes it
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+zvhost=$(realpath "${1:-$here/../bin/zvhost}")
+[[ -x $zvhost ]] || { echo "qemu_test.sh: $zvhost is not there: run 'make build' first" >&2; exit 1; }
+# shellcheck source=integration/vm/guest.sh
+source "$here/vm/guest.sh"
+cd "$VM_RUN"
+
+# The geometries. Sizes in bytes. btrfs wants zones of 4 MiB or more and 11
+# active ones; open limits are small enough to be run into.
+declare -A small=([name]=512 [size]=$((1024 << 20)) [zone]=$((16 << 20)) [capacity]=$((12 << 20))
+	[conventional]=4 [open]=12 [active]=14 [append]=$((512 << 10)) [block]=512 [queues]=2)
+declare -A large=([name]=4096 [size]=$((1000 << 20)) [zone]=$((32 << 20)) [capacity]=$((32 << 20))
+	[conventional]=0 [open]=13 [active]=13 [append]=$((1 << 20)) [block]=4096 [queues]=1)
+
+# serve NAME FILE QUEUES   a daemon for FILE on the socket $VM_RUN/NAME.sock
+serve() {
+	rm -f "$VM_RUN/$1.log" # of a daemon before it
+	run_start "$1" "$zvhost" serve --socket-path "$VM_RUN/$1.sock" --blk-file "$2" --queues "$3" --serial "zv-$1"
+	# Not for the socket file: between bind and listen it refuses connections.
+	wait_for 10 "daemon $1 to serve" grep -qs " serving " "$VM_RUN/$1.log"
+}
+
+# retire NAME FILE   ends daemon NAME; FILE, if it is an image, must be sound
+retire() {
+	run_stop "$1" || die "daemon $1 ended with status $?"
+	[[ ! -e $VM_RUN/$1.sock ]] || die "daemon $1 left its socket behind"
+	[[ $2 != *.zvh ]] || "$zvhost" check "$2" > check.log || die "check of $2: $(cat check.log)"
+}
+
+# same_zones WHEN   the guest's report and the host's are the same, line by line
+same_zones() {
+	guest 'blkzone report /dev/vda' > guest.zones
+	"$zvhost" report "$image" > host.zones
+	diff guest.zones host.zones > zones.diff || die "zones $1 (guest <, host >): $(head -n 6 zones.diff)"
+	compared=$((compared + 1))
+}
+
+# zone_is NUMBER STATE WPTR   one zone as blkzone shows it; WPTR in sectors, or -
+zone_is() {
+	local line
+	line=$(sed -n "$(($1 + 1))p" guest.zones)
+	[[ $line == *"zcond:"*"($2)"* ]] || die "zone $1 is not '$2': $line"
+	[[ $3 == - || $line == *"wptr $(printf '0x%06x' "$3") "* ]] || die "zone $1 has not its write pointer at $3: $line"
+}
+
+# put NUMBER OFFSET BLOCKS   writes blocks into a zone, both counted in blocks
+put() {
+	guest "dd if=/dev/urandom of=/dev/vda bs=$block count=$3 seek=$(($1 * zone / block + $2)) oflag=direct conv=notrunc status=none"
+}
+
+check_sysfs() {
+	local -n g=$1
+	local want got
+	want="host-managed $((g[zone] >> 9)) $(((g[size] + g[zone] - 1) / g[zone])) ${g[open]} ${g[active]} ${g[append]} ${g[block]} $((g[size] >> 9)) zv-$1"
+	got=$(guest 'cd /sys/block/vda; echo $(cat queue/{zoned,chunk_sectors,nr_zones,max_open_zones,max_active_zones,zone_append_max_bytes,logical_block_size} size serial)')
+	assert_eq "what sysfs says of the disk" "$want" "$got"
+	ok "sysfs shows what was created: $got"
+}
+
+# Every command of blkzone, and the errors that a guest can run into.
+check_blkzone() {
+	local -n g=$1
+	local zone=${g[zone]} block=${g[block]} first=${g[conventional]} i
+	local bs=$((block / 512)) cap=$((g[capacity] / 512)) at
+	at() { echo "-o $(($1 * zone / 512)) -c 1 /dev/vda"; }
+	same_zones "of the new disk"
+	put "$first" 0 4; same_zones "after a write"; zone_is "$first" oi $((4 * bs))
+	put "$first" 4 1; same_zones "after a second write"; zone_is "$first" oi $((5 * bs))
+	guest_fails 'Input/output error' "dd if=/dev/zero of=/dev/vda bs=$block count=1 seek=$((first * zone / block + 9)) oflag=direct conv=notrunc"
+	same_zones "after an unaligned write"; zone_is "$first" oi $((5 * bs))
+	guest "blkzone close $(at "$first")"; same_zones "after a close"; zone_is "$first" cl $((5 * bs))
+	guest "blkzone open $(at "$first")"; same_zones "after an open"; zone_is "$first" oe $((5 * bs))
+	guest "blkzone finish $(at "$first")"; same_zones "after a finish"; zone_is "$first" fu -
+	guest_fails 'Input/output error' "dd if=/dev/zero of=/dev/vda bs=$block count=1 seek=$((first * zone / block + 5)) oflag=direct conv=notrunc"
+	guest "blkzone reset $(at "$first")"; same_zones "after a reset"; zone_is "$first" em 0
+	guest "cmp -n $((5 * block)) /dev/zero <(dd if=/dev/vda bs=$block count=5 skip=$((first * zone / block)) iflag=direct status=none)"
+	ok "write, close, open, finish, reset, and an unaligned write is refused"
+
+	# To the capacity and not beyond.
+	guest "dd if=/dev/urandom of=/dev/vda bs=1M count=$((g[capacity] >> 20)) seek=$((first * zone >> 20)) oflag=direct conv=notrunc status=none"
+	same_zones "after filling a zone"; zone_is "$first" fu -
+	# Behind the capacity, or on the last block where the zone has no more.
+	guest_fails 'Input/output error' "dd if=/dev/zero of=/dev/vda bs=$block count=1 seek=$(((first * zone + (g[capacity] < zone ? g[capacity] : zone - block)) / block)) oflag=direct conv=notrunc"
+	same_zones "after a write past the capacity"; zone_is "$first" fu -
+	guest "blkzone reset $(at "$first")"
+	ok "a write past the capacity of $cap sectors is refused"
+
+	for ((i = 0; i < g[open]; i++)); do
+		echo "blkzone open $(at $((first + i)))"
+	done > opens
+	guest "$(cat opens)"
+	same_zones "with ${g[open]} open zones"; zone_is $((first + g[open] - 1)) oe 0
+	guest_fails 'Too many references|Value too large' "blkzone open $(at $((first + g[open])))"
+	same_zones "after one open zone too many"; zone_is $((first + g[open])) em 0
+	guest 'blkzone reset /dev/vda'
+	same_zones "after a reset of all"; zone_is "$first" em 0
+	ok "the open zone after the ${g[open]}th is refused"
+
+	if ((first > 0)); then
+		put 0 7 3; put 0 2 1; same_zones "after writes to a conventional zone"; zone_is 0 nw 0
+		guest_fails '.' "blkzone open $(at 0)"
+		ok "a conventional zone takes writes anywhere and no zone commands"
+	fi
+}
+
+check_zonefs() {
+	local -n g=$1
+	guest "mkzonefs -f -o perm=644 /dev/vda > /dev/null; mkdir -p /z; mount -t zonefs -o explicit-open /dev/vda /z
+		cd /z/seq; [ \$(stat -c %s 0) = 0 ]
+		for i in 1 2 3; do dd if=/dev/urandom of=0 bs=${g[block]} count=8 oflag=append,direct conv=notrunc status=none; done
+		[ \$(stat -c %s 0) = $((24 * g[block])) ]
+		dd if=/dev/zero of=1 bs=${g[block]} count=1 oflag=append,direct conv=notrunc status=none
+		truncate -s \$(((\$(stat -c %b 1) * 512))) 1"
+	same_zones "with files in zonefs"
+	guest "cd /z/seq; ! dd if=/dev/zero of=0 bs=${g[block]} count=1 seek=100 oflag=direct conv=notrunc status=none
+		sha256sum 0 > /tmp/z.sum; cd /; umount /z; mount -t zonefs /dev/vda /z; cd /z/seq; sha256sum --status -c /tmp/z.sum
+		truncate -s 0 0; [ \$(stat -c %s 0) = 0 ]; cd /; umount /z; blkzone reset /dev/vda" > zonefs.log 2>&1 || die "zonefs: $(tail -n 5 zonefs.log)"
+	same_zones "after zonefs"
+	ok "zonefs: append, finish by truncation, truncation to nothing, remount"
+}
+
+check_btrfs() {
+	local -n g=$1
+	guest 'mkfs.btrfs -q -f -O zoned /dev/vda; mkdir -p /b; mount /dev/vda /b'
+	same_zones "after mkfs.btrfs"
+	guest 'cd /b
+		for i in 1 2 3 4; do (
+			for j in 1 2 3 4 5 6; do dd if=/dev/urandom of=f$i.$j bs=64k count=$((4 * i + 3 * j)) conv=fsync status=none; done
+		) & done; wait
+		for f in f*; do [ -s $f ] || exit 1; done
+		rm f1.1 f2.2; cp f3.3 g; sync
+		sha256sum * > /tmp/b.sums; cp /tmp/b.sums sums
+		cd /; umount /b; mount /dev/vda /b; cd /b; sha256sum --status -c sums; cd /
+		btrfs scrub start -B /b > /tmp/scrub; grep -q "no errors found" /tmp/scrub || { cat /tmp/scrub; exit 1; }
+		umount /b'
+	same_zones "after btrfs"
+	cp guest.zones zones.before
+	ok "btrfs: parallel writers, fsync, remount, scrub, $(guest 'wc -l < /tmp/b.sums') hashes"
+}
+
+# zoned_disk GEOMETRY MORE...   the whole course of one zoned disk; MORE goes to
+# vm_start of the first guest
+zoned_disk() {
+	local -n g=$1
+	local name=$1 image=$VM_RUN/$1.zvh compared=0
+	shift
+	step "a zoned disk: ${g[block]} byte blocks, ${g[conventional]} conventional zones, ${g[queues]} queue(s)"
+	"$zvhost" create "$image" --size "${g[size]}" --zone-size "${g[zone]}" --zone-capacity "${g[capacity]}" \
+		--conventional "${g[conventional]}" --max-open "${g[open]}" --max-active "${g[active]}" \
+		--max-append "${g[append]}" --block-size "${g[block]}" > create.log
+	serve "$name" "$image" "${g[queues]}"
+	vm_start "$name" --zoned "$VM_RUN/$name.sock,${g[queues]}" "$@"
+	check_sysfs "$name"
+	check_blkzone "$name"
+	check_zonefs "$name"
+	check_btrfs "$name"
+	if (($# > 0)); then check_ordinary; fi
+	vm_sane
+	vm_stop
+	retire "$name" "$image"
+	ok "power off, and the image is sound"
+
+	serve "$name" "$image" "${g[queues]}"
+	vm_start "$name" --zoned "$VM_RUN/$name.sock,${g[queues]}"
+	same_zones "after a restart of guest and daemon"
+	cmp -s guest.zones zones.before || die "zones changed over the restart: $(diff zones.before guest.zones | head -n 6)"
+	guest 'mkdir -p /b; mount /dev/vda /b; cd /b; sha256sum --status -c sums; echo more > more; sync; cd /; umount /b'
+	same_zones "after btrfs went on"
+	vm_sane
+	vm_stop
+	retire "$name" "$image"
+	ok "zones, file system and hashes are as they were; $compared zone reports compared"
+}
+
+# The ordinary disk is /dev/vdb of the guest that has it.
+check_ordinary() {
+	step "an ordinary disk, through vhost-user-blk-pci"
+	guest '[ $(cat /sys/block/vdb/queue/zoned) = none ]; mkfs.ext4 -q /dev/vdb; mkdir -p /e; mount /dev/vdb /e; cd /e
+		for i in 1 2 3 4; do (dd if=/dev/urandom of=f$i bs=1M count=$((4 * i)) conv=fsync status=none) & done; wait
+		sha256sum f* > sums; cd /; umount /e; mount /dev/vdb /e; cd /e; sha256sum --status -c sums'
+	local before after
+	before=$(stat -c %b disk.raw)
+	guest 'cd /e; rm f4; sync; fstrim /e; sha256sum --status -c <(grep -v " f4\$" sums); cd /; umount /e; e2fsck -fn /dev/vdb > /dev/null'
+	after=$(stat -c %b disk.raw)
+	((after + (12 << 11) < before)) || die "fstrim gave back $(((before - after) >> 11)) MiB of the 16 MiB that were freed"
+	ok "ext4: writers, remount, hashes, fsck; fstrim gave back $(((before - after) >> 11)) MiB"
+}
+
+# A front-end that hides ZONED must get errors, never a disk without zones.
+zoned_refused() {
+	step "a zoned disk behind a front-end that hides zones"
+	"$zvhost" create r.zvh --size 64M --zone-size 4M > create.log
+	serve refused r.zvh 1
+	vm_start refused --disk "$VM_RUN/refused.sock"
+	guest_fails 'Input/output error' 'dd if=/dev/vda of=/dev/null bs=4096 count=1 iflag=direct || { lsblk /dev/vda || echo "no disk: Input/output error"; exit 1; }'
+	run_log refused > refused.log
+	assert_match "the daemon's log" 'does not take VIRTIO_BLK_F_ZONED' "$(cat refused.log)"
+	vm_kill
+	retire refused r.zvh
+	ok "refused, with a log line that says what to use instead"
+}
+
+truncate -s 256M disk.raw
+serve ordinary disk.raw 2
+zoned_disk small --disk "$VM_RUN/ordinary.sock,2"
+retire ordinary disk.raw
+zoned_disk large
+zoned_refused
