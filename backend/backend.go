@@ -110,8 +110,8 @@ type Request struct {
 	Bytes uint64
 	// Ranges are the segments of OpDiscard and OpWriteZeroes.
 	Ranges []Range
-	// Stable asks that a write be on stable storage before it is done: the
-	// write-through cache mode.
+	// Stable asks that a request that changes something be on stable storage
+	// before it is done: the write-through cache mode.
 	Stable bool
 	// Tag is the owner's, untouched by the disk.
 	Tag uint32
@@ -150,6 +150,7 @@ const (
 	stepIssue                // it waited for its zone and is admitted: write
 	stepRange                // one of Ranges is done
 	stepSync                 // the file is synced
+	stepManaged              // it waited for its zone and has been carried out
 	stepResetAll             // it waited for zone number zone: go on there
 )
 

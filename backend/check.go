@@ -71,6 +71,9 @@ func (c *checker) run() error {
 	// the next open mends it.
 	if err != nil {
 		c.findings = append(c.findings, findings...)
+		if len(findings) == 0 {
+			c.found("state blocks", "%v", err)
+		}
 		return nil
 	}
 	committed := c.committed(l, s.clean)
@@ -138,7 +141,7 @@ func (c *checker) live(l *layout, s *state) []word {
 		c.found("file", "%v", err)
 		return nil
 	}
-	if !s.clean && !s.where.same(here) {
+	if !s.trusted(here) {
 		return nil
 	}
 	words, err := readLive(c.f, l)

@@ -153,7 +153,7 @@ func (c *committer) run() {
 // commitAll makes everything durable that was done before it was called.
 func (c *committer) commitAll() error {
 	if c.lost != nil {
-		return fmt.Errorf("an earlier sync failed and may have lost data: %w; restart zvhost to go on with what is on the disk", c.lost)
+		return errLost(c.lost)
 	}
 	for i := range c.dirty {
 		c.looked[i] = c.dirty[i].Swap(0)

@@ -59,10 +59,18 @@ func openImage(path string, o Options) (_ *image, err error) {
 	img.layout = *l
 	if st, err := f.Stat(); err != nil {
 		return nil, err
-	} else if st.Size() < l.fileBytes() {
-		return nil, fmt.Errorf("the file has %d bytes, but its zones need %d: it was cut short; run 'zvhost check'", st.Size(), l.fileBytes())
+	} else if err := l.checkSize(st.Size()); err != nil {
+		return nil, err
 	}
 	return img, img.recover()
+}
+
+// checkSize says whether a file of size bytes holds the whole image.
+func (l *layout) checkSize(size int64) error {
+	if size < l.fileBytes() {
+		return fmt.Errorf("the file has %d bytes, but its zones need %d: it was cut short; run 'zvhost check'", size, l.fileBytes())
+	}
+	return nil
 }
 
 // readSuper reads the superblock; the copy is for the checker, since a
@@ -74,10 +82,18 @@ func readSuper(f *os.File) (*layout, error) {
 		return nil, fmt.Errorf("%w: it is shorter than a superblock", ErrNotImage)
 	}
 	l, err := decodeSuper(b)
-	if err != nil && !errors.Is(err, ErrNotImage) {
-		return nil, fmt.Errorf("%w; run 'zvhost check'", err)
+	if err == nil {
+		return l, nil
 	}
-	return l, err
+	if n, _ := f.ReadAt(b, superCopyOff); n == superBytes {
+		if _, cerr := decodeSuper(b); cerr == nil {
+			return nil, fmt.Errorf("the superblock is damaged (%v), but its copy is whole; run 'zvhost check'", err)
+		}
+	}
+	if !errors.Is(err, ErrNotImage) {
+		err = fmt.Errorf("%w; run 'zvhost check'", err)
+	}
+	return nil, err
 }
 
 // recover finds out what the zones are, makes the image consistent and marks
@@ -93,7 +109,7 @@ func (img *image) recover() error {
 	if img.commits, img.seqs, _, err = readCommitted(img.f, &img.layout); err != nil {
 		return err
 	}
-	trustLive := img.state.clean || img.state.where.same(here)
+	trustLive := img.state.trusted(here)
 	if img.words, err = img.found(trustLive); err != nil {
 		return err
 	}

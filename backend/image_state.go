@@ -131,5 +131,9 @@ func whereIs(f *os.File) (place, error) {
 	return p, nil
 }
 
+// trusted says that the live table of an image in this state, found in place
+// here, is what guests were told.
+func (s *state) trusted(here place) bool { return s.clean || s.where.same(here) }
+
 // same says that nothing can have been lost between p and q.
 func (p place) same(q place) bool { return p == q && p != place{} }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,16 @@ func lockFile(f *os.File, shared bool) error {
 	if shared {
 		how = unix.LOCK_SH
 	}
-	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+	var err error
+	// Whoever only looks whether the image is in use (inUse) holds the lock for
+	// an instant; that is no reason not to start.
+	for range 20 {
+		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("in use by %s; stop that first", lockHolder(f))
 	} else if err != nil {

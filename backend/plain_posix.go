@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +17,16 @@ import (
 type plain struct {
 	f    *os.File
 	info Info
+
+	// lost is set once a sync has failed, to its error: see errLost.
+	lost atomic.Pointer[error]
+}
+
+// errLost is what every sync returns after one has failed. The kernel then may
+// have dropped data that guests wrote, and says so only once: the next
+// fdatasync would report that all is well (fsync(2), "EIO").
+func errLost(cause error) error {
+	return fmt.Errorf("an earlier sync failed and may have lost data: %w; restart zvhost to go on with what is on the disk", cause)
 }
 
 // maxRangeSectors bounds one discard or write-zeroes segment: 1 GiB, so that no
@@ -126,7 +137,8 @@ func (p *plain) submit(r *Request) {
 		}
 		io.Off, io.Len, io.Iov = int64(r.Sector)<<SectorShift, int64(r.Bytes), r.Iov
 	case OpFlush:
-		io.Code, io.Off, io.Len, r.step = engine.Fdatasync, 0, 0, stepEnd
+		p.sync(r)
+		return
 	case OpDiscard, OpWriteZeroes:
 		if p.info.ReadOnly {
 			p.fail(r, ErrReadOnly)
@@ -166,8 +178,7 @@ func (p *plain) nextRange(r *Request) {
 			r.lane.finish(r, nil)
 			return
 		}
-		io.Code, io.Off, io.Len, r.step = engine.Fdatasync, 0, 0, stepSync
-		r.lane.eng.Queue(io)
+		p.sync(r)
 		return
 	}
 	seg := &r.Ranges[r.seg]
@@ -178,6 +189,16 @@ func (p *plain) nextRange(r *Request) {
 	io.Off, io.Len = int64(seg.Sector)<<SectorShift, int64(seg.Sectors)<<SectorShift
 	r.step = stepRange
 	r.lane.eng.Queue(io)
+}
+
+// sync ends r once all that was done before is durable.
+func (p *plain) sync(r *Request) {
+	if lost := p.lost.Load(); lost != nil {
+		p.fail(r, fmt.Errorf("%w: %w", ErrIO, errLost(*lost)))
+		return
+	}
+	r.io.Code, r.io.Off, r.io.Len, r.step = engine.Fdatasync, 0, 0, stepSync
+	r.lane.eng.Queue(&r.io)
 }
 
 // ioDone implements Disk.
@@ -199,6 +220,9 @@ func (p *plain) ioDone(r *Request) {
 		}
 	}
 	if err != nil {
+		if r.step == stepSync {
+			p.lost.CompareAndSwap(nil, &err)
+		}
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, err))
 		return
 	}

@@ -19,8 +19,8 @@ type Report struct {
 }
 
 // ReadReport reads the zones of the image at path, without disturbing a daemon
-// that serves it: it takes no lock and writes nothing. Each zone is as it was
-// at some instant during the call.
+// that serves it or is about to: it writes nothing, and keeps no lock. Each zone
+// is as it was at some instant during the call.
 func ReadReport(path string) (Report, error) {
 	kind, err := Probe(path)
 	if err != nil {
@@ -53,24 +53,35 @@ func readReport(f *os.File) (Report, error) {
 	if rep.InUse, err = inUse(f); err != nil {
 		return Report{}, err
 	}
-	img := &image{layout: *l, f: f}
-	trustLive := rep.InUse
-	if !trustLive {
-		here, err := whereIs(f)
-		if err != nil {
-			return Report{}, err
-		}
-		if img.state, _, err = readState(f, l.uuid); err != nil {
-			return Report{}, err
-		}
-		trustLive = img.state.clean || img.state.where.same(here)
+	if st, err := f.Stat(); err != nil {
+		return Report{}, err
+	} else if err := l.checkSize(st.Size()); err != nil {
+		return Report{}, err
 	}
+	here, err := whereIs(f)
+	if err != nil {
+		return Report{}, err
+	}
+	img := &image{layout: *l, f: f}
+	if img.state, _, err = readState(f, l.uuid); err != nil {
+		return Report{}, err
+	}
+	// A daemon that holds the image has marked it with this place, unless it is
+	// still recovering, or could not tell the place itself.
+	trustLive := img.state.trusted(here) || rep.InUse && img.state.where == place{}
 	if !trustLive {
 		if img.commits, _, _, err = readCommitted(f, l); err != nil {
 			return Report{}, err
 		}
 	}
 	words, err := img.found(trustLive)
+	for range 3 {
+		if err == nil || !rep.InUse {
+			break
+		}
+		// Perhaps an entry was read while it was stored.
+		words, err = img.found(trustLive)
+	}
 	if err != nil {
 		return Report{}, err
 	}
@@ -80,7 +91,8 @@ func readReport(f *os.File) (Report, error) {
 	return rep, nil
 }
 
-// inUse says whether a writer holds the lock on f.
+// inUse says whether a writer holds the lock on f. To find out it takes the lock
+// for an instant, shared; lockFile is prepared for that.
 func inUse(f *os.File) (bool, error) {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	switch {

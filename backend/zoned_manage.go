@@ -35,6 +35,15 @@ func (d *zoned) manage(r *Request) {
 	if err != nil {
 		err = d.errorOf(r, err)
 	}
+	d.finish(r, err)
+}
+
+// finish ends r with err; a good one that has to be stable, once it is.
+func (d *zoned) finish(r *Request, err error) {
+	if err == nil && r.Stable {
+		d.com.flush(r)
+		return
+	}
 	r.lane.finish(r, err)
 }
 
@@ -95,7 +104,7 @@ func (d *zoned) resetFrom(r *Request, i int) {
 			return
 		}
 	}
-	r.lane.finish(r, nil)
+	d.finish(r, nil)
 }
 
 // queue makes r wait for its turn at zone z, whose lock is held.
@@ -128,7 +137,7 @@ func (d *zoned) serve(z *zone, i int) {
 			r.step = stepIssue
 			err = d.admit(z, r)
 		default:
-			r.step = stepEnd
+			r.step = stepManaged
 			err = d.apply(z, i, r.Op)
 		}
 		r.Err = nil

@@ -175,6 +175,8 @@ func (d *zoned) ioDone(r *Request) {
 		d.landed(r)
 	case stepIssue:
 		d.issue(r)
+	case stepManaged:
+		d.finish(r, r.Err)
 	case stepResetAll:
 		d.resetFrom(r, int(r.zone)+1)
 	default:

@@ -17,31 +17,30 @@ func (d *zoned) read(r *Request) {
 		r.Sector > d.zinfo.CapacitySectors || sectors > d.zinfo.CapacitySectors-r.Sector:
 		d.fail(r, ErrRange)
 		return
-	case sectors == 0:
+	case r.Sector == d.zinfo.CapacitySectors: // and nothing to read: there is no zone to look at
 		r.lane.finish(r, nil)
 		return
 	}
-	first, last := int(r.Sector>>d.shift), int((r.Sector+sectors-1)>>d.shift)
+	first, last := int(r.Sector>>d.shift), int((r.Sector+max(sectors, 1)-1)>>d.shift)
+	if first != last && r.Sector+sectors > d.conv {
+		d.fail(r, ErrZoneInvalid)
+		return
+	}
 	file := r.Bytes
-	if r.Sector+sectors > d.conv {
-		if first != last {
-			d.fail(r, ErrZoneInvalid)
-			return
-		}
-		w := word(d.zones[first].word.Load())
-		off := r.Sector & (d.img.ZoneSectors - 1)
+	for i := first; i <= last; i++ {
+		w := word(d.zones[i].word.Load())
 		if w.state() == Offline {
 			d.fail(r, ErrZoneInvalid)
 			return
 		}
-		file = min(r.Bytes, (max(w.written(), off)-off)<<SectorShift)
-	} else {
-		for i := first; i <= last; i++ {
-			if word(d.zones[i].word.Load()).state() == Offline {
-				d.fail(r, ErrZoneInvalid)
-				return
-			}
+		if r.Sector >= d.conv {
+			off := r.Sector & (d.img.ZoneSectors - 1)
+			file = min(r.Bytes, (max(w.written(), off)-off)<<SectorShift)
 		}
+	}
+	if sectors == 0 {
+		r.lane.finish(r, nil)
+		return
 	}
 	iov := r.Iov
 	if file < r.Bytes {

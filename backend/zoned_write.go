@@ -63,15 +63,16 @@ func (d *zoned) writeConventional(r *Request, sectors uint64) {
 	case (r.Sector|sectors)&d.align != 0:
 		d.fail(r, ErrRange)
 		return
-	case sectors == 0:
-		r.lane.finish(r, nil)
-		return
 	}
-	for i := int(r.zone); uint64(i) <= (r.Sector+sectors-1)>>d.shift; i++ {
+	for i := int(r.zone); uint64(i) <= (r.Sector+max(sectors, 1)-1)>>d.shift; i++ {
 		if s := word(d.zones[i].word.Load()).state(); s != NotWP {
 			d.fail(r, ErrZoneInvalid)
 			return
 		}
+	}
+	if sectors == 0 {
+		r.lane.finish(r, nil)
+		return
 	}
 	r.step = stepRead // nothing but its outcome is left, as for a read
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.img.f.Fd()), r.Stable
@@ -186,11 +187,7 @@ func (d *zoned) landed(r *Request) {
 		d.serve(z, i)
 	}
 	z.mu.Unlock()
-	if r.Err == nil && r.Stable {
-		d.com.flush(r)
-		return
-	}
-	r.lane.finish(r, r.Err)
+	d.finish(r, r.Err)
 }
 
 // settled adjusts zone z, whose lock is held, once no write is in flight any

@@ -205,7 +205,7 @@ func (op *Op) transfer(scratch *[]unix.Iovec) {
 	for op.N < op.Len {
 		n, err := op.call(iov[:min(len(iov), iovMax)])
 		switch {
-		case err == unix.EINTR || err == unix.EAGAIN:
+		case err == unix.EINTR:
 			continue
 		case err != nil:
 			op.Err = err

@@ -1,0 +1,240 @@
+package backend
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+func newPlain(t testing.TB, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func ranges(op Op, rs ...Range) *Request { return &Request{Op: op, Ranges: rs} }
+
+// An ordinary disk is its file, byte for byte.
+func TestPlain(t *testing.T) {
+	const sectors = 2048
+	path := newPlain(t, sectors<<SectorShift+100) // what is no whole block is not the disk's
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	if i := d.Info(); i.CapacitySectors != sectors || i.LogicalBlockSize != 512 || i.ReadOnly || i.Zoned != nil ||
+		i.MaxDiscardSectors == 0 || i.MaxWriteZeroesSectors == 0 {
+		t.Errorf("info %+v", i)
+	}
+	want := make([]byte, sectors<<SectorShift)
+	for i, step := range []struct {
+		sector uint64
+		n      int
+		err    error
+	}{
+		{0, 512, nil},
+		{7, 4096, nil},
+		{sectors - 1, 512, nil},
+		{100, 1 << 16, nil},
+		{sectors - 8, 4096, nil},
+		{sectors, 0, nil},
+		{0, 0, nil},
+		{sectors, 512, ErrRange},
+		{sectors - 1, 1024, ErrRange},
+		{0, 511, ErrRange},
+		{1 << 60, 512, ErrRange},
+		{1<<64 - 1, 512, ErrRange},
+		{sectors + 1, 0, ErrRange},
+	} {
+		data := pattern(byte('a'+i), step.n)
+		c.want(c.write(step.sector, data), step.err)
+		c.want(c.do(request(OpRead, step.sector, make([]byte, step.n))), step.err)
+		if step.err == nil {
+			copy(want[step.sector<<SectorShift:], data)
+		}
+	}
+	stable := request(OpWrite, 50, pattern('z', 512))
+	stable.Stable = true
+	c.want(c.do(stable), nil)
+	copy(want[50<<SectorShift:], pattern('z', 512))
+
+	zero := func(r *Request, err error) {
+		t.Helper()
+		c.want(c.do(r), err)
+		if err != nil {
+			return
+		}
+		for _, s := range r.Ranges {
+			clear(want[s.Sector<<SectorShift:][:s.Sectors<<SectorShift])
+		}
+	}
+	zero(ranges(OpDiscard, Range{Sector: 100, Sectors: 3}, Range{}, Range{Sector: 104, Sectors: 1}), nil)
+	zero(ranges(OpWriteZeroes, Range{Sector: 110, Sectors: 5}, Range{Sector: 120, Sectors: 9, Unmap: true}), nil)
+	all := ranges(OpWriteZeroes, Range{Sector: sectors - 8, Sectors: 8})
+	all.Stable = true
+	zero(all, nil)
+	zero(ranges(OpDiscard), nil)
+	zero(ranges(OpDiscard, Range{Sector: sectors, Sectors: 0}), nil)
+	zero(ranges(OpDiscard, Range{Sector: sectors - 1, Sectors: 2}), ErrRange)
+	zero(ranges(OpWriteZeroes, Range{Sector: 0, Sectors: 1}, Range{Sector: sectors + 1, Sectors: 0}), ErrRange)
+	zero(ranges(OpWriteZeroes, Range{Sector: 1<<64 - 1, Sectors: 2}), ErrRange)
+
+	for _, op := range []Op{OpAppend, OpOpen, OpClose, OpFinish, OpReset, OpResetAll, numOps} {
+		c.want(c.do(request(op, 0, nil)), ErrUnsupported)
+	}
+	c.want(c.flush(), nil)
+	if got := c.read(0, len(want)); !bytes.Equal(got, want) {
+		t.Error("the disk is not what was written")
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(got[:len(want)], want) || len(got) != len(want)+100 {
+		t.Errorf("the file is not the disk: %v", err)
+	}
+}
+
+func TestPlainReadOnly(t *testing.T) {
+	path := newPlain(t, 1<<20)
+	d, err := Open(path, Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(t, d)
+	if i := d.Info(); !i.ReadOnly || i.MaxDiscardSectors != 0 || i.MaxWriteZeroesSectors != 0 {
+		t.Errorf("info %+v", i)
+	}
+	c.want(c.write(0, make([]byte, 512)), ErrReadOnly)
+	c.want(c.do(ranges(OpDiscard, Range{Sectors: 1})), ErrReadOnly)
+	c.want(c.do(ranges(OpWriteZeroes, Range{Sectors: 1})), ErrReadOnly)
+	c.want(c.flush(), nil)
+	c.read(0, 4096)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What the disk below cannot do is an error of that request, in words.
+func TestPlainFaults(t *testing.T) {
+	d := openDisk(t, newPlain(t, 1<<20))
+	defer d.Close()
+	c, e := heldClient(t, d, nil)
+	fail := func(code engine.Code, errs ...error) {
+		e.fault = func(op *engine.Op) fault {
+			if op.Code != code || len(errs) == 0 {
+				return fault{}
+			}
+			err := errs[0]
+			errs = errs[1:]
+			return fault{err: err}
+		}
+	}
+	fail(engine.Writev, unix.ENOSPC)
+	err := c.write(8, make([]byte, 512))
+	c.want(err, ErrIO)
+	c.want(err, unix.ENOSPC)
+	if want := "write of 512 bytes at sector 8: input/output error: no space left on device"; err == nil || err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+	c.want(c.write(8, make([]byte, 512)), nil)
+
+	fail(engine.Readv, unix.EIO)
+	c.want(c.do(request(OpRead, 0, make([]byte, 512))), ErrIO)
+
+	// Discard is advice; zeroes are a promise, which a hole is only one way to keep.
+	fail(engine.PunchHole, unix.EOPNOTSUPP)
+	c.want(c.do(ranges(OpDiscard, Range{Sectors: 8})), nil)
+	c.want(c.write(0, pattern('x', 4096)), nil)
+	fail(engine.PunchHole, unix.EOPNOTSUPP)
+	c.want(c.do(ranges(OpWriteZeroes, Range{Sectors: 8, Unmap: true})), nil)
+	if !bytes.Equal(c.read(0, 4096), make([]byte, 4096)) {
+		t.Error("write zeroes left something else")
+	}
+	fail(engine.ZeroRange, unix.EIO)
+	c.want(c.do(ranges(OpWriteZeroes, Range{Sectors: 8}, Range{Sector: 8, Sectors: 8})), ErrIO)
+	stable := ranges(OpDiscard, Range{Sectors: 8})
+	stable.Stable = true
+	fail(engine.Fdatasync, unix.EIO)
+	c.want(c.do(stable), ErrIO)
+}
+
+// The kernel tells of data that it lost once, and to the next sync says that
+// all is well. A guest must not believe that.
+func TestPlainFailedSyncIsSticky(t *testing.T) {
+	d := openDisk(t, newPlain(t, 1<<20))
+	defer d.Close()
+	c, e := heldClient(t, d, nil)
+	c.want(c.write(0, make([]byte, 512)), nil)
+	e.fault = func(op *engine.Op) fault {
+		if op.Code == engine.Fdatasync {
+			return fault{err: unix.EIO}
+		}
+		return fault{}
+	}
+	c.want(c.flush(), ErrIO)
+	e.fault = nil
+	err := c.flush()
+	c.want(err, ErrIO)
+	if err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
+		t.Errorf("got %v, want it to tell of the earlier sync", err)
+	}
+	stable := request(OpWrite, 0, make([]byte, 512))
+	stable.Stable = true
+	c.want(c.do(stable), nil) // says only that it is stable itself
+	c.read(0, 4096)
+}
+
+// A file that shrinks under its disk costs the requests that miss it an error.
+func TestPlainFileShrinks(t *testing.T) {
+	path := newPlain(t, 1<<20)
+	d := openDisk(t, path)
+	defer d.Close()
+	c := newClient(t, d)
+	if err := os.Truncate(path, 4096); err != nil {
+		t.Fatal(err)
+	}
+	c.want(c.do(request(OpRead, 4, make([]byte, 4096))), ErrIO)
+	c.want(c.do(request(OpRead, 0, make([]byte, 4096))), nil)
+}
+
+func TestOpenErrors(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		filepath.Join(dir, "missing"): "no such file",
+		dir:                           "neither a file nor a block device",
+		fifo:                          "neither a file nor a block device",
+		"/dev/null":                   "neither a file nor a block device",
+		newPlain(t, 0):                "less than one block",
+		newPlain(t, 511):              "less than one block",
+	} {
+		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", path, err, want)
+		}
+	}
+	path := newPlain(t, 4096)
+	d := openDisk(t, path)
+	if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "in use by process") {
+		t.Errorf("a second open: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Check(path); err == nil || !strings.Contains(err.Error(), ErrNotImage.Error()) {
+		t.Errorf("check of an ordinary disk: %v", err)
+	}
+}
