@@ -169,11 +169,6 @@ func (r Request) row() row {
 	return row{}
 }
 
-// Replies says whether the request has an answer of its own. Others are
-// answered with an acknowledgement, and only where REPLY_ACK is negotiated and
-// FlagNeedReply set.
-func (r Request) Replies() bool { return r.row().replies }
-
 func (r Request) String() string {
 	if name := r.row().name; name != "" {
 		return name

@@ -35,6 +35,7 @@ type Session struct {
 	rings   []ring           // as many as the device has queues
 
 	warnings int
+	greeted  bool // the line that says what was agreed on is logged
 	closed   atomic.Bool
 }
 

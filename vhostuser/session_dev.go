@@ -48,6 +48,10 @@ func (s *Session) setFeatures(m *Message) ([]byte, error) {
 		s.warn("refused %v: %v", m, err)
 	}
 	s.state.features, s.state.featuresSet = f, true
+	if !s.state.refused && !s.greeted {
+		s.greeted = true
+		s.log(LevelInfo, "took features %#x of %#x, protocol features %s", f, s.offered(), showProtocolMask(s.state.protocol))
+	}
 	if f&FeatureProtocol == 0 {
 		// "Ring states": then all rings are to be enabled at once.
 		for i := range s.rings {

@@ -293,7 +293,6 @@ type uncoveredError struct {
 }
 
 func (e uncoveredError) Error() string { return fmt.Sprintf("ring %d: %v", e.ring, e.err) }
-func (e uncoveredError) Unwrap() error { return e.err }
 
 func (s *Session) anyRunning() int {
 	for i := range s.rings {
