@@ -62,7 +62,7 @@ func (c *Config) Validate() error {
 	case c.Queues < 1 || c.Queues > vhostuser.MaxQueues:
 		return fmt.Errorf("--queues=%d: must be 1 to %d", c.Queues, vhostuser.MaxQueues)
 	case len(c.SocketPath) > maxSocketPath:
-		return fmt.Errorf("--socket-path: %d bytes long, but a UNIX socket's path has at most %d: use a shorter one", len(c.SocketPath), maxSocketPath)
+		return fmt.Errorf("--socket-path: %d bytes long, but it may have at most %d: use a shorter one", len(c.SocketPath), maxSocketPath)
 	case c.SocketMode&^0o777 != 0:
 		return fmt.Errorf("--socket-mode=%#o: must be permission bits, 0 to 0777", uint32(c.SocketMode))
 	case c.Create != nil && c.ReadOnly:
@@ -78,9 +78,9 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// maxSocketPath is the longest path a UNIX socket can have, in bytes:
-// sun_path less its terminating zero (unix(7)).
-const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
+// maxSocketPath is the longest path that listen can make a socket at, in bytes:
+// sun_path less its terminating zero (unix(7)), and less what listen adds.
+const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1 - len(nameSuffix)
 
 // openDisk makes the image when that was asked for and it does not exist, and
 // opens what there is.

@@ -21,7 +21,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"as it is", func(*Config) {}, ""},
 		{"socket activation", func(c *Config) { c.SocketPath = "" }, ""},
-		{"longest path", func(c *Config) { c.SocketPath = strings.Repeat("p", 107) }, ""},
+		{"longest path", func(c *Config) { c.SocketPath = strings.Repeat("p", 106) }, ""},
 		{"longest serial", func(c *Config) { c.Serial = "12345678901234567890" }, ""},
 		{"nothing to serve", func(c *Config) { c.BlkFile = "" }, "--blk-file"},
 		{"two places to listen", func(c *Config) { c.FD = 7 }, "exclude each other"},
@@ -29,7 +29,7 @@ func TestValidate(t *testing.T) {
 		{"negative descriptor", func(c *Config) { c.SocketPath, c.FD = "", -3 }, "--fd=-3"},
 		{"no queue", func(c *Config) { c.Queues = 0 }, "--queues=0: must be 1 to 256"},
 		{"too many queues", func(c *Config) { c.Queues = 257 }, "--queues=257"},
-		{"path too long", func(c *Config) { c.SocketPath = strings.Repeat("p", 108) }, "at most 107"},
+		{"path too long", func(c *Config) { c.SocketPath = strings.Repeat("p", 107) }, "at most 106"},
 		{"mode", func(c *Config) { c.SocketMode = 0o1777 }, "--socket-mode"},
 		{"serial too long", func(c *Config) { c.Serial = "123456789012345678901" }, "at most 20"},
 		{"serial with a space", func(c *Config) { c.Serial = "A B" }, "printable"},

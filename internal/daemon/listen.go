@@ -110,15 +110,19 @@ func inherited(file *os.File, where string) (*front, error) {
 }
 
 // listen makes the socket at c.SocketPath, in place of one that nobody listens
-// on any more.
+// on any more. It is made under another name and renamed: whoever sees it can
+// connect, so that scripts may wait for the file.
 func listen(c *Config) (*front, error) {
-	path := c.SocketPath
-	unlock, err := lockDir(filepath.Dir(path))
+	unlock, err := lockDir(filepath.Dir(c.SocketPath))
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if err := removeStale(path); err != nil {
+	if err := removeStale(c.SocketPath); err != nil {
+		return nil, err
+	}
+	name := c.SocketPath + nameSuffix
+	if err := removeStale(name); err != nil { // of a daemon that was killed just here
 		return nil, err
 	}
 
@@ -126,29 +130,43 @@ func listen(c *Config) (*front, error) {
 	// bits that the umask leaves. This runs before any other goroutine creates
 	// files.
 	old := unix.Umask(0o777 &^ int(c.SocketMode))
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 	unix.Umask(old)
 	if err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", path, errnoOf(err))
+		return nil, fmt.Errorf("listening on %s: %w", c.SocketPath, errnoOf(err))
 	}
 	l.SetUnlinkOnClose(false) // close does it, if the file is still ours
-	f := &front{listener: l, where: path, path: path}
+	f := &front{listener: l, where: c.SocketPath, path: name}
+	if err := f.publish(c); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	return f, nil
+}
 
+// nameSuffix is what a socket's path has at its end until it is ready.
+const nameSuffix = "~"
+
+// publish gives the socket file its group and then its name.
+func (f *front) publish(c *Config) error {
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.close())
+	if err := unix.Lstat(f.path, &st); err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
 	}
 	f.dev, f.ino = st.Dev, st.Ino
 	if c.SocketGroup != "" {
 		gid, err := groupID(c.SocketGroup)
 		if err == nil {
-			err = os.Lchown(path, -1, gid)
+			err = os.Lchown(f.path, -1, gid)
 		}
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("giving the socket to its group: %w", err), f.close())
+			return fmt.Errorf("giving the socket to its group: %w", err)
 		}
 	}
-	return f, nil
+	if err := os.Rename(f.path, c.SocketPath); err != nil {
+		return fmt.Errorf("the socket's path: %w", err)
+	}
+	f.path = c.SocketPath
+	return nil
 }
 
 // lockDir holds other daemons off the directory for a moment, so that two that

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"io/fs"
 	"net"
 	"os"
@@ -44,7 +45,11 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	c := goodConfig()
 	c.SocketPath = filepath.Join(socketDir(t), "s")
 	leaveStale(t, c.SocketPath)
+	leaveStale(t, c.SocketPath+nameSuffix)
 	listenAt(t, c)
+	if left, err := filepath.Glob("*"); err != nil || len(left) != 1 {
+		t.Errorf("beside the socket there are %q, %v", left, err)
+	}
 	conn, err := net.Dial("unix", c.SocketPath)
 	if err != nil {
 		t.Fatal(err)
@@ -129,8 +134,36 @@ func TestSocketModeAndGroup(t *testing.T) {
 	if _, err := openFront(&c); err == nil || !strings.Contains(err.Error(), "--socket-group=no-such-group") {
 		t.Errorf("a group that does not exist: %v", err)
 	}
-	if _, err := os.Lstat(c.SocketPath); err == nil {
-		t.Error("a socket was left behind")
+	if left, err := filepath.Glob("*"); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
+}
+
+// Whoever sees the file can connect: there is no moment between.
+func TestSocketAppearsReady(t *testing.T) {
+	c := goodConfig()
+	c.SocketPath = filepath.Join(socketDir(t), "s")
+	for range 50 {
+		connected := make(chan error)
+		go func() {
+			for {
+				conn, err := net.Dial("unix", c.SocketPath)
+				if err == nil {
+					err = conn.Close()
+				} else if errors.Is(err, fs.ErrNotExist) {
+					continue
+				}
+				connected <- err
+				return
+			}
+		}()
+		f := listenAt(t, c)
+		if err := <-connected; err != nil {
+			t.Fatal(err)
+		}
+		if err := f.close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
