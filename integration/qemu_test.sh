@@ -202,8 +202,7 @@ zoned_refused() {
 	serve refused r.zvh 1
 	vm_start refused --disk "$VM_RUN/refused.sock"
 	guest_fails 'Input/output error' 'dd if=/dev/vda of=/dev/null bs=4096 count=1 iflag=direct || { lsblk /dev/vda || echo "no disk: Input/output error"; exit 1; }'
-	run_log refused > refused.log
-	assert_match "the daemon's log" 'does not take VIRTIO_BLK_F_ZONED' "$(cat refused.log)"
+	assert_match "the daemon's log" 'does not take VIRTIO_BLK_F_ZONED' "$(run_log refused)"
 	vm_kill
 	retire refused r.zvh
 	ok "refused, with a log line that says what to use instead"
