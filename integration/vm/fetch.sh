@@ -173,5 +173,5 @@ touch -c "$root" "$vm"
 find "$VM_CACHE" -mindepth 1 -maxdepth 1 \( -name 'root-*' -o -name 'vm-*' \) -mtime +30 -exec rm -rf {} +
 progress_clear
 printf '      ready after %d s: %s, Linux %s\n' "$((EPOCHSECONDS - started))" \
-	"$("$vm/bin/qemu-system-x86_64" --version | head -n 1)" "$release" >&2
+	"$("$vm/bin/qemu-system-x86_64" --version | head -n 1)" "$(<"$vm/release")" >&2
 printf '%s\n' "$vm"

@@ -26,7 +26,7 @@ progress_now=${PROGRESS_NOW:-0} progress_total=${PROGRESS_TOTAL:-2}
 # apt works in a folder of its own, so that the machine's state is not touched.
 # What it has been told about getting files (proxies, certificates) is kept.
 apt=$root.apt
-mkdir -p "$root" "$apt"/{etc/preferences.d,etc/trusted.gpg.d,state/lists/partial,cache} "$debs/partial"
+mkdir -p "$root" "$apt"/{etc/apt.conf.d,etc/preferences.d,etc/trusted.gpg.d,state/lists/partial,cache} "$debs/partial"
 {
 	cat <<-EOF
 		Dir "$apt";
