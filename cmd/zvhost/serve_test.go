@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// zones reads the zones of disk.zvh as a program would.
+func zones(t *testing.T) []zoneJSON {
+	t.Helper()
+	var r reportJSON
+	if err := json.Unmarshal([]byte(must(t, "report", "disk.zvh", "--json")), &r); err != nil {
+		t.Fatal(err)
+	}
+	return r.Zones
+}
+
+func written(z zoneJSON) uint64 { return *z.WritePointer - z.StartSector }
+
+// What a guest is told, what the report beside the daemon says, and what stands
+// there after the next start are the same.
+func TestServesAndRemembers(t *testing.T) {
+	imageHere(t)
+	data := bytes.Repeat([]byte("zone"), 1024) // 8 sectors
+	args := []string{"serve", "--socket-path", "s", "--blk-file", "disk.zvh", "--queues", "2", "--serial", "E2E-1"}
+
+	p := start(t, "", nil, nil, args...)
+	p.until("serving")
+	d, err := frontend.Open(dial(t, "s"), frontend.Options{Queues: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, err := d.Queue(0).ID(); err != nil || id != "E2E-1" {
+		t.Errorf("the serial number is %q, %v", id, err)
+	}
+	for i := range uint64(3) {
+		if at, err := d.Queue(int(i)%2).Append(data, 128); err != nil || at != 128+8*i {
+			t.Fatalf("append %d went to sector %d, %v", i, at, err)
+		}
+	}
+	if z := zones(t)[1]; z.State != "imp-open" || written(z) != 24 {
+		t.Errorf("zone 1, beside the daemon: %+v", z)
+	}
+	p.signal(unix.SIGTERM)
+	if status := p.wait(); status != exitOK {
+		t.Fatalf("status %d:\n%s", status, p.logged())
+	}
+	_ = d.Abandon()
+	if out := must(t, "check", "disk.zvh"); out != "disk.zvh: sound\n" {
+		t.Errorf("check says %q", out)
+	}
+
+	p = start(t, "", nil, nil, args...)
+	p.until("serving")
+	if d, err = frontend.Open(dial(t, "s"), frontend.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(data))
+	if err := d.Queue(0).Read(got, 128+16); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("the last append reads back as %.8q, %v", got, err)
+	}
+	if at, err := d.Queue(0).Append(data, 128); err != nil || at != 128+24 {
+		t.Errorf("the next append went to sector %d, %v", at, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// SIGTERM under load: every request that the daemon took is carried out and
+// answered, and none by half.
+func TestDrainsOnSIGTERM(t *testing.T) {
+	imageHere(t)
+	p := start(t, "", nil, nil, "serve", "--socket-path", "s", "--blk-file", "disk.zvh")
+	p.until("serving")
+	d, err := frontend.Open(dial(t, "s"), frontend.Options{QueueSize: 64, Depth: 15, BufferBytes: 4096}) // 15 of 16 blocks of the zone
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := d.Queue(0)
+	for r := q.Get(); r != nil; r = q.Get() {
+		r.Type, r.Sector = driver.TypeZoneAppend, 128
+		r.SetLen(4096)
+		if err := q.Submit(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := q.Kick(); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(unix.SIGTERM)
+	if status := p.wait(); status != exitOK {
+		t.Fatalf("status %d:\n%s", status, p.logged())
+	}
+	// The answers are in guest memory, whoever may still ring a bell.
+	answered := uint64(0)
+	for done := make([]*frontend.Request, 16); ; {
+		n, err := q.Poll(done)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			break
+		}
+		for _, r := range done[:n] {
+			if r.Status != driver.StatusOK {
+				t.Errorf("status %d", r.Status)
+			}
+			answered++
+		}
+	}
+	_ = d.Abandon()
+	if z := zones(t)[1]; written(z) != 8*answered {
+		t.Errorf("%d appends of 8 sectors were answered, but the zone is %+v", answered, z)
+	}
+	must(t, "check", "disk.zvh")
+}
