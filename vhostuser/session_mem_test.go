@@ -133,6 +133,43 @@ func TestSessionMemSlots(t *testing.T) {
 	}
 }
 
+// A table that leaves several rings without memory: the first is the answer,
+// the others are in the log.
+func TestSessionTableWithoutRings(t *testing.T) {
+	p := connect(t, new(fakeDevice))
+	p.negotiate()
+	p.setUp(0)
+	p.setUp(1)
+	p.kick(0)
+	p.kick(1)
+	p.mustNot("ring 0: its descriptor table", SetMemTable, AppendMemTable(nil, []guestmem.RegionDesc{desc(1<<30, pageSize, 0)}), memFD(t, 1<<20))
+	if !p.logged(LevelWarn, "ring 1: its descriptor table") {
+		t.Errorf("log %q", p.logs)
+	}
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A pipe does as well as an eventfd, where the front-end has no eventfds.
+func TestSessionPipes(t *testing.T) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	defer unix.Close(pipe[1])
+	p := connect(t, new(fakeDevice))
+	p.negotiate()
+	p.setUp(0)
+	p.must(SetVringKick, VringFile{Index: 0}.Append(nil), pipe[0])
+	p.must(SetVringCall, VringFile{Index: 0}.Append(nil), pipe[1])
+	p.tells("features 0x100020000; start 0 at 7; stop 0 at 7; start 0 at 7")
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Each replaced descriptor is closed, whatever it was.
 func TestSessionReplacesDescriptors(t *testing.T) {
 	event := eventFD(t)

@@ -156,10 +156,28 @@ func (s *Session) vringFile(m *Message) (i int, f *FD, err error) {
 	case n == 0:
 		return 0, nil, fmt.Errorf("ring %d: no descriptor came along, but bit 8 does not say so", i)
 	}
-	if err := unix.SetNonblock(m.Files[0].Int(), true); err != nil {
-		return 0, nil, fmt.Errorf("ring %d: its descriptor cannot be set to non-blocking: %w", i, err)
+	if err := notifier(m.Files[0]); err != nil {
+		return 0, nil, fmt.Errorf("ring %d: %w", i, err)
 	}
 	return i, m.Take(0), nil
+}
+
+// notifier makes sure that a descriptor is one that a worker can wait on and
+// write to without getting stuck: an eventfd, which has no file type, or a pipe
+// ("Support for platforms other than Linux"). A file, say, would always be
+// readable, and may hang on whoever serves it.
+func notifier(f *FD) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(f.Int(), &st); err != nil {
+		return fmt.Errorf("fstat of its descriptor: %w", err)
+	}
+	if typ := st.Mode & unix.S_IFMT; typ != 0 && typ != unix.S_IFIFO {
+		return fmt.Errorf("its descriptor is neither an eventfd nor a pipe (file type %#o)", typ)
+	}
+	if err := unix.SetNonblock(f.Int(), true); err != nil {
+		return fmt.Errorf("its descriptor cannot be set to non-blocking: %w", err)
+	}
+	return nil
 }
 
 func (s *Session) setVringKick(m *Message) ([]byte, error) {
@@ -262,28 +280,36 @@ func (s *Session) resume(i int) error {
 }
 
 // resumeAll starts every ring that is ready. One that fails does not keep the
-// others from running.
-func (s *Session) resumeAll() error {
-	var all error
+// others from running; the first failure is returned, others are logged.
+func (s *Session) resumeAll() (first error) {
 	for i := range s.rings {
-		all = errors.Join(all, s.resume(i))
+		s.keepFirst(&first, s.resume(i))
 	}
-	return all
+	return first
+}
+
+func (s *Session) keepFirst(first *error, err error) {
+	switch {
+	case err == nil:
+	case *first == nil:
+		*first = err
+	default:
+		s.warn("%v", err)
+	}
 }
 
 // resumeCovered is resumeAll while memory is being rearranged: a ring without
 // memory is not an error, it waits for the next region.
-func (s *Session) resumeCovered() error {
-	var all error
+func (s *Session) resumeCovered() (first error) {
 	for i := range s.rings {
 		err := s.resume(i)
 		if errors.As(err, new(uncoveredError)) {
 			s.warn("%v; it waits for other memory", err)
 			continue
 		}
-		all = errors.Join(all, err)
+		s.keepFirst(&first, err)
 	}
-	return all
+	return first
 }
 
 // uncoveredError is a ring that does not lie in memory.
