@@ -46,6 +46,7 @@ if ! command -v shellcheck >/dev/null; then
 	.ci/install.sh shellcheck
 fi
 try gofmt unformatted
+try "go mod tidy" go mod tidy -diff
 try "go vet" go vet ./...
 try staticcheck go tool staticcheck ./...
 try shellcheck check_shell

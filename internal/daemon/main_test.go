@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"bytes"
+	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,7 +15,19 @@ import (
 	"github.com/zvhost/zvhost/internal/testleak"
 )
 
-func TestMain(m *testing.M) { testleak.Main(m) }
+// asHanging makes the test binary be a daemon whose disk hangs.
+const asHanging = "DAEMON_TEST_AS_HANGING"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asHanging) != "" {
+		log := logrus.New()
+		ctx, _ := UntilSignal(context.Background(), log)
+		log.Info("up")
+		<-ctx.Done()
+		select {} // what is in flight never ends
+	}
+	testleak.Main(m)
+}
 
 // logBook is a log that a test can look into.
 type logBook struct {
