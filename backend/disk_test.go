@@ -3,6 +3,7 @@ package backend
 import (
 	"bytes"
 	"errors"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -142,7 +143,33 @@ var small = Geometry{
 
 func newImage(t testing.TB, g Geometry) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "disk.zvh")
+	return newImageIn(t, t.TempDir(), g)
+}
+
+// newFastImage is for tests that sync thousands of times: it stands in memory
+// where that can be had.
+func newFastImage(t testing.TB, g Geometry) string {
+	t.Helper()
+	return newImageIn(t, fastDir(t), g)
+}
+
+func fastDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "zvhost-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func newImageIn(t testing.TB, dir string, g Geometry) string {
+	t.Helper()
+	path := filepath.Join(dir, "disk.zvh")
 	if err := CreateImage(path, g); err != nil {
 		t.Fatal(err)
 	}

@@ -178,6 +178,27 @@ func powerCut(t testing.TB, path string) {
 	})
 }
 
+// setStates puts zones of a clean image into states that no request leads to.
+func setStates(t testing.TB, path string, zones map[int]ZoneState) {
+	t.Helper()
+	edit(t, path, func(f *os.File, l *layout) {
+		words, seqs, _, err := readCommitted(f, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range zones {
+			words[i] = pack(i, s, words[i].written())
+			live := make([]byte, 8)
+			binary.LittleEndian.PutUint64(live, uint64(words[i]))
+			patch(t, f, live, liveOff+8*int64(i))
+		}
+		img := &image{layout: *l, store: fileStore{int(f.Fd())}, commits: make([]word, len(words)), seqs: seqs}
+		if err := img.commit(words, img.allBlocks()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // rawZone is what stands in the file for zone i.
 func rawZone(t testing.TB, path string, i int) (data []byte) {
 	t.Helper()

@@ -1,0 +1,95 @@
+package backend
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Each setting that cannot be is refused in one line that says which it is.
+func TestGeometryRefused(t *testing.T) {
+	good := Geometry{CapacitySectors: 1024, ZoneSectors: 128}
+	for name, c := range map[string]struct {
+		change func(*Geometry)
+		want   string
+	}{
+		"block size":          {func(g *Geometry) { g.BlockSize = 1024 }, "block size 1024"},
+		"no zone size":        {func(g *Geometry) { g.ZoneSectors = 0 }, "zone size: must be given"},
+		"zone not power of 2": {func(g *Geometry) { g.ZoneSectors = 96 }, "power of two"},
+		"zone below block":    {func(g *Geometry) { g.ZoneSectors, g.BlockSize = 4, 4096 }, "zone size 2048 bytes"},
+		"zone too large":      {func(g *Geometry) { g.ZoneSectors = 1 << 32 }, "to 1 TiB"},
+		"no capacity":         {func(g *Geometry) { g.CapacitySectors = 0 }, "disk size: must be given"},
+		"too large":           {func(g *Geometry) { g.CapacitySectors = maxDiskSectors + 1 }, "must be at most"},
+		"part of a block":     {func(g *Geometry) { g.CapacitySectors, g.BlockSize = 1028, 4096 }, "multiple of the block size"},
+		"too many zones":      {func(g *Geometry) { g.CapacitySectors = 128 * (MaxZones + 1) }, "zones are too many"},
+		"capacity above size": {func(g *Geometry) { g.ZoneCapacitySectors = 129 }, "must not exceed the zone size"},
+		"capacity in part":    {func(g *Geometry) { g.ZoneCapacitySectors, g.BlockSize = 100, 4096 }, "zone capacity 51200 bytes"},
+		"conventional":        {func(g *Geometry) { g.ConventionalZones = 8 }, "conventional zones 8: must be from 0 to 7"},
+		"negative":            {func(g *Geometry) { g.ConventionalZones = -1 }, "conventional zones -1"},
+		"open above active":   {func(g *Geometry) { g.MaxOpen, g.MaxActive = 3, 2 }, "open zones limit 3"},
+		"append too large":    {func(g *Geometry) { g.MaxAppendSectors = 129 }, "append limit 66048 bytes: must not exceed"},
+		"append in part":      {func(g *Geometry) { g.MaxAppendSectors, g.BlockSize = 12, 4096 }, "append limit 6144 bytes: must be a multiple"},
+	} {
+		g := good
+		c.change(&g)
+		path := filepath.Join(t.TempDir(), "image")
+		err := CreateImage(path, g)
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s: a file is left behind", name)
+		}
+	}
+	if err := good.Complete(); err != nil {
+		t.Error(err)
+	}
+	if want := (Geometry{CapacitySectors: 1024, ZoneSectors: 128, ZoneCapacitySectors: 128, MaxAppendSectors: 128, BlockSize: 512}); good != want {
+		t.Errorf("completed to %+v, want %+v", good, want)
+	}
+}
+
+// A new image never takes the place of another file.
+func TestCreateRefusesExisting(t *testing.T) {
+	path := newImage(t, small)
+	err := CreateImage(path, small)
+	if err == nil || !strings.Contains(err.Error(), "the file exists") {
+		t.Errorf("got %v", err)
+	}
+	wantClean(t, path)
+	if err := CreateImage(filepath.Join(t.TempDir(), "no", "image"), small); err == nil {
+		t.Error("created in a directory that is not there")
+	}
+}
+
+// The smallest and oddest disks that make sense: one zone, zones of one block,
+// a last zone of one block, all but one conventional.
+func TestSmallestDisks(t *testing.T) {
+	for _, g := range []Geometry{
+		{CapacitySectors: 1, ZoneSectors: 1},
+		{CapacitySectors: 8, ZoneSectors: 8, BlockSize: 4096},
+		{CapacitySectors: 3, ZoneSectors: 1},
+		{CapacitySectors: 129, ZoneSectors: 128},
+		{CapacitySectors: 1024, ZoneSectors: 128, ConventionalZones: 7},
+		{CapacitySectors: 1, ZoneSectors: 1 << 31, MaxOpen: 1, MaxActive: 1},
+		{CapacitySectors: 508, ZoneSectors: 1},
+		{CapacitySectors: 509, ZoneSectors: 1},
+	} {
+		path := newImage(t, g)
+		d := openDisk(t, path)
+		c := newClient(t, d)
+		last := d.Info().Zoned.Zones - 1
+		z := d.ReportZone(last)
+		data := pattern('a', int(z.Capacity<<SectorShift))
+		c.want(c.write(z.Start, data), nil)
+		c.wantZone(last, Full, z.Capacity)
+		c.want(c.write(z.Start+z.Length, data), ErrRange)
+		if got := c.read(z.Start, len(data)); string(got) != string(data) {
+			t.Errorf("%+v: the data is not what was written", g)
+		}
+		c.want(c.zoneOp(OpReset, z.Start), nil)
+		c.wantZone(last, Empty, 0)
+		closeDisk(t, d, path)
+	}
+}
