@@ -32,25 +32,26 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build ./bin/zvhost, static
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/zvhost ./cmd/zvhost
+	@CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/zvhost ./cmd/zvhost
+	@echo 'bin/zvhost $(VERSION)'
 
 demo: build ## show a virtual machine use a zoned disk (fetches what that needs)
-	integration/demo.sh
+	@integration/demo.sh
 
 test: ## everything: lint, Go tests with the race detector, fuzzing, packaging, virtual machines
-	FUZZTIME=$(FUZZTIME) .ci/test.sh
+	@FUZZTIME=$(FUZZTIME) .ci/test.sh
 
 lint: ## gofmt, go vet, staticcheck, shellcheck, the house rules
-	.ci/lint.sh
+	@.ci/lint.sh
 
 race: ## the Go tests with the race detector
-	.ci/gotest.sh
+	@.ci/gotest.sh
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
-	FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
+	@FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
 
 vm-test: build ## real guests under QEMU (integration/qemu_test.sh)
-	integration/qemu_test.sh
+	@integration/qemu_test.sh
 
 bench: ## the Go benchmarks, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
