@@ -11,8 +11,8 @@
 // It may import backend and virtio/guestmem, never vhostuser. It logs nothing.
 //
 // It implements the virtio specification, "Basic Facilities of a Virtio Device /
-// Split Virtqueues" and "Device Types / Block Device", of the 1.4 development
-// tree, without the legacy interface.
+// Split Virtqueues" and "Device Types / Block Device", in version
+// 1.4 (committee specification 01), without the legacy interface.
 //
 // # Ownership
 //
