@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"testing"
@@ -327,4 +328,11 @@ func eventually(t testing.TB, cond func() bool) {
 		time.Sleep(time.Millisecond)
 	}
 	t.Fatal("it did not come about within 20 s")
+}
+
+// onWorker runs f as a queue worker runs: a fault on mapped memory is a panic
+// and not the end of the process.
+func onWorker(f func() error) error {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	return f()
 }

@@ -1,0 +1,672 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// appends submits n appends of 4 KiB to the zone that starts at sector, filled
+// with 'a', 'b' and so on, all in flight at once, and returns them.
+func (c *client) appends(e *heldEngine, sector uint64, n int) []*Request {
+	c.t.Helper()
+	var rs []*Request
+	for i := range n {
+		rs = append(rs, request(OpAppend, sector, pattern(byte('a'+i), 4096)))
+	}
+	held := len(e.held)
+	c.submit(rs...)
+	eventually(c.t, func() bool { // at once, unless the zone's reset is still on its way
+		c.quiet("it is held")
+		return len(e.held) == held+n
+	})
+	return rs
+}
+
+// ended waits for one request for each of want, in that order.
+func (c *client) ended(want ...*Request) {
+	c.t.Helper()
+	for i, w := range want {
+		if got := c.wait(); got != w {
+			c.t.Fatalf("ending %d is a %v at sector %d", i, got.Op, got.Sector)
+		}
+	}
+}
+
+// quiet says that nothing has ended.
+func (c *client) quiet(why string) {
+	c.t.Helper()
+	if r := c.lane.Done(); r != nil {
+		c.t.Fatalf("%v ended with %v: %s", r.Op, r.Err, why)
+	}
+}
+
+// Appends of one zone are in flight together and end in any order; each landed
+// where it says, and the write pointer is right after each.
+func TestAppendsOutOfOrder(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c, e := heldClient(t, d, isWrite)
+	rs := c.appends(e, 256, 4)
+	c.wantZone(2, Empty, 0) // nothing has landed: nothing is told
+	for n, i := range []int{2, 0, 3, 1} {
+		// What is held shifts down with each release.
+		at := slices.IndexFunc(e.held, func(op *engine.Op) bool { return op.Owner == rs[i] })
+		e.release(at, fault{})
+		c.ended(rs[i])
+		c.want(rs[i].Err, nil)
+		if want := 256 + 8*uint64(i); rs[i].AppendSector != want {
+			t.Errorf("append %d landed at %d, want %d", i, rs[i].AppendSector, want)
+		}
+		c.wantZone(2, ImpOpen, []uint64{24, 24, 32, 32}[n])
+	}
+	e.hold = nil
+	if got := c.read(256, 4*4096); !bytes.Equal(got, slices.Concat(pattern('a', 4096), pattern('b', 4096), pattern('c', 4096), pattern('d', 4096))) {
+		t.Error("the data is not what was appended")
+	}
+	closeDisk(t, d, path)
+}
+
+// Of three writes in flight in one zone some fail, whole or half way, in all
+// combinations and all orders of ending. The write pointer ends behind the last
+// that landed, what failed reads as zeroes and not as half a write, the zone
+// takes the next write there, and other zones are as they were.
+func TestSomeWritesFail(t *testing.T) {
+	faults := []fault{{}, {err: unix.EIO}, {n: 2048, err: unix.ENOSPC}, {n: 4096, err: unix.EIO}, {n: 1000, err: unix.EFAULT}}
+	orders := [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}}
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c, e := heldClient(t, d, isWrite)
+	c.want(c.writeNow(e, 640, pattern('n', 4096)), nil)
+	cases := 0
+	for _, first := range []uint64{0, 8} { // in an empty zone, and behind a write
+		for combo := range len(faults) * len(faults) * len(faults) {
+			f := []fault{faults[combo%5], faults[combo/5%5], faults[combo/25]}
+			order := orders[combo%len(orders)]
+			c.want(c.zoneOp(OpReset, 256), nil)
+			if first != 0 {
+				c.want(c.writeNow(e, 256, pattern('z', 4096)), nil)
+			}
+			rs := c.appends(e, 256, 3)
+			for _, i := range order {
+				at := slices.IndexFunc(e.held, func(op *engine.Op) bool { return op.Owner == rs[i] })
+				e.release(at, f[i])
+				c.ended(rs[i])
+			}
+			want := make([]byte, 5*4096)
+			copy(want, pattern('z', int(first)*512))
+			wp := first
+			for i, r := range rs {
+				at := first + 8*uint64(i)
+				if f[i].err != nil {
+					c.want(r.Err, ErrIO)
+					c.want(r.Err, f[i].err)
+					continue
+				}
+				c.want(r.Err, nil)
+				wp = at + 8
+				copy(want[at*512:], pattern(byte('a'+i), 4096))
+			}
+			state := ImpOpen
+			if wp == 0 {
+				state = Empty
+			}
+			c.wantZone(2, state, wp)
+			c.want(c.writeNow(e, 256+wp, pattern('y', 512)), nil)
+			copy(want[wp*512:], pattern('y', 512))
+			if got := c.read(256, len(want)); !bytes.Equal(got, want) {
+				t.Fatalf("faults %v in order %v: other data than was written", f, order)
+			}
+			cases++
+		}
+	}
+	c.wantZone(5, ImpOpen, 8)
+	e.hold = nil
+	if !bytes.Equal(c.read(640, 4096), pattern('n', 4096)) {
+		t.Error("another zone changed")
+	}
+	t.Logf("%d cases", cases)
+	closeDisk(t, d, path)
+}
+
+// A failed write gives back what it took: the open and active resources, and
+// the end of the zone.
+func TestFailedWriteGivesBack(t *testing.T) {
+	g := small
+	g.MaxOpen, g.MaxActive = 1, 1
+	path := newFastImage(t, g)
+	d := openDisk(t, path)
+	c, e := heldClient(t, d, isWrite)
+	r := request(OpWrite, 256, pattern('a', 96*512)) // would fill the zone
+	c.submit(r)
+	c.want(c.write(384, pattern('b', 512)), ErrActiveResource)
+	more := request(OpAppend, 256, pattern('a', 512))
+	c.want(c.do(more), ErrZoneInvalid) // full, as far as one can tell now
+	e.release(0, fault{n: 512, err: unix.ENOSPC})
+	c.ended(r)
+	c.want(r.Err, unix.ENOSPC)
+	c.wantZone(2, Empty, 0)
+	c.want(c.writeNow(e, 384, pattern('b', 512)), nil)
+	c.want(c.zoneOp(OpReset, 384), nil)
+
+	// An explicitly open zone stays open.
+	c.want(c.zoneOp(OpOpen, 256), nil)
+	c.submit(r)
+	e.release(0, fault{err: unix.EIO})
+	c.ended(r)
+	c.wantZone(2, ExpOpen, 0)
+	// Closed while its only write was in flight, which then fails: nothing was
+	// ever written, so it is empty.
+	c.submit(r)
+	c.want(c.zoneOp(OpClose, 256), nil)
+	e.release(0, fault{err: unix.EIO})
+	c.ended(r)
+	c.wantZone(2, Empty, 0)
+	c.want(c.writeNow(e, 384, pattern('b', 512)), nil)
+	e.hold = nil
+	closeDisk(t, d, path)
+}
+
+// What is left of a failed write is zeroed in place where the file system makes
+// no holes, and where even that fails the disk goes on.
+func TestFailedWriteWithoutHoles(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c, e := heldClient(t, d, isWrite)
+	for _, scrub := range []fault{{err: unix.EOPNOTSUPP}, {err: unix.EIO}} {
+		e.fault = func(op *engine.Op) fault {
+			if op.Code == engine.PunchHole {
+				return scrub
+			}
+			return fault{}
+		}
+		rs := c.appends(e, 256, 2)
+		e.release(0, fault{n: 1024, err: unix.EIO})
+		e.release(0, fault{})
+		c.ended(rs[1], rs[0]) // the failed one has more to do
+		c.want(rs[0].Err, ErrIO)
+		c.want(rs[1].Err, nil)
+		c.wantZone(2, ImpOpen, 16)
+		if got := c.read(256, 8192); scrub.err == unix.EOPNOTSUPP && !bytes.Equal(got, append(make([]byte, 4096), pattern('b', 4096)...)) {
+			t.Error("half a write that failed can be read")
+		}
+		c.want(c.zoneOp(OpReset, 256), nil)
+	}
+	closeDisk(t, d, path)
+}
+
+// Seed bug 1: one lock over all zones was held for the whole I/O. With a write
+// in flight, others go on: in the same zone, in other zones, on other lanes.
+func TestSeedWritesRunInParallel(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c, e := heldClient(t, d, isWrite)
+	other := newClient(t, d)
+	held := request(OpWrite, 256, pattern('a', 4096))
+	c.submit(held)
+	at, err := other.append(256, pattern('b', 4096))
+	other.want(err, nil)
+	if at != 264 {
+		t.Errorf("an append behind a write in flight landed at %d", at)
+	}
+	other.want(other.write(384, pattern('c', 4096)), nil)
+	other.want(other.zoneOp(OpFinish, 384), nil)
+	other.want(other.zoneOp(OpOpen, 256), nil) // nothing that moves the pointer
+	other.want(other.zoneOp(OpClose, 256), nil)
+	other.read(264, 4096)
+	c.quiet("its data was never written")
+	c.settleHeld(e)
+	c.ended(held)
+	c.want(held.Err, nil)
+	c.wantZone(2, Closed, 16)
+	e.hold = nil
+	closeDisk(t, d, path)
+}
+
+// Seed bug 2: zone management did not care for writes in flight. A reset or
+// finish waits for those of its zone, and those that come after it wait for it.
+func TestSeedManagementWaitsForWrites(t *testing.T) {
+	for _, op := range []Op{OpReset, OpFinish, OpResetAll} {
+		t.Run(op.String(), func(t *testing.T) {
+			path := newFastImage(t, small)
+			d := openDisk(t, path)
+			c, e := heldClient(t, d, isWrite)
+			other := newClient(t, d)
+			rs := c.appends(e, 256, 3)
+			// One has landed, so that the zone is not empty for a reset of all.
+			at, err := other.append(256, pattern('d', 4096))
+			other.want(err, nil)
+			if at != 256+24 {
+				t.Errorf("landed at %d", at)
+			}
+			m := request(op, 256, nil)
+			after := request(OpAppend, 256, pattern('z', 4096))
+			opened := request(OpOpen, 256, nil)
+			other.submit(m, after, opened)
+			other.quiet("writes of its zone are in flight")
+			other2 := newClient(t, d)
+			other2.want(other2.write(384, pattern('o', 512)), nil) // another zone is not held up
+			e.release(1, fault{})
+			c.ended(rs[1])
+			other.quiet("writes of its zone are in flight")
+			e.release(1, fault{err: unix.EIO})
+			c.ended(rs[2])
+			e.release(0, fault{})
+			c.ended(rs[0])
+			got := map[*Request]error{}
+			for range 3 {
+				r := other.wait()
+				got[r] = r.Err
+			}
+			c.want(got[m], nil)
+			if op == OpFinish {
+				c.want(got[after], ErrZoneInvalid)
+				c.want(got[opened], ErrZoneInvalid)
+				c.wantZone(2, Full, 32)
+				e.hold = nil
+				if data := c.read(256, 5*4096); !bytes.Equal(data, slices.Concat(pattern('a', 4096), pattern('b', 4096), make([]byte, 4096), pattern('d', 4096), make([]byte, 4096))) {
+					t.Error("a finished zone has other data than landed in it")
+				}
+			} else {
+				c.want(got[after], nil)
+				c.want(got[opened], nil)
+				if after.AppendSector != 256 {
+					t.Errorf("the append behind the reset landed at %d", after.AppendSector)
+				}
+				c.wantZone(2, ExpOpen, 8)
+				e.hold = nil
+				if data := c.read(256, 4*4096); !bytes.Equal(data, append(pattern('z', 4096), make([]byte, 3*4096)...)) {
+					t.Error("data from before the reset shows")
+				}
+			}
+			closeDisk(t, d, path)
+		})
+	}
+}
+
+// A reset of all zones that has to wait in the line of one goes on with the
+// rest when its turn has come, and waits again.
+func TestResetAllWaitsZoneByZone(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c, e := heldClient(t, d, isWrite)
+	other := newClient(t, d)
+	other.want(other.write(256, pattern('a', 512)), nil)
+	other.want(other.write(384, pattern('a', 512)), nil)
+	three, six := request(OpWrite, 385, pattern('b', 512)), request(OpWrite, 768, pattern('b', 512))
+	fin := request(OpFinish, 1024, nil)
+	c.submit(three, six)
+	other.want(other.do(fin), nil)
+	// A second write of zone 6 that has landed: it counts as written.
+	other.want(other.do(request(OpAppend, 768, pattern('b', 512))), nil)
+	all := request(OpResetAll, 0, nil)
+	other.submit(all)
+	other.quiet("zone 3 has a write in flight")
+	c.wantZone(2, Empty, 0)
+	c.wantZone(3, ImpOpen, 1)
+	e.release(0, fault{})
+	c.ended(three)
+	eventually(t, func() bool { other.quiet("zone 6 has a write in flight"); return d.ReportZone(3).State == Empty })
+	c.wantZone(6, ImpOpen, 2)
+	c.wantZone(8, Full, 0)
+	e.release(0, fault{err: unix.EIO})
+	c.ended(six)
+	other.ended(all)
+	c.want(all.Err, nil)
+	c.wantZone(6, Empty, 0)
+	c.wantZone(8, Empty, 0)
+	e.hold = nil
+	closeDisk(t, d, path)
+}
+
+// A flush answers for the writes that ended before it, and so it waits for
+// those of the same zones that began before it: the write pointer that it
+// commits covers them. It does not wait for those that begin later.
+func TestFlushWaitsForEarlierWrites(t *testing.T) {
+	path := newFastImage(t, small)
+	d, fs := openFaulty(t, path)
+	c, e := heldClient(t, d, isWrite)
+	other := newClient(t, d)
+	first := c.appends(e, 256, 1)[0]
+	_, err := other.append(256, pattern('b', 4096)) // ended, behind the one in flight
+	other.want(err, nil)
+	fs.seen()
+	flush := request(OpFlush, 0, nil)
+	other.submit(flush)
+	waitWatched(t, d, 2)
+	later := c.appends(e, 256, 1)[0]
+	other.quiet("an earlier write is in flight")
+	if calls := fs.seen(); len(calls) != 0 {
+		t.Errorf("the file was synced before the write had landed: %v", calls)
+	}
+	e.release(0, fault{})
+	c.ended(first)
+	other.ended(flush)
+	other.want(flush.Err, nil)
+	// Data first, then the table.
+	if calls := fs.seen(); len(calls) != 2 || calls[0].op != "sync" || calls[1].op != "stable" {
+		t.Errorf("a flush is %v, want a sync and then the table", calls)
+	}
+	if w := committed(t, path)[2]; w.written() != 16 {
+		t.Errorf("%d sectors are committed, want 16", w.written())
+	}
+	c.settleHeld(e)
+	c.ended(later)
+	e.hold = nil
+	closeDisk(t, d, path)
+}
+
+// committed is the committed table of the image at path.
+func committed(t testing.TB, path string) (words []word) {
+	t.Helper()
+	edit(t, path, func(f *os.File, l *layout) {
+		var err error
+		if words, _, _, err = readCommitted(f, l); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return words
+}
+
+// Write-through: a write, append or zone management request is durable, and its
+// zone's entry with it, when it ends.
+func TestStable(t *testing.T) {
+	path := newFastImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	stable := func(op Op, sector uint64, n int) {
+		t.Helper()
+		r := request(op, sector, pattern('s', n))
+		r.Stable = true
+		fs.seen()
+		c.want(c.do(r), nil)
+		calls := fs.seen()
+		if !slices.Contains(calls, storeCall{op: "sync"}) {
+			t.Errorf("%v that has to be stable: %v", op, calls)
+		}
+		for i, w := range committed(t, path) {
+			if got, want := d.img.zone(i, w), d.ReportZone(i); got != want {
+				t.Errorf("after %v zone %d is committed as %+v, want %+v", op, i, got, want)
+			}
+		}
+	}
+	stable(OpWrite, 256, 4096)
+	stable(OpAppend, 256, 4096)
+	stable(OpOpen, 256, 0)
+	stable(OpClose, 256, 0)
+	stable(OpFinish, 256, 0)
+	stable(OpWrite, 384, 96*512)
+	stable(OpReset, 256, 0)
+	stable(OpAppend, 256, 512)
+	stable(OpResetAll, 0, 0)
+	// One that waited for its turn is no exception.
+	slow, e := heldClient(t, d, isWrite)
+	w := slow.appends(e, 256, 1)[0]
+	fin := request(OpFinish, 256, nil)
+	fin.Stable = true
+	c.submit(fin)
+	fs.seen()
+	e.release(0, fault{})
+	slow.ended(w)
+	c.ended(fin)
+	if calls := fs.seen(); len(calls) == 0 || committed(t, path)[2].state() != Full {
+		t.Errorf("finish that waited: %v, committed %v", calls, committed(t, path)[2].state())
+	}
+	// Conventional zones have no entry: the data alone is written through.
+	conv := request(OpWrite, 10, pattern('c', 512))
+	conv.Stable = true
+	c.want(c.do(conv), nil)
+	e.hold = nil
+	closeDisk(t, d, path)
+}
+
+// The kernel tells of data that it lost only once. No flush succeeds after that,
+// and the next daemon goes on from what was committed before.
+func TestFailedSyncIsSticky(t *testing.T) {
+	path := newFastImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	data := pattern('a', 4096)
+	c.want(c.write(256, data), nil)
+	c.want(c.write(384, data), nil)
+	c.want(c.flush(), nil)
+	c.want(c.write(264, data), nil)
+	c.want(c.write(512, data), nil)
+	fs.refuse(failing("sync", unix.EIO))
+	err := c.flush()
+	c.want(err, ErrIO)
+	c.want(err, unix.EIO)
+	fs.refuse(nil)
+	err = c.flush()
+	c.want(err, ErrIO)
+	if err == nil || !strings.Contains(err.Error(), "earlier sync failed") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v, want one line that tells of the earlier sync", err)
+	}
+	stable := request(OpWrite, 272, data)
+	stable.Stable = true
+	c.want(c.do(stable), ErrIO)
+	// A reset is a commit of its own, and true; nothing of the lost writes may
+	// slip into the table with it.
+	c.want(c.zoneOp(OpReset, 384), nil)
+	c.want(c.write(384, data[:512]), nil)
+	wantReport(t, path, true, zonesOf(d))
+	if err := d.Close(); err == nil {
+		t.Error("closed cleanly after a sync that failed")
+	}
+	d2 := openDisk(t, path)
+	c = newClient(t, d2)
+	c.wantZone(2, Closed, 8)
+	c.wantZone(3, Empty, 0)
+	c.wantZone(4, Empty, 0)
+	if got := c.read(256, 8192); !bytes.Equal(got, append(slices.Clone(data), make([]byte, 4096)...)) {
+		t.Error("what was flushed before the failure is not what is there")
+	}
+	c.want(c.flush(), nil)
+	closeDisk(t, d2, path)
+}
+
+// A table that cannot be written fails the flush, and only that one: nothing is
+// lost by it, the next tries again.
+func TestFailedCommitIsTriedAgain(t *testing.T) {
+	for name, after := range map[string]bool{"refused": false, "written, but nobody knows": true} {
+		t.Run(name, func(t *testing.T) {
+			path := newFastImage(t, small)
+			d, fs := openFaulty(t, path)
+			c := newClient(t, d)
+			data := pattern('a', 4096)
+			c.want(c.write(256, data), nil)
+			fs.mu.Lock()
+			if after {
+				fs.after = failing("stable", unix.EIO)
+			} else {
+				fs.before = failing("stable", unix.EIO)
+			}
+			fs.mu.Unlock()
+			c.want(c.flush(), ErrIO)
+			fs.mu.Lock()
+			fs.before, fs.after = nil, nil
+			fs.mu.Unlock()
+			c.want(c.flush(), nil) // with nothing written in between
+			if w := committed(t, path)[2]; w.written() != 8 {
+				t.Errorf("%d sectors are committed, want 8", w.written())
+			}
+			kill(t, d, fs)
+			powerCut(t, path)
+			d2 := openDisk(t, path)
+			c = newClient(t, d2)
+			c.wantZone(2, Closed, 8)
+			if !bytes.Equal(c.read(256, 4096), data) {
+				t.Error("flushed data is gone")
+			}
+			closeDisk(t, d2, path)
+		})
+	}
+}
+
+// A reset is answered at once, but no write enters the zone before the reset is
+// durable and the old data gone. Where that fails, the writes that wait fail,
+// nothing else does, and the next write tries again.
+func TestFailedResetCommit(t *testing.T) {
+	for _, op := range []string{"stable", "wipe"} {
+		t.Run(op, func(t *testing.T) {
+			path := newFastImage(t, small)
+			d, fs := openFaulty(t, path)
+			c := newClient(t, d)
+			data := pattern('a', 4096)
+			c.want(c.write(256, pattern('o', 96*512)), nil)
+			c.want(c.flush(), nil)
+			fs.refuse(failing(op, unix.EIO))
+			c.want(c.zoneOp(OpReset, 256), nil)
+			c.wantZone(2, Empty, 0)
+			if got := c.read(256, 8192); !bytes.Equal(got, make([]byte, 8192)) {
+				t.Error("the old data shows")
+			}
+			rs := []*Request{request(OpWrite, 256, data), request(OpAppend, 256, data), request(OpWrite, 264, data)}
+			c.submit(rs...)
+			for range rs {
+				r := c.wait()
+				c.want(r.Err, ErrIO)
+				c.want(r.Err, unix.EIO)
+				if !strings.Contains(r.Err.Error(), "reset could not be completed") {
+					t.Errorf("got %v", r.Err)
+				}
+			}
+			c.wantZone(2, Empty, 0)
+			c.want(c.write(384, data), nil) // another zone
+			c.want(c.zoneOp(OpOpen, 256), nil)
+			c.want(c.zoneOp(OpReset, 256), nil)
+			if op == "stable" {
+				// Not durable: a power cut brings all of the old zone back, or none.
+				if w := committed(t, path)[2]; w.written() != 96 {
+					t.Errorf("%d sectors are committed, want the old 96", w.written())
+				}
+			}
+			fs.refuse(nil)
+			c.want(c.write(256, data), nil)
+			c.want(c.write(264, data), nil)
+			if got := c.read(256, 96*512); !bytes.Equal(got[:8192], append(slices.Clone(data), data...)) || !bytes.Equal(got[8192:], make([]byte, 88*512-4096)) {
+				t.Error("the old data shows behind the new")
+			}
+			closeDisk(t, d, path)
+		})
+	}
+}
+
+// The order that makes a reset safe: the table says so, durably, and only then
+// the data goes, and only then a write enters.
+func TestResetOrder(t *testing.T) {
+	path := newFastImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('o', 96*512)), nil)
+	c.want(c.flush(), nil)
+	fs.seen()
+	reset, w := request(OpReset, 256, nil), request(OpWrite, 256, pattern('n', 4096))
+	hold := make(chan struct{})
+	fs.refuse(func(call storeCall) error {
+		<-hold
+		if call.op == "wipe" {
+			if got := committed(t, path)[2]; got != pack(2, Empty, 0) {
+				return errors.New("the data goes before the reset is durable")
+			}
+			if got := rawZone(t, path, 2); !bytes.Equal(got[:512], pattern('o', 512)) {
+				return errors.New("a write went in before the old data was gone")
+			}
+		}
+		return nil
+	})
+	c.submit(reset, w)
+	c.ended(reset) // while the committer stands still
+	c.want(reset.Err, nil)
+	c.quiet("the old data is still there")
+	close(hold)
+	c.ended(w)
+	c.want(w.Err, nil)
+	if calls := fs.seen(); len(calls) != 2 || calls[0].op != "stable" || calls[1].op != "wipe" {
+		t.Errorf("a reset is %v, want the table and then a hole", calls)
+	}
+	closeDisk(t, d, path)
+}
+
+// A reset of a zone that has nothing to lose costs nothing.
+func TestResetOfNothing(t *testing.T) {
+	path := newFastImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	fs.seen()
+	c.want(c.zoneOp(OpReset, 256), nil)
+	c.want(c.zoneOp(OpOpen, 256), nil)
+	c.want(c.zoneOp(OpReset, 256), nil)
+	c.want(c.zoneOp(OpFinish, 256), nil)
+	c.want(c.zoneOp(OpReset, 256), nil)
+	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.want(c.write(256, pattern('a', 512)), nil)
+	if calls := fs.seen(); len(calls) != 0 {
+		t.Errorf("%v", calls)
+	}
+	// Reset, and reset again before the first is through.
+	c.submit(request(OpReset, 256, nil), request(OpReset, 256, nil), request(OpFinish, 256, nil), request(OpReset, 256, nil), request(OpWrite, 256, pattern('b', 512)))
+	for range 5 {
+		c.want(c.wait().Err, nil)
+	}
+	c.wantZone(2, ImpOpen, 1)
+	closeDisk(t, d, path)
+}
+
+// Reads and writes that fail in conventional zones, and reads anywhere, change
+// nothing.
+func TestFailedReads(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c, e := heldClient(t, d, nil)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	e.fault = func(op *engine.Op) fault { return fault{n: 100, err: unix.EIO} }
+	err := c.do(request(OpRead, 256, make([]byte, 8192)))
+	c.want(err, ErrIO)
+	c.want(c.write(0, pattern('a', 4096)), ErrIO)
+	c.want(c.do(request(OpRead, 264, make([]byte, 4096))), nil) // zeroes without asking the file
+	e.fault = nil
+	c.wantZone(2, ImpOpen, 8)
+	c.read(256, 8192)
+	closeDisk(t, d, path)
+}
+
+// The live table stands in a mapping; when the disk under that fails, the
+// process gets SIGBUS. It costs the write an error, and nobody the daemon.
+func TestLiveTableFaults(t *testing.T) {
+	path := newImage(t, small)
+	d, _ := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 512)), nil)
+	if err := os.Truncate(path, liveOff); err != nil {
+		t.Fatal(err)
+	}
+	err := onWorker(func() error { return c.zoneOp(OpFinish, 256) })
+	c.want(err, ErrIO)
+	if err == nil || !strings.Contains(err.Error(), "zone table cannot be written") {
+		t.Errorf("got %v", err)
+	}
+	c.want(c.write(384, pattern('a', 512)), ErrIO)
+	c.want(c.zoneOp(OpReset, 256), ErrIO)
+	if err := onWorker(func() error {
+		if err := os.Truncate(path, liveOff); err != nil {
+			return err
+		}
+		if d.img.storeAll(make([]word, len(d.zones))) {
+			return errors.New("a table that is not there was written")
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := d.Close(); err == nil {
+		t.Error("closed cleanly")
+	}
+}
