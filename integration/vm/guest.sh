@@ -14,7 +14,7 @@
 #       --memory SIZE            1G
 #       --cpus N                 2
 #       --append "WORDS"         more kernel arguments
-#       --boot-timeout SECONDS   60
+#       --boot-timeout SECONDS   180: a boot takes 6 s, and 41 at a load of 10
 #       --no-wait                returns at once; vm_wait NAME waits
 #       -- ARGUMENT...           the rest goes to QEMU as it is
 #   guest [-n NAME] [-t SECONDS] COMMAND
@@ -66,9 +66,12 @@ _vm_tmp=${TMPDIR:-/tmp}
 if ((${#_vm_tmp} > 60)); then _vm_tmp=/tmp; fi
 VM_RUN=$(mktemp -d "$_vm_tmp/zvm.XXXXXX")
 printf '%s\n' "$$" >"$VM_RUN/owner"
-# A run that was killed outright could not remove its folder; this one does.
+# A run that was killed outright could not remove its folder; this one does. An
+# owner that is not written yet belongs to a run that is just starting.
 for _vm_old in "$_vm_tmp"/zvm.*/owner; do
-	if [[ -O $_vm_old ]] && ! kill -0 "$(<"$_vm_old")" 2>/dev/null; then rm -rf "${_vm_old%/owner}"; fi
+	if [[ -O $_vm_old && -s $_vm_old ]] && ! kill -0 "$(<"$_vm_old")" 2>/dev/null; then
+		rm -rf "${_vm_old%/owner}"
+	fi
 done
 
 declare -A _vm_pid=() _vm_to=() _vm_from=() _run_pid=()
@@ -169,7 +172,7 @@ _vm_reap() {
 vm_use() { _vm_current=$1; }
 
 vm_start() {
-	local name=$1 memory=1G cpus=2 append='' boot_timeout=60 wait=yes layers=("$VM_DIR/initrd") n=0
+	local name=$1 memory=1G cpus=2 append='' boot_timeout=180 wait=yes layers=("$VM_DIR/initrd") n=0
 	local devices=() add=() spec socket queues options
 	shift
 	_vm_own vm_start
