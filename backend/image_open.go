@@ -113,6 +113,9 @@ func (img *image) recover() error {
 	if img.words, err = img.found(trustLive); err != nil {
 		return err
 	}
+	if err := img.checkLimits(img.words); err != nil {
+		return err
+	}
 	if img.readOnly {
 		return nil
 	}
@@ -184,6 +187,18 @@ func (img *image) found(trustLive bool) ([]word, error) {
 	return words, nil
 }
 
+// checkLimits says whether more zones are open or active than may be. No crash
+// leaves an image like that, so nobody knows what is wrong with it.
+func (l *layout) checkLimits(words []word) error {
+	r := resources{maxOpen: l.MaxOpen, maxActive: l.MaxActive}
+	for i, w := range words {
+		if err := r.move(Empty, w.state()); err != nil {
+			return fmt.Errorf("zone %d is %v, but there are %w; run 'zvhost check'", i, w.state(), err)
+		}
+	}
+	return nil
+}
+
 func readLive(f *os.File, l *layout) ([]word, error) {
 	b := make([]byte, 8*l.Zones())
 	if _, err := f.ReadAt(b, liveOff); err != nil {
@@ -209,6 +224,9 @@ func readCommitted(f *os.File, l *layout) (words []word, seqs []uint64, findings
 		part := words[n*blockZones : min((n+1)*blockZones, len(words))]
 		for c := range copies {
 			seq, err := decodeBlock(b[c*blockBytes:][:blockBytes], n, copies[c][:len(part)])
+			if err == nil {
+				err = checkSeq(seq, c == 1)
+			}
 			if err != nil {
 				findings = append(findings, Finding{fmt.Sprintf("committed zone table, block %d, copy %d", n, c), err.Error()})
 			} else if seq > seqs[n] {

@@ -86,6 +86,9 @@ func readState(f *os.File, uuid [16]byte) (newest state, findings []Finding, err
 			return state{}, nil, fmt.Errorf("read the state: %w", err)
 		}
 		s, err := decodeState(b, uuid)
+		if err == nil {
+			err = checkSeq(s.seq, i == 0)
+		}
 		if err != nil {
 			findings = append(findings, Finding{fmt.Sprintf("state block %d", i), err.Error()})
 			continue
@@ -98,6 +101,15 @@ func readState(f *os.File, uuid [16]byte) (newest state, findings []Finding, err
 		return state{}, findings, errors.New("both state blocks are damaged; run 'zvhost check' on the image")
 	}
 	return newest, findings, nil
+}
+
+// checkSeq says whether seq can stand in its place: of two copies one has the odd
+// numbers, and nobody counts to the end.
+func checkSeq(seq uint64, odd bool) error {
+	if seq == 0 || seq >= 1<<63 || (seq%2 == 1) != odd {
+		return fmt.Errorf("its sequence number %d does not belong there", seq)
+	}
+	return nil
 }
 
 // write makes s the newest state, over the older of the two copies, durably.

@@ -1,0 +1,244 @@
+package backend
+
+import (
+	"encoding/binary"
+	"os"
+	"strings"
+	"testing"
+)
+
+// damage is one way to break an image that was closed cleanly, and what the
+// checker has to say to it.
+type damage struct {
+	name string
+	do   func(*testing.T, *os.File, *layout)
+	want string // in one of the findings
+	open string // in the error of Open; empty when the image can be opened all the same
+}
+
+// setLive stores w as the live entry of zone i.
+func setLive(t *testing.T, f *os.File, i int, w word) {
+	t.Helper()
+	patch(t, f, binary.LittleEndian.AppendUint64(nil, uint64(w)), liveOff+8*int64(i))
+}
+
+// setBoth stores w in both tables.
+func setBoth(t *testing.T, f *os.File, l *layout, ws map[int]word) {
+	t.Helper()
+	words, seqs, _, err := readCommitted(f, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := &image{layout: *l, store: fileStore{int(f.Fd())}, commits: make([]word, len(words)), seqs: seqs}
+	for i, w := range ws {
+		words[i] = w
+		setLive(t, f, i, w)
+	}
+	if err := img.commit(words, img.allBlocks()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func resuper(t *testing.T, f *os.File, change func(b []byte)) {
+	t.Helper()
+	for _, off := range []int64{superOff, superCopyOff} {
+		b := make([]byte, superBytes)
+		if _, err := f.ReadAt(b, off); err != nil {
+			t.Fatal(err)
+		}
+		change(b)
+		binary.LittleEndian.PutUint32(b[12:], checksum(b, 12))
+		patch(t, f, b, off)
+	}
+}
+
+var damages = []damage{
+	{"superblock", func(t *testing.T, f *os.File, _ *layout) { patch(t, f, []byte("x"), 50) },
+		"superblock: the superblock's checksum is wrong", "its copy is whole; run 'zvhost check'"},
+	{"superblock wiped", func(t *testing.T, f *os.File, _ *layout) { patch(t, f, make([]byte, 4096), 0) },
+		"superblock: not a zvhost image", "the superblock is damaged"},
+	{"copy of the superblock", func(t *testing.T, f *os.File, _ *layout) { patch(t, f, []byte("x"), superCopyOff+50) },
+		"copy of the superblock: the superblock's checksum is wrong", ""},
+	{"copies differ", func(t *testing.T, f *os.File, l *layout) {
+		other := *l
+		other.MaxOpen++
+		patch(t, f, other.encode(), superCopyOff)
+	}, "copy of the superblock: differs from the superblock", ""},
+	{"both superblocks", func(t *testing.T, f *os.File, _ *layout) {
+		patch(t, f, []byte("x"), 50)
+		patch(t, f, []byte("x"), superCopyOff+50)
+	}, "copy of the superblock: the superblock's checksum is wrong", "checksum is wrong; run 'zvhost check'"},
+	{"newer format", func(t *testing.T, f *os.File, _ *layout) {
+		resuper(t, f, func(b []byte) { b[8] = 2 })
+	}, "format version 2: this zvhost knows version 1 only", "format version 2"},
+	{"unknown feature", func(t *testing.T, f *os.File, _ *layout) {
+		resuper(t, f, func(b []byte) { b[33] = 1 })
+	}, "uses features 0x100", "uses features 0x100"},
+	{"impossible geometry", func(t *testing.T, f *os.File, _ *layout) {
+		resuper(t, f, func(b []byte) { b[56] = 3 })
+	}, "not sensible: zone size", "not sensible"},
+	{"other offsets", func(t *testing.T, f *os.File, _ *layout) {
+		resuper(t, f, func(b []byte) { b[114]++ })
+	}, "offsets do not fit", "offsets do not fit"},
+	{"cut short in the data", func(t *testing.T, f *os.File, l *layout) {
+		if err := f.Truncate(l.fileBytes() - 1); err != nil {
+			t.Fatal(err)
+		}
+	}, "it was cut short", "it was cut short"},
+	{"cut short in the tables", func(t *testing.T, f *os.File, l *layout) {
+		if err := f.Truncate(l.tableOff + 100); err != nil {
+			t.Fatal(err)
+		}
+	}, "it was cut short", "it was cut short"},
+	{"state blocks", func(t *testing.T, f *os.File, _ *layout) {
+		patch(t, f, []byte("x"), stateOff+9)
+		patch(t, f, []byte("x"), stateOff+blockBytes)
+	}, "state block 0: its checksum is wrong", "both state blocks are damaged"},
+	{"state blocks of another image", func(t *testing.T, f *os.File, l *layout) {
+		for i := range int64(2) {
+			s := state{seq: uint64(i + 1), clean: true}
+			patch(t, f, s.encode([16]byte{1}), stateOff+i*blockBytes)
+		}
+	}, "state block 1: it belongs to another image", "both state blocks are damaged"},
+	{"state blocks out of turn", func(t *testing.T, f *os.File, l *layout) {
+		for i := range int64(2) {
+			s := state{seq: uint64(10 + i), clean: true}
+			patch(t, f, s.encode(l.uuid), stateOff+i*blockBytes)
+		}
+	}, "state block 0: its sequence number 10 does not belong there", "both state blocks are damaged"},
+	{"one copy of a table block", func(t *testing.T, f *os.File, l *layout) {
+		patch(t, f, []byte("x"), l.tableOff+blockBytes+77)
+	}, "committed zone table, block 0, copy 1: its checksum is wrong", ""},
+	{"both copies of a table block", func(t *testing.T, f *os.File, l *layout) {
+		patch(t, f, []byte("x"), l.tableOff+77)
+		patch(t, f, make([]byte, 4096), l.tableOff+blockBytes)
+	}, `block 0, copy 1: it does not start with "ZVTB"`, "both copies of block 0"},
+	{"table block in another's place", func(t *testing.T, f *os.File, l *layout) {
+		for i := range int64(2) {
+			b := make([]byte, blockBytes)
+			encodeBlock(b, 7, uint64(2-i), []word{1})
+			patch(t, f, b, l.tableOff+i*blockBytes)
+		}
+	}, "block 0, copy 0: it says it is block 7", "both copies of block 0"},
+	{"committed pointer above the capacity", func(t *testing.T, f *os.File, l *layout) {
+		setBoth(t, f, l, map[int]word{4: pack(4, Closed, 97)})
+	}, "committed zone table entry 4: write pointer at sector 97 of the zone, above its capacity of 96", "committed zone table entry 4"},
+	{"live entry scribbled over", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, 0x1234) },
+		"live zone table, zone 3: check 0x0000 does not match", "zone table entry 3"},
+	{"live pointer above the capacity", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, pack(3, Closed, 104)) },
+		"above its capacity of 96", "above its capacity"},
+	{"live entry of no state", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, pack(3, 7, 8)) },
+		"state(7) is no zone state", "no zone state"},
+	{"live entry of another zone", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, pack(4, Empty, 0)) },
+		"does not match its contents", "does not match"},
+	{"empty with data", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, pack(3, Empty, 8)) },
+		"state empty, but its write pointer", "state empty, but"},
+	{"conventional and open", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 0, pack(0, ImpOpen, 0)) },
+		"but the zone is conventional", "conventional"},
+	{"conventional with a pointer", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 1, pack(1, NotWP, 8)) },
+		"a write pointer, but the zone is conventional", "conventional"},
+	{"sequential without a pointer", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 5, pack(5, NotWP, 0)) },
+		"but the zone is sequential", "sequential"},
+	{"pointer within a block", func(t *testing.T, f *os.File, l *layout) {
+		resuper(t, f, func(b []byte) { binary.LittleEndian.PutUint32(b[80:], 4096) })
+		setLive(t, f, 2, pack(2, Closed, 9))
+	}, "write pointer at sector 9 of the zone, not a whole block", "not a whole block"},
+	{"tables disagree", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 9, pack(9, Closed, 8)) },
+		"zone 9: the live table says closed with 8 sectors written, the committed one empty with 0", ""},
+	{"too many open", func(t *testing.T, f *os.File, l *layout) {
+		setBoth(t, f, l, map[int]word{3: pack(3, ExpOpen, 0), 4: pack(4, ExpOpen, 0), 5: pack(5, ImpOpen, 8)})
+	}, "zones: 4 are open, but at most 3 may be", "too many open zones; run 'zvhost check'"},
+	{"too many active", func(t *testing.T, f *os.File, l *layout) {
+		ws := map[int]word{}
+		for i := 3; i < 9; i++ {
+			ws[i] = pack(i, Closed, 8)
+		}
+		setBoth(t, f, l, ws)
+	}, "zones: 7 are active, but at most 5 may be", "too many active zones; run 'zvhost check'"},
+}
+
+func TestCheckFindsDamage(t *testing.T) {
+	for _, dm := range damages {
+		t.Run(dm.name, func(t *testing.T) {
+			path := newImage(t, small)
+			d := openDisk(t, path)
+			c := newClient(t, d)
+			c.want(c.write(256, pattern('a', 4096)), nil) // zone 2 is open
+			closeDisk(t, d, path)
+			edit(t, path, func(f *os.File, l *layout) { dm.do(t, f, l) })
+
+			findings, err := Check(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := false
+			for _, f := range findings {
+				found = found || strings.Contains(f.String(), dm.want)
+				if strings.Contains(f.String(), "\n") {
+					t.Errorf("%q is not one line", f)
+				}
+			}
+			if !found {
+				t.Errorf("findings %q, want one with %q", findings, dm.want)
+			}
+			for _, readOnly := range []bool{true, false} {
+				d, err := Open(path, Options{ReadOnly: readOnly})
+				switch {
+				case err == nil && dm.open != "":
+					t.Errorf("opened all the same (read-only %v)", readOnly)
+				case err != nil && (dm.open == "" || !strings.Contains(err.Error(), dm.open) || strings.Contains(err.Error(), "\n")):
+					t.Errorf("open (read-only %v): got %v, want %q", readOnly, err, dm.open)
+				}
+				if err == nil {
+					if err := d.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if _, err := ReadReport(path); err != nil && dm.open == "" {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What a crash leaves is no damage.
+func TestCheckIsSilentOnGoodImages(t *testing.T) {
+	for name, g := range map[string]Geometry{"small": small, "wide": wide, "512": suiteGeometries["512"], "4096": suiteGeometries["4096"]} {
+		path := newImage(t, g)
+		wantClean(t, path)
+		d, fs := openFaulty(t, path)
+		m := newModel(g)
+		if name == "small" {
+			manyStates(newTwin(t, d, m))
+		}
+		kill(t, d, fs)
+		wantClean(t, path)
+		powerCut(t, path)
+		wantClean(t, path)
+		d2 := openDisk(t, path)
+		closeDisk(t, d2, path)
+	}
+}
+
+// A file that can be told to be an image is never served as an ordinary disk: a
+// guest would write over its zones (seed bug 8: a host-managed disk exported as
+// if it were an ordinary one).
+func TestSeedImageIsNeverOrdinary(t *testing.T) {
+	for _, b := range [][]byte{nil, []byte("x"), make([]byte, 4096)} {
+		path := newImage(t, small)
+		edit(t, path, func(f *os.File, _ *layout) { patch(t, f, b, 0) })
+		if kind, err := Probe(path); kind != KindImage || err != nil {
+			t.Errorf("probed as kind %d, %v", kind, err)
+		}
+		d, err := Open(path, Options{})
+		if err == nil {
+			if d.Info().Zoned == nil {
+				t.Error("an image is served as an ordinary disk")
+			}
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

@@ -1,0 +1,404 @@
+package backend
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// manyStates brings the zones of a disk of geometry small into all states that
+// requests lead to, within its limits, with unflushed writes among them.
+func manyStates(w *twin) {
+	for _, r := range []*Request{
+		w.request(OpWrite, 13, 1024),     // conventional
+		w.request(OpWrite, 256, 4096),    // 2: implicitly open
+		w.request(OpOpen, 384, 0),        // 3: explicitly open, empty
+		w.request(OpOpen, 512, 0),        // 4: explicitly open, written
+		w.request(OpAppend, 512, 512),    //
+		w.request(OpWrite, 640, 8192),    // 5: closed
+		w.request(OpClose, 640, 0),       //
+		w.request(OpWrite, 768, 96*512),  // 6: full
+		w.request(OpAppend, 896, 1024),   // 7: finished
+		w.request(OpFinish, 896, 0),      //
+		w.request(OpFinish, 1024, 0),     // 8: finished with nothing in it
+		w.request(OpWrite, 1152, 4096),   // 9: reset
+		w.request(OpReset, 1152, 0),      //
+		w.request(OpWrite, 15*128, 4096), // 15: the smaller last zone
+		w.request(OpFlush, 0, 0),
+		w.request(OpAppend, 640, 512), // after the flush
+		w.request(OpWrite, 1280, 96*512),
+	} {
+		w.both(r)
+	}
+	w.all()
+}
+
+func TestCleanReopen(t *testing.T) {
+	for name, make := range map[string]func(testing.TB, Geometry) string{"disk": newImage, "memory": newFastImage} {
+		t.Run(name, func(t *testing.T) {
+			path := make(t, small)
+			m := newModel(small)
+			d := openDisk(t, path)
+			manyStates(newTwin(t, d, m))
+			closeDisk(t, d, path)
+			for range 2 {
+				d = openDisk(t, path)
+				newTwin(t, d, m).all()
+				closeDisk(t, d, path)
+			}
+			// "clean" is true wherever the image is copied to, and after a power cut.
+			powerCut(t, path)
+			other := copyFile(t, path)
+			for _, p := range []string{path, other} {
+				d = openDisk(t, p)
+				newTwin(t, d, m).all()
+				closeDisk(t, d, p)
+			}
+		})
+	}
+}
+
+func copyFile(t testing.TB, path string) string {
+	t.Helper()
+	from, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := os.Create(filepath.Join(t.TempDir(), "copy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	if _, err := io.Copy(to, from); err != nil {
+		t.Fatal(err)
+	}
+	return to.Name()
+}
+
+// After a kill -9 everything is as guests were told, flushed or not, whatever
+// the daemon was about.
+func TestKillReopen(t *testing.T) {
+	for name, make := range map[string]func(testing.TB, Geometry) string{"disk": newImage, "memory": newFastImage} {
+		t.Run(name, func(t *testing.T) {
+			path := make(t, small)
+			m := newModel(small)
+			for range 3 { // killed again and again
+				d, fs := openFaulty(t, path)
+				w := newTwin(t, d, m)
+				w.both(w.request(OpResetAll, 0, 0))
+				manyStates(w)
+				kill(t, d, fs)
+				wantClean(t, path)
+				d2, fs := openFaulty(t, path)
+				newTwin(t, d2, m).all()
+				kill(t, d2, fs)
+			}
+			d := openDisk(t, path)
+			newTwin(t, d, m).all()
+			closeDisk(t, d, path)
+		})
+	}
+}
+
+// Killed with writes in flight, those that were answered are there; of those
+// that were not, nothing or all is told.
+func TestKillWithWritesInFlight(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c, e := heldClient(t, d, isWrite)
+	rs := c.appends(e, 256, 3)
+	e.release(1, fault{}) // the second is answered
+	c.ended(rs[1])
+	first := c.appends(e, 384, 1) // the first of its zone, never answered
+	if err := c.zoneOp(OpOpen, 512); err != nil {
+		t.Fatal(err)
+	}
+	kill(t, d, fs)
+	e.hold = nil
+	e.held = nil
+	c.lane.inFlight -= 2 + len(first) // they died with the daemon
+
+	d = openDisk(t, path).(*zoned)
+	c = newClient(t, d)
+	c.wantZone(2, ImpOpen, 16)
+	c.wantZone(3, Empty, 0)
+	c.wantZone(4, ExpOpen, 0)
+	if got := c.read(256, 3*4096); !bytes.Equal(got, slices.Concat(make([]byte, 4096), pattern('b', 4096), make([]byte, 4096))) {
+		t.Error("other data than was answered for")
+	}
+	at, err := c.append(256, pattern('n', 512))
+	if err != nil || at != 256+16 {
+		t.Errorf("the next append landed at %d, %v", at, err)
+	}
+	closeDisk(t, d, path)
+}
+
+// A power cut leaves what was flushed. What was not may be there or not, but
+// what is told is whole, and nothing shows that was never told.
+func TestPowerCut(t *testing.T) {
+	for name, make := range map[string]func(testing.TB, Geometry) string{"disk": newImage, "memory": newFastImage} {
+		t.Run(name, func(t *testing.T) {
+			path := make(t, small)
+			m := newModel(small)
+			d, fs := openFaulty(t, path)
+			w := newTwin(t, d, m)
+			manyStates(w)
+			w.both(w.request(OpFlush, 0, 0))
+			flushed := *m
+			flushed.zones = slices.Clone(m.zones)
+			flushed.data = slices.Clone(m.data)
+			// All of this is lost.
+			for _, r := range []*Request{
+				w.request(OpWrite, 256+8, 4096),
+				w.request(OpFinish, 512, 0),
+				w.request(OpAppend, 640, 96*512-8192-512),
+				w.request(OpAppend, 640, 512),
+				w.request(OpWrite, 1408, 4096),
+				w.request(OpClose, 256, 0),
+			} {
+				w.both(r)
+			}
+			kill(t, d, fs)
+			powerCut(t, path)
+			wantClean(t, path)
+			for i := range flushed.zones {
+				switch z := &flushed.zones[i]; {
+				case z.state == ExpOpen && z.wp == z.start:
+					z.state = Empty
+				case isOpen(z.state):
+					z.state = Closed
+				}
+			}
+			flushed.opened = nil
+			want := slices.Clone(flushed.zones)
+			wantReport(t, path, false, func() (zs []Zone) {
+				for i := range want {
+					zs = append(zs, flushed.zone(i))
+				}
+				return zs
+			}())
+
+			// Looking at it changes nothing.
+			before := hashFile(t, path)
+			ro, err := Open(path, Options{ReadOnly: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			newTwin(t, ro, &flushed).all()
+			if err := ro.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if hashFile(t, path) != before {
+				t.Error("opened read-only, the image changed")
+			}
+
+			d2 := openDisk(t, path)
+			newTwin(t, d2, &flushed).all()
+			closeDisk(t, d2, path)
+			// Not only is what was lost not shown: it is gone.
+			for i, z := range flushed.zones {
+				raw := rawZone(t, path, i)
+				if z.state != NotWP && len(bytes.TrimLeft(raw[(z.wp-z.start)*SectorSize:], "\x00")) != 0 {
+					t.Errorf("zone %d has data above its write pointer in the file", i)
+				}
+			}
+		})
+	}
+}
+
+func hashFile(t testing.TB, path string) [32]byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sha256.Sum256(b)
+}
+
+// An image that was copied while it was in use is one after a power cut: the
+// copy of its live table is of no instant.
+func TestCopyOfImageInUse(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	c.want(c.flush(), nil)
+	c.want(c.write(264, pattern('b', 4096)), nil)
+	other := copyFile(t, path)
+	kill(t, d, fs)
+	d2 := openDisk(t, other)
+	c = newClient(t, d2)
+	c.wantZone(2, Closed, 8)
+	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern('a', 4096), make([]byte, 4096)...)) {
+		t.Error("the copy has other data than was flushed")
+	}
+	closeDisk(t, d2, other)
+	closeDisk(t, openDisk(t, path), path)
+}
+
+// A power cut during a reset brings the zone back as it was or leaves it empty,
+// and never a mixture, at whichever step it comes.
+func TestPowerCutDuringReset(t *testing.T) {
+	for steps := range 3 { // of: table, hole
+		path := newImage(t, small)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		old := pattern('o', 96*512)
+		c.want(c.write(256, old), nil)
+		c.want(c.flush(), nil)
+		n := 0
+		fs.refuse(func(storeCall) error {
+			if n++; n > steps {
+				return errDead
+			}
+			return nil
+		})
+		c.want(c.zoneOp(OpReset, 256), nil)
+		err := c.write(256, pattern('n', 4096))
+		if (err == nil) != (steps == 2) {
+			t.Errorf("with %d steps of the reset done, a write: %v", steps, err)
+		}
+		kill(t, d, fs)
+		powerCut(t, path)
+		d = openDisk(t, path).(*zoned)
+		c = newClient(t, d)
+		got := c.read(256, len(old))
+		if steps == 0 {
+			c.wantZone(2, Full, 96)
+			if !bytes.Equal(got, old) {
+				t.Error("the old zone came back with other data")
+			}
+		} else {
+			c.wantZone(2, Empty, 0)
+			if !bytes.Equal(got, make([]byte, len(old))) || !bytes.Equal(rawZone(t, path, 2), make([]byte, 128*512)) {
+				t.Error("the zone is empty, but its old data is there")
+			}
+			c.want(c.write(256, old[:512]), nil)
+		}
+		closeDisk(t, d, path)
+	}
+}
+
+// Killed during a reset the zone is empty, as the guest was told, and the old
+// data does not show behind new writes.
+func TestKillDuringReset(t *testing.T) {
+	for steps := range 3 {
+		path := newImage(t, small)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		c.want(c.write(256, pattern('o', 96*512)), nil)
+		c.want(c.flush(), nil)
+		n := 0
+		fs.refuse(func(storeCall) error {
+			if n++; n > steps {
+				return errDead
+			}
+			return nil
+		})
+		c.want(c.zoneOp(OpReset, 256), nil)
+		kill(t, d, fs)
+		d = openDisk(t, path).(*zoned)
+		c, e := heldClient(t, d, isWrite)
+		c.wantZone(2, Empty, 0)
+		rs := c.appends(e, 256, 2)
+		e.release(1, fault{})
+		c.ended(rs[1])
+		if got := c.read(256, 96*512); !bytes.Equal(got, slices.Concat(make([]byte, 4096), pattern('b', 4096), make([]byte, 80*512))) {
+			t.Error("old data shows in a zone that was reset")
+		}
+		c.settleHeld(e)
+		c.ended(rs[0])
+		e.hold = nil
+		closeDisk(t, d, path)
+	}
+}
+
+// Of each pair of blocks the one that was being written may be torn.
+func TestTornBlocks(t *testing.T) {
+	data := pattern('a', 4096)
+	for _, keep := range []int{0, 1, 100, 2048, 4095} {
+		path := newImage(t, small)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		c.want(c.write(256, data), nil)
+		c.want(c.flush(), nil)
+		c.want(c.write(264, data), nil)
+		fs.refuse(tearing(d.img.f, keep))
+		c.want(c.flush(), ErrIO)
+		kill(t, d, fs)
+		powerCut(t, path)
+		wantClean(t, path)
+		d = openDisk(t, path).(*zoned)
+		c = newClient(t, d)
+		c.wantZone(2, Closed, 8)
+		if !bytes.Equal(c.read(256, 8192), append(slices.Clone(data), make([]byte, 4096)...)) {
+			t.Error("other data than was flushed")
+		}
+		// And the state blocks: while it is marked as in use, and as clean.
+		closeDisk(t, d, path)
+		for first := range 2 {
+			fs := new(faultStore)
+			n := 0
+			d, err := openZoned(path, Options{wrap: func(s store) store {
+				fs.under = s
+				fs.before = func(call storeCall) error {
+					if n++; n <= first {
+						return nil
+					}
+					return tearing(fs.under.(fileStore), keep)(call)
+				}
+				return fs
+			}})
+			if err == nil {
+				t.Errorf("opened without a mark, at step %d: %v", first, d.Close())
+			}
+			wantClean(t, path)
+		}
+		d, fs = openFaulty(t, path)
+		c = newClient(t, d)
+		c.want(c.write(264, data), nil)
+		n := 0
+		fs.refuse(func(call storeCall) error {
+			if call.op == "stable" && call.off < superCopyOff {
+				n++
+				return tearing(fs.under.(fileStore), keep)(call)
+			}
+			return nil
+		})
+		if err := d.Close(); err == nil || n == 0 {
+			t.Errorf("closed without a mark: %v", err)
+		}
+		d = openDisk(t, path).(*zoned)
+		c = newClient(t, d)
+		c.wantZone(2, ImpOpen, 16)
+		closeDisk(t, d, path)
+	}
+}
+
+// tearing writes the first keep bytes of a block of rubbish in the place of each
+// block that is written, and fails.
+func tearing(f any, keep int) func(storeCall) error {
+	fd := -1
+	switch f := f.(type) {
+	case *os.File:
+		fd = int(f.Fd())
+	case fileStore:
+		fd = f.fd
+	}
+	return func(call storeCall) error {
+		if call.op != "stable" {
+			return nil
+		}
+		if _, err := unix.Pwrite(fd, bytes.Repeat([]byte{0xbd}, keep), call.off); err != nil {
+			return err
+		}
+		return unix.EIO
+	}
+}
