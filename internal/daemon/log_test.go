@@ -35,11 +35,11 @@ func TestLogLines(t *testing.T) {
 // A guest has a hand in what is logged. It must not be able to forge lines.
 func TestLogLinesCannotBeForged(t *testing.T) {
 	f := lineFormatter{journal: true}
-	b, err := f.Format(&logrus.Entry{Level: logrus.ErrorLevel, Message: "serial A\n<0>forged\x1b[2J", Data: logrus.Fields{"k": "v w", "a": ""}})
+	b, err := f.Format(&logrus.Entry{Level: logrus.ErrorLevel, Message: "serial A\n<0>forged\x1b[2J\xff", Data: logrus.Fields{"k": "v w", "a": ""}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := string(b), `<3>serial A\n<0>forged\x1b[2J a="" k="v w"`+"\n"; got != want {
+	if got, want := string(b), `<3>serial A\n<0>forged\x1b[2J\xff a="" k="v w"`+"\n"; got != want {
 		t.Errorf("the line is %q, want %q", got, want)
 	}
 }
