@@ -14,7 +14,7 @@ import (
 // somewhat longer.
 const (
 	maxLines     = 400
-	maxTestLines = 600
+	maxTestLines = 800
 )
 
 // unfinished matches what is not to be in a file that lands. The words are
