@@ -233,7 +233,10 @@ func (c *committer) commitTouched() error {
 func (c *committer) commitResets(zones []uint32) {
 	slices.Sort(zones)
 	for _, i := range zones {
-		c.set(int(i), pack(int(i), Empty, 0))
+		// A flush may have told of the reset already, and of what came behind it.
+		if c.words[i].hasData() {
+			c.set(int(i), pack(int(i), Empty, 0))
+		}
 	}
 	if err := c.commitTouched(); err != nil {
 		for _, i := range zones {

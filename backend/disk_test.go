@@ -12,20 +12,30 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
+// tb is what the helpers need of a test: a *testing.T or a *rapid.T.
+type tb interface {
+	Helper()
+	Cleanup(func())
+	Error(...any)
+	Errorf(string, ...any)
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
 // A client drives a disk the way a queue worker does, one lane, waiting for
 // each request or keeping several in flight.
 type client struct {
-	t    testing.TB
+	t    tb
 	disk Disk
 	lane *Lane
 }
 
-func newClient(t testing.TB, d Disk) *client {
+func newClient(t tb, d Disk) *client {
 	t.Helper()
 	return newClientOn(t, d, func(wake func()) (engine.Engine, error) { return engine.NewThreads(0, wake), nil })
 }
 
-func newClientOn(t testing.TB, d Disk, open func(wake func()) (engine.Engine, error)) *client {
+func newClientOn(t tb, d Disk, open func(wake func()) (engine.Engine, error)) *client {
 	t.Helper()
 	lane, err := NewLane(open)
 	if err != nil {
@@ -167,7 +177,7 @@ func fastDir(t testing.TB) string {
 	return dir
 }
 
-func newImageIn(t testing.TB, dir string, g Geometry) string {
+func newImageIn(t tb, dir string, g Geometry) string {
 	t.Helper()
 	path := filepath.Join(dir, "disk.zvh")
 	if err := CreateImage(path, g); err != nil {
@@ -177,7 +187,7 @@ func newImageIn(t testing.TB, dir string, g Geometry) string {
 }
 
 // closeDisk closes d, and checks the image that it leaves.
-func closeDisk(t testing.TB, d Disk, path string) {
+func closeDisk(t tb, d Disk, path string) {
 	t.Helper()
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
@@ -185,7 +195,7 @@ func closeDisk(t testing.TB, d Disk, path string) {
 	wantClean(t, path)
 }
 
-func openDisk(t testing.TB, path string) Disk {
+func openDisk(t tb, path string) Disk {
 	t.Helper()
 	d, err := Open(path, Options{})
 	if err != nil {
@@ -195,7 +205,7 @@ func openDisk(t testing.TB, path string) Disk {
 }
 
 // wantClean runs the checker, as every test does that leaves an image behind.
-func wantClean(t testing.TB, path string) {
+func wantClean(t tb, path string) {
 	t.Helper()
 	findings, err := Check(path)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/zvhost/zvhost/backend/engine"
@@ -95,7 +94,7 @@ func failing(op string, err error) func(storeCall) error {
 }
 
 // openFaulty opens the image at path over a faultStore.
-func openFaulty(t testing.TB, path string) (*zoned, *faultStore) {
+func openFaulty(t tb, path string) (*zoned, *faultStore) {
 	t.Helper()
 	fs := new(faultStore)
 	d, err := openZoned(path, Options{wrap: fs.over})
@@ -112,7 +111,7 @@ func (s *faultStore) over(under store) store {
 
 // kill ends d as kill -9 does: nothing reaches the file any more, and what is
 // in memory is gone. Pages that were written stay in the kernel's cache.
-func kill(t testing.TB, d *zoned, fs *faultStore) {
+func kill(t tb, d *zoned, fs *faultStore) {
 	t.Helper()
 	fs.mu.Lock()
 	fs.dead = true
@@ -124,7 +123,7 @@ func kill(t testing.TB, d *zoned, fs *faultStore) {
 }
 
 // edit changes the image at path behind everybody's back.
-func edit(t testing.TB, path string, change func(f *os.File, l *layout)) {
+func edit(t tb, path string, change func(f *os.File, l *layout)) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -138,7 +137,7 @@ func edit(t testing.TB, path string, change func(f *os.File, l *layout)) {
 	change(f, l)
 }
 
-func patch(t testing.TB, f *os.File, b []byte, off int64) {
+func patch(t tb, f *os.File, b []byte, off int64) {
 	t.Helper()
 	if _, err := f.WriteAt(b, off); err != nil {
 		t.Fatal(err)
@@ -148,7 +147,7 @@ func patch(t testing.TB, f *os.File, b []byte, off int64) {
 // powerCut makes the image at path look as after a reboot that came without
 // warning: another boot id, and a live table of which nobody knows what reached
 // the disk.
-func powerCut(t testing.TB, path string) {
+func powerCut(t tb, path string) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
 		for i := range int64(2) {
@@ -180,7 +179,7 @@ func powerCut(t testing.TB, path string) {
 }
 
 // setStates puts zones of a clean image into states that no request leads to.
-func setStates(t testing.TB, path string, zones map[int]ZoneState) {
+func setStates(t tb, path string, zones map[int]ZoneState) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
 		words, seqs, _, err := readCommitted(f, l)
@@ -201,7 +200,7 @@ func setStates(t testing.TB, path string, zones map[int]ZoneState) {
 }
 
 // rawZone is what stands in the file for zone i.
-func rawZone(t testing.TB, path string, i int) (data []byte) {
+func rawZone(t tb, path string, i int) (data []byte) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
 		data = make([]byte, l.length(i)<<SectorShift)
@@ -296,7 +295,7 @@ func (e *heldEngine) Reap() *engine.Op {
 func (e *heldEngine) Close() error { return e.under.Close() }
 
 // heldClient is a client whose I/O the test releases.
-func heldClient(t testing.TB, d Disk, hold func(*engine.Op) bool) (*client, *heldEngine) {
+func heldClient(t tb, d Disk, hold func(*engine.Op) bool) (*client, *heldEngine) {
 	t.Helper()
 	e := newHeldEngine(hold)
 	return newClientOn(t, d, func(func()) (engine.Engine, error) { return e, nil }), e
@@ -319,7 +318,7 @@ func (c *client) writeNow(e *heldEngine, sector uint64, data []byte) error {
 }
 
 // eventually waits until cond holds; that it never does ends the test.
-func eventually(t testing.TB, cond func() bool) {
+func eventually(t tb, cond func() bool) {
 	t.Helper()
 	for range 20_000 {
 		if cond() {

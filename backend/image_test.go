@@ -213,7 +213,7 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-func hashFile(t testing.TB, path string) [32]byte {
+func hashFile(t tb, path string) [32]byte {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {

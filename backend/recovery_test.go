@@ -178,7 +178,7 @@ func TestCommitIsOneMoment(t *testing.T) {
 }
 
 // waitWatched waits until the committer waits for the writes of zone i.
-func waitWatched(t testing.TB, d *zoned, i int) {
+func waitWatched(t tb, d *zoned, i int) {
 	t.Helper()
 	eventually(t, func() bool {
 		z := &d.zones[i]

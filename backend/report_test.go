@@ -19,7 +19,7 @@ func zonesOf(d Disk) []Zone {
 	return zones
 }
 
-func wantReport(t testing.TB, path string, inUse bool, zones []Zone) {
+func wantReport(t tb, path string, inUse bool, zones []Zone) {
 	t.Helper()
 	rep, err := ReadReport(path)
 	if err != nil {

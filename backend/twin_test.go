@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +18,7 @@ type twin struct {
 	fill  *rand.ChaCha8
 }
 
-func newTwin(t testing.TB, d Disk, m *model) *twin {
+func newTwin(t tb, d Disk, m *model) *twin {
 	t.Helper()
 	return &twin{client: newClient(t, d), m: m, fill: rand.NewChaCha8([32]byte{})}
 }

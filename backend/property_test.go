@@ -1,0 +1,96 @@
+package backend
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// drawGeometry draws a small disk that can be.
+func drawGeometry(t *rapid.T) Geometry {
+	g := Geometry{BlockSize: rapid.SampledFrom([]uint32{512, 4096}).Draw(t, "block size")}
+	block := uint64(g.BlockSize) / SectorSize
+	g.ZoneSectors = rapid.SampledFrom([]uint64{8, 16, 64, 128}).Draw(t, "zone sectors")
+	g.ZoneCapacitySectors = g.ZoneSectors
+	if g.ZoneSectors > block {
+		g.ZoneCapacitySectors = rapid.Uint64Range(1, g.ZoneSectors/block).Draw(t, "capacity blocks") * block
+	}
+	zones := rapid.Uint64Range(2, 10).Draw(t, "zones")
+	g.CapacitySectors = (zones-1)*g.ZoneSectors + rapid.Uint64Range(1, g.ZoneSectors/block).Draw(t, "last zone blocks")*block
+	g.ConventionalZones = rapid.IntRange(0, min(2, int(zones)-1)).Draw(t, "conventional")
+	g.MaxActive = rapid.Uint32Range(0, 4).Draw(t, "max active")
+	limit := uint32(4)
+	if g.MaxActive != 0 {
+		limit = g.MaxActive
+	}
+	g.MaxOpen = rapid.Uint32Range(0, limit).Draw(t, "max open")
+	g.MaxAppendSectors = uint32(rapid.Uint64Range(1, g.ZoneCapacitySectors/block).Draw(t, "append limit blocks") * block)
+	return g
+}
+
+// Random requests on several lanes, restarts, kills and power cuts, against the
+// model. What fails shrinks to a script that replays (-rapid.seed).
+func TestAgainstModel(t *testing.T) {
+	dir := fastDir(t)
+	steps := 0
+	rapid.Check(t, func(t *rapid.T) {
+		g := drawGeometry(t)
+		s := newScript(t, dir, g)
+		defer s.abort()
+		block := uint64(g.BlockSize) / SectorSize
+		zone := func(t *rapid.T) *modelZone {
+			return &s.m.zones[rapid.IntRange(0, len(s.m.zones)-1).Draw(t, "zone")]
+		}
+		sectors := rapid.OneOf(rapid.Uint64Range(0, 4), rapid.Uint64Range(0, g.ZoneSectors/block+1))
+		lane := rapid.IntRange(0, scriptLanes-1)
+		rarely := rapid.IntRange(0, 19)
+		one := func(t *rapid.T, op Op, sector, bytes uint64) {
+			s.one(lane.Draw(t, "lane"), op, sector, bytes, rarely.Draw(t, "stable") == 0)
+		}
+		length := func(t *rapid.T) uint64 {
+			if rarely.Draw(t, "odd length") == 0 {
+				return rapid.Uint64Range(0, 70_000).Draw(t, "bytes")
+			}
+			return sectors.Draw(t, "blocks") * uint64(g.BlockSize)
+		}
+		write := func(t *rapid.T) {
+			z := zone(t)
+			sector := z.wp // mostly where it has to be
+			if z.state == NotWP || rarely.Draw(t, "elsewhere") == 0 {
+				sector = z.start + sectors.Draw(t, "from")*block
+			}
+			one(t, OpWrite, sector, length(t))
+		}
+		manage := func(op Op) func(*rapid.T) {
+			return func(t *rapid.T) { one(t, op, zone(t).start, 0) }
+		}
+		appendTo := func(t *rapid.T) { one(t, OpAppend, zone(t).start, length(t)) }
+		now := func(do func()) func(*rapid.T) {
+			return func(t *rapid.T) {
+				if rarely.Draw(t, "not now") == 0 {
+					do()
+				}
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"write 1": write, "write 2": write, "write 3": write,
+			"append 1": appendTo, "append 2": appendTo,
+			"open": manage(OpOpen), "close": manage(OpClose), "finish": manage(OpFinish), "reset": manage(OpReset),
+			"flush": func(t *rapid.T) { one(t, OpFlush, 0, 0) },
+			"read": func(t *rapid.T) {
+				one(t, OpRead, zone(t).start+sectors.Draw(t, "from")*block, length(t))
+			},
+			"batch": func(t *rapid.T) {
+				z := rapid.IntRange(0, len(s.m.zones)-1).Draw(t, "zone")
+				s.batch(z, rapid.SliceOfN(rapid.Map(rapid.Uint64Range(1, 4), func(n uint64) uint64 { return n * uint64(g.BlockSize) }), 2, 8).Draw(t, "sizes"))
+			},
+			"reset all": now(func() { s.one(0, OpResetAll, 0, 0, false) }),
+			"restart":   now(s.restart),
+			"kill":      now(s.kill),
+			"cut":       now(s.cut),
+		})
+		steps += s.steps
+		s.end()
+	})
+	t.Logf("%d steps", steps)
+}

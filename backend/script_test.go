@@ -1,0 +1,231 @@
+package backend
+
+import (
+	"cmp"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// A script is a life of an image: requests on several lanes, restarts, kills
+// and power cuts, all held against the model. Fuzzing and the property test
+// write scripts.
+type script struct {
+	t     tb
+	path  string
+	disk  *zoned
+	fs    *faultStore
+	m     *model
+	lanes []*twin
+	// closers end the lanes of the disk that is open.
+	closers []func()
+
+	flushed *model // what a power cut leaves, but for resets after the flush
+	resets  map[int]bool
+	steps   int
+}
+
+const scriptLanes = 3
+
+func newScript(t tb, dir string, g Geometry) *script {
+	t.Helper()
+	s := &script{t: t, path: filepath.Join(dir, "disk.zvh"), m: newModel(g)}
+	if err := CreateImage(s.path, g); err != nil {
+		t.Fatal(err)
+	}
+	s.flush()
+	s.open()
+	return s
+}
+
+// Helper, Error and so on make a script a tb for its lanes, whose clean-ups run
+// when the disk is closed and not only when the test ends.
+func (s *script) Helper()           { s.t.Helper() }
+func (s *script) Error(args ...any) { s.t.Helper(); s.t.Error(args...) }
+func (s *script) Errorf(f string, args ...any) {
+	s.t.Helper()
+	s.t.Fatalf("step %d: "+f, append([]any{s.steps}, args...)...)
+}
+func (s *script) Fatal(args ...any)            { s.t.Helper(); s.t.Fatal(args...) }
+func (s *script) Fatalf(f string, args ...any) { s.t.Helper(); s.t.Fatalf(f, args...) }
+func (s *script) Cleanup(f func())             { s.closers = append(s.closers, f) }
+
+func (s *script) open() {
+	s.t.Helper()
+	// The image does not tell which zone was opened first.
+	slices.Sort(s.m.opened)
+	s.disk, s.fs = openFaulty(s.t, s.path)
+	for range scriptLanes {
+		s.lanes = append(s.lanes, newTwin(s, s.disk, s.m))
+	}
+}
+
+func (s *script) dropLanes() {
+	for _, f := range s.closers {
+		f()
+	}
+	s.closers, s.lanes = nil, nil
+}
+
+// end closes the disk and checks and removes the image.
+func (s *script) end() {
+	s.t.Helper()
+	s.lanes[0].all()
+	s.dropLanes()
+	closeDisk(s.t, s.disk, s.path)
+	if err := os.Remove(s.path); err != nil {
+		s.t.Error(err)
+	}
+}
+
+// abort lets everything go after a failure, so that shrinking can go on.
+func (s *script) abort() {
+	if s.lanes == nil {
+		return
+	}
+	s.dropLanes()
+	_ = s.disk.Close()
+	_ = os.Remove(s.path)
+}
+
+// one carries one request out on a lane.
+func (s *script) one(lane int, op Op, sector, bytes uint64, stable bool) {
+	s.t.Helper()
+	s.steps++
+	w := s.lanes[lane%scriptLanes]
+	r := w.request(op, sector, bytes)
+	r.Stable = stable
+	before := slices.Clone(s.m.zones)
+	if !w.both(r) || !w.zones() {
+		return
+	}
+	s.note(before)
+	if r.Err == nil && (op == OpFlush || stable && op != OpRead && !(op == OpWrite && sector < uint64(s.m.g.ConventionalZones)*s.m.g.ZoneSectors) && !(isMove(op) && bytes == 0)) {
+		s.flush()
+	}
+}
+
+func isMove(op Op) bool { return op == OpWrite || op == OpAppend }
+
+// note remembers which zones were reset: a reset is durable some time after its
+// answer, and before the next write of the zone lands.
+func (s *script) note(before []modelZone) {
+	for i, z := range before {
+		if s.m.zones[i].wp < z.wp {
+			s.resets[i] = true
+		}
+	}
+}
+
+// flush notes what a power cut would leave from now on.
+func (s *script) flush() {
+	f := *s.m
+	f.zones = slices.Clone(s.m.zones)
+	f.data = slices.Clone(s.m.data)
+	s.flushed, s.resets = &f, make(map[int]bool)
+}
+
+// batch has appends and reads of one zone in flight at once, on all lanes.
+func (s *script) batch(zone int, sizes []uint64) {
+	s.t.Helper()
+	s.steps++
+	start := s.m.zones[zone].start
+	perLane := make([][]*Request, scriptLanes)
+	var rs []*Request
+	for i, n := range sizes {
+		w := s.lanes[i%scriptLanes]
+		w.cases++
+		r := w.request(OpAppend, start, n)
+		rs = append(rs, r)
+		perLane[i%scriptLanes] = append(perLane[i%scriptLanes], r, w.request(OpRead, start, 4096))
+	}
+	for i, w := range s.lanes {
+		w.submit(perLane[i]...)
+	}
+	for i, w := range s.lanes {
+		for range perLane[i] {
+			w.wait()
+		}
+	}
+	// In the order of the addresses that they were given, those that landed are
+	// what the model does, and those that did not still would not.
+	slices.SortStableFunc(rs, func(a, b *Request) int {
+		if (a.Err == nil) != (b.Err == nil) {
+			if a.Err == nil {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.AppendSector, b.AppendSector)
+	})
+	for _, r := range rs {
+		if _, at, err := s.m.do(r); !errors.Is(r.Err, err) || err == nil && at != r.AppendSector {
+			s.Errorf("append of %d bytes to zone %d among others: got sector %d, %v; want %d, %v", r.Bytes, zone, r.AppendSector, r.Err, at, err)
+		}
+	}
+	s.lanes[0].zones()
+	s.lanes[0].data(zone)
+}
+
+// restart closes the disk cleanly and opens it again.
+func (s *script) restart() {
+	s.t.Helper()
+	s.steps++
+	s.dropLanes()
+	closeDisk(s.t, s.disk, s.path)
+	s.flush()
+	s.open()
+	s.lanes[0].all()
+}
+
+// kill ends the daemon with kill -9 and opens the disk again.
+func (s *script) kill() {
+	s.t.Helper()
+	s.steps++
+	s.dropLanes()
+	kill(s.t, s.disk, s.fs)
+	wantClean(s.t, s.path)
+	s.open()
+	s.lanes[0].all()
+	// To open an image after a kill makes everything durable.
+	s.flush()
+}
+
+// cut cuts the power and opens the disk again.
+func (s *script) cut() {
+	s.t.Helper()
+	s.steps++
+	s.dropLanes()
+	kill(s.t, s.disk, s.fs)
+	powerCut(s.t, s.path)
+	wantClean(s.t, s.path)
+	s.disk, s.fs = openFaulty(s.t, s.path)
+	m := s.flushed
+	m.opened = nil
+	for i := range m.zones {
+		z, now := &m.zones[i], &s.m.zones[i]
+		if z.state == NotWP {
+			// Data of conventional zones stays in the cache: this power cut
+			// forgets zone states, and no data.
+			copy(m.data[z.start*SectorSize:z.end*SectorSize], s.m.data[z.start*SectorSize:])
+			continue
+		}
+		if s.resets[i] && (now.wp > now.start || s.disk.ReportZone(i).State == Empty) {
+			z.state, z.wp = Empty, z.start
+			clear(m.data[z.start*SectorSize : z.end*SectorSize])
+		}
+		switch {
+		case isOpen(z.state) && z.wp == z.start:
+			z.state = Empty
+		case isOpen(z.state):
+			z.state = Closed
+		}
+	}
+	s.m = m
+	for range scriptLanes {
+		s.lanes = append(s.lanes, newTwin(s, s.disk, s.m))
+	}
+	s.lanes[0].all()
+	s.flush()
+}
