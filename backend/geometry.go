@@ -121,12 +121,12 @@ func (g *Geometry) zone(i int, w word) Zone {
 		State:    w.state(),
 	}
 	z.WP = z.Start + w.written()
-	switch z.State {
-	case NotWP:
+	switch {
+	case g.conventional(i): // read-only and offline ones too
 		z.Type = ZoneConventional
-	case Full:
+	case z.State == Full:
 		z.WP = z.Start + z.Length
-	case Offline:
+	case z.State == Offline:
 		z.WP = z.Start
 	}
 	return z

@@ -74,10 +74,16 @@ func bytesOfAll(r *Request) []byte {
 	return data
 }
 
+// sectorsOf counts a part of a sector as one.
+func sectorsOf(bytes uint64) uint64 { return (bytes + SectorSize - 1) / SectorSize }
+
 // inDisk says whether the range lies on the disk, without overflow.
 func (m *model) inDisk(sector, bytes uint64) bool {
-	return bytes%SectorSize == 0 && sector <= m.g.CapacitySectors && bytes/SectorSize <= m.g.CapacitySectors-sector
+	return sector <= m.g.CapacitySectors && sectorsOf(bytes) <= m.g.CapacitySectors-sector
 }
+
+// whole says whether bytes are whole blocks.
+func (m *model) whole(bytes uint64) bool { return bytes%uint64(m.g.BlockSize) == 0 }
 
 func (m *model) wholeBlocks(sectors uint64) bool {
 	return sectors*SectorSize%uint64(m.g.BlockSize) == 0
@@ -89,60 +95,66 @@ func (m *model) zoneOf(sector uint64) (int, *modelZone) {
 }
 
 func (m *model) read(sector, bytes uint64) ([]byte, error) {
-	n := bytes / SectorSize
-	if !m.inDisk(sector, bytes) || !m.wholeBlocks(sector) || !m.wholeBlocks(n) {
+	n := sectorsOf(bytes)
+	if sector < m.g.CapacitySectors {
+		// "All requests issued to a zone in the VIRTIO_BLK_ZS_OFFLINE state"
+		if _, z := m.zoneOf(sector); z.state == Offline {
+			return nil, ErrZoneInvalid
+		}
+	}
+	if !m.inDisk(sector, bytes) {
 		return nil, ErrRange
 	}
-	for _, z := range m.zones {
+	for i, z := range m.zones {
 		touched := z.start < sector+n && sector < z.end || n == 0 && z.start <= sector && sector < z.end
 		if !touched {
 			continue
 		}
 		// "If a [...] VIRTIO_BLK_T_IN request [...] issued to a SWR zone has the
 		// range that has sectors in more than one zone"
-		if z.state != NotWP && (sector < z.start || sector+n > z.end) {
+		if i >= m.g.ConventionalZones && (sector < z.start || sector+n > z.end) {
 			return nil, ErrZoneInvalid
 		}
 		if z.state == Offline {
 			return nil, ErrZoneInvalid
 		}
 	}
+	if !m.wholeBlocks(sector) || !m.whole(bytes) {
+		return nil, ErrRange
+	}
 	return m.data[sector*SectorSize:][:bytes], nil
 }
 
 func (m *model) write(sector uint64, data []byte) error {
-	n := uint64(len(data)) / SectorSize
+	bytes := uint64(len(data))
+	n := sectorsOf(bytes)
 	switch {
 	case m.readOnly:
 		return ErrReadOnly
-	case sector == m.g.CapacitySectors || !m.inDisk(sector, uint64(len(data))):
+	case sector >= m.g.CapacitySectors:
 		return ErrRange
 	}
 	i, z := m.zoneOf(sector)
 	if i < m.g.ConventionalZones {
-		last, _ := m.zoneOf(sector + max(n, 1) - 1)
-		switch {
-		case last >= m.g.ConventionalZones:
+		last := int((sector + max(n, 1) - 1) / m.g.ZoneSectors)
+		if last >= m.g.ConventionalZones {
 			return ErrZoneInvalid
-		case !m.wholeBlocks(sector) || !m.wholeBlocks(n):
-			return ErrRange
 		}
 		for _, z := range m.zones[i : last+1] {
 			if z.state != NotWP {
 				return ErrZoneInvalid
 			}
 		}
+		if !m.wholeBlocks(sector) || !m.whole(bytes) {
+			return ErrRange
+		}
 		copy(m.data[sector*SectorSize:], data)
 		return nil
 	}
 	switch {
-	case sector+n > z.end:
+	case sector+n > z.end, z.state == ReadOnly, z.state == Full, z.state == Offline:
 		return ErrZoneInvalid
-	case !m.wholeBlocks(n):
-		return ErrUnalignedWP
-	case z.state == ReadOnly || z.state == Full || z.state == Offline:
-		return ErrZoneInvalid
-	case sector != z.wp:
+	case !m.whole(bytes), sector != z.wp:
 		return ErrUnalignedWP
 	}
 	return m.put(i, data)
@@ -152,21 +164,20 @@ func (m *model) append(sector, bytes uint64, r *Request) (uint64, error) {
 	switch {
 	case m.readOnly:
 		return 0, ErrReadOnly
-	case bytes%SectorSize != 0 || sector >= m.g.CapacitySectors:
-		return 0, ErrRange
+	case sector >= m.g.CapacitySectors:
+		return 0, ErrZoneInvalid
 	}
 	i, z := m.zoneOf(sector)
-	n := bytes / SectorSize
+	n := sectorsOf(bytes)
 	switch {
 	case i < m.g.ConventionalZones,
 		sector != z.start,
 		n > uint64(m.g.MaxAppendSectors),
-		sector+n > z.end:
+		sector+n > z.end,
+		z.state == ReadOnly, z.state == Full, z.state == Offline:
 		return 0, ErrZoneInvalid
-	case !m.wholeBlocks(n):
+	case !m.whole(bytes):
 		return 0, ErrUnalignedWP
-	case z.state == ReadOnly || z.state == Full || z.state == Offline:
-		return 0, ErrZoneInvalid
 	}
 	at := z.wp
 	return at, m.put(i, bytesOfAll(r))
@@ -193,15 +204,19 @@ func (m *model) put(i int, data []byte) error {
 }
 
 func (m *model) manage(op Op, sector uint64) error {
-	switch {
-	case m.readOnly:
-		return ErrReadOnly
-	case sector >= m.g.CapacitySectors:
+	if sector >= m.g.CapacitySectors {
 		return ErrZoneInvalid
 	}
 	i, z := m.zoneOf(sector)
 	switch {
 	case i < m.g.ConventionalZones, sector != z.start, z.state == ReadOnly, z.state == Offline:
+		return ErrZoneInvalid
+	case m.readOnly:
+		// "the zone stays in" its state, or the transition cannot be performed.
+		stays := map[Op]ZoneState{OpOpen: ExpOpen, OpClose: Closed, OpFinish: Full, OpReset: Empty}
+		if z.state == stays[op] {
+			return nil
+		}
 		return ErrZoneInvalid
 	case op == OpOpen:
 		if z.state == Full {

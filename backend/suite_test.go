@@ -41,6 +41,12 @@ func runZonedSuite(t *testing.T, rig zonedRig) {
 		"SeedEdgeOfDisk":      suiteSeedEdgeOfDisk,
 		"SeedErrorsHaveNames": suiteSeedErrorsHaveNames,
 		"SeedAppendResults":   suiteSeedAppendResults,
+
+		"StateFirst":               suiteStateFirst,
+		"AppendNeedsAZone":         suiteAppendNeedsAZone,
+		"LastZoneCapacity":         suiteLastZoneCapacity,
+		"ReadOnlyManagement":       suiteReadOnlyManagement,
+		"ConventionalOutOfService": suiteConventionalOutOfService,
 	}
 	for name, run := range tests {
 		t.Run(name, func(t *testing.T) { run(t, rig) })

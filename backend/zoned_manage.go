@@ -10,18 +10,19 @@ var events = [numOps]event{OpOpen: evOpen, OpClose: evClose, OpFinish: evFinish,
 
 // manage carries out a zone management request on one zone.
 func (d *zoned) manage(r *Request) {
-	switch {
-	case d.img.readOnly:
-		d.fail(r, ErrReadOnly)
-		return
-	case d.broken.Load():
-		d.fail(r, errTable)
-		return
-	case r.Sector >= d.zinfo.CapacitySectors, r.Sector < d.conv, r.Sector&(d.img.ZoneSectors-1) != 0:
+	if r.Sector >= d.zinfo.CapacitySectors || r.Sector < d.conv || r.Sector&(d.img.ZoneSectors-1) != 0 {
 		d.fail(r, ErrZoneInvalid)
 		return
 	}
 	i := int(r.Sector >> d.shift)
+	switch {
+	case d.img.readOnly:
+		d.manageFrozen(r, word(d.zones[i].word.Load()))
+		return
+	case d.broken.Load():
+		d.fail(r, errTable)
+		return
+	}
 	r.zone = int32(i)
 	z := &d.zones[i]
 	z.mu.Lock()
@@ -36,6 +37,25 @@ func (d *zoned) manage(r *Request) {
 		err = d.errorOf(r, err)
 	}
 	d.finish(r, err)
+}
+
+// errFrozen is what zone management of a read-only disk gets. It is not a write:
+// "If the transition to this state can not be performed, the request MUST be
+// completed with VIRTIO_BLK_S_ZONE_INVALID_CMD" ("Device Operation").
+var errFrozen = fmt.Errorf("%w: the disk is read-only", ErrZoneInvalid)
+
+// manageFrozen carries out a zone management request on the zone w of a
+// read-only disk: good if the zone is where the request would have it.
+func (d *zoned) manageFrozen(r *Request, w word) {
+	to, err := transition(w.state(), events[r.Op], w.written() != 0)
+	switch {
+	case err != nil:
+		d.fail(r, err)
+	case to != w.state():
+		d.fail(r, errFrozen)
+	default:
+		r.lane.finish(r, nil)
+	}
 }
 
 // finish ends r with err; a good one that has to be stable, once it is.

@@ -11,10 +11,9 @@ import (
 // read serves what is written from the file and the rest as zeroes, without
 // asking the file: what lies there is nobody's business.
 func (d *zoned) read(r *Request) {
-	sectors := r.Bytes >> SectorShift
+	sectors := (r.Bytes + SectorSize - 1) >> SectorShift // a part of one counts
 	switch {
-	case r.Bytes&(SectorSize-1) != 0 || (r.Sector|sectors)&d.align != 0,
-		r.Sector > d.zinfo.CapacitySectors || sectors > d.zinfo.CapacitySectors-r.Sector:
+	case r.Sector > d.zinfo.CapacitySectors, r.Sector == d.zinfo.CapacitySectors && sectors > 0:
 		d.fail(r, ErrRange)
 		return
 	case r.Sector == d.zinfo.CapacitySectors: // and nothing to read: there is no zone to look at
@@ -22,7 +21,14 @@ func (d *zoned) read(r *Request) {
 		return
 	}
 	first, last := int(r.Sector>>d.shift), int((r.Sector+max(sectors, 1)-1)>>d.shift)
-	if first != last && r.Sector+sectors > d.conv {
+	switch {
+	case word(d.zones[first].word.Load()).state() == Offline: // whatever else is wrong
+		d.fail(r, ErrZoneInvalid)
+		return
+	case sectors > d.zinfo.CapacitySectors-r.Sector:
+		d.fail(r, ErrRange)
+		return
+	case first != last && r.Sector+sectors > d.conv:
 		d.fail(r, ErrZoneInvalid)
 		return
 	}
@@ -37,6 +43,10 @@ func (d *zoned) read(r *Request) {
 			off := r.Sector & (d.img.ZoneSectors - 1)
 			file = min(r.Bytes, (max(w.written(), off)-off)<<SectorShift)
 		}
+	}
+	if r.Sector&d.align != 0 || !d.whole(r.Bytes) {
+		d.fail(r, ErrRange)
+		return
 	}
 	if sectors == 0 {
 		r.lane.finish(r, nil)

@@ -6,17 +6,21 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
-// write checks what can be checked without the zone, and admits.
+// write checks what can be checked without the zone, and admits. What the zone's
+// type, state and borders say comes before the length, as the rules about them
+// have no exceptions ("Device Operation").
 func (d *zoned) write(r *Request) {
-	sectors := r.Bytes >> SectorShift
+	sectors := (r.Bytes + SectorSize - 1) >> SectorShift // a part of one counts
 	i := int(r.Sector >> d.shift)
 	off := r.Sector & (d.img.ZoneSectors - 1)
 	switch {
 	case d.img.readOnly:
 		d.fail(r, ErrReadOnly)
 		return
-	case r.Bytes&(SectorSize-1) != 0,
-		r.Sector >= d.zinfo.CapacitySectors || sectors > d.zinfo.CapacitySectors-r.Sector && r.Op == OpWrite:
+	case r.Sector >= d.zinfo.CapacitySectors && r.Op == OpAppend: // no zone begins there
+		d.fail(r, ErrZoneInvalid)
+		return
+	case r.Sector >= d.zinfo.CapacitySectors:
 		d.fail(r, ErrRange)
 		return
 	case d.broken.Load():
@@ -35,8 +39,12 @@ func (d *zoned) write(r *Request) {
 	case off+sectors > d.img.length(i):
 		d.fail(r, ErrZoneInvalid)
 		return
-	case sectors&d.align != 0:
-		d.fail(r, ErrUnalignedWP)
+	case !d.whole(r.Bytes):
+		_, err := transition(word(d.zones[i].word.Load()).state(), evWrite, true)
+		if err == nil {
+			err = ErrUnalignedWP
+		}
+		d.fail(r, err)
 		return
 	}
 	z := &d.zones[i]
@@ -55,13 +63,12 @@ func (d *zoned) write(r *Request) {
 	d.issue(r)
 }
 
+// whole says whether bytes are whole blocks.
+func (d *zoned) whole(bytes uint64) bool { return bytes&(uint64(d.img.BlockSize)-1) == 0 }
+
 func (d *zoned) writeConventional(r *Request, sectors uint64) {
-	switch {
-	case r.Op == OpAppend || r.Sector+sectors > d.conv:
+	if r.Op == OpAppend || r.Sector+sectors > d.conv {
 		d.fail(r, ErrZoneInvalid)
-		return
-	case (r.Sector|sectors)&d.align != 0:
-		d.fail(r, ErrRange)
 		return
 	}
 	for i := int(r.zone); uint64(i) <= (r.Sector+max(sectors, 1)-1)>>d.shift; i++ {
@@ -69,6 +76,10 @@ func (d *zoned) writeConventional(r *Request, sectors uint64) {
 			d.fail(r, ErrZoneInvalid)
 			return
 		}
+	}
+	if r.Sector&d.align != 0 || !d.whole(r.Bytes) {
+		d.fail(r, ErrRange)
+		return
 	}
 	if sectors == 0 {
 		r.lane.finish(r, nil)

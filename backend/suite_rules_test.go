@@ -1,0 +1,123 @@
+package backend
+
+import "testing"
+
+// Parts of the suite that hold rules of the specification against each other,
+// where a request breaks more than one at once ("Device Operation").
+
+// "All VIRTIO_BLK_T_OUT requests or VIRTIO_BLK_T_ZONE_APPEND requests issued to a
+// zone in the VIRTIO_BLK_ZS_RDONLY state SHALL be completed with
+// VIRTIO_BLK_S_ZONE_INVALID_CMD", "All requests issued to a zone in the
+// VIRTIO_BLK_ZS_OFFLINE state SHALL be": all, whatever else is wrong with them.
+func suiteStateFirst(t *testing.T, rig zonedRig) {
+	for _, name := range []string{"512", "4096"} {
+		g := suiteGeometries[name]
+		last := g.Zones() - 1
+		w := newTwin(t, rig.openWith(t, g, map[int]ZoneState{6: ReadOnly, 7: Offline, last: Offline}), newModel(g))
+		w.m.zones[6].state, w.m.zones[7].state, w.m.zones[last].state = ReadOnly, Offline, Offline
+		for _, i := range []int{6, 7, last} {
+			z := &w.m.zones[i]
+			for _, n := range []uint64{0, 1, 511, 512, 1000, 4096, (z.end - z.start + 8) * SectorSize} {
+				for _, sector := range []uint64{z.start, z.start + 1, z.start + 8, z.end - 1} {
+					for _, op := range []Op{OpRead, OpWrite, OpAppend} {
+						r := w.request(op, sector, n)
+						w.both(r)
+						if op != OpRead || z.state == Offline {
+							w.want(r.Err, ErrZoneInvalid)
+						}
+					}
+				}
+			}
+		}
+		w.all()
+	}
+}
+
+// "If the zone specified by the VIRTIO_BLK_T_ZONE_APPEND request is not a SWR
+// zone", and "if the sector field in the VIRTIO_BLK_T_ZONE_APPEND request does not
+// specify the lowest sector for a zone": not the sector behind the disk either.
+func suiteAppendNeedsAZone(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["512"]
+	w := newTwin(t, rig.open(t, g), newModel(g))
+	for _, n := range []uint64{0, 1, 512, 513} {
+		for _, sector := range []uint64{0, 128, 257, g.CapacitySectors - 1, g.CapacitySectors, g.CapacitySectors + 64, 1<<64 - 1} {
+			r := w.request(OpAppend, sector, n)
+			w.both(r)
+			w.want(r.Err, ErrZoneInvalid)
+		}
+	}
+	// A part of a sector is what the granularity forbids.
+	r := w.request(OpAppend, 256, 513)
+	w.both(r)
+	w.want(r.Err, ErrUnalignedWP)
+	r = w.request(OpWrite, 256, 513)
+	w.both(r)
+	w.want(r.Err, ErrUnalignedWP)
+	w.all()
+}
+
+// "the data range that exceeds the remaining writable capacity for the zone":
+// where the zone is the last one, it is past the disk too.
+func suiteLastZoneCapacity(t *testing.T, rig zonedRig) {
+	for _, g := range suiteGeometries {
+		w := newTwin(t, rig.open(t, g), newModel(g))
+		z := &w.m.zones[len(w.m.zones)-1]
+		for _, op := range []Op{OpWrite, OpAppend} {
+			w.both(w.request(OpWrite, z.wp, 4096))
+			sector := z.wp
+			if op == OpAppend {
+				sector = z.start
+			}
+			r := w.request(op, sector, (z.end-z.start)*SectorSize)
+			w.both(r)
+			w.want(r.Err, ErrZoneInvalid)
+		}
+		w.all()
+	}
+}
+
+// On a read-only disk no zone can change its state: "If the transition to this
+// state can not be performed, the request MUST be completed with
+// VIRTIO_BLK_S_ZONE_INVALID_CMD"; where the zone stays in its state, "the request
+// is completed successfully".
+func suiteReadOnlyManagement(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["512"]
+	m := newModel(g)
+	d := rig.openReadOnly(t, g, func(d Disk) {
+		w := newTwin(t, d, m)
+		w.both(w.request(OpFinish, m.zones[3].start, 0))
+		w.both(w.request(OpWrite, m.zones[4].start, 4096))
+		w.both(w.request(OpClose, m.zones[4].start, 0))
+	})
+	m.readOnly = true
+	w := newTwin(t, d, m)
+	for zone, want := range map[int]map[Op]error{
+		0: {OpOpen: ErrZoneInvalid, OpClose: ErrZoneInvalid, OpFinish: ErrZoneInvalid, OpReset: ErrZoneInvalid}, // conventional
+		2: {OpOpen: ErrZoneInvalid, OpClose: ErrZoneInvalid, OpFinish: ErrZoneInvalid, OpReset: nil},            // empty
+		3: {OpOpen: ErrZoneInvalid, OpClose: ErrZoneInvalid, OpFinish: nil, OpReset: ErrZoneInvalid},            // full
+		4: {OpOpen: ErrZoneInvalid, OpClose: nil, OpFinish: ErrZoneInvalid, OpReset: ErrZoneInvalid},            // closed
+	} {
+		for op, err := range want {
+			r := w.request(op, m.zones[zone].start, 0)
+			w.both(r)
+			w.want(r.Err, err)
+		}
+	}
+	w.all()
+}
+
+// A conventional zone stays one when it goes out of service: type, capacity and
+// write pointer do not change with its state.
+func suiteConventionalOutOfService(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["512"]
+	w := newTwin(t, rig.openWith(t, g, map[int]ZoneState{0: ReadOnly, 1: Offline}), newModel(g))
+	w.m.zones[0].state, w.m.zones[1].state = ReadOnly, Offline
+	for _, sector := range []uint64{0, 8, 120, 128, 136, 250} {
+		for _, n := range []uint64{0, 512, 513, 8192} {
+			for _, op := range []Op{OpRead, OpWrite, OpAppend, OpReset} {
+				w.both(w.request(op, sector, n))
+			}
+		}
+	}
+	w.all()
+}
