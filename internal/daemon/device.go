@@ -29,6 +29,9 @@ type Device struct {
 	log     logrus.FieldLogger
 	errs    *errorLog
 	workers []*worker // nil where the queue is not started
+
+	// engine makes what a queue does its I/O with: newEngine, but in tests.
+	engine func(wake func()) (engine.Engine, error)
 }
 
 // NewDevice makes a device of a disk. It does not own the disk: whoever opened
@@ -44,6 +47,7 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		log:     o.Log,
 		errs:    newErrorLog(o.Log),
 		workers: make([]*worker, o.Queues),
+		engine:  newEngine,
 	}, nil
 }
 
@@ -55,7 +59,7 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	if d.workers[i] != nil {
 		return fmt.Errorf("queue %d is started already", i)
 	}
-	lane, err := backend.NewLane(newEngine)
+	lane, err := backend.NewLane(d.engine)
 	if err != nil {
 		return err
 	}

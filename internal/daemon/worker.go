@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -25,8 +24,9 @@ type worker struct {
 	queue virtio.Queue
 	lane  *backend.Lane
 
-	// reqs are as many requests as the ring has entries, so that one is always
-	// free for what can be popped; free are the indices of those not in use.
+	// reqs are one request more than the ring has entries: when all entries are in
+	// flight there is still one to pop with, and Pop then says that a guest which
+	// publishes more has broken its ring. free are the indices of those not in use.
 	reqs []virtio.BlkRequest
 	free []uint32
 
@@ -42,8 +42,8 @@ func newWorker(d *Device, index int, r vhostuser.Ring, lane *backend.Lane) *work
 		index: index,
 		ring:  r,
 		lane:  lane,
-		reqs:  make([]virtio.BlkRequest, r.Size),
-		free:  make([]uint32, r.Size),
+		reqs:  make([]virtio.BlkRequest, int(r.Size)+1),
+		free:  make([]uint32, int(r.Size)+1),
 		poll: [2]unix.PollFd{
 			{Fd: int32(r.Kick), Events: unix.POLLIN},
 			{Fd: int32(lane.WakeFD()), Events: unix.POLLIN},
@@ -85,8 +85,7 @@ func (w *worker) run() {
 	}
 	w.started <- nil
 	if err := w.guarded(w.serve); err != nil {
-		w.dev.log.Errorf("queue %d is broken and stands still until the front-end sets it up anew: %v", w.index, err)
-		signalFD(w.ring.Err)
+		w.broken(err)
 		// Answers cannot be given any more, but nothing may be left in flight.
 		for w.lane.InFlight() > 0 {
 			w.lane.Arm()
@@ -97,6 +96,14 @@ func (w *worker) run() {
 			w.lane.Disarm(false)
 		}
 	}
+}
+
+// broken tells the operator and the front-end that the ring cannot be served any
+// more. A front-end can set the ring up and break it as often as it likes, so the
+// line is rate-limited.
+func (w *worker) broken(err error) {
+	w.dev.errs.Error(fmt.Errorf("queue %d is broken and stands still until the front-end sets it up anew: %w", w.index, err))
+	signalFD(w.ring.Err)
 }
 
 // guarded runs f, and turns a fault on memory that the front-end took away
@@ -130,8 +137,8 @@ func (w *worker) openRing() error {
 	return err
 }
 
-// serve goes round until the worker is stopped and has nothing in flight. An
-// error means that the ring is broken.
+// serve goes round until the worker is stopped, or the ring broken, and nothing
+// is in flight. An error means that not even answers can be given any more.
 func (w *worker) serve() error {
 	w.queue.EnableKicks()
 	for {
@@ -141,7 +148,9 @@ func (w *worker) serve() error {
 			var err error
 			if taken, err = w.take(); err != nil {
 				// What was taken before the ring broke is still answered.
-				return errors.Join(err, w.finish())
+				w.broken(err)
+				w.finish()
+				return nil
 			}
 		}
 		if w.answer()+taken > 0 {
@@ -161,12 +170,11 @@ func (w *worker) serve() error {
 	}
 }
 
-// take pops what is available, a ring's worth at the most, and submits it.
+// take pops what is available, a ring's worth at the most, and submits it. No
+// more heads can be in flight than the ring has entries, so a request is free
+// for each Pop.
 func (w *worker) take() (taken int, err error) {
-	for range len(w.reqs) {
-		if len(w.free) == 0 {
-			break
-		}
+	for range w.ring.Size {
 		r := &w.reqs[w.free[len(w.free)-1]]
 		ok, perr := w.queue.Pop(&r.Chain)
 		if perr != nil || !ok {
@@ -219,16 +227,16 @@ func (w *worker) publish() {
 }
 
 // finish answers all that is in flight.
-func (w *worker) finish() error {
+func (w *worker) finish() {
 	for {
 		w.lane.Arm()
 		if w.answer() == 0 && w.lane.InFlight() > 0 {
-			w.sleep(len(w.poll))
+			w.sleep(1)
 			continue
 		}
 		w.lane.Disarm(false)
 		if w.lane.InFlight() == 0 {
-			return nil
+			return
 		}
 	}
 }
@@ -249,7 +257,7 @@ func (w *worker) sleep(n int) {
 	if got, err := unix.Read(w.ring.Kick, buf[:]); got == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR {
 		// A pipe whose other end is closed, or no eventfd at all: it would be
 		// readable for ever.
-		w.dev.log.Warnf("queue %d: its kick descriptor does not work any more; no kick will be seen", w.index)
+		w.dev.errs.Error(fmt.Errorf("queue %d: its kick descriptor does not work any more; no kick will be seen until the front-end sends another", w.index))
 		w.poll[0].Fd = -1
 	}
 }
