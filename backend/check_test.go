@@ -74,6 +74,10 @@ var damages = []damage{
 	{"unknown feature", func(t *testing.T, f *os.File, _ *layout) {
 		resuper(t, f, func(b []byte) { b[33] = 1 })
 	}, "uses features 0x100", "uses features 0x100"},
+	{"both superblocks wiped", func(t *testing.T, f *os.File, _ *layout) {
+		patch(t, f, make([]byte, 4096), superOff)
+		patch(t, f, make([]byte, 4096), superCopyOff)
+	}, "superblock: not a zvhost image", "not a zvhost image"},
 	{"impossible geometry", func(t *testing.T, f *os.File, _ *layout) {
 		resuper(t, f, func(b []byte) { b[56] = 3 })
 	}, "not sensible: zone size", "not sensible"},
@@ -225,7 +229,7 @@ func TestCheckIsSilentOnGoodImages(t *testing.T) {
 // guest would write over its zones (seed bug 8: a host-managed disk exported as
 // if it were an ordinary one).
 func TestSeedImageIsNeverOrdinary(t *testing.T) {
-	for _, b := range [][]byte{nil, []byte("x"), make([]byte, 4096)} {
+	for _, b := range [][]byte{nil, []byte("x"), make([]byte, 4096), make([]byte, 8192), make([]byte, 12<<10)} {
 		path := newImage(t, small)
 		edit(t, path, func(f *os.File, _ *layout) { patch(t, f, b, 0) })
 		if kind, err := Probe(path); kind != KindImage || err != nil {

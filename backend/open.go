@@ -52,18 +52,18 @@ func Probe(path string) (Kind, error) {
 	default:
 		return 0, fmt.Errorf("%s is neither a file nor a block device", path)
 	}
-	start := make([]byte, len(imageMagic))
-	if _, err := f.ReadAt(start, superOff); err != nil && !errors.Is(err, io.EOF) {
-		return 0, fmt.Errorf("read %s: %w", path, err)
-	}
-	if string(start) == imageMagic {
-		return KindImage, nil
-	}
 	// An image whose first block was destroyed must not be served as an
-	// ordinary disk: the guest would write over its zones.
-	super := make([]byte, superBytes)
-	if n, _ := f.ReadAt(super, superCopyOff); n == len(super) {
-		if _, err := decodeSuper(super); err == nil {
+	// ordinary disk: the guest would write over its zones. So any of its marks
+	// will do.
+	for _, mark := range []struct {
+		off  int64
+		text string
+	}{{superOff, imageMagic}, {superCopyOff, imageMagic}, {stateOff, stateMagic}, {stateOff + blockBytes, stateMagic}} {
+		b := make([]byte, len(mark.text))
+		if _, err := f.ReadAt(b, mark.off); err != nil && !errors.Is(err, io.EOF) {
+			return 0, fmt.Errorf("read %s: %w", path, err)
+		}
+		if string(b) == mark.text {
 			return KindImage, nil
 		}
 	}

@@ -83,7 +83,7 @@ func openZoned(path string, o Options) (*zoned, error) {
 		z.state, z.next, z.done = w.state(), w.written(), w.written()
 		z.word.Store(uint64(w))
 		_ = d.res.move(Empty, z.state) // within the limits: openImage has looked
-		if z.state == ImpOpen { // their age is not in the image: by number
+		if z.state == ImpOpen {        // their age is not in the image: by number
 			d.enlist(i)
 		}
 	}
