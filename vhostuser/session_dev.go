@@ -141,7 +141,12 @@ func (s *Session) setStatus(m *Message) ([]byte, error) {
 	status := uint8(v)
 	if status&statusFeaturesOK != 0 && (!s.state.featuresSet || s.state.refused) {
 		// The driver reads the status back to see whether its features were taken.
-		s.warn("SET_STATUS %#x: FEATURES_OK is not taken, because no features were agreed on", status)
+		// Where the device refused them, the log has its reason already.
+		say := s.warn
+		if s.state.refused {
+			say = func(format string, args ...any) { s.log(LevelDebug, format, args...) }
+		}
+		say("SET_STATUS %#x: FEATURES_OK is not taken, because no features were agreed on", status)
 		status &^= statusFeaturesOK
 	}
 	s.state.status = status

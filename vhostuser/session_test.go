@@ -211,6 +211,9 @@ func TestSessionDeviceRefusesFeatures(t *testing.T) {
 	if !p.ask(SetStatus, AppendU64(nil, 11)) || !p.logged(LevelWarn, "refused SET_FEATURES 0x140000000: "+errRefused.Error()) {
 		t.Fatalf("log %q", p.logs)
 	}
+	if p.logged(LevelWarn, "SET_STATUS") || !p.logged(LevelDebug, "SET_STATUS 0xb: FEATURES_OK is not taken") {
+		t.Errorf("one refusal is worth one warning: %q", p.logs)
+	}
 	if v, _ := ParseU64(p.call(GetStatus, nil)); v != 3 {
 		t.Fatalf("status %#x", v)
 	}

@@ -152,7 +152,8 @@ func (b *Blk) SetFeatures(acked uint64) error {
 		if acked&BlkFeatureZoned == 0 {
 			return fmt.Errorf("the disk is zoned (host-managed), but the front-end or its guest does not take VIRTIO_BLK_F_ZONED (bit 17), and it must not be used as an ordinary disk: " +
 				"attach it with QEMU's vhost-user-test-device-pci (10.2 or newer), crosvm or libkrun, and a guest kernel of 6.3 or newer with CONFIG_BLK_DEV_ZONED; " +
-				"QEMU's vhost-user-blk-pci, cloud-hypervisor and Firecracker hide the feature")
+				"QEMU's vhost-user-blk-pci, cloud-hypervisor and Firecracker hide the feature " +
+				"(harmless when it comes once at boot: a PC's firmware tries every disk like that before the guest's kernel does)")
 		}
 		// "Legacy devices MUST NOT offer VIRTIO_BLK_F_ZONED."
 		if acked&FeatureVersion1 == 0 {
