@@ -1,0 +1,55 @@
+package backend
+
+import (
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// "The device MUST ensure that stable writes are committed to it, before
+// reporting completion of the write" or the flush (virtio, "Device Operation"):
+// what an ordinary disk asks of its engine, and that it waits for it.
+func TestPlainStable(t *testing.T) {
+	d := openDisk(t, newPlain(t, 1<<20))
+	defer d.Close()
+	c, e := heldClient(t, d, nil)
+	for _, stable := range []bool{false, true} {
+		for _, step := range []struct {
+			r    *Request
+			last engine.Op // what it ends with, where it has to be stable
+		}{
+			{request(OpWrite, 0, make([]byte, 512)), engine.Op{Code: engine.Writev, Dsync: true}},
+			{ranges(OpWriteZeroes, Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
+			{ranges(OpDiscard, Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
+			{request(OpFlush, 0, nil), engine.Op{Code: engine.Fdatasync}},
+		} {
+			step.r.Stable = stable
+			want := stable || step.r.Op == OpFlush
+			is := func(op *engine.Op) bool { return op.Code == step.last.Code && op.Dsync == step.last.Dsync }
+			var got []bool
+			e.fault = func(op *engine.Op) fault {
+				got = append(got, is(op))
+				return fault{}
+			}
+			c.want(c.do(step.r), nil)
+			if len(got) == 0 || got[len(got)-1] != want || slices.Contains(got, true) != want {
+				t.Errorf("%v, to be stable %v: ends with what makes it so: %v", step.r.Op, stable, got)
+			}
+			if !want {
+				continue
+			}
+			e.fault = func(op *engine.Op) fault {
+				if is(op) {
+					return fault{err: unix.EIO}
+				}
+				return fault{}
+			}
+			if step.last.Code == engine.Writev { // a failed sync would stay
+				c.want(c.do(step.r), ErrIO)
+			}
+		}
+	}
+}
