@@ -29,6 +29,8 @@ type rig struct {
 	disk backend.Disk
 	dev  *Device
 	book *logBook
+
+	closed bool
 }
 
 const rigSerial = "ZV0815"
@@ -50,22 +52,30 @@ func openRig(t testing.TB, path string, queues int, o backend.Options) *rig {
 		t.Fatal(errors.Join(err, disk.Close()))
 	}
 	r := &rig{t: t, path: path, disk: disk, dev: dev, book: book}
-	t.Cleanup(func() {
-		if err := errors.Join(dev.Close(), disk.Close()); err != nil {
-			t.Error(err)
-		}
-		if disk.Info().Zoned == nil {
-			return
-		}
-		findings, err := backend.Check(path)
-		if err != nil {
-			t.Error(err)
-		}
-		for _, f := range findings {
-			t.Error(f)
-		}
-	})
+	t.Cleanup(r.close)
 	return r
+}
+
+// close closes everything, once, and checks an image.
+func (r *rig) close() {
+	r.t.Helper()
+	if r.closed {
+		return
+	}
+	r.closed = true
+	if err := errors.Join(r.dev.Close(), r.disk.Close()); err != nil {
+		r.t.Error(err)
+	}
+	if r.disk.Info().Zoned == nil {
+		return
+	}
+	findings, err := backend.Check(r.path)
+	if err != nil {
+		r.t.Error(err)
+	}
+	for _, f := range findings {
+		r.t.Error(f)
+	}
 }
 
 // zonedRig is a rig over a new image.
@@ -263,6 +273,7 @@ func pattern(n int, seed uint64) []byte {
 type gate struct {
 	shut, broken atomic.Bool
 	held         atomic.Int64 // Ops that wait
+	stable       atomic.Int64 // writes that were to be stable when done
 
 	mu    sync.Mutex
 	wakes []func()
@@ -300,6 +311,9 @@ type gatedEngine struct {
 }
 
 func (e *gatedEngine) Queue(op *engine.Op) {
+	if op.Dsync {
+		e.gate.stable.Add(1)
+	}
 	switch {
 	case e.gate.broken.Load() && op.Code != engine.PunchHole && op.Code != engine.ZeroRange:
 		op.N, op.Err = 0, unix.EIO
