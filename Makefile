@@ -6,6 +6,9 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # How long each fuzz target runs: make fuzz FUZZTIME=10m
 FUZZTIME ?= 10s
+# How often make robust kills the daemon, and with which seed (0: another one)
+ROUNDS  ?= 1000
+SEED    ?= 0
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
@@ -26,7 +29,7 @@ INSTALLED = $(BINDIR)/zvhost \
 	$(DOCDIR)/README.md $(DOCDIR)/example.conf $(DOCDIR)/LICENSE
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint fuzz race vm-test bench install uninstall clean
+.PHONY: help build demo test lint fuzz race robust vm-test bench install uninstall clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +52,9 @@ race: ## the Go tests with the race detector
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
+
+robust: ## kill the daemon ROUNDS (1000) times under load; SEED=n replays
+	$(GO) test ./integration/crash -run '^TestKill$$' -count=1 -timeout 2h -v -args -rounds=$(ROUNDS) -seed=$(SEED)
 
 vm-test: build ## real guests under QEMU (integration/qemu_test.sh)
 	@integration/qemu_test.sh

@@ -151,6 +151,9 @@ func (img *image) recover() error {
 	if err := img.commit(img.words, img.allBlocks()); err != nil {
 		return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
 	}
+	if plantStaleData {
+		return nil
+	}
 	return img.punchAbove(img.words)
 }
 

@@ -31,6 +31,8 @@ var mayImport = map[string][]string{
 	"backend":        {"backend/engine"},
 	"backend/engine": {},
 
+	"integration/crash": {}, // tests only
+
 	"internal/rules":     {},
 	"internal/testcount": {},
 	"internal/testleak":  {},

@@ -1,0 +1,9 @@
+//go:build zvhost_plant_early
+
+package backend
+
+const (
+	plantEarlyPointer = true
+	plantLostPointer  = false
+	plantStaleData    = false
+)

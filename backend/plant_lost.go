@@ -1,0 +1,9 @@
+//go:build zvhost_plant_lost
+
+package backend
+
+const (
+	plantEarlyPointer = false
+	plantLostPointer  = true
+	plantStaleData    = false
+)

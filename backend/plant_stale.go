@@ -1,0 +1,9 @@
+//go:build zvhost_plant_stale
+
+package backend
+
+const (
+	plantEarlyPointer = false
+	plantLostPointer  = false
+	plantStaleData    = true
+)

@@ -1,0 +1,197 @@
+package crash
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+)
+
+var (
+	seedFlag   = flag.Uint64("seed", 0, "what everything random follows from; 0: another one each time")
+	roundsFlag = flag.Int("rounds", 100, "how often the daemon is killed under load")
+)
+
+// geometries are the disks that the rounds are spread over: small, so that
+// zones fill up, are reset and meet again often.
+var geometries = []geometry{
+	{name: "plain", size: 4096, zone: 512, cap: 512, block: 1},
+	{name: "limits", size: 4096, zone: 256, cap: 192, maxOpen: 3, maxActive: 5, block: 1},
+	{name: "conventional zones, 4096-byte blocks", size: 8192, zone: 512, cap: 512, conventional: 2, maxOpen: 4, block: 8},
+	{name: "active limit, smaller last zone", size: 2000, zone: 128, cap: 96, maxActive: 6, block: 1},
+	{name: "one zone", size: 1024, zone: 1024, cap: 1000, block: 1},
+	{name: "everything at once", size: 3944, zone: 256, cap: 248, conventional: 1, maxOpen: 2, maxActive: 3, block: 8},
+}
+
+// A tally is what a run has done.
+type tally struct {
+	rounds, starts                     int
+	requests, answered, flight, landed int
+	undecided                          int // zones of which the oracle could not tell
+}
+
+func (s *tally) String() string {
+	return fmt.Sprintf("%d kills under load and %d at the start; %d requests checked, %d of them answered; %d in flight, of which %d had left data; %d zones too intricate to judge",
+		s.rounds, s.starts, s.requests, s.answered, s.flight, s.landed, s.undecided)
+}
+
+// A trial is one image, whose daemon is killed over and over.
+type trial struct {
+	binary, dir string
+	g           *geometry
+	seed        uint64
+	rng         *rand.Rand
+	nextID      uint64
+	tally       *tally
+}
+
+// run kills the daemon so many times, and returns the first thing that is
+// wrong.
+func (c *trial) run(rounds int) error {
+	before, err := c.g.create(c.binary, c.dir)
+	if err != nil {
+		return err
+	}
+	p, err := launch(c.binary, c.dir)
+	if err != nil {
+		return err
+	}
+	defer func() { p.kill() }()
+	if err := p.ready(); err != nil {
+		return err
+	}
+	for round := range rounds {
+		next, after, err := c.round(p, before)
+		if next != nil {
+			p = next
+		}
+		if err != nil {
+			return fmt.Errorf("round %d: %w", round, err)
+		}
+		before = after
+	}
+	return nil
+}
+
+// round loads p, kills it, starts another one and compares.
+func (c *trial) round(p *daemon, before []zoneView) (*daemon, []zoneView, error) {
+	l := &load{
+		g: c.g, seed: c.seed, nextID: &c.nextID, due: make(chan struct{}),
+		guess: make([]uint64, len(before)), told: make([]uint64, len(before)),
+		left: 1 + c.rng.IntN(1+c.rng.IntN(1500)), // early ones more often: then all is new to the daemon
+	}
+	for i := range before {
+		l.guess[i], l.told[i] = before[i].written, before[i].written
+	}
+	var err error
+	if l.disk, err = c.connect(queues); err != nil {
+		return nil, nil, err
+	}
+	err = errors.Join(l.storm(p, c.rng), l.disk.Abandon())
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := run(c.binary, c.dir, "check", "disk.zvh"); err != nil {
+		return nil, nil, fmt.Errorf("after the kill: %w", err)
+	}
+	next, starts, err := restart(c.binary, c.dir, c.rng)
+	c.tally.starts += starts
+	if err != nil {
+		return next, nil, err
+	}
+	disk, err := c.connect(1)
+	if err != nil {
+		return next, nil, err
+	}
+	after, err := look(c.g, c.binary, c.dir, disk, c.seed)
+	if err = errors.Join(err, disk.Close()); err == nil {
+		var undecided int
+		undecided, err = judge(c.g, before, after, l.ops)
+		c.tally.undecided += undecided
+	}
+	c.count(l)
+	return next, after, err
+}
+
+func (c *trial) connect(queues int) (*frontend.Disk, error) {
+	client, err := frontend.Dial(filepath.Join(c.dir, "s"))
+	if err != nil {
+		return nil, err
+	}
+	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes})
+}
+
+func (c *trial) count(l *load) {
+	c.tally.rounds++
+	for _, o := range l.ops {
+		c.tally.requests++
+		switch {
+		case o.answered():
+			c.tally.answered++
+		case o.visible():
+			c.tally.landed++
+			fallthrough
+		default:
+			c.tally.flight++
+		}
+	}
+}
+
+// start begins a trial on the geometry with number i.
+func start(t *testing.T, binary string, seed uint64, i int, total *tally) *trial {
+	t.Logf("%s: -seed=%d", geometries[i].name, seed)
+	return &trial{
+		binary: binary, dir: t.TempDir(), g: &geometries[i], seed: seed,
+		rng: rand.New(rand.NewPCG(seed, uint64(i))), tally: total,
+	}
+}
+
+func newSeed() uint64 {
+	if *seedFlag != 0 {
+		return *seedFlag
+	}
+	return rand.Uint64()
+}
+
+// The daemon is killed at random instants under load: afterwards all that was
+// acknowledged is there, and nothing that was not asked for.
+func TestKill(t *testing.T) {
+	binary, seed, total := build(t, ""), newSeed(), &tally{}
+	for i := range geometries {
+		rounds := *roundsFlag / len(geometries)
+		if i < *roundsFlag%len(geometries) {
+			rounds++
+		}
+		t.Run(geometries[i].name, func(t *testing.T) {
+			if err := start(t, binary, seed, i, total).run(rounds); err != nil {
+				t.Errorf("replay with -seed=%d -rounds=%d: %v", seed, *roundsFlag, err)
+			}
+		})
+	}
+	t.Log(total)
+	if total.answered == 0 || total.flight == 0 || total.landed == 0 {
+		t.Errorf("a run that shows nothing: %v", total)
+	}
+}
+
+// A test that cannot fail shows nothing: bugs that a build tag plants
+// (backend/plant_none.go) are found.
+func TestPlantedBugsAreFound(t *testing.T) {
+	for _, plant := range []string{"early", "lost", "stale"} {
+		t.Run(plant, func(t *testing.T) {
+			binary, seed := build(t, "zvhost_plant_"+plant), newSeed()
+			var err error
+			for i := 0; i < len(geometries) && err == nil; i++ {
+				err = start(t, binary, seed, i, &tally{}).run(10)
+			}
+			if err == nil {
+				t.Errorf("-seed=%d: not found", seed)
+			}
+			t.Logf("found: %v", err)
+		})
+	}
+}

@@ -1,0 +1,160 @@
+package crash
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// A geometry is a disk to try. Lengths are in sectors of 512 bytes.
+type geometry struct {
+	name               string
+	size, zone, cap    uint64
+	conventional       int
+	maxOpen, maxActive int
+	block              uint64 // sectors
+}
+
+func (g *geometry) zones() int { return int((g.size + g.zone - 1) / g.zone) }
+
+func (g *geometry) zoneLength(i int) uint64 { return min(g.zone, g.size-uint64(i)*g.zone) }
+
+func (g *geometry) zoneCapacity(i int) uint64 {
+	if i < g.conventional {
+		return g.zoneLength(i)
+	}
+	return min(g.cap, g.zoneLength(i))
+}
+
+// create makes the image, and what a new disk looks like.
+func (g *geometry) create(binary, dir string) ([]zoneView, error) {
+	bytes := func(sectors uint64) string { return strconv.FormatUint(sectors*sectorBytes, 10) }
+	_, err := run(binary, dir, "create", "disk.zvh", "--size", bytes(g.size), "--zone-size", bytes(g.zone),
+		"--zone-capacity", bytes(g.cap), "--conventional", strconv.Itoa(g.conventional), "--block-size", bytes(g.block),
+		"--max-open", strconv.Itoa(g.maxOpen), "--max-active", strconv.Itoa(g.maxActive))
+	views := make([]zoneView, g.zones())
+	for i := range views {
+		views[i] = zoneView{state: driver.ZoneEmpty, sectors: make([]stamp, g.zoneLength(i))}
+		if i < g.conventional {
+			views[i].state = driver.ZoneNotWP
+		}
+	}
+	return views, err
+}
+
+// look reads the whole disk: the zones over the session of d and over the
+// command line, which have to agree, and every sector over the session and in
+// the file. The daemon has recovered, so what it has not written must be gone
+// from the file, too.
+func look(g *geometry, binary, dir string, d *frontend.Disk, seed uint64) ([]zoneView, error) {
+	q := d.Queue(0)
+	zones, err := q.ReportAll()
+	if err != nil {
+		return nil, err
+	}
+	if len(zones) != g.zones() {
+		return nil, fmt.Errorf("%d zones are reported, not %d", len(zones), g.zones())
+	}
+	f, err := os.Open(filepath.Join(dir, "disk.zvh"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	entries, dataOff, err := liveTable(f, len(zones))
+	if err != nil {
+		return nil, err
+	}
+	views := make([]zoneView, len(zones))
+	buf := make([]byte, bufferBytes)
+	for i, z := range zones {
+		v := &views[i]
+		*v = zoneView{state: z.State, written: entries[i] & (1<<44 - 1)}
+		if state := uint8(entries[i] >> 44 & 15); state != z.State {
+			return nil, fmt.Errorf("zone %d is reported %s, but %s in the live table", i, stateNames[z.State], stateNames[state])
+		}
+		switch z.State {
+		case driver.ZoneEmpty, driver.ZoneImpOpen, driver.ZoneExpOpen, driver.ZoneClosed:
+			if z.WP != z.Start+v.written {
+				return nil, fmt.Errorf("zone %d is reported with its write pointer at %d, but has %d sectors written in the live table", i, z.WP-z.Start, v.written)
+			}
+		}
+		for at := uint64(0); at < g.zoneLength(i); {
+			b := buf[:min(uint64(len(buf)), (g.zoneLength(i)-at)*sectorBytes)]
+			if err := q.Read(b, z.Start+at); err != nil {
+				return nil, err
+			}
+			for ; len(b) > 0; b = b[sectorBytes:] {
+				s, err := parse(b, seed)
+				if err != nil {
+					return nil, fmt.Errorf("zone %d, sector %d: %w", i, at, err)
+				}
+				v.sectors = append(v.sectors, s)
+				at++
+			}
+		}
+		if err := compareFile(f, dataOff+int64(z.Start*sectorBytes), v.sectors, seed); err != nil {
+			return nil, fmt.Errorf("zone %d: %w", i, err)
+		}
+	}
+	return views, compareReport(binary, dir, zones)
+}
+
+// liveTable reads the live zone table (docs/image-format.md).
+func liveTable(f *os.File, zones int) (entries []uint64, dataOff int64, err error) {
+	super := make([]byte, 4096)
+	if _, err := f.ReadAt(super, 0); err != nil {
+		return nil, 0, err
+	}
+	b := make([]byte, 8*zones)
+	if _, err := f.ReadAt(b, int64(binary.LittleEndian.Uint64(super[96:]))); err != nil {
+		return nil, 0, err
+	}
+	for i := range zones {
+		entries = append(entries, binary.LittleEndian.Uint64(b[8*i:]))
+	}
+	return entries, int64(binary.LittleEndian.Uint64(super[112:])), nil
+}
+
+// compareFile looks whether the file holds at off what the guest was shown.
+func compareFile(f *os.File, off int64, want []stamp, seed uint64) error {
+	b := make([]byte, len(want)*sectorBytes)
+	if _, err := f.ReadAt(b, off); err != nil {
+		return err
+	}
+	for at := range want {
+		s, err := parse(b[at*sectorBytes:], seed)
+		if err != nil || s != want[at] {
+			return fmt.Errorf("sector %d reads as %v, but the file has %v there (%v)", at, want[at], s, err)
+		}
+	}
+	return nil
+}
+
+// compareReport looks whether zvhost report says what the guest was told.
+func compareReport(binary, dir string, zones []driver.Zone) error {
+	out, err := run(binary, dir, "report", "disk.zvh", "--json")
+	if err != nil {
+		return err
+	}
+	var report struct {
+		Zones []struct {
+			State string  `json:"state"`
+			WP    *uint64 `json:"write_pointer_sector"`
+		} `json:"zones"`
+	}
+	if err := json.Unmarshal(out, &report); err != nil || len(report.Zones) != len(zones) {
+		return fmt.Errorf("zvhost report: %d zones, not %d: %v", len(report.Zones), len(zones), err)
+	}
+	for i, z := range report.Zones {
+		if z.State != stateNames[zones[i].State] || z.WP != nil && *z.WP != zones[i].WP {
+			return fmt.Errorf("zone %d: zvhost report says %+v, the guest was told %+v", i, z, zones[i])
+		}
+	}
+	return nil
+}

@@ -1,0 +1,19 @@
+// Package crash holds the kill -9 test: a client that writes, appends, resets,
+// finishes and flushes on four queues against the real zvhost binary, which is
+// killed at random instants and started again on the same image.
+//
+// What lives here: the daemon as a process (daemon_test.go), sectors that say
+// which request they belong to (content_test.go), the load (client_test.go),
+// what a disk shows after a kill (disk_test.go), and the oracle that says
+// whether that is what was acknowledged (zone_test.go, search_test.go,
+// oracle_test.go). docs/durability.md has the rules that it holds the daemon to.
+//
+// The seed is printed; a run with -seed has the same disks, the same requests
+// offered and the same instants chosen, as far as two threads ever do the same:
+//
+//	go test ./integration/crash -v -args -seed=42 -rounds=1000
+//
+// It may import, in its tests, vhostuser/frontend, virtio/driver and
+// internal/testleak. It knows the image's layout from docs/image-format.md and
+// shares no code with backend, so that a mistake on one side shows.
+package crash
