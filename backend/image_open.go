@@ -181,9 +181,11 @@ func (img *image) found(trustLive bool) ([]word, error) {
 		if err := w.verify(&img.Geometry, i); err != nil {
 			return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check'", i, err)
 		}
-		// Opened by a write that was never answered.
-		if s := w.state(); (s == ImpOpen || s == Closed) && w.written() == 0 {
-			w = pack(i, Empty, 0)
+		switch s := w.state(); {
+		case (s == ImpOpen || s == Closed) && w.written() == 0:
+			w = pack(i, Empty, 0) // opened by a write that was never answered
+		case s.isActive() && w.written() == img.capacity(i):
+			w = pack(i, Full, w.written()) // the last write had landed, and one before it had not
 		}
 		words[i] = w
 	}
