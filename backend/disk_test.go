@@ -28,6 +28,7 @@ type client struct {
 	t    tb
 	disk Disk
 	lane *Lane
+	poll [1]unix.PollFd // here, so that to wait does not allocate
 }
 
 func newClient(t tb, d Disk) *client {
@@ -65,15 +66,15 @@ func (c *client) wait() *Request {
 			c.lane.Disarm(false)
 			return r
 		}
-		fds := []unix.PollFd{{Fd: int32(c.lane.WakeFD()), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, 20_000)
+		c.poll[0] = unix.PollFd{Fd: int32(c.lane.WakeFD()), Events: unix.POLLIN}
+		n, err := unix.Poll(c.poll[:], 20_000)
 		if err != nil && err != unix.EINTR {
 			c.t.Fatal(err)
 		}
 		if n == 0 && err == nil {
 			c.t.Fatal("no request ended within 20 s")
 		}
-		c.lane.Disarm(fds[0].Revents != 0)
+		c.lane.Disarm(c.poll[0].Revents != 0)
 	}
 }
 

@@ -58,7 +58,6 @@ func (s fileStore) wipe(off, n int64) error {
 // has to hold all the same (btrfs, for one, mounts no disk that exceeds it). So
 // zones stop being active first, in all blocks, before others start.
 func (img *image) commit(words []word, blocks []int) error {
-	b := make([]byte, blockBytes)
 	if img.MaxActive != 0 && len(blocks) > 1 {
 		var part [blockZones]word
 		for _, n := range blocks {
@@ -66,7 +65,7 @@ func (img *image) commit(words []word, blocks []int) error {
 			if !mixReleases(part[:len(was)], was, words[n*blockZones:]) {
 				continue
 			}
-			if err := img.commitBlock(b, n, part[:len(was)]); err != nil {
+			if err := img.commitBlock(n, part[:len(was)]); err != nil {
 				return err
 			}
 		}
@@ -76,7 +75,7 @@ func (img *image) commit(words []word, blocks []int) error {
 		if slices.Equal(part, img.entries(n)) {
 			continue
 		}
-		if err := img.commitBlock(b, n, part); err != nil {
+		if err := img.commitBlock(n, part); err != nil {
 			return err
 		}
 	}
@@ -114,8 +113,9 @@ func (img *image) allBlocks() []int {
 }
 
 // commitBlock writes block n, with words as its entries, over its older copy
-// and makes that durable; b is scratch of blockBytes.
-func (img *image) commitBlock(b []byte, n int, words []word) error {
+// and makes that durable.
+func (img *image) commitBlock(n int, words []word) error {
+	b := img.block[:]
 	seq := img.seqs[n] + 1
 	encodeBlock(b, n, seq, words)
 	// Even sequence numbers stand first, odd ones behind.

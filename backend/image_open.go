@@ -25,9 +25,10 @@ type image struct {
 	// live is the mapped live table; an entry is stored as one 64-bit word. Nil
 	// on a read-only image.
 	live    []byte
-	words   []word   // how the zones were found, after recovery
-	commits []word   // the committed table, as it stands in the file
-	seqs    []uint64 // sequence number of each of its blocks
+	words   []word           // how the zones were found, after recovery
+	commits []word           // the committed table, as it stands in the file
+	seqs    []uint64         // sequence number of each of its blocks
+	block   [blockBytes]byte // scratch of commitBlock
 }
 
 // openImage opens, locks and recovers the image at path.

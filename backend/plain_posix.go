@@ -221,7 +221,8 @@ func (p *plain) ioDone(r *Request) {
 	}
 	if err != nil {
 		if r.step == stepSync {
-			p.lost.CompareAndSwap(nil, &err)
+			lost := err // of its own, or every err would be allocated
+			p.lost.CompareAndSwap(nil, &lost)
 		}
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, err))
 		return

@@ -1,0 +1,76 @@
+package backend
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// No request allocates, whatever it is, whether it goes by itself or in a batch.
+// The helpers of the thread engine are warmed up first, and so are the clipped
+// vectors of a read across the write pointer.
+func TestNoAllocations(t *testing.T) {
+	path := newFastImage(t, Geometry{CapacitySectors: 64 << 11, ZoneSectors: 8 << 11, ConventionalZones: 1})
+	d := openDisk(t, path)
+	defer func() { closeDisk(t, d, path) }()
+	plain := openDisk(t, newPlain(t, 1<<20))
+	defer func() {
+		if err := plain.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	c := newClient(t, d)
+	const zone = 8 << 11
+	c.want(c.write(zone*3, make([]byte, 4096)), nil)
+	c.want(c.flush(), nil)
+
+	data := make([]byte, 4096)
+	iov := []unix.Iovec{{Base: &data[0], Len: 1000}, {Base: &data[1000], Len: 3096}}
+	var wp uint64
+	single := new(Request)
+	one := func(d Disk, op Op, sector uint64) {
+		single.Op, single.Sector, single.Iov, single.Bytes, single.Stable = op, sector, iov, 4096, false
+		c.lane.Submit(d, single)
+		c.lane.Start()
+		c.wait()
+		if single.Err != nil {
+			t.Fatal(single.Err)
+		}
+	}
+	batch := make([]*Request, 8)
+	for i := range batch {
+		batch[i] = new(Request)
+	}
+	many := func(op Op, sector uint64) {
+		for _, r := range batch {
+			r.Op, r.Sector, r.Iov, r.Bytes = op, sector, iov, 4096
+			c.lane.Submit(d, r)
+		}
+		c.lane.Start()
+		for range batch {
+			if r := c.wait(); r.Err != nil {
+				t.Fatal(r.Err)
+			}
+		}
+	}
+	for name, f := range map[string]func(){
+		"read":                func() { one(d, OpRead, zone*3) },
+		"read half written":   func() { one(d, OpRead, zone*3+4) },
+		"read of nothing":     func() { one(d, OpRead, zone*4) },
+		"write":               func() { one(d, OpWrite, zone+wp); wp += 8 },
+		"append":              func() { one(d, OpAppend, zone*2) },
+		"write conventional":  func() { one(d, OpWrite, 100) },
+		"flush":               func() { one(d, OpFlush, 0) },
+		"batch of reads":      func() { many(OpRead, zone*3) },
+		"batch of appends":    func() { many(OpAppend, zone*5) },
+		"read, ordinary disk": func() { one(plain, OpRead, 0) },
+		"write, ordinary":     func() { one(plain, OpWrite, 8) },
+		"flush, ordinary":     func() { one(plain, OpFlush, 0) },
+		"report":              func() { _ = d.ReportZone(3) },
+	} {
+		f()
+		if n := testing.AllocsPerRun(100, f); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}

@@ -1,0 +1,301 @@
+package backend
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// stressed is a disk under the load of several workers, and what they were told.
+type stressed struct {
+	disk  *zoned
+	clock atomic.Uint64 // orders requests that do not overlap
+
+	mu     sync.Mutex
+	landed map[int][]landing // by zone
+	reset  map[int]uint64    // by zone: when the last reset had ended
+	acked  int
+}
+
+// A landing is a write or append that was answered for.
+type landing struct {
+	sector  uint64
+	sent    uint64 // when
+	tag     uint64
+	sectors uint64
+}
+
+const (
+	stressZones   = 12
+	stressKept    = 6 // zones below this one are never reset
+	stressWorkers = 4
+	stressDepth   = 4
+)
+
+var stressGeometry = Geometry{
+	CapacitySectors: stressZones * 4096, ZoneSectors: 4096, ZoneCapacitySectors: 4000,
+	MaxOpen: 3, MaxActive: 9, MaxAppendSectors: 64,
+}
+
+// Several workers on the same zones: no two appends get the same sector,
+// everything that was answered for is there, and the books are straight
+// afterwards: while zones are opened, closed by the device, reset, finished and
+// flushed all the time.
+func TestStress(t *testing.T) {
+	path := newFastImage(t, stressGeometry)
+	d, fs := openFaulty(t, path)
+	s := &stressed{disk: d, landed: make(map[int][]landing), reset: make(map[int]uint64)}
+	var workers, watchers sync.WaitGroup
+	stop := make(chan struct{})
+	watchers.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			rep, err := ReadReport(path)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for i := range rep.Zones {
+				if z := d.ReportZone(i); z.WP < z.Start || z.WP > z.Start+z.Length {
+					t.Errorf("zone %d: %+v", i, z)
+				}
+			}
+		}
+	})
+	for n := range stressWorkers {
+		c := newClient(t, d)
+		workers.Go(func() { s.work(t, c, uint64(n), 2500) })
+	}
+	workers.Wait()
+	close(stop)
+	watchers.Wait()
+
+	s.books(t)
+	s.verify(t, newClient(t, d))
+	before := zonesOf(d)
+	kill(t, d, fs)
+	d, _ = openFaulty(t, path)
+	for i, z := range zonesOf(d) {
+		if z != before[i] {
+			t.Errorf("zone %d is %+v after a kill, was %+v", i, z, before[i])
+		}
+	}
+	s.disk = d
+	s.books(t)
+	s.verify(t, newClient(t, d))
+	closeDisk(t, d, path)
+	t.Logf("%d requests answered for", s.acked)
+}
+
+// work sends n requests, up to stressDepth at a time.
+func (s *stressed) work(t *testing.T, c *client, worker uint64, n int) {
+	rnd := rand.New(rand.NewPCG(worker, 1))
+	var slots [stressDepth]struct {
+		r    Request
+		sent uint64
+		tag  uint64
+		data []byte
+	}
+	var free []uint32
+	for i := range slots {
+		slots[i].data = make([]byte, 64*SectorSize)
+		slots[i].r.Tag = uint32(i)
+		free = append(free, uint32(i))
+	}
+	end := func() {
+		r := c.wait()
+		slot := &slots[r.Tag]
+		s.ended(t, r, slot.sent, slot.tag)
+		free = append(free, r.Tag)
+	}
+	for i := range n {
+		if len(free) == 0 {
+			end()
+		}
+		slot := &slots[free[len(free)-1]]
+		free = free[:len(free)-1]
+		r := &slot.r
+		zone := rnd.IntN(stressZones)
+		if rnd.IntN(2) == 0 {
+			zone = rnd.IntN(3) * 4 // some zones are everybody's
+		}
+		start := uint64(zone) * stressGeometry.ZoneSectors
+		r.Sector, r.Bytes, r.Iov, r.Stable = start, 0, nil, rnd.IntN(50) == 0
+		slot.sent, slot.tag = s.clock.Add(1), worker<<56|uint64(i)
+		data := slot.data[:(1+rnd.IntN(16))*SectorSize]
+		switch k := rnd.IntN(100); {
+		case k < 70:
+			r.Op = OpAppend
+		case k < 80:
+			r.Op, r.Sector = OpWrite, s.disk.ReportZone(zone).WP
+		case k < 85:
+			r.Op = OpRead
+		case k < 88:
+			r.Op = OpFlush
+		case k < 91:
+			r.Op = OpOpen
+		case k < 96:
+			r.Op = OpClose
+		case zone < stressKept:
+			r.Op = OpAppend
+		case k < 99:
+			r.Op = OpReset
+		default:
+			r.Op = OpFinish
+		}
+		if isMove(r.Op) || r.Op == OpRead {
+			for at := 0; at < len(data); at += SectorSize {
+				binary.LittleEndian.PutUint64(data[at:], slot.tag)
+				binary.LittleEndian.PutUint64(data[at+SectorSize-8:], slot.tag+uint64(at))
+			}
+			r.Bytes, r.Iov = uint64(len(data)), split(data, i)
+		}
+		c.submit(r)
+	}
+	for len(free) < stressDepth {
+		end()
+	}
+}
+
+// ended notes what r was told.
+func (s *stressed) ended(t *testing.T, r *Request, sent, tag uint64) {
+	switch {
+	case r.Err == nil:
+	case errors.Is(r.Err, ErrZoneInvalid), errors.Is(r.Err, ErrOpenResource), errors.Is(r.Err, ErrActiveResource),
+		r.Op == OpWrite && (errors.Is(r.Err, ErrUnalignedWP) || errors.Is(r.Err, ErrRange)):
+		return
+	default:
+		t.Errorf("%v", r.Err)
+		return
+	}
+	sector := r.Sector
+	if r.Op == OpAppend {
+		sector = r.AppendSector
+	}
+	zone := int(sector / stressGeometry.ZoneSectors)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acked++
+	switch r.Op {
+	case OpWrite, OpAppend:
+		s.landed[zone] = append(s.landed[zone], landing{sector: sector, sent: sent, tag: tag, sectors: r.Bytes / SectorSize})
+	case OpReset:
+		s.reset[zone] = s.clock.Add(1)
+	}
+}
+
+// verify reads what has to be there: all that was sent after the last reset of
+// its zone had ended. No worker is at work.
+func (s *stressed) verify(t *testing.T, c *client) {
+	t.Helper()
+	for zone, all := range s.landed {
+		z := s.disk.ReportZone(zone)
+		owner := make(map[uint64]uint64)
+		for _, l := range all {
+			if l.sent < s.reset[zone] {
+				continue
+			}
+			if z.State != Full && l.sector+l.sectors > z.WP {
+				t.Fatalf("zone %d: something landed at sector %d, but the write pointer is %d", zone, l.sector, z.WP)
+			}
+			got := c.read(l.sector, int(l.sectors)*SectorSize)
+			for i := range l.sectors {
+				if other, taken := owner[l.sector+i]; taken {
+					t.Fatalf("sector %d was given to %#x and %#x", l.sector+i, l.tag, other)
+				}
+				owner[l.sector+i] = l.tag
+				at := got[i*SectorSize:][:SectorSize]
+				if binary.LittleEndian.Uint64(at) != l.tag || binary.LittleEndian.Uint64(at[SectorSize-8:]) != l.tag+i*SectorSize {
+					t.Fatalf("sector %d holds %#x, want %#x", l.sector+i, binary.LittleEndian.Uint64(at), l.tag)
+				}
+			}
+		}
+		// Zones that were never reset have no sector below the pointer that
+		// nobody was given.
+		if zone < stressKept && z.State != Full && uint64(len(owner)) != z.WP-z.Start {
+			t.Errorf("zone %d: %d sectors were written, but its write pointer is at %d", zone, len(owner), z.WP-z.Start)
+		}
+		if z.State != Full && !bytes.Equal(c.read(z.WP, 4096), make([]byte, 4096)) {
+			t.Errorf("zone %d has data at its write pointer", zone)
+		}
+	}
+}
+
+// books holds what the disk keeps count of against its zones. Nothing is in
+// flight.
+func (s *stressed) books(t *testing.T) {
+	t.Helper()
+	d := s.disk
+	var count resources
+	listed := 0
+	for i := range d.zones {
+		z := &d.zones[i]
+		z.mu.Lock()
+		_ = count.move(Empty, z.state)
+		if z.state == ImpOpen {
+			listed++
+		}
+		if w := pack(i, z.state, z.done); word(z.word.Load()) != w || z.flyHead != nil || z.wait.head != nil || z.next != z.done {
+			t.Errorf("zone %d: %v, %d of %d sectors, published as %#x", i, z.state, z.done, z.next, z.word.Load())
+		}
+		z.mu.Unlock()
+	}
+	d.res.mu.Lock()
+	defer d.res.mu.Unlock()
+	if d.res.open != count.open || d.res.active != count.active {
+		t.Errorf("%d zones are counted as open and %d as active, but %d and %d are", d.res.open, d.res.active, count.open, count.active)
+	}
+	if count.open > stressGeometry.MaxOpen || count.active > stressGeometry.MaxActive {
+		t.Errorf("%d zones are open and %d active", count.open, count.active)
+	}
+	for n := d.res.oldest; n != 0; n = d.zones[n-1].newer {
+		listed--
+	}
+	if listed != 0 {
+		t.Errorf("%d implicitly open zones are not listed as such", listed)
+	}
+}
+
+// Resets of all zones, finishes and flushes by several workers at once, while
+// others write: each gets its answer, and in the end all is consistent.
+func TestStressResetAll(t *testing.T) {
+	path := newFastImage(t, small)
+	d, _ := openFaulty(t, path)
+	var workers sync.WaitGroup
+	for n := range stressWorkers {
+		c := newClient(t, d)
+		workers.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(n), 2))
+			data := pattern(byte('a'+n), 2048)
+			for range 300 {
+				var rs []*Request
+				for range 4 {
+					op := []Op{OpAppend, OpAppend, OpAppend, OpFinish, OpResetAll, OpFlush, OpReset, OpOpen}[rnd.IntN(8)]
+					r := request(op, uint64(2+rnd.IntN(5))*128, nil)
+					if op == OpAppend {
+						r = request(op, r.Sector, data)
+					}
+					rs = append(rs, r)
+				}
+				c.submit(rs...)
+				for range rs {
+					r := c.wait()
+					if r.Err != nil && !errors.Is(r.Err, ErrZoneInvalid) && !errors.Is(r.Err, ErrOpenResource) && !errors.Is(r.Err, ErrActiveResource) {
+						t.Error(r.Err)
+					}
+				}
+			}
+		})
+	}
+	workers.Wait()
+	(&stressed{disk: d}).books(t)
+	closeDisk(t, d, path)
+}
