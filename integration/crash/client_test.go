@@ -34,16 +34,6 @@ type load struct {
 	tables [queues][depth]*op // what is in flight on each queue, by tag
 }
 
-// answered is how many requests have an answer.
-func (l *load) answered() (n int) {
-	for _, o := range l.ops {
-		if o.answered() {
-			n++
-		}
-	}
-	return n
-}
-
 // drive keeps queue i busy until the daemon is gone.
 func (l *load) drive(i int, rng *rand.Rand) error {
 	q := l.disk.Queue(i)
