@@ -107,10 +107,15 @@ func (d *zoned) resetFrom(r *Request, i int) {
 	for ; i < len(d.zones); i++ {
 		z := &d.zones[i]
 		switch word(z.word.Load()).state() {
-		case Empty, ReadOnly, Offline:
+		case ReadOnly, Offline:
 			continue
 		}
+		// The entry may say empty while the zone's first writes are in flight.
 		z.mu.Lock()
+		if z.state == Empty && z.wait.head == nil {
+			z.mu.Unlock()
+			continue
+		}
 		if z.wait.head != nil || z.flyHead != nil {
 			r.zone = int32(i)
 			d.queue(z, r)

@@ -20,7 +20,7 @@ type Op struct {
 	Code  Code
 	Dsync bool // Writev: stable when done (RWF_DSYNC)
 	FD    int
-	Off   int64 // bytes
+	Off   int64 // bytes, not negative
 	Len   int64 // bytes; for Readv and Writev the sum of Iov
 	// Iov is the data, straight in guest memory. The engine does not change it.
 	Iov []unix.Iovec

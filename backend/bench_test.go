@@ -1,0 +1,151 @@
+package backend
+
+import (
+	"fmt"
+	"testing"
+)
+
+// These print figures and assert nothing: go test -bench . -run '^$' ./backend
+
+const benchZone = 1 << 20 >> SectorShift << 8 // 256 MiB, in sectors
+
+// benchDepth keeps depth requests in flight on one lane until b.N have ended;
+// next prepares a request for its turn.
+func benchDepth(b *testing.B, d Disk, depth int, next func(r *Request, i int)) {
+	c := newClient(b, d)
+	rs := make([]*Request, depth)
+	for i := range rs {
+		rs[i] = request(OpRead, 0, make([]byte, 4096))
+	}
+	b.SetBytes(4096)
+	b.ReportAllocs()
+	b.ResetTimer()
+	sent := 0
+	for ; sent < min(depth, b.N); sent++ {
+		next(rs[sent], sent)
+		c.lane.Submit(d, rs[sent])
+	}
+	c.lane.Start()
+	for ended := 0; ended < b.N; {
+		r := c.wait()
+		for ; r != nil; r = c.lane.Done() {
+			ended++
+			if r.Err != nil {
+				b.Fatal(r.Err)
+			}
+			if sent < b.N {
+				next(r, sent)
+				sent++
+				c.lane.Submit(d, r)
+			}
+		}
+		c.lane.Start()
+	}
+}
+
+func BenchmarkLane(b *testing.B) {
+	g := Geometry{CapacitySectors: 64 * benchZone, ZoneSectors: benchZone}
+	const perZone = benchZone / 8
+	for _, depth := range []int{1, 32} {
+		cases := map[string]func(r *Request, i int){
+			"read": func(r *Request, i int) { r.Op, r.Sector = OpRead, uint64(i*7919%perZone)*8 },
+			"write": func(r *Request, i int) {
+				i %= 32 * perZone
+				r.Op, r.Sector = OpWrite, uint64(1+i/perZone)*benchZone+uint64(i%perZone)*8
+			},
+			"append": func(r *Request, i int) {
+				r.Op, r.Sector = OpAppend, uint64(33+i/perZone%30)*benchZone
+			},
+		}
+		for _, name := range []string{"read", "write", "append"} {
+			b.Run(fmt.Sprintf("%s/depth=%d", name, depth), func(b *testing.B) {
+				path := newFastImage(b, g)
+				d := openDisk(b, path)
+				defer d.Close()
+				if name == "read" {
+					c := newClient(b, d)
+					data := make([]byte, 1<<20)
+					for at := uint64(0); at < benchZone; at += uint64(len(data)) >> SectorShift {
+						c.want(c.write(at, data), nil)
+					}
+				}
+				benchDepth(b, d, depth, cases[name])
+			})
+		}
+	}
+}
+
+// How the cost of an append depends on the number of zones: not at all.
+func BenchmarkZones(b *testing.B) {
+	for _, zones := range []uint64{100, 10_000, 100_000} {
+		b.Run(fmt.Sprint(zones), func(b *testing.B) {
+			g := Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17} // 64 MiB each
+			d := openDisk(b, newFastImage(b, g))
+			defer d.Close()
+			benchDepth(b, d, 1, func(r *Request, i int) {
+				r.Op, r.Sector = OpAppend, uint64(i)/16000%zones<<17
+			})
+		})
+	}
+}
+
+// The large image of issue 3: 8 TiB in 131,072 zones of 64 MiB.
+func BenchmarkLarge(b *testing.B) {
+	const zones = 131_072
+	path := newFastImage(b, Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
+	b.Run("open and close", func(b *testing.B) {
+		for b.Loop() {
+			d := openDisk(b, path)
+			if err := d.Close(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	d := openDisk(b, path)
+	defer d.Close()
+	b.Run("report of all zones", func(b *testing.B) {
+		for b.Loop() {
+			for i := range zones {
+				_ = d.ReportZone(i)
+			}
+		}
+	})
+	b.Run("ReadReport", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := ReadReport(path); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	c := newClient(b, d)
+	b.Run("reset all of empty zones", func(b *testing.B) {
+		for b.Loop() {
+			c.want(c.zoneOp(OpResetAll, 0), nil)
+		}
+	})
+	b.Run("finish and reset all zones", func(b *testing.B) {
+		for b.Loop() {
+			for i := range uint64(zones) {
+				c.want(c.zoneOp(OpFinish, i<<17), nil)
+			}
+			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.want(c.flush(), nil)
+		}
+	})
+	b.Run("write, reset all and flush", func(b *testing.B) {
+		data := make([]byte, 512)
+		for b.Loop() {
+			for i := range uint64(1000) {
+				c.want(c.write(i*131<<17, data), nil)
+			}
+			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.want(c.flush(), nil)
+		}
+	})
+	b.Run("check", func(b *testing.B) {
+		other := newFastImage(b, Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
+		for b.Loop() {
+			wantClean(b, other)
+		}
+	})
+}

@@ -1,0 +1,113 @@
+package backend
+
+import (
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// A relay is a disk whose requests are answered by another goroutine.
+type relay struct {
+	Disk
+	to chan *Request
+}
+
+func (d *relay) submit(r *Request) { d.to <- r }
+func (d *relay) ioDone(r *Request) { r.lane.finish(r, nil) }
+
+// A worker that sleeps is woken by what other goroutines hand to its lane,
+// whenever they do: no wake-up is lost between its last look and its sleep.
+func TestLaneWakes(t *testing.T) {
+	d := &relay{to: make(chan *Request, 64)}
+	var answering sync.WaitGroup
+	for range 2 {
+		answering.Go(func() {
+			for r := range d.to {
+				if r.Tag%3 == 0 {
+					runtime.Gosched()
+				}
+				r.lane.post(r)
+			}
+		})
+	}
+	c := newClient(t, d)
+	rs := make([]Request, 8)
+	ended := 0
+	for i := range 20_000 {
+		n := i%len(rs) + 1
+		for j := range n {
+			rs[j].Tag = uint32(i + j)
+			c.submit(&rs[j])
+		}
+		for range n {
+			c.wait()
+			ended++
+		}
+		if c.lane.InFlight() != 0 {
+			t.Fatalf("%d in flight", c.lane.InFlight())
+		}
+	}
+	close(d.to)
+	answering.Wait()
+	t.Logf("%d requests", ended)
+}
+
+func readable(t *testing.T, fd int) bool {
+	t.Helper()
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n == 1
+}
+
+// The eventfd is written when the lane is armed, once, and not otherwise: a
+// busy worker costs nobody a system call.
+func TestLaneArm(t *testing.T) {
+	c := newClient(t, &relay{})
+	l := c.lane
+	l.Wake()
+	if readable(t, l.WakeFD()) {
+		t.Error("woken, but not armed")
+	}
+	l.Arm()
+	if readable(t, l.WakeFD()) {
+		t.Error("armed, but nothing has happened")
+	}
+	l.Wake()
+	l.Wake()
+	if !readable(t, l.WakeFD()) {
+		t.Error("armed and not woken")
+	}
+	l.Disarm(true)
+	if readable(t, l.WakeFD()) {
+		t.Error("a wake-up is left over")
+	}
+	l.Arm()
+	l.Disarm(false)
+	l.Wake()
+	if readable(t, l.WakeFD()) {
+		t.Error("woken after it was disarmed")
+	}
+	// One that comes between the last look and Disarm is seen the next time.
+	l.Arm()
+	l.Wake()
+	l.Disarm(false)
+	l.Arm()
+	if !readable(t, l.WakeFD()) {
+		t.Error("a late wake-up is lost")
+	}
+	l.Disarm(true)
+}
+
+func TestLaneWithoutEngine(t *testing.T) {
+	want := errors.New("no engine")
+	if _, err := NewLane(func(func()) (engine.Engine, error) { return nil, want }); !errors.Is(err, want) {
+		t.Errorf("got %v", err)
+	}
+}
