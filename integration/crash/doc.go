@@ -8,6 +8,11 @@
 // whether that is what was acknowledged (zone_test.go, search_test.go,
 // oracle_test.go). docs/durability.md has the rules that it holds the daemon to.
 //
+// Where so many requests without an answer meet in one zone that the ways to
+// order them are too many to try, the zone's content is still checked sector by
+// sector for what is foreign or misplaced, but not its order; the tally at the
+// end counts these.
+//
 // The seed is printed; a run with -seed has the same disks, the same requests
 // offered and the same instants chosen, as far as two threads ever do the same:
 //

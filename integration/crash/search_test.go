@@ -54,7 +54,7 @@ var errNoOrder = errors.New("no order of the requests explains it")
 // explain returns nil when the zone can have gone from before to after by ops,
 // which are in the order of their calls.
 func explain(spec zoneSpec, before, after *zoneView, ops []*op) error {
-	s := &search{spec: spec, before: before, after: after, budget: 300_000}
+	s := &search{spec: spec, before: before, after: after, budget: 40_000}
 	start := branch{key: key{model: model{before.state, before.written}}}
 	if before.written > 0 {
 		start.tiles = &tile{at: 0, n: before.written}
