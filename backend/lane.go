@@ -22,11 +22,16 @@ type Lane struct {
 
 	armed  atomic.Bool
 	wakeFD int // eventfd, readable when the worker must look
+	drain  [8]byte
 
 	mu   sync.Mutex // guards mail
 	mail reqList
 	full atomic.Bool // mail is not empty
 }
+
+// wakeUp is what is added to an eventfd: any number but zero will do, in any
+// byte order.
+var wakeUp = [8]byte{1}
 
 // NewLane makes a lane over the engine that open returns. The engine calls the
 // wake function it is given when an Op finishes.
@@ -104,8 +109,7 @@ func (l *Lane) Arm() { l.armed.Store(true) }
 func (l *Lane) Disarm(readable bool) {
 	l.armed.Store(false)
 	if readable {
-		var buf [8]byte
-		_, _ = unix.Read(l.wakeFD, buf[:])
+		_, _ = unix.Read(l.wakeFD, l.drain[:])
 	}
 }
 
@@ -114,8 +118,7 @@ func (l *Lane) Wake() { l.wake() }
 
 func (l *Lane) wake() {
 	if l.armed.Swap(false) {
-		one := [8]byte{1} // the machine's byte order is little-endian on all that we build for
-		_, _ = unix.Write(l.wakeFD, one[:])
+		_, _ = unix.Write(l.wakeFD, wakeUp[:])
 	}
 }
 

@@ -1,0 +1,170 @@
+package backend
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A power cut during a reset brings the zone back as it was or leaves it empty,
+// and never a mixture, at whichever step it comes.
+func TestPowerCutDuringReset(t *testing.T) {
+	for steps := range 3 { // of: table, hole
+		path := newImage(t, small)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		old := pattern('o', 96*512)
+		c.want(c.write(256, old), nil)
+		c.want(c.flush(), nil)
+		n := 0
+		fs.refuse(func(storeCall) error {
+			if n++; n > steps {
+				return errDead
+			}
+			return nil
+		})
+		c.want(c.zoneOp(OpReset, 256), nil)
+		err := c.write(256, pattern('n', 4096))
+		if (err == nil) != (steps == 2) {
+			t.Errorf("with %d steps of the reset done, a write: %v", steps, err)
+		}
+		kill(t, d, fs)
+		powerCut(t, path)
+		d = openDisk(t, path).(*zoned)
+		c = newClient(t, d)
+		got := c.read(256, len(old))
+		if steps == 0 {
+			c.wantZone(2, Full, 96)
+			if !bytes.Equal(got, old) {
+				t.Error("the old zone came back with other data")
+			}
+		} else {
+			c.wantZone(2, Empty, 0)
+			if !bytes.Equal(got, make([]byte, len(old))) || !bytes.Equal(rawZone(t, path, 2), make([]byte, 128*512)) {
+				t.Error("the zone is empty, but its old data is there")
+			}
+			c.want(c.write(256, old[:512]), nil)
+		}
+		closeDisk(t, d, path)
+	}
+}
+
+// Killed during a reset the zone is empty, as the guest was told, and the old
+// data does not show behind new writes.
+func TestKillDuringReset(t *testing.T) {
+	for steps := range 3 {
+		path := newImage(t, small)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		c.want(c.write(256, pattern('o', 96*512)), nil)
+		c.want(c.flush(), nil)
+		n := 0
+		fs.refuse(func(storeCall) error {
+			if n++; n > steps {
+				return errDead
+			}
+			return nil
+		})
+		c.want(c.zoneOp(OpReset, 256), nil)
+		kill(t, d, fs)
+		d = openDisk(t, path).(*zoned)
+		c, e := heldClient(t, d, isWrite)
+		c.wantZone(2, Empty, 0)
+		rs := c.appends(e, 256, 2)
+		e.release(1, fault{})
+		c.ended(rs[1])
+		if got := c.read(256, 96*512); !bytes.Equal(got, slices.Concat(make([]byte, 4096), pattern('b', 4096), make([]byte, 80*512))) {
+			t.Error("old data shows in a zone that was reset")
+		}
+		c.settleHeld(e)
+		c.ended(rs[0])
+		e.hold = nil
+		closeDisk(t, d, path)
+	}
+}
+
+// Of each pair of blocks the one that was being written may be torn.
+func TestTornBlocks(t *testing.T) {
+	data := pattern('a', 4096)
+	for _, keep := range []int{0, 1, 100, 2048, 4095} {
+		path := newImage(t, small)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		c.want(c.write(256, data), nil)
+		c.want(c.flush(), nil)
+		c.want(c.write(264, data), nil)
+		fs.refuse(tearing(d.img.f, keep))
+		c.want(c.flush(), ErrIO)
+		kill(t, d, fs)
+		powerCut(t, path)
+		wantClean(t, path)
+		d = openDisk(t, path).(*zoned)
+		c = newClient(t, d)
+		c.wantZone(2, Closed, 8)
+		if !bytes.Equal(c.read(256, 8192), append(slices.Clone(data), make([]byte, 4096)...)) {
+			t.Error("other data than was flushed")
+		}
+		// And the state blocks: while it is marked as in use, and as clean.
+		closeDisk(t, d, path)
+		for first := range 2 {
+			fs := new(faultStore)
+			n := 0
+			d, err := openZoned(path, Options{wrap: func(s store) store {
+				fs.under = s
+				fs.before = func(call storeCall) error {
+					if n++; n <= first {
+						return nil
+					}
+					return tearing(fs.under.(fileStore), keep)(call)
+				}
+				return fs
+			}})
+			if err == nil {
+				t.Errorf("opened without a mark, at step %d: %v", first, d.Close())
+			}
+			wantClean(t, path)
+		}
+		d, fs = openFaulty(t, path)
+		c = newClient(t, d)
+		c.want(c.write(264, data), nil)
+		n := 0
+		fs.refuse(func(call storeCall) error {
+			if call.op == "stable" && call.off < superCopyOff {
+				n++
+				return tearing(fs.under.(fileStore), keep)(call)
+			}
+			return nil
+		})
+		if err := d.Close(); err == nil || n == 0 {
+			t.Errorf("closed without a mark: %v", err)
+		}
+		d = openDisk(t, path).(*zoned)
+		c = newClient(t, d)
+		c.wantZone(2, ImpOpen, 16)
+		closeDisk(t, d, path)
+	}
+}
+
+// tearing writes the first keep bytes of a block of rubbish in the place of each
+// block that is written, and fails.
+func tearing(f any, keep int) func(storeCall) error {
+	fd := -1
+	switch f := f.(type) {
+	case *os.File:
+		fd = int(f.Fd())
+	case fileStore:
+		fd = f.fd
+	}
+	return func(call storeCall) error {
+		if call.op != "stable" {
+			return nil
+		}
+		if _, err := unix.Pwrite(fd, bytes.Repeat([]byte{0xbd}, keep), call.off); err != nil {
+			return err
+		}
+		return unix.EIO
+	}
+}

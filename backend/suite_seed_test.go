@@ -1,0 +1,385 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// "Any block in a conventional zone can be read or written at any time and in
+// any order."
+func suiteConventional(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["512"]
+	w := newTwin(t, rig.open(t, g), newModel(g))
+	for _, sector := range []uint64{200, 0, 255, 100, 127, 130, 100, 1} {
+		w.both(w.request(OpWrite, sector, 512))
+	}
+	w.both(w.request(OpWrite, 120, 16*512)) // across two conventional zones
+	w.both(w.request(OpRead, 120, 16*512))
+	w.both(w.request(OpWrite, 250, 6*512)) // to the last sector
+	w.both(w.request(OpWrite, 250, 7*512)) // into the first sequential zone
+	w.both(w.request(OpRead, 250, 7*512))
+	w.both(w.request(OpWrite, 0, 257*512))
+	for _, op := range []Op{OpAppend, OpOpen, OpClose, OpFinish, OpReset} {
+		w.both(w.request(op, 0, map[Op]uint64{OpAppend: 512}[op]))
+		w.both(w.request(op, 128, 0))
+	}
+	stable := w.request(OpWrite, 77, 1024)
+	stable.Stable = true
+	w.both(stable)
+	w.both(w.request(OpFinish, 256, 0))
+	w.both(w.request(OpResetAll, 0, 0))
+	w.all() // a reset of all zones leaves them alone
+}
+
+// explicitly open zones are the driver's: they are never closed to make room.
+func suiteOpenLimit(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["512"]
+	g.MaxOpen = 2
+	w := newTwin(t, rig.open(t, g), newModel(g))
+	zone := func(i uint64) uint64 { return i * g.ZoneSectors }
+	w.both(w.request(OpOpen, zone(2), 0))
+	w.both(w.request(OpOpen, zone(3), 0))
+	w.both(w.request(OpOpen, zone(4), 0)) // one too many
+	c := w.client
+	c.want(c.zoneOp(OpOpen, zone(4)), ErrOpenResource)
+	c.want(c.write(zone(4), pattern('x', 512)), ErrOpenResource)
+	_, err := c.append(zone(4), pattern('x', 512))
+	c.want(err, ErrOpenResource)
+	c.wantZone(4, Empty, 0)
+	w.both(w.request(OpFinish, zone(4), 0)) // takes no resource
+	w.both(w.request(OpClose, zone(2), 0))  // empty: gives its resource back
+	w.both(w.request(OpWrite, zone(5), 512))
+	w.both(w.request(OpOpen, zone(6), 0)) // closes 5
+	c.wantZone(5, Closed, 1)
+	w.both(w.request(OpOpen, zone(5), 0)) // 3 and 6 are explicitly open
+	w.both(w.request(OpWrite, zone(5)+1, 512))
+	w.all()
+}
+
+// "A zone transition request that leads to both the max_open_zones and the
+// max_active_zones limits to be exceeded is terminated by the device with
+// VIRTIO_BLK_S_ZONE_ACTIVE_RESOURCE status value."
+func suiteActiveLimit(t *testing.T, rig zonedRig) {
+	for _, limit := range []uint32{0, 3} {
+		g := suiteGeometries["512"]
+		g.MaxActive, g.MaxOpen = 3, limit
+		w := newTwin(t, rig.open(t, g), newModel(g))
+		c := w.client
+		zone := func(i uint64) uint64 { return i * g.ZoneSectors }
+		w.both(w.request(OpOpen, zone(2), 0))
+		w.both(w.request(OpOpen, zone(3), 0))
+		w.both(w.request(OpOpen, zone(4), 0))
+		c.want(c.zoneOp(OpOpen, zone(5)), ErrActiveResource)
+		c.want(c.write(zone(5), pattern('x', 512)), ErrActiveResource)
+		_, err := c.append(zone(5), pattern('x', 512))
+		c.want(err, ErrActiveResource)
+		w.both(w.request(OpWrite, zone(2), 512))
+		w.both(w.request(OpClose, zone(2), 0)) // closed is still active
+		c.want(c.write(zone(5), pattern('x', 512)), ErrActiveResource)
+		w.both(w.request(OpFinish, zone(2), 0)) // full is not
+		w.both(w.request(OpWrite, zone(5), 512))
+		w.both(w.request(OpWrite, zone(6), 512))
+		w.both(w.request(OpReset, zone(5), 0))
+		w.both(w.request(OpWrite, zone(6), 512))
+		w.both(w.request(OpResetAll, 0, 0))
+		w.both(w.request(OpWrite, zone(7), 512))
+		w.all()
+	}
+}
+
+// "VIRTIO_BLK_ZS_CLOSED implicitly by the device when another zone is entering
+// the VIRTIO_BLK_ZS_IOPEN or VIRTIO_BLK_ZS_EOPEN state and the number of
+// currently open zones is at max_open_zones limit": the one that was opened
+// first.
+func suiteImplicitClose(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["512"]
+	g.MaxOpen = 3
+	w := newTwin(t, rig.open(t, g), newModel(g))
+	zone := func(i uint64) uint64 { return i * g.ZoneSectors }
+	for _, i := range []uint64{5, 3, 4} {
+		w.both(w.request(OpWrite, zone(i), 512))
+	}
+	w.both(w.request(OpWrite, zone(5)+1, 512)) // keeps its age
+	w.both(w.request(OpWrite, zone(6), 512))
+	w.wantZone(5, Closed, 2)
+	w.both(w.request(OpAppend, zone(5), 512)) // opens it again, as the newest
+	w.wantZone(3, Closed, 1)
+	w.both(w.request(OpOpen, zone(4), 0)) // not a candidate any more
+	w.both(w.request(OpOpen, zone(7), 0))
+	w.wantZone(6, Closed, 1)
+	w.both(w.request(OpWrite, zone(8), 512))
+	w.wantZone(5, Closed, 3)
+	w.wantZone(4, ExpOpen, 1)
+	w.wantZone(7, ExpOpen, 0)
+	w.both(w.request(OpWrite, zone(2), 96*512)) // open for an instant, then full
+	w.wantZone(2, Full, 96)
+	w.wantZone(8, Closed, 1)
+	w.all()
+}
+
+// "The device MUST consider the sectors that are read between the write pointer
+// position of a zone and the end of the last sector of the zone as unwritten
+// data." It reads as zeroes here, whatever stood there before.
+func suiteUnwrittenIsZeroes(t *testing.T, rig zonedRig) {
+	for _, g := range suiteGeometries {
+		w := newTwin(t, rig.open(t, g), newModel(g))
+		i := 3
+		z := &w.m.zones[i]
+		all := (z.writable - z.start) * SectorSize
+		w.both(w.request(OpWrite, z.start, all))
+		w.data(i)
+		w.both(w.request(OpReset, z.start, 0))
+		w.data(i)
+		w.both(w.request(OpWrite, z.start, 4096)) // over a part of the old data
+		w.data(i)
+		w.both(w.request(OpFinish, z.start, 0)) // "during VIRTIO_BLK_T_ZONE_FINISH request processing"
+		w.data(i)
+		w.both(w.request(OpReset, z.start, 0))
+		w.both(w.request(OpAppend, z.start, 8192))
+		w.both(w.request(OpRead, z.start+8, 8192)) // half written, half not
+		w.both(w.request(OpRead, z.start+16, 4096))
+		w.both(w.request(OpRead, z.writable-8, (z.end-z.writable+8)*SectorSize))
+		w.both(w.request(OpResetAll, 0, 0))
+		w.all()
+	}
+}
+
+// "The device handles a VIRTIO_BLK_T_ZONE_RESET_ALL request by transitioning all
+// sequential device zones in VIRTIO_BLK_ZS_IOPEN, VIRTIO_BLK_ZS_EOPEN,
+// VIRTIO_BLK_ZS_CLOSED and VIRTIO_BLK_ZS_FULL state to VIRTIO_BLK_ZS_EMPTY": read-only
+// and offline zones stay what they are, and are no error.
+func suiteResetAll(t *testing.T, rig zonedRig) {
+	for _, g := range suiteGeometries {
+		g.MaxOpen, g.MaxActive = 5, 6
+		m := newModel(g)
+		d := rig.openWith(t, g, map[int]ZoneState{6: ReadOnly, 8: Offline})
+		m.zones[6].state, m.zones[8].state = ReadOnly, Offline
+		w := newTwin(t, d, m)
+		for round := range 3 {
+			for n, s := range suiteStates(0)[1:5] {
+				w.prepare([]int{2, 3, 4, 5}[n], s)
+			}
+			w.both(w.request(OpWrite, m.zones[7].start, (m.zones[7].writable-m.zones[7].start)*SectorSize))
+			w.both(w.request(OpFinish, m.zones[9].start, 0))
+			r := w.request(OpResetAll, uint64(round)<<40, 0) // "The sector value is not used"
+			r.Stable = round == 2
+			w.both(r)
+			w.all()
+		}
+	}
+}
+
+func suiteAppendLimit(t *testing.T, rig zonedRig) {
+	for _, g := range suiteGeometries {
+		w := newTwin(t, rig.open(t, g), newModel(g))
+		z := &w.m.zones[4]
+		limit, block := uint64(w.m.g.MaxAppendSectors)*SectorSize, uint64(w.m.g.BlockSize)
+		w.both(w.request(OpAppend, z.start, limit))
+		w.both(w.request(OpAppend, z.start, limit+block))
+		w.both(w.request(OpReset, z.start, 0))
+		w.both(w.request(OpWrite, z.start, limit+block)) // plain writes have none
+		for z.wp < z.writable {
+			if !w.both(w.request(OpAppend, z.start, min(limit, (z.writable-z.wp)*SectorSize))) {
+				return
+			}
+		}
+		w.both(w.request(OpAppend, z.start, block))
+		w.all()
+	}
+}
+
+// A request of no bytes, where one of some would be right, is right and does
+// nothing; where one would be wrong it is wrong.
+func suiteNothing(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["512"]
+	m := newModel(g)
+	m.zones[6].state, m.zones[7].state = ReadOnly, Offline
+	w := newTwin(t, rig.openWith(t, g, map[int]ZoneState{6: ReadOnly, 7: Offline}), m)
+	for i := range m.zones {
+		for _, op := range []Op{OpRead, OpWrite, OpAppend} {
+			w.both(w.request(op, m.zones[i].start, 0))
+			w.both(w.request(op, m.zones[i].start+8, 0))
+		}
+	}
+	w.both(w.request(OpOpen, m.zones[3].start, 0))
+	w.both(w.request(OpWrite, m.zones[3].start, 0))
+	w.wantZone(3, ExpOpen, 0)
+	w.wantZone(4, Empty, 0)
+	w.all()
+}
+
+// Sector numbers beyond 32 bits, in the seed's case the length of the last zone.
+func suiteLargeDisk(t *testing.T, rig zonedRig) {
+	g := Geometry{CapacitySectors: 5<<32 + 64, ZoneSectors: 1 << 31}
+	d := rig.open(t, g)
+	c := newClient(t, d)
+	info := d.Info().Zoned
+	for _, i := range []int{0, info.Zones - 2, info.Zones - 1} {
+		z := d.ReportZone(i)
+		want := Zone{
+			Start: uint64(i) << 31, Length: 1 << 31, Capacity: 1 << 31, WP: uint64(i) << 31,
+			Type: ZoneSeqWriteRequired, State: Empty,
+		}
+		if i == info.Zones-1 {
+			want.Length, want.Capacity = 64, 64
+		}
+		if z != want {
+			t.Fatalf("zone %d is %+v, want %+v", i, z, want)
+		}
+		data := pattern(byte(i), 32*512)
+		at, err := c.append(z.Start, data)
+		if err != nil || at != z.Start {
+			t.Errorf("append to zone %d: sector %d, %v", i, at, err)
+		}
+		c.want(c.write(z.Start+32, data), nil)
+		if got := c.read(z.Start, 64*512); !bytes.Equal(got, append(data, data...)) {
+			t.Errorf("zone %d: the data is not what was written", i)
+		}
+	}
+	c.wantZone(info.Zones-1, Full, 64)
+	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.wantZone(info.Zones-1, Empty, 0)
+}
+
+// Seed bug 3: a smaller last zone never got its write pointer updated.
+func suiteSeedSmallerLastZone(t *testing.T, rig zonedRig) {
+	for name, g := range suiteGeometries {
+		w := newTwin(t, rig.open(t, g), newModel(g))
+		last := len(w.m.zones) - 1
+		z := &w.m.zones[last]
+		w.both(w.request(OpWrite, z.start, 4096))
+		w.both(w.request(OpAppend, z.start, 4096))
+		w.wantZone(last, ImpOpen, 16)
+		w.both(w.request(OpRead, z.start, (z.end-z.start)*SectorSize))
+		w.both(w.request(OpRead, z.end-8, 8192)) // past the disk
+		w.both(w.request(OpWrite, z.wp, (z.writable-z.wp)*SectorSize))
+		if z.state != Full {
+			t.Errorf("%s: the last zone is not full", name)
+		}
+		w.both(w.request(OpFinish, z.start, 0))
+		w.both(w.request(OpReset, z.start, 0))
+		w.all()
+	}
+}
+
+// Seed bug 4: WRITE_ZEROES was offered on a zoned disk but did not move the
+// write pointer.
+func suiteSeedWriteZeroes(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["512"]
+	w := newTwin(t, rig.open(t, g), newModel(g))
+	if i := w.disk.Info(); i.MaxWriteZeroesSectors != 0 || i.MaxDiscardSectors != 0 {
+		t.Errorf("a zoned disk offers discard or write zeroes: %+v", i)
+	}
+	w.both(w.request(OpWrite, 256, 4096))
+	w.both(&Request{Op: OpWriteZeroes, Sector: 264, Ranges: []Range{{Sector: 264, Sectors: 8}}})
+	w.both(&Request{Op: OpDiscard, Sector: 256, Ranges: []Range{{Sector: 256, Sectors: 8}}})
+	w.all()
+}
+
+// Seed bug 5: an append was refused unless every single vector was aligned,
+// though only the total has to be.
+func suiteSeedOddVectors(t *testing.T, rig zonedRig) {
+	for _, g := range suiteGeometries {
+		w := newTwin(t, rig.open(t, g), newModel(g))
+		z := &w.m.zones[3]
+		data := make([]byte, 8192)
+		_, _ = w.fill.Read(data)
+		for _, cuts := range [][]int{{1}, {4095}, {3, 7, 4000}, {511, 512, 513}, {100, 100}, {8191}} {
+			r := &Request{Op: OpAppend, Sector: z.start, Bytes: 8192}
+			at := 0
+			for _, cut := range append(cuts, len(data)) {
+				if cut > at {
+					r.Iov = append(r.Iov, unix.Iovec{Base: &data[at], Len: uint64(cut - at)})
+				}
+				at = max(at, cut)
+			}
+			w.both(r)
+		}
+		w.both(&Request{Op: OpAppend, Sector: z.start, Bytes: 1000, Iov: split(data[:1000], 0)})
+		w.all()
+	}
+}
+
+// Seed bug 6: an offset at the capacity with length 0 indexed one past the table.
+func suiteSeedEdgeOfDisk(t *testing.T, rig zonedRig) {
+	for _, g := range suiteGeometries {
+		w := newTwin(t, rig.open(t, g), newModel(g))
+		for op := range numOps {
+			for _, sector := range []uint64{g.CapacitySectors, g.CapacitySectors - 1, g.CapacitySectors + 1, g.CapacitySectors + g.ZoneSectors, 1<<64 - 1} {
+				w.both(w.request(op, sector, 0))
+			}
+		}
+		w.all()
+	}
+}
+
+// Seed bug 7: OPEN_RESOURCE, ACTIVE_RESOURCE and UNALIGNED_WP were never
+// returned.
+func suiteSeedErrorsHaveNames(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["512"]
+	g.MaxOpen, g.MaxActive = 1, 2
+	c := newClient(t, rig.open(t, g))
+	data := pattern('x', 4096)
+	c.want(c.zoneOp(OpOpen, 256), nil)
+	c.want(c.write(256+8, data), ErrUnalignedWP)
+	c.want(c.write(256, data), nil)
+	c.want(c.write(256, data), ErrUnalignedWP)
+	c.want(c.write(384, data), ErrOpenResource)
+	c.want(c.zoneOp(OpClose, 256), nil)
+	c.want(c.write(384, data), nil)
+	c.want(c.write(512, data), ErrActiveResource)
+	c.want(c.write(128*20, data), ErrRange)
+	err := c.write(384+96-8, data)
+	c.want(err, ErrUnalignedWP)
+	want := "write of 4096 bytes at sector 472 (zone 3): not at the write pointer, or not whole blocks"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+	var re *RequestError
+	if !errors.As(err, &re) || re.Zone != 3 || re.Sector != 472 {
+		t.Errorf("the error does not say where: %+v", re)
+	}
+
+	four := suiteGeometries["4096"]
+	c = newClient(t, rig.open(t, four))
+	c.want(c.write(0, data[:512]), ErrUnalignedWP)
+	_, err = c.append(0, data[:512])
+	c.want(err, ErrUnalignedWP)
+	c.want(c.write(1, data), ErrUnalignedWP)
+	c.wantZone(0, Empty, 0)
+}
+
+// Of the bugs that the seed mended later: one pointer for the result of an
+// append, shared by all that were in flight.
+func suiteSeedAppendResults(t *testing.T, rig zonedRig) {
+	g := suiteGeometries["full capacity"]
+	d := rig.open(t, g)
+	c := newClient(t, d)
+	for zone := uint64(1); zone < 12; zone++ {
+		seen := make(map[uint64]bool)
+		var rs []*Request
+		for i := range 16 {
+			rs = append(rs, request(OpAppend, zone*64, pattern(byte(i), (i%3+1)*512)))
+		}
+		c.submit(rs...)
+		for range rs {
+			r := c.wait()
+			c.want(r.Err, nil)
+			for s := range r.Bytes / SectorSize {
+				if seen[r.AppendSector+s] {
+					t.Fatalf("sector %d was given out twice", r.AppendSector+s)
+				}
+				seen[r.AppendSector+s] = true
+			}
+		}
+		for _, r := range rs {
+			if got := c.read(r.AppendSector, int(r.Bytes)); !bytes.Equal(got, bytesOfAll(r)) {
+				t.Fatalf("append that landed at sector %d: other data is there", r.AppendSector)
+			}
+		}
+		c.wantZone(int(zone), ImpOpen, 31)
+	}
+}
