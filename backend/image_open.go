@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -161,36 +162,37 @@ func (img *image) recover() error {
 // found is the zone table to go on from: the live one where it can be trusted,
 // else the committed one as a drive shows it after a power cycle.
 func (img *image) found(trustLive bool) ([]word, error) {
-	words := make([]word, img.Zones())
 	if !trustLive {
-		for i, w := range img.commits {
-			words[i] = w
-			if s := w.state(); s.isActive() {
-				words[i] = pack(i, Closed, w.written())
-				if w.written() == 0 {
-					words[i] = pack(i, Empty, 0)
-				}
+		words := slices.Clone(img.commits)
+		for i, w := range words {
+			if w.state().isActive() {
+				words[i] = img.settled(i, pack(i, Closed, w.written()))
 			}
 		}
 		return words, nil
 	}
-	live, err := readLive(img.f, &img.layout)
+	words, err := readLive(img.f, &img.layout)
 	if err != nil {
 		return nil, err
 	}
-	for i, w := range live {
+	for i, w := range words {
 		if err := w.verify(&img.Geometry, i); err != nil {
 			return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check'", i, err)
 		}
-		switch s := w.state(); {
-		case (s == ImpOpen || s == Closed) && w.written() == 0:
-			w = pack(i, Empty, 0) // opened by a write that was never answered
-		case s.isActive() && w.written() == img.capacity(i):
-			w = pack(i, Full, w.written()) // the last write had landed, and one before it had not
-		}
-		words[i] = w
+		words[i] = img.settled(i, w)
 	}
 	return words, nil
+}
+
+// settled is the entry w of zone i now that no write is in flight any more.
+func (l *layout) settled(i int, w word) word {
+	switch s := w.state(); {
+	case (s == ImpOpen || s == Closed) && w.written() == 0:
+		return pack(i, Empty, 0) // opened by a write that was never answered
+	case s.isActive() && w.written() == l.capacity(i):
+		return pack(i, Full, w.written()) // the last write had landed, and one before it had not
+	}
+	return w
 }
 
 // checkLimits says whether more zones are open or active than may be. No crash
