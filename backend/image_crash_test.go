@@ -168,3 +168,62 @@ func tearing(f any, keep int) func(storeCall) error {
 		return unix.EIO
 	}
 }
+
+// A zone is reset while a flush commits it, and the power is cut at each step:
+// the zone is as it was flushed, or empty, and the new data never stands among
+// the old.
+func TestResetDuringCommit(t *testing.T) {
+	old, data := pattern('o', 96*512), pattern('n', 4096)
+	for steps := 0; ; steps++ {
+		path := newImage(t, small)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		c.want(c.write(256, old), nil)
+		busy, hold := make(chan struct{}, 10), make(chan struct{})
+		n := 0
+		fs.refuse(func(storeCall) error {
+			if n++; n == 1 {
+				busy <- struct{}{}
+				<-hold
+			}
+			if n > steps {
+				return errDead
+			}
+			return nil
+		})
+		flush, reset, write := request(OpFlush, 0, nil), request(OpReset, 256, nil), request(OpWrite, 256, data)
+		c.submit(flush)
+		<-busy // in the middle of its sync
+		c.submit(reset, write)
+		c.ended(reset)
+		c.wantZone(2, Empty, 0)
+		close(hold)
+		c.ended(flush, write)
+		kill(t, d, fs)
+		powerCut(t, path)
+		d2 := openDisk(t, path)
+		c = newClient(t, d2)
+		switch z := d2.ReportZone(2); {
+		case z.State == Full && z.WP == 384:
+			if !bytes.Equal(c.read(256, len(old)), old) {
+				t.Errorf("after %d steps: full, with other data", steps)
+			}
+		case z.State == Empty:
+			if flush.Err == nil && steps == 2 {
+				t.Errorf("after %d steps: flushed and gone", steps)
+			}
+			if !bytes.Equal(c.read(256, len(old)), make([]byte, len(old))) {
+				t.Errorf("after %d steps: empty, with data", steps)
+			}
+		default:
+			t.Errorf("after %d steps: %+v", steps, z)
+		}
+		closeDisk(t, d2, path)
+		if write.Err == nil {
+			if steps < 3 {
+				t.Errorf("a write went in after %d steps", steps)
+			}
+			return
+		}
+	}
+}

@@ -126,10 +126,10 @@ func (l *Lane) wake() {
 // may call it.
 func (l *Lane) post(r *Request) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.mail.push(r)
 	l.full.Store(true)
-	l.mu.Unlock()
-	l.wake()
+	l.wake() // under the lock: see Close
 }
 
 // finish ends r with err, on the lane's own worker.
@@ -140,7 +140,12 @@ func (l *Lane) finish(r *Request, err error) {
 
 // Close gives the lane's resources back. No request may be in flight.
 func (l *Lane) Close() error {
-	return errors.Join(l.eng.Close(), unix.Close(l.wakeFD))
+	err := l.eng.Close()
+	// Whoever posted the last request may still be about to wake us. Its write
+	// must not go to what has the descriptor's number next: that may be a disk.
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Join(err, unix.Close(l.wakeFD))
 }
 
 // reqList is a singly linked list of requests, first in, first out.

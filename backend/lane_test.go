@@ -111,3 +111,46 @@ func TestLaneWithoutEngine(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Who hands a request to a lane must be through with the lane before the worker
+// can close it: a late wake-up would go to whatever has its descriptor's number
+// by then.
+func TestLateWakeUp(t *testing.T) {
+	d := &relay{to: make(chan *Request)}
+	var answering sync.WaitGroup
+	answering.Go(func() {
+		for r := range d.to {
+			r.lane.post(r)
+		}
+	})
+	open := func(func()) (engine.Engine, error) { return newHeldEngine(nil), nil }
+	for range 500 {
+		lane, err := NewLane(open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r Request
+		lane.Submit(d, &r)
+		for lane.Done() == nil {
+			lane.Arm()
+		}
+		lane.Disarm(false)
+		fd := lane.WakeFD()
+		if err := lane.Close(); err != nil {
+			t.Fatal(err)
+		}
+		other, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		runtime.Gosched()
+		if other == fd && readable(t, other) {
+			t.Fatal("a wake-up went to another descriptor")
+		}
+		if err := unix.Close(other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(d.to)
+	answering.Wait()
+}
