@@ -53,7 +53,7 @@ race: ## the Go tests with the race detector
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
 
-robust: ## kill the daemon ROUNDS (1000) times under load; SEED=n replays
+robust: ## kill the daemon ROUNDS (1000) times under load; SEED=n takes the same disks, requests and instants
 	$(GO) test ./integration/crash -run '^TestKill$$' -count=1 -timeout 2h -v -args -rounds=$(ROUNDS) -seed=$(SEED)
 
 vm-test: build ## real guests under QEMU (integration/qemu_test.sh)
