@@ -38,7 +38,7 @@ func TestLaneWakes(t *testing.T) {
 	c := newClient(t, d)
 	rs := make([]Request, 8)
 	ended := 0
-	for i := range 20_000 {
+	for i := range 8_000 {
 		n := i%len(rs) + 1
 		for j := range n {
 			rs[j].Tag = uint32(i + j)

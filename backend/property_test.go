@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -33,6 +34,13 @@ func drawGeometry(t *rapid.T) Geometry {
 func TestAgainstModel(t *testing.T) {
 	dir := fastDir(t)
 	steps := 0
+	for round := range 5 { // 100 lives each, more with -rapid.checks
+		t.Run(strconv.Itoa(round), func(t *testing.T) { checkAgainstModel(t, dir, &steps) })
+	}
+	t.Logf("%d steps", steps)
+}
+
+func checkAgainstModel(t *testing.T, dir string, steps *int) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := drawGeometry(t)
 		s := newScript(t, dir, g)
@@ -89,8 +97,7 @@ func TestAgainstModel(t *testing.T) {
 			"kill":      now(s.kill),
 			"cut":       now(s.cut),
 		})
-		steps += s.steps
+		*steps += s.steps
 		s.end()
 	})
-	t.Logf("%d steps", steps)
 }
