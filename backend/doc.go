@@ -2,9 +2,12 @@
 //
 // What lives here: the request and its errors (backend.go), the lane on which
 // one worker drives requests through a disk (lane.go), the zone state machine
-// (zone.go, pure), the zoned backend over POSIX files (zoned_posix.go), the
-// image file it stands on (image.go, check.go) and ordinary disks
-// (plain_posix.go).
+// (zone.go, pure), the zoned backend over POSIX files (zoned_posix.go: opening
+// and closing; zoned_read.go, zoned_write.go, zoned_manage.go: the requests), the
+// one goroutine that makes things durable (committer.go), the image file under
+// them (image.go: the layout; image_table.go, image_state.go: its parts;
+// image_open.go: recovery; image_commit.go: its changes; lock.go, report.go,
+// check.go) and ordinary disks (plain_posix.go).
 //
 // It may import backend/engine and golang.org/x/sys/unix. It never imports
 // virtio or vhostuser, and it logs nothing: errors travel up and are logged
