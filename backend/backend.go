@@ -33,12 +33,13 @@ const (
 	OpFinish
 	OpReset
 	OpResetAll
+	OpSecureErase
 	numOps
 )
 
 var opNames = [numOps]string{
 	"read", "write", "flush", "discard", "write-zeroes",
-	"append", "open", "close", "finish", "reset", "reset-all",
+	"append", "open", "close", "finish", "reset", "reset-all", "secure-erase",
 }
 
 func (o Op) String() string {
@@ -108,7 +109,7 @@ type Request struct {
 	// Iov is the data, in guest memory; Bytes is its total length.
 	Iov   []unix.Iovec
 	Bytes uint64
-	// Ranges are the segments of OpDiscard and OpWriteZeroes.
+	// Ranges are the segments of OpDiscard, OpWriteZeroes and OpSecureErase.
 	Ranges []Range
 	// Stable asks that a request that changes something be on stable storage
 	// before it is done: the write-through cache mode.
@@ -151,7 +152,8 @@ const (
 	stepRange                // one of Ranges is done
 	stepSync                 // the file is synced
 	stepManaged              // it waited for its zone and has been carried out
-	stepResetAll             // it waited for zone number zone: go on there
+	stepResetAll             // it waited for zone number zone: go on behind it
+	stepErase                // the same
 )
 
 // Info describes a disk. It never changes while the disk is open.
@@ -161,10 +163,11 @@ type Info struct {
 	LogicalBlockSize  uint32
 	PhysicalBlockSize uint32
 	ReadOnly          bool
-	// MaxDiscardSectors and MaxWriteZeroesSectors bound one Range; zero means
-	// that the disk has no such operation.
+	// MaxDiscardSectors, MaxWriteZeroesSectors and MaxEraseSectors bound one
+	// Range; zero means that the disk has no such operation.
 	MaxDiscardSectors     uint32
 	MaxWriteZeroesSectors uint32
+	MaxEraseSectors       uint32 // whole zones
 	// Zoned is nil on an ordinary disk.
 	Zoned *ZonedInfo
 }

@@ -31,6 +31,7 @@ type committer struct {
 	work    sync.Cond
 	flushes reqList  // wait for a commit
 	resets  []uint32 // zones whose old data has to go
+	erases  reqList  // wait for that, and for a commit
 	closing bool
 
 	// lost is set once a sync has failed: the kernel then may have dropped data
@@ -107,6 +108,15 @@ func (c *committer) reset(i int) {
 	c.mu.Unlock()
 }
 
+// erase ends r once the old data of zones that were reset before is gone, durably.
+func (c *committer) erase(r *Request) {
+	r.step = stepEnd
+	c.mu.Lock()
+	c.erases.push(r)
+	c.work.Signal()
+	c.mu.Unlock()
+}
+
 // stop ends the goroutine once nothing is left to do.
 func (c *committer) stop() {
 	c.mu.Lock()
@@ -122,31 +132,43 @@ func (c *committer) run() {
 	var resets []uint32
 	for {
 		c.mu.Lock()
-		for c.flushes.head == nil && len(c.resets) == 0 && !c.closing {
+		for c.flushes.head == nil && c.erases.head == nil && len(c.resets) == 0 && !c.closing {
 			c.work.Wait()
 		}
-		flushes := c.flushes
-		c.flushes = reqList{}
+		flushes, erases := c.flushes, c.erases
+		c.flushes, c.erases = reqList{}, reqList{}
 		resets, c.resets = c.resets, resets[:0]
 		closing := c.closing
 		c.mu.Unlock()
 
-		if flushes.head != nil {
-			err := c.commitAll()
-			for r := flushes.pop(); r != nil; r = flushes.pop() {
-				r.Err = nil
-				if err != nil {
-					r.Err = c.d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, err))
-				}
-				r.lane.post(r)
-			}
-		}
+		idle := flushes.head == nil && erases.head == nil && len(resets) == 0
+		c.answer(flushes)
 		if len(resets) > 0 {
 			c.commitResets(resets)
 		}
-		if closing && flushes.head == nil && len(resets) == 0 {
+		c.answer(erases)
+		if closing && idle {
 			return
 		}
+	}
+}
+
+// answer ends requests that wait for a commit, all with one.
+func (c *committer) answer(waiting reqList) {
+	if waiting.head == nil {
+		return
+	}
+	err := c.commitAll()
+	for r := waiting.pop(); r != nil; r = waiting.pop() {
+		failed := err
+		if failed == nil && r.Op == OpSecureErase {
+			failed = c.d.uncleared(r)
+		}
+		r.Err = nil
+		if failed != nil {
+			r.Err = c.d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, failed))
+		}
+		r.lane.post(r)
 	}
 }
 

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
 )
 
@@ -139,6 +140,7 @@ func (g *Geometry) info(readOnly bool) Info {
 		LogicalBlockSize:  g.BlockSize,
 		PhysicalBlockSize: max(g.BlockSize, 4096),
 		ReadOnly:          readOnly,
+		MaxEraseSectors:   uint32(math.MaxUint32 / g.ZoneSectors * g.ZoneSectors),
 		Zoned: &ZonedInfo{
 			Zones:            g.Zones(),
 			ZoneSectors:      g.ZoneSectors,

@@ -70,7 +70,7 @@ func (d *zoned) finish(r *Request, err error) {
 // excludesWrites says whether r has to wait for its zone's writes in flight: it
 // moves the write pointer that they move.
 func (r *Request) excludesWrites() bool {
-	return r.Op == OpFinish || r.Op == OpReset || r.Op == OpResetAll
+	return r.Op == OpFinish || r.Op == OpReset || r.Op == OpResetAll || r.Op == OpSecureErase
 }
 
 // apply carries out management op on zone z, whose lock is held and which has
@@ -135,9 +135,15 @@ func (d *zoned) resetFrom(r *Request, i int) {
 // queue makes r wait for its turn at zone z, whose lock is held.
 func (d *zoned) queue(z *zone, r *Request) {
 	z.wait.push(r)
+	d.unstick(z, int(r.zone))
+}
+
+// unstick tries again to make the old data of zone z, whose lock is held, go
+// away.
+func (d *zoned) unstick(z *zone, i int) {
 	if z.stuck {
 		z.stuck = false
-		d.com.reset(int(r.zone))
+		d.com.reset(i)
 	}
 }
 
@@ -155,6 +161,9 @@ func (d *zoned) serve(z *zone, i int) {
 			if err = d.apply(z, i, OpReset); err == ErrZoneInvalid {
 				err = nil
 			}
+		case r.Op == OpSecureErase:
+			r.step = stepErase
+			err = d.apply(z, i, OpReset)
 		case r.Op == OpWrite || r.Op == OpAppend:
 			if z.gated {
 				return

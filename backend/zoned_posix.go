@@ -152,6 +152,8 @@ func (d *zoned) submit(r *Request) {
 			return
 		}
 		d.resetFrom(r, d.img.ConventionalZones)
+	case OpSecureErase:
+		d.erase(r)
 	default:
 		d.fail(r, ErrUnsupported)
 	}
@@ -177,6 +179,8 @@ func (d *zoned) ioDone(r *Request) {
 		d.finish(r, r.Err)
 	case stepResetAll:
 		d.resetFrom(r, int(r.zone)+1)
+	case stepErase:
+		d.eraseFrom(r, int(r.zone)+1)
 	default:
 		r.lane.finish(r, r.Err)
 	}

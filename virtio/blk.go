@@ -26,7 +26,7 @@ const (
 	serialBytes      = 20      // VIRTIO_BLK_ID_BYTES
 	defaultQueueSize = 128     // entries
 	maxSegmentBytes  = 4 << 20 // size_max
-	maxRanges        = 32      // segments of one DISCARD or WRITE_ZEROES
+	maxRanges        = 32      // segments of one DISCARD, WRITE_ZEROES or SECURE_ERASE
 )
 
 // A Blk is the part of a virtio block device that all its queues share: its
@@ -129,7 +129,17 @@ func offer(i backend.Info) uint64 {
 	if i.MaxWriteZeroesSectors != 0 {
 		f |= BlkFeatureWriteZeroes
 	}
+	if erasable(i) {
+		f |= BlkFeatureSecureErase
+	}
 	return f
+}
+
+// erasable says whether a disk is offered with SECURE_ERASE: where the
+// specification says what that means for zones. Of an ordinary disk it could
+// not be promised.
+func erasable(i backend.Info) bool {
+	return i.Zoned != nil && !i.ReadOnly && i.MaxEraseSectors != 0
 }
 
 // Features are the feature bits that the device offers.

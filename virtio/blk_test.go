@@ -66,7 +66,9 @@ func TestFeatures(t *testing.T) {
 		{"zoned", zonedDisk(), nil, always | driver.BlkZoned},
 		{"zoned MUST NOT offer DISCARD", zonedDisk(), func(i *backend.Info) { i.MaxDiscardSectors = 8 }, always | driver.BlkZoned},
 		{"zoned with write zeroes", zonedDisk(), func(i *backend.Info) { i.MaxWriteZeroesSectors = 8 }, always | driver.BlkZoned | driver.BlkWriteZeroes},
-		{"zoned, read-only", zonedDisk(), func(i *backend.Info) { i.ReadOnly = true }, always | driver.BlkZoned | driver.BlkRO},
+		{"zoned, read-only", zonedDisk(), func(i *backend.Info) { i.ReadOnly, i.MaxEraseSectors = true, 2048 }, always | driver.BlkZoned | driver.BlkRO},
+		{"zoned with secure erase", zonedDiskWithErase(), nil, always | driver.BlkZoned | driver.BlkSecureErase},
+		{"ordinary MUST NOT promise what it cannot", plainDisk(), func(i *backend.Info) { i.MaxEraseSectors = 2048 }, always | driver.BlkDiscard | driver.BlkWriteZeroes},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.edit != nil {
@@ -123,7 +125,7 @@ func TestSetFeatures(t *testing.T) {
 // "Device configuration layout", byte for byte.
 func TestConfigGolden(t *testing.T) {
 	ro := zonedDisk()
-	ro.info.ReadOnly = true
+	ro.info.ReadOnly, ro.info.MaxEraseSectors = true, 2048
 	for _, c := range []struct {
 		name   string
 		disk   *fakeDisk
@@ -145,6 +147,14 @@ func TestConfigGolden(t *testing.T) {
 			00000000 00000000 00000000
 			00000000 00000000 00 000000
 			00000000 00000000 00000000
+			00080000 03000000 04000000 00010000 00100000 01 000000`},
+		{"zoned with secure erase", zonedDiskWithErase(), 1, `
+			0024000000000000 00004000 7e000000
+			00000000 00100000 00 00 0100 00000000
+			01 00 0100
+			00000000 00000000 00000000
+			00000000 00000000 00 000000
+			00180000 20000000 00080000
 			00080000 03000000 04000000 00010000 00100000 01 000000`},
 		{"zoned, read-only", ro, 1, `
 			0024000000000000 00004000 7e000000

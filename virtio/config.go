@@ -27,7 +27,10 @@ const (
 	cfgDiscardAlign      = 44 // le32
 	cfgMaxZeroesSectors  = 48 // le32
 	cfgMaxZeroesSeg      = 52 // le32
-	cfgZeroesMayUnmap    = 56 // u8, then 3 unused and 12 of secure erase
+	cfgZeroesMayUnmap    = 56 // u8, then 3 unused
+	cfgMaxEraseSectors   = 60 // le32
+	cfgMaxEraseSeg       = 64 // le32
+	cfgEraseAlign        = 68 // le32
 	cfgZoneSectors       = 72 // le32
 	cfgMaxOpenZones      = 76 // le32
 	cfgMaxActiveZones    = 80 // le32
@@ -60,6 +63,12 @@ func configSpace(i backend.Info, queues int, segMax uint32) (c [BlkConfigBytes]b
 		le.PutUint32(c[cfgMaxZeroesSectors:], i.MaxWriteZeroesSectors)
 		le.PutUint32(c[cfgMaxZeroesSeg:], maxRanges)
 		c[cfgZeroesMayUnmap] = 1
+	}
+	if erasable(i) {
+		le.PutUint32(c[cfgMaxEraseSectors:], i.MaxEraseSectors)
+		le.PutUint32(c[cfgMaxEraseSeg:], maxRanges)
+		// "MUST be a multiple of zone_sectors" ("Device Operation").
+		le.PutUint32(c[cfgEraseAlign:], uint32(i.Zoned.ZoneSectors))
 	}
 	if z := i.Zoned; z != nil {
 		le.PutUint32(c[cfgZoneSectors:], uint32(z.ZoneSectors))

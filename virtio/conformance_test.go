@@ -124,8 +124,8 @@ func TestOfferIsWhole(t *testing.T) {
 	readOnly.info.ReadOnly = true
 	const known = driver.FeatureVersion1 | driver.FeatureIndirectDesc | driver.FeatureEventIdx |
 		driver.BlkSizeMax | driver.BlkSegMax | driver.BlkRO | driver.BlkBlkSize | driver.BlkFlush | driver.BlkTopology |
-		driver.BlkConfigWCE | driver.BlkMQ | driver.BlkDiscard | driver.BlkWriteZeroes | driver.BlkZoned
-	for _, d := range []*fakeDisk{plainDisk(), zonedDisk(), readOnly, zeroes} {
+		driver.BlkConfigWCE | driver.BlkMQ | driver.BlkDiscard | driver.BlkWriteZeroes | driver.BlkSecureErase | driver.BlkZoned
+	for _, d := range []*fakeDisk{plainDisk(), zonedDisk(), readOnly, zeroes, zonedDiskWithErase()} {
 		b, err := virtio.NewBlk(d, virtio.BlkOptions{Queues: 1})
 		if err != nil {
 			t.Fatal(err)

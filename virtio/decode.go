@@ -68,8 +68,12 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 		if features&BlkFeatureWriteZeroes != 0 {
 			return b.ranges(r, backend.OpWriteZeroes, &out, b.info.MaxWriteZeroesSectors, segmentFlagUnmap)
 		}
+	case BlkTypeSecureErase:
+		if features&BlkFeatureSecureErase != 0 { // unmap is a known flag, and says nothing here
+			return b.ranges(r, backend.OpSecureErase, &out, b.info.MaxEraseSectors, segmentFlagUnmap)
+		}
 	}
-	// SECURE_ERASE and GET_LIFETIME are not offered; the rest is unknown.
+	// GET_LIFETIME is not offered: an image does not wear. The rest is unknown.
 	return r.done(backend.ErrUnsupported)
 }
 
@@ -96,7 +100,7 @@ func (b *Blk) getID(r *BlkRequest) bool {
 	return r.done(nil)
 }
 
-// ranges reads the segments of a DISCARD or WRITE_ZEROES. "The device MUST set
+// ranges reads the segments of a DISCARD, WRITE_ZEROES or SECURE_ERASE. "The device MUST set
 // the status byte to VIRTIO_BLK_S_UNSUPP for discard, secure erase and write
 // zeroes commands if any unknown flag is set", and unmap is unknown to discard.
 // Nothing is submitted unless all segments are in order. Sectors past the

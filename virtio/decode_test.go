@@ -154,6 +154,12 @@ func TestStable(t *testing.T) {
 	}
 }
 
+func zonedDiskWithErase() *fakeDisk {
+	d := zonedDisk()
+	d.info.MaxEraseSectors = 6144
+	return d
+}
+
 func zonedDiskWithZeroes() *fakeDisk {
 	d := zonedDisk()
 	d.info.MaxWriteZeroesSectors = 2048

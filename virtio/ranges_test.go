@@ -92,3 +92,42 @@ func TestRangesNotNegotiated(t *testing.T) {
 		}
 	}
 }
+
+// "VIRTIO_BLK_T_SECURE_ERASE" of a zoned disk: segments and flags. Where they may
+// begin and end is the disk's to say.
+func TestEraseRanges(t *testing.T) {
+	b := newBlk(t, zonedDiskWithErase())
+	for _, c := range []struct {
+		name           string
+		sectors, flags uint32
+		n              int
+		status         byte
+	}{
+		{"one", 2048, 0, 1, 0},
+		{"unmap is a known flag", 2048, 1, 1, 0},
+		{"as many as there may be", 2048, 0, 32, 0},
+		{"one too many", 2048, 0, 33, driver.StatusIOErr},
+		{"none", 2048, 0, 0, driver.StatusIOErr},
+		{"unknown flag", 2048, 2, 1, driver.StatusUnsupp},
+		{"too long", 6145, 0, 1, driver.StatusIOErr},
+	} {
+		var data []byte
+		var want []backend.Range
+		for range c.n {
+			seg := make([]byte, driver.SegmentBytes)
+			driver.PutSegment(seg, 4096, c.sectors, c.flags)
+			data = append(data, seg...)
+			want = append(want, backend.Range{Sector: 4096, Sectors: c.sectors, Unmap: c.flags == 1})
+		}
+		s := send(t, b, "as Linux", driver.TypeSecureErase, 0, data, 1)
+		if s.sub != (c.status == 0) {
+			t.Fatalf("%s: submitted %v: %v", c.name, s.sub, s.r.Err)
+		}
+		if s.sub && (s.r.Op != backend.OpSecureErase || !cmp.Equal(want, s.r.Ranges)) {
+			t.Errorf("%s: decoded %+v", c.name, s.r.Request)
+		}
+		if in, written := s.finish(s.r.Err); in[0] != c.status || written != 1 {
+			t.Errorf("%s: status %d, written %d", c.name, in[0], written)
+		}
+	}
+}

@@ -112,7 +112,7 @@ func (q *Queue) ID() (id string, err error) {
 	return id, err
 }
 
-// A Segment is one range of a Discard or WriteZeroes.
+// A Segment is one range of a Discard, WriteZeroes or SecureErase.
 type Segment struct {
 	Sector  uint64
 	Sectors uint32
@@ -127,6 +127,12 @@ func (q *Queue) Discard(ranges ...Segment) error {
 // WriteZeroes makes the ranges read as zeroes.
 func (q *Queue) WriteZeroes(ranges ...Segment) error {
 	return q.segments(driver.TypeWriteZeroes, ranges)
+}
+
+// SecureErase resets the zones in the ranges, whole zones, and returns once what
+// stood there is gone from stable storage.
+func (q *Queue) SecureErase(ranges ...Segment) error {
+	return q.segments(driver.TypeSecureErase, ranges)
 }
 
 func (q *Queue) segments(typ uint32, ranges []Segment) error {

@@ -17,6 +17,7 @@ const (
 	BlkMQ          uint64 = 1 << 12
 	BlkDiscard     uint64 = 1 << 13
 	BlkWriteZeroes uint64 = 1 << 14
+	BlkSecureErase uint64 = 1 << 16
 	BlkZoned       uint64 = 1 << 17
 )
 

@@ -92,6 +92,9 @@ type BlkConfig struct {
 	MaxZeroesSectors    uint32
 	MaxZeroesSeg        uint32
 	WriteZeroesMayUnmap uint8
+	MaxEraseSectors     uint32
+	MaxEraseSeg         uint32
+	EraseAlignment      uint32 // sectors
 	ZoneSectors         uint32
 	MaxOpenZones        uint32
 	MaxActiveZones      uint32
@@ -116,6 +119,7 @@ func ParseBlkConfig(b []byte) (BlkConfig, error) {
 		Writeback: b[WritebackOffset], NumQueues: u16(34),
 		MaxDiscardSectors: u32(36), MaxDiscardSeg: u32(40), DiscardAlignment: u32(44),
 		MaxZeroesSectors: u32(48), MaxZeroesSeg: u32(52), WriteZeroesMayUnmap: b[56],
+		MaxEraseSectors: u32(60), MaxEraseSeg: u32(64), EraseAlignment: u32(68),
 		ZoneSectors: u32(72), MaxOpenZones: u32(76), MaxActiveZones: u32(80),
 		MaxAppendSectors: u32(84), WriteGranularity: u32(88), ZoneModel: b[92],
 	}, nil

@@ -1,0 +1,93 @@
+package backend
+
+import "fmt"
+
+// erase carries out a secure erase: "in the same way" as a reset of each of the
+// zones named ("Device Operation"). More than a reset promises, what stood there
+// is gone from the file, durably, before the guest has its answer. Nothing is
+// begun unless all the zones can be reset.
+func (d *zoned) erase(r *Request) {
+	if d.img.readOnly {
+		d.fail(r, ErrReadOnly)
+		return
+	}
+	for _, seg := range r.Ranges {
+		if err := d.erasable(seg.Sector, uint64(seg.Sectors)); err != nil {
+			d.fail(r, err)
+			return
+		}
+	}
+	r.seg = 0
+	d.eraseFrom(r, 0)
+}
+
+// erasable says whether a range is whole sequential zones that can be reset. A
+// smaller last zone is whole as well.
+func (d *zoned) erasable(sector, sectors uint64) error {
+	size, capacity := d.img.ZoneSectors, d.zinfo.CapacitySectors
+	switch end := sector + sectors; {
+	case sector > capacity || sectors > capacity-sector:
+		return ErrRange
+	case sector < d.conv || sector&(size-1) != 0 || end&(size-1) != 0 && end != capacity:
+		return ErrZoneInvalid
+	default:
+		for i := sector >> d.shift; i < (end+size-1)>>d.shift; i++ {
+			if _, err := transition(word(d.zones[i].word.Load()).state(), evReset, true); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// erased are the first zone of a range, and the first one behind it.
+func (d *zoned) erased(seg *Range) (from, to int) {
+	end := seg.Sector + uint64(seg.Sectors) + d.img.ZoneSectors - 1
+	return int(seg.Sector >> d.shift), int(end >> d.shift)
+}
+
+// eraseFrom resets the zones of r's ranges from the one that r.seg names on,
+// and in that from zone i on; then the committer sees to the rest. Where a zone
+// has writes in flight it waits there, and goes on when they have landed.
+func (d *zoned) eraseFrom(r *Request, i int) {
+	for ; int(r.seg) < len(r.Ranges); r.seg++ {
+		from, to := d.erased(&r.Ranges[r.seg])
+		for i = max(i, from); i < to; i++ {
+			z := &d.zones[i]
+			z.mu.Lock()
+			if z.wait.head != nil || z.flyHead != nil {
+				r.zone = int32(i)
+				d.queue(z, r)
+				z.mu.Unlock()
+				return
+			}
+			err := d.apply(z, i, OpReset)
+			d.unstick(z, i)
+			z.mu.Unlock()
+			if err != nil {
+				d.fail(r, err)
+				return
+			}
+		}
+		i = 0 // ranges come in any order
+	}
+	d.com.erase(r)
+}
+
+// uncleared is what went wrong with an erase whose zones the committer has
+// dealt with: old data that could not be made to go away.
+func (d *zoned) uncleared(r *Request) error {
+	for n := range r.Ranges {
+		from, to := d.erased(&r.Ranges[n])
+		for i := from; i < to; i++ {
+			z := &d.zones[i]
+			z.mu.Lock()
+			stuck := z.stuck
+			z.mu.Unlock()
+			if stuck {
+				return fmt.Errorf("zone %d was reset, but its old data could not be cleared", i)
+			}
+		}
+	}
+	return nil
+}

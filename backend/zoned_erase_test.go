@@ -1,0 +1,152 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+func eraseOf(ranges ...Range) *Request {
+	return &Request{Op: OpSecureErase, Sector: ranges[0].Sector, Ranges: ranges}
+}
+
+// What a secure erase may name, and what it leaves alone when it may not.
+func TestEraseRanges(t *testing.T) {
+	for name, g := range suiteGeometries {
+		t.Run(name, func(t *testing.T) {
+			zone, conv := g.ZoneSectors, uint64(g.ConventionalZones)*g.ZoneSectors
+			last := uint64(g.Zones()-1) * zone
+			path := newImage(t, g)
+			setStates(t, path, map[int]ZoneState{g.ConventionalZones + 2: ReadOnly, g.ConventionalZones + 3: Offline})
+			d := openDisk(t, path)
+			defer closeDisk(t, d, path)
+			c := newClient(t, d)
+			first := g.ConventionalZones
+			data := pattern('e', 4096)
+			for _, c2 := range []struct {
+				name   string
+				ranges []Range
+				want   error
+			}{
+				{"one zone", []Range{{Sector: conv, Sectors: uint32(zone)}}, nil},
+				{"two zones", []Range{{Sector: conv, Sectors: uint32(2 * zone)}}, nil},
+				{"twice the same", []Range{{Sector: conv, Sectors: uint32(zone)}, {Sector: conv, Sectors: uint32(zone)}}, nil},
+				{"backwards", []Range{{Sector: conv + zone, Sectors: uint32(zone)}, {Sector: conv, Sectors: uint32(zone)}}, nil},
+				{"nothing", []Range{{Sector: conv, Sectors: 0}}, nil},
+				{"the last zone", []Range{{Sector: last, Sectors: uint32(g.CapacitySectors - last)}}, nil},
+				{"half a zone", []Range{{Sector: conv, Sectors: uint32(zone / 2)}}, ErrZoneInvalid},
+				{"from the middle of a zone", []Range{{Sector: conv + zone/2, Sectors: uint32(zone)}}, ErrZoneInvalid},
+				{"past the end", []Range{{Sector: last, Sectors: uint32(g.CapacitySectors-last) + uint32(zone)}}, ErrRange},
+				{"far past the end", []Range{{Sector: ^uint64(0) - zone + 1, Sectors: uint32(zone)}}, ErrRange},
+				{"a read-only zone", []Range{{Sector: conv, Sectors: uint32(3 * zone)}}, ErrZoneInvalid},
+				{"an offline zone", []Range{{Sector: conv, Sectors: uint32(zone)}, {Sector: conv + 3*zone, Sectors: uint32(zone)}}, ErrZoneInvalid},
+			} {
+				c.want(c.zoneOp(OpResetAll, 0), nil)
+				c.want(c.write(conv, data), nil)
+				c.want(c.write(conv+zone, data), nil)
+				err := c.do(eraseOf(c2.ranges...))
+				if !errors.Is(err, c2.want) {
+					t.Errorf("%s: got %v, want %v", c2.name, err, c2.want)
+				}
+				for i := range 2 {
+					erased := false
+					for _, r := range c2.ranges {
+						at := uint64(first+i) * zone
+						erased = erased || c2.want == nil && r.Sector <= at && at < r.Sector+uint64(r.Sectors)
+					}
+					if z := d.ReportZone(first + i); (z.State == Empty) != erased {
+						t.Errorf("%s: zone %d is %v", c2.name, first+i, z.State)
+					}
+				}
+			}
+			if first > 0 {
+				c.want(c.do(eraseOf(Range{Sector: 0, Sectors: uint32(zone)})), ErrZoneInvalid)
+			}
+		})
+	}
+}
+
+// "in the same way it handles VIRTIO_BLK_T_ZONE_RESET", and when it is answered
+// the old data is gone from the file and the reset is in the committed table.
+func TestEraseIsGone(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	data := pattern('g', 4096)
+	c.want(c.write(256, data), nil)
+	c.want(c.write(384, data), nil)
+	c.want(c.zoneOp(OpOpen, 512), nil)
+	c.want(c.flush(), nil)
+	fs.seen()
+	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 3 * 128})), nil)
+	calls := fs.seen()
+	if len(calls) < 3 || calls[0].op != "stable" || calls[1].op != "wipe" || calls[2].op != "sync" {
+		t.Errorf("the steps were %v, want the table, the hole, a sync", calls)
+	}
+	for i := 2; i < 5; i++ {
+		c.wantZone(i, Empty, 0)
+	}
+	kill(t, d, fs)
+	powerCut(t, path)
+	for i := 2; i < 5; i++ {
+		if bytes.Contains(rawZone(t, path, i), data[:512]) {
+			t.Errorf("zone %d: the old data is still in the file", i)
+		}
+	}
+	d2 := openDisk(t, path)
+	for i := 2; i < 5; i++ {
+		if z := d2.ReportZone(i); z.State != Empty {
+			t.Errorf("after a power cut zone %d is %v", i, z.State)
+		}
+	}
+	closeDisk(t, d2, path)
+}
+
+// An erase waits for its zones' writes in flight, and what comes later waits
+// behind it.
+func TestEraseWaits(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	defer closeDisk(t, d, path)
+	c, e := heldClient(t, d, func(op *engine.Op) bool { return op.Code == engine.Writev })
+	first, second := request(OpWrite, 256, pattern('1', 4096)), request(OpWrite, 384, pattern('2', 4096))
+	erase, behind := eraseOf(Range{Sector: 256, Sectors: 256}), request(OpAppend, 256, pattern('3', 4096))
+	c.submit(first, second, erase, behind)
+	if len(e.held) != 2 {
+		t.Fatalf("%d writes are under way, want 2", len(e.held))
+	}
+	e.hold = nil
+	eventually(t, func() bool {
+		c.settleHeld(e)
+		c.lane.Done()
+		return c.lane.InFlight() == 0
+	})
+	for _, r := range []*Request{first, second, erase, behind} {
+		c.want(r.Err, nil)
+	}
+	c.wantZone(2, ImpOpen, 8)
+	c.wantZone(3, Empty, 0)
+}
+
+// An erase whose old data cannot be cleared fails, and the next one tries again.
+func TestEraseFails(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('f', 4096)), nil)
+	fs.refuse(failing("wipe", unix.EIO))
+	for range 2 {
+		c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), ErrIO)
+		c.wantZone(2, Empty, 0)
+	}
+	fs.refuse(nil)
+	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), nil)
+	if bytes.ContainsRune(rawZone(t, path, 2), 'f') {
+		t.Error("the old data is still in the file")
+	}
+	closeDisk(t, d, path)
+}
