@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/internal/testleak"
+	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // fuzzGeometries are what FuzzZones chooses from.
@@ -52,17 +53,15 @@ func wantNoLeaks(t *testing.T) {
 // number and as sectors from its start; how much; and how.
 func (s *script) step(what, where, sectors, how byte) {
 	s.t.Helper()
-	zone := int(where>>4) % len(s.m.zones)
-	z := &s.m.zones[zone]
-	sector := z.start + uint64(where&15)
+	zone := int(where>>4) % len(s.m.Zones)
+	z := &s.m.Zones[zone]
+	sector := z.Start + uint64(where&15)
 	bytes := uint64(sectors)*SectorSize + uint64(how>>6) // rarely odd
 	stable, lane := how&1 != 0, int(how>>1&3)
 	switch op := Op(what % 16); op {
-	case OpSecureErase: // TestErase
-		s.one(lane, OpReset, z.start, 0, stable)
 	case OpWrite:
-		if how&8 == 0 && z.state != NotWP {
-			sector = z.wp
+		if how&8 == 0 && z.State != zonemodel.NotWP {
+			sector = z.WP
 		}
 		s.one(lane, op, sector, bytes, stable)
 	case OpRead, OpAppend:

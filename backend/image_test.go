@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // manyStates brings the zones of a disk of geometry small into all states that
@@ -149,9 +151,7 @@ func TestPowerCut(t *testing.T) {
 			w := newTwin(t, d, m)
 			manyStates(w)
 			w.both(w.request(OpFlush, 0, 0))
-			flushed := *m
-			flushed.zones = slices.Clone(m.zones)
-			flushed.data = slices.Clone(m.data)
+			flushed := m.clone()
 			// All of this is lost.
 			for _, r := range []*Request{
 				w.request(OpWrite, 256+8, 4096),
@@ -166,16 +166,16 @@ func TestPowerCut(t *testing.T) {
 			kill(t, d, fs)
 			powerCut(t, path)
 			wantClean(t, path)
-			for i := range flushed.zones {
-				switch z := &flushed.zones[i]; {
-				case z.state == ExpOpen && z.wp == z.start:
-					z.state = Empty
-				case isOpen(z.state):
-					z.state = Closed
+			for i := range flushed.Zones {
+				switch z := &flushed.Zones[i]; {
+				case z.State == zonemodel.ExpOpen && z.WP == z.Start:
+					z.State = zonemodel.Empty
+				case z.State.IsOpen():
+					z.State = zonemodel.Closed
 				}
 			}
-			flushed.opened = nil
-			want := slices.Clone(flushed.zones)
+			flushed.Opened = nil
+			want := slices.Clone(flushed.Zones)
 			wantReport(t, path, false, func() (zs []Zone) {
 				for i := range want {
 					zs = append(zs, flushed.zone(i))
@@ -189,7 +189,7 @@ func TestPowerCut(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			newTwin(t, ro, &flushed).all()
+			newTwin(t, ro, flushed).all()
 			if err := ro.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -198,12 +198,12 @@ func TestPowerCut(t *testing.T) {
 			}
 
 			d2 := openDisk(t, path)
-			newTwin(t, d2, &flushed).all()
+			newTwin(t, d2, flushed).all()
 			closeDisk(t, d2, path)
 			// Not only is what was lost not shown: it is gone.
-			for i, z := range flushed.zones {
+			for i, z := range flushed.Zones {
 				raw := rawZone(t, path, i)
-				if z.state != NotWP && len(bytes.TrimLeft(raw[(z.wp-z.start)*SectorSize:], "\x00")) != 0 {
+				if z.State != zonemodel.NotWP && len(bytes.TrimLeft(raw[(z.WP-z.Start)*SectorSize:], "\x00")) != 0 {
 					t.Errorf("zone %d has data above its write pointer in the file", i)
 				}
 			}

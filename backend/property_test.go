@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // drawGeometry draws a small disk that can be.
@@ -47,7 +49,7 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 		defer s.abort()
 		block := uint64(g.BlockSize) / SectorSize
 		zone := func(t *rapid.T) *modelZone {
-			return &s.m.zones[rapid.IntRange(0, len(s.m.zones)-1).Draw(t, "zone")]
+			return &s.m.Zones[rapid.IntRange(0, len(s.m.Zones)-1).Draw(t, "zone")]
 		}
 		sectors := rapid.OneOf(rapid.Uint64Range(0, 4), rapid.Uint64Range(0, g.ZoneSectors/block+1))
 		lane := rapid.IntRange(0, scriptLanes-1)
@@ -63,16 +65,16 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 		}
 		write := func(t *rapid.T) {
 			z := zone(t)
-			sector := z.wp // mostly where it has to be
-			if z.state == NotWP || rarely.Draw(t, "elsewhere") == 0 {
-				sector = z.start + sectors.Draw(t, "from")*block
+			sector := z.WP // mostly where it has to be
+			if z.State == zonemodel.NotWP || rarely.Draw(t, "elsewhere") == 0 {
+				sector = z.Start + sectors.Draw(t, "from")*block
 			}
 			one(t, OpWrite, sector, length(t))
 		}
 		manage := func(op Op) func(*rapid.T) {
-			return func(t *rapid.T) { one(t, op, zone(t).start, 0) }
+			return func(t *rapid.T) { one(t, op, zone(t).Start, 0) }
 		}
-		appendTo := func(t *rapid.T) { one(t, OpAppend, zone(t).start, length(t)) }
+		appendTo := func(t *rapid.T) { one(t, OpAppend, zone(t).Start, length(t)) }
 		now := func(do func()) func(*rapid.T) {
 			return func(t *rapid.T) {
 				if rarely.Draw(t, "not now") == 0 {
@@ -86,10 +88,10 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 			"open": manage(OpOpen), "close": manage(OpClose), "finish": manage(OpFinish), "reset": manage(OpReset),
 			"flush": func(t *rapid.T) { one(t, OpFlush, 0, 0) },
 			"read": func(t *rapid.T) {
-				one(t, OpRead, zone(t).start+sectors.Draw(t, "from")*block, length(t))
+				one(t, OpRead, zone(t).Start+sectors.Draw(t, "from")*block, length(t))
 			},
 			"batch": func(t *rapid.T) {
-				z := rapid.IntRange(0, len(s.m.zones)-1).Draw(t, "zone")
+				z := rapid.IntRange(0, len(s.m.Zones)-1).Draw(t, "zone")
 				s.batch(z, rapid.SliceOfN(rapid.Map(rapid.Uint64Range(1, 4), func(n uint64) uint64 { return n * uint64(g.BlockSize) }), 2, 8).Draw(t, "sizes"))
 			},
 			"reset all": now(func() { s.one(0, OpResetAll, 0, 0, false) }),

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // A script is a life of an image: requests on several lanes, restarts, kills
@@ -54,7 +56,7 @@ func (s *script) Cleanup(f func())             { s.closers = append(s.closers, f
 func (s *script) open() {
 	s.t.Helper()
 	// The image does not tell which zone was opened first.
-	slices.Sort(s.m.opened)
+	slices.Sort(s.m.Opened)
 	s.disk, s.fs = openFaulty(s.t, s.path)
 	for range scriptLanes {
 		s.lanes = append(s.lanes, newTwin(s, s.disk, s.m))
@@ -96,7 +98,7 @@ func (s *script) one(lane int, op Op, sector, bytes uint64, stable bool) {
 	w := s.lanes[lane%scriptLanes]
 	r := w.request(op, sector, bytes)
 	r.Stable = stable
-	before := slices.Clone(s.m.zones)
+	before := slices.Clone(s.m.Zones)
 	if !w.both(r) || !w.zones() {
 		return
 	}
@@ -112,7 +114,7 @@ func isMove(op Op) bool { return op == OpWrite || op == OpAppend }
 // answer, and before the next write of the zone lands.
 func (s *script) note(before []modelZone) {
 	for i, z := range before {
-		if s.m.zones[i].wp < z.wp {
+		if s.m.Zones[i].WP < z.WP {
 			s.resets[i] = true
 		}
 	}
@@ -120,17 +122,14 @@ func (s *script) note(before []modelZone) {
 
 // flush notes what a power cut would leave from now on.
 func (s *script) flush() {
-	f := *s.m
-	f.zones = slices.Clone(s.m.zones)
-	f.data = slices.Clone(s.m.data)
-	s.flushed, s.resets = &f, make(map[int]bool)
+	s.flushed, s.resets = s.m.clone(), make(map[int]bool)
 }
 
 // batch has appends and reads of one zone in flight at once, on all lanes.
 func (s *script) batch(zone int, sizes []uint64) {
 	s.t.Helper()
 	s.steps++
-	start := s.m.zones[zone].start
+	start := s.m.Zones[zone].Start
 	perLane := make([][]*Request, scriptLanes)
 	var rs []*Request
 	for i, n := range sizes {
@@ -202,24 +201,24 @@ func (s *script) cut() {
 	wantClean(s.t, s.path)
 	s.disk, s.fs = openFaulty(s.t, s.path)
 	m := s.flushed
-	m.opened = nil
-	for i := range m.zones {
-		z, now := &m.zones[i], &s.m.zones[i]
-		if z.state == NotWP {
+	m.Opened = nil
+	for i := range m.Zones {
+		z, now := &m.Zones[i], &s.m.Zones[i]
+		if z.State == zonemodel.NotWP {
 			// Data of conventional zones stays in the cache: this power cut
 			// forgets zone states, and no data.
-			copy(m.data[z.start*SectorSize:z.end*SectorSize], s.m.data[z.start*SectorSize:])
+			z.TakeData(now)
 			continue
 		}
-		if s.resets[i] && (now.wp > now.start || s.disk.ReportZone(i).State == Empty) {
-			z.state, z.wp = Empty, z.start
-			clear(m.data[z.start*SectorSize : z.end*SectorSize])
+		if s.resets[i] && (now.WP > now.Start || s.disk.ReportZone(i).State == Empty) {
+			z.State, z.WP = zonemodel.Empty, z.Start
+			z.Erase()
 		}
 		switch {
-		case isOpen(z.state) && z.wp == z.start:
-			z.state = Empty
-		case isOpen(z.state):
-			z.state = Closed
+		case z.State.IsOpen() && z.WP == z.Start:
+			z.State = zonemodel.Empty
+		case z.State.IsOpen():
+			z.State = zonemodel.Closed
 		}
 	}
 	s.m = m

@@ -1,6 +1,10 @@
 package backend
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/zvhost/zvhost/internal/zonemodel"
+)
 
 // Parts of the suite that hold rules of the specification against each other,
 // where a request breaks more than one at once ("Device Operation").
@@ -14,15 +18,17 @@ func suiteStateFirst(t *testing.T, rig zonedRig) {
 		g := suiteGeometries[name]
 		last := g.Zones() - 1
 		w := newTwin(t, rig.openWith(t, g, map[int]ZoneState{6: ReadOnly, 7: Offline, last: Offline}), newModel(g))
-		w.m.zones[6].state, w.m.zones[7].state, w.m.zones[last].state = ReadOnly, Offline, Offline
+		w.m.set(6, ReadOnly)
+		w.m.set(7, Offline)
+		w.m.set(last, Offline)
 		for _, i := range []int{6, 7, last} {
-			z := &w.m.zones[i]
-			for _, n := range []uint64{0, 1, 511, 512, 1000, 4096, (z.end - z.start + 8) * SectorSize} {
-				for _, sector := range []uint64{z.start, z.start + 1, z.start + 8, z.end - 1} {
+			z := &w.m.Zones[i]
+			for _, n := range []uint64{0, 1, 511, 512, 1000, 4096, (z.End - z.Start + 8) * SectorSize} {
+				for _, sector := range []uint64{z.Start, z.Start + 1, z.Start + 8, z.End - 1} {
 					for _, op := range []Op{OpRead, OpWrite, OpAppend} {
 						r := w.request(op, sector, n)
 						w.both(r)
-						if op != OpRead || z.state == Offline {
+						if op != OpRead || z.State == zonemodel.Offline {
 							w.want(r.Err, ErrZoneInvalid)
 						}
 					}
@@ -61,14 +67,14 @@ func suiteAppendNeedsAZone(t *testing.T, rig zonedRig) {
 func suiteLastZoneCapacity(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
-		z := &w.m.zones[len(w.m.zones)-1]
+		z := &w.m.Zones[len(w.m.Zones)-1]
 		for _, op := range []Op{OpWrite, OpAppend} {
-			w.both(w.request(OpWrite, z.wp, 4096))
-			sector := z.wp
+			w.both(w.request(OpWrite, z.WP, 4096))
+			sector := z.WP
 			if op == OpAppend {
-				sector = z.start
+				sector = z.Start
 			}
-			r := w.request(op, sector, (z.end-z.start)*SectorSize)
+			r := w.request(op, sector, (z.End-z.Start)*SectorSize)
 			w.both(r)
 			w.want(r.Err, ErrZoneInvalid)
 		}
@@ -85,11 +91,11 @@ func suiteReadOnlyManagement(t *testing.T, rig zonedRig) {
 	m := newModel(g)
 	d := rig.openReadOnly(t, g, func(d Disk) {
 		w := newTwin(t, d, m)
-		w.both(w.request(OpFinish, m.zones[3].start, 0))
-		w.both(w.request(OpWrite, m.zones[4].start, 4096))
-		w.both(w.request(OpClose, m.zones[4].start, 0))
+		w.both(w.request(OpFinish, m.Zones[3].Start, 0))
+		w.both(w.request(OpWrite, m.Zones[4].Start, 4096))
+		w.both(w.request(OpClose, m.Zones[4].Start, 0))
 	})
-	m.readOnly = true
+	m.ReadOnly = true
 	w := newTwin(t, d, m)
 	for zone, want := range map[int]map[Op]error{
 		0: {OpOpen: ErrZoneInvalid, OpClose: ErrZoneInvalid, OpFinish: ErrZoneInvalid, OpReset: ErrZoneInvalid}, // conventional
@@ -98,7 +104,7 @@ func suiteReadOnlyManagement(t *testing.T, rig zonedRig) {
 		4: {OpOpen: ErrZoneInvalid, OpClose: nil, OpFinish: ErrZoneInvalid, OpReset: ErrZoneInvalid},            // closed
 	} {
 		for op, err := range want {
-			r := w.request(op, m.zones[zone].start, 0)
+			r := w.request(op, m.Zones[zone].Start, 0)
 			w.both(r)
 			w.want(r.Err, err)
 		}
@@ -111,7 +117,8 @@ func suiteReadOnlyManagement(t *testing.T, rig zonedRig) {
 func suiteConventionalOutOfService(t *testing.T, rig zonedRig) {
 	g := suiteGeometries["512"]
 	w := newTwin(t, rig.openWith(t, g, map[int]ZoneState{0: ReadOnly, 1: Offline}), newModel(g))
-	w.m.zones[0].state, w.m.zones[1].state = ReadOnly, Offline
+	w.m.set(0, ReadOnly)
+	w.m.set(1, Offline)
 	for _, sector := range []uint64{0, 8, 120, 128, 136, 250} {
 		for _, n := range []uint64{0, 512, 513, 8192} {
 			for _, op := range []Op{OpRead, OpWrite, OpAppend, OpReset} {

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // "Any block in a conventional zone can be read or written at any time and in
@@ -127,21 +129,21 @@ func suiteUnwrittenIsZeroes(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
 		i := 3
-		z := &w.m.zones[i]
-		all := (z.writable - z.start) * SectorSize
-		w.both(w.request(OpWrite, z.start, all))
+		z := &w.m.Zones[i]
+		all := (z.Writable - z.Start) * SectorSize
+		w.both(w.request(OpWrite, z.Start, all))
 		w.data(i)
-		w.both(w.request(OpReset, z.start, 0))
+		w.both(w.request(OpReset, z.Start, 0))
 		w.data(i)
-		w.both(w.request(OpWrite, z.start, 4096)) // over a part of the old data
+		w.both(w.request(OpWrite, z.Start, 4096)) // over a part of the old data
 		w.data(i)
-		w.both(w.request(OpFinish, z.start, 0)) // "during VIRTIO_BLK_T_ZONE_FINISH request processing"
+		w.both(w.request(OpFinish, z.Start, 0)) // "during VIRTIO_BLK_T_ZONE_FINISH request processing"
 		w.data(i)
-		w.both(w.request(OpReset, z.start, 0))
-		w.both(w.request(OpAppend, z.start, 8192))
-		w.both(w.request(OpRead, z.start+8, 8192)) // half written, half not
-		w.both(w.request(OpRead, z.start+16, 4096))
-		w.both(w.request(OpRead, z.writable-8, (z.end-z.writable+8)*SectorSize))
+		w.both(w.request(OpReset, z.Start, 0))
+		w.both(w.request(OpAppend, z.Start, 8192))
+		w.both(w.request(OpRead, z.Start+8, 8192)) // half written, half not
+		w.both(w.request(OpRead, z.Start+16, 4096))
+		w.both(w.request(OpRead, z.Writable-8, (z.End-z.Writable+8)*SectorSize))
 		w.both(w.request(OpResetAll, 0, 0))
 		w.all()
 	}
@@ -156,14 +158,15 @@ func suiteResetAll(t *testing.T, rig zonedRig) {
 		g.MaxOpen, g.MaxActive = 5, 6
 		m := newModel(g)
 		d := rig.openWith(t, g, map[int]ZoneState{6: ReadOnly, 8: Offline})
-		m.zones[6].state, m.zones[8].state = ReadOnly, Offline
+		m.set(6, ReadOnly)
+		m.set(8, Offline)
 		w := newTwin(t, d, m)
 		for round := range 3 {
 			for n, s := range suiteStates(0)[1:5] {
 				w.prepare([]int{2, 3, 4, 5}[n], s)
 			}
-			w.both(w.request(OpWrite, m.zones[7].start, (m.zones[7].writable-m.zones[7].start)*SectorSize))
-			w.both(w.request(OpFinish, m.zones[9].start, 0))
+			w.both(w.request(OpWrite, m.Zones[7].Start, (m.Zones[7].Writable-m.Zones[7].Start)*SectorSize))
+			w.both(w.request(OpFinish, m.Zones[9].Start, 0))
 			r := w.request(OpResetAll, uint64(round)<<40, 0) // "The sector value is not used"
 			r.Stable = round == 2
 			w.both(r)
@@ -175,18 +178,18 @@ func suiteResetAll(t *testing.T, rig zonedRig) {
 func suiteAppendLimit(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
-		z := &w.m.zones[4]
+		z := &w.m.Zones[4]
 		limit, block := uint64(w.m.g.MaxAppendSectors)*SectorSize, uint64(w.m.g.BlockSize)
-		w.both(w.request(OpAppend, z.start, limit))
-		w.both(w.request(OpAppend, z.start, limit+block))
-		w.both(w.request(OpReset, z.start, 0))
-		w.both(w.request(OpWrite, z.start, limit+block)) // plain writes have none
-		for z.wp < z.writable {
-			if !w.both(w.request(OpAppend, z.start, min(limit, (z.writable-z.wp)*SectorSize))) {
+		w.both(w.request(OpAppend, z.Start, limit))
+		w.both(w.request(OpAppend, z.Start, limit+block))
+		w.both(w.request(OpReset, z.Start, 0))
+		w.both(w.request(OpWrite, z.Start, limit+block)) // plain writes have none
+		for z.WP < z.Writable {
+			if !w.both(w.request(OpAppend, z.Start, min(limit, (z.Writable-z.WP)*SectorSize))) {
 				return
 			}
 		}
-		w.both(w.request(OpAppend, z.start, block))
+		w.both(w.request(OpAppend, z.Start, block))
 		w.all()
 	}
 }
@@ -196,16 +199,17 @@ func suiteAppendLimit(t *testing.T, rig zonedRig) {
 func suiteNothing(t *testing.T, rig zonedRig) {
 	g := suiteGeometries["512"]
 	m := newModel(g)
-	m.zones[6].state, m.zones[7].state = ReadOnly, Offline
+	m.set(6, ReadOnly)
+	m.set(7, Offline)
 	w := newTwin(t, rig.openWith(t, g, map[int]ZoneState{6: ReadOnly, 7: Offline}), m)
-	for i := range m.zones {
+	for i := range m.Zones {
 		for _, op := range []Op{OpRead, OpWrite, OpAppend} {
-			w.both(w.request(op, m.zones[i].start, 0))
-			w.both(w.request(op, m.zones[i].start+8, 0))
+			w.both(w.request(op, m.Zones[i].Start, 0))
+			w.both(w.request(op, m.Zones[i].Start+8, 0))
 		}
 	}
-	w.both(w.request(OpOpen, m.zones[3].start, 0))
-	w.both(w.request(OpWrite, m.zones[3].start, 0))
+	w.both(w.request(OpOpen, m.Zones[3].Start, 0))
+	w.both(w.request(OpWrite, m.Zones[3].Start, 0))
 	w.wantZone(3, ExpOpen, 0)
 	w.wantZone(4, Empty, 0)
 	w.all()
@@ -248,19 +252,19 @@ func suiteLargeDisk(t *testing.T, rig zonedRig) {
 func suiteSeedSmallerLastZone(t *testing.T, rig zonedRig) {
 	for name, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
-		last := len(w.m.zones) - 1
-		z := &w.m.zones[last]
-		w.both(w.request(OpWrite, z.start, 4096))
-		w.both(w.request(OpAppend, z.start, 4096))
+		last := len(w.m.Zones) - 1
+		z := &w.m.Zones[last]
+		w.both(w.request(OpWrite, z.Start, 4096))
+		w.both(w.request(OpAppend, z.Start, 4096))
 		w.wantZone(last, ImpOpen, 16)
-		w.both(w.request(OpRead, z.start, (z.end-z.start)*SectorSize))
-		w.both(w.request(OpRead, z.end-8, 8192)) // past the disk
-		w.both(w.request(OpWrite, z.wp, (z.writable-z.wp)*SectorSize))
-		if z.state != Full {
+		w.both(w.request(OpRead, z.Start, (z.End-z.Start)*SectorSize))
+		w.both(w.request(OpRead, z.End-8, 8192)) // past the disk
+		w.both(w.request(OpWrite, z.WP, (z.Writable-z.WP)*SectorSize))
+		if z.State != zonemodel.Full {
 			t.Errorf("%s: the last zone is not full", name)
 		}
-		w.both(w.request(OpFinish, z.start, 0))
-		w.both(w.request(OpReset, z.start, 0))
+		w.both(w.request(OpFinish, z.Start, 0))
+		w.both(w.request(OpReset, z.Start, 0))
 		w.all()
 	}
 }
@@ -284,11 +288,11 @@ func suiteSeedWriteZeroes(t *testing.T, rig zonedRig) {
 func suiteSeedOddVectors(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
-		z := &w.m.zones[3]
+		z := &w.m.Zones[3]
 		data := make([]byte, 8192)
 		_, _ = w.fill.Read(data)
 		for _, cuts := range [][]int{{1}, {4095}, {3, 7, 4000}, {511, 512, 513}, {100, 100}, {8191}} {
-			r := &Request{Op: OpAppend, Sector: z.start, Bytes: 8192}
+			r := &Request{Op: OpAppend, Sector: z.Start, Bytes: 8192}
 			at := 0
 			for _, cut := range append(cuts, len(data)) {
 				if cut > at {
@@ -298,7 +302,7 @@ func suiteSeedOddVectors(t *testing.T, rig zonedRig) {
 			}
 			w.both(r)
 		}
-		w.both(&Request{Op: OpAppend, Sector: z.start, Bytes: 1000, Iov: split(data[:1000], 0)})
+		w.both(&Request{Op: OpAppend, Sector: z.Start, Bytes: 1000, Iov: split(data[:1000], 0)})
 		w.all()
 	}
 }
@@ -307,7 +311,7 @@ func suiteSeedOddVectors(t *testing.T, rig zonedRig) {
 func suiteSeedEdgeOfDisk(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
-		for op := range OpSecureErase { // which has its zones in Ranges
+		for op := range numOps {
 			for _, sector := range []uint64{g.CapacitySectors, g.CapacitySectors - 1, g.CapacitySectors + 1, g.CapacitySectors + g.ZoneSectors, 1<<64 - 1} {
 				w.both(w.request(op, sector, 0))
 			}

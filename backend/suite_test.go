@@ -2,6 +2,8 @@ package backend
 
 import (
 	"testing"
+
+	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // This file is the suite that every zoned disk has to pass, whatever it stands
@@ -101,12 +103,13 @@ func suiteMatrix(t *testing.T, rig zonedRig) {
 			const ro, off = 6, 7
 			m := newModel(g)
 			d := rig.openWith(t, g, map[int]ZoneState{ro: ReadOnly, off: Offline})
-			m.zones[ro].state, m.zones[off].state = ReadOnly, Offline
+			m.set(ro, ReadOnly)
+			m.set(off, Offline)
 			w := newTwin(t, d, m)
-			last := len(m.zones) - 1
+			last := len(m.Zones) - 1
 			for _, i := range []int{4, last} {
-				z := &m.zones[i]
-				for _, s := range suiteStates(z.writable - z.start) {
+				z := &m.Zones[i]
+				for _, s := range suiteStates(z.Writable - z.Start) {
 					target := i
 					switch s.state {
 					case ReadOnly:
@@ -129,7 +132,7 @@ func suiteMatrix(t *testing.T, rig zonedRig) {
 
 // matrix sends every request to zone i in state s.
 func (w *twin) matrix(i int, s suiteState) {
-	z := &w.m.zones[i]
+	z := &w.m.Zones[i]
 	block := uint64(w.m.g.BlockSize) / SectorSize
 	dirty := true
 	for _, r := range w.arguments(i) {
@@ -139,7 +142,7 @@ func (w *twin) matrix(i int, s suiteState) {
 		before := *z
 		ok := w.both(r)
 		// Only what changed has to be looked at and put back.
-		dirty = *z != before || r.Op == OpResetAll || r.Op == OpWrite && before.state == NotWP
+		dirty = z.State != before.State || z.WP != before.WP || r.Op == OpResetAll || r.Op == OpWrite && before.State == zonemodel.NotWP
 		if !ok || !w.zones() || dirty && !w.data(i) {
 			w.t.Fatalf("with zone %d in state %v, %d sectors written, block of %d sectors", i, s.state, s.written, block)
 		}
@@ -149,39 +152,39 @@ func (w *twin) matrix(i int, s suiteState) {
 // prepare brings zone i into state s.
 func (w *twin) prepare(i int, s suiteState) {
 	w.t.Helper()
-	z := &w.m.zones[i]
+	z := &w.m.Zones[i]
 	if s.state == NotWP || s.state == ReadOnly || s.state == Offline {
 		return
 	}
-	w.both(w.request(OpReset, z.start, 0))
+	w.both(w.request(OpReset, z.Start, 0))
 	for _, op := range s.steps {
 		n := uint64(0)
 		if op == OpWrite {
 			n = s.written * SectorSize
 		}
-		w.both(w.request(op, z.start, n))
+		w.both(w.request(op, z.Start, n))
 	}
-	if z.state != s.state || s.state != Full && z.wp != z.start+s.written {
-		w.t.Fatalf("zone %d is %v after what should make it %v", i, z.state, s.state)
+	if ZoneState(z.State) != s.state || s.state != Full && z.WP != z.Start+s.written {
+		w.t.Fatalf("zone %d is %v after what should make it %v", i, z.State, s.state)
 	}
 }
 
 // arguments are requests around zone i: in range, at and past the edges,
 // misaligned, empty, larger than the append limit, spanning zones.
 func (w *twin) arguments(i int) (rs []*Request) {
-	z := &w.m.zones[i]
+	z := &w.m.Zones[i]
 	block := uint64(w.m.g.BlockSize) / SectorSize
 	limit := uint64(w.m.g.MaxAppendSectors)
 	sectors := []uint64{
-		z.start, z.start + 24, z.start + 24 + block, z.start + 24 - block, z.start + 25, z.start + 1,
-		z.writable - block, z.writable, z.end - block, z.end - 1,
-		z.end, w.m.g.CapacitySectors, 1<<63 + 8, 1<<64 - 8, 1<<64 - 1,
+		z.Start, z.Start + 24, z.Start + 24 + block, z.Start + 24 - block, z.Start + 25, z.Start + 1,
+		z.Writable - block, z.Writable, z.End - block, z.End - 1,
+		z.End, w.m.g.CapacitySectors, 1<<63 + 8, 1<<64 - 8, 1<<64 - 1,
 	}
-	capacity := z.writable - z.start
+	capacity := z.Writable - z.Start
 	lengths := []uint64{
 		0, block * 512, 512, 511, 4096, 1, block*512 + 512,
 		(capacity - 24) * 512, (capacity - 24 + block) * 512, capacity * 512, (capacity + block) * 512,
-		(z.end - z.start) * 512, (z.end - z.start + block) * 512,
+		(z.End - z.Start) * 512, (z.End - z.Start + block) * 512,
 		limit * 512, (limit + block) * 512,
 	}
 	for _, op := range []Op{OpRead, OpWrite, OpAppend} {
@@ -196,12 +199,12 @@ func (w *twin) arguments(i int) (rs []*Request) {
 			rs = append(rs, w.request(op, sector, 0))
 		}
 		// Twice: "and the zone stays in" its state.
-		rs = append(rs, w.request(op, z.start, 0), w.request(op, z.start, 0))
+		rs = append(rs, w.request(op, z.Start, 0), w.request(op, z.Start, 0))
 	}
 	return append(rs,
 		w.request(OpFlush, 0, 0),
-		&Request{Op: OpDiscard, Ranges: []Range{{Sector: z.start, Sectors: 8}}},
-		&Request{Op: OpWriteZeroes, Ranges: []Range{{Sector: z.wp, Sectors: 8}}},
+		&Request{Op: OpDiscard, Ranges: []Range{{Sector: z.Start, Sectors: 8}}},
+		&Request{Op: OpWriteZeroes, Ranges: []Range{{Sector: z.WP, Sectors: 8}}},
 		&Request{Op: numOps},
 		w.request(OpResetAll, 0, 0),
 	)
@@ -215,7 +218,7 @@ func suiteReadOnlyDisk(t *testing.T, rig zonedRig) {
 		d := rig.openReadOnly(t, g, func(d Disk) {
 			w := newTwin(t, d, m)
 			for _, s := range suiteStates(uint64(g.ZoneSectors))[:5] {
-				i := 2 + len(m.opened)*2
+				i := 2 + len(m.Opened)*2
 				w.prepare(i, s)
 			}
 			if g.ConventionalZones > 0 {
@@ -225,9 +228,9 @@ func suiteReadOnlyDisk(t *testing.T, rig zonedRig) {
 		if !d.Info().ReadOnly {
 			t.Errorf("%s: the disk does not say that it is read-only", name)
 		}
-		m.readOnly = true
+		m.ReadOnly = true
 		w := newTwin(t, d, m)
-		for _, i := range []int{0, 2, 4, len(m.zones) - 1} {
+		for _, i := range []int{0, 2, 4, len(m.Zones) - 1} {
 			for _, r := range w.arguments(i) {
 				w.both(r)
 			}

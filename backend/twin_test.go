@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // A twin drives a disk and its model side by side, and holds one against the
@@ -82,7 +84,7 @@ func (w *twin) both(r *Request) (ok bool) {
 // zones compares the zone table.
 func (w *twin) zones() bool {
 	w.t.Helper()
-	for i := range w.m.zones {
+	for i := range w.m.Zones {
 		if got, want := w.disk.ReportZone(i), w.m.zone(i); got != want {
 			w.t.Errorf("zone %d is %+v, want %+v", i, got, want)
 			return false
@@ -94,15 +96,15 @@ func (w *twin) zones() bool {
 // data compares the data of zone i.
 func (w *twin) data(i int) bool {
 	w.t.Helper()
-	z := &w.m.zones[i]
-	if z.state == Offline {
+	z := &w.m.Zones[i]
+	if z.State == zonemodel.Offline {
 		return true
 	}
-	got := w.read(z.start, int(z.end-z.start)*SectorSize)
-	want := w.m.data[z.start*SectorSize : z.end*SectorSize]
-	for s := range z.end - z.start {
+	got := w.read(z.Start, int(z.End-z.Start)*SectorSize)
+	want := w.m.Data(z.Start, (z.End-z.Start)*SectorSize)
+	for s := range z.End - z.Start {
 		if !bytes.Equal(got[s*SectorSize:][:SectorSize], want[s*SectorSize:][:SectorSize]) {
-			w.t.Errorf("zone %d (%v, write pointer at sector %d): sector %d is not what was written", i, z.state, z.wp-z.start, s)
+			w.t.Errorf("zone %d (%v, write pointer at sector %d): sector %d is not what was written", i, z.State, z.WP-z.Start, s)
 			return false
 		}
 	}
@@ -113,7 +115,7 @@ func (w *twin) data(i int) bool {
 func (w *twin) all() {
 	w.t.Helper()
 	w.zones()
-	for i := range w.m.zones {
+	for i := range w.m.Zones {
 		w.data(i)
 	}
 }

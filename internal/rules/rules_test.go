@@ -36,12 +36,13 @@ var mayImport = map[string][]string{
 	"internal/rules":     {},
 	"internal/testcount": {},
 	"internal/testleak":  {},
+	"internal/zonemodel": {},
 }
 
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/testleak", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
+	"internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
 	"virtio/guestmem", "vhostuser",
 }
 
