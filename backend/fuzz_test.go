@@ -59,6 +59,8 @@ func (s *script) step(what, where, sectors, how byte) {
 	bytes := uint64(sectors)*SectorSize + uint64(how>>6) // rarely odd
 	stable, lane := how&1 != 0, int(how>>1&3)
 	switch op := Op(what % 16); op {
+	case OpSecureErase: // TestErase
+		s.one(lane, OpReset, z.Start, 0, stable)
 	case OpWrite:
 		if how&8 == 0 && z.State != zonemodel.NotWP {
 			sector = z.WP

@@ -311,7 +311,7 @@ func suiteSeedOddVectors(t *testing.T, rig zonedRig) {
 func suiteSeedEdgeOfDisk(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
-		for op := range numOps {
+		for op := range OpSecureErase { // which has its zones in Ranges
 			for _, sector := range []uint64{g.CapacitySectors, g.CapacitySectors - 1, g.CapacitySectors + 1, g.CapacitySectors + g.ZoneSectors, 1<<64 - 1} {
 				w.both(w.request(op, sector, 0))
 			}
