@@ -125,6 +125,7 @@ type Request struct {
 	lane *Lane // where it was submitted and will be done
 	disk Disk
 	next *Request // the list it stands in: lane, mailbox or a zone's waiting line
+	fate *fate    // what faults do to it, nil for all but those that a test asked for
 
 	// What follows is the disk's.
 	io   engine.Op    // the I/O in flight for this request, one at a time
@@ -132,6 +133,7 @@ type Request struct {
 	step step         // what ioDone has to do next
 	zone int32        // zone number
 	seg  uint32       // index into Ranges
+	to   ZoneTarget   // of opSetState
 	from uint64       // first sector of a write, and the first behind it,
 	end  uint64       // both counted from the zone's start
 	turn uint64       // its turn among the zone's writes
@@ -152,6 +154,7 @@ const (
 	stepRange                // one of Ranges is done
 	stepSync                 // the file is synced
 	stepManaged              // it waited for its zone and has been carried out
+	stepHeld                 // a fault has held its answer back
 	stepResetAll             // it waited for zone number zone: go on behind it
 	stepErase                // the same
 )
@@ -191,6 +194,8 @@ type Disk interface {
 	// Any goroutine may call it at any time; it neither blocks on I/O nor
 	// allocates.
 	ReportZone(i int) Zone
+	// Faults are what is to go wrong on this disk.
+	Faults() *Faults
 	// Close ends the disk: no request may be in flight. What was written is
 	// synced, and the image marked clean.
 	Close() error

@@ -19,6 +19,7 @@ type Lane struct {
 	eng      engine.Engine
 	done     reqList
 	inFlight int
+	hurry    atomic.Bool // no answer is held back any more
 
 	armed  atomic.Bool
 	wakeFD int // eventfd, readable when the worker must look
@@ -51,7 +52,7 @@ func NewLane(open func(wake func()) (engine.Engine, error)) (*Lane, error) {
 // after the last Submit of a batch, Done tells.
 func (l *Lane) Submit(d Disk, r *Request) {
 	r.lane, r.disk = l, d
-	r.Err = nil
+	r.Err, r.fate = nil, nil
 	r.io.Owner = r
 	l.inFlight++
 	d.submit(r)
@@ -135,6 +136,9 @@ func (l *Lane) post(r *Request) {
 // finish ends r with err, on the lane's own worker.
 func (l *Lane) finish(r *Request, err error) {
 	r.Err = err
+	if r.fate != nil && r.fate.late != nil && r.disk.Faults().hold(r) {
+		return
+	}
 	l.done.push(r)
 }
 

@@ -18,6 +18,8 @@ type plain struct {
 	f    *os.File
 	info Info
 
+	faults Faults
+
 	// lost is set once a sync has failed, to its error: see errLost.
 	lost atomic.Pointer[error]
 }
@@ -71,6 +73,7 @@ func openPlain(path string, readOnly bool) (_ *plain, err error) {
 	if !readOnly {
 		p.info.MaxDiscardSectors, p.info.MaxWriteZeroesSectors = maxRangeSectors, maxRangeSectors
 	}
+	p.faults.init(p.info)
 	return p, nil
 }
 
@@ -101,6 +104,9 @@ func (p *plain) Info() Info { return p.info }
 // ReportZone implements Disk. An ordinary disk has no zones, so none may be
 // asked for.
 func (p *plain) ReportZone(int) Zone { panic("backend: zone report of a disk without zones") }
+
+// Faults implements Disk.
+func (p *plain) Faults() *Faults { return &p.faults }
 
 // Close implements Disk.
 func (p *plain) Close() error {
@@ -136,7 +142,15 @@ func (p *plain) submit(r *Request) {
 			io.Code, io.Dsync = engine.Writev, r.Stable
 		}
 		io.Off, io.Len, io.Iov = int64(r.Sector)<<SectorShift, int64(r.Bytes), r.Iov
+		if p.faults.strike(r, r.Sector, sectors) && !r.cutShort() {
+			p.fail(r, r.fate.err)
+			return
+		}
 	case OpFlush:
+		if p.faults.strike(r, 0, 0) {
+			p.fail(r, r.fate.err) // of this flush alone: no sync has failed
+			return
+		}
 		p.sync(r)
 		return
 	case OpDiscard, OpWriteZeroes:
@@ -203,6 +217,10 @@ func (p *plain) sync(r *Request) {
 
 // ioDone implements Disk.
 func (p *plain) ioDone(r *Request) {
+	if r.step == stepHeld {
+		r.lane.finish(r, r.Err)
+		return
+	}
 	err := r.io.Err
 	if r.step == stepRange {
 		switch {
@@ -225,6 +243,10 @@ func (p *plain) ioDone(r *Request) {
 			p.lost.CompareAndSwap(nil, &lost)
 		}
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, err))
+		return
+	}
+	if r.fate != nil && r.fate.err != nil {
+		p.fail(r, r.fate.err)
 		return
 	}
 	r.lane.finish(r, nil)

@@ -70,7 +70,7 @@ func (d *zoned) finish(r *Request, err error) {
 // excludesWrites says whether r has to wait for its zone's writes in flight: it
 // moves the write pointer that they move.
 func (r *Request) excludesWrites() bool {
-	return r.Op == OpFinish || r.Op == OpReset || r.Op == OpResetAll || r.Op == OpSecureErase
+	return r.Op == OpFinish || r.Op == OpReset || r.Op == OpResetAll || r.Op == OpSecureErase || r.Op == opSetState
 }
 
 // apply carries out management op on zone z, whose lock is held and which has
@@ -80,8 +80,14 @@ func (d *zoned) apply(z *zone, i int, op Op) error {
 	if err != nil {
 		return err
 	}
+	return d.place(z, i, to, op == OpReset)
+}
+
+// place makes to the state of zone z, whose lock is held; with reset, what it
+// holds goes away.
+func (d *zoned) place(z *zone, i int, to ZoneState, reset bool) error {
 	clear := false
-	if op == OpReset {
+	if reset {
 		clear = word(z.word.Load()).hasData()
 		z.next, z.done = 0, 0 // before enter, which publishes; a reset takes no resource, so enter cannot fail
 	}
@@ -164,6 +170,9 @@ func (d *zoned) serve(z *zone, i int) {
 		case r.Op == OpSecureErase:
 			r.step = stepErase
 			err = d.apply(z, i, OpReset)
+		case r.Op == opSetState:
+			r.step = stepManaged
+			err = d.put(z, i, r.to)
 		case r.Op == OpWrite || r.Op == OpAppend:
 			if z.gated {
 				return

@@ -27,6 +27,7 @@ type zoned struct {
 	append uint64 // append limit, bytes
 	zones  []zone
 	com    *committer // nil on a read-only image
+	faults Faults
 
 	// broken is set when the live table could not be stored: no write is
 	// promised after that.
@@ -88,6 +89,7 @@ func openZoned(path string, o Options) (*zoned, error) {
 		}
 	}
 	img.words = nil
+	d.faults.init(d.zinfo)
 	if !o.ReadOnly {
 		d.com = newCommitter(d)
 	}
@@ -99,6 +101,9 @@ func (d *zoned) Info() Info { return d.zinfo }
 
 // ReportZone implements Disk.
 func (d *zoned) ReportZone(i int) Zone { return d.img.zone(i, word(d.zones[i].word.Load())) }
+
+// Faults implements Disk.
+func (d *zoned) Faults() *Faults { return &d.faults }
 
 // Close implements Disk.
 func (d *zoned) Close() error {
@@ -139,11 +144,14 @@ func (d *zoned) submit(r *Request) {
 	case OpWrite, OpAppend:
 		d.write(r)
 	case OpFlush:
-		if d.com == nil {
+		switch {
+		case d.faults.strike(r, 0, 0):
+			d.fail(r, r.fate.err) // of this flush alone: no sync has failed
+		case d.com == nil:
 			r.lane.finish(r, nil)
-			return
+		default:
+			d.com.flush(r)
 		}
-		d.com.flush(r)
 	case OpOpen, OpClose, OpFinish, OpReset:
 		d.manage(r)
 	case OpResetAll:
@@ -154,6 +162,10 @@ func (d *zoned) submit(r *Request) {
 		d.resetFrom(r, d.img.ConventionalZones)
 	case OpSecureErase:
 		d.erase(r)
+	case opSetState:
+		d.setState(r)
+	case opCommit:
+		d.com.flush(r)
 	default:
 		d.fail(r, ErrUnsupported)
 	}
@@ -191,8 +203,11 @@ func (d *zoned) fail(r *Request, err error) { r.lane.finish(r, d.errorOf(r, err)
 
 // end ends r, on its lane, with the outcome of I/O.
 func (d *zoned) end(r *Request, err error) {
-	if err != nil {
+	switch {
+	case err != nil:
 		err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, err))
+	case r.fate != nil && r.fate.err != nil:
+		err = d.errorOf(r, r.fate.err)
 	}
 	r.lane.finish(r, err)
 }

@@ -52,6 +52,10 @@ func (d *zoned) read(r *Request) {
 		r.lane.finish(r, nil)
 		return
 	}
+	if d.faults.strike(r, r.Sector, sectors) {
+		d.fail(r, r.fate.err)
+		return
+	}
 	iov := r.Iov
 	if file < r.Bytes {
 		if err := zeroFrom(r.Iov, file); err != nil || file == 0 {

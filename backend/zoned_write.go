@@ -88,6 +88,10 @@ func (d *zoned) writeConventional(r *Request, sectors uint64) {
 	r.step = stepRead // nothing but its outcome is left, as for a read
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.img.f.Fd()), r.Stable
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(r.Bytes), r.Iov
+	if d.faults.strike(r, r.Sector, sectors) && !r.cutShort() {
+		d.end(r, nil)
+		return
+	}
 	r.lane.eng.Queue(&r.io)
 }
 
@@ -146,6 +150,10 @@ func (d *zoned) issue(r *Request) {
 	r.step = stepWrite
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.img.f.Fd()), false
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(start+r.from), int64(r.Bytes), r.Iov
+	if d.faults.strike(r, start+r.from, r.end-r.from) && !r.cutShort() {
+		d.wrote(r)
+		return
+	}
 	r.lane.eng.Queue(&r.io)
 }
 
@@ -154,7 +162,11 @@ func (d *zoned) issue(r *Request) {
 // behind it already, so it cannot be taken back. Zeroes are put in its place,
 // so that no guest ever reads half of a write that failed.
 func (d *zoned) wrote(r *Request) {
-	if r.io.Err == nil {
+	switch {
+	case r.fate != nil && r.fate.err != nil:
+		d.spoilt(r)
+		return
+	case r.io.Err == nil:
 		r.Err = nil
 		d.landed(r)
 		return
@@ -162,6 +174,21 @@ func (d *zoned) wrote(r *Request) {
 	r.Err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, r.io.Err))
 	r.step = stepScrub
 	r.io.Code, r.io.Iov = engine.PunchHole, nil
+	r.lane.eng.Queue(&r.io)
+}
+
+// spoilt goes on when a fault has made a write fail, with what it lets land on
+// the disk. That stays, as it does on a drive that fails in the middle; the rest
+// is any failed write's.
+func (d *zoned) spoilt(r *Request) {
+	if r.fate.good > 0 && r.io.Err != nil {
+		r.fate.good = 0 // and then it failed indeed
+	}
+	r.Err = d.errorOf(r, r.fate.err)
+	r.step = stepScrub
+	r.io.Code, r.io.Iov = engine.PunchHole, nil
+	r.io.Off = d.img.offset(uint64(r.zone)<<d.shift + r.from + r.fate.good)
+	r.io.Len = int64(r.Bytes - r.fate.good<<SectorShift)
 	r.lane.eng.Queue(&r.io)
 }
 
@@ -182,8 +209,11 @@ func (d *zoned) landed(r *Request) {
 		r.flyNext.flyPrev = r.flyPrev
 	}
 	r.flyPrev, r.flyNext = nil, nil
-	if r.Err == nil {
+	switch {
+	case r.Err == nil:
 		z.done = max(z.done, r.end)
+	case r.fate != nil && r.fate.good > 0:
+		z.done = max(z.done, r.from+r.fate.good)
 	}
 	if z.flyHead == nil {
 		d.settled(z, i)

@@ -1,0 +1,182 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// What no guest can ask for is none of the operations that Op counts.
+const (
+	opSetState Op = 0x80 // puts a zone into a state
+	opCommit   Op = 0x81 // a flush that no fault strikes
+)
+
+// ZoneTarget is a state that a zone can be put into from outside.
+type ZoneTarget uint8
+
+// The targets. Conventional zones can be ToReadOnly, ToOffline and ToWritable.
+const (
+	ToReadOnly ZoneTarget = iota + 1
+	ToOffline
+	ToFull
+	ToEmpty // whatever it holds is gone, as after a reset
+	// ToWritable takes a zone back from read-only or offline: it is empty, closed
+	// or full by its write pointer. A zone in another state stays as it is.
+	ToWritable
+)
+
+var targetNames = [...]string{
+	ToReadOnly: "read-only", ToOffline: "offline", ToFull: "full", ToEmpty: "empty", ToWritable: "writable",
+}
+
+func (t ZoneTarget) String() string {
+	if t > 0 && int(t) < len(targetNames) {
+		return targetNames[t]
+	}
+	return fmt.Sprintf("target(%d)", uint8(t))
+}
+
+// ParseZoneTarget reads what String writes.
+func ParseZoneTarget(s string) (ZoneTarget, error) {
+	for t, name := range targetNames {
+		if name == s && s != "" {
+			return ZoneTarget(t), nil
+		}
+	}
+	return 0, fmt.Errorf("%q is no state that a zone can be put into: want read-only, offline, full, empty or writable", s)
+}
+
+// SetZoneStates puts zones of a zoned disk into a state, one after the other,
+// whether guests use the disk or not. Each waits for its zone's writes in flight;
+// what guests send later meets the new state. A write to a conventional zone that
+// is in flight may still land. When SetZoneStates returns nil all of it is
+// durable. An error names the zone that it is about; those before it are set.
+// Any goroutine may call it, until Close.
+func SetZoneStates(d Disk, zones []int, to ZoneTarget) (err error) {
+	z := d.Info().Zoned
+	switch {
+	case z == nil:
+		return errors.New("the disk is an ordinary one: it has no zones")
+	case d.Info().ReadOnly:
+		return errors.New("the disk is served read-only: its zones cannot be set")
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+	lane, err := NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lane.Close()) }()
+	for _, i := range zones {
+		if i < 0 || i >= z.Zones {
+			err = fmt.Errorf("zone %d: the disk has zones 0 to %d", i, z.Zones-1)
+		} else {
+			err = lane.carryOut(d, &Request{Op: opSetState, Sector: uint64(i) * z.ZoneSectors, to: to})
+		}
+		if err != nil {
+			err = fmt.Errorf("zone %d cannot be made %v: %w", i, to, plainly(err))
+			break
+		}
+	}
+	// In one go: a sync for each zone of a large disk would take minutes.
+	return errors.Join(err, plainly(lane.carryOut(d, &Request{Op: opCommit})))
+}
+
+// plainly is err without the request that it is about.
+func plainly(err error) error {
+	var r *RequestError
+	if errors.As(err, &r) {
+		return r.Err
+	}
+	return err
+}
+
+// carryOut submits r and waits until it is done.
+func (l *Lane) carryOut(d Disk, r *Request) error {
+	l.Submit(d, r)
+	l.Start()
+	poll := []unix.PollFd{{Fd: int32(l.wakeFD), Events: unix.POLLIN}}
+	for l.Done() == nil {
+		l.Arm()
+		if l.Done() != nil {
+			l.Disarm(false)
+			break
+		}
+		_, err := unix.Poll(poll, -1)
+		l.Disarm(err == nil && poll[0].Revents != 0)
+	}
+	return r.Err
+}
+
+// setState carries out opSetState: in the zone's line, as all that excludes its
+// writes.
+func (d *zoned) setState(r *Request) {
+	if d.broken.Load() {
+		d.fail(r, errTable)
+		return
+	}
+	i := int(r.Sector >> d.shift)
+	r.zone = int32(i)
+	z := &d.zones[i]
+	z.mu.Lock()
+	if z.wait.head != nil || z.flyHead != nil {
+		d.queue(z, r)
+		z.mu.Unlock()
+		return
+	}
+	err := d.put(z, i, r.to)
+	z.mu.Unlock()
+	if err != nil {
+		err = d.errorOf(r, err)
+	}
+	r.lane.finish(r, err)
+}
+
+// put moves zone z, whose lock is held and which has no writes in flight, to a
+// state that no guest can always ask for.
+func (d *zoned) put(z *zone, i int, target ZoneTarget) error {
+	if d.img.conventional(i) {
+		return d.putConventional(z, i, target)
+	}
+	to := z.state
+	switch target {
+	case ToReadOnly:
+		to = ReadOnly
+	case ToOffline:
+		to = Offline
+	case ToFull:
+		to = Full
+	case ToEmpty:
+		to = Empty
+	case ToWritable:
+		if z.state == ReadOnly || z.state == Offline {
+			to = d.img.back(i, z.done)
+		}
+	}
+	return d.place(z, i, to, target == ToEmpty)
+}
+
+// back is the state in which zone i comes back that has so many sectors written.
+func (l *layout) back(i int, written uint64) ZoneState {
+	switch written {
+	case 0:
+		return Empty
+	case l.capacity(i):
+		return Full
+	}
+	return Closed
+}
+
+var errConventional = errors.New("it is conventional: it can be read-only, offline or writable")
+
+func (d *zoned) putConventional(z *zone, i int, target ZoneTarget) error {
+	to, ok := map[ZoneTarget]ZoneState{ToReadOnly: ReadOnly, ToOffline: Offline, ToWritable: NotWP}[target]
+	if !ok {
+		return errConventional
+	}
+	return d.place(z, i, to, false)
+}
