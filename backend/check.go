@@ -66,6 +66,7 @@ func (c *checker) run() error {
 	if st.Size() < l.dataOff {
 		return nil // the tables are not all there
 	}
+	c.faults(l)
 	s, findings, err := readState(c.f, l.uuid)
 	// One torn state block is what a power cut during its write leaves, and
 	// the next open mends it.

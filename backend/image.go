@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,7 +24,7 @@ const (
 
 	superBytes   = 4096
 	superOff     = 0         // the superblock
-	stateOff     = 4096      // two state blocks
+	stateOff     = 4096      // two state blocks; image_faults.go has what may follow
 	superCopyOff = 60 * 1024 // the superblock's copy
 	liveOff      = 64 * 1024 // the live zone table
 
@@ -36,7 +37,8 @@ const (
 type layout struct {
 	Geometry
 	uuid    [16]byte
-	created int64 // seconds since 1970
+	created int64  // seconds since 1970
+	compat  uint64 // compatible features, known or not
 
 	tableOff int64 // committed zone table, bytes
 	dataOff  int64 // zone 0, bytes
@@ -81,6 +83,7 @@ func (l *layout) encode() []byte {
 	copy(b, imageMagic)
 	le.PutUint32(b[8:], imageVersion)
 	copy(b[16:], l.uuid[:])
+	le.PutUint64(b[40:], l.compat)
 	le.PutUint64(b[48:], l.CapacitySectors)
 	le.PutUint64(b[56:], l.ZoneSectors)
 	le.PutUint64(b[64:], l.ZoneCapacitySectors)
@@ -129,6 +132,7 @@ func decodeSuper(b []byte) (*layout, error) {
 	l := newLayout(g)
 	copy(l.uuid[:], b[16:])
 	l.created = int64(le.Uint64(b[120:]))
+	l.compat = le.Uint64(b[40:])
 	if le.Uint64(b[96:]) != liveOff || int64(le.Uint64(b[104:])) != l.tableOff || int64(le.Uint64(b[112:])) != l.dataOff {
 		return nil, errors.New("the superblock is not sensible: the offsets do not fit the geometry")
 	}
@@ -137,13 +141,33 @@ func decodeSuper(b []byte) (*layout, error) {
 
 // CreateImage makes a new zoned image at path, sparse, with every zone empty.
 // It refuses to replace an existing file, and leaves none behind when it fails.
-func CreateImage(path string, g Geometry) (err error) {
+func CreateImage(path string, g Geometry) error { return CreateImageWith(path, g, Start{}) }
+
+// CreateImageWith is CreateImage for an image that starts out in another way.
+func CreateImageWith(path string, g Geometry, s Start) error {
+	return createImage(path, g, s, func(f *os.File) newFile { return f })
+}
+
+// A newFile is what an image is made in. It is an interface so that tests can
+// cut the power meanwhile.
+type newFile interface {
+	io.WriterAt
+	Truncate(bytes int64) error
+	Sync() error
+}
+
+// createImage is CreateImageWith through what over makes of the file.
+func createImage(path string, g Geometry, s Start, over func(*os.File) newFile) (err error) {
 	if err := g.Complete(); err != nil {
 		return fmt.Errorf("create %s: %w", path, err)
 	}
 	l := newLayout(g)
 	l.created = time.Now().Unix()
 	_, _ = rand.Read(l.uuid[:]) // never fails (crypto/rand)
+	states, faults, err := s.prepare(&l)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
 
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
@@ -158,25 +182,30 @@ func CreateImage(path string, g Geometry) (err error) {
 		}
 	}()
 	keepInPlace(f)
-	if err := f.Truncate(l.fileBytes()); err != nil {
+	to := over(f)
+	if err := to.Truncate(l.fileBytes()); err != nil {
 		return fmt.Errorf("create %s: %d bytes (sparse): %w", path, l.fileBytes(), err)
 	}
-	if err := l.writeEmpty(f); err != nil {
+	if err := l.writeNew(to, states, faults); err != nil {
 		return fmt.Errorf("create %s: %w", path, err)
 	}
 	// The directory too: a power cut must not take back the file's name.
-	return errors.Join(f.Sync(), syncDir(filepath.Dir(path)))
+	return errors.Join(to.Sync(), syncDir(filepath.Dir(path)))
 }
 
-// writeEmpty writes all but the superblock first, so that a half-made image is
-// never taken for a whole one.
-func (l *layout) writeEmpty(f *os.File) error {
+// writeNew writes all but the superblock first, so that a half-made image is
+// never taken for a whole one. Zones are empty, but for those in states; faults
+// is the block of the image's faults, or nil.
+func (l *layout) writeNew(f newFile, states map[int]ZoneState, faults []byte) error {
 	words := make([]word, l.Zones())
 	live := make([]byte, l.tableOff-liveOff)
 	for i := range words {
 		words[i] = pack(i, Empty, 0)
 		if l.conventional(i) {
 			words[i] = pack(i, NotWP, 0)
+		}
+		if s, ok := states[i]; ok {
+			words[i] = pack(i, s, 0) // a full one was finished before anything was written
 		}
 		binary.LittleEndian.PutUint64(live[8*i:], uint64(words[i]))
 	}
@@ -199,6 +228,9 @@ func (l *layout) writeEmpty(f *os.File) error {
 		if _, err := f.WriteAt(s.encode(l.uuid), stateOff+int64(i)*blockBytes); err != nil {
 			return err
 		}
+	}
+	if _, err := f.WriteAt(faults, faultsOff); err != nil {
+		return err
 	}
 	if err := f.Sync(); err != nil {
 		return err

@@ -26,6 +26,7 @@ type image struct {
 	// live is the mapped live table; an entry is stored as one 64-bit word. Nil
 	// on a read-only image.
 	live    []byte
+	faults  []Fault          // that it was created with
 	words   []word           // how the zones were found, after recovery
 	commits []word           // the committed table, as it stands in the file
 	seqs    []uint64         // sequence number of each of its blocks
@@ -62,6 +63,9 @@ func openImage(path string, o Options) (_ *image, err error) {
 	if st, err := f.Stat(); err != nil {
 		return nil, err
 	} else if err := l.checkSize(st.Size()); err != nil {
+		return nil, err
+	}
+	if img.faults, err = readFaults(f, l); err != nil {
 		return nil, err
 	}
 	return img, img.recover()
@@ -288,7 +292,7 @@ func (img *image) close() error {
 	if img.readOnly {
 		return img.release()
 	}
-	err := unix.Msync(img.live, unix.MS_SYNC)
+	err := img.store.sync() // the live table too: a sync of a file covers its mappings
 	if err == nil {
 		img.state.clean = true
 		err = img.state.write(img.store, img.uuid)

@@ -90,6 +90,7 @@ func openZoned(path string, o Options) (*zoned, error) {
 	}
 	img.words = nil
 	d.faults.init(d.zinfo)
+	_, _ = d.faults.Add(img.faults...) // they are this disk's: readFaults has looked
 	if !o.ReadOnly {
 		d.com = newCommitter(d)
 	}

@@ -1,0 +1,49 @@
+package backend
+
+import "fmt"
+
+// Start is how a new image starts out, other than with every zone empty and
+// nothing wrong.
+type Start struct {
+	// Zones that are not empty. None may be named twice; conventional ones
+	// cannot be Full.
+	ReadOnly, Offline, Full []int
+	// Faults are armed whenever the image is served.
+	Faults []Fault
+}
+
+// prepare makes of s what is written into an image with the layout l: the states
+// of zones that s names, and the block of faults if there are any, which it notes
+// in l. An error says what is wrong with s.
+func (s *Start) prepare(l *layout) (states map[int]ZoneState, faults []byte, err error) {
+	states = map[int]ZoneState{}
+	for _, part := range []struct {
+		zones []int
+		state ZoneState
+	}{{s.ReadOnly, ReadOnly}, {s.Offline, Offline}, {s.Full, Full}} {
+		for _, i := range part.zones {
+			before, twice := states[i]
+			switch {
+			case i < 0 || i >= l.Zones():
+				return nil, nil, fmt.Errorf("zone %d cannot start %v: the disk has zones 0 to %d", i, part.state, l.Zones()-1)
+			case twice:
+				return nil, nil, fmt.Errorf("zone %d cannot start both %v and %v", i, before, part.state)
+			case part.state == Full && l.conventional(i):
+				return nil, nil, fmt.Errorf("zone %d cannot start full: it is conventional", i)
+			}
+			states[i] = part.state
+		}
+	}
+	if len(s.Faults) == 0 {
+		return states, nil, nil
+	}
+	info := l.info(false)
+	for _, f := range s.Faults {
+		if err := f.check(&info); err != nil {
+			return nil, nil, fmt.Errorf("fault %q: %w", f, err)
+		}
+	}
+	l.compat |= featureFaults
+	faults, err = encodeFaults(s.Faults, l.uuid)
+	return states, faults, err
+}
