@@ -54,7 +54,7 @@ func resuper(t *testing.T, f *os.File, change func(b []byte)) {
 
 var damages = []damage{
 	{"superblock", func(t *testing.T, f *os.File, _ *layout) { patch(t, f, []byte("x"), 50) },
-		"superblock: the superblock's checksum is wrong", "its copy is whole; run 'zvhost check'"},
+		"superblock: the superblock's checksum is wrong", "its copy is whole; run 'zvhost check --repair'"},
 	{"superblock wiped", func(t *testing.T, f *os.File, _ *layout) { patch(t, f, make([]byte, 4096), 0) },
 		"superblock: not a zvhost image", "the superblock is damaged"},
 	{"copy of the superblock", func(t *testing.T, f *os.File, _ *layout) { patch(t, f, []byte("x"), superCopyOff+50) },

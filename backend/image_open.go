@@ -79,9 +79,9 @@ func (l *layout) checkSize(size int64) error {
 	return nil
 }
 
-// readSuper reads the superblock; the copy is for the checker, since a
-// superblock is written once and a bad one means that something else is wrong
-// with the file.
+// readSuper reads the superblock; the copy is for Repair, when somebody asks for
+// it: a superblock is written once, and a bad one means that something else is
+// wrong with the file.
 func readSuper(f *os.File) (*layout, error) {
 	b := make([]byte, superBytes)
 	if n, err := f.ReadAt(b, superOff); err != nil && n < superBytes {
@@ -93,7 +93,7 @@ func readSuper(f *os.File) (*layout, error) {
 	}
 	if n, _ := f.ReadAt(b, superCopyOff); n == superBytes {
 		if _, cerr := decodeSuper(b); cerr == nil {
-			return nil, fmt.Errorf("the superblock is damaged (%v), but its copy is whole; run 'zvhost check'", err)
+			return nil, fmt.Errorf("the superblock is damaged (%v), but its copy is whole; run 'zvhost check --repair'", err)
 		}
 	}
 	if !errors.Is(err, ErrNotImage) {
@@ -227,23 +227,15 @@ func readLive(f *os.File, l *layout) ([]word, error) {
 // table. A damaged copy is a finding, two damaged copies of one block an error.
 func readCommitted(f *os.File, l *layout) (words []word, seqs []uint64, findings []Finding, err error) {
 	words, seqs = make([]word, l.Zones()), make([]uint64, l.blocks())
-	b := make([]byte, 2*blockBytes)
-	var copies [2][blockZones]word
 	for n := range seqs {
-		if _, err := f.ReadAt(b, l.tableOff+int64(n)*2*blockBytes); err != nil {
-			return nil, nil, nil, fmt.Errorf("read the committed zone table: %w", err)
-		}
 		part := words[n*blockZones : min((n+1)*blockZones, len(words))]
-		for c := range copies {
-			seq, err := decodeBlock(b[c*blockBytes:][:blockBytes], n, copies[c][:len(part)])
-			if err == nil {
-				err = checkSeq(seq, c == 1)
-			}
+		var damaged [2]error
+		if seqs[n], damaged, err = readBlock(f, l, n, part); err != nil {
+			return nil, nil, nil, err
+		}
+		for c, err := range damaged {
 			if err != nil {
-				findings = append(findings, Finding{fmt.Sprintf("committed zone table, block %d, copy %d", n, c), err.Error()})
-			} else if seq > seqs[n] {
-				seqs[n] = seq
-				copy(part, copies[c][:len(part)])
+				findings = append(findings, Finding{copyName(n, c), err.Error()})
 			}
 		}
 		if seqs[n] == 0 {
@@ -256,6 +248,32 @@ func readCommitted(f *os.File, l *layout) (words []word, seqs []uint64, findings
 		}
 	}
 	return words, seqs, findings, nil
+}
+
+func copyName(n, c int) string {
+	return fmt.Sprintf("committed zone table, block %d, copy %d", n, c)
+}
+
+// readBlock reads the newer valid copy of block n of the committed table into
+// words. damaged says what is wrong with each of the copies; if both are
+// damaged seq is 0.
+func readBlock(f *os.File, l *layout, n int, words []word) (seq uint64, damaged [2]error, err error) {
+	var b [2 * blockBytes]byte
+	if _, err := f.ReadAt(b[:], l.tableOff+int64(n)*int64(len(b))); err != nil {
+		return 0, damaged, fmt.Errorf("read the committed zone table: %w", err)
+	}
+	var entries [blockZones]word
+	for c := range damaged {
+		is, err := decodeBlock(b[c*blockBytes:][:blockBytes], n, entries[:len(words)])
+		if err == nil {
+			err = checkSeq(is, c == 1)
+		}
+		if damaged[c] = err; err == nil && is > seq {
+			seq = is
+			copy(words, entries[:])
+		}
+	}
+	return seq, damaged, nil
 }
 
 // storeLive makes w the live entry of zone i. One aligned 64-bit store: a

@@ -12,33 +12,50 @@ import (
 
 // findingJSON is one entry of what zvhost check --json prints.
 type findingJSON struct {
-	Where string `json:"where"`
-	What  string `json:"what"`
+	Where    string `json:"where"`
+	What     string `json:"what"`
+	Repaired bool   `json:"repaired,omitempty"`
 }
 
 func newCheck() *cobra.Command {
-	var asJSON bool
+	var asJSON, repair bool
 	cmd := &cobra.Command{
 		Use:   "check FILE",
-		Short: "Verify a zoned image",
+		Short: "Verify a zoned image, and repair it",
 		Long: `Verifies a zoned image that is not being served: superblock, zone tables and
-what they say of the data. It changes nothing. The exit status is 0 when the
-image is sound, and 1 with a list of findings when it is not.`,
-		Example: "  zvhost check disk.zvh\n  zvhost check disk.zvh --json",
+what they say of the data. It changes nothing, but with --repair: then what is
+damaged and stands twice in the image (the superblock, the state block, the
+blocks of the committed zone table) is written anew from its good twin. What has
+no good twin is left as it is. The exit status is 0 when the image is sound, or
+was made so, and 1 with a list of findings when it is not.`,
+		Example: "  zvhost check disk.zvh\n  zvhost check disk.zvh --repair\n  zvhost check disk.zvh --json",
 		Args:    oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var mended []backend.Finding
+			var err error
+			if repair {
+				if mended, err = backend.Repair(args[0]); err != nil {
+					return err
+				}
+			}
 			findings, err := backend.Check(args[0])
 			if err != nil {
 				return err
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {
-				list := make([]findingJSON, 0, len(findings))
+				list := make([]findingJSON, 0, len(mended)+len(findings))
+				for _, f := range mended {
+					list = append(list, findingJSON{f.Where, f.What, true})
+				}
 				for _, f := range findings {
-					list = append(list, findingJSON(f))
+					list = append(list, findingJSON{f.Where, f.What, false})
 				}
 				err = writeJSON(out, list)
 			} else {
+				for _, f := range mended {
+					_, _ = fmt.Fprintf(out, "%s: repaired: %s: %s\n", args[0], f.Where, f.What) // writeFindings has the error
+				}
 				err = writeFindings(out, args[0], findings)
 			}
 			if err == nil && len(findings) > 0 {
@@ -47,6 +64,7 @@ image is sound, and 1 with a list of findings when it is not.`,
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&repair, "repair", false, "write what is damaged anew from its good copy, where it has one")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list, empty when the image is sound")
 	return cmd
 }

@@ -1,0 +1,117 @@
+package backend
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What can be repaired, by the names of damages; all else must stay as it is.
+var repairable = map[string]string{
+	"superblock":                "superblock: written anew from its copy",
+	"superblock wiped":          "superblock: written anew from its copy",
+	"copy of the superblock":    "copy of the superblock: written anew",
+	"one copy of a table block": "committed zone table, block 0, copy 1: written anew",
+	"one state block":           "state block 1: written anew",
+}
+
+func TestRepair(t *testing.T) {
+	all := append(slices.Clone(damages), damage{name: "one state block", do: func(t *testing.T, f *os.File, _ *layout) {
+		patch(t, f, []byte("x"), stateOff+blockBytes+30)
+	}})
+	for _, dm := range all {
+		t.Run(dm.name, func(t *testing.T) {
+			path := newImage(t, small)
+			d := openDisk(t, path)
+			c := newClient(t, d)
+			data := pattern('a', 4096)
+			c.want(c.write(256, data), nil)
+			closeDisk(t, d, path)
+			edit(t, path, func(f *os.File, l *layout) { dm.do(t, f, l) })
+			before := contents(t, path)
+
+			mended, err := Repair(path)
+			want, can := repairable[dm.name]
+			switch {
+			case dm.name == "both superblocks wiped" || dm.name == "cut short in the tables":
+				// Probe may tell that it is no image at all.
+			case err != nil:
+				t.Fatal(err)
+			}
+			if !can {
+				if len(mended) > 0 {
+					t.Errorf("mended %q", mended)
+				}
+				if !bytes.Equal(contents(t, path), before) {
+					t.Error("the file has changed")
+				}
+				return
+			}
+			if len(mended) != 1 || !strings.Contains(mended[0].String(), want) {
+				t.Errorf("mended %q, want %q", mended, want)
+			}
+			if findings, err := Check(path); err != nil || len(findings) > 0 {
+				t.Errorf("after the repair: %q, %v", findings, err)
+			}
+			if again, err := Repair(path); err != nil || len(again) > 0 {
+				t.Errorf("mended again: %q, %v", again, err)
+			}
+			d = openDisk(t, path)
+			c = newClient(t, d)
+			c.wantZone(2, ImpOpen, 8)
+			if !bytes.Equal(c.read(256, 4096), data) {
+				t.Error("the data has changed")
+			}
+			closeDisk(t, d, path)
+		})
+	}
+}
+
+// An image that is being served is left alone, and so is what is no image.
+func TestRepairRefuses(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	if _, err := Repair(path); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("an image in use: %v", err)
+	}
+	closeDisk(t, d, path)
+	plain := path + ".raw"
+	if err := os.WriteFile(plain, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Repair(plain); err == nil || !strings.Contains(err.Error(), ErrNotImage.Error()) {
+		t.Errorf("no image: %v", err)
+	}
+}
+
+// A repair of an image that a daemon left in use keeps what guests were told.
+func TestRepairAfterKill(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('k', 4096)), nil)
+	kill(t, d, fs)
+	edit(t, path, func(f *os.File, l *layout) {
+		patch(t, f, []byte("x"), superOff+70)
+		patch(t, f, []byte("x"), stateOff+30)
+		patch(t, f, []byte("x"), l.tableOff+100)
+	})
+	if mended, err := Repair(path); err != nil || len(mended) != 3 {
+		t.Errorf("mended %q, %v", mended, err)
+	}
+	d2 := openDisk(t, path)
+	c = newClient(t, d2)
+	c.wantZone(2, ImpOpen, 8)
+	closeDisk(t, d2, path)
+}
+
+func contents(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
