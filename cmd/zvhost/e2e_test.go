@@ -37,14 +37,20 @@ func start(t *testing.T, command string, files []*os.File, env []string, args ..
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &program{t: t, lines: make(chan struct{}, 1000), read: make(chan struct{})}
-	p.cmd = exec.Command(self, args...)
+	cmd := exec.Command(self, args...)
 	if command != "" {
-		p.cmd = exec.Command("sh", append([]string{"-c", command, self}, args...)...)
+		cmd = exec.Command("sh", append([]string{"-c", command, self}, args...)...)
 	}
+	cmd.ExtraFiles = files
+	return launch(t, cmd, env)
+}
+
+// launch starts cmd, in which zvhost runs sooner or later.
+func launch(t *testing.T, cmd *exec.Cmd, env []string) *program {
+	t.Helper()
+	p := &program{t: t, cmd: cmd, lines: make(chan struct{}, 1000), read: make(chan struct{})}
 	p.cmd.Env = append(append(os.Environ(), asProgram+"=1",
 		"GORACE=atexit_sleep_ms=0"), env...) // the race detector makes each exit last a second
-	p.cmd.ExtraFiles = files
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
