@@ -29,12 +29,17 @@ func lockFile(f *os.File, shared bool) error {
 		time.Sleep(5 * time.Millisecond)
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("in use by %s; stop that first", lockHolder(f))
+		return &InUseError{Holder: lockHolder(f)}
 	} else if err != nil {
 		return fmt.Errorf("lock: %w", err)
 	}
 	return nil
 }
+
+// InUseError is what opening a disk returns that another process has open.
+type InUseError struct{ Holder string } // who that is, in words
+
+func (e *InUseError) Error() string { return "in use by " + e.Holder + "; stop that first" }
 
 // lockHolder names the process that holds the lock on f, as far as the kernel
 // tells: /proc/locks has the process of every flock, zero when it lives in

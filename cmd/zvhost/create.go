@@ -11,6 +11,7 @@ import (
 
 func newCreate() *cobra.Command {
 	var g geometryFlags
+	var s startFlags
 	cmd := &cobra.Command{
 		Use:   "create FILE --size SIZE --zone-size SIZE",
 		Short: "Make a zoned image",
@@ -20,22 +21,29 @@ disk. An existing file is never replaced.
 A SIZE is a number of bytes, or one with a unit: K, M, G, T, in 1024s.`,
 		Example: `  zvhost create disk.zvh --size 8G --zone-size 64M
   zvhost create disk.zvh --size 8G --zone-size 64M --zone-capacity 48M \
-      --conventional 4 --max-open 16 --max-active 32 --block-size 4096`,
+      --conventional 4 --max-open 16 --max-active 32 --block-size 4096
+  zvhost create broken.zvh --size 8G --zone-size 64M \
+      --read-only-zones 3,5-7 --offline-zones 9 --fault write,zone=12,after=16`,
 		Args: oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			geo, err := g.geometry()
 			if err != nil {
 				return err
 			}
-			if err := backend.CreateImage(args[0], geo); err != nil {
+			start, err := s.start(geo.Zones())
+			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], describeGeometry(geo))
+			if err := backend.CreateImageWith(args[0], geo, start); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s%s\n", args[0], describeGeometry(geo), describeStart(start))
 			return err
 		},
 	}
 	cmd.Flags().SortFlags = false
 	g.add(cmd.Flags())
+	s.add(cmd.Flags())
 	return cmd
 }
 

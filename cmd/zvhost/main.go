@@ -81,6 +81,7 @@ conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.`,
 		Example: `  zvhost create disk.zvh --size 8G --zone-size 64M
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost report disk.zvh --map
+  zvhost fault add /run/vm1.control write,zone=5,once
   zvhost --fd=7 --blk-file=disk.zvh --read-only`,
 		SilenceErrors:              true,
 		SuggestionsMinimumDistance: 2,
@@ -109,7 +110,7 @@ conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newCreate(), newServe(), newReport(), newCheck(), newVersion())
+	root.AddCommand(newCreate(), newServe(), newReport(), newCheck(), newFault(), newZone(), newVersion())
 	return root
 }
 

@@ -14,6 +14,7 @@ type serveOptions struct {
 	mode     modeFlag
 	create   bool
 	geometry geometryFlags
+	faults   faultFlag
 	logLevel string
 	debug    bool
 }
@@ -55,7 +56,8 @@ A socket file that no process listens on any more is replaced. Under systemd
 socket activation the handed-over socket is used.`,
 		Example: `  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --queues 4 --serial VM1-DATA
-  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --create --size 8G --zone-size 64M`,
+  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --create --size 8G --zone-size 64M
+  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --control-path /run/vm1.control --fault read,zone=5`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return opts.serve(cmd) },
 	}
@@ -65,6 +67,8 @@ socket activation the handed-over socket is used.`,
 	fs.StringVar(&opts.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
 	fs.Var(&opts.mode, "socket-mode", "permissions of the socket: who may write may connect")
 	fs.StringVar(&opts.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")
+	fs.StringVar(&opts.config.ControlPath, "control-path", "", "take zvhost fault and zvhost zone on this UNIX `PATH`, from root and its own user")
+	fs.Var(&opts.faults, "fault", "let something go wrong in this run (see zvhost fault add); may be given again")
 	fs.BoolVar(&opts.create, "create", false, "make a zoned image first if FILE does not exist, with the options below")
 	opts.geometry.add(fs)
 	return cmd
@@ -73,6 +77,7 @@ socket activation the handed-over socket is used.`,
 // serve puts the flags together and runs the daemon.
 func (o *serveOptions) serve(cmd *cobra.Command) error {
 	o.config.SocketMode = o.mode.mode
+	o.config.Faults = o.faults.list
 	o.config.Trace = o.debug
 	if o.debug {
 		o.logLevel = "debug"

@@ -42,6 +42,12 @@ type Config struct {
 	Queues   int    // request queues offered, 1 to vhostuser.MaxQueues
 	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
 
+	// ControlPath is where zvhost fault and zvhost zone set-state find the daemon;
+	// empty for nowhere.
+	ControlPath string
+	// Faults are armed for this run, beside those that the image has.
+	Faults []backend.Fault
+
 	// Create is the geometry of an image to make when BlkFile does not exist;
 	// nil when it has to exist.
 	Create *backend.Geometry
@@ -63,6 +69,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--queues=%d: must be 1 to %d", c.Queues, vhostuser.MaxQueues)
 	case len(c.SocketPath) > maxSocketPath:
 		return fmt.Errorf("--socket-path: %d bytes long, but it may have at most %d: use a shorter one", len(c.SocketPath), maxSocketPath)
+	case len(c.ControlPath) > maxSocketPath:
+		return fmt.Errorf("--control-path: %d bytes long, but it may have at most %d: use a shorter one", len(c.ControlPath), maxSocketPath)
+	case c.ControlPath != "" && c.ControlPath == c.SocketPath:
+		return errors.New("--control-path and --socket-path are the same: they are two sockets, so give two paths")
 	case c.SocketMode&^0o777 != 0:
 		return fmt.Errorf("--socket-mode=%#o: must be permission bits, 0 to 0777", uint32(c.SocketMode))
 	case c.Create != nil && c.ReadOnly:
@@ -98,7 +108,14 @@ func (c *Config) openDisk() (backend.Disk, error) {
 			return nil, err
 		}
 	}
-	return backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly})
+	disk, err := backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := disk.Faults().Add(c.Faults...); err != nil {
+		return nil, errors.Join(fmt.Errorf("--fault: %s: %w", c.BlkFile, err), disk.Close())
+	}
+	return disk, nil
 }
 
 // matches returns an error that says what differs unless the image at path has

@@ -3,7 +3,8 @@
 //
 // What lives here: what an operator may ask for (config.go), the listening
 // socket (listen.go), the accept loop and the order of starting and stopping
-// (server.go), the service manager's protocols (systemd.go), the log (log.go,
+// (server.go), the control socket (control.go; what it says is internal/control's),
+// the service manager's protocols (systemd.go), the log (log.go,
 // ratelimit.go), and the virtio-blk device with its queue workers (device.go,
 // worker.go).
 //

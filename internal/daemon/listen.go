@@ -40,7 +40,7 @@ func openFront(c *Config) (*front, error) {
 	if c.SocketPath == "" {
 		return nil, errors.New("nowhere to listen: give --socket-path=PATH, --fd=N, or start zvhost from a systemd socket unit")
 	}
-	return listen(c)
+	return listen(endpoint{option: "--socket-path", path: c.SocketPath, mode: c.SocketMode, group: c.SocketGroup})
 }
 
 // fromActivation takes over the socket of a socket unit. When a path was given
@@ -109,35 +109,43 @@ func inherited(file *os.File, where string) (*front, error) {
 	return &front{conn: conn.(*net.UnixConn), where: where}, nil
 }
 
-// listen makes the socket at c.SocketPath, in place of one that nobody listens
-// on any more. It is made under another name and renamed: whoever sees it can
-// connect, so that scripts may wait for the file.
-func listen(c *Config) (*front, error) {
-	unlock, err := lockDir(filepath.Dir(c.SocketPath))
+// An endpoint is a socket file that is asked for.
+type endpoint struct {
+	option string // that asks for it, for errors
+	path   string
+	mode   fs.FileMode
+	group  string // empty: the daemon's own
+}
+
+// listen makes the socket of e, in place of one that nobody listens on any more.
+// It is made under another name and renamed: whoever sees it can connect, so that
+// scripts may wait for the file.
+func listen(e endpoint) (*front, error) {
+	unlock, err := lockDir(filepath.Dir(e.path), e.option)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if err := removeStale(c.SocketPath); err != nil {
+	if err := removeStale(e.path, e.option); err != nil {
 		return nil, err
 	}
-	name := c.SocketPath + nameSuffix
-	if err := removeStale(name); err != nil { // of a daemon that was killed just here
+	name := e.path + nameSuffix
+	if err := removeStale(name, e.option); err != nil { // of a daemon that was killed just here
 		return nil, err
 	}
 
 	// The mode is right from the first moment on: what bind creates has the
 	// bits that the umask leaves. This runs before any other goroutine creates
 	// files.
-	old := unix.Umask(0o777 &^ int(c.SocketMode))
+	old := unix.Umask(0o777 &^ int(e.mode))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 	unix.Umask(old)
 	if err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", c.SocketPath, errnoOf(err))
+		return nil, fmt.Errorf("listening on %s: %w", e.path, errnoOf(err))
 	}
 	l.SetUnlinkOnClose(false) // close does it, if the file is still ours
-	f := &front{listener: l, where: c.SocketPath, path: name}
-	if err := f.publish(c); err != nil {
+	f := &front{listener: l, where: e.path, path: name}
+	if err := f.publish(e); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
 	return f, nil
@@ -147,14 +155,14 @@ func listen(c *Config) (*front, error) {
 const nameSuffix = "~"
 
 // publish gives the socket file its group and then its name.
-func (f *front) publish(c *Config) error {
+func (f *front) publish(e endpoint) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(f.path, &st); err != nil {
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
 	f.dev, f.ino = st.Dev, st.Ino
-	if c.SocketGroup != "" {
-		gid, err := groupID(c.SocketGroup)
+	if e.group != "" {
+		gid, err := groupID(e.group)
 		if err == nil {
 			err = os.Lchown(f.path, -1, gid)
 		}
@@ -162,20 +170,20 @@ func (f *front) publish(c *Config) error {
 			return fmt.Errorf("giving the socket to its group: %w", err)
 		}
 	}
-	if err := os.Rename(f.path, c.SocketPath); err != nil {
+	if err := os.Rename(f.path, e.path); err != nil {
 		return fmt.Errorf("the socket's path: %w", err)
 	}
-	f.path = c.SocketPath
+	f.path = e.path
 	return nil
 }
 
 // lockDir holds other daemons off the directory for a moment, so that two that
 // start at once do not each remove the other's socket. A directory that cannot
 // be opened is left to bind to complain about.
-func lockDir(dir string) (unlock func(), err error) {
+func lockDir(dir, option string) (unlock func(), err error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("the socket's directory %s: %w: create it, or choose another --socket-path", dir, err)
+		return nil, fmt.Errorf("the socket's directory %s: %w: create it, or choose another %s", dir, err, option)
 	}
 	for {
 		// Closing the descriptor gives the lock back.
@@ -193,7 +201,7 @@ func lockDir(dir string) (unlock func(), err error) {
 
 // removeStale removes a socket file that no process has bound any more. A live
 // one is an error, and so is a file that is no socket.
-func removeStale(path string) error {
+func removeStale(path, option string) error {
 	st, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -201,14 +209,14 @@ func removeStale(path string) error {
 	case err != nil:
 		return fmt.Errorf("the socket's path: %w", err)
 	case st.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%s: exists and is not a socket: remove it, or choose another --socket-path", path)
+		return fmt.Errorf("%s: exists and is not a socket: remove it, or choose another %s", path, option)
 	}
 	live, err := isBound(path)
 	if err != nil {
 		return fmt.Errorf("%s: cannot tell whether another process listens there: %w", path, err)
 	}
 	if live {
-		return fmt.Errorf("%s: another process listens there: stop it, or choose another --socket-path", path)
+		return fmt.Errorf("%s: another process listens there: stop it, or choose another %s", path, option)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the stale socket: %w", err)

@@ -46,12 +46,21 @@ func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Lo
 		return err
 	}
 	f, err := openFront(c)
+	var ctl *controller
+	if err == nil {
+		if ctl, err = openControl(c.ControlPath, disk, log); err != nil {
+			err = errors.Join(err, f.close())
+		}
+	}
 	if err == nil {
 		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver}
 		log.Infof("serving %s on %s: %s", c.BlkFile, f.where, describeDisk(disk.Info()))
-		err = s.run(ctx, f)
+		warnOfFaults(log, disk)
+		err = errors.Join(s.run(ctx, f), ctl.stopListening())
 	}
-	return errors.Join(err, dev.Close())
+	err = errors.Join(err, dev.Close())
+	ctl.close() // what it waits for may have been in flight
+	return err
 }
 
 // server lets front-ends in, one at a time.

@@ -69,6 +69,7 @@ func (w *worker) start() error {
 // returns the index of the next entry that it would have taken.
 func (w *worker) halt() (base uint16) {
 	w.stopping.Store(true)
+	w.lane.Hurry(w.dev.disk)
 	w.lane.Wake()
 	<-w.stopped
 	return w.queue.Base()

@@ -17,9 +17,10 @@ const module = "github.com/zvhost/zvhost"
 // package is entered here on purpose, and docs/architecture.md says why it
 // stands where it does.
 var mayImport = map[string][]string{
-	"cmd/zvhost": {"internal/daemon", "backend"},
+	"cmd/zvhost": {"internal/daemon", "internal/control", "backend"},
 
-	"internal/daemon": {"backend", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
+	"internal/daemon":  {"internal/control", "backend", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
+	"internal/control": {"backend"},
 
 	"vhostuser":          {"virtio/guestmem"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem"},

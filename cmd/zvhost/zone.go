@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/control"
+)
+
+func newZone() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "zone",
+		Short: "Change zones from outside",
+		Example: `  zvhost zone set-state disk.zvh 3,5-7 read-only
+  zvhost zone set-state /run/vm1.control 12 offline`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newSetState())
+	return cmd
+}
+
+func newSetState() *cobra.Command {
+	return &cobra.Command{
+		Use:   "set-state FILE|SOCKET ZONES STATE",
+		Short: "Put zones into a state, also while a guest uses them",
+		Long: `Puts zones of a zoned image into a state, as a drive does whose media fails. Give
+the image itself when it is not being served, and otherwise the daemon's
+--control-path. ZONES are numbers and ranges such as 3,5-7, or all. A STATE is
+
+  read-only   the zone can be read, and nothing else
+  offline     nor that
+  full        as if it had been finished
+  empty       as if it had been reset: what it holds is gone
+  writable    back from read-only or offline, with what it holds: empty, closed
+              or full by its write pointer
+
+Conventional zones can be read-only, offline and writable. A zone that has writes
+in flight changes when they have landed; all is durable when the command ends.`,
+		Example: `  zvhost zone set-state disk.zvh 3,5-7 read-only
+  zvhost zone set-state /run/vm1.control 12 offline
+  zvhost zone set-state /run/vm1.control all writable`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 3 {
+				return usagef("%s needs an image or a control socket, zones and a state (see %s --help)", cmd.CommandPath(), cmd.CommandPath())
+			}
+			if _, err := backend.ParseZoneTarget(args[2]); err != nil {
+				return &usageError{err}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := setState(args[0], args[1], args[2])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s set to %s\n", count(n, "zone"), args[2])
+			return err
+		},
+	}
+}
+
+// setState sets zones of what path is: an image, or a daemon's control socket.
+// It returns how many that were.
+func setState(path, zones, state string) (n int, err error) {
+	st, err := os.Stat(path)
+	if err == nil && st.Mode().Type() == fs.ModeSocket {
+		a, err := control.Call(path, control.Request{Command: control.SetState, Zones: zones, State: state})
+		return a.Zones, err
+	}
+	disk, err := backend.Open(path, backend.Options{})
+	var inUse *backend.InUseError
+	switch {
+	case errors.As(err, &inUse):
+		return 0, fmt.Errorf("%s: in use by %s: give its control socket instead (serve --control-path)", path, inUse.Holder)
+	case err != nil:
+		return 0, err
+	}
+	n, err = control.SetZones(disk, zones, state)
+	return n, errors.Join(err, disk.Close())
+}

@@ -1,0 +1,71 @@
+package control
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxAnswer is the longest answer that a client takes, in bytes: a list of
+// backend.MaxFaults faults is about half of it.
+const maxAnswer = 1 << 20
+
+// Call sends one request to the daemon behind the control socket at path and
+// returns its answer. What the daemon says is wrong is the error. Setting zones
+// waits for writes in flight, so it has no time limit.
+func Call(path string, r Request) (a Answer, err error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return a, fmt.Errorf("the control socket %s: %w", path, reason(err))
+	}
+	defer func() { _ = conn.Close() }() // nothing is lost with it
+	line, err := json.Marshal(r)
+	if err != nil {
+		return a, err
+	}
+	if len(line)+1 > MaxLine {
+		return a, fmt.Errorf("too much for one request: %d bytes, at most %d; do it in several", len(line)+1, MaxLine)
+	}
+	if err := conn.SetWriteDeadline(time.Now().Add(Patience)); err != nil {
+		return a, err
+	}
+	// A daemon that does not want us says why, and reads nothing.
+	if _, err := conn.Write(append(line, '\n')); err != nil && !errors.Is(err, unix.EPIPE) {
+		return a, fmt.Errorf("the control socket %s: %w", path, reason(err))
+	}
+	text, err := bufio.NewReader(io.LimitReader(conn, maxAnswer)).ReadBytes('\n')
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		return a, fmt.Errorf("the control socket %s: closed without an answer: is it the daemon's --control-path, and is the daemon still running?", path)
+	case err != nil:
+		return a, fmt.Errorf("the control socket %s: %w", path, reason(err))
+	}
+	if err := json.Unmarshal(text, &a); err != nil {
+		return a, fmt.Errorf("the control socket %s: not an answer: %w", path, err)
+	}
+	if a.Error != "" {
+		return a, errors.New(a.Error)
+	}
+	return a, nil
+}
+
+// reason is what people can make use of in a net error, whose own words repeat
+// the address.
+func reason(err error) error {
+	var errno unix.Errno
+	switch {
+	case !errors.As(err, &errno):
+		return err
+	case errno == unix.ECONNREFUSED:
+		return fmt.Errorf("%w: the daemon that made it is gone", errno)
+	case errno == unix.ENOENT:
+		return fmt.Errorf("%w: give a daemon's --control-path", errno)
+	}
+	return errno
+}

@@ -1,0 +1,84 @@
+package control
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+// answer carries out one request line on disk.
+func answer(disk backend.Disk, line []byte) Answer {
+	a, err := carryOut(disk, line)
+	if err != nil {
+		// An error of several is one of several lines.
+		return Answer{Error: strings.ReplaceAll(err.Error(), "\n", "; ")}
+	}
+	return a
+}
+
+func carryOut(disk backend.Disk, line []byte) (a Answer, err error) {
+	r, err := decode(line)
+	if err != nil {
+		return a, err
+	}
+	switch r.Command {
+	case FaultAdd:
+		if len(r.Faults) == 0 {
+			return a, errors.New("no fault to add")
+		}
+		a.IDs, err = disk.Faults().Add(r.Faults...)
+	case FaultList:
+		a.Faults = disk.Faults().List()
+	case FaultClear:
+		if a.Cleared = len(r.IDs); a.Cleared == 0 {
+			a.Cleared = disk.Faults().ClearAll()
+		} else {
+			err = disk.Faults().Clear(r.IDs...)
+		}
+	case SetState:
+		a.Zones, err = SetZones(disk, r.Zones, r.State)
+	default:
+		err = fmt.Errorf("unknown command %q", r.Command)
+	}
+	return a, err
+}
+
+// decode reads a request. What it does not know may change what is meant, so it
+// refuses that.
+func decode(line []byte) (r Request, err error) {
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return r, fmt.Errorf("not a request: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return r, errors.New("not a request: there is something behind it")
+	}
+	return r, nil
+}
+
+// SetZones puts zones of a disk into a state, both as a command line names them,
+// and returns how many that were.
+func SetZones(disk backend.Disk, zones, state string) (n int, err error) {
+	z := disk.Info().Zoned
+	if z == nil {
+		return 0, errors.New("the disk is an ordinary one: it has no zones")
+	}
+	list, err := backend.ParseZones(zones, z.Zones)
+	if err != nil {
+		return 0, err
+	}
+	to, err := backend.ParseZoneTarget(state)
+	if err != nil {
+		return 0, err
+	}
+	if err := backend.SetZoneStates(disk, list, to); err != nil {
+		return 0, err
+	}
+	return len(list), nil
+}

@@ -1,0 +1,14 @@
+// Package control is how a test author breaks a disk that is being served: a
+// UNIX stream socket on which zvhost fault and zvhost zone set-state talk to the
+// daemon.
+//
+// What lives here: the words of the protocol (protocol.go), the daemon's side of
+// it (server.go: connections; commands.go: what a request does) and the client's
+// (client.go). A request is one line of JSON, and so is its answer; a connection
+// may carry any number of them, one after the other.
+//
+// It may import backend. The server is used by internal/daemon, the client by
+// cmd/zvhost. It logs nothing.
+//
+// It follows no specification; unix(7) has SO_PEERCRED.
+package control

@@ -1,0 +1,62 @@
+package daemon
+
+import (
+	"github.com/sirupsen/logrus"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/control"
+)
+
+// A controller is the control socket and who serves it; nil when none was asked
+// for.
+type controller struct {
+	front  *front
+	server *control.Server
+	ended  chan error
+}
+
+// openControl listens at path, for root and the daemon's own user, and serves
+// whoever comes.
+func openControl(path string, disk backend.Disk, log logrus.FieldLogger) (*controller, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := listen(endpoint{option: "--control-path", path: path, mode: 0o600})
+	if err != nil {
+		return nil, err
+	}
+	c := &controller{front: f, server: control.NewServer(disk), ended: make(chan error, 1)}
+	go func() {
+		err := c.server.Serve(f.listener)
+		if err != nil {
+			log.Errorf("%s: %v: it takes no more requests; the disk is served all the same", f.where, err)
+		}
+		c.ended <- err
+	}()
+	log.Infof("taking faults and zone states on %s", f.where)
+	return c, nil
+}
+
+// stopListening lets nobody in any more.
+func (c *controller) stopListening() error {
+	if c == nil {
+		return nil
+	}
+	return c.front.stopListening()
+}
+
+// close ends it, once what was asked for last has been carried out.
+func (c *controller) close() {
+	if c == nil {
+		return
+	}
+	c.server.Close()
+	<-c.ended
+}
+
+// warnOfFaults tells an operator of a disk that is broken on purpose.
+func warnOfFaults(log logrus.FieldLogger, disk backend.Disk) {
+	for _, f := range disk.Faults().List() {
+		log.Warnf("fault %d: %v", f.ID, f.Fault)
+	}
+}
