@@ -188,6 +188,9 @@ func (c *committer) commitAll() error {
 	if c.d.img.MaxActive != 0 {
 		c.catchUp()
 	}
+	if plantUnsynced {
+		return c.commitTouched()
+	}
 	if err := c.d.img.store.sync(); err != nil {
 		return c.lose(err)
 	}

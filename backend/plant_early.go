@@ -6,4 +6,5 @@ const (
 	plantEarlyPointer = true
 	plantLostPointer  = false
 	plantStaleData    = false
+	plantUnsynced     = false
 )

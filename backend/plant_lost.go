@@ -6,4 +6,5 @@ const (
 	plantEarlyPointer = false
 	plantLostPointer  = true
 	plantStaleData    = false
+	plantUnsynced     = false
 )

@@ -1,12 +1,13 @@
-//go:build !zvhost_plant_early && !zvhost_plant_lost && !zvhost_plant_stale
+//go:build !zvhost_plant_early && !zvhost_plant_lost && !zvhost_plant_stale && !zvhost_plant_unsynced
 
 package backend
 
-// Bugs planted on purpose, by build tags, to show that the crash tests find
-// them (integration/crash). All are off in what is shipped, and being constants
-// leave nothing behind in it.
+// Bugs planted on purpose, by build tags, to show that the crash and power cut tests
+// find (integration/crash, integration/powercut). All are off in what is shipped,
+// and being constants leave nothing behind in it.
 const (
 	plantEarlyPointer = false // the write pointer moves before the data is there
 	plantLostPointer  = false // now and then a write is answered without its pointer being stored
 	plantStaleData    = false // recovery leaves what stands above the write pointers
+	plantUnsynced     = false // a flush commits the zone table without having synced the data
 )

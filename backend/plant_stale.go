@@ -6,4 +6,5 @@ const (
 	plantEarlyPointer = false
 	plantLostPointer  = false
 	plantStaleData    = true
+	plantUnsynced     = false
 )

@@ -1,0 +1,10 @@
+//go:build zvhost_plant_unsynced
+
+package backend
+
+const (
+	plantEarlyPointer = false
+	plantLostPointer  = false
+	plantStaleData    = false
+	plantUnsynced     = true
+)
