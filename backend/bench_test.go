@@ -75,17 +75,48 @@ func BenchmarkLane(b *testing.B) {
 	}
 }
 
-// How the cost of an append depends on the number of zones: not at all.
+// How the cost of a request depends on the number of zones: not at all. Each
+// takes the zones in turn, so that none is found in the processor's caches.
 func BenchmarkZones(b *testing.B) {
-	for _, zones := range []uint64{100, 10_000, 100_000} {
-		b.Run(fmt.Sprint(zones), func(b *testing.B) {
-			g := Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17} // 64 MiB each
-			d := openDisk(b, newFastImage(b, g))
-			defer d.Close()
-			benchDepth(b, d, 1, func(r *Request, i int) {
-				r.Op, r.Sector = OpAppend, uint64(i)/16000%zones<<17
+	data := make([]byte, 4096)
+	for _, op := range []struct {
+		name string
+		do   func(c *client, zone uint64)
+	}{
+		{"append", func(c *client, zone uint64) {
+			_, err := c.append(zone, data)
+			c.want(err, nil)
+		}},
+		{"read", func(c *client, zone uint64) { c.read(zone, 4096) }},
+		{"open and close", func(c *client, zone uint64) {
+			c.want(c.zoneOp(OpOpen, zone), nil)
+			c.want(c.zoneOp(OpClose, zone), nil)
+		}},
+		{"write, reset and write", func(c *client, zone uint64) {
+			c.want(c.zoneOp(OpReset, zone), nil)
+			c.want(c.write(zone, data), nil)
+			c.want(c.zoneOp(OpReset, zone), nil)
+			c.want(c.write(zone, data), nil)
+		}},
+		{"append and flush", func(c *client, zone uint64) {
+			_, err := c.append(zone, data)
+			c.want(err, nil)
+			c.want(c.flush(), nil)
+		}},
+	} {
+		for _, zones := range []uint64{100, 10_000, 100_000} {
+			b.Run(fmt.Sprintf("%s/zones=%d", op.name, zones), func(b *testing.B) {
+				g := Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17} // 64 MiB each
+				d := openDisk(b, newFastImage(b, g))
+				defer d.Close()
+				c := newClient(b, d)
+				i := uint64(0)
+				for b.Loop() {
+					op.do(c, i%zones*7919%zones<<17)
+					i++
+				}
 			})
-		})
+		}
 	}
 }
 

@@ -62,15 +62,15 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 		return r.submit(backend.OpFlush, 0)
 	case BlkTypeDiscard:
 		if features&BlkFeatureDiscard != 0 {
-			return b.ranges(r, backend.OpDiscard, &out, b.info.MaxDiscardSectors, 0)
+			return b.ranges(r, backend.OpDiscard, &out, r.left(), b.info.MaxDiscardSectors, 0)
 		}
 	case BlkTypeWriteZeroes:
 		if features&BlkFeatureWriteZeroes != 0 {
-			return b.ranges(r, backend.OpWriteZeroes, &out, b.info.MaxWriteZeroesSectors, segmentFlagUnmap)
+			return b.ranges(r, backend.OpWriteZeroes, &out, r.left(), b.info.MaxWriteZeroesSectors, segmentFlagUnmap)
 		}
 	case BlkTypeSecureErase:
-		if features&BlkFeatureSecureErase != 0 { // unmap is a known flag, and says nothing here
-			return b.ranges(r, backend.OpSecureErase, &out, b.info.MaxEraseSectors, segmentFlagUnmap)
+		if features&BlkFeatureSecureErase != 0 {
+			return b.erase(r, &out)
 		}
 	}
 	// GET_LIFETIME is not offered: an image does not wear. The rest is unknown.
@@ -100,20 +100,35 @@ func (b *Blk) getID(r *BlkRequest) bool {
 	return r.done(nil)
 }
 
-// ranges reads the segments of a DISCARD, WRITE_ZEROES or SECURE_ERASE. "The device MUST set
-// the status byte to VIRTIO_BLK_S_UNSUPP for discard, secure erase and write
-// zeroes commands if any unknown flag is set", and unmap is unknown to discard.
-// Nothing is submitted unless all segments are in order. Sectors past the
-// capacity are the disk's to refuse.
-func (b *Blk) ranges(r *BlkRequest, op backend.Op, out *cursor, maxSectors, flagsKnown uint32) bool {
-	n := r.Chain.OutBytes - headerBytes
+// left is how many device-readable bytes there are behind the header.
+func (r *BlkRequest) left() uint64 { return r.Chain.OutBytes - headerBytes }
+
+// erase reads a SECURE_ERASE. unmap is a flag that is known, and says nothing
+// here. Linux takes the type's lowest bit for the direction of the data
+// (virtblk_add_req in drivers/block/virtio_blk.c), and that of SECURE_ERASE is
+// clear: it sends the segments in a device-writable buffer. They are read there
+// when there are none in their place.
+func (b *Blk) erase(r *BlkRequest, out *cursor) bool {
+	n := r.left()
+	if n == 0 {
+		out, n = &cursor{iov: r.Chain.In}, r.space
+	}
+	return b.ranges(r, backend.OpSecureErase, out, n, b.info.MaxEraseSectors, segmentFlagUnmap)
+}
+
+// ranges reads the segments, n bytes, of a DISCARD, WRITE_ZEROES or
+// SECURE_ERASE. "The device MUST set the status byte to VIRTIO_BLK_S_UNSUPP for
+// discard, secure erase and write zeroes commands if any unknown flag is set", and
+// unmap is unknown to discard. Nothing is submitted unless all segments are in
+// order. Sectors past the capacity are the disk's to refuse.
+func (b *Blk) ranges(r *BlkRequest, op backend.Op, data *cursor, n uint64, maxSectors, flagsKnown uint32) bool {
 	if n == 0 || n%segmentBytes != 0 || n > maxRanges*segmentBytes {
 		return r.done(errSegments)
 	}
 	var tooLong error
 	for ; n > 0; n -= segmentBytes {
 		var s [segmentBytes]byte
-		out.read(s[:])
+		data.read(s[:])
 		sectors := binary.LittleEndian.Uint32(s[8:])
 		flags := binary.LittleEndian.Uint32(s[12:])
 		if flags&^flagsKnown != 0 {

@@ -1,11 +1,13 @@
 package virtio_test
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -128,6 +130,51 @@ func TestEraseRanges(t *testing.T) {
 		}
 		if in, written := s.finish(s.r.Err); in[0] != c.status || written != 1 {
 			t.Errorf("%s: status %d, written %d", c.name, in[0], written)
+		}
+	}
+}
+
+// Linux sends the segments of a SECURE_ERASE where the device writes, for the
+// type's lowest bit is clear.
+func TestEraseAsLinux(t *testing.T) {
+	b := newBlk(t, zonedDiskWithErase())
+	for _, c := range []struct {
+		name     string
+		segments int
+		extra    int // bytes behind them
+		submit   bool
+	}{{"one", 1, 0, true}, {"two", 2, 0, true}, {"none", 0, 0, false}, {"a byte too much", 1, 1, false}} {
+		s := &sent{rig: newRig(t, 32, allRing, 0), r: new(virtio.BlkRequest)}
+		header := make([]byte, driver.HeaderBytes)
+		driver.PutHeader(header, driver.TypeSecureErase, 0)
+		in := make([]byte, c.segments*driver.SegmentBytes+c.extra+1)
+		var want []backend.Range
+		for i := range c.segments {
+			driver.PutSegment(in[i*driver.SegmentBytes:], uint64(i)*4096, 2048, 0)
+			want = append(want, backend.Range{Sector: uint64(i) * 4096, Sectors: 2048})
+		}
+		before := bytes.Clone(in)
+		s.in = s.split(in, len(in)-1, 1)
+		if len(in) == 1 {
+			s.in = s.split(in, 1)
+		}
+		if _, err := s.ring.Add(s.split(header, len(header)), s.in, 0); err != nil {
+			t.Fatal(err)
+		}
+		s.ring.Publish()
+		s.pop(&s.r.Chain)
+		if sub := b.Decode(s.r); sub != c.submit {
+			t.Fatalf("%s: submitted %v: %v", c.name, sub, s.r.Err)
+		}
+		if c.submit && (s.r.Op != backend.OpSecureErase || !cmp.Equal(want, s.r.Ranges)) {
+			t.Errorf("%s: decoded %+v", c.name, s.r.Request)
+		}
+		got, written := s.finish(s.r.Err)
+		if n := len(in) - 1; !bytes.Equal(got[:n], before[:n]) || n > 0 && written != 0 {
+			t.Errorf("%s: the segments were written over, or said to be: %d", c.name, written)
+		}
+		if status := got[len(got)-1]; (status == driver.StatusOK) != c.submit {
+			t.Errorf("%s: status %d", c.name, status)
 		}
 	}
 }
