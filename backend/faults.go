@@ -182,30 +182,33 @@ func (s *Faults) strike(r *Request, first, sectors uint64) (fails bool) {
 }
 
 func (s *Faults) among(live []*armed, r *Request, first, sectors uint64) (fails bool) {
-	var f fate
+	// Not yet a fate: it would be allocated for those that are not struck too.
+	var err error
+	var good uint64
+	var late *armed
 	for _, a := range live {
-		if !a.hits(r.Op, first, sectors) || a.Kind == FaultFull || a.Kind != FaultLatency && f.err != nil || !s.take(a) {
+		if !a.hits(r.Op, first, sectors) || a.Kind == FaultFull || a.Kind != FaultLatency && err != nil || !s.take(a) {
 			continue
 		}
 		switch {
 		case a.Kind != FaultLatency:
-			f.err = a.cause(nil)
-			f.good = a.After &^ (uint64(s.info.LogicalBlockSize)>>SectorShift - 1)
-		case f.late == nil || f.late.Delay < a.Delay:
-			f.late = a
+			err = a.cause(nil)
+			good = a.After &^ (uint64(s.info.LogicalBlockSize)>>SectorShift - 1)
+		case late == nil || late.Delay < a.Delay:
+			late = a
 		}
 	}
 	// Space is taken by what nothing else keeps from being written.
 	for _, a := range live {
-		if a.Kind == FaultFull && a.ops.has(r.Op) && f.err == nil && !a.fits(sectors<<SectorShift) {
+		if a.Kind == FaultFull && a.ops.has(r.Op) && err == nil && !a.fits(sectors<<SectorShift) {
 			a.struck.Add(1)
-			f.err = a.cause(unix.ENOSPC)
+			err = a.cause(unix.ENOSPC)
 		}
 	}
-	if f.err != nil || f.late != nil {
-		r.fate = &f
+	if err != nil || late != nil {
+		r.fate = &fate{err: err, good: good, late: late}
 	}
-	return f.err != nil
+	return err != nil
 }
 
 // hits says whether the fault is meant for an operation on these sectors.

@@ -40,7 +40,7 @@ Requests that are sent from then on are struck. A SPEC begins with what happens:
   append           appends fail (but not writes)
   flush            flushes fail
   latency=TIME     answers come that much later, such as 200ms, at most 1h
-  full             writes and appends find no space left
+  full             writes and appends find no space left; resets give none back
 
 and goes on with words that narrow it down, separated by commas:
 

@@ -1,0 +1,408 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// fault arms faults on the client's disk and returns their numbers.
+func (c *client) fault(lines ...string) []uint64 {
+	c.t.Helper()
+	var faults []Fault
+	for _, line := range lines {
+		f, err := ParseFault(line)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		faults = append(faults, f)
+	}
+	ids, err := c.disk.Faults().Add(faults...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return ids
+}
+
+// struck says how often the fault with this number has struck.
+func (c *client) struck(id, want uint64) {
+	c.t.Helper()
+	for _, f := range c.disk.Faults().List() {
+		if f.ID == id && f.Struck != want {
+			c.t.Errorf("fault %d (%v) struck %d times, want %d", id, f.Fault, f.Struck, want)
+		}
+	}
+}
+
+// A fault strikes what it names, there and as often as it says, and nothing
+// else; what is written lands or does not, and the zones are as the rules for
+// failed writes have them. Each case has a disk in which zone 4 is open with 16
+// sectors, conventional zone 1 has data, and all others are empty.
+func TestFaultsOnZones(t *testing.T) {
+	const open, other = 4 * 128, 5 * 128
+	data := pattern('n', 24*512)
+	for _, tt := range []struct {
+		fault string
+		do    func(c *client) // zone 4 is at sector 512, zone 5 at 640
+	}{
+		{"read,zone=4", func(c *client) {
+			c.want(c.do(request(OpRead, open, make([]byte, 512))), ErrIO)
+			c.want(c.do(request(OpRead, open+127, make([]byte, 512))), ErrIO) // never written
+			c.want(c.do(request(OpRead, other, make([]byte, 512))), nil)
+			c.want(c.do(request(OpRead, 0, make([]byte, 256*512))), nil) // the conventional zones
+			c.want(c.write(open+16, data), nil)
+			c.wantZone(4, ImpOpen, 40)
+			c.struck(1, 2)
+		}},
+		{"read,sectors=130-131,once", func(c *client) {
+			c.want(c.do(request(OpRead, 129, make([]byte, 512))), nil)
+			c.want(c.do(request(OpRead, 132, make([]byte, 512))), nil)
+			c.want(c.do(request(OpRead, 0, make([]byte, 256*512))), ErrIO)
+			c.want(c.do(request(OpRead, 131, make([]byte, 512))), nil) // spent
+			c.struck(1, 1)
+		}},
+		{"write,zone=4-5", func(c *client) { // whole: nothing lands
+			for range 2 {
+				c.want(c.write(open+16, data), ErrIO)
+				c.wantZone(4, ImpOpen, 16)
+				c.want(c.write(other, data), ErrIO)
+				c.wantZone(5, Empty, 0) // no write was successful: it was never opened
+			}
+			at, err := c.append(open, data) // is no write
+			c.want(err, nil)
+			if at != open+16 {
+				c.t.Errorf("appended at sector %d", at)
+			}
+			c.want(c.write(3*128, data), nil)
+			c.struck(1, 4)
+		}},
+		{"write,zone=4,once,after=9", func(c *client) {
+			c.want(c.write(open+16, data[:9*512]), nil) // not longer: it never gets that far
+			c.want(c.write(open+25, data), ErrIO)
+			c.wantZone(4, ImpOpen, 34)
+			if got := c.read(open+25, 24*512); !bytes.Equal(got, append(bytes.Clone(data[:9*512]), make([]byte, 15*512)...)) {
+				c.t.Error("behind what landed there are no zeroes, or before it something else")
+			}
+			c.want(c.write(open+25, data), ErrUnalignedWP)
+			c.want(c.write(open+34, data), nil)
+			c.wantZone(4, ImpOpen, 58)
+		}},
+		{"append,zone=5,after=1", func(c *client) {
+			for i := range uint64(2) {
+				_, err := c.append(other, data)
+				c.want(err, ErrIO)
+				c.wantZone(5, ImpOpen, i+1)
+			}
+			c.want(c.write(other+2, data), nil) // is no append
+			if got := c.read(other, 3*512); !bytes.Equal(got, data[:3*512]) {
+				c.t.Error("something else landed")
+			}
+		}},
+		{"write,sectors=200-300,after=4", func(c *client) { // a conventional zone
+			c.want(c.write(196, data), ErrIO)
+			if got := c.read(196, 24*512); !bytes.Equal(got, append(bytes.Clone(data[:4*512]), pattern('c', 20*512)...)) {
+				c.t.Error("not the first four sectors, and they only, have landed")
+			}
+			c.want(c.write(176, data), nil) // ends before
+			c.want(c.write(open+16, data), nil)
+		}},
+		{"flush,times=2", func(c *client) {
+			c.want(c.flush(), ErrIO)
+			c.want(c.flush(), ErrIO)
+			c.want(c.flush(), nil) // nothing has been lost
+			r := request(OpWrite, open+16, data)
+			r.Stable = true
+			c.want(c.do(r), nil)
+		}},
+		{"full,left=12K", func(c *client) {
+			c.want(c.write(open+16, make([]byte, 24<<9+512)), unix.ENOSPC)
+			c.want(c.write(open+16, make([]byte, 24<<9+512)), ErrIO)
+			c.wantZone(4, ImpOpen, 16)
+			c.want(c.write(open+16, data), nil)
+			_, err := c.append(other, data[:512])
+			c.want(err, unix.ENOSPC)
+			c.want(c.write(128, data[:512]), unix.ENOSPC)
+			c.want(c.do(request(OpRead, open, make([]byte, 512))), nil)
+			c.want(c.flush(), nil)
+			c.struck(1, 4)
+			c.disk.Faults().ClearAll() // there is space again
+			c.want(c.write(other, data), nil)
+		}},
+	} {
+		t.Run(tt.fault, func(t *testing.T) {
+			path := newFastImage(t, small)
+			d := openDisk(t, path)
+			c := newClient(t, d)
+			c.want(c.write(open, pattern('o', 16*512)), nil)
+			c.want(c.write(128, pattern('c', 128*512)), nil)
+			c.fault(tt.fault)
+			// What is wrong by itself keeps its own error, and strikes nothing.
+			c.want(c.do(request(OpRead, 1<<40, make([]byte, 512))), ErrRange)
+			c.want(c.write(open+17, pattern('x', 512)), ErrUnalignedWP)
+			c.want(c.write(open+16, nil), nil)
+			_, err := c.append(other+1, pattern('x', 512))
+			c.want(err, ErrZoneInvalid)
+			c.struck(1, 0)
+			tt.do(c)
+			d.Faults().ClearAll()
+			if got := c.read(open, 16*512); !bytes.Equal(got, pattern('o', 16*512)) {
+				t.Error("what was there before has changed")
+			}
+			for i := 6; i < 16; i++ {
+				c.wantZone(i, Empty, 0)
+			}
+			closeDisk(t, d, path)
+		})
+	}
+}
+
+// What a fault lets land is rounded down to whole blocks.
+func TestFaultLandsWholeBlocks(t *testing.T) {
+	g := small
+	g.BlockSize = 4096
+	path := newFastImage(t, g)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	c.fault("write,zone=3,after=15,once", "write,zone=3,after=7")
+	c.want(c.write(384, pattern('a', 16*512)), ErrIO)
+	c.wantZone(3, ImpOpen, 8)
+	c.want(c.write(392, pattern('b', 16*512)), ErrIO)
+	c.wantZone(3, ImpOpen, 8) // less than a block: nothing
+	closeDisk(t, d, path)
+}
+
+// Behind a write that a fault cuts short others have landed: its place reads as
+// what landed of it, and then zeroes.
+func TestFaultBeforeOtherWrites(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c, e := heldClient(t, d, isWrite)
+	c.fault("append,zone=2,once,after=3")
+	rs := c.appends(e, 256, 3)
+	e.release(2, fault{})
+	c.ended(rs[2])
+	c.wantZone(2, ImpOpen, 24)
+	c.settleHeld(e)
+	c.ended(rs[1], rs[0]) // what did not land is zeroed first
+	c.want(rs[0].Err, ErrIO)
+	c.want(rs[1].Err, nil)
+	want := append(pattern('a', 3*512), make([]byte, 5*512)...)
+	want = append(append(want, pattern('b', 4096)...), pattern('c', 4096)...)
+	if got := c.read(256, len(want)); !bytes.Equal(got, want) {
+		t.Error("the zone reads otherwise")
+	}
+	// A fault and then a disk that fails indeed: nothing can be said to be there.
+	c.fault("append,zone=3,once,after=3")
+	rs = c.appends(e, 384, 1)
+	e.release(0, fault{n: 512, err: unix.EIO})
+	c.ended(rs[0])
+	c.wantZone(3, Empty, 0)
+	e.hold = nil
+	closeDisk(t, d, path)
+}
+
+// The same on an ordinary disk.
+func TestFaultsOnOrdinaryDisk(t *testing.T) {
+	d := openDisk(t, newPlain(t, 1<<20))
+	c := newClient(t, d)
+	c.fault("write,sectors=100-199,once,after=2", "read,sectors=1000-1999", "flush,once")
+	c.want(c.write(90, pattern('a', 10*512)), nil)
+	c.want(c.write(98, pattern('b', 4*512)), ErrIO)
+	if got := c.read(97, 4*512); !bytes.Equal(got, append(append(pattern('a', 512), pattern('b', 2*512)...), make([]byte, 512)...)) {
+		t.Error("not the first two sectors, and they only, have landed")
+	}
+	c.want(c.do(request(OpRead, 999, make([]byte, 1024))), ErrIO)
+	c.want(c.do(request(OpRead, 999, make([]byte, 512))), nil)
+	c.want(c.do(request(OpRead, 2048, make([]byte, 512))), ErrRange)
+	c.want(c.flush(), ErrIO)
+	c.want(c.flush(), nil)
+	c.want(c.do(ranges(OpDiscard, Range{Sector: 1000, Sectors: 8})), nil)
+	for line, want := range map[string]string{
+		"append": "no appends", "latency=1s,op=append": "no appends", "write,zone=1": "name sectors instead",
+		"read,sectors=2048": "beyond the last, 2047",
+	} {
+		f, err := ParseFault(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Faults().Add(Fault{Kind: FaultRead}, f); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if n := d.Faults().ClearAll(); n != 3 {
+		t.Errorf("%d faults: a refused list was added in part", n)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// An answer that is held back keeps nobody else waiting, and goes out when the
+// fault is cleared, when its time has come, or when its worker is to end.
+func TestLatency(t *testing.T) {
+	for _, kind := range []string{"zoned", "ordinary"} {
+		path := newFastImage(t, small)
+		if kind == "ordinary" {
+			path = newPlain(t, 1<<20)
+		}
+		d := openDisk(t, path)
+		c := newClient(t, d)
+		id := c.fault("latency=1h,sectors=512-639")[0]
+		slow := []*Request{request(OpWrite, 512, pattern('a', 512)), request(OpRead, 540, make([]byte, 512))}
+		c.submit(slow...)
+		c.want(c.write(640, pattern('b', 512)), nil)
+		c.want(c.flush(), nil) // the write is done but for its answer
+		if kind == "zoned" {
+			c.wantZone(4, ImpOpen, 1)
+			c.want(c.zoneOp(OpFinish, 512), nil)
+		}
+		c.quiet("it is held back")
+		if err := d.Faults().Clear(id); err != nil {
+			t.Fatal(err)
+		}
+		for range slow {
+			c.want(c.wait().Err, nil)
+		}
+
+		// The longest counts, failures are held back too, and each once only.
+		c.fault("latency=1ms,op=read", "latency=2ms,op=read,times=2", "read,times=1")
+		for i, want := range []error{ErrIO, nil, nil} {
+			if err := c.do(request(OpRead, 0, make([]byte, 512))); !errors.Is(err, want) {
+				t.Errorf("read %d: %v", i, err)
+			}
+		}
+		d.Faults().ClearAll()
+
+		c.fault("latency=1h,op=flush")
+		r := request(OpFlush, 0, nil)
+		c.submit(r)
+		eventually(t, func() bool { c.quiet("it is held back"); return len(d.Faults().heldNow()) == 1 })
+		c.lane.Hurry(d)
+		c.ended(r)
+		c.want(c.flush(), nil) // in a hurry for ever
+		if n := len(d.Faults().heldNow()); n != 0 {
+			t.Errorf("%d answers are held back", n)
+		}
+		if kind == "zoned" {
+			closeDisk(t, d, path)
+		} else if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// heldNow are the requests whose answers are held back.
+func (s *Faults) heldNow() (rs []*Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for r := range s.held {
+		rs = append(rs, r)
+	}
+	return rs
+}
+
+// Faults are added, struck, listed and cleared from everywhere at once: each
+// strikes as often as it should, and no request is lost.
+func TestFaultsFromEverywhere(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	const workers, rounds, times = 4, 200, 50
+	f := Fault{Kind: FaultRead, Place: InZones, First: 5, Last: 5, Times: times}
+	if _, err := d.Faults().Add(f); err != nil {
+		t.Fatal(err)
+	}
+	var failed [workers]int
+	var wg sync.WaitGroup
+	for w := range workers {
+		c := newClientOn(t, d, func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
+		wg.Go(func() {
+			for range rounds {
+				if err := c.do(request(OpRead, 5*128, make([]byte, 512))); err != nil {
+					failed[w]++
+				}
+				if err := c.do(request(OpRead, 6*128, make([]byte, 512))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		wg.Go(func() {
+			for range rounds {
+				ids, err := d.Faults().Add(Fault{Kind: FaultLatency, Delay: time.Microsecond, Times: 2}, Fault{Kind: FaultFlush})
+				if err != nil {
+					t.Error(err)
+				}
+				d.Faults().List()
+				if err := d.Faults().Clear(ids...); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	sum := 0
+	for _, n := range failed {
+		sum += n
+	}
+	list := d.Faults().List()
+	if sum != times || len(list) != 1 || list[0].Struck != times || !list[0].Spent {
+		t.Errorf("%d reads failed, want %d; %+v", sum, times, list)
+	}
+	if d.Faults().live.Load() != nil {
+		t.Error("a spent fault costs requests time")
+	}
+	closeDisk(t, d, path)
+}
+
+// No disk has more faults than it may, and a number that is none clears nothing.
+func TestFaultLimits(t *testing.T) {
+	d := openDisk(t, newPlain(t, 1<<20))
+	s := d.Faults()
+	if _, err := s.Add(make([]Fault, 1)...); err == nil {
+		t.Error("no kind of fault was added")
+	}
+	many := make([]Fault, MaxFaults)
+	for i := range many {
+		many[i] = Fault{Kind: FaultFlush}
+	}
+	if _, err := s.Add(many...); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Add(many[0]); err == nil || !strings.Contains(err.Error(), "at most 1000") {
+		t.Errorf("one more: %v", err)
+	}
+	if err := s.Clear(1, 2, 4711); err == nil || len(s.List()) != MaxFaults {
+		t.Errorf("%v, and %d faults are left", err, len(s.List()))
+	}
+	if err := s.Clear(1, 2); err != nil || len(s.List()) != MaxFaults-2 {
+		t.Errorf("%v, and %d faults are left", err, len(s.List()))
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Faults elsewhere make no request allocate.
+func TestFaultsElsewhereDoNotAllocate(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	c.fault("read,zone=5", "write,zone=5,after=8", "latency=1h,zone=5", "full,left=1G")
+	r := request(OpWrite, 0, make([]byte, 4096))
+	f := func() {
+		c.lane.Submit(d, r)
+		c.lane.Start()
+		c.wait()
+	}
+	f()
+	if n := testing.AllocsPerRun(100, f); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	closeDisk(t, d, path)
+}
