@@ -151,10 +151,9 @@ func (img *image) punchAbove(words []word) error {
 			at = above
 			continue
 		}
-		if words[i].state() != Offline {
-			if err := img.store.wipe(data, end-data); err != nil {
-				return fmt.Errorf("clear zone %d above its write pointer: %w", i, err)
-			}
+		// An offline zone too: it may come back.
+		if err := img.store.wipe(data, end-data); err != nil {
+			return fmt.Errorf("clear zone %d above its write pointer: %w", i, err)
 		}
 		at = end
 	}
