@@ -21,6 +21,7 @@ func TestFormatIsAsDocumented(t *testing.T) {
 	}
 	l := newLayout(g)
 	l.created = 0x5566_7788
+	l.compat = 1<<40 | featureFaults
 	for i := range l.uuid {
 		l.uuid[i] = byte(i + 1)
 	}
@@ -34,7 +35,7 @@ func TestFormatIsAsDocumented(t *testing.T) {
 		{"CRC-32C", uint64(checksum(b, 12))},
 		{"UUID", 0}, // 16 bytes, looked at below
 		{"incompatible features", 0},
-		{"compatible features", 0},
+		{"compatible features", l.compat},
 		{"capacity", g.CapacitySectors},
 		{"zone size", g.ZoneSectors},
 		{"zone capacity", g.ZoneCapacitySectors},

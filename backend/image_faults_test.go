@@ -1,0 +1,112 @@
+package backend
+
+import (
+	"encoding/binary"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// docs/image-format.md describes the block of faults in a table. Each row must be
+// where the image has it.
+func TestFaultsBlockIsAsDocumented(t *testing.T) {
+	l := newLayout(small)
+	for i := range l.uuid {
+		l.uuid[i] = byte(i + 1)
+	}
+	faults := []Fault{{Kind: FaultRead}, {Kind: FaultWrite, Place: InZones, First: 5, Last: 5, Times: 1, After: 16}}
+	const text = "read\nwrite,zone=5,once,after=16\n"
+	b, err := encodeFaults(faults, l.uuid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile("../docs/image-format.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "| 12 KiB | faults"; faultsOff != 12<<10 || !strings.Contains(string(doc), want) {
+		t.Errorf("no %q in the layout", want)
+	}
+	_, section, _ := strings.Cut(string(doc), "### Faults")
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows := regexp.MustCompile(`(?m)^\| (\d+) \| (\d+) \| (.*) \|$`).FindAllStringSubmatch(section, -1)
+	want := []struct {
+		field string
+		is    func([]byte) bool
+	}{
+		{"magic `" + faultsMagic + "`", func(b []byte) bool { return string(b) == faultsMagic }},
+		{"CRC-32C", func(f []byte) bool { return binary.LittleEndian.Uint32(f) == checksum(b, 8) }},
+		{"length of the text", func(b []byte) bool { return binary.LittleEndian.Uint32(b) == uint32(len(text)) }},
+		{"UUID", func(b []byte) bool { return [16]byte(b) == l.uuid }},
+		{"the text", func(b []byte) bool { return string(b[:len(text)+1]) == text+"\x00" }},
+	}
+	if len(rows) != len(want) {
+		t.Fatalf("the table has %d rows, the block %d fields", len(rows), len(want))
+	}
+	end := 0
+	for i, row := range rows {
+		off, _ := strconv.Atoi(row[1])
+		size, _ := strconv.Atoi(row[2])
+		if off != end || !strings.HasPrefix(row[3], want[i].field) || !want[i].is(b[off:off+size]) {
+			t.Errorf("row %d, %q: not what stands in the image", i, row[3])
+		}
+		end = off + size
+	}
+	if end != len(b) {
+		t.Errorf("the table ends at %d, the block at %d", end, len(b))
+	}
+}
+
+// A damaged block of faults is found and refused: an image that was made to fail
+// must not be served as if it were well.
+func TestFaultsBlockGoneBad(t *testing.T) {
+	good, err := encodeFaults([]Fault{{Kind: FaultFlush}}, [16]byte{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := func(b []byte, uuid [16]byte) []byte {
+		copy(b[16:], uuid[:])
+		binary.LittleEndian.PutUint32(b[8:], checksum(b, 8))
+		return b
+	}
+	for want, damage := range map[string]func(b []byte, uuid [16]byte) []byte{
+		"it does not start like one":    func(b []byte, _ [16]byte) []byte { return make([]byte, len(b)) },
+		"its checksum is wrong":         func(b []byte, _ [16]byte) []byte { b[4000]++; return b },
+		"it belongs to another image":   func(b []byte, _ [16]byte) []byte { return b },
+		"it says that it has":           func(b []byte, u [16]byte) []byte { b[14] = 1; return seal(b, u) },
+		`"flusx" is no kind of fault`:   func(b []byte, u [16]byte) []byte { b[36] = 'x'; return seal(b, u) },
+		"zone 99 is beyond the last":    func(b []byte, u [16]byte) []byte { copy(b[32:], "read,zone=99"); b[12] = 12; return seal(b, u) },
+		`"\x1b[2J" is no kind of fault`: func(b []byte, u [16]byte) []byte { copy(b[32:], "\x1b[2J\n"); b[12] = 5; return seal(b, u) },
+	} {
+		path := t.TempDir() + "/disk.zvh"
+		if err := CreateImageWith(path, small, Start{Faults: []Fault{{Kind: FaultFlush}}}); err != nil {
+			t.Fatal(err)
+		}
+		edit(t, path, func(f *os.File, l *layout) {
+			b := append([]byte(nil), good...)
+			if !strings.Contains(want, "checksum") {
+				b = damage(b, l.uuid)
+			} else {
+				b = damage(seal(b, l.uuid), l.uuid)
+			}
+			patch(t, f, b, faultsOff)
+		})
+		findings, err := Check(path)
+		if err != nil || len(findings) != 1 || findings[0].Where != "faults" || !strings.Contains(findings[0].What, want) || strings.ContainsAny(findings[0].What, "\n\x1b") {
+			t.Errorf("found %q, %v; want %q", findings, err, want)
+		}
+		if d, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "run 'zvhost check'") {
+			t.Errorf("open: %v; want %q", err, want)
+			if err == nil {
+				_ = d.Close()
+			}
+		}
+		// Who does not know the feature does not look.
+		edit(t, path, func(f *os.File, _ *layout) {
+			resuper(t, f, func(b []byte) { binary.LittleEndian.PutUint64(b[40:], 1<<63) })
+		})
+		closeDisk(t, openDisk(t, path), path)
+	}
+}
