@@ -32,7 +32,8 @@ var mayImport = map[string][]string{
 	"backend":        {"backend/engine"},
 	"backend/engine": {},
 
-	"integration/crash": {}, // tests only
+	"integration/crash":    {}, // tests only
+	"integration/powercut": {"vhostuser/frontend", "virtio/driver"},
 
 	"internal/rules":     {},
 	"internal/testcount": {},

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// geometries are the disks that a run goes through: small, so that zones fill
+// up and are reset; and one whose table has several blocks.
+var geometries = []geometry{
+	{name: "conventional zones", size: 12288, zone: 512, cap: 512, conventional: 2, block: 1},
+	{name: "limits, 4096-byte blocks, smaller last zone", size: 12000, zone: 512, cap: 384, maxOpen: 3, maxActive: 5, block: 8},
+	{name: "600 zones", size: 600 * 16, zone: 16, cap: 16, maxActive: 24, block: 1},
+	{name: "write-through", size: 8192, zone: 512, cap: 448, conventional: 1, maxOpen: 6, block: 1},
+}
+
+// writeThrough is the geometry whose disk is used without a write cache, and
+// with fewer requests, as each is a sync.
+const writeThrough = 3
+
+// A trial is one file system with an image on it, a load, and cuts.
+type trial struct {
+	binary, dir, fs string
+	base            disk // with an empty file system
+	g               *geometry
+	through         bool
+	seed            uint64
+	rng             *rand.Rand
+	requests        int
+	tally           *tally
+}
+
+// A tally is what a run has done.
+type tally struct {
+	cuts, requests, promises, entries int
+	unflushed, kept, torn, zones      int
+}
+
+func (s *tally) String() string {
+	return fmt.Sprintf("%d cuts; %d requests, %d promises and %d log entries; at the cuts %d unflushed writes, of which %d were kept and %d of these torn; %d zones compared",
+		s.cuts, s.requests, s.promises, s.entries, s.unflushed, s.kept, s.torn, s.zones)
+}
+
+func (t *trial) path(name string) string { return filepath.Join(t.dir, name) }
+
+// run loads an image, then cuts the power n times. It returns the first thing
+// that is wrong.
+func (t *trial) run(n int) error {
+	h, err := t.load()
+	if err != nil {
+		return fmt.Errorf("the load: %w", err)
+	}
+	log, err := os.Open(t.path("log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	p := &player{log: log, base: t.base.clone()}
+	if p.entries, err = readLog(log); err != nil {
+		return err
+	}
+	t.tally.requests += t.requests
+	t.tally.promises += len(h.promises)
+	t.tally.entries += len(p.entries)
+	created := 0
+	for p.entries[created].mark != "created" {
+		if created++; created == len(p.entries) {
+			return errors.New("the log has lost its marks: it was too small")
+		}
+	}
+	for _, c := range pickCuts(p.entries, created, n, t.rng) {
+		d, err := p.play(&c)
+		if err != nil {
+			return err
+		}
+		given := 0
+		for _, e := range p.entries[:c.at+1] {
+			if strings.HasPrefix(e.mark, "p") {
+				given++
+			}
+		}
+		lower, upper := h.window(given)
+		if err := t.examine(h, d, lower, upper); err != nil {
+			return fmt.Errorf("%v of %d, %d of %d promises given: %w", &c, len(p.entries), given, len(h.promises), err)
+		}
+		t.tally.cuts++
+		t.tally.unflushed += c.unflushed
+		t.tally.kept += c.kept
+		t.tally.torn += c.torn
+	}
+	return os.Remove(t.path("log"))
+}
+
+// load runs the client on a new image, and returns its history.
+func (t *trial) load() (h *history, err error) {
+	var u undo
+	defer func() { err = errors.Join(err, u.run()) }()
+	if err := t.base.save(t.path("disk"), diskBytes); err != nil {
+		return nil, err
+	}
+	u.add(func() error { return os.Remove(t.path("disk")) })
+	if err := sparse(t.path("log"), logBytes); err != nil {
+		return nil, err
+	}
+	diskLoop, err := loop(&u, t.path("disk"))
+	if err != nil {
+		return nil, err
+	}
+	logLoop, err := loop(&u, t.path("log"))
+	if err != nil {
+		return nil, err
+	}
+	dev, err := logWrites(&u, "powercut-"+t.fs, diskLoop, logLoop)
+	if err != nil {
+		return nil, err
+	}
+	if err := mount(&u, dev.device, t.path("mnt"), t.fs, map[string]string{"ext4": "commit=1"}[t.fs]); err != nil {
+		return nil, err
+	}
+	image := t.path("mnt/disk.zvh")
+	bytes := func(sectors uint64) string { return fmt.Sprint(sectors * sectorBytes) }
+	g := t.g
+	if _, err := command(t.binary, "create", image, "--size", bytes(g.size), "--zone-size", bytes(g.zone),
+		"--zone-capacity", bytes(g.cap), "--conventional", fmt.Sprint(g.conventional), "--block-size", bytes(g.block),
+		"--max-open", fmt.Sprint(g.maxOpen), "--max-active", fmt.Sprint(g.maxActive)); err != nil {
+		return nil, err
+	}
+	if err := dev.mark("created"); err != nil {
+		return nil, err
+	}
+	p, err := serve(t.binary, image, t.path("s"))
+	if err != nil {
+		return nil, err
+	}
+	u.add(func() error { return p.end(unix.SIGKILL) })
+	session, err := p.connect()
+	if err != nil {
+		return nil, err
+	}
+	u.add(session.Abandon)
+	c := &client{g: g, disk: session, daemon: p, log: dev, rng: t.rng, seed: t.seed, h: newHistory(g), through: t.through}
+	return c.h, c.run(t.requests)
+}
+
+// examine starts the machine again after a power cut that left d.
+func (t *trial) examine(h *history, d disk, lower, upper int) (err error) {
+	var u undo
+	defer func() { err = errors.Join(err, u.run()) }()
+	if err := d.save(t.path("disk"), diskBytes); err != nil {
+		return err
+	}
+	u.add(func() error { return os.Remove(t.path("disk")) })
+	device, err := loop(&u, t.path("disk"))
+	if err != nil {
+		return err
+	}
+	if err := mount(&u, device, t.path("mnt"), t.fs, ""); err != nil {
+		return err
+	}
+	image := t.path("mnt/disk.zvh")
+	if _, err := command(t.binary, "check", image); err != nil {
+		return fmt.Errorf("before it is served again: %w", err)
+	}
+	if err := t.serveAgain(h, image, lower, upper); err != nil {
+		return err
+	}
+	if _, err := command(t.binary, "check", image); err != nil {
+		return fmt.Errorf("after it was served again: %w", err)
+	}
+	t.tally.zones += t.g.zones()
+	return nil
+}
+
+func (t *trial) serveAgain(h *history, image string, lower, upper int) error {
+	p, err := serve(t.binary, image, t.path("s"))
+	if err != nil {
+		return err
+	}
+	disk, err := p.connect()
+	if err == nil {
+		var views []view
+		if views, err = look(t.g, image, disk, t.seed); err == nil {
+			err = h.judge(views, lower, upper)
+		}
+		if err == nil {
+			if err = goOn(t.g, disk, views, t.rng, t.seed); err != nil {
+				err = fmt.Errorf("afterwards: %w", err)
+			}
+		}
+	}
+	return finish(disk, p, err)
+}
