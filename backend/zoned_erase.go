@@ -32,7 +32,7 @@ func (d *zoned) erasable(sector, sectors uint64) error {
 		return ErrZoneInvalid
 	default:
 		for i := sector >> d.shift; i < (end+size-1)>>d.shift; i++ {
-			if _, err := transition(word(d.zones[i].word.Load()).state(), evReset, true); err != nil {
+			if _, err := transition(d.entry(int(i)).state(), evReset, true); err != nil {
 				return err
 			}
 		}

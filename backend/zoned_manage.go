@@ -17,7 +17,7 @@ func (d *zoned) manage(r *Request) {
 	i := int(r.Sector >> d.shift)
 	switch {
 	case d.img.readOnly:
-		d.manageFrozen(r, word(d.zones[i].word.Load()))
+		d.manageFrozen(r, d.entry(i))
 		return
 	case d.broken.Load():
 		d.fail(r, errTable)

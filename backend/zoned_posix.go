@@ -21,10 +21,9 @@ import (
 type zoned struct {
 	img    *image
 	zinfo  Info
+	rules  rules
 	shift  int    // log2 of the zone size in sectors
 	conv   uint64 // sectors of conventional zones, from the start of the disk
-	align  uint64 // sectors of a logical block, less one
-	append uint64 // append limit, bytes
 	zones  []zone
 	com    *committer // nil on a read-only image
 	faults Faults
@@ -70,14 +69,13 @@ func openZoned(path string, o Options) (*zoned, error) {
 		return nil, err
 	}
 	d := &zoned{
-		img:    img,
-		zinfo:  img.info(o.ReadOnly),
-		shift:  bits.TrailingZeros64(img.ZoneSectors),
-		conv:   uint64(img.ConventionalZones) * img.ZoneSectors,
-		align:  uint64(img.BlockSize)>>SectorShift - 1,
-		append: uint64(img.MaxAppendSectors) << SectorShift,
-		zones:  make([]zone, img.Zones()),
+		img:   img,
+		zinfo: img.info(o.ReadOnly),
+		shift: bits.TrailingZeros64(img.ZoneSectors),
+		conv:  uint64(img.ConventionalZones) * img.ZoneSectors,
+		zones: make([]zone, img.Zones()),
 	}
+	d.rules = rules{info: d.zinfo, shift: d.shift, append: uint64(img.MaxAppendSectors) << SectorShift}
 	d.res.resources = resources{maxOpen: img.MaxOpen, maxActive: img.MaxActive}
 	for i := range d.zones {
 		z, w := &d.zones[i], img.words[i]
@@ -101,10 +99,15 @@ func openZoned(path string, o Options) (*zoned, error) {
 func (d *zoned) Info() Info { return d.zinfo }
 
 // ReportZone implements Disk.
-func (d *zoned) ReportZone(i int) Zone { return d.img.zone(i, word(d.zones[i].word.Load())) }
+func (d *zoned) ReportZone(i int) Zone { return d.img.zone(i, d.entry(i)) }
 
 // Faults implements Disk.
 func (d *zoned) Faults() *Faults { return &d.faults }
+
+// entry, conventional and length implement zoneTable.
+func (d *zoned) entry(i int) word        { return word(d.zones[i].word.Load()) }
+func (d *zoned) conventional(i int) bool { return d.img.conventional(i) }
+func (d *zoned) length(i int) uint64     { return d.img.length(i) }
 
 // Close implements Disk.
 func (d *zoned) Close() error {

@@ -11,48 +11,15 @@ import (
 // read serves what is written from the file and the rest as zeroes, without
 // asking the file: what lies there is nobody's business.
 func (d *zoned) read(r *Request) {
-	sectors := (r.Bytes + SectorSize - 1) >> SectorShift // a part of one counts
+	file, err := d.rules.read(d, r)
 	switch {
-	case r.Sector > d.zinfo.CapacitySectors, r.Sector == d.zinfo.CapacitySectors && sectors > 0:
-		d.fail(r, ErrRange)
+	case err != nil:
+		d.fail(r, err)
 		return
-	case r.Sector == d.zinfo.CapacitySectors: // and nothing to read: there is no zone to look at
+	case r.Bytes == 0:
 		r.lane.finish(r, nil)
 		return
-	}
-	first, last := int(r.Sector>>d.shift), int((r.Sector+max(sectors, 1)-1)>>d.shift)
-	switch {
-	case word(d.zones[first].word.Load()).state() == Offline: // whatever else is wrong
-		d.fail(r, ErrZoneInvalid)
-		return
-	case sectors > d.zinfo.CapacitySectors-r.Sector:
-		d.fail(r, ErrRange)
-		return
-	case first != last && r.Sector+sectors > d.conv:
-		d.fail(r, ErrZoneInvalid)
-		return
-	}
-	file := r.Bytes
-	for i := first; i <= last; i++ {
-		w := word(d.zones[i].word.Load())
-		if w.state() == Offline {
-			d.fail(r, ErrZoneInvalid)
-			return
-		}
-		if r.Sector >= d.conv {
-			off := r.Sector & (d.img.ZoneSectors - 1)
-			file = min(r.Bytes, (max(w.written(), off)-off)<<SectorShift)
-		}
-	}
-	if r.Sector&d.align != 0 || !d.whole(r.Bytes) {
-		d.fail(r, ErrRange)
-		return
-	}
-	if sectors == 0 {
-		r.lane.finish(r, nil)
-		return
-	}
-	if d.faults.strike(r, r.Sector, sectors) {
+	case d.faults.strike(r, r.Sector, r.Bytes>>SectorShift):
 		d.fail(r, r.fate.err)
 		return
 	}

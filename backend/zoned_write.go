@@ -6,55 +6,28 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
-// write checks what can be checked without the zone, and admits. What the zone's
-// type, state and borders say comes before the length, as the rules about them
-// have no exceptions ("Device Operation").
+// write checks what can be checked without the zone, and admits.
 func (d *zoned) write(r *Request) {
-	sectors := (r.Bytes + SectorSize - 1) >> SectorShift // a part of one counts
-	i := int(r.Sector >> d.shift)
-	off := r.Sector & (d.img.ZoneSectors - 1)
+	err := d.rules.write(d, r)
 	switch {
-	case d.img.readOnly:
-		d.fail(r, ErrReadOnly)
-		return
-	case r.Sector >= d.zinfo.CapacitySectors && r.Op == OpAppend: // no zone begins there
-		d.fail(r, ErrZoneInvalid)
-		return
-	case r.Sector >= d.zinfo.CapacitySectors:
-		d.fail(r, ErrRange)
+	case err != nil:
+		d.fail(r, err)
 		return
 	case d.broken.Load():
 		d.fail(r, errTable)
 		return
-	}
-	r.zone, r.end = int32(i), off+sectors
-	if r.Sector < d.conv {
-		d.writeConventional(r, sectors)
+	case d.conventional(int(r.zone)):
+		d.writeConventional(r)
 		return
 	}
-	switch {
-	case r.Op == OpAppend && (off != 0 || r.Bytes > d.append):
-		d.fail(r, ErrZoneInvalid)
-		return
-	case off+sectors > d.img.length(i):
-		d.fail(r, ErrZoneInvalid)
-		return
-	case !d.whole(r.Bytes):
-		_, err := transition(word(d.zones[i].word.Load()).state(), evWrite, true)
-		if err == nil {
-			err = ErrUnalignedWP
-		}
-		d.fail(r, err)
-		return
-	}
-	z := &d.zones[i]
+	z := &d.zones[r.zone]
 	z.mu.Lock()
 	if z.gated || z.wait.head != nil {
 		d.queue(z, r)
 		z.mu.Unlock()
 		return
 	}
-	err := d.admit(z, r)
+	err = d.admit(z, r)
 	z.mu.Unlock()
 	if err != nil {
 		d.fail(r, err)
@@ -63,32 +36,15 @@ func (d *zoned) write(r *Request) {
 	d.issue(r)
 }
 
-// whole says whether bytes are whole blocks.
-func (d *zoned) whole(bytes uint64) bool { return bytes&(uint64(d.img.BlockSize)-1) == 0 }
-
-func (d *zoned) writeConventional(r *Request, sectors uint64) {
-	if r.Op == OpAppend || r.Sector+sectors > d.conv {
-		d.fail(r, ErrZoneInvalid)
-		return
-	}
-	for i := int(r.zone); uint64(i) <= (r.Sector+max(sectors, 1)-1)>>d.shift; i++ {
-		if s := word(d.zones[i].word.Load()).state(); s != NotWP {
-			d.fail(r, ErrZoneInvalid)
-			return
-		}
-	}
-	if r.Sector&d.align != 0 || !d.whole(r.Bytes) {
-		d.fail(r, ErrRange)
-		return
-	}
-	if sectors == 0 {
+func (d *zoned) writeConventional(r *Request) {
+	if r.Bytes == 0 {
 		r.lane.finish(r, nil)
 		return
 	}
 	r.step = stepRead // nothing but its outcome is left, as for a read
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.img.f.Fd()), r.Stable
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(r.Bytes), r.Iov
-	if d.faults.strike(r, r.Sector, sectors) && !r.cutShort() {
+	if d.faults.strike(r, r.Sector, r.Bytes>>SectorShift) && !r.cutShort() {
 		d.end(r, nil)
 		return
 	}

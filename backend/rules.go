@@ -1,0 +1,108 @@
+package backend
+
+// rules are what reads and writes of a zoned disk are held to before anyone looks
+// at a write pointer, whatever the disk stands on ("Device Operation"). What the
+// zone's type, state and borders say comes before the length, as the rules about
+// them have no exceptions.
+type rules struct {
+	info   Info
+	shift  int    // log2 of the zone size in sectors
+	append uint64 // append limit, bytes
+}
+
+// A zoneTable is the zones of a disk as the rules need to know them.
+type zoneTable interface {
+	// entry is what guests see of zone i.
+	entry(i int) word
+	// conventional says whether zone i has no write pointer.
+	conventional(i int) bool
+	// length is the number of sectors of zone i.
+	length(i int) uint64
+}
+
+// whole says whether bytes are whole blocks.
+func (u *rules) whole(bytes uint64) bool { return bytes&(uint64(u.info.LogicalBlockSize)-1) == 0 }
+
+// offset is where in its zone a sector lies.
+func (u *rules) offset(sector uint64) uint64 { return sector & (1<<u.shift - 1) }
+
+// sectorsOf counts the sectors of bytes; a part of one counts.
+func sectorsOf(bytes uint64) uint64 { return (bytes + SectorSize - 1) >> SectorShift }
+
+// read says whether r, a read, is in order, and how many of its bytes are
+// written; those behind them read as zeroes.
+func (u *rules) read(t zoneTable, r *Request) (written uint64, err error) {
+	sectors, capacity := sectorsOf(r.Bytes), u.info.CapacitySectors
+	switch {
+	case r.Sector > capacity, r.Sector == capacity && sectors > 0:
+		return 0, ErrRange
+	case r.Sector == capacity: // and nothing to read: there is no zone to look at
+		return 0, nil
+	}
+	first, last := int(r.Sector>>u.shift), int((r.Sector+max(sectors, 1)-1)>>u.shift)
+	switch {
+	case t.entry(first).state() == Offline: // whatever else is wrong
+		return 0, ErrZoneInvalid
+	case sectors > capacity-r.Sector:
+		return 0, ErrRange
+	}
+	written = r.Bytes
+	for i := first; i <= last; i++ {
+		w := t.entry(i)
+		switch {
+		case w.state() == Offline, first != last && !t.conventional(i):
+			return 0, ErrZoneInvalid
+		case !t.conventional(i):
+			off := u.offset(r.Sector)
+			written = min(r.Bytes, (max(w.written(), off)-off)<<SectorShift)
+		}
+	}
+	if !u.whole(r.Sector<<SectorShift) || !u.whole(r.Bytes) {
+		return 0, ErrRange
+	}
+	return written, nil
+}
+
+// write says whether r, a write or append, is in order as far as can be said
+// without its zone's write pointer, and fills in its zone and its end.
+func (u *rules) write(t zoneTable, r *Request) error {
+	sectors := sectorsOf(r.Bytes)
+	switch {
+	case u.info.ReadOnly:
+		return ErrReadOnly
+	case r.Sector >= u.info.CapacitySectors && r.Op == OpAppend: // no zone begins there
+		return ErrZoneInvalid
+	case r.Sector >= u.info.CapacitySectors:
+		return ErrRange
+	}
+	i, off := int(r.Sector>>u.shift), u.offset(r.Sector)
+	r.zone, r.end = int32(i), off+sectors
+	switch {
+	case t.conventional(i):
+		return u.writeConventional(t, r, sectors)
+	case r.Op == OpAppend && (off != 0 || r.Bytes > u.append), off+sectors > t.length(i):
+		return ErrZoneInvalid
+	case !u.whole(r.Bytes):
+		if _, err := transition(t.entry(i).state(), evWrite, true); err != nil {
+			return err
+		}
+		return ErrUnalignedWP
+	}
+	return nil
+}
+
+// writeConventional is write where the first zone is conventional.
+func (u *rules) writeConventional(t zoneTable, r *Request, sectors uint64) error {
+	if r.Op == OpAppend {
+		return ErrZoneInvalid
+	}
+	for i := int(r.zone); uint64(i) <= (r.Sector+max(sectors, 1)-1)>>u.shift; i++ {
+		if uint64(i)<<u.shift >= u.info.CapacitySectors || t.entry(i).state() != NotWP {
+			return ErrZoneInvalid
+		}
+	}
+	if !u.whole(r.Sector<<SectorShift) || !u.whole(r.Bytes) {
+		return ErrRange
+	}
+	return nil
+}
