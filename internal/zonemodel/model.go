@@ -83,6 +83,7 @@ type Geometry struct {
 type Model struct {
 	Geometry
 	ReadOnly bool // the disk, not a zone
+	CanErase bool // it has SECURE_ERASE
 	Zones    []Zone
 	// Opened are the implicitly open zones, the oldest first.
 	Opened []int
@@ -201,8 +202,8 @@ func (m *Model) Data(sector, n uint64) []byte {
 	return data
 }
 
-// fill puts data into the zone at sector at.
-func (z *Zone) fill(at uint64, data []byte) {
+// Fill puts data into the zone at sector at, whatever its state.
+func (z *Zone) Fill(at uint64, data []byte) {
 	from := int(at-z.Start) * SectorBytes
 	fresh := make([]byte, max(len(z.data), from+len(data)))
 	copy(fresh, z.data)

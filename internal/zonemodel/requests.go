@@ -7,6 +7,7 @@ const (
 	TypeIn           uint32 = 0
 	TypeOut          uint32 = 1
 	TypeFlush        uint32 = 4
+	TypeSecureErase  uint32 = 14
 	TypeZoneAppend   uint32 = 15
 	TypeZoneOpen     uint32 = 18
 	TypeZoneClose    uint32 = 20
@@ -20,7 +21,7 @@ type Request struct {
 	Type   uint32
 	Sector uint64
 	Data   []byte // of a write or append
-	Bytes  uint64 // of a read
+	Bytes  uint64 // of a read, or of the one range of a secure erase, which begins at Sector
 }
 
 // An Outcome is how a request ends.
@@ -53,6 +54,8 @@ func (m *Model) Admit(r Request) (o Outcome) {
 		if o.Status = status; status == OK {
 			o.Sector = at
 		}
+	case TypeSecureErase:
+		o.Status = m.erase(r.Sector, r.Bytes/SectorBytes)
 	case TypeFlush:
 	case TypeZoneOpen, TypeZoneClose, TypeZoneFinish, TypeZoneReset:
 		o.Status = m.manage(r.Type, r.Sector)
@@ -175,7 +178,7 @@ func (m *Model) overwrite(sector uint64, data []byte) Status {
 	for i := first; i <= last && len(data) > 0; i++ {
 		z := &m.Zones[i]
 		part := min(uint64(len(data)), (z.End-sector)*SectorBytes)
-		z.fill(sector, data[:part])
+		z.Fill(sector, data[:part])
 		data, sector = data[part:], z.End
 	}
 	return OK
@@ -217,7 +220,7 @@ func (m *Model) put(i int, data []byte) Status {
 	if s := m.enter(i, ImpOpen); s != OK {
 		return s
 	}
-	z.fill(z.WP, data)
+	z.Fill(z.WP, data)
 	z.WP += n
 	return OK
 }
@@ -262,6 +265,41 @@ func (m *Model) manage(typ uint32, sector uint64) Status {
 	}
 	m.reset(i)
 	return OK
+}
+
+// erase resets whole zones, all or none: "in the same way it handles" RESET.
+func (m *Model) erase(sector, n uint64) Status {
+	switch {
+	case !m.CanErase:
+		return Unsupp
+	case m.ReadOnly, sector > m.CapacitySectors, n > m.CapacitySectors-sector:
+		return IOErr
+	}
+	var hit []int
+	for i := range m.Zones {
+		z := &m.Zones[i]
+		if z.End <= sector || z.Start >= sector+n {
+			continue
+		}
+		if z.Start < sector || z.End > sector+n || z.Conventional || z.State == ReadOnly || z.State == Offline {
+			return InvalidCmd
+		}
+		hit = append(hit, i)
+	}
+	for _, i := range hit {
+		m.reset(i)
+	}
+	return OK
+}
+
+// SetState puts zone i into a state from outside. What an offline zone held is
+// gone when it comes back, and so is what any zone held that becomes empty.
+func (m *Model) SetState(i int, to State) {
+	if to == Empty {
+		m.reset(i)
+		return
+	}
+	m.enter(i, to)
 }
 
 func (m *Model) reset(i int) {

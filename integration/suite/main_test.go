@@ -1,0 +1,25 @@
+package suite
+
+import (
+	"flag"
+	"testing"
+
+	"github.com/zvhost/zvhost/internal/testleak"
+)
+
+var (
+	socketFlag = flag.String("socket", "", "run against the disk that is served on this socket, and erase it, instead of own daemons")
+	scriptFlag = flag.String("script", "", "a script for TestScripts to run besides those in testdata/scripts")
+	roundsFlag = flag.Int("rounds", 1, "how much longer than usual TestRandom is to take")
+)
+
+func TestMain(m *testing.M) {
+	// Scripts shrink by themselves, line by line, which takes far fewer tries than
+	// what they were drawn from; and they are what is kept of a failure.
+	for name, value := range map[string]string{"rapid.shrinktime": "0s", "rapid.nofailfile": "true"} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
+	}
+	testleak.Main(m)
+}

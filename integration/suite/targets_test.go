@@ -1,0 +1,195 @@
+package suite
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/daemon"
+	"github.com/zvhost/zvhost/internal/zonemodel"
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// setups are disks that differ in all that matters: block size, capacity below
+// size or not, with and without conventional zones, limits, a smaller last zone,
+// one that is smaller than the capacity of the others; one queue and several; the
+// ring's features, and write-through.
+var setups = map[string]Setup{
+	"512": {Geometry: zonemodel.Geometry{
+		CapacitySectors: 9*128 + 64, ZoneSectors: 128, ZoneCapacitySectors: 96, ConventionalZones: 2,
+		MaxOpen: 2, MaxActive: 3, MaxAppendSectors: 32, BlockBytes: 512,
+	}, Queues: 4},
+	"4096": {Geometry: zonemodel.Geometry{
+		CapacitySectors: 8*128 + 112, ZoneSectors: 128, ZoneCapacitySectors: 104,
+		MaxOpen: 3, MaxAppendSectors: 64, BlockBytes: 4096,
+	}, Queues: 1, Without: driver.FeatureEventIdx},
+	"whole zones, no limits": {Geometry: zonemodel.Geometry{
+		CapacitySectors: 8 * 64, ZoneSectors: 64, ZoneCapacitySectors: 64, ConventionalZones: 1,
+		MaxAppendSectors: 64, BlockBytes: 512,
+	}, Queues: 4, Without: driver.FeatureIndirectDesc},
+	"one zone": {Geometry: zonemodel.Geometry{
+		CapacitySectors: 256, ZoneSectors: 256, ZoneCapacitySectors: 248, MaxActive: 1,
+		MaxAppendSectors: 8, BlockBytes: 4096,
+	}, Queues: 1, Without: driver.FeatureEventIdx | driver.FeatureIndirectDesc | driver.BlkFlush},
+}
+
+// target is where the tests have their disks from.
+func target() Target {
+	if *socketFlag != "" {
+		return atSocket(*socketFlag)
+	}
+	return ownDaemon
+}
+
+// here are the setups that make sense with the target: one that has its disk
+// already has one.
+func here() map[string]Setup {
+	if *socketFlag != "" {
+		return map[string]Setup{"what is served": {Queues: 4}}
+	}
+	return setups
+}
+
+// atSocket is the target of whatever is served on a socket.
+func atSocket(path string) Target {
+	return func(Setup) (*Served, error) {
+		return &Served{
+			Connect: func() (*frontend.Client, error) { return frontend.Dial(path) },
+			Close:   func() error { return nil },
+		}, nil
+	}
+}
+
+// ownDaemon is the target of a daemon's device over a new image, with a session
+// for each front-end. Another engine or ring format comes in here.
+func ownDaemon(s Setup) (*Served, error) {
+	dir, err := os.MkdirTemp("/dev/shm", "zvhost-suite-")
+	if err != nil {
+		if dir, err = os.MkdirTemp("", "zvhost-suite-"); err != nil {
+			return nil, err
+		}
+	}
+	d := &ownDisk{dir: dir, path: filepath.Join(dir, "disk.zvh")}
+	if err := d.start(s); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return &Served{Connect: d.connect, SetState: d.setState, Zones: d.zones, Close: d.close}, nil
+}
+
+type ownDisk struct {
+	dir, path string
+	disk      backend.Disk
+	dev       *daemon.Device
+	sessions  sync.WaitGroup
+
+	mu  sync.Mutex
+	log strings.Builder // what sessions have to say, and how they ended
+}
+
+func (d *ownDisk) start(s Setup) (err error) {
+	g := s.Geometry
+	err = backend.CreateImage(d.path, backend.Geometry{
+		CapacitySectors: g.CapacitySectors, ZoneSectors: g.ZoneSectors, ZoneCapacitySectors: g.ZoneCapacitySectors,
+		ConventionalZones: g.ConventionalZones, MaxOpen: g.MaxOpen, MaxActive: g.MaxActive,
+		MaxAppendSectors: g.MaxAppendSectors, BlockSize: g.BlockBytes,
+	})
+	if err != nil {
+		return err
+	}
+	if d.disk, err = backend.Open(d.path, backend.Options{}); err != nil {
+		return err
+	}
+	log, err := daemon.NewLogger(d, "warning")
+	if err == nil {
+		d.dev, err = daemon.NewDevice(d.disk, daemon.DeviceOptions{Queues: s.Queues, Serial: "suite", Log: log})
+	}
+	return err
+}
+
+// Write takes the log.
+func (d *ownDisk) Write(b []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.log.Write(b)
+}
+
+func (d *ownDisk) connect() (*frontend.Client, error) {
+	d.sessions.Wait() // one at a time
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range pair {
+		f := os.NewFile(uintptr(fd), "socket")
+		c, e := net.FileConn(f)
+		err = errors.Join(err, e, f.Close())
+		if e == nil {
+			ends[i] = c.(*net.UnixConn)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	session := vhostuser.NewSession(ends[0], d.dev, vhostuser.Options{Log: func(l vhostuser.Level, format string, args ...any) {
+		if l == vhostuser.LevelWarn {
+			_, _ = fmt.Fprintf(d, format+"\n", args...)
+		}
+	}})
+	d.sessions.Go(func() {
+		if err := session.Run(); err != nil {
+			_, _ = fmt.Fprintf(d, "the session ended: %v\n", err)
+		}
+	})
+	return frontend.New(ends[1])
+}
+
+func (d *ownDisk) setState(zone int, to zonemodel.State) error {
+	targets := map[zonemodel.State]backend.ZoneTarget{
+		zonemodel.ReadOnly: backend.ToReadOnly, zonemodel.Offline: backend.ToOffline,
+		zonemodel.Empty: backend.ToEmpty, zonemodel.NotWP: backend.ToWritable,
+	}
+	return backend.SetZoneStates(d.disk, []int{zone}, targets[to])
+}
+
+// zones reads the zone table out of the file, as zvhost report does.
+func (d *ownDisk) zones() (zones []zonemodel.Descriptor, err error) {
+	r, err := backend.ReadReport(d.path)
+	for _, z := range r.Zones {
+		zones = append(zones, zonemodel.Descriptor{
+			Start: z.Start, Length: z.Length, Capacity: z.Capacity, WP: z.WP,
+			Conventional: z.Type == backend.ZoneConventional, State: zonemodel.State(z.State),
+		})
+	}
+	return zones, err
+}
+
+// close ends all of it, checks the image and removes it. Anything in the log is
+// an error.
+func (d *ownDisk) close() (err error) {
+	d.sessions.Wait()
+	if d.dev != nil {
+		err = errors.Join(err, d.dev.Close())
+	}
+	if d.disk != nil {
+		err = errors.Join(err, d.disk.Close())
+		findings, cerr := backend.Check(d.path)
+		err = errors.Join(err, cerr)
+		for _, f := range findings {
+			err = errors.Join(err, fmt.Errorf("check: %v", f))
+		}
+	}
+	if d.log.Len() > 0 {
+		err = errors.Join(err, errors.New(d.log.String()))
+	}
+	return errors.Join(err, os.RemoveAll(d.dir))
+}
