@@ -6,8 +6,10 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # How long each fuzz target runs: make fuzz FUZZTIME=10m
 FUZZTIME ?= 10s
-# How often make robust kills the daemon, and with which seed (0: another one)
+# How often make robust kills the daemon and cuts the power (on each file system),
+# and with which seed (0: another one)
 ROUNDS  ?= 1000
+CUTS    ?= 32
 SEED    ?= 0
 # How many times 100 random disks it holds against a model of the specification
 DISKS   ?= 50
@@ -55,8 +57,9 @@ race: ## the Go tests with the race detector
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
 
-robust: ## kill the daemon ROUNDS (1000) times under load; SEED=n takes the same disks, requests and instants; then DISKS (50) times 100 random disks
+robust: ## kill the daemon ROUNDS (1000) times under load, cut the power 2*CUTS (64) times; SEED=n takes the same disks, requests and instants; then DISKS (50) times 100 random disks
 	$(GO) test ./integration/crash -run '^TestKill$$' -count=1 -timeout 2h -v -args -rounds=$(ROUNDS) -seed=$(SEED)
+	integration/powercut.sh $(CUTS) $(SEED)
 	$(GO) test ./integration/suite -run '^TestRandom$$' -count=1 -timeout 2h -v -args -rounds=$(DISKS)
 
 vm-test: build ## real guests under QEMU (integration/qemu_test.sh)

@@ -15,6 +15,7 @@ steps=(
 	"fuzz, ${FUZZTIME:=10s} each" ".ci/fuzz.sh"
 	"packaging" "packaging/test.sh"
 	"virtual machines" "integration/qemu_test.sh"
+	"power cuts" "integration/powercut.sh 10"
 )
 export FUZZTIME
 

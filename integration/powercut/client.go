@@ -102,7 +102,7 @@ func (c *client) run(target int) error {
 			if err := c.daemon.gone(); err != nil {
 				return err
 			}
-			time.Sleep(50 * time.Microsecond) // it wants a processor, too
+			time.Sleep(time.Millisecond) // whoever works wants a processor, too
 		}
 	}
 	for i := range queues {

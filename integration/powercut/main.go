@@ -28,7 +28,7 @@ func main() {
 }
 
 // cutsEach is how many cuts are worth a load of their own.
-const cutsEach = 5
+const cutsEach = 8
 
 // run spreads the cuts over as many geometries as they are enough for.
 func run(binary, dir, fs string, cuts, requests int, seed uint64, total *tally) error {
