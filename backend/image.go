@@ -235,8 +235,13 @@ func (l *layout) writeNew(f newFile, states map[int]ZoneState, faults []byte) er
 	if err := f.Sync(); err != nil {
 		return err
 	}
+	// The superblock's copy before the superblock: an image that has the one and
+	// not the other would be found damaged.
 	super := l.encode()
 	if _, err := f.WriteAt(super, superCopyOff); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
 		return err
 	}
 	_, err := f.WriteAt(super, superOff)

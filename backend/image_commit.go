@@ -118,14 +118,40 @@ func (img *image) commitBlock(n int, words []word) error {
 	b := img.block[:]
 	seq := img.seqs[n] + 1
 	encodeBlock(b, n, seq, words)
-	// Even sequence numbers stand first, odd ones behind.
-	off := img.tableOff + int64(2*n)*blockBytes + int64(seq%2)*blockBytes
-	if err := img.store.writeStable(b, off); err != nil {
+	if err := img.store.writeStable(b, img.copyOff(n, seq)); err != nil {
 		return err
 	}
 	img.seqs[n] = seq
 	copy(img.commits[n*blockZones:], words)
 	return nil
+}
+
+// mendTorn writes the copies of blocks anew that a power cut tore, where no
+// commit has done it by now: torn copies are no damage in an image that is in
+// use, but in one that is closed cleanly they would be.
+func (img *image) mendTorn() error {
+	var words [blockZones]word
+	for n := range img.seqs {
+		b := make([]byte, blockBytes)
+		if _, err := img.f.ReadAt(b, img.copyOff(n, img.seqs[n]+1)); err != nil {
+			return err
+		}
+		part := words[:len(img.entries(n))]
+		if seq, err := decodeBlock(b, n, part); err == nil && seq < img.seqs[n] {
+			continue
+		}
+		copy(part, img.entries(n))
+		if err := img.commitBlock(n, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyOff is where the copy of block n stands that has sequence number seq: even
+// ones first, odd ones behind.
+func (l *layout) copyOff(n int, seq uint64) int64 {
+	return l.tableOff + int64(2*n)*blockBytes + int64(seq%2)*blockBytes
 }
 
 // punchAbove makes everything that stands in the file at or above the write

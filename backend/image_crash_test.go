@@ -227,3 +227,20 @@ func TestResetDuringCommit(t *testing.T) {
 		}
 	}
 }
+
+// A copy of a block that a power cut tore is whole again once the image has been
+// open, also when nothing has to be committed: an image that was closed cleanly
+// has no damage.
+func TestTornCopyIsMended(t *testing.T) {
+	for _, g := range []Geometry{small, {CapacitySectors: 1100 * 8, ZoneSectors: 8}} {
+		path := newImage(t, g)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		c.want(c.write(2*g.ZoneSectors, pattern('a', 4096)), nil)
+		fs.refuse(tearing(d.img.f, 100))
+		c.want(c.flush(), ErrIO)
+		kill(t, d, fs)
+		powerCut(t, path)
+		closeDisk(t, openDisk(t, path), path)
+	}
+}

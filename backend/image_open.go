@@ -112,7 +112,8 @@ func (img *image) recover() error {
 	if img.state, _, err = readState(img.f, img.uuid); err != nil {
 		return err
 	}
-	if img.commits, img.seqs, _, err = readCommitted(img.f, &img.layout); err != nil {
+	var torn []Finding
+	if img.commits, img.seqs, torn, err = readCommitted(img.f, &img.layout); err != nil {
 		return err
 	}
 	trustLive := img.state.trusted(here)
@@ -156,6 +157,11 @@ func (img *image) recover() error {
 	}
 	if err := img.commit(img.words, img.allBlocks()); err != nil {
 		return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
+	}
+	if len(torn) > 0 {
+		if err := img.mendTorn(); err != nil {
+			return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
+		}
 	}
 	if plantStaleData {
 		return nil
