@@ -1,0 +1,340 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// A faultyModel is what a disk with faults has to be: told in the words of the
+// documentation, one request at a time. Its zones have no limits.
+type faultyModel struct {
+	g      Geometry
+	zones  []faultyZone
+	faults []modelFault
+}
+
+type faultyZone struct {
+	state   ZoneState // Empty stands for all that is writable
+	written uint64
+	data    []byte
+}
+
+type modelFault struct {
+	id     uint64
+	f      Fault
+	struck uint64
+	room   uint64
+}
+
+// names says whether f is about an operation on these sectors.
+func (m *faultyModel) names(f *Fault, op Op, first, sectors uint64) bool {
+	if !faultOps[f.Kind].has(op) || f.Ops != 0 && !f.Ops.has(op) || op == OpFlush && f.Place != Everywhere {
+		return false
+	}
+	if op == OpFlush {
+		return true
+	}
+	if f.After != 0 && sectors <= f.After {
+		return false
+	}
+	for s := first; s < first+sectors; s++ {
+		at := s
+		if f.Place == InZones {
+			at = s / m.g.ZoneSectors
+		}
+		if f.Place == Everywhere || f.First <= at && at <= f.Last {
+			return true
+		}
+	}
+	return false
+}
+
+// happens says how a request ends that is right, and how many sectors land.
+func (m *faultyModel) happens(op Op, first, sectors uint64) (ok bool, lands uint64) {
+	ok, lands = true, sectors
+	for i := range m.faults {
+		f := &m.faults[i]
+		if f.f.Kind == FaultFull || f.f.Times != 0 && f.struck == uint64(f.f.Times) || !m.names(&f.f, op, first, sectors) {
+			continue
+		}
+		if f.f.Kind == FaultLatency {
+			f.struck++
+		} else if ok {
+			f.struck++
+			ok, lands = false, f.f.After/(uint64(m.g.BlockSize)/SectorSize)*(uint64(m.g.BlockSize)/SectorSize)
+		}
+	}
+	for i := range m.faults {
+		f := &m.faults[i]
+		if f.f.Kind != FaultFull || op != OpWrite && op != OpAppend || !ok {
+			continue
+		}
+		if f.room >= sectors*SectorSize {
+			f.room -= sectors * SectorSize
+		} else {
+			f.struck++
+			ok, lands = false, 0
+		}
+	}
+	return ok, lands
+}
+
+func drawFault(t *rapid.T, g *Geometry) Fault {
+	f := Fault{Kind: FaultKind(rapid.IntRange(int(FaultRead), int(FaultFull)).Draw(t, "kind"))}
+	switch f.Kind {
+	case FaultFull:
+		f.Left = rapid.Uint64Range(0, 64<<10).Draw(t, "left")
+		return f
+	case FaultLatency:
+		f.Delay = time.Microsecond
+		f.Ops = rapid.SampledFrom([]OpSet{0, setOf(OpRead), setOf(OpWrite, OpFlush), setOf(OpAppend)}).Draw(t, "ops")
+	case FaultWrite, FaultAppend:
+		f.After = rapid.Uint64Range(0, 20).Draw(t, "after")
+	}
+	f.Times = rapid.Uint32Range(0, 3).Draw(t, "times")
+	if f.Kind == FaultFlush {
+		return f
+	}
+	most := g.CapacitySectors - 1
+	if f.Place = Place(rapid.IntRange(0, 2).Draw(t, "place")); f.Place == InZones {
+		most = uint64(g.Zones()) - 1
+	}
+	if f.Place != Everywhere {
+		f.First = rapid.Uint64Range(0, most).Draw(t, "first")
+		f.Last = rapid.Uint64Range(f.First, most).Draw(t, "last")
+	}
+	return f
+}
+
+// Random faults come and go, zones change their states, and random requests that
+// are right meet them: each ends as the model says, every other zone stays as it
+// was, and what landed is there after a restart.
+func TestFaultsAgainstModel(t *testing.T) {
+	dir := fastDir(t)
+	rapid.Check(t, func(t *rapid.T) {
+		g := drawGeometry(t)
+		g.MaxOpen, g.MaxActive = 0, 0
+		path := filepath.Join(dir, "faulty.zvh")
+		_ = os.Remove(path)
+		if err := CreateImage(path, g); err != nil {
+			t.Fatal(err)
+		}
+		d := openDisk(t, path)
+		c := newClient(t, d)
+		m := &faultyModel{g: g, zones: make([]faultyZone, g.Zones())}
+		for i := range m.zones {
+			m.zones[i] = faultyZone{state: Empty, data: make([]byte, g.length(i)*SectorSize)}
+		}
+		one := &faultyStep{t: t, c: c, m: m}
+		t.Repeat(map[string]func(*rapid.T){
+			"add":    one.add,
+			"clear":  one.clear,
+			"write":  func(t *rapid.T) { one.write(t, OpWrite) },
+			"append": func(t *rapid.T) { one.write(t, OpAppend) },
+			"read":   one.read,
+			"flush":  func(t *rapid.T) { one.is("flush", c.flush(), first(m.happens(OpFlush, 0, 0))) },
+			"reset":  one.reset,
+			"set":    one.set,
+			"":       one.check,
+		})
+		d.Faults().ClearAll()
+		one.same(c)
+		closeDisk(t, d, path)
+		d = openDisk(t, path)
+		one.same(newClient(t, d))
+		closeDisk(t, d, path)
+	})
+}
+
+func first(ok bool, _ uint64) bool { return ok }
+
+type faultyStep struct {
+	t    *rapid.T
+	c    *client
+	m    *faultyModel
+	seed byte
+}
+
+// is checks an outcome against whether it has to be good.
+func (s *faultyStep) is(what string, err error, good bool) {
+	s.t.Helper()
+	if good && err != nil || !good && !errors.Is(err, ErrIO) {
+		s.t.Fatalf("%s: %v, but it has to succeed: %v; %+v", what, err, good, s.c.disk.Faults().List())
+	}
+}
+
+func (s *faultyStep) zone(t *rapid.T) (int, *faultyZone) {
+	i := rapid.IntRange(0, len(s.m.zones)-1).Draw(t, "zone")
+	return i, &s.m.zones[i]
+}
+
+func (s *faultyStep) add(t *rapid.T) {
+	f := drawFault(t, &s.m.g)
+	ids, err := s.c.disk.Faults().Add(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.m.faults = append(s.m.faults, modelFault{id: ids[0], f: f, room: f.Left})
+}
+
+func (s *faultyStep) clear(t *rapid.T) {
+	if len(s.m.faults) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(s.m.faults)-1).Draw(t, "fault")
+	if err := s.c.disk.Faults().Clear(s.m.faults[i].id); err != nil {
+		t.Fatal(err)
+	}
+	s.m.faults = append(s.m.faults[:i:i], s.m.faults[i+1:]...)
+}
+
+func (s *faultyStep) write(t *rapid.T, op Op) {
+	i, z := s.zone(t)
+	g := &s.m.g
+	block := uint64(g.BlockSize) / SectorSize
+	from, room := z.written, g.capacity(i)-z.written
+	if g.conventional(i) {
+		op, from = OpWrite, rapid.Uint64Range(0, g.length(i)/block-1).Draw(t, "from")*block
+		room = g.length(i) - from
+	}
+	if op == OpAppend {
+		room = min(room, uint64(g.MaxAppendSectors))
+	}
+	if z.state != Empty || room == 0 {
+		return
+	}
+	sectors := rapid.Uint64Range(1, room/block).Draw(t, "blocks") * block
+	s.seed++
+	data := pattern(s.seed, int(sectors)*SectorSize)
+	start := uint64(i) * g.ZoneSectors
+	ok, lands := s.m.happens(op, start+from, sectors)
+	at := start + from
+	if op == OpAppend {
+		at = start
+	}
+	s.is(op.String(), s.c.do(request(op, at, data)), ok)
+	copy(z.data[from*SectorSize:], data[:lands*SectorSize])
+	if !g.conventional(i) {
+		if z.written += lands; z.written == g.capacity(i) {
+			z.state = Full
+		}
+	}
+}
+
+func (s *faultyStep) read(t *rapid.T) {
+	i, z := s.zone(t)
+	if z.state == Offline {
+		return
+	}
+	block := uint64(s.m.g.BlockSize) / SectorSize
+	blocks := s.m.g.length(i) / block
+	from := rapid.Uint64Range(0, blocks-1).Draw(t, "from")
+	sectors := rapid.Uint64Range(1, blocks-from).Draw(t, "blocks") * block
+	buf := pattern(0xee, int(sectors)*SectorSize)
+	at := uint64(i)*s.m.g.ZoneSectors + from*block
+	ok, _ := s.m.happens(OpRead, at, sectors)
+	s.is("read", s.c.do(request(OpRead, at, buf)), ok)
+	if ok && !bytes.Equal(buf, z.data[from*block*SectorSize:][:len(buf)]) {
+		t.Fatalf("%d sectors of zone %d from %d on read as something else", sectors, i, from*block)
+	}
+}
+
+func (s *faultyStep) reset(t *rapid.T) {
+	i, z := s.zone(t)
+	err := s.c.zoneOp(OpReset, uint64(i)*s.m.g.ZoneSectors)
+	if s.m.g.conventional(i) || z.state == ReadOnly || z.state == Offline {
+		if !errors.Is(err, ErrZoneInvalid) {
+			t.Fatal(err)
+		}
+		return
+	}
+	s.is("reset", err, true)
+	z.state, z.written = Empty, 0
+	clear(z.data)
+}
+
+func (s *faultyStep) set(t *rapid.T) {
+	i, z := s.zone(t)
+	to := rapid.SampledFrom(targets).Draw(t, "to")
+	err := SetZoneStates(s.c.disk, []int{i}, to)
+	if s.m.g.conventional(i) && (to == ToFull || to == ToEmpty) {
+		if err == nil {
+			t.Fatal("a conventional zone was made full or empty")
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch to {
+	case ToReadOnly:
+		z.state = ReadOnly
+	case ToOffline:
+		z.state = Offline
+	case ToFull:
+		z.state = Full
+	case ToEmpty:
+		z.state, z.written = Empty, 0
+		clear(z.data)
+	case ToWritable:
+		if z.state == ReadOnly || z.state == Offline {
+			if z.state = Empty; !s.m.g.conventional(i) && z.written == s.m.g.capacity(i) {
+				z.state = Full
+			}
+		}
+	}
+}
+
+// check compares every zone's report and every fault's count.
+func (s *faultyStep) check(t *rapid.T) {
+	for i := range s.m.zones {
+		z, got := &s.m.zones[i], s.c.disk.ReportZone(i)
+		want := got
+		want.WP = got.Start + z.written
+		switch {
+		case z.state != Empty:
+			want.State = z.state
+		case s.m.g.conventional(i):
+			want.State = NotWP
+		case z.written == 0:
+			want.State = Empty
+		case got.State != ImpOpen && got.State != Closed:
+			t.Fatalf("zone %d is %v with %d sectors written", i, got.State, z.written)
+		}
+		switch {
+		case want.Type == ZoneConventional:
+			want.WP = got.Start
+		case want.State == Full:
+			want.WP = got.Start + got.Length
+		case want.State == Offline:
+			want.WP = got.Start
+		}
+		if got != want {
+			t.Fatalf("zone %d is %+v, want %+v", i, got, want)
+		}
+	}
+	list := s.c.disk.Faults().List()
+	if len(list) != len(s.m.faults) {
+		t.Fatalf("%d faults, want %d", len(list), len(s.m.faults))
+	}
+	for i, f := range s.m.faults {
+		if list[i].ID != f.id || list[i].Struck != f.struck {
+			t.Fatalf("%+v, want %d strikes", list[i], f.struck)
+		}
+	}
+}
+
+// same compares the data of all zones, with no faults left.
+func (s *faultyStep) same(c *client) {
+	for i := range s.m.zones {
+		if z := &s.m.zones[i]; z.state != Offline && !bytes.Equal(c.read(uint64(i)*s.m.g.ZoneSectors, len(z.data)), z.data) {
+			s.t.Fatalf("zone %d holds something else", i)
+		}
+	}
+}
