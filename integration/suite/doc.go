@@ -13,6 +13,7 @@
 //
 //	go test ./integration/suite                       its own daemons
 //	go test ./integration/suite -args -socket PATH    what is served there; all of it is erased
+//	... -socket PATH -control PATH -image FILE        and zones out of service, and the table in the file
 //	go test ./integration/suite -run TestScripts -args -script FILE    a script of requests
 //
 // The binary of go test -c needs nothing beside it but the socket, so it runs in

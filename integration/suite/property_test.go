@@ -302,7 +302,7 @@ func TestLiesAreFound(t *testing.T) {
 			for _, s := range c.Steps {
 				requests += len(s.Ops)
 			}
-			if len(c.Steps) > 2 || requests > 2 {
+			if len(c.Steps) > 4 || requests > 4 {
 				t.Errorf("%d requests in %d steps are left:\n%v\nof\n%s", requests, len(c.Steps), c, said)
 			}
 			again, err := ParseScript(c.String())

@@ -82,7 +82,7 @@ func Open(served *Served, want Setup) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := look(probe)
+	m, err := look(served, probe)
 	queues := min(max(1, want.Queues), probe.Queues)
 	if err = errors.Join(err, probe.Close()); err != nil {
 		return nil, err
@@ -123,13 +123,17 @@ func (s *Session) connect(o frontend.Options) (*frontend.Disk, error) {
 	return frontend.Open(c, o)
 }
 
-// look resets all zones of a disk, and makes a model of what it says of itself.
-func look(d *frontend.Disk) (*zonemodel.Model, error) {
+// look resets all zones of a disk, takes those back into service that it can, and
+// makes a model of what the disk says of itself.
+func look(served *Served, d *frontend.Disk) (*zonemodel.Model, error) {
 	c := d.Config
 	if d.Features&driver.BlkZoned == 0 || c.ZoneSectors == 0 {
 		return nil, errors.New("the disk is not zoned")
 	}
 	if err := d.Queue(0).Zone(driver.TypeZoneResetAll, 0); err != nil {
+		return nil, err
+	}
+	if err := restoreAll(served, d); err != nil {
 		return nil, err
 	}
 	zones, err := d.Queue(0).ReportAll()
@@ -164,6 +168,26 @@ func look(d *frontend.Disk) (*zonemodel.Model, error) {
 		}
 	}
 	return m, nil
+}
+
+// restoreAll takes zones back into service that a run before has left out of it.
+func restoreAll(served *Served, d *frontend.Disk) error {
+	zones, err := d.Queue(0).ReportAll()
+	if err != nil || served.SetState == nil {
+		return err
+	}
+	for i, z := range zones {
+		to := zonemodel.Empty
+		if z.Type == driver.ZoneTypeConv {
+			to = zonemodel.NotWP
+		}
+		if z.State == driver.ZoneReadOnly || z.State == driver.ZoneOffline {
+			if err := served.SetState(i, to); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // differs says in what a disk is not the one that was wanted.

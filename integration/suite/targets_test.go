@@ -6,12 +6,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/internal/daemon"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -62,11 +64,41 @@ func here() map[string]Setup {
 // atSocket is the target of whatever is served on a socket.
 func atSocket(path string) Target {
 	return func(Setup) (*Served, error) {
-		return &Served{
+		s := &Served{
 			Connect: func() (*frontend.Client, error) { return frontend.Dial(path) },
 			Close:   func() error { return nil },
-		}, nil
+		}
+		if *controlFlag != "" {
+			s.SetState = func(zone int, to zonemodel.State) error {
+				_, err := control.Call(*controlFlag, control.Request{
+					Command: control.SetState, Zones: strconv.Itoa(zone), State: stateTargets[to].String(),
+				})
+				return err
+			}
+		}
+		if *imageFlag != "" {
+			s.Zones = func() ([]zonemodel.Descriptor, error) { return tableIn(*imageFlag) }
+		}
+		return s, nil
 	}
+}
+
+// stateTargets are the states that Served.SetState knows, as backend has them.
+var stateTargets = map[zonemodel.State]backend.ZoneTarget{
+	zonemodel.ReadOnly: backend.ToReadOnly, zonemodel.Offline: backend.ToOffline,
+	zonemodel.Empty: backend.ToEmpty, zonemodel.NotWP: backend.ToWritable,
+}
+
+// tableIn reads the zone table out of an image, as zvhost report does.
+func tableIn(path string) (zones []zonemodel.Descriptor, err error) {
+	r, err := backend.ReadReport(path)
+	for _, z := range r.Zones {
+		zones = append(zones, zonemodel.Descriptor{
+			Start: z.Start, Length: z.Length, Capacity: z.Capacity, WP: z.WP,
+			Conventional: z.Type == backend.ZoneConventional, State: zonemodel.State(z.State),
+		})
+	}
+	return zones, err
 }
 
 // ownDaemon is the target of a daemon's device over a new image, with a session
@@ -82,7 +114,7 @@ func ownDaemon(s Setup) (*Served, error) {
 	if err := d.start(s); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
-	return &Served{Connect: d.connect, SetState: d.setState, Zones: d.zones, Close: d.close}, nil
+	return &Served{Connect: d.connect, SetState: d.setState, Zones: func() ([]zonemodel.Descriptor, error) { return tableIn(d.path) }, Close: d.close}, nil
 }
 
 type ownDisk struct {
@@ -154,23 +186,7 @@ func (d *ownDisk) connect() (*frontend.Client, error) {
 }
 
 func (d *ownDisk) setState(zone int, to zonemodel.State) error {
-	targets := map[zonemodel.State]backend.ZoneTarget{
-		zonemodel.ReadOnly: backend.ToReadOnly, zonemodel.Offline: backend.ToOffline,
-		zonemodel.Empty: backend.ToEmpty, zonemodel.NotWP: backend.ToWritable,
-	}
-	return backend.SetZoneStates(d.disk, []int{zone}, targets[to])
-}
-
-// zones reads the zone table out of the file, as zvhost report does.
-func (d *ownDisk) zones() (zones []zonemodel.Descriptor, err error) {
-	r, err := backend.ReadReport(d.path)
-	for _, z := range r.Zones {
-		zones = append(zones, zonemodel.Descriptor{
-			Start: z.Start, Length: z.Length, Capacity: z.Capacity, WP: z.WP,
-			Conventional: z.Type == backend.ZoneConventional, State: zonemodel.State(z.State),
-		})
-	}
-	return zones, err
+	return backend.SetZoneStates(d.disk, []int{zone}, stateTargets[to])
 }
 
 // close ends all of it, checks the image and removes it. Anything in the log is

@@ -35,8 +35,9 @@ var mayImport = map[string][]string{
 	"integration/crash":    {}, // tests only
 	"integration/powercut": {"vhostuser/frontend", "virtio/driver"},
 	// What serves the disks, internal/daemon, is its tests' alone.
-	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/daemon"},
+	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/daemon", "internal/control"},
 
+	"internal/powercut":  {}, // for tests
 	"internal/rules":     {},
 	"internal/testcount": {},
 	"internal/testleak":  {},
@@ -46,7 +47,7 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
+	"internal/powercut", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
 	"virtio/guestmem", "vhostuser",
 }
 
