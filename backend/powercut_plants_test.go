@@ -1,0 +1,164 @@
+package backend
+
+import (
+	"testing"
+)
+
+// A plant is a bug in the order in which an image writes and syncs: a store that
+// does not do what it is told, or not then.
+type plant struct {
+	*cutHost
+	late []func() error // what was put off
+	bug  func(p *plant, call string, off int64, b []byte, now func() error) error
+}
+
+func (p *plant) sync() error { return p.bug(p, "sync", 0, nil, p.cutHost.sync) }
+
+func (p *plant) writeStable(b []byte, off int64) error {
+	call := "table"
+	if off < liveOff {
+		call = "state"
+	}
+	b = append([]byte(nil), b...) // it may be written later
+	return p.bug(p, call, off, b, func() error { return p.cutHost.writeStable(b, off) })
+}
+
+func (p *plant) wipe(off, n int64) error {
+	return p.bug(p, "wipe", off, make([]byte, n), func() error { return p.cutHost.wipe(off, n) })
+}
+
+// catchUp does what was put off.
+func (p *plant) catchUp() error {
+	late := p.late
+	p.late = nil
+	for _, f := range late {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plants are the bugs, by name.
+var plants = map[string]func(p *plant, call string, off int64, b []byte, now func() error) error{
+	"no sync in a flush": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+		if call == "sync" && p.phase == "run" {
+			return nil
+		}
+		return now()
+	},
+	"the table is committed before the sync": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+		switch {
+		case call == "sync" && p.phase == "run":
+			p.late = append(p.late, now)
+			return nil
+		case call == "table":
+			if err := now(); err != nil {
+				return err
+			}
+			return p.catchUp()
+		}
+		return now()
+	},
+	"a reset wipes before it is committed": func(p *plant, call string, off int64, b []byte, now func() error) error {
+		if call != "table" || p.phase != "run" {
+			return now()
+		}
+		// Which zones the block says are empty, though they are not yet.
+		first := int(off-p.l.tableOff) / (2 * blockBytes) * blockZones
+		n := min(blockZones, p.l.Zones()-first)
+		words := make([]word, n)
+		if _, err := decodeBlock(b, first/blockZones, words); err != nil {
+			return err
+		}
+		was, _, _, err := readCommitted(p.f, p.l)
+		if err != nil {
+			return err
+		}
+		for i, w := range words {
+			if zone := first + i; w.state() == Empty && was[zone].hasData() {
+				if err := p.cutHost.wipe(p.l.offset(uint64(zone)*p.l.ZoneSectors), int64(p.l.length(zone))<<SectorShift); err != nil {
+					return err
+				}
+			}
+		}
+		return now()
+	},
+	"recovery wipes before it commits": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+		switch {
+		case p.phase == "open" && call == "table":
+			p.late = append(p.late, now)
+			return nil
+		case p.phase != "open" && len(p.late) > 0:
+			if err := p.catchUp(); err != nil {
+				return err
+			}
+		}
+		return now()
+	},
+	"the image says that it is in use too late": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+		switch {
+		case p.phase == "open" && call == "state":
+			p.late = append(p.late, now)
+			return nil
+		case call == "sync":
+			if err := p.catchUp(); err != nil {
+				return err
+			}
+		}
+		return now()
+	},
+	"the image says that it is clean before its live table is synced": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+		if p.phase == "close" && call == "sync" {
+			return nil
+		}
+		return now()
+	},
+	"table blocks are written but not made durable": func(p *plant, call string, off int64, b []byte, now func() error) error {
+		if call != "table" {
+			return now()
+		}
+		if err := p.begin(); err != nil {
+			return err
+		}
+		p.rec.Write(off, b)
+		_, err := p.f.WriteAt(b, off)
+		return err
+	},
+	"a commit writes over the copy that counts": func(p *plant, call string, off int64, b []byte, now func() error) error {
+		if call != "table" {
+			return now()
+		}
+		// Both copies at once, so that the numbers are right.
+		other := p.l.tableOff + (off - p.l.tableOff) ^ blockBytes
+		clobber := make([]byte, blockBytes)
+		if err := p.cutHost.writeStable(clobber, other); err != nil {
+			return err
+		}
+		return now()
+	},
+	"a reset leaves the old data where it is": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+		if call == "wipe" {
+			return nil
+		}
+		return now()
+	},
+}
+
+// Every bug that is planted is found: TestPowerCuts can fail.
+func TestPlantedPowerCutBugsAreFound(t *testing.T) {
+	dir := fastDir(t)
+	for name, bug := range plants {
+		inBubble(t, func(t *testing.T) {
+			var sum cutTally
+			for seed := uint64(1); sum.cuts < 3000; seed++ {
+				told, _, err := runCuts(dir, seed, func(h *cutHost) store { return &plant{cutHost: h, bug: bug} })
+				if sum.add(told); err != nil {
+					t.Logf("%s: found after %d power cuts: %v", name, sum.cuts, err)
+					return
+				}
+			}
+			t.Errorf("%s: not found in %d power cuts", name, sum.cuts)
+		})
+	}
+}
