@@ -124,6 +124,7 @@ func (o *Op) room() uint64 {
 // dress makes r carry o; fill tells its data from all other.
 func (o *Op) dress(r *frontend.Request, fill uint64) {
 	r.Type, r.Sector = o.Type, o.Sector
+	r.LinuxFooter = fill&1 != 0 // the specification's one is shorter
 	r.SetLen(int(o.room()))
 	switch {
 	case hasSegment(o.Type):

@@ -104,6 +104,9 @@ func RunTable(tb TB, target Target, setup Setup) *Tally {
 func (t *table) run() error {
 	zones := len(t.Model.Zones)
 	first := t.Model.ConventionalZones
+	if t.Model.ReadOnly {
+		return t.frozen()
+	}
 	// One among others, the one before the last, whose requests can span into a
 	// smaller one, and the last; as far as there are so many.
 	sequential := []int{min(first+1, zones-1), zones - 2, zones - 1}
@@ -126,6 +129,20 @@ func (t *table) run() error {
 	}
 	if err := t.pressure(); err != nil {
 		return err
+	}
+	return t.settleUp()
+}
+
+// frozen is the table for a read-only disk, whose zones are what they are.
+func (t *table) frozen() error {
+	nothing := func() error { return nil }
+	for i := range t.Model.Zones {
+		if i >= 16 && i < len(t.Model.Zones)-2 {
+			continue // of a disk with many zones they are more of the same
+		}
+		if err := t.each(t.arguments(i, i != t.Model.ConventionalZones), nothing, nothing); err != nil {
+			return fmt.Errorf("zone %d of a read-only disk, %v: %w", i, t.Model.Zones[i].State, err)
+		}
 	}
 	return t.settleUp()
 }

@@ -22,6 +22,8 @@ type TB interface {
 type Setup struct {
 	zonemodel.Geometry
 	Queues int
+	// ReadOnly asks for a read-only disk that has seen use.
+	ReadOnly bool
 	// Without are features not to take although they are offered, see
 	// frontend.Options.
 	Without uint64
@@ -89,6 +91,9 @@ func Open(served *Served, want Setup) (*Session, error) {
 	}
 	s.Model = m
 	if want.ZoneSectors != 0 {
+		if m.ReadOnly != want.ReadOnly {
+			return nil, fmt.Errorf("the disk is read-only: %t, not %t", m.ReadOnly, want.ReadOnly)
+		}
 		if queues != max(1, want.Queues) {
 			return nil, fmt.Errorf("the disk has %d queues, not %d", queues, want.Queues)
 		}
@@ -123,18 +128,21 @@ func (s *Session) connect(o frontend.Options) (*frontend.Disk, error) {
 	return frontend.Open(c, o)
 }
 
-// look resets all zones of a disk, takes those back into service that it can, and
+// look resets all zones of a disk that is not read-only, takes those back into service that it can, and
 // makes a model of what the disk says of itself.
 func look(served *Served, d *frontend.Disk) (*zonemodel.Model, error) {
 	c := d.Config
 	if d.Features&driver.BlkZoned == 0 || c.ZoneSectors == 0 {
 		return nil, errors.New("the disk is not zoned")
 	}
-	if err := d.Queue(0).Zone(driver.TypeZoneResetAll, 0); err != nil {
-		return nil, err
-	}
-	if err := restoreAll(served, d); err != nil {
-		return nil, err
+	readOnly := d.Features&driver.BlkRO != 0
+	if !readOnly {
+		if err := d.Queue(0).Zone(driver.TypeZoneResetAll, 0); err != nil {
+			return nil, err
+		}
+		if err := restoreAll(served, d); err != nil {
+			return nil, err
+		}
 	}
 	zones, err := d.Queue(0).ReportAll()
 	if err != nil {
@@ -152,6 +160,7 @@ func look(served *Served, d *frontend.Disk) (*zonemodel.Model, error) {
 		}
 	}
 	m := zonemodel.New(g)
+	m.ReadOnly = readOnly
 	if len(zones) != len(m.Zones) {
 		return nil, fmt.Errorf("%d zones are reported, but %d fit the disk", len(zones), len(m.Zones))
 	}
@@ -162,7 +171,7 @@ func look(served *Served, d *frontend.Disk) (*zonemodel.Model, error) {
 		switch {
 		case z.Start != mz.Start || mz.Writable > mz.End:
 			return nil, fmt.Errorf("zone %d is reported as %+v", i, z)
-		case mz.State == zonemodel.ReadOnly || mz.State == zonemodel.Offline:
+		case readOnly, mz.State == zonemodel.ReadOnly || mz.State == zonemodel.Offline:
 		case mz.Conventional && mz.State != zonemodel.NotWP, !mz.Conventional && (mz.State != zonemodel.Empty || mz.WP != mz.Start):
 			return nil, fmt.Errorf("after a reset of all zones, zone %d is %v with its write pointer at %d", i, mz.State, mz.WP)
 		}

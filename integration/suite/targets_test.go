@@ -38,6 +38,10 @@ var setups = map[string]Setup{
 		CapacitySectors: 8 * 64, ZoneSectors: 64, ZoneCapacitySectors: 64, ConventionalZones: 1,
 		MaxAppendSectors: 64, BlockBytes: 512,
 	}, Queues: 4, Without: driver.FeatureIndirectDesc},
+	"read-only": {Geometry: zonemodel.Geometry{
+		CapacitySectors: 13*64 + 8, ZoneSectors: 64, ZoneCapacitySectors: 56, ConventionalZones: 1,
+		MaxAppendSectors: 16, BlockBytes: 512,
+	}, Queues: 2, ReadOnly: true},
 	"one zone": {Geometry: zonemodel.Geometry{
 		CapacitySectors: 256, ZoneSectors: 256, ZoneCapacitySectors: 248, MaxActive: 1,
 		MaxAppendSectors: 8, BlockBytes: 4096,
@@ -137,7 +141,37 @@ func (d *ownDisk) start(s Setup) (err error) {
 	if err != nil {
 		return err
 	}
-	if d.disk, err = backend.Open(d.path, backend.Options{}); err != nil {
+	if s.ReadOnly {
+		if err := d.use(s); err != nil {
+			return err
+		}
+	}
+	return d.serve(s, backend.Options{ReadOnly: s.ReadOnly})
+}
+
+// use brings zones into the states that they can have, one after the other.
+func (d *ownDisk) use(s Setup) (err error) {
+	if err := d.serve(s, backend.Options{}); err != nil {
+		return err
+	}
+	s.ReadOnly = false
+	session, err := Open(&Served{Connect: d.connect, SetState: d.setState, Close: d.stop}, s)
+	if err != nil {
+		return errors.Join(err, d.stop())
+	}
+	defer func() { err = errors.Join(err, session.Close()) }()
+	t := &table{Session: session}
+	for i := range conditions {
+		if err := t.prepare(s.ConventionalZones+i, &conditions[i]); err != nil {
+			return err
+		}
+	}
+	return t.one(&Op{Type: driver.TypeOut, Sector: 8, Bytes: 4096})
+}
+
+// serve makes a device of the image.
+func (d *ownDisk) serve(s Setup, o backend.Options) (err error) {
+	if d.disk, err = backend.Open(d.path, o); err != nil {
 		return err
 	}
 	log, err := daemon.NewLogger(d, "warning")
@@ -189,12 +223,11 @@ func (d *ownDisk) setState(zone int, to zonemodel.State) error {
 	return backend.SetZoneStates(d.disk, []int{zone}, stateTargets[to])
 }
 
-// close ends all of it, checks the image and removes it. Anything in the log is
-// an error.
-func (d *ownDisk) close() (err error) {
+// stop ends what is served, and checks the image.
+func (d *ownDisk) stop() (err error) {
 	d.sessions.Wait()
 	if d.dev != nil {
-		err = errors.Join(err, d.dev.Close())
+		err = d.dev.Close()
 	}
 	if d.disk != nil {
 		err = errors.Join(err, d.disk.Close())
@@ -204,6 +237,14 @@ func (d *ownDisk) close() (err error) {
 			err = errors.Join(err, fmt.Errorf("check: %v", f))
 		}
 	}
+	d.dev, d.disk = nil, nil
+	return err
+}
+
+// close ends all of it, checks the image and removes it. Anything in the log is
+// an error.
+func (d *ownDisk) close() (err error) {
+	err = d.stop()
 	if d.log.Len() > 0 {
 		err = errors.Join(err, errors.New(d.log.String()))
 	}

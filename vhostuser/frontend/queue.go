@@ -19,6 +19,8 @@ type Request struct {
 	// Data is what is sent, or where the answer is to go, in guest memory: a part
 	// of Buffer from its beginning, see SetLen. It may be empty.
 	Data []byte
+	// LinuxFooter has a zone append end as Linux sends it, see driver.Blk.
+	LinuxFooter bool
 	// Tag is the caller's.
 	Tag uint64
 
@@ -185,7 +187,7 @@ func (q *Queue) Put(r *Request) { q.free = append(q.free, r) }
 // It fails with driver.ErrFull when the ring has too few descriptors.
 func (q *Queue) Submit(r *Request) error {
 	b := &r.blk
-	b.Type, b.Sector, b.Data = r.Type, r.Sector, b.Data[:0]
+	b.Type, b.Sector, b.Data, b.LinuxFooter = r.Type, r.Sector, b.Data[:0], r.LinuxFooter
 	for off := 0; off < len(r.Data); off += q.d.segmentBytes {
 		n := min(q.d.segmentBytes, len(r.Data)-off)
 		b.Data = append(b.Data, driver.Buffer{GuestAddr: r.bufAddr + uint64(off), Len: uint32(n)})
