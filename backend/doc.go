@@ -4,7 +4,8 @@
 // one worker drives requests through a disk (lane.go), the zone state machine
 // (zone.go, pure), the zoned backend over POSIX files (zoned_posix.go: opening
 // and closing; zoned_read.go, zoned_write.go, zoned_manage.go: the requests), the
-// one goroutine that makes things durable (committer.go), the image file under
+// one goroutine that makes things durable (committer.go), what a test lets go
+// wrong (fault.go, faults.go, zoned_state.go), the image file under
 // them (image.go: the layout; image_table.go, image_state.go: its parts;
 // image_open.go: recovery; image_commit.go: its changes; lock.go, report.go,
 // check.go) and ordinary disks (plain_posix.go).

@@ -53,7 +53,8 @@ and goes on with words that narrow it down, separated by commas:
   left=SIZE        full: so many bytes still find space, such as 1M
 
 A request that is wrong by itself keeps its own error. A write that fails leaves
-the zone's write pointer behind what has landed.`,
+the zone's write pointer behind what has landed. A fault that is added here lasts
+until the daemon ends.`,
 		Example: `  zvhost fault add /run/vm1.control write,zone=5,once,after=16
   zvhost fault add /run/vm1.control read,sectors=1000-1999 latency=200ms,op=write,zone=4`,
 		Args: socketAnd("SPEC", 1),
