@@ -37,6 +37,8 @@ type Target func(s Setup) (*Served, error)
 type Served struct {
 	// Connect connects one front-end after the other.
 	Connect func() (*frontend.Client, error)
+	// Serial is what the disk has to answer to GET_ID; empty where nobody knows.
+	Serial string
 	// SetState puts a zone where no guest can put it, read-only or offline, and
 	// back: to empty, or a conventional one to not-wp. A target without it has the
 	// cases that need it counted as left out.
@@ -219,6 +221,9 @@ func differs(m, want *zonemodel.Model) error {
 func (s *Session) begin() (err error) {
 	if s.id, err = s.disk.Queue(0).ID(); err != nil {
 		return err
+	}
+	if want := s.served.Serial; want != "" && s.id != want {
+		return fmt.Errorf("the disk's serial is %q, not %q", s.id, want)
 	}
 	for i := range s.Model.Zones {
 		z := &s.Model.Zones[i]

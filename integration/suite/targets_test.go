@@ -118,8 +118,10 @@ func ownDaemon(s Setup) (*Served, error) {
 	if err := d.start(s); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
-	return &Served{Connect: d.connect, SetState: d.setState, Zones: func() ([]zonemodel.Descriptor, error) { return tableIn(d.path) }, Close: d.close}, nil
+	return &Served{Connect: d.connect, Serial: serial, SetState: d.setState, Zones: func() ([]zonemodel.Descriptor, error) { return tableIn(d.path) }, Close: d.close}, nil
 }
+
+const serial = "ZV0815"
 
 type ownDisk struct {
 	dir, path string
@@ -155,7 +157,7 @@ func (d *ownDisk) use(s Setup) (err error) {
 		return err
 	}
 	s.ReadOnly = false
-	session, err := Open(&Served{Connect: d.connect, SetState: d.setState, Close: d.stop}, s)
+	session, err := Open(&Served{Connect: d.connect, Serial: serial, SetState: d.setState, Close: d.stop}, s)
 	if err != nil {
 		return errors.Join(err, d.stop())
 	}
@@ -176,7 +178,7 @@ func (d *ownDisk) serve(s Setup, o backend.Options) (err error) {
 	}
 	log, err := daemon.NewLogger(d, "warning")
 	if err == nil {
-		d.dev, err = daemon.NewDevice(d.disk, daemon.DeviceOptions{Queues: s.Queues, Serial: "suite", Log: log})
+		d.dev, err = daemon.NewDevice(d.disk, daemon.DeviceOptions{Queues: s.Queues, Serial: serial, Log: log})
 	}
 	return err
 }
