@@ -6,14 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/zvhost/zvhost/backend"
 )
 
-// answer carries out one request line on disk.
-func answer(disk backend.Disk, line []byte) Answer {
-	a, err := carryOut(disk, line)
+// answer carries out one request line on disk. note hears in a line of each thing
+// that has changed.
+func answer(disk backend.Disk, line []byte, note func(string)) Answer {
+	a, err := carryOut(disk, line, note)
 	if err != nil {
 		// An error of several is one of several lines.
 		return Answer{Error: strings.ReplaceAll(err.Error(), "\n", "; ")}
@@ -21,7 +23,7 @@ func answer(disk backend.Disk, line []byte) Answer {
 	return a
 }
 
-func carryOut(disk backend.Disk, line []byte) (a Answer, err error) {
+func carryOut(disk backend.Disk, line []byte, note func(string)) (a Answer, err error) {
 	r, err := decode(line)
 	if err != nil {
 		return a, err
@@ -32,16 +34,31 @@ func carryOut(disk backend.Disk, line []byte) (a Answer, err error) {
 			return a, errors.New("no fault to add")
 		}
 		a.IDs, err = disk.Faults().Add(r.Faults...)
+		for i, id := range a.IDs {
+			note(fmt.Sprintf("fault %d: %v", id, r.Faults[i]))
+		}
 	case FaultList:
 		a.Faults = disk.Faults().List()
 	case FaultClear:
+		slices.Sort(r.IDs)
+		r.IDs = slices.Compact(r.IDs)
 		if a.Cleared = len(r.IDs); a.Cleared == 0 {
 			a.Cleared = disk.Faults().ClearAll()
 		} else {
 			err = disk.Faults().Clear(r.IDs...)
 		}
+		if err == nil {
+			note(fmt.Sprintf("faults cleared: %d", a.Cleared))
+		}
 	case SetState:
 		a.Zones, err = SetZones(disk, r.Zones, r.State)
+		if err == nil {
+			which := r.Zones
+			if len(which) > 80 {
+				which = fmt.Sprintf("(%d of them)", a.Zones)
+			}
+			note(fmt.Sprintf("zones %s: %s", which, r.State))
+		}
 	default:
 		err = fmt.Errorf("unknown command %q", r.Command)
 	}

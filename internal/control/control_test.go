@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,15 @@ type rig struct {
 	path   string // of the socket
 	disk   backend.Disk
 	server *Server
+
+	mu    sync.Mutex
+	notes []string
+}
+
+func (r *rig) note(line string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notes = append(r.notes, line)
 }
 
 func newDisk(t testing.TB) backend.Disk {
@@ -66,7 +76,7 @@ func newRig(t testing.TB, change func(*Server)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.server = NewServer(r.disk)
+	r.server = NewServer(r.disk, r.note)
 	if change != nil {
 		change(r.server)
 	}
@@ -129,7 +139,7 @@ func TestCommands(t *testing.T) {
 	r.refused(Request{Command: FaultAdd}, "no fault")
 	r.refused(Request{Command: FaultAdd, Faults: faults(t, "flush", "write,zone=16")}, "zone 16 is beyond the last, 15")
 	r.refused(Request{Command: FaultClear, IDs: []uint64{1, 9}}, "no fault 9")
-	if a := r.call(Request{Command: FaultClear, IDs: []uint64{1}}); a.Cleared != 1 {
+	if a := r.call(Request{Command: FaultClear, IDs: []uint64{1, 1}}); a.Cleared != 1 {
 		t.Errorf("%+v", a)
 	}
 	if a := r.call(Request{Command: FaultClear}); a.Cleared != 2 {
@@ -145,6 +155,15 @@ func TestCommands(t *testing.T) {
 	r.call(Request{Command: SetState, Zones: "all", State: "writable"})
 	r.refused(Request{Command: "fault-invent"}, `unknown command "fault-invent"`)
 	r.refused(Request{Command: FaultClear, IDs: make([]uint64, MaxLine)}, "too much for one request")
+	want := []string{
+		"fault 1: write,zone=5,once", "fault 2: flush", "fault 3: read,sectors=1-2", "faults cleared: 1", "faults cleared: 2",
+		"zones 3,5-7: offline", "zones all: writable",
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(r.notes, want) {
+		t.Errorf("noted %q, want %q", r.notes, want)
+	}
 }
 
 // Clients are served side by side, more than have a place; each may go on after
@@ -278,7 +297,7 @@ func TestStrangers(t *testing.T) {
 	}
 	own := uint32(os.Geteuid())
 	for uid, want := range map[uint32]bool{0: true, own: true, own + 1: false, 65534: own == 65534} {
-		if got := NewServer(nil).allowed(uid); got != want {
+		if got := NewServer(nil, nil).allowed(uid); got != want {
 			t.Errorf("user %d: %v", uid, got)
 		}
 	}
@@ -332,7 +351,11 @@ func FuzzAnswer(f *testing.F) {
 	}
 	disk := newDisk(f)
 	f.Fuzz(func(t *testing.T, line string) {
-		a := answer(disk, []byte(line))
+		a := answer(disk, []byte(line), func(note string) {
+			if strings.ContainsAny(note, "\n\x1b") {
+				t.Errorf("%q is noted as %q", line, note)
+			}
+		})
 		b, err := json.Marshal(a)
 		if err != nil || strings.Contains(a.Error, "\n") || len(b) > maxAnswer {
 			t.Errorf("%q is answered %s, %v", line, b, err)

@@ -22,6 +22,7 @@ const maxClients = 16
 // A Server carries out requests on a disk, for any number of clients.
 type Server struct {
 	disk     backend.Disk
+	note     func(string)
 	patience time.Duration
 	allowed  func(uid uint32) bool
 
@@ -33,11 +34,13 @@ type Server struct {
 	closed  bool
 }
 
-// NewServer makes a server of a disk, which it does not own.
-func NewServer(disk backend.Disk) *Server {
+// NewServer makes a server of a disk, which it does not own. note is called from
+// any goroutine, with a line for each thing that a client has changed.
+func NewServer(disk backend.Disk, note func(string)) *Server {
 	own := uint32(os.Geteuid())
 	return &Server{
 		disk:     disk,
+		note:     note,
 		patience: Patience,
 		allowed:  func(uid uint32) bool { return uid == 0 || uid == own },
 		slots:    make(chan struct{}, maxClients),
@@ -125,7 +128,7 @@ func (s *Server) talk(conn *net.UnixConn) {
 		case err != nil:
 			return // it left, or was too slow
 		}
-		if s.say(conn, answer(s.disk, line)) != nil {
+		if s.say(conn, answer(s.disk, line, s.note)) != nil {
 			return
 		}
 	}

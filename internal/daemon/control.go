@@ -25,7 +25,7 @@ func openControl(path string, disk backend.Disk, log logrus.FieldLogger) (*contr
 	if err != nil {
 		return nil, err
 	}
-	c := &controller{front: f, server: control.NewServer(disk), ended: make(chan error, 1)}
+	c := &controller{front: f, server: control.NewServer(disk, func(line string) { log.Warn(line) }), ended: make(chan error, 1)}
 	go func() {
 		err := c.server.Serve(f.listener)
 		if err != nil {

@@ -191,8 +191,10 @@ func TestControlSocket(t *testing.T) {
 		if err != nil || a.Zones != 1 {
 			t.Errorf("%+v, %v", a, err)
 		}
-		if !strings.Contains(d.book.String(), "fault 1: flush,once") {
-			t.Errorf("no word of the fault in the log:\n%s", d.book)
+		for _, word := range []string{"fault 1: flush,once", "zones 3: offline"} {
+			if !strings.Contains(d.book.String(), word) {
+				t.Errorf("no %q in the log:\n%s", word, d.book)
+			}
 		}
 		d.end()
 		if _, err := os.Lstat(c.ControlPath); err == nil {
