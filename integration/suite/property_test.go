@@ -49,6 +49,7 @@ type hunt struct {
 	target            Target
 	found             *Script // the first one
 	requests, batches int
+	widest            int
 }
 
 // batchMost bounds what is in flight at once, so that orders can be searched.
@@ -210,6 +211,7 @@ func (h *hunt) play(t *rapid.T) {
 	d.want(t, s.Close())
 	h.requests += s.Cases
 	h.batches += s.Batches
+	h.widest = max(h.widest, s.Widest)
 }
 
 // run plays random scripts until one fails, and returns that one, shrunk, and what
@@ -263,7 +265,7 @@ func TestRandom(t *testing.T) {
 			t.Fatalf("%s\nshrunk, for -script:\n%v", said, c)
 		}
 	}
-	t.Logf("%d requests in %d batches", h.requests, h.batches)
+	t.Logf("%d requests in %d batches, for one of which %d states were searched", h.requests, h.batches, h.widest)
 }
 
 // Disks that lie are found out, what they did shrinks to a few lines, and these

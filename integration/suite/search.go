@@ -71,6 +71,7 @@ func (s *Session) explain(ops []*Op, table []driver.Zone) (*zonemodel.Model, err
 	x.all = 1<<len(x.steps) - 1
 	x.touch = s.touched(ops)
 	after := x.from(start, 0)
+	s.Widest = max(s.Widest, searchBudget-x.budget)
 	switch {
 	case x.err != nil:
 		return nil, x.err

@@ -58,6 +58,8 @@ type Session struct {
 	Queues int // in use
 	// Cases counts requests, Batches what they came in.
 	Cases, Batches int
+	// Widest is the most that was searched for one batch, in states of the model.
+	Widest int
 	// Patient has the data of a zone looked at after a request that was refused
 	// only when [Session.Verify] is called, or when the zone changes.
 	Patient bool
