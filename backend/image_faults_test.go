@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -109,4 +110,39 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 		})
 		closeDisk(t, openDisk(t, path), path)
 	}
+}
+
+// Whatever stands in the block: it is refused, or read as faults that the disk
+// can have and that are written as they were read.
+func FuzzFaultsBlock(f *testing.F) {
+	f.Add("read\nwrite,zone=5,once,after=16\n", uint32(32))
+	f.Add("latency=1ms", uint32(11))
+	f.Add("\n", uint32(1))
+	f.Add("full,left=1M\n", uint32(4064))
+	l := newLayout(small)
+	f.Fuzz(func(t *testing.T, text string, n uint32) {
+		b := make([]byte, blockBytes)
+		copy(b, faultsMagic)
+		binary.LittleEndian.PutUint32(b[12:], n)
+		copy(b[faultsHeader:], text)
+		binary.LittleEndian.PutUint32(b[8:], checksum(b, 8))
+		faults, err := decodeFaults(b, &l)
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\x1b") {
+				t.Errorf("an error of more than a line: %q", err)
+			}
+			return
+		}
+		again, err := encodeFaults(faults, l.uuid)
+		if err != nil {
+			return // words that say the same in more letters
+		}
+		if same, err := decodeFaults(again, &l); err != nil || !slices.Equal(same, faults) {
+			t.Errorf("%v is read as %v, %v", faults, same, err)
+		}
+		d := Faults{info: l.info(false)}
+		if _, err := d.Add(faults...); err != nil && len(faults) <= MaxFaults {
+			t.Error(err)
+		}
+	})
 }
