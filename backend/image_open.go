@@ -173,13 +173,7 @@ func (img *image) recover() error {
 // else the committed one as a drive shows it after a power cycle.
 func (img *image) found(trustLive bool) ([]word, error) {
 	if !trustLive {
-		words := slices.Clone(img.commits)
-		for i, w := range words {
-			if w.state().isActive() {
-				words[i] = img.settled(i, pack(i, Closed, w.written()))
-			}
-		}
-		return words, nil
+		return img.powerCycled(img.commits), nil
 	}
 	words, err := readLive(img.f, &img.layout)
 	if err != nil {
@@ -192,6 +186,17 @@ func (img *image) found(trustLive bool) ([]word, error) {
 		words[i] = img.settled(i, w)
 	}
 	return words, nil
+}
+
+// powerCycled is the committed table as a drive shows it after a power cycle.
+func (l *layout) powerCycled(commits []word) []word {
+	words := slices.Clone(commits)
+	for i, w := range words {
+		if w.state().isActive() {
+			words[i] = l.settled(i, pack(i, Closed, w.written()))
+		}
+	}
+	return words
 }
 
 // settled is the entry w of zone i now that no write is in flight any more.
