@@ -24,6 +24,7 @@ type Op struct {
 	status  zonemodel.Status
 	at      uint64 // sector of an append
 	written uint32 // the length in the used ring
+	most    uint32 // that this may be: all that the device may write
 	wrote   []byte // what was to be written
 	got     []byte // what was read
 }
@@ -126,6 +127,16 @@ func (o *Op) dress(r *frontend.Request, fill uint64) {
 	r.Type, r.Sector = o.Type, o.Sector
 	r.LinuxFooter = fill&1 != 0 // the specification's one is shorter
 	r.SetLen(int(o.room()))
+	switch {
+	case o.Type == driver.TypeZoneAppend && r.LinuxFooter:
+		o.most = driver.LinuxFooterBytes
+	case o.Type == driver.TypeZoneAppend:
+		o.most = driver.AppendFooterBytes
+	case driver.DataIsWritten(o.Type):
+		o.most = uint32(o.Bytes) + driver.StatusBytes
+	default:
+		o.most = driver.StatusBytes
+	}
 	switch {
 	case hasSegment(o.Type):
 		driver.PutSegment(r.Data, o.Sector, uint32(o.Bytes/zonemodel.SectorBytes), o.Flags)

@@ -236,9 +236,12 @@ func (s *Session) verifyZone(m *zonemodel.Model, i int, seen map[int][]byte) (er
 }
 
 // checkReads looks at what requests have read that other ones of the batch do not
-// change meanwhile.
+// change meanwhile, and at how much the used ring says was written.
 func (s *Session) checkReads(before *zonemodel.Model, ops []*Op) error {
 	for _, o := range ops {
+		if o.written > o.most {
+			return fmt.Errorf("%v: %d bytes were written by what the used ring says, but there are %d", o, o.written, o.most)
+		}
 		if o.status != zonemodel.OK {
 			continue
 		}

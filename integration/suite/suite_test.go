@@ -174,6 +174,13 @@ func TestNotices(t *testing.T) {
 			},
 			func(s *Session) error { return s.Batch(&Op{Type: driver.TypeZoneAppend, Sector: 256, Bytes: 512}) }, "wanted OK at 256",
 		},
+		"more than there is in the used ring": {
+			func(s *Session) error {
+				s.served.tamper = func(o *Op) { o.written = o.most + 1 }
+				return nil
+			},
+			func(s *Session) error { return s.Batch(flush()) }, "2 bytes were written",
+		},
 		"the order of appends": {
 			func(s *Session) error {
 				s.served.tamper = func(o *Op) { o.at = 256 }

@@ -86,3 +86,40 @@ func TestPrefer(t *testing.T) {
 		}
 	}
 }
+
+// A secure erase takes whole zones, all or none; what is out of service is not
+// touched, and comes back empty.
+func TestEraseAndService(t *testing.T) {
+	m := New(Geometry{CapacitySectors: 4*8 + 4, ZoneSectors: 8, ConventionalZones: 1, BlockBytes: 512})
+	erase := func(sector, n uint64) Status {
+		return m.Do(Request{Type: TypeSecureErase, Sector: sector, Bytes: n * SectorBytes}).Status
+	}
+	if s := erase(8, 8); s != Unsupp {
+		t.Error("without the feature:", s)
+	}
+	m.CanErase = true
+	for i := uint64(1); i < 5; i++ {
+		m.Do(Request{Type: TypeOut, Sector: 8 * i, Data: bytes.Repeat([]byte{1}, 512)})
+	}
+	for _, c := range []struct {
+		sector, n uint64
+		want      Status
+	}{
+		{8, 7, InvalidCmd}, {9, 7, InvalidCmd}, {0, 8, InvalidCmd}, {0, 16, InvalidCmd}, {8, 9, InvalidCmd}, {32, 8, IOErr}, {40, 8, IOErr},
+	} {
+		if got := erase(c.sector, c.n); got != c.want || m.Zones[1].State != ImpOpen {
+			t.Errorf("erase of %d sectors at %d: %v, zone %v", c.n, c.sector, got, m.Zones[1].State)
+		}
+	}
+	m.SetState(2, Offline)
+	if s := erase(8, 16); s != InvalidCmd || m.Zones[1].State != ImpOpen {
+		t.Error("with an offline zone:", s)
+	}
+	m.SetState(2, Empty)
+	if s := erase(16, 20); s != OK || m.Zones[4].State != Empty || m.Zones[1].State != ImpOpen || len(m.Opened) != 1 {
+		t.Error("to the end:", s, m.Zones, m.Opened)
+	}
+	if !bytes.Equal(m.Data(16, 20*512), make([]byte, 20*512)) {
+		t.Error("something is left")
+	}
+}
