@@ -3,6 +3,8 @@ package backend
 import (
 	"bytes"
 	"errors"
+	"regexp"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -83,9 +85,14 @@ func TestEraseIsGone(t *testing.T) {
 	c.want(c.flush(), nil)
 	fs.seen()
 	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 3 * 128})), nil)
-	calls := fs.seen()
-	if len(calls) < 3 || calls[0].op != "stable" || calls[1].op != "wipe" || calls[2].op != "sync" {
-		t.Errorf("the steps were %v, want the table, the hole, a sync", calls)
+	// In one round, or in several when the committer is quick.
+	var steps []string
+	for _, call := range fs.seen() {
+		steps = append(steps, call.op)
+	}
+	rounds := regexp.MustCompile(`^(stable wipe )+sync\b`)
+	if got := strings.Join(steps, " "); !rounds.MatchString(got) {
+		t.Errorf("the steps were %s, want the table, the hole, a sync", got)
 	}
 	for i := 2; i < 5; i++ {
 		c.wantZone(i, Empty, 0)
