@@ -42,6 +42,7 @@ type draw struct {
 	*Session
 	hunt   *hunt
 	script *Script
+	focus  int // the zone that all requests are about; below 0: any
 }
 
 // A hunt is a search for scripts that fail on disks of a target.
@@ -56,6 +57,9 @@ type hunt struct {
 const batchMost = 6
 
 func (d *draw) zone(t *rapid.T) int {
+	if d.focus >= 0 {
+		return d.focus
+	}
 	// Of a disk with many, the first ones of each kind and the last.
 	n := len(d.Model.Zones)
 	i := rapid.IntRange(0, min(n, 8)-1).Draw(t, "zone")
@@ -109,6 +113,10 @@ func (d *draw) op(t *rapid.T) *Op {
 // batch draws requests that may be in flight at once.
 func (d *draw) batch(t *rapid.T) Step {
 	var s Step
+	if rapid.Bool().Draw(t, "one zone") {
+		d.focus = d.zone(t)
+		defer func() { d.focus = -1 }()
+	}
 	for range rapid.IntRange(1, batchMost).Draw(t, "requests") {
 		o := d.op(t)
 		if !d.clashes(s.Ops, o) {
@@ -186,7 +194,7 @@ func (h *hunt) play(t *rapid.T) {
 	if setup.ZoneSectors == 0 {
 		setup.Geometry, setup.Queues = s.Model.Geometry, s.Queues
 	}
-	d := &draw{s, h, &Script{Setup: setup}}
+	d := &draw{s, h, &Script{Setup: setup}, -1}
 	closed := false
 	defer func() { // so that shrinking can go on after a failure
 		if !closed {
