@@ -34,12 +34,15 @@ const (
 	OpReset
 	OpResetAll
 	OpSecureErase
+	// OpReport brings what Disk.ReportZone says of Bytes zones, from the one that
+	// holds Sector on, up to date. ZonedInfo.Moves says where that is needed.
+	OpReport
 	numOps
 )
 
 var opNames = [numOps]string{
 	"read", "write", "flush", "discard", "write-zeroes",
-	"append", "open", "close", "finish", "reset", "reset-all", "secure-erase",
+	"append", "open", "close", "finish", "reset", "reset-all", "secure-erase", "report",
 }
 
 func (o Op) String() string {
@@ -128,15 +131,18 @@ type Request struct {
 	fate *fate    // what faults do to it, nil for all but those that a test asked for
 
 	// What follows is the disk's.
-	io   engine.Op    // the I/O in flight for this request, one at a time
-	clip []unix.Iovec // part of Iov, when not all of it goes to the file
-	step step         // what ioDone has to do next
-	zone int32        // zone number
-	seg  uint32       // index into Ranges
-	to   ZoneTarget   // of opSetState
-	from uint64       // first sector of a write, and the first behind it,
-	end  uint64       // both counted from the zone's start
-	turn uint64       // its turn among the zone's writes
+	io     engine.Op    // the I/O in flight for this request, one at a time
+	clip   []unix.Iovec // part of Iov, when not all of it goes to the file
+	step   step         // what ioDone has to do next
+	batch  reqList      // drives: those whose data moves with this one's
+	bounce *bounce      // drives: memory in the place of Iov
+	cause  error        // drives: what its I/O failed with
+	zone   int32        // zone number
+	seg    uint32       // index into Ranges
+	to     ZoneTarget   // of opSetState
+	from   uint64       // first sector of a write, and the first behind it,
+	end    uint64       // both counted from the zone's start
+	turn   uint64       // its turn among the zone's writes
 	// the zone's list of writes in flight, in the order of their addresses
 	flyPrev, flyNext *Request
 }
@@ -157,6 +163,12 @@ const (
 	stepHeld                 // a fault has held its answer back
 	stepResetAll             // it waited for zone number zone: go on behind it
 	stepErase                // the same
+
+	stepManageDone // drives: the zone operation has been carried out
+	stepLookFirst  // the zone is not known: it has to be looked at
+	stepReread     // the zones it has to itself have been looked at
+	stepResetRun   // zones side by side have been reset
+	stepReport     // zones have been looked at
 )
 
 // Info describes a disk. It never changes while the disk is open.
@@ -184,6 +196,9 @@ type ZonedInfo struct {
 	MaxActive        uint32 // 0: no limit
 	MaxAppendSectors uint32
 	WriteGranularity uint32 // bytes
+	// Moves says that zones change by themselves, so that an OpReport has to come
+	// before Disk.ReportZone.
+	Moves bool
 }
 
 // A Disk carries out requests. Submit may be called by many workers at once,

@@ -33,6 +33,11 @@ type client struct {
 
 func newClient(t tb, d Disk) *client {
 	t.Helper()
+	if own, ok := d.(interface {
+		testEngine(wake func()) (engine.Engine, error)
+	}); ok {
+		return newClientOn(t, d, own.testEngine)
+	}
 	return newClientOn(t, d, func(wake func()) (engine.Engine, error) { return engine.NewThreads(0, wake), nil })
 }
 

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -17,7 +18,8 @@ const MaxFaults = 1000
 // Faults are the faults of one disk. Any goroutine may use it at any time. While
 // there are none a request pays one atomic load for it.
 type Faults struct {
-	info Info
+	info   Info
+	refuse string // why this disk takes none; empty where it does
 
 	// live are the faults that can still strike, nil when there are none. The
 	// list is never changed, but replaced.
@@ -70,6 +72,9 @@ func (s *Faults) init(i Info) { s.info = i }
 // Add arms faults, all of them or, with an error that says why, none, and returns
 // their numbers. Requests that are submitted from now on may be struck.
 func (s *Faults) Add(faults ...Fault) (ids []uint64, err error) {
+	if s.refuse != "" && len(faults) > 0 {
+		return nil, errors.New(s.refuse)
+	}
 	fresh := make([]*armed, 0, len(faults))
 	for _, f := range faults {
 		if err := f.check(&s.info); err != nil {

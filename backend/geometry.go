@@ -114,17 +114,18 @@ func (g *Geometry) capacity(i int) uint64 {
 
 // zone is what a report says of zone i when its table entry is w.
 func (g *Geometry) zone(i int, w word) Zone {
-	z := Zone{
-		Start:    uint64(i) * g.ZoneSectors,
-		Length:   g.length(i),
-		Capacity: g.capacity(i),
-		Type:     ZoneSeqWriteRequired,
-		State:    w.state(),
+	typ := ZoneSeqWriteRequired
+	if g.conventional(i) { // read-only and offline ones too
+		typ = ZoneConventional
 	}
-	z.WP = z.Start + w.written()
+	return reportOf(uint64(i)*g.ZoneSectors, g.length(i), g.capacity(i), typ, w)
+}
+
+// reportOf is what a report says of a zone whose table entry is w.
+func reportOf(start, length, capacity uint64, typ ZoneType, w word) Zone {
+	z := Zone{Start: start, Length: length, Capacity: capacity, WP: start + w.written(), Type: typ, State: w.state()}
 	switch {
-	case g.conventional(i): // read-only and offline ones too
-		z.Type = ZoneConventional
+	case typ == ZoneConventional:
 	case z.State == Full:
 		z.WP = z.Start + z.Length
 	case z.State == Offline:

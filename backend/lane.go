@@ -165,6 +165,13 @@ func (l *reqList) push(r *Request) {
 	l.tail = r
 }
 
+func (l *reqList) pushFront(r *Request) {
+	if r.next = l.head; l.head == nil {
+		l.tail = r
+	}
+	l.head = r
+}
+
 func (l *reqList) pop() *Request {
 	r := l.head
 	if r == nil {

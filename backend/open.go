@@ -23,6 +23,8 @@ const (
 // Options are how a disk is opened.
 type Options struct {
 	ReadOnly bool
+	// Window is the part of a zoned block device to serve; nil for all of it.
+	Window *Window
 
 	wrap func(store) store // tests: what is put over an image's file
 }
@@ -106,6 +108,9 @@ func Open(path string, o Options) (Disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Window != nil && kind != KindZonedDevice {
+		return nil, fmt.Errorf("%s is no zoned block device, so it has no window of zones to serve: leave --zones out", path)
+	}
 	// Not "return openX(...)": a nil *zoned in a Disk would not be nil.
 	switch kind {
 	case KindImage:
@@ -115,7 +120,11 @@ func Open(path string, o Options) (Disk, error) {
 		}
 		return d, nil
 	case KindZonedDevice:
-		return nil, fmt.Errorf("%s is a zoned block device, which this version of zvhost cannot serve; serve a zoned image instead ('zvhost create')", path)
+		d, err := openDrive(path, o)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
 	}
 	d, err := openPlain(path, o.ReadOnly)
 	if err != nil {

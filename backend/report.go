@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Report is the zones of an image at one moment.
+// Report is the zones of an image, or of a zoned block device, at one moment.
 type Report struct {
 	Info  Info
 	Zones []Zone
-	// InUse says that a daemon has the image open for writing.
+	// InUse says that a daemon has the image, or some of the zones, open for
+	// writing.
 	InUse bool
-	// UUID identifies the image.
+	// UUID identifies the image; zero for a device.
 	UUID [16]byte
 }
 
@@ -30,7 +31,7 @@ func ReadReport(path string) (Report, error) {
 	case KindPlain:
 		return Report{}, fmt.Errorf("%s is an ordinary disk: it has no zones to report", path)
 	case KindZonedDevice:
-		return Report{}, fmt.Errorf("%s is a zoned block device, which this version of zvhost cannot read; use blkzone report", path)
+		return ReadDriveReport(path, nil)
 	}
 	f, err := os.Open(path)
 	if err != nil {

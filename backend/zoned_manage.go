@@ -17,7 +17,11 @@ func (d *zoned) manage(r *Request) {
 	i := int(r.Sector >> d.shift)
 	switch {
 	case d.img.readOnly:
-		d.manageFrozen(r, d.entry(i))
+		if err := frozen(r.Op, d.entry(i)); err != nil {
+			d.fail(r, err)
+			return
+		}
+		r.lane.finish(r, nil)
 		return
 	case d.broken.Load():
 		d.fail(r, errTable)
@@ -44,18 +48,14 @@ func (d *zoned) manage(r *Request) {
 // completed with VIRTIO_BLK_S_ZONE_INVALID_CMD" ("Device Operation").
 var errFrozen = fmt.Errorf("%w: the disk is read-only", ErrZoneInvalid)
 
-// manageFrozen carries out a zone management request on the zone w of a
-// read-only disk: good if the zone is where the request would have it.
-func (d *zoned) manageFrozen(r *Request, w word) {
-	to, err := transition(w.state(), events[r.Op], w.written() != 0)
-	switch {
-	case err != nil:
-		d.fail(r, err)
-	case to != w.state():
-		d.fail(r, errFrozen)
-	default:
-		r.lane.finish(r, nil)
+// frozen is the outcome of zone management on the zone w of a read-only disk:
+// good if the zone is where the request would have it.
+func frozen(op Op, w word) error {
+	to, err := transition(w.state(), events[op], w.written() != 0)
+	if err == nil && to != w.state() {
+		err = errFrozen
 	}
+	return err
 }
 
 // finish ends r with err; a good one that has to be stable, once it is.

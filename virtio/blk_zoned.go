@@ -37,7 +37,7 @@ func (b *Blk) decodeZone(r *BlkRequest, typ uint32, sector uint64, zoned bool) b
 	var op backend.Op
 	switch typ {
 	case BlkTypeZoneReport:
-		return r.done(b.report(r, sector))
+		return b.report(r, sector)
 	case BlkTypeZoneOpen:
 		op = backend.OpOpen
 	case BlkTypeZoneClose:
@@ -56,30 +56,38 @@ func (b *Blk) decodeZone(r *BlkRequest, typ uint32, sector uint64, zoned bool) b
 	return r.submit(op, sector)
 }
 
-// report writes a zone report straight into the guest's buffer: the zones from
-// the one that holds sector on, as many as fit whole (struct
-// virtio_blk_zone_report). nr_zones never exceeds what was transferred, as Linux
-// walks so many descriptors whatever the length of its buffer
-// (virtblk_report_zones in drivers/block/virtio_blk.c). Zones change while it is
-// written; each descriptor is of one instant.
-func (b *Blk) report(r *BlkRequest, sector uint64) error {
+// report makes r a report: of the zones from the one that holds sector on, as
+// many as fit whole (struct virtio_blk_zone_report). Where zones change by
+// themselves the disk is asked first.
+func (b *Blk) report(r *BlkRequest, sector uint64) (submit bool) {
 	z := b.info.Zoned
 	if sector >= b.info.CapacitySectors || r.space < reportHeaderBytes {
-		return backend.ErrZoneInvalid
+		return r.done(backend.ErrZoneInvalid)
 	}
-	first := int(sector / z.ZoneSectors)
-	n := min(uint64(z.Zones-first), (r.space-reportHeaderBytes)/zoneDescriptorBytes)
+	first := sector / z.ZoneSectors
+	n := min(uint64(z.Zones)-first, (r.space-reportHeaderBytes)/zoneDescriptorBytes)
+	r.blk, r.Sector, r.Bytes = b, first*z.ZoneSectors, n
+	if z.Moves && n > 0 {
+		return r.submit(backend.OpReport, r.Sector)
+	}
+	return r.done(nil)
+}
 
+// putReport writes the report straight into the guest's buffer. nr_zones never
+// exceeds what was transferred, as Linux walks so many descriptors whatever the
+// length of its buffer (virtblk_report_zones in drivers/block/virtio_blk.c).
+// Zones change while it is written; each descriptor is of one instant.
+func (b *Blk) putReport(r *BlkRequest) {
 	in := cursor{iov: r.Chain.In}
 	var buf [zoneDescriptorBytes]byte // the header has the same size
-	binary.LittleEndian.PutUint64(buf[:], n)
+	binary.LittleEndian.PutUint64(buf[:], r.Bytes)
 	in.write(buf[:])
-	for i := range int(n) {
+	first := int(r.Sector / b.info.Zoned.ZoneSectors)
+	for i := range int(r.Bytes) {
 		putZone(&buf, b.disk.ReportZone(first+i))
 		in.write(buf[:])
 	}
-	r.filled = reportHeaderBytes + n*zoneDescriptorBytes
-	return nil
+	r.filled = reportHeaderBytes + r.Bytes*zoneDescriptorBytes
 }
 
 // putZone lays out struct virtio_blk_zone_descriptor. Package backend numbers

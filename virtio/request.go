@@ -54,6 +54,8 @@ type BlkRequest struct {
 	// space is the length of the device-writable part before the status, and
 	// filled how much of it, from its beginning, was surely written.
 	space, filled uint64
+	// blk fills in the zones of a report once they are up to date.
+	blk *Blk
 }
 
 // What can be wrong with a request beside what the disk says. The driver's
@@ -73,7 +75,7 @@ func (r *BlkRequest) begin() {
 	r.Op, r.Sector, r.Iov, r.Bytes = backend.OpRead, 0, nil, 0
 	r.Ranges = r.Ranges[:0]
 	r.Stable, r.Err, r.AppendSector = false, nil, 0
-	r.status, r.space, r.filled = nil, 0, 0
+	r.status, r.space, r.filled, r.blk = nil, 0, 0, nil
 }
 
 // done ends a request that does not go to the disk.
@@ -104,6 +106,8 @@ func (r *BlkRequest) Complete() (written uint32) {
 		return 0
 	}
 	switch {
+	case r.blk != nil && r.Err == nil:
+		r.blk.putReport(r)
 	case r.Op == backend.OpRead && r.Err == nil:
 		r.filled = max(r.filled, r.Bytes)
 	case r.Op == backend.OpAppend:

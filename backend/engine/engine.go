@@ -12,6 +12,16 @@ const (
 	Fdatasync             // what was written is made stable
 	PunchHole             // [Off, Off+Len) reads as zeroes, its space is given back
 	ZeroRange             // [Off, Off+Len) reads as zeroes, its space is kept
+
+	// Those of a zoned block device (include/uapi/linux/blkzoned.h). Off and Len
+	// are whole zones, but for the last one.
+	ZoneReset  // BLKRESETZONE
+	ZoneOpen   // BLKOPENZONE
+	ZoneClose  // BLKCLOSEZONE
+	ZoneFinish // BLKFINISHZONE
+	// ZoneReport is BLKREPORTZONE: Iov[0] is filled with a struct blk_zone_report
+	// of the zones from Off on, as many as there is room for.
+	ZoneReport
 )
 
 // An Op is one I/O. Its owner fills it and hands it to Engine.Queue; from then

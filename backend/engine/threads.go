@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -188,6 +189,10 @@ func (t *Threads) run(op *Op, scratch *[]unix.Iovec) {
 		op.Err = PunchHoleAt(op.FD, op.Off, op.Len)
 	case ZeroRange:
 		op.Err = ZeroRangeAt(op.FD, op.Off, op.Len)
+	case ZoneReset, ZoneOpen, ZoneClose, ZoneFinish:
+		op.Err = ManageZones(op.FD, op.Code, op.Off, op.Len)
+	case ZoneReport:
+		op.Err = ReportZones(op.FD, op.Off, unsafe.Slice(op.Iov[0].Base, op.Iov[0].Len), false)
 	default:
 		op.Err = unix.EINVAL
 	}

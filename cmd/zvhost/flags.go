@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -98,6 +99,32 @@ func (f *modeFlag) Set(s string) error {
 
 func (f *modeFlag) String() string { return fmt.Sprintf("%#o", uint32(f.mode)) }
 func (f *modeFlag) Type() string   { return "MODE" }
+
+// windowFlag is a flag whose value is a range of zones (pflag.Value).
+type windowFlag struct{ window *backend.Window }
+
+func (f *windowFlag) Set(s string) error {
+	first, last, isRange := strings.Cut(s, "-")
+	if !isRange {
+		last = first
+	}
+	a, err := strconv.Atoi(first)
+	b, err2 := strconv.Atoi(last)
+	if err != nil || err2 != nil || a < 0 || b < a {
+		return fmt.Errorf("not a range of zones: want first and last one, such as 16-79")
+	}
+	f.window = &backend.Window{First: a, Last: b}
+	return nil
+}
+
+func (f *windowFlag) String() string {
+	if f.window == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d-%d", f.window.First, f.window.Last)
+}
+
+func (f *windowFlag) Type() string { return "FIRST-LAST" }
 
 // writeJSON writes v for programs: indented, so that people can read it too.
 func writeJSON(w io.Writer, v any) error {

@@ -11,9 +11,10 @@ import (
 
 func newReport() *cobra.Command {
 	var asJSON, asMap bool
+	var window windowFlag
 	cmd := &cobra.Command{
 		Use:   "report FILE",
-		Short: "Show the zones of an image",
+		Short: "Show the zones of an image, or of a zoned drive",
 		Long: `Shows the zones of a zoned image, also while it is being served, in the words of
 util-linux' blkzone report: what a guest sees with that command is what this
 prints, line for line. All numbers are sectors of 512 bytes; wptr counts from
@@ -26,7 +27,7 @@ the start of the zone.`,
 			if asJSON && asMap {
 				return usagef("--json and --map exclude each other: give one")
 			}
-			r, err := backend.ReadReport(args[0])
+			r, err := readReport(args[0], window.window)
 			if err != nil {
 				return err
 			}
@@ -40,9 +41,24 @@ the start of the zone.`,
 			return writeZoneLines(out, r.Zones)
 		},
 	}
+	cmd.Flags().Var(&window, "zones", "show these zones of a zoned device only, numbered from 0 as serve --zones does")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&asMap, "map", false, "draw the zones: a column each, with its state and how full it is")
 	return cmd
+}
+
+// readReport reads the zones of an image, of a zoned block device, or of a window
+// of that.
+func readReport(path string, w *backend.Window) (backend.Report, error) {
+	if w == nil {
+		return backend.ReadReport(path)
+	}
+	if kind, err := backend.Probe(path); err != nil {
+		return backend.Report{}, err
+	} else if kind != backend.KindZonedDevice {
+		return backend.Report{}, usagef("--zones is for zoned block devices, and %s is none", path)
+	}
+	return backend.ReadDriveReport(path, w)
 }
 
 func drawMap(w io.Writer, file string, r backend.Report) error {

@@ -15,6 +15,7 @@ type serveOptions struct {
 	create   bool
 	geometry geometryFlags
 	faults   faultFlag
+	window   windowFlag
 	logLevel string
 	debug    bool
 }
@@ -45,8 +46,9 @@ func newServe() *cobra.Command {
 		Use:   "serve --socket-path PATH --blk-file FILE",
 		Short: "Serve a disk to a virtual machine",
 		Long: `Serves a disk over a vhost-user socket until SIGTERM. What FILE is decides how: a
-zoned image becomes a host-managed zoned disk; any other file or block device
-becomes an ordinary disk with discard and write-zeroes.
+zoned image, or a zoned drive of the host (SMR, ZNS, null_blk), becomes a
+host-managed zoned disk; any other file or block device becomes an ordinary disk
+with discard and write-zeroes. With --zones several daemons can share a drive.
 
 One front-end at a time: another one that connects meanwhile is let in if the
 first leaves within two seconds, and disconnected otherwise. When a front-end
@@ -56,6 +58,7 @@ A socket file that no process listens on any more is replaced. Under systemd
 socket activation the handed-over socket is used.`,
 		Example: `  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --queues 4 --serial VM1-DATA
+  zvhost serve --socket-path /run/vm1.sock --blk-file /dev/nvme0n2 --zones 16-79
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --create --size 8G --zone-size 64M
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --control-path /run/vm1.control --fault read,zone=5`,
 		Args: noArgs,
@@ -65,6 +68,7 @@ socket activation the handed-over socket is used.`,
 	opts.addConventional(fs)
 	fs.IntVar(&opts.config.Queues, "queues", 1, "offer `N` request queues; give the front-end as many")
 	fs.StringVar(&opts.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
+	fs.Var(&opts.window, "zones", "serve these zones of a zoned device only, numbered from 0")
 	fs.Var(&opts.mode, "socket-mode", "permissions of the socket: who may write may connect")
 	fs.StringVar(&opts.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")
 	fs.StringVar(&opts.config.ControlPath, "control-path", "", "take zvhost fault and zvhost zone on this UNIX `PATH`, from root and its own user")
@@ -78,6 +82,7 @@ socket activation the handed-over socket is used.`,
 func (o *serveOptions) serve(cmd *cobra.Command) error {
 	o.config.SocketMode = o.mode.mode
 	o.config.Faults = o.faults.list
+	o.config.Window = o.window.window
 	o.config.Trace = o.debug
 	if o.debug {
 		o.logLevel = "debug"

@@ -37,7 +37,9 @@ type Config struct {
 	// FD is an inherited socket, listening or connected, or NoFD.
 	FD int
 
-	BlkFile  string // the image, file or device to serve
+	BlkFile string // the image, file or device to serve
+	// Window is the part of a zoned block device to serve; nil for all of it.
+	Window   *backend.Window
 	ReadOnly bool
 	Queues   int    // request queues offered, 1 to vhostuser.MaxQueues
 	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
@@ -108,7 +110,7 @@ func (c *Config) openDisk() (backend.Disk, error) {
 			return nil, err
 		}
 	}
-	disk, err := backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly})
+	disk, err := backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly, Window: c.Window})
 	if err != nil {
 		return nil, err
 	}

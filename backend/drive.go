@@ -1,0 +1,357 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// drive is a zoned block device of the host, or a window of its zones.
+//
+// The device itself keeps the write pointers; what stands here is what it was
+// last known to have. It takes the writes of a zone in order only, so each zone
+// has one I/O in flight, and a line of those that wait for it: see
+// drive_write.go. Open and active zones are the device's to count.
+type drive struct {
+	f     *os.File
+	path  string
+	info  Info
+	rules rules
+	first uint64 // sector of the device where the window begins
+	whole bool   // the window is all of the device
+	zones []driveZone
+
+	maxBatch  uint64 // most bytes of writes that are made one
+	alignment uint64 // of memory that the device can take, less one
+
+	faults Faults
+	lost   atomic.Pointer[error] // a sync has failed: see errLost
+}
+
+// A driveZone is one zone at work.
+type driveZone struct {
+	// word is what guests see. It is stored with mu held and loaded without.
+	word             atomic.Uint64
+	sectors, capSecs uint64
+	typ              ZoneType
+
+	mu    sync.Mutex // guards what follows; never held across I/O
+	busy  bool       // an I/O is in flight that has the zone to itself
+	stale bool       // word may be wrong, and could not be read again
+	line  reqList    // who waits for the zone, first come first served
+}
+
+// A Window is a range of a drive's zones, both ends included.
+type Window struct{ First, Last int }
+
+// openDrive opens the zoned block device at path, or a window of it.
+func openDrive(path string, o Options) (_ *drive, err error) {
+	mode := os.O_RDWR
+	if o.ReadOnly {
+		mode = os.O_RDONLY
+	}
+	if o.Window == nil {
+		// A device that is mounted, or part of another one, is not ours. Windows
+		// are shared among daemons, so there the locks have to do.
+		mode |= os.O_EXCL
+	}
+	f, err := os.OpenFile(path, mode|unix.O_DIRECT, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("drive %s is in use: it is mounted, part of another device, or opened by another program; stop that first", path)
+	} else if err != nil {
+		return nil, fmt.Errorf("open the drive: %w", err)
+	}
+	d := &drive{f: f, path: path}
+	if err = d.survey(o); err == nil {
+		err = d.claim()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("drive %s: %w", path, err), f.Close())
+	}
+	return d, nil
+}
+
+// survey finds out what the device is, and takes its zones or those of the
+// window.
+func (d *drive) survey(o Options) error {
+	fd := int(d.f.Fd())
+	sectors, err := deviceSectors(fd)
+	if err != nil {
+		return err
+	}
+	all, err := reportZones(fd, 0, sectors)
+	if err != nil {
+		return err
+	}
+	window, err := d.cut(all, o.Window)
+	if err != nil {
+		return err
+	}
+	if err := d.limits(o.ReadOnly, window); err != nil {
+		return err
+	}
+	d.take(window)
+	return nil
+}
+
+// cut returns the zones of the window w, nil for all of them.
+func (d *drive) cut(all []kernelZone, w *Window) ([]kernelZone, error) {
+	if len(all) == 0 {
+		return nil, errors.New("it has no zones")
+	}
+	last := len(all) - 1
+	if w == nil {
+		w = &Window{0, last}
+	}
+	if w.First < 0 || w.First > w.Last || w.Last > last {
+		return nil, fmt.Errorf("zones %d-%d: it has zones 0 to %d", w.First, w.Last, last)
+	}
+	size := all[0].length
+	for i, z := range all {
+		if z.length != size && (i != last || z.length > size) {
+			return nil, fmt.Errorf("zone %d has %d sectors and not %d as the first one: only the last zone may be smaller", i, z.length, size)
+		}
+	}
+	if bits.OnesCount64(size) != 1 {
+		return nil, fmt.Errorf("zones of %d sectors: the size must be a power of two", size)
+	}
+	d.whole = w.First == 0 && w.Last == last
+	d.first = all[w.First].start
+	return all[w.First : w.Last+1], nil
+}
+
+// take makes these zones, whose limits are known, the disk's.
+func (d *drive) take(zones []kernelZone) {
+	z := d.info.Zoned
+	d.rules = rules{info: d.info, shift: bits.TrailingZeros64(z.ZoneSectors), append: uint64(z.MaxAppendSectors) << SectorShift}
+	d.zones = make([]driveZone, len(zones))
+	for i, k := range zones {
+		z := &d.zones[i]
+		z.typ, z.sectors, z.capSecs = k.typ, k.length, k.capacity
+		z.word.Store(uint64(k.entry(i)))
+	}
+	d.faults.refuse = "a real drive has faults of its own: they can be asked of images and ordinary disks"
+}
+
+// limits fills in what the device can do.
+func (d *drive) limits(readOnly bool, zones []kernelZone) error {
+	block, physical, err := blockSizes(d.f)
+	if err != nil {
+		return err
+	}
+	q := limitsOf(d.f)
+	granularity := q.get("zone_write_granularity", uint64(block))
+	// An append is written like anything else, so where the kernel names no limit
+	// for appends that of writes will do.
+	longest := q.get("max_hw_sectors_kb", 512) << 10
+	appendBytes := q.get("zone_append_max_bytes", 0)
+	if appendBytes == 0 {
+		appendBytes = longest
+	}
+	for _, z := range zones {
+		if z.typ == ZoneSeqWriteRequired {
+			appendBytes = min(appendBytes, z.capacity<<SectorShift)
+		}
+	}
+	d.maxBatch = max(appendBytes, granularity)
+	d.alignment = q.get("dma_alignment", uint64(block)-1)
+	last := zones[len(zones)-1]
+	d.info = Info{
+		CapacitySectors: last.start + last.length - d.first, LogicalBlockSize: block, PhysicalBlockSize: max(physical, block), ReadOnly: readOnly,
+		Zoned: &ZonedInfo{
+			Zones: len(zones), ZoneSectors: zones[0].length,
+			MaxOpen: uint32(q.get("max_open_zones", 0)), MaxActive: uint32(q.get("max_active_zones", 0)),
+			MaxAppendSectors: uint32(appendBytes &^ (granularity - 1) >> SectorShift),
+			WriteGranularity: uint32(granularity),
+			Moves:            true,
+		},
+	}
+	return q.err
+}
+
+// lock is a lock on the zones of the window: an open file description lock on
+// those bytes of the device's node (fcntl(2)).
+func (d *drive) lock(how int16) unix.Flock_t {
+	return unix.Flock_t{Type: how, Start: d.offset(0), Len: int64(d.info.CapacitySectors) << SectorShift}
+}
+
+// claim keeps the zones of the window from being served twice.
+func (d *drive) claim() error {
+	how := int16(unix.F_WRLCK)
+	if d.info.ReadOnly {
+		how = unix.F_RDLCK
+	}
+	lk := d.lock(how)
+	err := unix.FcntlFlock(d.f.Fd(), unix.F_OFD_SETLK, &lk)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return errors.New("zones of it are served already, by another zvhost; stop that first, or choose other --zones")
+	} else if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	return nil
+}
+
+// ReadDriveReport reads the zones of the zoned block device at path, or of a
+// window of it, as the device has them; they are numbered from the window's
+// first one. It disturbs nobody who serves them.
+func ReadDriveReport(path string, w *Window) (Report, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return Report{}, fmt.Errorf("open the drive: %w", err)
+	}
+	defer f.Close()
+	d := &drive{f: f, path: path}
+	if err := d.survey(Options{ReadOnly: true, Window: w}); err != nil {
+		return Report{}, fmt.Errorf("drive %s: %w", path, err)
+	}
+	lk := d.lock(unix.F_RDLCK)
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk); err != nil {
+		return Report{}, fmt.Errorf("drive %s: look at the lock: %w", path, err)
+	}
+	rep := Report{Info: d.info, InUse: lk.Type == unix.F_WRLCK, Zones: make([]Zone, len(d.zones))}
+	for i := range rep.Zones {
+		rep.Zones[i] = d.ReportZone(i)
+	}
+	return rep, nil
+}
+
+// Info implements Disk.
+func (d *drive) Info() Info { return d.info }
+
+// Faults implements Disk.
+func (d *drive) Faults() *Faults { return &d.faults }
+
+// entry, conventional and length implement zoneTable.
+func (d *drive) entry(i int) word        { return word(d.zones[i].word.Load()) }
+func (d *drive) conventional(i int) bool { return d.zones[i].typ == ZoneConventional }
+func (d *drive) length(i int) uint64     { return d.zones[i].sectors }
+
+// ReportZone implements Disk. An OpReport before it brings it up to date.
+func (d *drive) ReportZone(i int) Zone {
+	z := &d.zones[i]
+	return reportOf(uint64(i)<<d.rules.shift, z.sectors, z.capSecs, z.typ, d.entry(i))
+}
+
+// Close implements Disk.
+func (d *drive) Close() error {
+	var err error
+	if !d.info.ReadOnly {
+		if err = unix.Fdatasync(int(d.f.Fd())); err != nil {
+			err = fmt.Errorf("drive %s: sync: %w", d.path, err)
+		}
+	}
+	return errors.Join(err, d.f.Close())
+}
+
+// offset is where a sector of the disk stands on the device, in bytes.
+func (d *drive) offset(sector uint64) int64 { return int64(d.first+sector) << SectorShift }
+
+// submit implements Disk.
+func (d *drive) submit(r *Request) {
+	switch r.Op {
+	case OpRead:
+		d.read(r)
+	case OpWrite, OpAppend:
+		d.write(r)
+	case OpFlush:
+		d.sync(r)
+	case OpOpen, OpClose, OpFinish, OpReset:
+		d.manage(r)
+	case OpResetAll:
+		if d.info.ReadOnly {
+			d.fail(r, ErrReadOnly)
+			return
+		}
+		d.holdFrom(r, 0)
+	case OpReport:
+		d.report(r)
+	default:
+		d.fail(r, ErrUnsupported)
+	}
+}
+
+// ioDone implements Disk.
+func (d *drive) ioDone(r *Request) {
+	switch r.step {
+	case stepRead:
+		d.readDone(r)
+	case stepIssue:
+		d.issue(r)
+	case stepWrite:
+		d.wrote(r)
+	case stepLookFirst:
+		d.look(r, stepReread, int(r.zone), int(r.zone)+1)
+	case stepManaged:
+		d.issueManage(r)
+	case stepManageDone:
+		d.managed(r)
+	case stepReread:
+		d.reread(r)
+	case stepResetAll:
+		d.holdFrom(r, int(r.zone)+1)
+	case stepResetRun:
+		d.resetRunDone(r)
+	case stepReport:
+		d.reported(r)
+	case stepSync:
+		d.synced(r)
+	default:
+		r.lane.finish(r, r.Err)
+	}
+}
+
+// sync ends r once all that was done before is durable.
+func (d *drive) sync(r *Request) {
+	switch lost := d.lost.Load(); {
+	case lost != nil:
+		d.fail(r, fmt.Errorf("%w: %w", ErrIO, errLost(*lost)))
+	case d.info.ReadOnly:
+		r.lane.finish(r, nil)
+	default:
+		r.io.Code, r.io.FD, r.io.Off, r.io.Len, r.step = engine.Fdatasync, int(d.f.Fd()), 0, 0, stepSync
+		r.lane.eng.Queue(&r.io)
+	}
+}
+
+func (d *drive) synced(r *Request) {
+	if err := r.io.Err; err != nil {
+		lost := err
+		d.lost.CompareAndSwap(nil, &lost)
+	}
+	d.end(r, r.io.Err)
+}
+
+// fail ends r, on its lane, with a sentinel.
+func (d *drive) fail(r *Request, err error) { r.lane.finish(r, d.errorOf(r, err)) }
+
+// end ends r, on its lane, with the outcome of I/O.
+func (d *drive) end(r *Request, err error) {
+	if err != nil {
+		err = d.errorOf(r, driveError(err))
+	}
+	r.lane.finish(r, err)
+}
+
+func (d *drive) errorOf(r *Request, err error) error {
+	return &RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: int(min(r.Sector, d.info.CapacitySectors-1) >> d.rules.shift), Err: err}
+}
+
+// driveError is the sentinel for what the kernel says (blk_errors in
+// block/blk-core.c: BLK_STS_ZONE_ACTIVE_RESOURCE is EOVERFLOW and
+// BLK_STS_ZONE_OPEN_RESOURCE ETOOMANYREFS). All else is the drive's failure.
+func driveError(err error) error {
+	switch {
+	case errors.Is(err, unix.EOVERFLOW):
+		return fmt.Errorf("%w: %w", ErrActiveResource, err)
+	case errors.Is(err, unix.ETOOMANYREFS):
+		return fmt.Errorf("%w: %w", ErrOpenResource, err)
+	}
+	return fmt.Errorf("%w: %w", ErrIO, err)
+}

@@ -1,0 +1,239 @@
+package backend
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/zonemodel"
+)
+
+// A fakeDevice is a zoned block device in memory, with the manners of the
+// kernel's: a write that is not at the write pointer fails with EIO, and so does
+// whatever a zone's state does not allow; resources that are used up are
+// EOVERFLOW and ETOOMANYREFS. Its rules are the independent model's.
+type fakeDevice struct {
+	mu sync.Mutex
+	m  *zonemodel.Model
+	// fault is asked before each Op: an error, and how many bytes land all the
+	// same.
+	fault func(op *engine.Op) (landed int64, err error)
+	ops   []engine.Op // that were carried out
+	gone  bool
+}
+
+// A fakeDrive is a drive over a fakeDevice.
+type fakeDrive struct {
+	*drive
+	dev     *fakeDevice
+	reports *Lane // of ReportZone
+	// shuffle, when set, has Ops end in any order, a few at a time.
+	shuffle *rand.Rand
+}
+
+func newFakeDrive(t testing.TB, g Geometry, states map[int]ZoneState, w *Window) *fakeDrive {
+	t.Helper()
+	if err := g.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	dev := &fakeDevice{m: newModel(g).Model}
+	for i, s := range states {
+		dev.m.SetState(i, zonemodel.State(s))
+	}
+	return openFakeDrive(t, g, dev, w, false)
+}
+
+func openFakeDrive(t testing.TB, g Geometry, dev *fakeDevice, w *Window, readOnly bool) *fakeDrive {
+	t.Helper()
+	if err := g.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(t.TempDir(), "device"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &drive{f: f, path: "fake"}
+	b := make([]byte, engine.ZoneReportBytes+len(dev.m.Zones)*engine.ZoneBytes)
+	dev.report(b, 0)
+	all, err := decodeZones(b)
+	if err == nil {
+		all, err = d.cut(all, w)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.info = g.info(readOnly)
+	d.info.MaxEraseSectors = 0
+	d.info.Zoned.Zones, d.info.Zoned.Moves = len(all), true
+	d.info.CapacitySectors = all[len(all)-1].start + all[len(all)-1].length - d.first
+	d.maxBatch, d.alignment = uint64(g.MaxAppendSectors)<<SectorShift, 7
+	d.take(all)
+	fake := &fakeDrive{drive: d, dev: dev}
+	if fake.reports, err = NewLane(fake.testEngine); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(fake.reports.Close(), d.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return fake
+}
+
+// testEngine is what newClient drives it with.
+func (d *fakeDrive) testEngine(func()) (engine.Engine, error) {
+	return &fakeEngine{dev: d.dev, rnd: d.shuffle}, nil
+}
+
+// ReportZone asks as a guest's report does, so that suites see what guests see.
+func (d *fakeDrive) ReportZone(i int) Zone {
+	r := &Request{Op: OpReport, Sector: uint64(i) << d.rules.shift, Bytes: 1}
+	d.reports.Submit(d, r)
+	for d.reports.Done() == nil {
+		d.reports.Start()
+	}
+	if r.Err != nil {
+		panic(r.Err)
+	}
+	return d.drive.ReportZone(i)
+}
+
+type fakeEngine struct {
+	dev            *fakeDevice
+	rnd            *rand.Rand
+	staged, queued []*engine.Op
+	done           []*engine.Op
+}
+
+func (e *fakeEngine) Queue(op *engine.Op) { e.staged = append(e.staged, op) }
+
+func (e *fakeEngine) Submit() {
+	e.queued = append(e.queued, e.staged...)
+	e.staged = e.staged[:0]
+	n := len(e.queued)
+	if e.rnd != nil && n > 1 {
+		e.rnd.Shuffle(n, func(i, j int) { e.queued[i], e.queued[j] = e.queued[j], e.queued[i] })
+		n = 1 + e.rnd.IntN(n)
+	}
+	for _, op := range e.queued[:n] {
+		e.dev.do(op)
+		e.done = append(e.done, op)
+	}
+	e.queued = e.queued[n:]
+}
+
+func (e *fakeEngine) Reap() *engine.Op {
+	if len(e.done) == 0 {
+		return nil
+	}
+	op := e.done[0]
+	e.done = e.done[1:]
+	return op
+}
+
+func (e *fakeEngine) Close() error { return nil }
+
+// do carries op out.
+func (v *fakeDevice) do(op *engine.Op) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	op.N, op.Err = 0, nil
+	v.ops = append(v.ops, *op)
+	length := op.Len
+	var fail error
+	if v.fault != nil {
+		if landed, err := v.fault(op); err != nil {
+			length, fail = landed, err
+		}
+	}
+	if v.gone {
+		length, fail = 0, unix.ENXIO
+	}
+	if fail == nil || length > 0 {
+		if err := v.carryOut(op, length); err != nil {
+			op.Err = err
+			return
+		}
+		op.N = length
+	}
+	op.Err = fail
+}
+
+func (v *fakeDevice) carryOut(op *engine.Op, length int64) error {
+	sector := uint64(op.Off) >> SectorShift
+	switch op.Code {
+	case engine.Readv:
+		data := v.m.Data(sector, uint64(length))
+		if _, z := v.m.ZoneOf(sector); z.State == zonemodel.Offline {
+			return unix.EIO
+		}
+		return scatter(op.Iov, data)
+	case engine.Writev:
+		data := make([]byte, length)
+		if err := gather(data, op.Iov); err != nil {
+			return err
+		}
+		return errnoOf(v.m.Do(zonemodel.Request{Type: zonemodel.TypeOut, Sector: sector, Data: data}).Status)
+	case engine.Fdatasync:
+		return nil
+	case engine.ZoneReport:
+		v.report(unsafe.Slice(op.Iov[0].Base, op.Iov[0].Len), sector)
+		return nil
+	}
+	types := map[engine.Code]uint32{
+		engine.ZoneOpen: zonemodel.TypeZoneOpen, engine.ZoneClose: zonemodel.TypeZoneClose,
+		engine.ZoneFinish: zonemodel.TypeZoneFinish, engine.ZoneReset: zonemodel.TypeZoneReset,
+	}
+	if op.Code == engine.ZoneReset && sector == 0 && uint64(op.Len)>>SectorShift == v.m.CapacitySectors {
+		return errnoOf(v.m.Do(zonemodel.Request{Type: zonemodel.TypeZoneResetAll}).Status)
+	}
+	for end := sector + uint64(op.Len)>>SectorShift; sector < end; sector += v.m.ZoneSectors {
+		if err := errnoOf(v.m.Do(zonemodel.Request{Type: types[op.Code], Sector: sector}).Status); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func errnoOf(s zonemodel.Status) error {
+	switch s {
+	case zonemodel.OK:
+		return nil
+	case zonemodel.OpenResource:
+		return unix.ETOOMANYREFS
+	case zonemodel.ActiveResource:
+		return unix.EOVERFLOW
+	}
+	return unix.EIO
+}
+
+// report lays out struct blk_zone_report.
+func (v *fakeDevice) report(b []byte, sector uint64) {
+	ne := binary.NativeEndian
+	first, _ := v.m.ZoneOf(sector)
+	n := min(len(v.m.Zones)-first, (len(b)-engine.ZoneReportBytes)/engine.ZoneBytes)
+	ne.PutUint64(b, sector)
+	ne.PutUint32(b[8:], uint32(n))
+	ne.PutUint32(b[12:], 1)
+	for i := range n {
+		z := v.m.Descriptor(first + i)
+		e := b[engine.ZoneReportBytes+i*engine.ZoneBytes:][:engine.ZoneBytes]
+		clear(e)
+		ne.PutUint64(e, z.Start)
+		ne.PutUint64(e[8:], z.Length)
+		ne.PutUint64(e[16:], z.WP)
+		e[24], e[25] = uint8(ZoneSeqWriteRequired), uint8(z.State)
+		if z.Conventional {
+			e[24] = uint8(ZoneConventional)
+		}
+		ne.PutUint64(e[32:], z.Capacity)
+	}
+}

@@ -1,0 +1,193 @@
+package backend
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// This file is what the kernel tells of a zoned block device
+// (include/uapi/linux/blkzoned.h; Documentation/ABI/stable/sysfs-block).
+
+// A kernelZone is struct blk_zone. Its numbers are sectors of the device.
+type kernelZone struct {
+	start, length, capacity, wp uint64
+	typ                         ZoneType
+	state                       ZoneState
+}
+
+// condActive is BLK_ZONE_COND_ACTIVE: open or closed, in a cached report.
+const condActive ZoneState = 0xff
+
+// decodeZones reads a struct blk_zone_report. It fails when the kernel speaks of
+// zones as no kernel that is known does.
+func decodeZones(b []byte) ([]kernelZone, error) {
+	ne := binary.NativeEndian
+	n := int(ne.Uint32(b[8:]))
+	if n > (len(b)-engine.ZoneReportBytes)/engine.ZoneBytes {
+		return nil, fmt.Errorf("the kernel reports %d zones where there is room for fewer", n)
+	}
+	hasCapacity := ne.Uint32(b[12:])&1 != 0 // BLK_ZONE_REP_CAPACITY
+	zones := make([]kernelZone, n)
+	for i := range zones {
+		e := b[engine.ZoneReportBytes+i*engine.ZoneBytes:]
+		z := kernelZone{
+			start: ne.Uint64(e), length: ne.Uint64(e[8:]), wp: ne.Uint64(e[16:]),
+			typ: ZoneType(e[24]), state: ZoneState(e[25]),
+		}
+		if z.capacity = z.length; hasCapacity && z.typ != ZoneConventional {
+			z.capacity = ne.Uint64(e[32:])
+		}
+		switch {
+		case z.typ != ZoneConventional && z.typ != ZoneSeqWriteRequired:
+			return nil, fmt.Errorf("the zone at sector %d is of type %d, which is neither conventional nor sequential-write-required", z.start, z.typ)
+		case !z.state.valid() && z.state != condActive:
+			return nil, fmt.Errorf("the zone at sector %d has condition %d, which is none that is known", z.start, z.state)
+		case z.capacity > z.length:
+			return nil, fmt.Errorf("the zone at sector %d has more capacity, %d sectors, than length, %d", z.start, z.capacity, z.length)
+		}
+		zones[i] = z
+	}
+	return zones, nil
+}
+
+// entry is z as the table entry of zone i. Where the specification leaves the
+// write pointer open it is the end of a full zone and the start of others.
+func (z *kernelZone) entry(i int) word {
+	var written uint64
+	switch z.state {
+	case ImpOpen, ExpOpen, Closed, condActive:
+		written = min(max(z.wp, z.start)-z.start, z.capacity)
+	case ReadOnly:
+		if z.wp >= z.start && z.wp-z.start <= z.capacity {
+			written = z.wp - z.start
+		}
+	case Full:
+		written = z.capacity
+	}
+	if z.typ == ZoneConventional {
+		written = 0
+	}
+	s := z.state
+	if s == condActive {
+		s = Closed
+	}
+	return pack(i, s, written)
+}
+
+// reportChunk is how many zones are asked for at a time: 1 MiB of report.
+const reportChunk = 1<<20/engine.ZoneBytes - 1
+
+// reportZones reads all zones of the sectors [from, to) of the device fd.
+func reportZones(fd int, from, to uint64) ([]kernelZone, error) {
+	var all []kernelZone
+	cached := true // the kernel's own knowledge, where it shares it
+	b := make([]byte, engine.ZoneReportBytes+reportChunk*engine.ZoneBytes)
+	for at := from; at < to; {
+		err := engine.ReportZones(fd, int64(at)<<SectorShift, b, cached)
+		if cached && err != nil {
+			cached = false
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("report zones from sector %d on (BLKREPORTZONE): %w", at, err)
+		}
+		zones, err := decodeZones(b)
+		if err != nil {
+			return nil, err
+		}
+		if cached {
+			if zones, err = settleActive(fd, zones); err != nil {
+				return nil, err
+			}
+		}
+		for _, z := range zones {
+			if z.start != at || z.length == 0 {
+				return nil, fmt.Errorf("the kernel's report has a zone at sector %d where one at %d should be", z.start, at)
+			}
+			if at < to {
+				all = append(all, z)
+			}
+			at += z.length
+		}
+		if len(zones) == 0 {
+			return nil, fmt.Errorf("the kernel reports no zone at sector %d", at)
+		}
+	}
+	return all, nil
+}
+
+// settleActive asks the device for the states that a cached report leaves open.
+// There are no more of them than may be active.
+func settleActive(fd int, zones []kernelZone) ([]kernelZone, error) {
+	b := make([]byte, engine.ZoneReportBytes+engine.ZoneBytes)
+	for i := range zones {
+		if zones[i].state != condActive {
+			continue
+		}
+		if err := engine.ReportZones(fd, int64(zones[i].start)<<SectorShift, b, false); err != nil {
+			return nil, fmt.Errorf("report the zone at sector %d (BLKREPORTZONE): %w", zones[i].start, err)
+		}
+		one, err := decodeZones(b)
+		if err != nil || len(one) != 1 {
+			return nil, errors.Join(err, fmt.Errorf("%d zones are reported at sector %d", len(one), zones[i].start))
+		}
+		zones[i] = one[0]
+	}
+	return zones, nil
+}
+
+// queueLimits reads attributes of a block device's queue. The first error
+// sticks.
+type queueLimits struct {
+	dirs []string
+	err  error
+}
+
+// limitsOf is about the device that f is; a partition has its queue one level up.
+func limitsOf(f *os.File) *queueLimits {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return &queueLimits{err: err}
+	}
+	dev := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
+	return &queueLimits{dirs: []string{dev + "/queue/", dev + "/../queue/"}}
+}
+
+// get returns the number in attribute name, or missing where this kernel has no
+// such attribute.
+func (q *queueLimits) get(name string, missing uint64) uint64 {
+	for _, dir := range q.dirs {
+		text, err := os.ReadFile(dir + name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		n := missing
+		if err == nil {
+			n, err = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+		}
+		if err != nil && q.err == nil {
+			q.err = fmt.Errorf("read %s of its queue: %w", name, err)
+		}
+		return n
+	}
+	return missing
+}
+
+// deviceSectors is the size of a block device (BLKGETSIZE64).
+func deviceSectors(fd int) (uint64, error) {
+	var bytes uint64
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKGETSIZE64, uintptr(unsafe.Pointer(&bytes)))
+	if errno != 0 {
+		return 0, fmt.Errorf("ask for its size: %w", errno)
+	}
+	return bytes >> SectorShift, nil
+}

@@ -1,0 +1,165 @@
+package backend
+
+import "github.com/zvhost/zvhost/backend/engine"
+
+var zoneCodes = [numOps]engine.Code{
+	OpOpen: engine.ZoneOpen, OpClose: engine.ZoneClose, OpFinish: engine.ZoneFinish, OpReset: engine.ZoneReset,
+}
+
+// manage gets a zone management request on one zone in line.
+func (d *drive) manage(r *Request) {
+	i := int(r.Sector >> d.rules.shift)
+	switch {
+	case r.Sector >= d.info.CapacitySectors || d.conventional(i) || d.rules.offset(r.Sector) != 0:
+		d.fail(r, ErrZoneInvalid)
+	case d.info.ReadOnly:
+		if err := frozen(r.Op, d.entry(i)); err != nil {
+			d.fail(r, err)
+			return
+		}
+		r.lane.finish(r, nil)
+	default:
+		r.zone = int32(i)
+		d.enter(r)
+	}
+}
+
+// admitManage says whether zone z, whose lock is held, allows r; done if there is
+// nothing to do for it.
+func (d *drive) admitManage(z *driveZone, r *Request) (done bool, err error) {
+	w := word(z.word.Load())
+	to, err := transition(w.state(), events[r.Op], w.written() != 0)
+	return err == nil && to == w.state() && !r.Stable, err
+}
+
+// issueManage starts what r, which has its zone to itself, asks for.
+func (d *drive) issueManage(r *Request) {
+	start := uint64(r.zone) << d.rules.shift
+	r.step = stepManageDone
+	r.io.Code, r.io.FD = zoneCodes[r.Op], int(d.f.Fd())
+	if r.Op == OpClose && d.entry(int(r.zone)).written() == 0 {
+		r.io.Code = engine.ZoneReset // to be empty; some drives would have it closed
+	}
+	r.io.Off, r.io.Len, r.io.Iov = d.offset(start), int64(d.zones[r.zone].sectors)<<SectorShift, nil
+	r.lane.eng.Queue(&r.io)
+}
+
+// managed goes on when the drive has done what r asks for, or not.
+func (d *drive) managed(r *Request) {
+	if r.io.Err != nil {
+		r.cause = r.io.Err
+		d.look(r, stepReread, int(r.zone), int(r.zone)+1)
+		return
+	}
+	z := &d.zones[r.zone]
+	z.mu.Lock()
+	w := word(z.word.Load())
+	written := w.written()
+	if r.Op == OpReset {
+		written = 0
+	}
+	if to, err := transition(w.state(), events[r.Op], written != 0); err == nil { // else it failed since then
+		z.word.Store(uint64(pack(int(r.zone), to, written)))
+	}
+	z.mu.Unlock()
+	lane := r.lane
+	d.release(z, lane)
+	d.stable(r)
+}
+
+// stable ends r, which was good, once that is durable if it has to be.
+func (d *drive) stable(r *Request) {
+	if r.Stable {
+		d.sync(r)
+		return
+	}
+	r.lane.finish(r, nil)
+}
+
+// holdFrom takes all zones from i on for r, a reset-all, in order. Where one is
+// at work r waits in its line, and goes on when it gets it.
+func (d *drive) holdFrom(r *Request, i int) {
+	for ; i < len(d.zones); i++ {
+		z := &d.zones[i]
+		z.mu.Lock()
+		if z.busy || z.line.head != nil {
+			r.zone = int32(i)
+			z.line.push(r)
+			z.mu.Unlock()
+			return
+		}
+		z.busy = true
+		z.mu.Unlock()
+	}
+	d.resetRun(r, 0)
+}
+
+// resettable says whether a reset-all resets zone i.
+func (d *drive) resettable(i int) bool {
+	s := d.entry(i).state()
+	return !d.conventional(i) && s != ReadOnly && s != Offline
+}
+
+// resetRun resets the next zones that stand side by side, from i on. All of a
+// drive is one command where none of its zones is out of service.
+func (d *drive) resetRun(r *Request, i int) {
+	for i < len(d.zones) && (!d.resettable(i) || d.entry(i).state() == Empty) {
+		i++
+	}
+	if i == len(d.zones) {
+		d.letAllGo(r, nil)
+		return
+	}
+	from, to := i, i
+	for to < len(d.zones) && d.resettable(to) {
+		to++
+	}
+	if d.whole && d.inService() {
+		from, to = 0, len(d.zones)
+	}
+	r.zone, r.seg, r.step = int32(from), uint32(to), stepResetRun
+	end := uint64(to-1)<<d.rules.shift + d.zones[to-1].sectors
+	r.io.Code, r.io.FD, r.io.Iov = engine.ZoneReset, int(d.f.Fd()), nil
+	r.io.Off = d.offset(uint64(from) << d.rules.shift)
+	r.io.Len = d.offset(end) - r.io.Off
+	r.lane.eng.Queue(&r.io)
+}
+
+// inService says whether no zone is read-only or offline.
+func (d *drive) inService() bool {
+	for i := range d.zones {
+		if s := d.entry(i).state(); s == ReadOnly || s == Offline {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *drive) resetRunDone(r *Request) {
+	if r.io.Err != nil {
+		r.cause = r.io.Err
+		d.look(r, stepReread, int(r.zone), int(r.seg))
+		return
+	}
+	for i := int(r.zone); i < int(r.seg); i++ {
+		z := &d.zones[i]
+		z.mu.Lock()
+		if d.resettable(i) {
+			z.word.Store(uint64(pack(i, Empty, 0)))
+		}
+		z.mu.Unlock()
+	}
+	d.resetRun(r, int(r.seg))
+}
+
+// letAllGo ends a reset-all and gives all zones back.
+func (d *drive) letAllGo(r *Request, err error) {
+	for i := range d.zones {
+		d.release(&d.zones[i], r.lane)
+	}
+	if err != nil {
+		d.fail(r, err)
+		return
+	}
+	d.stable(r)
+}
