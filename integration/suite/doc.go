@@ -16,8 +16,8 @@
 //	... -socket PATH -control PATH -image FILE        and zones out of service, and the table in the file
 //	go test ./integration/suite -run TestScripts -args -script FILE    a script of requests
 //
-// The binary of go test -c needs nothing beside it but the socket, so it runs in
-// a guest as well.
+// A test runs in its own folder, so paths are given from the root. The binary of
+// go test -c needs nothing beside it but the socket, so it runs in a guest as well.
 //
 // A script (script.go) is a list of batches in words. The property test prints one
 // when it finds that no order explains what a disk has answered, as short as it
