@@ -32,8 +32,9 @@ var mayImport = map[string][]string{
 	"backend":        {"backend/engine"},
 	"backend/engine": {},
 
-	"integration/crash":    {}, // tests only
-	"integration/powercut": {"vhostuser/frontend", "virtio/driver"},
+	"integration/crash":      {}, // tests only
+	"integration/powercut":   {"vhostuser/frontend", "virtio/driver"},
+	"integration/zonestates": {},
 	// What serves the disks, internal/daemon, is its tests' alone.
 	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/daemon", "internal/control"},
 
