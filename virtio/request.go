@@ -111,12 +111,15 @@ func (r *BlkRequest) Complete() (written uint32) {
 	case r.Op == backend.OpRead && r.Err == nil:
 		r.filled = max(r.filled, r.Bytes)
 	case r.Op == backend.OpAppend:
-		// Undefined unless the append succeeded; then zero, rather than what
-		// stood there.
-		var sector [appendSectorBytes]byte
+		// Undefined unless the append succeeded. Linux takes it for the request's
+		// sector before it looks at the status, and prints it with the error
+		// (virtblk_request_done, drivers/block/virtio_blk.c): it stays what it was.
+		at := r.Sector
 		if r.Err == nil {
-			binary.LittleEndian.PutUint64(sector[:], r.AppendSector)
+			at = r.AppendSector
 		}
+		var sector [appendSectorBytes]byte
+		binary.LittleEndian.PutUint64(sector[:], at)
 		in := cursor{iov: r.Chain.In}
 		r.filled = uint64(in.write(sector[:]))
 	}
