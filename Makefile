@@ -63,8 +63,10 @@ robust: ## kill the daemon ROUNDS (1000) times under load, cut the power 2*CUTS 
 	$(GO) test ./backend -run '^TestPowerCuts$$' -count=1 -timeout 2h -v -args -powercuts=50000 -powerseed=$(SEED)
 	$(GO) test ./integration/suite -run '^TestRandom$$' -count=1 -timeout 2h -v -args -rounds=$(DISKS)
 
-vm-test: build ## real guests under QEMU (integration/qemu_test.sh)
+vm-test: build ## real guests under QEMU (integration/qemu_test.sh and integration/guests)
 	@integration/qemu_test.sh
+	@integration/guests/geometries.sh
+	@integration/guests/faults.sh
 
 bench: ## the Go benchmarks, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...

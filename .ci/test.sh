@@ -15,6 +15,8 @@ steps=(
 	"fuzz, ${FUZZTIME:=10s} each" ".ci/fuzz.sh"
 	"packaging" "packaging/test.sh"
 	"virtual machines" "integration/qemu_test.sh"
+	"geometries" "integration/guests/geometries.sh"
+	"bad zones" "integration/guests/faults.sh"
 	"power cuts" "integration/powercut.sh 10"
 )
 export FUZZTIME
