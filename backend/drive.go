@@ -30,6 +30,8 @@ type drive struct {
 
 	maxBatch  uint64 // most bytes of writes that are made one
 	alignment uint64 // of memory that the device can take, less one
+	partBytes uint64 // most bytes that the device takes at once
+	partPages uint64 // most pages of memory that it takes at once, 2 or more
 
 	faults Faults
 	lost   atomic.Pointer[error] // a sync has failed: see errLost
@@ -161,6 +163,8 @@ func (d *drive) limits(readOnly bool, zones []kernelZone) error {
 		}
 	}
 	d.maxBatch = max(appendBytes, granularity)
+	d.partBytes = max(min(q.get("max_sectors_kb", longest>>10)<<10, longest)&^(granularity-1), granularity)
+	d.partPages = max(q.get("max_segments", 128), 2)
 	d.alignment = q.get("dma_alignment", uint64(block)-1)
 	last := zones[len(zones)-1]
 	d.info = Info{

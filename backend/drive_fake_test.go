@@ -74,6 +74,7 @@ func openFakeDrive(t testing.TB, g Geometry, dev *fakeDevice, w *Window, readOnl
 	d.info.MaxEraseSectors = 0
 	d.info.Zoned.Zones, d.info.Zoned.Moves = len(all), true
 	d.info.CapacitySectors = all[len(all)-1].start + all[len(all)-1].length - d.first
+	d.partBytes, d.partPages = 1<<30, 1<<18
 	d.maxBatch, d.alignment = uint64(g.MaxAppendSectors)<<SectorShift, 7
 	d.take(all)
 	fake := &fakeDrive{drive: d, dev: dev}

@@ -152,30 +152,6 @@ func (d *drive) follow(z *driveZone, r *Request) {
 	}
 }
 
-// issue starts the I/O of r and of those that follow it.
-func (d *drive) issue(r *Request) {
-	iov, bytes := r.clip[:0], uint64(0)
-	for m := r; m != nil; m = m.following(r) {
-		bytes += m.Bytes
-		if d.direct(m.Iov) {
-			iov = append(iov, m.Iov...)
-			continue
-		}
-		m.bounce = newBounce(m.Bytes)
-		if err := gather(m.bounce.data, m.Iov); err != nil {
-			r.clip, r.io.Err = iov, err
-			d.wrote(r)
-			return
-		}
-		iov = append(iov, m.bounce.iov[:]...)
-	}
-	r.clip = iov
-	r.step = stepWrite
-	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.f.Fd()), r.Stable
-	r.io.Off, r.io.Len, r.io.Iov = d.offset(uint64(r.zone)<<d.rules.shift+r.from), int64(bytes), iov
-	r.lane.eng.Queue(&r.io)
-}
-
 // following is who comes behind m among those that leader leads.
 func (m *Request) following(leader *Request) *Request {
 	if m == leader {
@@ -187,6 +163,10 @@ func (m *Request) following(leader *Request) *Request {
 // wrote goes on when the data of r and its followers has been moved, or not. If
 // not, nobody but the drive knows how far it came.
 func (d *drive) wrote(r *Request) {
+	if r.io.Err == nil && int(r.seg) < len(r.clip) {
+		d.issuePart(r, r.io.Off+r.io.Len)
+		return
+	}
 	end := r.end
 	for m := r; m != nil; m = m.following(r) {
 		if end = m.end; m.bounce != nil {
