@@ -14,6 +14,7 @@
 //	go test ./integration/suite                       its own daemons
 //	go test ./integration/suite -args -socket PATH    what is served there; all of it is erased
 //	... -socket PATH -control PATH -image FILE        and zones out of service, and the table in the file
+//	... -socket PATH -sample -one-in 13               a large or slow disk: less of what is alike
 //	go test ./integration/suite -run TestScripts -args -script FILE    a script of requests
 //
 // A test runs in its own folder, so paths are given from the root. The binary of

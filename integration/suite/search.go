@@ -27,9 +27,10 @@ type search struct {
 	steps  []step
 	all    uint64
 	table  []driver.Zone
-	touch  []int // zones whose data is to be looked at
+	touch  []int // zones whose data is to be looked at, and the places there
+	places map[int][]uint64
 	seen   map[[2]uint64]bool
-	read   map[int][]byte
+	read   map[int][]span
 	budget int
 	near   string // in what the last order that fits all answers differs
 	err    error
@@ -44,7 +45,7 @@ const (
 
 // explain returns the model after the batch.
 func (s *Session) explain(ops []*Op, table []driver.Zone) (*zonemodel.Model, error) {
-	x := &search{s: s, table: table, seen: make(map[[2]uint64]bool), read: make(map[int][]byte), budget: searchBudget}
+	x := &search{s: s, table: table, seen: make(map[[2]uint64]bool), read: make(map[int][]span), budget: searchBudget}
 	start := s.Model.Clone()
 	for _, o := range ops {
 		if o.Type != driver.TypeZoneResetAll || o.status != zonemodel.OK || len(ops) == 1 {
@@ -69,7 +70,10 @@ func (s *Session) explain(ops []*Op, table []driver.Zone) (*zonemodel.Model, err
 		return nil, fmt.Errorf("%d steps are more than a search has room for", len(x.steps))
 	}
 	x.all = 1<<len(x.steps) - 1
-	x.touch = s.touched(ops)
+	x.touch, x.places = s.touched(ops), make(map[int][]uint64)
+	for _, i := range x.touch {
+		x.places[i] = s.places(nil, i, ops...)
+	}
 	after := x.from(start, 0)
 	s.Widest = max(s.Widest, searchBudget-x.budget)
 	switch {
@@ -248,7 +252,7 @@ func (x *search) ends(m *zonemodel.Model) bool {
 		}
 	}
 	for _, i := range x.touch {
-		err := x.s.verifyZone(m, i, x.read)
+		err := x.s.verifyZone(m, i, x.places[i], x.read)
 		var d *Divergence
 		switch {
 		case errors.As(err, &d):

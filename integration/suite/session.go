@@ -62,7 +62,7 @@ func (s *Session) Batch(ops ...*Op) error {
 		for _, o := range ops {
 			if o.status != zonemodel.OK && o.hasData() && o.Sector < s.Model.CapacitySectors {
 				i, _ := s.Model.ZoneOf(o.Sector)
-				s.suspects[i] = true
+				s.suspects[i] = s.places(s.suspects[i], i, o)
 			}
 		}
 	}
@@ -75,7 +75,7 @@ func (s *Session) preserve(ops []*Op) error {
 		return nil
 	}
 	for _, o := range ops {
-		if o.Type == driver.TypeZoneResetAll || o.Type == driver.TypeSecureErase || o.Sector < s.Model.CapacitySectors && s.suspects[int(o.Sector/s.Model.ZoneSectors)] && o.Type == driver.TypeZoneReset {
+		if o.Type == driver.TypeZoneResetAll || o.Type == driver.TypeSecureErase || o.Sector < s.Model.CapacitySectors && s.suspects[int(o.Sector/s.Model.ZoneSectors)] != nil && o.Type == driver.TypeZoneReset {
 			return s.Verify()
 		}
 	}
@@ -174,62 +174,6 @@ func (s *Session) Compare() error {
 	for i, z := range zones {
 		if want := s.Model.Descriptor(i); z != want {
 			return &Divergence{What: fmt.Sprintf("zone %d is %+v out of band, want %+v", i, z, want)}
-		}
-	}
-	return nil
-}
-
-// Verify reads zones whose data is still to be looked at.
-func (s *Session) Verify() error {
-	for i := range s.suspects {
-		if err := s.verifyZone(s.Model, i, nil); err != nil {
-			return err
-		}
-		delete(s.suspects, i)
-	}
-	return nil
-}
-
-// readLimit is how much of a large zone is looked at, in sectors.
-const readLimit = maxBuffer / zonemodel.SectorBytes
-
-// readZone reads a zone, of a large one its beginning.
-func (s *Session) readZone(i int) ([]byte, error) {
-	z := &s.Model.Zones[i]
-	data := make([]byte, min(z.End-z.Start, readLimit)*zonemodel.SectorBytes)
-	for off := 0; off < len(data); off += s.buffer &^ 4095 {
-		part := data[off:min(len(data), off+s.buffer&^4095)]
-		if err := s.disk.Queue(0).Read(part, z.Start+uint64(off)/zonemodel.SectorBytes); err != nil {
-			return nil, fmt.Errorf("reading zone %d, %v: %w", i, z.State, err)
-		}
-	}
-	return data, nil
-}
-
-// verifyZone compares what zone i holds with what it has to in m. seen keeps what
-// was read.
-func (s *Session) verifyZone(m *zonemodel.Model, i int, seen map[int][]byte) (err error) {
-	z := &m.Zones[i]
-	if z.State == zonemodel.Offline {
-		return nil
-	}
-	got, ok := seen[i]
-	if !ok {
-		if got, err = s.readZone(i); err != nil {
-			return err
-		}
-		if seen != nil {
-			seen[i] = got
-		}
-	}
-	want := m.Data(z.Start, uint64(len(got)))
-	if bytes.Equal(got, want) {
-		return nil
-	}
-	for n := 0; n < len(got); n += zonemodel.SectorBytes {
-		if !bytes.Equal(got[n:n+zonemodel.SectorBytes], want[n:n+zonemodel.SectorBytes]) {
-			return &Divergence{What: fmt.Sprintf("zone %d, %v, write pointer at %d: sector %d does not hold what it should",
-				i, z.State, z.WP, z.Start+uint64(n)/zonemodel.SectorBytes)}
 		}
 	}
 	return nil

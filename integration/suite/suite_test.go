@@ -2,6 +2,7 @@ package suite
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -191,22 +192,25 @@ func TestNotices(t *testing.T) {
 			}, "no order",
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			s := open(t, setups["512"])
-			if err := s.Batch(flush()); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Batch(&Op{Type: driver.TypeOut, Sector: 0, Bytes: 32 * 512}); err != nil {
-				t.Fatal(err)
-			}
-			if err := c.behind(s); err != nil {
-				t.Fatal(err)
-			}
-			err := c.look(s)
-			var d *Divergence
-			if !errors.As(err, &d) || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%v does not say %q", err, c.want)
-			}
-		})
+		for _, sample := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, samples %t", name, sample), func(t *testing.T) {
+				s := open(t, setups["512"])
+				s.served.Sample = sample
+				if err := s.Batch(flush()); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Batch(&Op{Type: driver.TypeOut, Sector: 0, Bytes: 32 * 512}); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.behind(s); err != nil {
+					t.Fatal(err)
+				}
+				err := c.look(s)
+				var d *Divergence
+				if !errors.As(err, &d) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v does not say %q", err, c.want)
+				}
+			})
+		}
 	}
 }

@@ -2,6 +2,7 @@ package suite
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/zvhost/zvhost/internal/zonemodel"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -73,6 +74,8 @@ type table struct {
 	tb    TB
 	tally Tally
 	turn  int // of the queues
+	// thinned counts the requests that thin has looked at.
+	thinned int
 }
 
 // RunTable sends every request to zones in every state with every kind of
@@ -157,7 +160,7 @@ func (t *table) settleUp() error {
 
 // zone is the table for zone i under a condition.
 func (t *table) zone(i int, c *condition, short bool) error {
-	ops := t.arguments(i, short)
+	ops := t.thin(t.arguments(i, short))
 	if t.served.SetState == nil && (c.state == zonemodel.ReadOnly || c.state == zonemodel.Offline) {
 		t.tally.leaveOut(noStates, len(ops))
 		return nil
@@ -167,6 +170,21 @@ func (t *table) zone(i int, c *condition, short bool) error {
 		return nil
 	}
 	return t.each(ops, func() error { return t.prepare(i, c) }, func() error { return t.restore(i) })
+}
+
+// thin leaves out most reads, writes, appends and reports where that is wanted.
+func (t *table) thin(ops []Op) []Op {
+	if t.served.OneIn < 2 {
+		return ops
+	}
+	before := len(ops)
+	ops = slices.DeleteFunc(ops, func(o Op) bool {
+		t.thinned++
+		many := o.Type == driver.TypeIn || o.Type == driver.TypeOut || o.Type == driver.TypeZoneAppend || o.Type == driver.TypeZoneReport
+		return many && t.thinned%t.served.OneIn != 0
+	})
+	t.tally.leaveOut("one in a few is enough here", before-len(ops))
+	return ops
 }
 
 // each sends the requests one by one, and puts the zone back whenever one has
@@ -268,7 +286,7 @@ func (t *table) restore(i int) error {
 
 // conventional is the table for a conventional zone.
 func (t *table) conventional(i int, state zonemodel.State) error {
-	ops := t.arguments(i, false)
+	ops := t.thin(t.arguments(i, false))
 	if state != zonemodel.NotWP && t.served.SetState == nil {
 		t.tally.leaveOut(noStates, len(ops))
 		return nil

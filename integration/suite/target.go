@@ -46,6 +46,14 @@ type Served struct {
 	// Zones is the zone table by another way than the disk's reports; nil where
 	// there is none.
 	Zones func() ([]zonemodel.Descriptor, error)
+	// Sample has the data of a zone looked at only where something may have
+	// changed or must not have: around its ends, the end of its capacity, its write
+	// pointer, and where requests begin and end. It is for large zones and slow
+	// disks; nothing else is less.
+	Sample bool
+	// OneIn has the table send only one in so many of its reads, writes and
+	// appends, others in each state; 0 and 1 are all.
+	OneIn int
 	// tamper changes answers on their way, for tests of the suite itself.
 	tamper func(*Op)
 	// Close ends it, and looks whether what is left behind is whole.
@@ -66,9 +74,9 @@ type Session struct {
 
 	served   *Served
 	disk     *frontend.Disk
-	buffer   int    // bytes that a request may have
-	fills    uint64 // of data, so that no two are alike
-	suspects map[int]bool
+	buffer   int              // bytes that a request may have
+	fills    uint64           // of data, so that no two are alike
+	suspects map[int][]uint64 // zones whose data is to be looked at, and places there
 	zones    []driver.Zone
 	id       string
 }
@@ -83,7 +91,7 @@ const (
 // Open begins to use a disk: it resets all its zones, finds out what it is like,
 // and looks whether that is what is wanted.
 func Open(served *Served, want Setup) (*Session, error) {
-	s := &Session{served: served, suspects: make(map[int]bool)}
+	s := &Session{served: served, suspects: make(map[int][]uint64)}
 	probe, err := s.connect(frontend.Options{Without: want.Without})
 	if err != nil {
 		return nil, err
@@ -232,14 +240,14 @@ func (s *Session) begin() (err error) {
 		if z.State == zonemodel.Offline || z.State == zonemodel.Empty {
 			continue
 		}
-		data, err := s.readZone(i)
-		if err != nil {
+		all := beginning(z)
+		if err := s.readZone(i, all); err != nil {
 			return err
 		}
-		z.Fill(z.Start, data)
+		z.Fill(z.Start, all[0].data)
 	}
 	for i := range s.Model.Zones {
-		s.suspects[i] = true
+		s.suspects[i] = s.places(nil, i)
 	}
 	return errors.Join(s.Verify(), s.Compare())
 }

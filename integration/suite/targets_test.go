@@ -71,6 +71,8 @@ func atSocket(path string) Target {
 		s := &Served{
 			Connect: func() (*frontend.Client, error) { return frontend.Dial(path) },
 			Close:   func() error { return nil },
+			Sample:  *sampleFlag,
+			OneIn:   *oneInFlag,
 		}
 		if *controlFlag != "" {
 			s.SetState = func(zone int, to zonemodel.State) error {
