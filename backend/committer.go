@@ -162,7 +162,11 @@ func (c *committer) answer(waiting reqList) {
 	for r := waiting.pop(); r != nil; r = waiting.pop() {
 		failed := err
 		if failed == nil && r.Op == OpSecureErase {
-			failed = c.d.uncleared(r)
+			var again bool
+			if again, failed = c.d.uncleared(r); again {
+				c.erase(r)
+				continue
+			}
 		}
 		r.Err = nil
 		if failed != nil {

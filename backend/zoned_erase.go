@@ -75,19 +75,21 @@ func (d *zoned) eraseFrom(r *Request, i int) {
 }
 
 // uncleared is what went wrong with an erase whose zones the committer has
-// dealt with: old data that could not be made to go away.
-func (d *zoned) uncleared(r *Request) error {
+// dealt with: old data that could not be made to go away. again says that
+// another try is due, which a write has asked for meanwhile.
+func (d *zoned) uncleared(r *Request) (again bool, err error) {
 	for n := range r.Ranges {
 		from, to := d.erased(&r.Ranges[n])
 		for i := from; i < to; i++ {
 			z := &d.zones[i]
 			z.mu.Lock()
-			stuck := z.stuck
+			gated, stuck := z.gated, z.stuck
 			z.mu.Unlock()
 			if stuck {
-				return fmt.Errorf("zone %d was reset, but its old data could not be cleared", i)
+				return false, fmt.Errorf("zone %d was reset, but its old data could not be cleared", i)
 			}
+			again = again || gated
 		}
 	}
-	return nil
+	return again, nil
 }

@@ -157,3 +157,34 @@ func TestEraseFails(t *testing.T) {
 	}
 	closeDisk(t, d, path)
 }
+
+// An erase whose old data could not be cleared does not take a later try, which
+// somebody's write has set off meanwhile, for its success.
+func TestEraseWaitsForAnotherTry(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c, other := newClient(t, d), newClient(t, d)
+	c.want(c.write(256, pattern('f', 4096)), nil)
+	write := request(OpWrite, 256, pattern('g', 4096))
+	sent := false
+	fs.refuse(func(call storeCall) error {
+		switch {
+		case call.op == "wipe":
+			return unix.EIO
+		case call.op == "sync" && !sent:
+			sent = true
+			other.submit(write) // the zone's gate is shut: it sets off another try
+		}
+		return nil
+	})
+	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), ErrIO)
+	if !sent {
+		t.Error("no write came in between")
+	}
+	if got := other.wait(); got != write {
+		t.Errorf("%v is done, want the write", got)
+	}
+	c.want(write.Err, ErrIO)
+	fs.refuse(nil)
+	closeDisk(t, d, path)
+}
