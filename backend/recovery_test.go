@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"runtime"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -245,6 +247,40 @@ func TestCloseWithStuckReset(t *testing.T) {
 	c.want(c.zoneOp(OpReset, 256), nil)
 	c.want(c.write(256, old[:512]), ErrIO)
 	fs.refuse(nil)
+	closeDisk(t, d, path)
+	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
+		t.Error("the old data of a zone that was reset is still in the file")
+	}
+}
+
+// A reset that fails while the disk is being closed is tried once more too.
+func TestCloseTriesResetsAgain(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('o', 4096)), nil)
+	wiping, closing := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	fs.refuse(func(call storeCall) (err error) {
+		if call.op == "wipe" {
+			once.Do(func() {
+				close(wiping)
+				<-closing
+				err = unix.EIO
+			})
+		}
+		return err
+	})
+	c.want(c.zoneOp(OpReset, 256), nil)
+	<-wiping
+	go func() {
+		defer close(closing)
+		for begun := false; !begun; runtime.Gosched() {
+			d.com.mu.Lock()
+			begun = d.com.closing
+			d.com.mu.Unlock()
+		}
+	}()
 	closeDisk(t, d, path)
 	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
 		t.Error("the old data of a zone that was reset is still in the file")

@@ -114,13 +114,17 @@ func (d *zoned) Close() error {
 	if d.com == nil {
 		return d.img.close()
 	}
+	d.com.stop() // from here on its state and the zones' are ours
+	var again []uint32
 	for i := range d.zones {
-		if d.zones[i].stuck { // no request is in flight: nobody else is here
-			d.com.reset(i)
+		if d.zones[i].gated {
+			again = append(again, uint32(i))
 		}
 	}
-	d.com.stop()
-	err := d.com.commitAll() // the committer is gone: its state is ours
+	if len(again) > 0 {
+		d.com.commitResets(again)
+	}
+	err := d.com.commitAll()
 	if err == nil && d.broken.Load() {
 		err = errTable
 	}
