@@ -71,8 +71,10 @@ const (
 // anyhow keep their own errors. FaultWrite strikes writes only, FaultAppend
 // appends only; discards, write-zeroes and zone requests are struck by none.
 type Fault struct {
-	Kind  FaultKind
-	Ops   OpSet // FaultLatency: which operations; none means all it can strike
+	Kind FaultKind
+	// Ops are the operations of FaultLatency; none means all that it can strike,
+	// and where it has a place that is all but flushes.
+	Ops   OpSet
 	Place Place // not of FaultFlush and FaultFull: they are Everywhere
 	// First and Last are zones or sectors, inclusive; zero where Place is
 	// Everywhere.
@@ -182,6 +184,9 @@ func parseFault(s string) (f Fault, err error) {
 		if err := f.set(word, value); err != nil {
 			return f, fmt.Errorf("%q: %w", word, err)
 		}
+	}
+	if f.Ops.has(OpFlush) && f.Place != Everywhere {
+		return f, errors.New("a flush has no place: leave out op=flush, or where")
 	}
 	return f, nil
 }

@@ -49,7 +49,8 @@ and goes on with words that narrow it down, separated by commas:
   once, times=N    how often (default: always)
   after=N          write, append: the first N sectors land, and then it fails;
                    requests that are not longer are not struck
-  op=OP            latency: only read, write, append or flush; may be given again
+  op=OP            latency: only read, write, append or flush, which has no
+                   place; may be given again
   left=SIZE        full: so many bytes still find space, such as 1M
 
 A request that is wrong by itself keeps its own error. A write that fails leaves
