@@ -57,8 +57,8 @@ func (r *repairer) run() error {
 	if st, err := r.f.Stat(); err != nil || st.Size() < l.dataOff {
 		return err // the tables are not all there
 	}
-	clean, err := r.states(l)
-	if err != nil {
+	clean, known, err := r.states(l)
+	if err != nil || !known {
 		return err
 	}
 	return r.committed(l, clean)
@@ -100,18 +100,23 @@ func damagedSuper(b []byte) bool {
 }
 
 // states mends one state block from the other, and says whether the image was
-// closed cleanly.
-func (r *repairer) states(l *layout) (clean bool, err error) {
+// closed cleanly; known is false when neither is good, for then nobody knows.
+func (r *repairer) states(l *layout) (clean, known bool, err error) {
 	s, bad, err := readState(r.f, l.uuid)
-	if err != nil || len(bad) == 0 {
-		return s.clean, nil // nothing to mend it from, or nothing to mend
+	switch {
+	case len(bad) == 2:
+		return false, false, nil
+	case err != nil:
+		return false, false, err
+	case len(bad) == 0:
+		return s.clean, true, nil
 	}
 	// The next one goes where the bad one is, and says the same.
 	if err := s.write(r.to, l.uuid); err != nil {
-		return false, fmt.Errorf("write the %s: %w", bad[0].Where, err)
+		return false, false, fmt.Errorf("write the %s: %w", bad[0].Where, err)
 	}
 	r.mended = append(r.mended, Finding{bad[0].Where, "written anew from the other one"})
-	return s.clean, nil
+	return s.clean, true, nil
 }
 
 // committed mends blocks of the committed table of which one copy is good. The

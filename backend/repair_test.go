@@ -69,6 +69,28 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// Where nobody knows whether the image was closed cleanly nobody knows which copy
+// of a table block counts.
+func TestRepairDoesNotGuess(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	closeDisk(t, d, path)
+	edit(t, path, func(f *os.File, l *layout) {
+		patch(t, f, []byte("x"), stateOff+30)
+		patch(t, f, []byte("x"), stateOff+blockBytes+30)
+		patch(t, f, []byte("x"), l.tableOff+blockBytes+100) // the newer one
+	})
+	before := contents(t, path)
+	if mended, err := Repair(path); err != nil || len(mended) > 0 {
+		t.Errorf("mended %q, %v", mended, err)
+	}
+	if !bytes.Equal(contents(t, path), before) {
+		t.Error("the file has changed")
+	}
+}
+
 // An image that is being served is left alone, and so is what is no image.
 func TestRepairRefuses(t *testing.T) {
 	path := newImage(t, small)
