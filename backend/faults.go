@@ -285,7 +285,9 @@ func (s *Faults) hold(r *Request) bool {
 	h.timer = time.AfterFunc(by.Delay, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.letGo(func(_ *Request, other *heldAnswer) bool { return other == h })
+		if s.held[r] == h {
+			s.release(r, h)
+		}
 	})
 	if s.held == nil {
 		s.held = map[*Request]*heldAnswer{}
@@ -294,16 +296,21 @@ func (s *Faults) hold(r *Request) bool {
 	return true
 }
 
-// letGo hands held answers back to their lanes. s.mu is held: whoever comes
-// second, a timer or a clearing hand, finds that they are gone.
+// letGo hands held answers back to their lanes. s.mu is held.
 func (s *Faults) letGo(which func(*Request, *heldAnswer) bool) {
 	for r, h := range s.held {
 		if which(r, h) {
-			h.timer.Stop()
-			delete(s.held, r)
-			r.lane.post(r)
+			s.release(r, h)
 		}
 	}
+}
+
+// release hands one held answer back. s.mu is held: whoever comes second, its
+// timer or a clearing hand, finds that it is gone.
+func (s *Faults) release(r *Request, h *heldAnswer) {
+	h.timer.Stop()
+	delete(s.held, r)
+	r.lane.post(r)
 }
 
 // Hurry lets the answers go that faults of d hold back on the lane, and has none
