@@ -147,6 +147,9 @@ func TestBreakOrdinaryDisk(t *testing.T) {
 func TestFaultErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
 	must(t, "create", "d.zvh", "--size", "1M", "--zone-size", "64K", "--conventional", "1")
+	if err := os.WriteFile("plain", make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	geometry := []string{"--size", "1M", "--zone-size", "64K"}
 	for _, tt := range []struct {
 		args   []string
@@ -157,7 +160,7 @@ func TestFaultErrors(t *testing.T) {
 		{[]string{"fault", "add", "c"}, exitUsage, "needs a SPEC behind the socket"},
 		{[]string{"fault", "add", "c", "wirte"}, exitUsage, `"wirte" is no kind of fault`},
 		{[]string{"fault", "add", "c", "write"}, exitFailure, "the control socket c: no such file"},
-		{[]string{"fault", "add", "d.zvh", "write"}, exitFailure, "the control socket d.zvh"},
+		{[]string{"fault", "add", "d.zvh", "write"}, exitFailure, "d.zvh is no socket: give a daemon's --control-path"},
 		{[]string{"fault", "list"}, exitUsage, "needs the daemon's control socket"},
 		{[]string{"fault", "list", "c", "3"}, exitUsage, `was given "3" too`},
 		{[]string{"fault", "clear", "c", "three"}, exitUsage, `"three" is no number of a fault`},
@@ -166,6 +169,7 @@ func TestFaultErrors(t *testing.T) {
 		{[]string{"zone", "set-state", "d.zvh", "3", "broken"}, exitUsage, `"broken" is no state`},
 		{[]string{"zone", "set-state", "d.zvh", "99", "full"}, exitFailure, "zone 99: the disk has zones 0 to 15"},
 		{[]string{"zone", "set-state", "d.zvh", "0", "full"}, exitFailure, "it is conventional"},
+		{[]string{"zone", "set-state", "plain", "0", "offline"}, exitFailure, "plain: the disk is an ordinary one"},
 		{[]string{"zone", "set-state", "none", "0", "full"}, exitFailure, "no such file"},
 		{append([]string{"create", "n.zvh", "--fault", "x"}, geometry...), exitUsage, `fault "x"`},
 		{append([]string{"create", "n.zvh", "--full-zones", "16"}, geometry...), exitUsage, "--full-zones: zone 16"},

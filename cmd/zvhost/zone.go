@@ -81,6 +81,8 @@ func setState(path, zones, state string) (n int, err error) {
 	case err != nil:
 		return 0, err
 	}
-	n, err = control.SetZones(disk, zones, state)
+	if n, err = control.SetZones(disk, zones, state); err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
 	return n, errors.Join(err, disk.Close())
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +22,10 @@ const maxAnswer = 1 << 20
 // returns its answer. What the daemon says is wrong is the error. Setting zones
 // waits for writes in flight, so it has no time limit.
 func Call(path string, r Request) (a Answer, err error) {
+	// To connect to a file that is none says just what a dead socket says.
+	if st, err := os.Stat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
+		return a, fmt.Errorf("%s is no socket: give a daemon's --control-path", path)
+	}
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return a, fmt.Errorf("the control socket %s: %w", path, reason(err))
