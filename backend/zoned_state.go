@@ -64,6 +64,8 @@ func SetZoneStates(d Disk, zones []int, to ZoneTarget) (err error) {
 		return errors.New("the disk is an ordinary one: it has no zones")
 	case d.Info().ReadOnly:
 		return errors.New("the disk is served read-only: its zones cannot be set")
+	case z.Moves:
+		return errors.New("a real drive sets its zones itself: this can be done to images only")
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
 	lane, err := NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
