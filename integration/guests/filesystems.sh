@@ -18,11 +18,11 @@ files() {
 	cd "$1"
 	local i j
 	for i in 1 2 3 4; do
-		(for j in 1 2 3 4; do dd if=/dev/urandom of="f$i.$j" bs=64k count=$((3 * i + 5 * j)) conv=fsync status=none; done) &
+		(for j in 1 2; do dd if=/dev/urandom of="f$i.$j" bs=64k count=$((5 * i + 9 * j)) conv=fsync status=none; done) &
 	done
 	for i in 1 2 3 4; do wait -n; done
-	rm f1.1 f2.2 f3.4
-	cp f4.4 g
+	rm f1.1 f2.2
+	cp f4.2 g
 	sync
 	sha256sum -- * >"/tmp/$disk.sums"
 	cd /

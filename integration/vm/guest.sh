@@ -11,6 +11,7 @@
 #       --reconnect MS           (after --disk or --zoned) QEMU reconnects
 #       --add PATH[:IN_GUEST]    a file or folder to be in the guest (default: /)
 #       --fio                    fio is to be in the guest
+#       --kernel FOLDER          another kernel, from newest.sh
 #       --memory SIZE            1G
 #       --cpus N                 2
 #       --append "WORDS"         more kernel arguments
@@ -173,7 +174,7 @@ vm_use() { _vm_current=$1; }
 
 vm_start() {
 	local name=$1 memory=1G cpus=2 append='' boot_timeout=180 wait=yes layers=("$VM_DIR/initrd") n=0
-	local devices=() add=() spec socket queues options
+	local devices=() add=() spec socket queues options kernel=$VM_DIR/kernel
 	shift
 	_vm_own vm_start
 	if [[ ${_vm_pid[$name]:-} ]]; then die "vm_start $name: it runs already"; fi
@@ -198,6 +199,7 @@ vm_start() {
 			;;
 		--add) add+=("$2") && shift 2 ;;
 		--fio) layers+=("$VM_DIR/initrd.fio") && shift ;;
+		--kernel) kernel=$2/kernel && layers+=("$2/layer") && shift 2 ;;
 		--memory) memory=$2 && shift 2 ;;
 		--cpus) cpus=$2 && shift 2 ;;
 		--append) append=$2 && shift 2 ;;
@@ -239,7 +241,7 @@ vm_start() {
 		-nodefaults -no-user-config -display none -no-reboot \
 		-machine q35,memory-backend=mem -accel tcg,thread=multi -cpu max -smp "$cpus" \
 		-m "$memory" -object "memory-backend-memfd,id=mem,size=$memory,share=on" \
-		-kernel "$VM_DIR/kernel" -initrd "$dir/initrd" -append "$arguments" \
+		-kernel "$kernel" -initrd "$dir/initrd" -append "$arguments" \
 		-chardev "file,id=console,path=$dir/console" -serial chardev:console \
 		-chardev "pipe,id=agent,path=$dir/agent" -device virtio-serial-pci \
 		-device virtserialport,chardev=agent,name=zvhost \
