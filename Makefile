@@ -57,9 +57,10 @@ race: ## the Go tests with the race detector
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
 
-robust: ## kill the daemon ROUNDS (1000) times under load, cut the power 2*CUTS (64) times, and 50000 times in a simulation; SEED=n takes the same disks, requests and instants; then DISKS (50) times 100 random disks
+robust: build ## kill the daemon ROUNDS (1000) times under load, cut the power 2*CUTS (64) times, and 50000 times in a simulation; SEED=n takes the same disks, requests and instants; then DISKS (50) times 100 random disks; XFS in a guest
 	$(GO) test ./integration/crash -run '^TestKill$$' -count=1 -timeout 2h -v -args -rounds=$(ROUNDS) -seed=$(SEED)
 	integration/powercut.sh $(CUTS) $(SEED)
+	integration/guests/xfs.sh
 	$(GO) test ./backend -run '^TestPowerCuts$$' -count=1 -timeout 2h -v -args -powercuts=50000 -powerseed=$(SEED)
 	$(GO) test ./integration/suite -run '^TestRandom$$' -count=1 -timeout 2h -v -args -rounds=$(DISKS)
 
@@ -67,6 +68,7 @@ vm-test: build ## real guests under QEMU (integration/qemu_test.sh and integrati
 	@integration/qemu_test.sh
 	@integration/guests/geometries.sh
 	@integration/guests/faults.sh
+	@integration/guests/xfs.sh
 
 bench: ## the Go benchmarks, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...

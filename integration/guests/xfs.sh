@@ -13,7 +13,7 @@ step "XFS on a zoned disk, Linux $(<"$newest/release")"
 # Metadata and log are in the conventional zones; XFS wants 300 MiB of them. Zones
 # are as large as their capacity: where they are not, mkfs.xfs 7.2 takes so much
 # less of the conventional ones than there is, and the kernel finds no zone where
-# it is told to look.
+# it is told to look (on null_blk just so).
 create x --size 3G --zone-size 32M --conventional 12 --max-open 14 --block-size 4096
 serve x 2
 boot() { vm_start "$1" --kernel "$newest" --zoned "$VM_RUN/x.sock,2"; }
