@@ -67,6 +67,7 @@ robust: build ## kill the daemon ROUNDS (1000) times under load, cut the power 2
 vm-test: build ## real guests under QEMU (integration/qemu_test.sh and integration/guests)
 	@integration/qemu_test.sh
 	@integration/guests/geometries.sh
+	@integration/guests/small.sh
 	@integration/guests/faults.sh
 	@integration/guests/xfs.sh
 

@@ -16,6 +16,7 @@ steps=(
 	"packaging" "packaging/test.sh"
 	"virtual machines" "integration/qemu_test.sh"
 	"geometries" "integration/guests/geometries.sh"
+	"smallest disks" "integration/guests/small.sh"
 	"bad zones" "integration/guests/faults.sh"
 	"power cuts" "integration/powercut.sh 10"
 )
