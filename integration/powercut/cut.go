@@ -13,6 +13,7 @@ type cut struct {
 	keep float64 // how likely an unflushed write is there
 	tear float64 // how likely one that is there is torn
 	seed uint64  // of the choices
+	atom int     // how many sectors, on their borders, the disk writes whole or not at all; 0: 1
 
 	unflushed, kept, torn int // what became of them
 }
@@ -99,7 +100,7 @@ func (p *player) play(c *cut) (disk, error) {
 			c.kept++
 			if rng.Float64() < c.tear {
 				c.torn++
-				keep = torn(rng)
+				keep = torn(rng, int(e.sector%8), c.atom)
 			}
 		}
 		for page := e.sector / 8; page <= (e.sector+e.sectors-1)/8; page++ {
@@ -115,12 +116,13 @@ func (p *player) play(c *cut) (disk, error) {
 	return p.base.copyWith(over), nil
 }
 
-// torn keeps each sector of a write, or each eight of them, with even chances.
-func torn(rng *rand.Rand) func(n int) bool {
-	unit := 1 + 7*rng.IntN(2)
+// torn keeps each sector of a write, or each eight of them, with even chances;
+// but parts of an atom never. The write begins so many sectors behind a page.
+func torn(rng *rand.Rand, begins, atom int) func(n int) bool {
+	unit := max(1+7*rng.IntN(2), atom)
 	var kept bool
 	return func(n int) bool {
-		if n%unit == 0 {
+		if n == 0 || (begins+n)%unit == 0 {
 			kept = rng.IntN(2) == 0
 		}
 		return kept
