@@ -33,6 +33,7 @@ type drive struct {
 	partBytes uint64 // most bytes that the device takes at once
 	partPages uint64 // most pages of memory that it takes at once, 2 or more
 
+	asked  atomic.Uint64 // how often the drive was asked for a report
 	faults Faults
 	lost   atomic.Pointer[error] // a sync has failed: see errLost
 }
@@ -46,6 +47,7 @@ type driveZone struct {
 
 	mu    sync.Mutex // guards what follows; never held across I/O
 	busy  bool       // an I/O is in flight that has the zone to itself
+	since uint64     // how often the drive had been asked when busy last changed
 	stale bool       // word may be wrong, and could not be read again
 	line  reqList    // who waits for the zone, first come first served
 }

@@ -27,6 +27,7 @@ type fakeDevice struct {
 	// same.
 	fault func(op *engine.Op) (landed int64, err error)
 	ops   []engine.Op // that were carried out
+	moves int         // how many of them could change a zone
 	gone  bool
 }
 
@@ -35,6 +36,7 @@ type fakeDrive struct {
 	*drive
 	dev     *fakeDevice
 	reports *Lane // of ReportZone
+	asked   int   // dev.moves when it last was asked for all zones
 	// shuffle, when set, has Ops end in any order, a few at a time.
 	shuffle *rand.Rand
 }
@@ -95,16 +97,36 @@ func (d *fakeDrive) testEngine(func()) (engine.Engine, error) {
 }
 
 // ReportZone asks as a guest's report does, so that suites see what guests see.
+// While nothing happens one report tells of all zones.
 func (d *fakeDrive) ReportZone(i int) Zone {
-	r := &Request{Op: OpReport, Sector: uint64(i) << d.rules.shift, Bytes: 1}
+	d.dev.mu.Lock()
+	moves := d.dev.moves
+	d.dev.mu.Unlock()
+	if moves != d.asked {
+		if err := d.refresh(); err != nil {
+			panic(err)
+		}
+		d.asked = moves
+	}
+	return d.drive.ReportZone(i)
+}
+
+// refresh brings all zones up to date.
+func (d *fakeDrive) refresh() error {
+	r := &Request{Op: OpReport, Bytes: uint64(len(d.zones))}
 	d.reports.Submit(d, r)
 	for d.reports.Done() == nil {
 		d.reports.Start()
 	}
-	if r.Err != nil {
-		panic(r.Err)
-	}
-	return d.drive.ReportZone(i)
+	return r.Err
+}
+
+// held is a client whose Ops that hold says are carried out when the test
+// releases them.
+func (d *fakeDrive) held(t tb, hold func(*engine.Op) bool) (*client, *fakeEngine) {
+	t.Helper()
+	e := &fakeEngine{dev: d.dev, hold: hold}
+	return newClientOn(t, d, func(func()) (engine.Engine, error) { return e, nil }), e
 }
 
 type fakeEngine struct {
@@ -112,12 +134,28 @@ type fakeEngine struct {
 	rnd            *rand.Rand
 	staged, queued []*engine.Op
 	done           []*engine.Op
+	hold           func(*engine.Op) bool
+	kept           []*engine.Op
+}
+
+// release carries out the oldest Op that is held.
+func (e *fakeEngine) release() {
+	op := e.kept[0]
+	e.kept = e.kept[1:]
+	e.dev.do(op)
+	e.done = append(e.done, op)
 }
 
 func (e *fakeEngine) Queue(op *engine.Op) { e.staged = append(e.staged, op) }
 
 func (e *fakeEngine) Submit() {
-	e.queued = append(e.queued, e.staged...)
+	for _, op := range e.staged {
+		if e.hold != nil && e.hold(op) {
+			e.kept = append(e.kept, op)
+		} else {
+			e.queued = append(e.queued, op)
+		}
+	}
 	e.staged = e.staged[:0]
 	n := len(e.queued)
 	if e.rnd != nil && n > 1 {
@@ -148,6 +186,9 @@ func (v *fakeDevice) do(op *engine.Op) {
 	defer v.mu.Unlock()
 	op.N, op.Err = 0, nil
 	v.ops = append(v.ops, *op)
+	if op.Code != engine.Readv && op.Code != engine.ZoneReport {
+		v.moves++
+	}
 	length := op.Len
 	var fail error
 	if v.fault != nil {
@@ -236,5 +277,58 @@ func (v *fakeDevice) report(b []byte, sector uint64) {
 			e[24] = uint8(ZoneConventional)
 		}
 		ne.PutUint64(e[32:], z.Capacity)
+	}
+}
+
+// A written is one write that a device was sent, in sectors from its start.
+type written struct {
+	at, sectors uint64
+	stable      bool
+}
+
+// writes are the writes that the device was sent.
+func (v *fakeDevice) writes() (all []written) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i := range v.ops {
+		if op := &v.ops[i]; op.Code == engine.Writev {
+			all = append(all, written{uint64(op.Off) >> SectorShift, uint64(op.Len) >> SectorShift, op.Dsync})
+		}
+	}
+	return all
+}
+
+// count is how many Ops of this sort the device was sent.
+func (v *fakeDevice) count(code engine.Code) (n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i := range v.ops {
+		if v.ops[i].Code == code {
+			n++
+		}
+	}
+	return n
+}
+
+// set puts zone i into state s, as devices do by themselves.
+func (v *fakeDevice) set(i int, s ZoneState) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.m.SetState(i, zonemodel.State(s))
+	v.moves++
+}
+
+// failing makes the next Ops of this sort fail with these errors, one each; nil
+// lets one pass. Of those that fail landed sectors arrive all the same.
+func (v *fakeDevice) failing(code engine.Code, landed int64, errs ...error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.fault = func(op *engine.Op) (int64, error) {
+		if op.Code != code || len(errs) == 0 {
+			return 0, nil
+		}
+		err := errs[0]
+		errs = errs[1:]
+		return landed << SectorShift, err
 	}
 }

@@ -37,7 +37,7 @@ func (d *drive) issueManage(r *Request) {
 	start := uint64(r.zone) << d.rules.shift
 	r.step = stepManageDone
 	r.io.Code, r.io.FD = zoneCodes[r.Op], int(d.f.Fd())
-	if r.Op == OpClose && d.entry(int(r.zone)).written() == 0 {
+	if w := d.entry(int(r.zone)); r.Op == OpClose && w.state().isOpen() && w.written() == 0 {
 		r.io.Code = engine.ZoneReset // to be empty; some drives would have it closed
 	}
 	r.io.Off, r.io.Len, r.io.Iov = d.offset(start), int64(d.zones[r.zone].sectors)<<SectorShift, nil
@@ -88,33 +88,44 @@ func (d *drive) holdFrom(r *Request, i int) {
 			z.mu.Unlock()
 			return
 		}
-		z.busy = true
+		d.occupy(z, true)
 		z.mu.Unlock()
 	}
 	d.resetRun(r, 0)
 }
 
-// resettable says whether a reset-all resets zone i.
-func (d *drive) resettable(i int) bool {
+// resettable says whether a reset-all resets zone i, if it has to be.
+func (d *drive) resettable(i int) bool { return !d.conventional(i) && d.serving(i) }
+
+// serving says whether zone i is neither read-only nor offline.
+func (d *drive) serving(i int) bool {
 	s := d.entry(i).state()
-	return !d.conventional(i) && s != ReadOnly && s != Offline
+	return s != ReadOnly && s != Offline
+}
+
+// filled says whether zone i, which a reset-all has, has to be reset.
+func (d *drive) filled(i int) bool {
+	z := &d.zones[i]
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return d.resettable(i) && (z.stale || d.entry(i).state() != Empty)
 }
 
 // resetRun resets the next zones that stand side by side, from i on. All of a
 // drive is one command where none of its zones is out of service.
 func (d *drive) resetRun(r *Request, i int) {
-	for i < len(d.zones) && (!d.resettable(i) || d.entry(i).state() == Empty) {
+	for i < len(d.zones) && !d.filled(i) {
 		i++
 	}
 	if i == len(d.zones) {
 		d.letAllGo(r, nil)
 		return
 	}
-	from, to := i, i
-	for to < len(d.zones) && d.resettable(to) {
+	from, to := i, i+1
+	for to < len(d.zones) && d.filled(to) {
 		to++
 	}
-	if d.whole && d.inService() {
+	if d.whole && d.inService(0, len(d.zones)) {
 		from, to = 0, len(d.zones)
 	}
 	r.zone, r.seg, r.step = int32(from), uint32(to), stepResetRun
@@ -125,10 +136,10 @@ func (d *drive) resetRun(r *Request, i int) {
 	r.lane.eng.Queue(&r.io)
 }
 
-// inService says whether no zone is read-only or offline.
-func (d *drive) inService() bool {
-	for i := range d.zones {
-		if s := d.entry(i).state(); s == ReadOnly || s == Offline {
+// inService says whether no zone of [from, to) is read-only or offline.
+func (d *drive) inService(from, to int) bool {
+	for i := from; i < to; i++ {
+		if !d.serving(i) {
 			return false
 		}
 	}
@@ -146,10 +157,22 @@ func (d *drive) resetRunDone(r *Request) {
 		z.mu.Lock()
 		if d.resettable(i) {
 			z.word.Store(uint64(pack(i, Empty, 0)))
+			z.stale = false
 		}
 		z.mu.Unlock()
 	}
 	d.resetRun(r, int(r.seg))
+}
+
+// resetRunFailed goes on when the zones of a run that failed have been looked at.
+// Those that went out of service under it are passed over; each time there is one
+// zone less to reset, so this ends.
+func (d *drive) resetRunFailed(r *Request) {
+	if d.inService(int(r.zone), int(r.seg)) {
+		d.letAllGo(r, driveError(r.cause))
+		return
+	}
+	d.resetRun(r, int(r.zone))
 }
 
 // letAllGo ends a reset-all and gives all zones back.

@@ -1,10 +1,6 @@
 package backend
 
-import (
-	"fmt"
-
-	"github.com/zvhost/zvhost/backend/engine"
-)
+import "github.com/zvhost/zvhost/backend/engine"
 
 // A zone of a drive does one thing at a time. What wants to write to it or to
 // manage it stands in its line; whoever ends an I/O takes the next ones out of
@@ -48,11 +44,14 @@ func (d *drive) enter(r *Request) {
 // release gives zone z back, after I/O that was on lane, to those in its line.
 func (d *drive) release(z *driveZone, lane *Lane) {
 	z.mu.Lock()
-	z.busy = false
+	d.occupy(z, false)
 	next := d.next(z)
 	z.mu.Unlock()
 	d.run(next, lane)
 }
+
+// occupy notes that zone z, whose lock is held, is given to somebody or back.
+func (d *drive) occupy(z *driveZone, busy bool) { z.busy, z.since = busy, d.asked.Load() }
 
 // run goes on with a request that has got its zone, on its own lane.
 func (d *drive) run(r *Request, lane *Lane) {
@@ -92,7 +91,7 @@ func (d *drive) next(z *driveZone) *Request {
 			d.leave(r, err)
 			continue
 		}
-		z.busy = true
+		d.occupy(z, true)
 		if r.step == stepIssue {
 			d.follow(z, r)
 		}
@@ -222,125 +221,4 @@ func (d *drive) settle(r *Request, outcome func(m *Request) error) {
 		err = d.errorOf(r, err)
 	}
 	lane.finish(r, err)
-}
-
-// look asks the drive about zones [from, to), and goes on with step.
-func (d *drive) look(r *Request, next step, from, to int) {
-	r.step, r.zone, r.seg = next, int32(from), uint32(to)
-	r.bounce = newBounce(uint64(engine.ZoneReportBytes + (to-from)*engine.ZoneBytes))
-	r.io.Code, r.io.FD, r.io.Off, r.io.Iov = engine.ZoneReport, int(d.f.Fd()), d.offset(uint64(from)<<d.rules.shift), r.bounce.iov[:]
-	r.io.Len = int64(len(r.bounce.data))
-	r.lane.eng.Queue(&r.io)
-}
-
-// seen returns what look has found.
-func (d *drive) seen(r *Request) ([]kernelZone, error) {
-	b := r.bounce
-	r.bounce = nil
-	defer b.free()
-	if r.io.Err != nil {
-		return nil, r.io.Err
-	}
-	zones, err := decodeZones(b.data)
-	if n := int(r.seg) - int(r.zone); err == nil && len(zones) != n {
-		err = fmt.Errorf("the kernel reports %d zones and not %d", len(zones), n)
-	}
-	return zones, err
-}
-
-// reread goes on when the drive has been asked about the zones that r has to
-// itself: after I/O of r that failed, or before r can begin.
-func (d *drive) reread(r *Request) {
-	zones, err := d.seen(r)
-	for i := int(r.zone); i < int(r.seg); i++ {
-		z := &d.zones[i]
-		z.mu.Lock()
-		if z.stale = err != nil; !z.stale {
-			z.word.Store(uint64(zones[i-int(r.zone)].entry(i)))
-		}
-		z.mu.Unlock()
-	}
-	z := &d.zones[r.zone]
-	switch {
-	case r.cause == nil && err != nil:
-		d.settle(r, func(*Request) error { return driveError(err) })
-	case r.cause == nil: // now it can begin
-		lane := r.lane
-		z.mu.Lock()
-		z.busy = false
-		z.line.pushFront(r)
-		next := d.next(z)
-		z.mu.Unlock()
-		d.run(next, lane)
-	case r.Op == OpResetAll:
-		d.letAllGo(r, d.verdict(r.zone, r.cause))
-	default:
-		d.settle(r, func(m *Request) error {
-			w := word(z.word.Load())
-			landed := (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != ZoneConventional &&
-				w.state() != ReadOnly && w.state() != Offline && m.end <= w.written()
-			if landed {
-				return nil
-			}
-			return d.verdict(m.zone, r.cause)
-		})
-	}
-}
-
-// verdict is the error of a request that failed with cause, now that its zone
-// has been looked at: one that turned read-only or offline says so.
-func (d *drive) verdict(zone int32, cause error) error {
-	if s := d.entry(int(zone)).state(); s == ReadOnly || s == Offline {
-		return fmt.Errorf("%w: the zone is %v by now: %w", ErrZoneInvalid, s, cause)
-	}
-	return driveError(cause)
-}
-
-// examine looks, after a read that failed with err, whether its zone is offline
-// by now.
-func (d *drive) examine(r *Request, err error) {
-	r.cause = err
-	i := int(r.Sector >> d.rules.shift)
-	d.look(r, stepReport, i, i+1)
-}
-
-// report brings what ReportZone says up to date, for r.Bytes zones from r.Sector
-// on: drives close open zones by themselves, and zones fail.
-func (d *drive) report(r *Request) {
-	from := int(r.Sector >> d.rules.shift)
-	to := from + int(r.Bytes)
-	if r.Sector >= d.info.CapacitySectors || to <= from || to > len(d.zones) {
-		d.fail(r, ErrZoneInvalid)
-		return
-	}
-	r.cause = nil
-	d.look(r, stepReport, from, to)
-}
-
-// reported takes over what look has found, but for zones at work: what they are
-// is known better when they are done.
-func (d *drive) reported(r *Request) {
-	zones, err := d.seen(r)
-	for n := range zones {
-		i, k := int(r.zone)+n, &zones[n]
-		z := &d.zones[i]
-		z.mu.Lock()
-		w := word(z.word.Load())
-		switch {
-		case k.state == ReadOnly || k.state == Offline:
-			if w.state() != k.state {
-				z.word.Store(uint64(pack(i, k.state, w.written())))
-			}
-		case z.busy, k.typ != z.typ:
-		case w.state() == ImpOpen && k.state == Closed && k.entry(i).written() == w.written():
-			z.word.Store(uint64(pack(i, Closed, w.written())))
-		}
-		z.mu.Unlock()
-	}
-	switch {
-	case r.Op == OpReport:
-		d.end(r, err)
-	default:
-		d.fail(r, d.verdict(r.zone, r.cause))
-	}
 }

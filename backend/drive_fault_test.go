@@ -1,0 +1,290 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// What the kernel says of a failed write or zone operation is what the guest is
+// told of it (blk_errors in block/blk-core.c).
+func TestDriveErrors(t *testing.T) {
+	for errno, want := range map[error]error{
+		unix.EOVERFLOW: ErrActiveResource, unix.ETOOMANYREFS: ErrOpenResource,
+		unix.EREMOTEIO: ErrIO, unix.ENODATA: ErrIO, unix.EIO: ErrIO, unix.ENXIO: ErrIO, unix.ENODEV: ErrIO,
+		unix.ENOSPC: ErrIO, unix.EFAULT: ErrIO, io.ErrUnexpectedEOF: ErrIO,
+	} {
+		d := newFakeDrive(t, small, nil, nil)
+		c := newClient(t, d)
+		c.want(c.write(256, pattern('a', 4096)), nil)
+		d.dev.failing(engine.Writev, 0, errno, errno, errno)
+		_, err := c.append(256, pattern('b', 4096))
+		all := []error{err, c.write(264, pattern('b', 4096)), c.write(0, pattern('b', 4096))}
+		for op, code := range zoneCodes {
+			if code != 0 {
+				d.dev.failing(code, 0, errno)
+				all = append(all, c.zoneOp(Op(op), 256))
+			}
+		}
+		d.dev.failing(engine.Readv, 0, errno)
+		read := c.do(request(OpRead, 256, make([]byte, 4096)))
+		for _, err := range all {
+			var about *RequestError
+			if !errors.Is(err, want) || !errors.Is(err, errno) || !errors.As(err, &about) {
+				t.Errorf("%v: got %v, want %v", errno, err, want)
+			}
+		}
+		if !errors.Is(read, errno) {
+			t.Errorf("%v: a read ends with %v", errno, read)
+		}
+		c.wantZone(2, ImpOpen, 8)
+		if !bytes.Equal(c.read(256, 4096), pattern('a', 4096)) {
+			t.Error("what was there has changed")
+		}
+	}
+}
+
+// Some of several writes that were made one land, and then it fails: what landed
+// whole is good, what did not fails, and who stood in line behind them is
+// admitted by the drive's write pointer. A stable one fails, for nobody knows
+// that it is.
+func TestDriveWritesFailHalfWay(t *testing.T) {
+	for _, stable := range []bool{false, true} {
+		for landed := int64(0); landed <= 24; landed++ {
+			d := newFakeDrive(t, small, nil, nil)
+			c, e := d.held(t, isWrite)
+			first := request(OpAppend, 256, pattern('z', 8*512))
+			var batch []*Request
+			for i := range 3 {
+				r := request(OpAppend, 256, pattern(byte('a'+i), 8*512))
+				r.Stable = stable
+				batch = append(batch, r)
+			}
+			appended := request(OpAppend, 256, pattern('d', 32*512)) // too long to come with them
+			fits := request(OpWrite, 256+8+uint64(landed)+32, pattern('e', 512))
+			wrong := request(OpWrite, 256+8+24+32, pattern('f', 512)) // where it would have been
+			c.submit(first)
+			c.submit(batch...)
+			c.submit(appended, fits, wrong)
+			e.release()
+			c.ended(first)
+			c.lane.Start()
+			d.dev.failing(engine.Writev, landed, unix.EIO)
+			e.release()
+			for n := 0; n < 6; {
+				if c.lane.Done() != nil {
+					n++
+				} else if len(e.kept) > 0 {
+					e.release()
+				}
+			}
+			for i, r := range batch {
+				if whole := landed >= int64(i+1)*8; whole && !stable {
+					c.want(r.Err, nil)
+				} else {
+					c.want(r.Err, ErrIO)
+				}
+			}
+			wp := 8 + uint64(landed)
+			c.want(appended.Err, nil)
+			c.want(fits.Err, nil)
+			if landed == 23 {
+				c.want(wrong.Err, nil) // now it is there
+			} else {
+				c.want(wrong.Err, ErrUnalignedWP)
+			}
+			if appended.AppendSector != 256+wp {
+				t.Errorf("%d landed: the next append is at %d", landed, appended.AppendSector-256)
+			}
+			for i, r := range batch {
+				if r.Err == nil && !bytes.Equal(c.read(r.AppendSector, 8*512), pattern(byte('a'+i), 8*512)) {
+					t.Errorf("%d landed: %d is good, but it is not there", landed, i)
+				}
+			}
+			if got := c.read(256, int(wp)*512); !bytes.Equal(got, d.dev.m.Data(256, wp*512)) {
+				t.Error("the zone reads otherwise than the drive has it")
+			}
+		}
+	}
+}
+
+// The last write of a zone lands, and fails all the same: the zone is full.
+func TestDriveFullThoughFailed(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c := newClient(t, d)
+	d.dev.failing(engine.Writev, 96, unix.EIO)
+	c.want(c.write(256, pattern('a', 96*512)), nil) // the drive has it whole
+	c.wantZone(2, Full, 96)
+	d.dev.failing(engine.Writev, 95, unix.EIO)
+	c.want(c.write(384, pattern('a', 96*512)), ErrIO)
+	c.wantZone(3, ImpOpen, 95)
+}
+
+// A failed write to a conventional zone has no pointer to go by: it failed.
+func TestDriveConventionalFails(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c := newClient(t, d)
+	d.dev.failing(engine.Writev, 8, unix.EIO, unix.EIO)
+	c.want(c.write(0, pattern('a', 8*512)), ErrIO)
+	c.want(c.write(124, pattern('a', 8*512)), ErrIO) // in both
+	c.want(c.write(124, pattern('b', 8*512)), nil)
+	d.dev.failing(engine.Writev, 0, unix.EIO)
+	d.dev.set(0, Offline)
+	c.want(c.write(0, pattern('a', 512)), ErrZoneInvalid)
+	c.want(c.write(0, pattern('a', 512)), ErrZoneInvalid)
+	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.wantZone(0, Offline, 0)
+}
+
+// staleDrive has a zone 2 whose first 8 sectors are known, and 4 more that
+// nobody knows of: a write failed, and so did reading the zone again.
+func staleDrive(t *testing.T) (*fakeDrive, *client) {
+	t.Helper()
+	d := newFakeDrive(t, small, nil, nil)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 8*512)), nil)
+	failed := false
+	d.dev.fault = func(op *engine.Op) (int64, error) {
+		switch {
+		case op.Code == engine.Writev && !failed:
+			failed = true
+			return 4 * 512, unix.EIO
+		case op.Code == engine.ZoneReport && failed:
+			return 0, unix.ENXIO
+		}
+		return 0, nil
+	}
+	_, err := c.append(256, pattern('b', 8*512))
+	c.want(err, ErrIO)
+	return d, c
+}
+
+// Where the zone cannot be read again after a failure nobody knows what it is:
+// requests fail until it can be.
+func TestDriveStale(t *testing.T) {
+	d, c := staleDrive(t)
+	line := []*Request{
+		request(OpAppend, 256, pattern('c', 512)), request(OpWrite, 268, pattern('c', 512)),
+		request(OpFinish, 256, nil), request(OpReset, 256, nil),
+	}
+	c.submit(line...)
+	for range line {
+		c.want(c.wait().Err, ErrIO)
+	}
+	c.want(c.zoneOp(OpReset, 384), nil) // others are known
+	c.want(c.write(384, pattern('o', 512)), nil)
+	c.want(d.refresh(), ErrIO)
+	if !bytes.Equal(c.read(256, 8*512), pattern('a', 8*512)) {
+		t.Error("what was written cannot be read")
+	}
+	d.dev.fault = nil
+	c.want(c.write(264, pattern('c', 512)), ErrUnalignedWP)
+	at, err := c.append(256, pattern('d', 512))
+	c.want(err, nil)
+	if at != 268 {
+		t.Errorf("an append landed at %d", at-256)
+	}
+	c.wantZone(2, ImpOpen, 13)
+}
+
+// Any request finds out again what a stale zone is.
+func TestDriveStaleEnds(t *testing.T) {
+	for name, tt := range map[string]struct {
+		do    func(*fakeDrive, *client) error
+		state ZoneState
+		wp    uint64
+	}{
+		"write":  {func(_ *fakeDrive, c *client) error { return c.write(268, pattern('c', 512)) }, ImpOpen, 13},
+		"open":   {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpOpen, 256) }, ExpOpen, 12},
+		"close":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpClose, 256) }, Closed, 12},
+		"finish": {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpFinish, 256) }, Full, 12},
+		"reset":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpReset, 256) }, Empty, 0},
+		"report": {func(d *fakeDrive, _ *client) error { return d.refresh() }, ImpOpen, 12},
+		"all":    {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpResetAll, 256) }, Empty, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, c := staleDrive(t)
+			d.dev.fault = nil
+			c.want(tt.do(d, c), nil)
+			if z := d.drive.ReportZone(2); z.State != tt.state || tt.state != Full && z.WP != 256+tt.wp {
+				t.Errorf("zone 2 is %+v", z)
+			}
+			at, err := c.append(256, pattern('d', 512))
+			switch {
+			case tt.state == Full:
+				c.want(err, ErrZoneInvalid)
+			case err != nil || at != 256+tt.wp:
+				t.Errorf("an append landed at %d, %v", at-256, err)
+			}
+		})
+	}
+}
+
+// A reset-all also resets a zone that was empty when it was last known.
+func TestDriveStaleEmpty(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c := newClient(t, d)
+	d.dev.fault = func(op *engine.Op) (int64, error) {
+		if op.Code == engine.Writev {
+			return 4 * 512, unix.EIO
+		}
+		return 0, unix.ENXIO
+	}
+	c.want(c.write(256, pattern('a', 8*512)), ErrIO)
+	d.dev.fault = nil
+	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.want(c.write(256, pattern('b', 512)), nil)
+	c.wantZone(2, ImpOpen, 1)
+}
+
+// A drive that vanishes fails everything, and loses nothing that it has when it
+// comes back; but that a flush failed is never forgotten.
+func TestDriveVanishes(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	c.want(c.zoneOp(OpOpen, 384), nil)
+	c.want(c.flush(), nil)
+	d.dev.gone = true
+	for range 2 {
+		c.want(c.write(264, pattern('b', 4096)), ErrIO)
+		c.want(c.write(0, pattern('b', 4096)), ErrIO)
+		_, err := c.append(384, pattern('b', 4096))
+		c.want(err, ErrIO)
+		c.want(c.do(request(OpRead, 256, make([]byte, 4096))), ErrIO)
+		c.want(c.do(request(OpRead, 264, make([]byte, 4096))), nil) // zeroes, as ever
+		c.want(c.zoneOp(OpReset, 256), ErrIO)
+		c.want(c.zoneOp(OpResetAll, 0), ErrIO)
+		c.want(d.refresh(), ErrIO)
+		c.wantState(d, 2, ImpOpen, 8)
+	}
+	d.dev.gone = false
+	c.want(c.write(264, pattern('b', 4096)), nil)
+	c.want(c.zoneOp(OpClose, 384), nil)
+	c.want(d.refresh(), nil)
+	c.wantZone(2, ImpOpen, 16)
+	c.wantZone(3, Empty, 0)
+	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern('a', 4096), pattern('b', 4096)...)) {
+		t.Error("the data is another one")
+	}
+	c.want(c.flush(), nil)
+	d.dev.failing(engine.Fdatasync, 0, unix.ENXIO)
+	c.want(c.flush(), ErrIO)
+	c.want(c.flush(), ErrIO)
+	r := request(OpFinish, 256, nil)
+	r.Stable = true
+	c.want(c.do(r), ErrIO)
+}
+
+// wantState is wantZone without asking the drive.
+func (c *client) wantState(d *fakeDrive, i int, state ZoneState, written uint64) {
+	c.t.Helper()
+	if z := d.drive.ReportZone(i); z.State != state || z.WP != z.Start+written {
+		c.t.Errorf("zone %d is %v with its write pointer at %d, want %v at %d", i, z.State, z.WP-z.Start, state, written)
+	}
+}

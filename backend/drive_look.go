@@ -1,0 +1,158 @@
+package backend
+
+import (
+	"fmt"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// Only the drive knows what its zones are. It is asked after I/O that failed,
+// before I/O on a zone that could not be asked about then, and for reports.
+
+// look asks the drive about zones [from, to), and goes on with step.
+func (d *drive) look(r *Request, next step, from, to int) {
+	r.step, r.zone, r.seg = next, int32(from), uint32(to)
+	r.bounce = newBounce(uint64(engine.ZoneReportBytes + (to-from)*engine.ZoneBytes))
+	r.io.Code, r.io.FD, r.io.Off, r.io.Iov = engine.ZoneReport, int(d.f.Fd()), d.offset(uint64(from)<<d.rules.shift), r.bounce.iov[:]
+	r.io.Len = int64(len(r.bounce.data))
+	r.lane.eng.Queue(&r.io)
+}
+
+// seen returns what look has found.
+func (d *drive) seen(r *Request) ([]kernelZone, error) {
+	b := r.bounce
+	r.bounce = nil
+	defer b.free()
+	if r.io.Err != nil {
+		return nil, r.io.Err
+	}
+	zones, err := decodeZones(b.data)
+	if err != nil {
+		return nil, err
+	}
+	if n := int(r.seg) - int(r.zone); len(zones) != n {
+		return nil, fmt.Errorf("the kernel reports %d zones and not %d", len(zones), n)
+	}
+	for n := range zones {
+		i, k := int(r.zone)+n, &zones[n]
+		if z := &d.zones[i]; k.start != d.first+uint64(i)<<d.rules.shift || k.typ != z.typ || k.length != z.sectors {
+			return nil, fmt.Errorf("the zone at sector %d of the drive is another one than when it was opened; restart zvhost", k.start)
+		}
+	}
+	return zones, nil
+}
+
+// learn takes over what the drive says of zone i, whose lock is held. Zones out
+// of service have no write pointer to go by, and of a full one it is known here
+// how much was written before it was finished.
+func (d *drive) learn(i int, k *kernelZone) {
+	z, was, now := &d.zones[i], d.entry(i), k.entry(i)
+	if s := k.state; s == ReadOnly || s == Offline || s == Full && was.state() == Full {
+		now = pack(i, s, was.written())
+	}
+	z.word.Store(uint64(now))
+	z.stale = false
+}
+
+// reread goes on when the drive has been asked about the zones that r has to
+// itself: after I/O of r that failed, or before r can begin.
+func (d *drive) reread(r *Request) {
+	zones, err := d.seen(r)
+	for i := int(r.zone); i < int(r.seg); i++ {
+		z := &d.zones[i]
+		z.mu.Lock()
+		if err != nil {
+			z.stale = true
+		} else {
+			d.learn(i, &zones[i-int(r.zone)])
+		}
+		z.mu.Unlock()
+	}
+	z := &d.zones[r.zone]
+	switch {
+	case r.cause == nil && err != nil:
+		d.settle(r, func(*Request) error { return driveError(err) })
+	case r.cause == nil: // now it can begin
+		lane := r.lane
+		z.mu.Lock()
+		d.occupy(z, false)
+		z.line.pushFront(r)
+		next := d.next(z)
+		z.mu.Unlock()
+		d.run(next, lane)
+	case r.Op == OpResetAll:
+		d.resetRunFailed(r)
+	default:
+		d.settle(r, func(m *Request) error {
+			w := word(z.word.Load())
+			landed := (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != ZoneConventional &&
+				w.state() != ReadOnly && w.state() != Offline && m.end <= w.written()
+			if landed {
+				return nil
+			}
+			return d.verdict(m.zone, r.cause)
+		})
+	}
+}
+
+// verdict is the error of a request that failed with cause, now that its zone
+// has been looked at: one that turned read-only or offline says so.
+func (d *drive) verdict(zone int32, cause error) error {
+	if s := d.entry(int(zone)).state(); s == ReadOnly || s == Offline {
+		return fmt.Errorf("%w: the zone is %v by now: %w", ErrZoneInvalid, s, cause)
+	}
+	return driveError(cause)
+}
+
+// examine looks, after a read that failed with err, whether its zone is offline
+// by now.
+func (d *drive) examine(r *Request, err error) {
+	r.cause = err
+	i := int(r.Sector >> d.rules.shift)
+	d.ask(r, i, i+1)
+}
+
+// report brings what ReportZone says up to date, for r.Bytes zones from r.Sector
+// on: drives close open zones by themselves, and zones fail.
+func (d *drive) report(r *Request) {
+	from := int(r.Sector >> d.rules.shift)
+	to := from + int(r.Bytes)
+	if r.Sector >= d.info.CapacitySectors || to <= from || to > len(d.zones) {
+		d.fail(r, ErrZoneInvalid)
+		return
+	}
+	r.cause = nil
+	d.ask(r, from, to)
+}
+
+// ask looks at zones that may be at work.
+func (d *drive) ask(r *Request, from, to int) {
+	r.turn = d.asked.Add(1)
+	d.look(r, stepReport, from, to)
+}
+
+// reported takes over what ask has found, but for zones that have been at work
+// since: what they are is known better than by the drive's answer, which may be
+// from before or in between. That they fail is news all the same.
+func (d *drive) reported(r *Request) {
+	zones, err := d.seen(r)
+	for n := range zones {
+		i, k := int(r.zone)+n, &zones[n]
+		z := &d.zones[i]
+		z.mu.Lock()
+		w := d.entry(i)
+		switch {
+		case !z.busy && z.since < r.turn:
+			d.learn(i, k)
+		case (k.state == ReadOnly || k.state == Offline) && k.state != w.state():
+			z.word.Store(uint64(pack(i, k.state, w.written())))
+		}
+		z.mu.Unlock()
+	}
+	switch {
+	case r.Op == OpReport:
+		d.end(r, err)
+	default:
+		d.fail(r, d.verdict(r.zone, r.cause))
+	}
+}

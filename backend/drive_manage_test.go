@@ -1,0 +1,302 @@
+package backend
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/zonemodel"
+)
+
+// Zone management waits for its zone's write, and holds back the next ones.
+func TestDriveManagementTakesTurns(t *testing.T) {
+	for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset, OpResetAll} {
+		d := newFakeDrive(t, small, nil, nil)
+		c, e := d.held(t, func(op *engine.Op) bool { return op.Code != engine.Readv })
+		before, after := request(OpAppend, 256, pattern('a', 4096)), request(OpAppend, 256, pattern('b', 4096))
+		m := request(op, 256, nil)
+		c.submit(before, m, after)
+		for _, r := range []*Request{before, m, after} {
+			c.quiet("it has not been carried out")
+			if len(e.kept) == 1 {
+				e.release()
+			} else if op != OpFinish || r != after || len(e.kept) > 0 {
+				t.Fatalf("%v: %d I/Os of a zone are in flight", op, len(e.kept))
+			}
+			if r == m && op == OpFinish {
+				c.ended(m, after)
+				break
+			}
+			c.ended(r)
+			c.lane.Start()
+		}
+		want := map[Op]written{OpOpen: {at: 8, sectors: 16}, OpClose: {at: 8, sectors: 16}, OpReset: {0, 8, false}, OpResetAll: {0, 8, false}}[op]
+		if op == OpFinish {
+			c.want(after.Err, ErrZoneInvalid)
+			c.wantZone(2, Full, 0)
+			continue
+		}
+		c.want(after.Err, nil)
+		if after.AppendSector != 256+want.at {
+			t.Errorf("%v: what came behind it landed at %d", op, after.AppendSector-256)
+		}
+		c.wantZone(2, map[Op]ZoneState{OpOpen: ExpOpen}[op]|ImpOpen, want.at+8)
+	}
+}
+
+// Management that fails leaves the zone as the drive has it, and who stood in
+// line behind it finds that.
+func TestDriveManagementFails(t *testing.T) {
+	for op, code := range zoneCodes {
+		if code == 0 {
+			continue
+		}
+		d := newFakeDrive(t, small, nil, nil)
+		c, e := d.held(t, isWrite)
+		first, m, after := request(OpAppend, 256, pattern('a', 4096)), request(Op(op), 256, nil), request(OpAppend, 256, pattern('b', 4096))
+		c.submit(first, m, after)
+		d.dev.failing(code, 0, unix.EIO)
+		e.release()
+		c.ended(first, m)
+		c.lane.Start()
+		e.release()
+		c.ended(after)
+		c.want(m.Err, ErrIO)
+		c.want(after.Err, nil)
+		c.wantZone(2, ImpOpen, 16)
+
+		d.dev.failing(code, 0, unix.EIO)
+		d.dev.set(2, ReadOnly)
+		c.want(c.zoneOp(Op(op), 256), ErrZoneInvalid)
+		c.want(c.zoneOp(Op(op), 256), ErrZoneInvalid)
+		c.wantZone(2, ReadOnly, 16)
+	}
+}
+
+// An open zone without data is empty when it is closed, whatever the drive
+// thinks of closing it; one that the drive has closed empty stays so.
+func TestDriveClosesEmptyZones(t *testing.T) {
+	for _, stable := range []bool{false, true} {
+		d := newFakeDrive(t, small, nil, nil)
+		c := newClient(t, d)
+		c.want(c.zoneOp(OpOpen, 256), nil)
+		r := request(OpClose, 256, nil)
+		r.Stable = stable
+		c.want(c.do(r), nil)
+		c.wantZone(2, Empty, 0)
+		if d.dev.count(engine.ZoneReset) != 1 || d.dev.count(engine.ZoneClose) != 0 {
+			t.Errorf("it was not reset")
+		}
+		c.want(c.do(r), ErrZoneInvalid)
+
+		d = newFakeDrive(t, small, map[int]ZoneState{2: Closed}, nil)
+		c = newClient(t, d)
+		c.want(c.do(r), nil)
+		c.wantZone(2, Closed, 0)
+		c.want(c.write(256, pattern('a', 512)), nil)
+	}
+}
+
+// A reset of all zones passes over what is out of service, and is one command
+// where all of the drive is the disk's and in service.
+func TestDriveResetAll(t *testing.T) {
+	const whole = small15
+	type run struct{ at, sectors uint64 }
+	for name, tt := range map[string]struct {
+		states map[int]ZoneState
+		window *Window
+		fill   []int // zones of the drive that hold something
+		want   []run // sectors of the drive
+	}{
+		"nothing to do":       {nil, nil, nil, nil},
+		"all of the drive":    {nil, nil, []int{3}, []run{{0, whole}}},
+		"not all in service":  {map[int]ZoneState{5: ReadOnly, 9: Offline}, nil, []int{3, 4, 5, 6, 8, 15}, []run{{384, 256}, {768, 128}, {1024, 128}, {1920, 64}}},
+		"a window":            {nil, &Window{3, 9}, []int{2, 3, 5, 6, 9, 10}, []run{{384, 128}, {640, 256}, {1152, 128}}},
+		"conventional ones":   {nil, &Window{0, 3}, []int{0, 1, 2, 3, 4}, []run{{256, 256}}},
+		"the smaller last":    {nil, &Window{14, 15}, []int{13, 15}, []run{{1920, 64}}},
+		"only what has none":  {nil, &Window{0, 1}, []int{0, 1, 2}, nil},
+		"an offline first":    {map[int]ZoneState{0: Offline}, nil, []int{2}, []run{{256, 128}}},
+		"every other is full": {map[int]ZoneState{15: ReadOnly}, nil, []int{2, 4, 6}, []run{{256, 128}, {512, 128}, {768, 128}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := small
+			g.MaxOpen, g.MaxActive = 0, 0
+			d := newFakeDrive(t, g, tt.states, tt.window)
+			for _, i := range tt.fill {
+				d.dev.m.Do(zonemodel.Request{Type: zonemodel.TypeOut, Sector: uint64(i) * 128, Data: pattern('a', 512)})
+			}
+			if err := d.refresh(); err != nil {
+				t.Fatal(err)
+			}
+			c := newClient(t, d)
+			c.want(c.zoneOp(OpResetAll, 0), nil)
+			var got []run
+			for i := range d.dev.ops {
+				if op := &d.dev.ops[i]; op.Code == engine.ZoneReset {
+					got = append(got, run{uint64(op.Off) >> SectorShift, uint64(op.Len) >> SectorShift})
+				}
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("reset %v, want %v", got, tt.want)
+			}
+			for i := range d.zones {
+				n := int(d.first/128) + i
+				state := Empty
+				if s, ok := tt.states[n]; ok {
+					state = s
+				} else if n < 2 {
+					state = NotWP
+				}
+				c.wantState(d, i, state, 0)
+			}
+			for _, i := range tt.fill { // outside of the window nothing happens
+				_, z := d.dev.m.ZoneOf(uint64(i) * 128)
+				if inside := z.Start >= d.first && z.Start < d.first+d.info.CapacitySectors; !inside && i >= 2 && z.WP != z.Start+1 {
+					t.Errorf("zone %d of the drive was reset", i)
+				}
+			}
+		})
+	}
+}
+
+// small15 is the sectors of a drive of geometry small.
+const small15 = 15*128 + 64
+
+// A reset-all that fails says so, leaves what the drive says, and lets all zones
+// go. Where a zone went out of service under it, it goes on with the others.
+func TestDriveResetAllFails(t *testing.T) {
+	for name, w := range map[string]*Window{"drive": nil, "window": {1, 15}} {
+		t.Run(name, func(t *testing.T) {
+			d := newFakeDrive(t, small, nil, w)
+			c := newClient(t, d)
+			base := 256 - d.first
+			fill := func() {
+				for i := range uint64(3) {
+					c.want(c.write(base+i*128, pattern('a', 512)), nil)
+				}
+			}
+			fill()
+			d.dev.failing(engine.ZoneReset, 0, unix.EIO)
+			c.want(c.zoneOp(OpResetAll, 0), ErrIO)
+			first := int(base / 128)
+			c.wantZone(first, ImpOpen, 1)
+			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.wantZone(first, Empty, 0)
+
+			fill()
+			d.dev.fault = func(op *engine.Op) (int64, error) {
+				_, z := d.dev.m.ZoneOf(384)
+				if op.Code == engine.ZoneReset && z.State == zonemodel.ImpOpen {
+					d.dev.m.SetState(3, zonemodel.ReadOnly)
+					return 0, unix.EIO
+				}
+				return 0, nil
+			}
+			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.wantZone(first, Empty, 0)
+			c.wantZone(first+1, ReadOnly, 1)
+			c.wantZone(first+2, Empty, 0)
+			c.want(c.write(base, pattern('b', 512)), nil)
+			c.want(c.write(base+128, pattern('b', 512)), ErrZoneInvalid)
+			if !bytes.Equal(c.read(base+128, 512), pattern('a', 512)) {
+				t.Error("a read-only zone cannot be read")
+			}
+
+			r := request(OpResetAll, 0, nil)
+			r.Stable = true
+			c.want(c.do(r), nil)
+			d.dev.gone = true
+			c.want(c.do(r), ErrIO)
+			d.dev.gone = false
+			c.want(c.write(base+256, pattern('b', 512)), nil)
+		})
+	}
+}
+
+// A reset-all waits where a zone is at work, holds what it has passed, and two of
+// them do not wait for each other.
+func TestDriveResetAllWaits(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c, e := d.held(t, isWrite)
+	other, third := newClient(t, d), newClient(t, d)
+	third.want(third.write(256, pattern('z', 512)), nil)
+	at3, at6 := request(OpWrite, 384, pattern('a', 512)), request(OpWrite, 768, pattern('a', 512))
+	c.submit(at3, at6)
+	all, again := request(OpResetAll, 0, nil), request(OpResetAll, 0, nil)
+	held, behind := request(OpAppend, 256, pattern('b', 512)), request(OpAppend, 384, pattern('b', 512))
+	other.submit(all)
+	third.submit(again, held, behind)
+	other.quiet("zone 3 is at work")
+	free := newClient(t, d)
+	free.want(free.write(1024, pattern('f', 512)), nil) // nobody holds it
+	e.release()
+	c.ended(at3)
+	other.quiet("zone 6 is at work")
+	third.quiet("all is held")
+	e.release()
+	c.ended(at6)
+	other.ended(all)
+	for range 3 {
+		third.want(third.wait().Err, nil)
+	}
+	for _, i := range []int{2, 3, 6, 8} { // the second one found them written
+		c.wantZone(i, Empty, 0)
+	}
+}
+
+// A zone that goes out of service while it is served: what its requests get, and
+// the report.
+func TestDriveZonesFail(t *testing.T) {
+	for _, s := range []ZoneState{ReadOnly, Offline} {
+		for _, reported := range []bool{false, true} {
+			d := newFakeDrive(t, small, nil, nil)
+			c := newClient(t, d)
+			for _, i := range []int{2, 3, 4, 5} {
+				c.want(c.write(uint64(i)*128, pattern('a', 8*512)), nil)
+				c.want(c.zoneOp(OpClose, uint64(i)*128), nil)
+			}
+			for i := 2; i < 6; i++ {
+				d.dev.set(i, s)
+				if reported {
+					c.wantZone(i, s, map[ZoneState]uint64{ReadOnly: 8}[s])
+				}
+			}
+			readable := error(nil)
+			if s == Offline {
+				readable = ErrZoneInvalid
+			}
+			c.want(c.do(request(OpRead, 256, make([]byte, 512))), readable)
+			c.want(c.write(3*128+8, pattern('b', 512)), ErrZoneInvalid)
+			_, err := c.append(4*128, pattern('b', 512))
+			c.want(err, ErrZoneInvalid)
+			c.want(c.zoneOp(OpFinish, 5*128), ErrZoneInvalid)
+			for i := 2; i < 6; i++ {
+				c.want(c.write(uint64(i)*128+8, pattern('b', 512)), ErrZoneInvalid)
+				c.want(c.zoneOp(OpOpen, uint64(i)*128), ErrZoneInvalid)
+				c.want(c.do(request(OpRead, uint64(i)*128, make([]byte, 512))), readable)
+				c.wantZone(i, s, map[ZoneState]uint64{ReadOnly: 8}[s])
+			}
+			// And comes back, empty: a report shows it, and then it can be used.
+			d.dev.set(3, Empty)
+			c.wantZone(3, Empty, 0)
+			c.want(c.write(3*128, pattern('c', 512)), nil)
+		}
+	}
+}
+
+// A write in flight when a report finds its zone out of service.
+func TestDriveZoneFailsUnderWrite(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c, e := d.held(t, isWrite)
+	r, behind := request(OpWrite, 256, pattern('a', 512)), request(OpAppend, 256, pattern('a', 512))
+	c.submit(r, behind)
+	d.dev.set(2, ReadOnly)
+	c.wantZone(2, ReadOnly, 0)
+	e.release()
+	for range 2 {
+		c.want(c.wait().Err, ErrZoneInvalid)
+	}
+}

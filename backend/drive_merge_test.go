@@ -1,0 +1,185 @@
+package backend
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// Writes and appends of a zone that stand in line behind one in flight become
+// one where they follow one another, up to what the drive takes at once (32
+// sectors here). Each has its own place and its own outcome. Zone 2 begins at
+// sector 256 and takes 96; its first 8 are the write in flight.
+func TestDriveMerges(t *testing.T) {
+	data := pattern('x', 8*512)
+	add := func() *Request { return request(OpAppend, 256, data) }
+	write := func(at, sectors int) *Request {
+		return request(OpWrite, 256+uint64(at), pattern('w', sectors*512))
+	}
+	stable := func(r *Request) *Request {
+		r.Stable = true
+		return r
+	}
+	vectors := func(n int) *Request {
+		r := add()
+		for len(r.Iov) < n {
+			r.Iov = append(r.Iov, unix.Iovec{})
+		}
+		return r
+	}
+	for name, tt := range map[string]struct {
+		line []*Request
+		sent []written // behind the first
+		at   []int     // where each landed, -1 if it did not
+		errs map[int]error
+	}{
+		"appends, to the limit": {
+			[]*Request{add(), add(), add(), add(), add()},
+			[]written{{8, 32, false}, {40, 8, false}},
+			[]int{8, 16, 24, 32, 40}, nil,
+		},
+		"writes among them": {
+			[]*Request{write(8, 8), add(), write(24, 8)},
+			[]written{{8, 24, false}},
+			[]int{8, 16, 24}, nil,
+		},
+		"one that is longer than the limit goes alone": {
+			[]*Request{add(), write(16, 40), add()},
+			[]written{{8, 8, false}, {16, 40, false}, {56, 8, false}},
+			[]int{8, 16, 56}, nil,
+		},
+		"stable ones among themselves": {
+			[]*Request{add(), stable(add()), stable(add()), add()},
+			[]written{{8, 8, false}, {16, 16, true}, {32, 8, false}},
+			[]int{8, 16, 24, 32}, nil,
+		},
+		"a write elsewhere": {
+			[]*Request{add(), write(64, 8), add(), add()},
+			[]written{{8, 8, false}, {16, 16, false}},
+			[]int{8, -1, 16, 24}, map[int]error{1: ErrUnalignedWP},
+		},
+		"nothing": {
+			[]*Request{add(), write(16, 0), write(17, 0), add()},
+			[]written{{8, 8, false}, {16, 8, false}},
+			[]int{8, 16, -1, 16}, map[int]error{2: ErrUnalignedWP},
+		},
+		"an open": {
+			[]*Request{add(), request(OpOpen, 256, nil), add()},
+			[]written{{8, 8, false}, {16, 8, false}},
+			[]int{8, -1, 16}, nil,
+		},
+		"a finish": {
+			[]*Request{add(), add(), request(OpFinish, 256, nil), add()},
+			[]written{{8, 16, false}},
+			[]int{8, 16, -1, -1}, map[int]error{3: ErrZoneInvalid},
+		},
+		"a reset": {
+			[]*Request{add(), request(OpReset, 256, nil), write(0, 8), add()},
+			[]written{{8, 8, false}, {0, 16, false}},
+			[]int{8, -1, 0, 8}, nil,
+		},
+		"a reset of all": {
+			[]*Request{add(), request(OpResetAll, 0, nil), add(), add()},
+			[]written{{8, 8, false}, {0, 16, false}},
+			[]int{8, -1, 0, 8}, nil,
+		},
+		"the end of the zone": {
+			[]*Request{write(8, 72), add(), add(), add()},
+			[]written{{8, 72, false}, {80, 16, false}},
+			[]int{8, 80, 88, -1}, map[int]error{3: ErrZoneInvalid},
+		},
+		"too many vectors": {
+			[]*Request{vectors(500), vectors(500), vectors(24), vectors(1), vectors(1100), vectors(1)},
+			[]written{{8, 24, false}, {32, 8, false}, {40, 8, false}, {48, 8, false}},
+			[]int{8, 16, 24, 32, 40, 48}, nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newFakeDrive(t, small, nil, nil)
+			c, e := d.held(t, isWrite)
+			first := add()
+			c.submit(first)
+			c.submit(tt.line...)
+			c.quiet("a write is in flight")
+			for ended := map[*Request]bool{}; len(ended) < 1+len(tt.line); {
+				if r := c.lane.Done(); r != nil {
+					ended[r] = true
+				} else {
+					e.release()
+				}
+			}
+			want := []written{{256, 8, false}}
+			for _, w := range tt.sent {
+				want = append(want, written{256 + w.at, w.sectors, w.stable})
+			}
+			if got := d.dev.writes(); !slices.Equal(got, want) {
+				t.Errorf("the drive was sent %v, want %v", got, want)
+			}
+			for i, r := range tt.line {
+				c.want(r.Err, tt.errs[i])
+				if r.Err == nil && tt.at[i] >= 0 && r.AppendSector != 256+uint64(tt.at[i]) {
+					t.Errorf("%d landed at %d, want %d", i, r.AppendSector-256, tt.at[i])
+				}
+			}
+		})
+	}
+}
+
+// Those that are made one can come from several queues: each is answered on its
+// own, and holds what it wrote.
+func TestDriveMergesAcrossLanes(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c, e := d.held(t, isWrite)
+	other := newClient(t, d)
+	first, second := request(OpAppend, 256, pattern('a', 4096)), request(OpAppend, 256, pattern('b', 4096))
+	third, fourth := request(OpAppend, 256, pattern('c', 4096)), request(OpAppend, 256, pattern('d', 4096))
+	c.submit(first)
+	other.submit(second)
+	c.submit(third)
+	other.submit(fourth)
+	e.release()
+	c.ended(first)
+	other.ended(second, fourth)
+	c.ended(third)
+	if got := d.dev.writes(); !slices.Equal(got, []written{{256, 8, false}, {264, 24, false}}) {
+		t.Errorf("the drive was sent %v", got)
+	}
+	want := slices.Concat(pattern('a', 4096), pattern('b', 4096), pattern('c', 4096), pattern('d', 4096))
+	if !bytes.Equal(other.read(256, 4*4096), want) {
+		t.Error("the data is not what was appended")
+	}
+}
+
+// Zones never wait for each other, whatever is in flight and in line in one.
+func TestDriveZonesDoNotWait(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c, e := d.held(t, func(op *engine.Op) bool { return op.Off == 256<<SectorShift })
+	busy := []*Request{
+		request(OpWrite, 256, pattern('a', 4096)), request(OpAppend, 256, pattern('b', 4096)),
+		request(OpFinish, 256, nil), request(OpReset, 256, nil),
+	}
+	c.submit(busy...)
+	for _, client := range []*client{c, newClient(t, d)} {
+		client.want(client.write(384, pattern('o', 4096)), nil)
+		client.want(client.zoneOp(OpFinish, 384), nil)
+		client.want(client.zoneOp(OpReset, 384), nil)
+		client.want(client.write(130, pattern('o', 4096)), nil)
+		client.want(client.flush(), nil)
+		client.read(300, 4096)
+	}
+	if len(e.kept) != 1 {
+		t.Errorf("%d I/Os of a zone are in flight", len(e.kept))
+	}
+	for n := 0; n < len(busy); {
+		if r := c.lane.Done(); r == nil {
+			e.release()
+		} else if n++; r.Err != nil {
+			t.Error(r.Err)
+		}
+	}
+	c.wantZone(2, Empty, 0)
+}
