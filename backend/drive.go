@@ -26,6 +26,7 @@ type drive struct {
 	rules rules
 	first uint64 // sector of the device where the window begins
 	whole bool   // the window is all of the device
+	size  uint64 // sectors of a zone, but for the device's last one
 	zones []driveZone
 
 	maxBatch  uint64 // most bytes of writes that are made one
@@ -127,7 +128,7 @@ func (d *drive) cut(all []kernelZone, w *Window) ([]kernelZone, error) {
 		return nil, fmt.Errorf("zones of %d sectors: the size must be a power of two", size)
 	}
 	d.whole = w.First == 0 && w.Last == last
-	d.first = all[w.First].start
+	d.first, d.size = all[w.First].start, size
 	return all[w.First : w.Last+1], nil
 }
 
@@ -150,8 +151,13 @@ func (d *drive) limits(readOnly bool, zones []kernelZone) error {
 	if err != nil {
 		return err
 	}
-	q := limitsOf(d.f)
-	granularity := q.get("zone_write_granularity", uint64(block))
+	d.info.ReadOnly = readOnly
+	return d.describe(zones, block, physical, limitsOf(d.f))
+}
+
+// describe is limits of a device with these block sizes and this queue.
+func (d *drive) describe(zones []kernelZone, block, physical uint32, q *queueLimits) error {
+	granularity := max(q.get("zone_write_granularity", 0), uint64(block))
 	// An append is written like anything else, so where the kernel names no limit
 	// for appends that of writes will do.
 	longest := q.get("max_hw_sectors_kb", 512) << 10
@@ -160,7 +166,7 @@ func (d *drive) limits(readOnly bool, zones []kernelZone) error {
 		appendBytes = longest
 	}
 	for _, z := range zones {
-		if z.typ == ZoneSeqWriteRequired {
+		if z.typ == ZoneSeqWriteRequired && z.length == d.size { // a small last one limits itself
 			appendBytes = min(appendBytes, z.capacity<<SectorShift)
 		}
 	}
@@ -169,15 +175,14 @@ func (d *drive) limits(readOnly bool, zones []kernelZone) error {
 	d.partPages = max(q.get("max_segments", 128), 2)
 	d.alignment = q.get("dma_alignment", uint64(block)-1)
 	last := zones[len(zones)-1]
-	d.info = Info{
-		CapacitySectors: last.start + last.length - d.first, LogicalBlockSize: block, PhysicalBlockSize: max(physical, block), ReadOnly: readOnly,
-		Zoned: &ZonedInfo{
-			Zones: len(zones), ZoneSectors: zones[0].length,
-			MaxOpen: uint32(q.get("max_open_zones", 0)), MaxActive: uint32(q.get("max_active_zones", 0)),
-			MaxAppendSectors: uint32(appendBytes &^ (granularity - 1) >> SectorShift),
-			WriteGranularity: uint32(granularity),
-			Moves:            true,
-		},
+	d.info.CapacitySectors = last.start + last.length - d.first
+	d.info.LogicalBlockSize, d.info.PhysicalBlockSize = block, max(physical, block)
+	d.info.Zoned = &ZonedInfo{
+		Zones: len(zones), ZoneSectors: d.size,
+		MaxOpen: uint32(q.get("max_open_zones", 0)), MaxActive: uint32(q.get("max_active_zones", 0)),
+		MaxAppendSectors: uint32(appendBytes &^ (granularity - 1) >> SectorShift),
+		WriteGranularity: uint32(granularity),
+		Moves:            true,
 	}
 	return q.err
 }

@@ -82,7 +82,7 @@ func (u *rules) write(t zoneTable, r *Request) error {
 		return u.writeConventional(t, r, sectors)
 	case r.Op == OpAppend && (off != 0 || r.Bytes > u.append), off+sectors > t.length(i):
 		return ErrZoneInvalid
-	case !u.whole(r.Bytes):
+	case r.Bytes&(uint64(u.info.Zoned.WriteGranularity)-1) != 0:
 		if _, err := transition(t.entry(i).state(), evWrite, true); err != nil {
 			return err
 		}
