@@ -91,7 +91,7 @@ func (d *drive) survey(o Options) error {
 	if err != nil {
 		return err
 	}
-	all, err := reportZones(fd, 0, sectors)
+	all, err := reportZones(reporterOf(fd), sectors)
 	if err != nil {
 		return err
 	}

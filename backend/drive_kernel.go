@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -31,6 +32,9 @@ const condActive ZoneState = 0xff
 // zones as no kernel that is known does.
 func decodeZones(b []byte) ([]kernelZone, error) {
 	ne := binary.NativeEndian
+	if len(b) < engine.ZoneReportBytes {
+		return nil, fmt.Errorf("the kernel's report has %d bytes", len(b))
+	}
 	n := int(ne.Uint32(b[8:]))
 	if n > (len(b)-engine.ZoneReportBytes)/engine.ZoneBytes {
 		return nil, fmt.Errorf("the kernel reports %d zones where there is room for fewer", n)
@@ -51,6 +55,10 @@ func decodeZones(b []byte) ([]kernelZone, error) {
 			return nil, fmt.Errorf("the zone at sector %d is of type %d, which is neither conventional nor sequential-write-required", z.start, z.typ)
 		case !z.state.valid() && z.state != condActive:
 			return nil, fmt.Errorf("the zone at sector %d has condition %d, which is none that is known", z.start, z.state)
+		case (z.typ == ZoneConventional) != (z.state == NotWP) && z.state != ReadOnly && z.state != Offline:
+			return nil, fmt.Errorf("the zone at sector %d is of type %d, but has condition %v", z.start, z.typ, z.state)
+		case z.start+z.length < z.start:
+			return nil, fmt.Errorf("the zone at sector %d has %d sectors: it would end nowhere", z.start, z.length)
 		case z.capacity > z.length:
 			return nil, fmt.Errorf("the zone at sector %d has more capacity, %d sectors, than length, %d", z.start, z.capacity, z.length)
 		}
@@ -83,66 +91,82 @@ func (z *kernelZone) entry(i int) word {
 	return pack(i, s, written)
 }
 
+// A reporter fills b with a struct blk_zone_report from a sector on, as
+// engine.ReportZones does.
+type reporter func(sector uint64, b []byte, cached bool) error
+
+// reporterOf asks the device fd.
+func reporterOf(fd int) reporter {
+	return func(sector uint64, b []byte, cached bool) error {
+		if err := engine.ReportZones(fd, int64(sector)<<SectorShift, b, cached); err != nil {
+			return fmt.Errorf("report zones from sector %d on (BLKREPORTZONE): %w", sector, err)
+		}
+		return nil
+	}
+}
+
 // reportChunk is how many zones are asked for at a time: 1 MiB of report.
 const reportChunk = 1<<20/engine.ZoneBytes - 1
 
-// reportZones reads all zones of the sectors [from, to) of the device fd.
-func reportZones(fd int, from, to uint64) ([]kernelZone, error) {
+// reportZones reads all zones of a device of so many sectors.
+func reportZones(ask reporter, sectors uint64) ([]kernelZone, error) {
 	var all []kernelZone
 	cached := true // the kernel's own knowledge, where it shares it
 	b := make([]byte, engine.ZoneReportBytes+reportChunk*engine.ZoneBytes)
-	for at := from; at < to; {
-		err := engine.ReportZones(fd, int64(at)<<SectorShift, b, cached)
+	for at := uint64(0); at < sectors; {
+		err := ask(at, b, cached)
 		if cached && err != nil {
 			cached = false
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("report zones from sector %d on (BLKREPORTZONE): %w", at, err)
+			return nil, err
 		}
 		zones, err := decodeZones(b)
+		if err == nil && cached {
+			err = settleActive(ask, zones)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if cached {
-			if zones, err = settleActive(fd, zones); err != nil {
-				return nil, err
-			}
-		}
-		for _, z := range zones {
-			if z.start != at || z.length == 0 {
-				return nil, fmt.Errorf("the kernel's report has a zone at sector %d where one at %d should be", z.start, at)
-			}
-			if at < to {
-				all = append(all, z)
-			}
-			at += z.length
-		}
 		if len(zones) == 0 {
 			return nil, fmt.Errorf("the kernel reports no zone at sector %d", at)
+		}
+		for _, z := range zones {
+			if z.start != at || z.length == 0 || z.length > sectors-at {
+				return nil, fmt.Errorf("the kernel's report has a zone of %d sectors at sector %d where one of at most %d at %d should be", z.length, z.start, sectors-at, at)
+			}
+			all = append(all, z)
+			at += z.length
 		}
 	}
 	return all, nil
 }
 
-// settleActive asks the device for the states that a cached report leaves open.
-// There are no more of them than may be active.
-func settleActive(fd int, zones []kernelZone) ([]kernelZone, error) {
-	b := make([]byte, engine.ZoneReportBytes+engine.ZoneBytes)
-	for i := range zones {
-		if zones[i].state != condActive {
-			continue
-		}
-		if err := engine.ReportZones(fd, int64(zones[i].start)<<SectorShift, b, false); err != nil {
-			return nil, fmt.Errorf("report the zone at sector %d (BLKREPORTZONE): %w", zones[i].start, err)
-		}
-		one, err := decodeZones(b)
-		if err != nil || len(one) != 1 {
-			return nil, errors.Join(err, fmt.Errorf("%d zones are reported at sector %d", len(one), zones[i].start))
-		}
-		zones[i] = one[0]
+// settleActive asks the device for the states that a cached report leaves open,
+// from the first such zone to the last in one go: they tend to be neighbours, and
+// are few where the device has a limit.
+func settleActive(ask reporter, zones []kernelZone) error {
+	open := func(z kernelZone) bool { return z.state == condActive }
+	first := slices.IndexFunc(zones, open)
+	if first < 0 {
+		return nil
 	}
-	return zones, nil
+	last := len(zones) - 1
+	for !open(zones[last]) {
+		last--
+	}
+	at := zones[first].start
+	b := make([]byte, engine.ZoneReportBytes+(last+1-first)*engine.ZoneBytes)
+	if err := ask(at, b, false); err != nil {
+		return err
+	}
+	sure, err := decodeZones(b)
+	if err != nil || len(sure) != last+1-first || sure[0].start != at {
+		return errors.Join(err, fmt.Errorf("%d zones are reported at sector %d and not %d", len(sure), at, last+1-first))
+	}
+	copy(zones[first:], sure)
+	return nil
 }
 
 // queueLimits reads attributes of a block device's queue. The first error

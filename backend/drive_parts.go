@@ -45,7 +45,8 @@ func (d *drive) issue(r *Request) {
 
 // issuePart starts the I/O of the next vectors of r.clip, from the one numbered
 // r.seg on: as many as the device takes at once and end where one may write, at
-// byte off of it.
+// byte off of it. Writes to conventional zones are whole blocks, which can be less
+// than the granularity: their end is an end, too.
 func (d *drive) issuePart(r *Request, off int64) {
 	granularity := uint64(d.info.Zoned.WriteGranularity)
 	from, length := r.seg, uint64(0)
@@ -55,7 +56,7 @@ func (d *drive) issuePart(r *Request, off int64) {
 		if length > 0 && (bytes > d.partBytes || pages > d.partPages) {
 			break
 		}
-		if bytes&(granularity-1) == 0 {
+		if bytes&(granularity-1) == 0 || int(i) == len(r.clip)-1 {
 			r.seg, length = i+1, bytes
 		}
 	}

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -32,4 +33,85 @@ func TestDriveLongWrite(t *testing.T) {
 	if !bytes.Equal(c.read(0, len(data)), data) {
 		t.Error("it reads otherwise")
 	}
+}
+
+// Where a write is cut: at what the device takes at once, in bytes and in pages of
+// memory, and where it may be written to; the end of a write to a conventional
+// zone is what it is.
+func TestDriveParts(t *testing.T) {
+	memory := pageAligned(96 * 512)
+	for name, tt := range map[string]struct {
+		bytes, pages uint64
+		granularity  uint32
+		sector       uint64
+		vectors      []int // sectors of each
+		want         []uint64
+	}{
+		"fits":                              {64 << 9, 8, 512, 256, []int{64}, []uint64{64}},
+		"by bytes":                          {24 << 9, 100, 512, 256, []int{64}, []uint64{24, 24, 16}},
+		"by pages":                          {1 << 20, 3, 512, 256, []int{64}, []uint64{16, 16, 16, 16}},
+		"vectors by bytes":                  {24 << 9, 100, 512, 256, []int{8, 8, 9, 8, 16}, []uint64{16, 17, 16}},
+		"vectors by pages":                  {1 << 20, 2, 512, 256, []int{1, 1, 1, 1, 1}, []uint64{2, 2, 1}},
+		"not within a granule":              {1 << 20, 2, 4096, 256, []int{2, 2, 2, 2, 8}, []uint64{8, 8}},
+		"conventional, less than one":       {1 << 20, 8, 4096, 0, []int{1}, []uint64{1}},
+		"conventional, a bit more":          {8 << 9, 8, 4096, 0, []int{8, 8, 1}, []uint64{8, 8, 1}},
+		"conventional, from anywhere":       {8 << 9, 8, 4096, 3, []int{17}, []uint64{8, 8, 1}},
+		"nothing in between and at the end": {8 << 9, 100, 512, 256, []int{0, 8, 0, 8, 0, 0}, []uint64{8, 8}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newFakeDrive(t, small, nil, nil)
+			d.partBytes, d.partPages, d.info.Zoned.WriteGranularity = tt.bytes, tt.pages, tt.granularity
+			c := newClient(t, d)
+			r := request(OpWrite, tt.sector, nil)
+			for i, n := range tt.vectors {
+				v := unix.Iovec{Len: uint64(n) * 512}
+				if n > 0 {
+					v.Base = &memory[r.Bytes]
+					for at := range n * 512 {
+						memory[int(r.Bytes)+at] = byte(i + 1 + at/512)
+					}
+				}
+				r.Iov, r.Bytes = append(r.Iov, v), r.Bytes+v.Len
+			}
+			c.want(c.do(r), nil)
+			var got []uint64
+			at := tt.sector
+			for _, w := range d.dev.writes() {
+				if w.at != at {
+					t.Errorf("a part is at sector %d, want %d", w.at, at)
+				}
+				at += w.sectors
+				if w.sectors > 0 {
+					got = append(got, w.sectors)
+				}
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("parts of %v sectors, want %v", got, tt.want)
+			}
+			if !bytes.Equal(d.dev.m.Data(tt.sector, r.Bytes), memory[:r.Bytes]) {
+				t.Error("something else was written")
+			}
+		})
+	}
+}
+
+// A part that fails ends the write; those before it have landed.
+func TestDrivePartFails(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	d.partBytes = 8 << SectorShift
+	c, e := d.held(t, isWrite)
+	first, second, third := request(OpAppend, 256, pattern('a', 512)), request(OpAppend, 256, pattern('b', 8*512)), request(OpAppend, 256, pattern('c', 20*512))
+	c.submit(first, second, third)
+	d.dev.failing(engine.Writev, 4, nil, nil, nil, unix.EIO)
+	for n := 0; n < 3; {
+		if c.lane.Done() != nil {
+			n++
+		} else {
+			e.release()
+		}
+	}
+	c.want(first.Err, nil)
+	c.want(second.Err, nil)
+	c.want(third.Err, ErrIO)
+	c.wantZone(2, ImpOpen, 1+8+8+4)
 }

@@ -1,7 +1,5 @@
 package backend
 
-import "github.com/zvhost/zvhost/backend/engine"
-
 // A zone of a drive does one thing at a time. What wants to write to it or to
 // manage it stands in its line; whoever ends an I/O takes the next ones out of
 // the line (next), and they go on on the lane of the first of them (run). Writes
