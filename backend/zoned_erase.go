@@ -71,12 +71,18 @@ func (d *zoned) eraseFrom(r *Request, i int) {
 		}
 		i = 0 // ranges come in any order
 	}
+	r.seg = 0 // from here on it counts tries
 	d.com.erase(r)
 }
 
+// eraseTries is how often an erase looks again for old data that somebody else
+// tries to make go away: guests decide how often that is.
+const eraseTries = 4
+
 // uncleared is what went wrong with an erase whose zones the committer has
 // dealt with: old data that could not be made to go away. again says that
-// another try is due, which a write has asked for meanwhile.
+// another try is due, which a write has asked for meanwhile: r has to wait for
+// that.
 func (d *zoned) uncleared(r *Request) (again bool, err error) {
 	for n := range r.Ranges {
 		from, to := d.erased(&r.Ranges[n])
@@ -85,11 +91,12 @@ func (d *zoned) uncleared(r *Request) (again bool, err error) {
 			z.mu.Lock()
 			gated, stuck := z.gated, z.stuck
 			z.mu.Unlock()
-			if stuck {
+			if stuck || gated && r.seg == eraseTries {
 				return false, fmt.Errorf("zone %d was reset, but its old data could not be cleared", i)
 			}
 			again = again || gated
 		}
 	}
+	r.seg++
 	return again, nil
 }

@@ -188,3 +188,31 @@ func TestEraseWaitsForAnotherTry(t *testing.T) {
 	fs.refuse(nil)
 	closeDisk(t, d, path)
 }
+
+// A guest that sets off one try after another does not make an erase wait for ever.
+func TestEraseGivesUp(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c, other := newClient(t, d), newClient(t, d)
+	c.want(c.write(256, pattern('f', 4096)), nil)
+	var writes []*Request
+	fs.refuse(func(call storeCall) error {
+		switch {
+		case call.op == "wipe":
+			return unix.EIO
+		case call.op == "sync" && len(writes) < 50:
+			writes = append(writes, request(OpWrite, 256, pattern('g', 4096)))
+			other.submit(writes[len(writes)-1])
+		}
+		return nil
+	})
+	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), ErrIO)
+	if len(writes) == 0 || len(writes) == 50 {
+		t.Errorf("it ended after %d tries", len(writes))
+	}
+	for range writes {
+		c.want(other.wait().Err, ErrIO)
+	}
+	fs.refuse(nil)
+	closeDisk(t, d, path)
+}
