@@ -5,9 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"sync"
-	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +39,7 @@ type fakeDrive struct {
 	shuffle *rand.Rand
 }
 
-func newFakeDrive(t testing.TB, g Geometry, states map[int]ZoneState, w *Window) *fakeDrive {
+func newFakeDrive(t tb, g Geometry, states map[int]ZoneState, w *Window) *fakeDrive {
 	t.Helper()
 	if err := g.Complete(); err != nil {
 		t.Fatal(err)
@@ -53,15 +51,16 @@ func newFakeDrive(t testing.TB, g Geometry, states map[int]ZoneState, w *Window)
 	return openFakeDrive(t, g, dev, w, false)
 }
 
-func openFakeDrive(t testing.TB, g Geometry, dev *fakeDevice, w *Window, readOnly bool) *fakeDrive {
+func openFakeDrive(t tb, g Geometry, dev *fakeDevice, w *Window, readOnly bool) *fakeDrive {
 	t.Helper()
 	if err := g.Complete(); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Create(filepath.Join(t.TempDir(), "device"))
+	fd, err := unix.MemfdCreate("device", unix.MFD_CLOEXEC) // to lock and to sync
 	if err != nil {
 		t.Fatal(err)
 	}
+	f := os.NewFile(uintptr(fd), "device")
 	d := &drive{f: f, path: "fake"}
 	b := make([]byte, engine.ZoneReportBytes+len(dev.m.Zones)*engine.ZoneBytes)
 	dev.report(b, 0)

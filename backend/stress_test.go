@@ -12,7 +12,7 @@ import (
 
 // stressed is a disk under the load of several workers, and what they were told.
 type stressed struct {
-	disk  *zoned
+	disk  Disk
 	clock atomic.Uint64 // orders requests that do not overlap
 
 	mu     sync.Mutex
@@ -78,7 +78,7 @@ func TestStress(t *testing.T) {
 	close(stop)
 	watchers.Wait()
 
-	s.books(t)
+	books(t, d)
 	s.verify(t, newClient(t, d))
 	before := zonesOf(d)
 	kill(t, d, fs)
@@ -89,7 +89,7 @@ func TestStress(t *testing.T) {
 		}
 	}
 	s.disk = d
-	s.books(t)
+	books(t, d)
 	s.verify(t, newClient(t, d))
 	closeDisk(t, d, path)
 	t.Logf("%d requests answered for", s.acked)
@@ -231,9 +231,8 @@ func (s *stressed) verify(t *testing.T, c *client) {
 
 // books holds what the disk keeps count of against its zones. Nothing is in
 // flight.
-func (s *stressed) books(t *testing.T) {
+func books(t *testing.T, d *zoned) {
 	t.Helper()
-	d := s.disk
 	var count resources
 	listed := 0
 	for i := range d.zones {
@@ -296,6 +295,6 @@ func TestStressResetAll(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	(&stressed{disk: d}).books(t)
+	books(t, d)
 	closeDisk(t, d, path)
 }

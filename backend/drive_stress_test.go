@@ -1,0 +1,175 @@
+package backend
+
+import (
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// What a report says of a zone is old when somebody has worked on the zone since
+// the drive was asked: no write pointer moves back, and no state changes back.
+func TestDriveReportComesLate(t *testing.T) {
+	for name, tt := range map[string]struct {
+		since   func(*client)
+		state   ZoneState
+		written uint64
+	}{
+		"a write":           {func(c *client) { c.want(c.write(264, pattern('b', 4096)), nil) }, ImpOpen, 16},
+		"a close":           {func(c *client) { c.want(c.zoneOp(OpClose, 256), nil) }, Closed, 8},
+		"a reset":           {func(c *client) { c.want(c.zoneOp(OpReset, 256), nil) }, Empty, 0},
+		"a reset of all":    {func(c *client) { c.want(c.zoneOp(OpResetAll, 256), nil) }, Empty, 0},
+		"a reset and write": {func(c *client) { c.want(c.zoneOp(OpReset, 256), nil); c.want(c.write(256, pattern('b', 4096)), nil) }, ImpOpen, 8},
+		"nothing":           {func(*client) {}, ImpOpen, 8},
+		"another zone":      {func(c *client) { c.want(c.write(384, pattern('b', 4096)), nil) }, ImpOpen, 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newFakeDrive(t, small, nil, nil)
+			c := newClient(t, d)
+			c.want(c.write(256, pattern('a', 4096)), nil)
+			late, e := d.held(t, func(op *engine.Op) bool { return op.Code == engine.ZoneReport })
+			late.submit(&Request{Op: OpReport, Bytes: uint64(len(d.zones))})
+			op := e.kept[0]
+			e.kept = nil
+			d.dev.do(op) // the drive has answered, and nobody has looked
+			tt.since(c)
+			c.wantState(d, 2, tt.state, tt.written)
+			e.done = append(e.done, op)
+			late.want(late.wait().Err, nil)
+			c.wantState(d, 2, tt.state, tt.written)
+			c.wantZone(2, tt.state, tt.written)
+		})
+	}
+}
+
+// Open zones that the drive closes to make room show in the next report, also
+// when it was a request of another zone that needed it.
+func TestDriveClosesByItself(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil) // three may be open
+	c := newClient(t, d)
+	for i := uint64(2); i < 6; i++ {
+		c.want(c.write(i*128, pattern('a', 4096)), nil)
+	}
+	c.wantState(d, 2, ImpOpen, 8) // nobody has told
+	c.wantZone(2, Closed, 8)
+	c.want(c.zoneOp(OpOpen, 384), nil)
+	c.want(c.write(256+8, pattern('a', 4096)), nil)
+	c.wantZone(4, Closed, 8)
+	c.wantZone(3, ExpOpen, 8)
+	c.want(c.zoneOp(OpClose, 512), nil) // is closed already
+}
+
+// Several workers on the same zones, while others ask for reports: everything
+// that was answered for is there, no two appends get the same sector, and in the
+// end each zone is what the drive has.
+func TestDriveStress(t *testing.T) {
+	d := newFakeDrive(t, stressGeometry, nil, nil)
+	d.maxBatch = 48 << SectorShift
+	s := &stressed{disk: d.drive, landed: make(map[int][]landing), reset: make(map[int]uint64)}
+	var workers, watchers sync.WaitGroup
+	var stop atomic.Bool
+	watcher := newClientOn(t, d.drive, d.testEngine)
+	watchers.Go(func() {
+		for !stop.Load() {
+			if err := watcher.do(&Request{Op: OpReport, Bytes: stressZones}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for n := range stressWorkers {
+		c := newClientOn(t, d.drive, func(func()) (engine.Engine, error) {
+			return &fakeEngine{dev: d.dev, rnd: rand.New(rand.NewPCG(uint64(n), 3))}, nil
+		})
+		workers.Go(func() { s.work(t, c, uint64(n), 150) })
+	}
+	workers.Wait()
+	stop.Store(true)
+	watchers.Wait()
+	wantDrive(t, d)
+	s.verify(t, newClient(t, d))
+	wantDrive(t, d)
+	t.Logf("%d requests answered for in %d writes, %d reports", s.acked, len(d.dev.writes()), d.dev.count(engine.ZoneReport))
+}
+
+// wantDrive holds what guests see of all zones against the drive. Nothing is in
+// flight.
+func wantDrive(t tb, d *fakeDrive) {
+	t.Helper()
+	if err := d.refresh(); err != nil {
+		t.Error(err)
+	}
+	for i := range d.zones {
+		got, of := d.drive.ReportZone(i), d.dev.m.Descriptor(i+int(d.first>>d.rules.shift))
+		wp := of.WP - d.first
+		if ZoneState(of.State) == ReadOnly {
+			wp = got.WP
+		}
+		if got.State != ZoneState(of.State) || got.WP != wp || got.Start != of.Start-d.first || got.Length != of.Length || got.Capacity != of.Capacity {
+			t.Errorf("zone %d is %+v, of the drive %+v", i, got, of)
+		}
+		z := &d.zones[i]
+		if z.busy || z.stale || z.line.head != nil {
+			t.Errorf("zone %d: at work %v, unknown %v, in line %v", i, z.busy, z.stale, z.line.head)
+		}
+	}
+}
+
+// Resets of all zones, finishes and flushes by several workers at once, while
+// others write and some of it fails: nobody waits for ever, and in the end each
+// zone is what the drive has.
+func TestDriveStressResetAll(t *testing.T) {
+	for name, w := range map[string]*Window{"drive": nil, "window": {2, 12}} {
+		t.Run(name, func(t *testing.T) {
+			d := newFakeDrive(t, small, nil, w)
+			faults := rand.New(rand.NewPCG(1, 4))
+			d.dev.fault = func(op *engine.Op) (int64, error) { return randomFault(faults, op) }
+			var workers sync.WaitGroup
+			for n := range stressWorkers {
+				c := newClientOn(t, d.drive, func(func()) (engine.Engine, error) {
+					return &fakeEngine{dev: d.dev, rnd: rand.New(rand.NewPCG(uint64(n), 5))}, nil
+				})
+				workers.Go(func() {
+					rnd := rand.New(rand.NewPCG(uint64(n), 2))
+					data := pattern(byte('a'+n), 2048)
+					for range 150 {
+						var rs []*Request
+						for range 6 {
+							op := []Op{OpAppend, OpAppend, OpAppend, OpWrite, OpFinish, OpResetAll, OpFlush, OpReset, OpOpen, OpClose, OpReport}[rnd.IntN(11)]
+							r := request(op, uint64(2+rnd.IntN(5))*128, nil)
+							switch op {
+							case OpAppend, OpWrite:
+								r = request(op, r.Sector, data)
+							case OpReport:
+								r.Bytes = 3
+							}
+							r.Stable = rnd.IntN(8) == 0
+							rs = append(rs, r)
+						}
+						c.submit(rs...)
+						for range rs {
+							if err := c.wait().Err; err != nil && !mayFail(err) {
+								t.Error(err)
+							}
+						}
+					}
+				})
+			}
+			workers.Wait()
+			d.dev.fault = nil
+			wantDrive(t, d)
+		})
+	}
+}
+
+// mayFail says whether err is one that a request may get from a drive that fails.
+func mayFail(err error) bool {
+	for _, e := range []error{ErrIO, ErrZoneInvalid, ErrUnalignedWP, ErrOpenResource, ErrActiveResource} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
