@@ -1,0 +1,18 @@
+// Command drives keeps a zoned drive busy through a zvhost that serves it, has
+// something go wrong, and looks whether what guests see is what the drive has. It
+// runs as root in a guest that plays the host (integration/drives.sh): the
+// machines that zvhost is built on have no zoned drives.
+//
+//	drives agree    a drive that is served: three ways to see its zones agree
+//	drives kill     kill -9 of the daemon under load; every answered write is there
+//	drives limits   the statuses of a drive whose open or active zones are used up
+//	drives faults   bad blocks, zones that fail, a drive that vanishes, under load
+//
+// What lives here: the daemon in a process of its own (daemon.go), the load and
+// what it remembers (load.go), the three reports (agree.go), and what goes wrong
+// (limits.go, kill.go, faults.go). Faults are asked of null_blk through configfs
+// (Documentation/block/null_blk.rst).
+//
+// It may import vhostuser/frontend and virtio/driver. It shares no code with
+// backend: the zones come from util-linux' blkzone and from zvhost report.
+package main

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+)
+
+// A host is what a run works with.
+type host struct {
+	zvhost, device, zones, socket, configfs string
+	rounds                                  int
+	rng                                     *rand.Rand
+}
+
+func main() {
+	h := &host{}
+	flag.StringVar(&h.zvhost, "zvhost", "/bin/zvhost", "the zvhost to try")
+	flag.StringVar(&h.device, "device", "", "the drive; all of it is erased")
+	flag.StringVar(&h.zones, "zones", "", "a window of it, FIRST-LAST")
+	flag.StringVar(&h.socket, "socket", "/tmp/drives.sock", "agree: where it is served; else where to serve it")
+	flag.StringVar(&h.configfs, "configfs", "", "faults: null_blk's folder of the drive")
+	flag.IntVar(&h.rounds, "rounds", 5, "kill: how often")
+	seed := flag.Uint64("seed", 0, "what everything random follows from; 0: another one each time")
+	flag.Parse()
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	h.rng = rand.New(rand.NewPCG(*seed, 0))
+	run := map[string]func() (string, error){"agree": h.agreeOnce, "kill": h.kill, "limits": h.limits, "faults": h.faults}[flag.Arg(0)]
+	if run == nil || h.device == "" {
+		flag.Usage()
+		os.Exit(2)
+	}
+	said, err := run()
+	if err != nil {
+		fmt.Printf("FOUND with -seed=%d: %v\n", *seed, err)
+		os.Exit(1)
+	}
+	fmt.Println(said)
+}
