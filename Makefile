@@ -33,7 +33,7 @@ INSTALLED = $(BINDIR)/zvhost \
 	$(DOCDIR)/README.md $(DOCDIR)/example.conf $(DOCDIR)/LICENSE
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint fuzz race robust vm-test bench install uninstall clean
+.PHONY: help build demo test lint fuzz race robust vm-test drives bench install uninstall clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ vm-test: build ## real guests under QEMU (integration/qemu_test.sh and integrati
 	@integration/guests/small.sh
 	@integration/guests/faults.sh
 	@integration/guests/xfs.sh
+
+drives: ## zvhost serves zoned block devices (null_blk) in a guest that plays the host (integration/drives.sh)
+	@integration/drives.sh
 
 bench: ## the Go benchmarks, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
