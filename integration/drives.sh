@@ -140,9 +140,22 @@ on_null_blk() {
 	ok "kill -9 of a daemon with a window, while another one serves the next"
 }
 
+on_many() {
+	step "null_blk, 65,536 zones"
+	host "nullb n4 size=65536 zone_size=1 memory_backed=0 blocksize=4096
+		began=\$EPOCHREALTIME
+		serve /tmp/s /dev/n4
+		ended=\$EPOCHREALTIME
+		drives -device /dev/n4 -socket /tmp/s agree
+		stop /tmp/s
+		echo \$(((\${ended/./} - \${began/./}) / 1000))"
+	ok "a drive of 65,536 zones is served, and three reports agree"
+	printf 'note: 65,536 zones served after %s ms\n' "$said"
+}
+
 on_nvme() {
 	step "an emulated NVMe drive with zoned namespaces"
-	suite /dev/nvme0n1 "NVMe, 512-byte blocks"
+	suite /dev/nvme0n1 "NVMe, 512-byte blocks" 401 1
 	host "drives -device /dev/nvme0n1 kill"
 	ok "NVMe, kill -9: $said"
 	host "drives -device /dev/nvme0n2 limits"
@@ -155,14 +168,14 @@ on_scsi() {
 		udevadm settle 2>/dev/null || sleep 1
 		ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block"
 	smr=/dev/$said
-	suite "$smr" "SMR"
+	suite "$smr" "SMR" 401 1
 	host "drives -device $smr kill"
 	ok "SMR, kill -9: $said"
 }
 
 on_zvhost() {
 	step "a disk that another zvhost serves from an image"
-	suite /dev/vda "zvhost on zvhost"
+	suite /dev/vda "zvhost on zvhost" 401 1
 	host "drives -device /dev/vda kill"
 	ok "zvhost on zvhost, kill -9: $said"
 	assert_eq "the zones in the outer zvhost's image" "$(guest 'zvhost report /dev/vda')" "$("$VM_RUN/zvhost" report "$VM_RUN/outer.zvh")"
@@ -174,7 +187,10 @@ for drive in "${drives[@]}"; do
 	nvme) on_nvme ;;
 	scsi) on_scsi ;;
 	zvhost) on_zvhost ;;
-	null_blk) on_null_blk ;;
+	null_blk)
+		on_null_blk
+		on_many
+		;;
 	*) die "$drive: no such drive; see the head of drives.sh" ;;
 	esac
 done
