@@ -220,3 +220,60 @@ func TestParseReportRefuses(t *testing.T) {
 		}
 	}
 }
+
+// Where zones change by themselves a report goes to the disk first, for the zones
+// that it is about; what it then says is written when that has ended. One that is
+// wrong, or about no zone, does not go there.
+func TestReportOfZonesThatMove(t *testing.T) {
+	for _, c := range []struct {
+		sector uint64
+		room   int // for zones
+		submit bool
+		first  int
+		zones  int
+		status byte
+	}{
+		{0, 5, true, 0, 5, driver.StatusOK},
+		{0, 100, true, 0, 5, driver.StatusOK},
+		{2048 + 17, 2, true, 1, 2, driver.StatusOK},
+		{9215, 3, true, 4, 1, driver.StatusOK},
+		{4096, 0, false, 2, 0, driver.StatusOK},
+		{9216, 3, false, 0, 0, driver.StatusZoneInvalidCmd},
+		{4096, 3, true, 2, 3, driver.StatusIOErr},
+	} {
+		d := zonedDisk()
+		d.info.Zoned.Moves = true
+		s := send(t, newBlk(t, d), "data in unequal pieces", driver.TypeZoneReport, c.sector, nil, 64+c.room*64+1)
+		if s.sub != c.submit {
+			t.Fatalf("sector %d: submitted %v", c.sector, s.sub)
+		}
+		err := s.r.Err
+		if c.submit {
+			if s.r.Op != backend.OpReport || s.r.Sector != uint64(c.first)*2048 || s.r.Bytes != uint64(c.zones) || s.r.Stable || len(s.r.Iov) != 0 {
+				t.Errorf("sector %d: decoded %+v", c.sector, s.r.Request)
+			}
+			d.zones[c.first].State = backend.Closed // as the disk finds
+			if c.status == driver.StatusIOErr {
+				err = backend.ErrIO
+			}
+		}
+		in, written := s.finish(err)
+		status := in[len(in)-1]
+		if status != c.status {
+			t.Errorf("sector %d: status %d", c.sector, status)
+		}
+		if status != driver.StatusOK {
+			if !bytes.Equal(in[:len(in)-1], bytes.Repeat([]byte{0xcc}, len(in)-1)) {
+				t.Errorf("sector %d: a report that failed is there", c.sector)
+			}
+			continue
+		}
+		got, err := driver.ParseReport(nil, in[:len(in)-1])
+		if err != nil || len(got) != c.zones || uint64(written) < 64+64*uint64(c.zones) {
+			t.Fatalf("sector %d: %d zones, %d bytes, %v", c.sector, len(got), written, err)
+		}
+		if c.zones > 0 && (got[0].Start != uint64(c.first)*2048 || got[0].State != uint8(backend.Closed)) {
+			t.Errorf("sector %d: the first zone is %+v", c.sector, got[0])
+		}
+	}
+}

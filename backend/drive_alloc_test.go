@@ -1,0 +1,90 @@
+package backend
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// A quickEngine is done with everything at once, and moves nothing.
+type quickEngine struct {
+	ops  [64]*engine.Op
+	n    int
+	sent int // how many it was given
+}
+
+func (e *quickEngine) Queue(op *engine.Op) {
+	op.N, op.Err = op.Len, nil
+	e.ops[e.n] = op
+	e.n, e.sent = e.n+1, e.sent+1
+}
+func (e *quickEngine) Submit()      {}
+func (e *quickEngine) Close() error { return nil }
+func (e *quickEngine) Reap() *engine.Op {
+	if e.n == 0 {
+		return nil
+	}
+	e.n--
+	return e.ops[e.n]
+}
+
+// No read, write or append of a drive allocates, by itself or made one with
+// others; nor does one that has to be copied, but for the memory to copy to, which
+// is used again (the race detector's sync.Pool drops one in four: less than one a
+// run).
+func TestDriveNoAllocations(t *testing.T) {
+	d := newFakeDrive(t, Geometry{CapacitySectors: 8 << 20, ZoneSectors: 1 << 20, ConventionalZones: 1, MaxAppendSectors: 64}, nil, nil)
+	d.partBytes = 16 << SectorShift
+	e := new(quickEngine)
+	c := newClientOn(t, d.drive, func(func()) (engine.Engine, error) { return e, nil })
+	memory := pageAligned(8192)
+	aligned := []unix.Iovec{{Base: &memory[0], Len: 512}, {Base: &memory[512], Len: 3584}}
+	odd := []unix.Iovec{{Base: &memory[1], Len: 1000}, {Base: &memory[1001], Len: 3096}}
+	rs := make([]*Request, 8)
+	for i := range rs {
+		rs[i] = new(Request)
+	}
+	run := func(n int, op Op, sector uint64, iov []unix.Iovec) {
+		for _, r := range rs[:n] {
+			r.Op, r.Sector, r.Iov, r.Bytes, r.Stable = op, sector, iov, 4096, false
+			c.lane.Submit(d.drive, r)
+		}
+		c.lane.Start()
+		for range n {
+			if r := c.wait(); r.Err != nil {
+				t.Fatal(r.Err)
+			}
+		}
+	}
+	const zone = 1 << 20
+	run(2, OpAppend, zone, aligned)
+	var wp uint64
+	for name, f := range map[string]func(){
+		"read":               func() { run(1, OpRead, zone, aligned) },
+		"read half written":  func() { run(1, OpRead, zone+12, aligned) },
+		"read of nothing":    func() { run(1, OpRead, 7*zone, aligned) },
+		"reads":              func() { run(8, OpRead, zone, aligned) },
+		"write":              func() { run(1, OpWrite, 2*zone+wp, aligned); wp += 8 },
+		"write conventional": func() { run(1, OpWrite, 100, aligned) },
+		"append":             func() { run(1, OpAppend, 3*zone, aligned) },
+		"appends made one":   func() { run(8, OpAppend, 4*zone, aligned) },
+		"flush":              func() { run(1, OpFlush, 0, aligned) },
+		"append, copied":     func() { run(1, OpAppend, 5*zone, odd) },
+		"read, copied":       func() { run(1, OpRead, zone, odd) },
+		"report of a zone":   func() { _ = d.drive.ReportZone(3) },
+	} {
+		for range 4 {
+			f()
+		}
+		if n := testing.AllocsPerRun(200, f); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+	before := e.sent
+	run(8, OpAppend, 6*zone, aligned)
+	if n := e.sent - before; n != 1+4 { // the first, and seven as one in four parts
+		t.Errorf("eight appends were %d writes", n)
+	}
+}
