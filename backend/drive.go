@@ -350,9 +350,7 @@ func (d *drive) end(r *Request, err error) {
 	r.lane.finish(r, err)
 }
 
-func (d *drive) errorOf(r *Request, err error) error {
-	return &RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: int(min(r.Sector, d.info.CapacitySectors-1) >> d.rules.shift), Err: err}
-}
+func (d *drive) errorOf(r *Request, err error) error { return d.rules.errorOf(r, err) }
 
 // driveError is the sentinel for what the kernel says (blk_errors in
 // block/blk-core.c: BLK_STS_ZONE_ACTIVE_RESOURCE is EOVERFLOW and

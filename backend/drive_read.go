@@ -23,14 +23,10 @@ func (d *drive) read(r *Request) {
 	case d.entry(int(r.Sector>>d.rules.shift)).state() == ReadOnly:
 		written = r.Bytes // its write pointer is nothing to go by
 	}
-	iov := r.Iov
-	if written < r.Bytes {
-		if err := zeroFrom(r.Iov, written); err != nil || written == 0 {
-			d.end(r, err)
-			return
-		}
-		r.clip = clipIovecs(r.clip[:0], r.Iov, written)
-		iov = r.clip
+	iov, err := r.zeroBehind(written)
+	if err != nil || written == 0 {
+		d.end(r, err)
+		return
 	}
 	r.step = stepRead
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, int(d.f.Fd()), false

@@ -106,3 +106,8 @@ func (u *rules) writeConventional(t zoneTable, r *Request, sectors uint64) error
 	}
 	return nil
 }
+
+// errorOf is err, which r fails with.
+func (u *rules) errorOf(r *Request, err error) error {
+	return &RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: int(min(r.Sector, u.info.CapacitySectors-1) >> u.shift), Err: err}
+}

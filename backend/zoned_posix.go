@@ -222,6 +222,4 @@ func (d *zoned) end(r *Request, err error) {
 	r.lane.finish(r, err)
 }
 
-func (d *zoned) errorOf(r *Request, err error) error {
-	return &RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: int(min(r.Sector, d.zinfo.CapacitySectors-1) >> d.shift), Err: err}
-}
+func (d *zoned) errorOf(r *Request, err error) error { return d.rules.errorOf(r, err) }

@@ -23,19 +23,25 @@ func (d *zoned) read(r *Request) {
 		d.fail(r, r.fate.err)
 		return
 	}
-	iov := r.Iov
-	if file < r.Bytes {
-		if err := zeroFrom(r.Iov, file); err != nil || file == 0 {
-			d.end(r, err)
-			return
-		}
-		r.clip = clipIovecs(r.clip[:0], r.Iov, file)
-		iov = r.clip
+	iov, err := r.zeroBehind(file)
+	if err != nil || file == 0 {
+		d.end(r, err)
+		return
 	}
 	r.step = stepRead
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, int(d.img.f.Fd()), false
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(file), iov
 	r.lane.eng.Queue(&r.io)
+}
+
+// zeroBehind zeroes what is behind the first n bytes of r's memory, n <= r.Bytes,
+// and returns the vectors of those.
+func (r *Request) zeroBehind(n uint64) ([]unix.Iovec, error) {
+	if n == r.Bytes {
+		return r.Iov, nil
+	}
+	r.clip = clipIovecs(r.clip[:0], r.Iov, n)
+	return r.clip, zeroFrom(r.Iov, n)
 }
 
 // zeroFrom fills iov with zeroes from byte n on. It fails with EFAULT, as a
