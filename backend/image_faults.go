@@ -29,6 +29,9 @@ const (
 	featureFaults = 1 << 0
 )
 
+// errDamagedFaults is a block of faults that is not one.
+var errDamagedFaults = errors.New("damaged")
+
 func encodeFaults(faults []Fault, uuid [16]byte) ([]byte, error) {
 	var text bytes.Buffer
 	for _, f := range faults {
@@ -50,11 +53,11 @@ func decodeFaults(b []byte, l *layout) (faults []Fault, err error) {
 	n := binary.LittleEndian.Uint32(b[12:])
 	switch {
 	case string(b[:8]) != faultsMagic:
-		return nil, errors.New("it does not start like one")
+		return nil, fmt.Errorf("%w: it does not start like one", errDamagedFaults)
 	case binary.LittleEndian.Uint32(b[8:]) != checksum(b, 8):
-		return nil, errors.New("its checksum is wrong")
+		return nil, fmt.Errorf("%w: its checksum is wrong", errDamagedFaults)
 	case !bytes.Equal(b[16:32], l.uuid[:]):
-		return nil, errors.New("it belongs to another image")
+		return nil, fmt.Errorf("%w: it belongs to another image", errDamagedFaults)
 	case n > maxFaultsText:
 		return nil, fmt.Errorf("it says that it has %d bytes of text, more than fit", n)
 	}
@@ -82,8 +85,11 @@ func readFaults(f io.ReaderAt, l *layout) ([]Fault, error) {
 		return nil, fmt.Errorf("read the faults: %w", err)
 	}
 	faults, err := decodeFaults(b, l)
-	if err != nil {
-		return nil, fmt.Errorf("the block of its faults is damaged: %w; run 'zvhost check'", err)
+	switch {
+	case errors.Is(err, errDamagedFaults):
+		return nil, fmt.Errorf("the block of its faults is %w; run 'zvhost check --repair' to go on without them", err)
+	case err != nil:
+		return nil, fmt.Errorf("the block of its faults: %w; run 'zvhost check'", err)
 	}
 	return faults, nil
 }

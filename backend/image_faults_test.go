@@ -98,11 +98,25 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 		if err != nil || len(findings) != 1 || findings[0].Where != "faults" || !strings.Contains(findings[0].What, want) || strings.ContainsAny(findings[0].What, "\n\x1b") {
 			t.Errorf("found %q, %v; want %q", findings, err, want)
 		}
-		if d, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "run 'zvhost check'") {
+		if d, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "run 'zvhost check") {
 			t.Errorf("open: %v; want %q", err, want)
 			if err == nil {
 				_ = d.Close()
 			}
+		}
+		// What is damaged can be done without, but nothing else is thrown away.
+		damaged := strings.HasPrefix(findings[0].What, "damaged: ")
+		mended, err := Repair(path)
+		if err != nil || (len(mended) == 1) != damaged {
+			t.Errorf("%s: repaired %q, %v", want, mended, err)
+		}
+		if damaged {
+			wantClean(t, path)
+			d := openDisk(t, path)
+			if faults := d.Faults().List(); len(faults) != 0 {
+				t.Errorf("%s: %v are left", want, faults)
+			}
+			closeDisk(t, d, path)
 		}
 		// Who does not know the feature does not look.
 		edit(t, path, func(f *os.File, _ *layout) {

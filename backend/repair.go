@@ -9,6 +9,7 @@ import (
 
 // Repair mends what is damaged in the image at path and stands there twice: a
 // superblock, a state block, a block of the committed table, from its good twin.
+// A damaged block of faults is emptied.
 // It returns what it mended, nothing when there was nothing to mend. What has no
 // good twin it leaves as it is, for nobody to guess; Check tells. It fails when
 // it cannot look or cannot write, and leaves an image in use alone.
@@ -57,6 +58,9 @@ func (r *repairer) run() error {
 	if st, err := r.f.Stat(); err != nil || st.Size() < l.dataOff {
 		return err // the tables are not all there
 	}
+	if err := r.faults(l); err != nil {
+		return err
+	}
 	clean, known, err := r.states(l)
 	if err != nil || !known {
 		return err
@@ -97,6 +101,20 @@ func (r *repairer) supers() (*layout, error) {
 // version, or with features that are not known here, is whole and stays.
 func damagedSuper(b []byte) bool {
 	return string(b[:len(imageMagic)]) != imageMagic || checksum(b, 12) != binary.LittleEndian.Uint32(b[12:])
+}
+
+// faults empties a block of faults that is damaged. There is no other one, but
+// nothing of the guests' hangs on it either.
+func (r *repairer) faults(l *layout) error {
+	_, err := readFaults(r.f, l)
+	if !errors.Is(err, errDamagedFaults) {
+		return nil // whole, or beyond what this zvhost knows of faults
+	}
+	b, err := encodeFaults(nil, l.uuid)
+	if err != nil {
+		return err
+	}
+	return r.put("faults", "damaged, and nowhere else: the image has none now", b, faultsOff)
 }
 
 // states mends one state block from the other, and says whether the image was

@@ -25,8 +25,9 @@ func newCheck() *cobra.Command {
 		Long: `Verifies a zoned image that is not being served: superblock, zone tables and
 what they say of the data. It changes nothing, but with --repair: then what is
 damaged and stands twice in the image (the superblock, the state block, the
-blocks of the committed zone table) is written anew from its good twin. What has
-no good twin is left as it is. The exit status is 0 when the image is sound, or
+blocks of the committed zone table) is written anew from its good twin, and a
+damaged block of faults is emptied. All else that has no good twin is left as it
+is. The exit status is 0 when the image is sound, or
 was made so, and 1 with a list of findings when it is not.`,
 		Example: "  zvhost check disk.zvh\n  zvhost check disk.zvh --repair\n  zvhost check disk.zvh --json",
 		Args:    oneFile,
