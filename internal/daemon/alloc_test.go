@@ -61,7 +61,13 @@ func TestNoAllocationsEndToEnd(t *testing.T) {
 			for range 20 {
 				batch(c.typ, c.sector, 32)
 			}
-			if got := testing.AllocsPerRun(runs, func() { batch(c.typ, c.sector, n) }); got != 0 {
+			// What a request allocates it allocates in each of these; the runtime, and
+			// goroutines of tests before this one that are on their way out, do not.
+			got := 1.0
+			for try := 0; try < 3 && got != 0; try++ {
+				got = testing.AllocsPerRun(runs, func() { batch(c.typ, c.sector, n) })
+			}
+			if got != 0 {
 				t.Errorf("%s, %d at once: %v allocations", c.name, n, got)
 			}
 		}
