@@ -9,7 +9,7 @@
 // them (image.go: the layout; image_table.go, image_state.go: its parts;
 // image_open.go: recovery; image_commit.go: its changes; lock.go, report.go,
 // check.go), zoned drives of the host (drive.go, drive_*.go) and ordinary disks
-// (plain_posix.go).
+// (plain_posix.go; null.go: without storage).
 //
 // It may import backend/engine and golang.org/x/sys/unix. It never imports
 // virtio or vhostuser, and it logs nothing: errors travel up and are logged

@@ -16,6 +16,8 @@ type serveOptions struct {
 	geometry geometryFlags
 	faults   faultFlag
 	window   windowFlag
+	null     bool
+	nullSize sizeFlag
 	logLevel string
 	debug    bool
 }
@@ -24,6 +26,8 @@ func newServeOptions() *serveOptions {
 	return &serveOptions{
 		config: daemon.Config{FD: daemon.NoFD, Queues: 1},
 		mode:   modeFlag{daemon.DefaultSocketMode},
+		// As large as a disk needs to be to look like one.
+		nullSize: sizeFlag{bytes: 64 << 30, text: "64G"},
 	}
 }
 
@@ -59,6 +63,7 @@ socket activation the handed-over socket is used.`,
 		Example: `  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --queues 4 --serial VM1-DATA
   zvhost serve --socket-path /run/vm1.sock --blk-file /dev/nvme0n2 --zones 16-79
+  zvhost serve --socket-path /run/bench.sock --null --null-size 64G
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --create --size 8G --zone-size 64M
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --control-path /run/vm1.control --fault read,zone=5`,
 		Args: noArgs,
@@ -73,6 +78,8 @@ socket activation the handed-over socket is used.`,
 	fs.StringVar(&opts.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")
 	fs.StringVar(&opts.config.ControlPath, "control-path", "", "take zvhost fault and zvhost zone on this UNIX `PATH`, from root and its own user")
 	fs.Var(&opts.faults, "fault", "let something go wrong in this run (see zvhost fault add); may be given again")
+	fs.BoolVar(&opts.null, "null", false, "instead of --blk-file: a disk without storage, to measure all else with")
+	fs.Var(&opts.nullSize, "null-size", "size of that disk")
 	fs.BoolVar(&opts.create, "create", false, "make a zoned image first if FILE does not exist, with the options below")
 	opts.geometry.add(fs)
 	return cmd
@@ -86,6 +93,9 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 	o.config.Trace = o.debug
 	if o.debug {
 		o.logLevel = "debug"
+	}
+	if err := o.setNull(cmd); err != nil {
+		return err
 	}
 	if o.create {
 		geo, err := o.geometry.geometry()
@@ -110,4 +120,23 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 	ctx, stop := daemon.UntilSignal(cmd.Context(), log)
 	defer stop()
 	return daemon.Run(ctx, o.config, log)
+}
+
+// setNull makes of --null and --null-size what the configuration has of them.
+func (o *serveOptions) setNull(cmd *cobra.Command) error {
+	if !o.null {
+		if f := cmd.Flags().Lookup("null-size"); f != nil && f.Changed {
+			return usagef("--null-size is the size of a disk without storage: add --null, or leave it out")
+		}
+		return nil
+	}
+	n, err := o.nullSize.sectors("null-size")
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return usagef("--null-size %s: a disk has at least one sector of %d bytes", o.nullSize.text, sectorBytes)
+	}
+	o.config.NullSectors = n
+	return nil
 }

@@ -73,6 +73,34 @@ func TestServesAndRemembers(t *testing.T) {
 	}
 }
 
+// A disk without storage takes everything, and keeps nothing.
+func TestServesNoStorage(t *testing.T) {
+	t.Chdir(t.TempDir())
+	p := start(t, "", nil, nil, "serve", "--socket-path", "s", "--null", "--null-size", "1G")
+	p.until("serving no storage (--null) on s: ordinary disk of 2097152 sectors")
+	d, err := frontend.Open(dial(t, "s"), frontend.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := d.Queue(0)
+	data, got := bytes.Repeat([]byte("null"), 1024), make([]byte, 4096)
+	for _, err := range []error{q.Write(data, 2097152-8), q.Flush(), q.Read(got, 2097152-8), q.Discard(frontend.Segment{Sectors: 8})} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := q.Write(data, 2097152); frontend.Status(err) != driver.StatusIOErr {
+		t.Errorf("a write behind the end: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	p.signal(unix.SIGTERM)
+	if status := p.wait(); status != exitOK {
+		t.Fatalf("status %d:\n%s", status, p.logged())
+	}
+}
+
 // SIGTERM under load: every request that the daemon took is carried out and
 // answered, and none by half.
 func TestDrainsOnSIGTERM(t *testing.T) {

@@ -38,6 +38,9 @@ type Config struct {
 	FD int
 
 	BlkFile string // the image, file or device to serve
+	// NullSectors, instead of BlkFile, is the size of a disk without storage
+	// (backend.NewNull); 0: none is asked for.
+	NullSectors uint64
 	// Window is the part of a zoned block device to serve; nil for all of it.
 	Window   *backend.Window
 	ReadOnly bool
@@ -61,7 +64,9 @@ type Config struct {
 // touches no file.
 func (c *Config) Validate() error {
 	switch {
-	case c.BlkFile == "":
+	case c.NullSectors != 0 && (c.BlkFile != "" || c.Create != nil || c.Window != nil || c.ReadOnly):
+		return errors.New("--null is a disk without storage: leave --blk-file, --create, --zones and --read-only out")
+	case c.NullSectors == 0 && c.BlkFile == "":
 		return errors.New("nothing to serve: give the image, file or device with --blk-file=FILE")
 	case c.SocketPath != "" && c.FD != NoFD:
 		return errors.New("--socket-path and --fd exclude each other: give one")
@@ -97,6 +102,28 @@ const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1 - len(nameSuffix)
 // openDisk makes the image when that was asked for and it does not exist, and
 // opens what there is.
 func (c *Config) openDisk() (backend.Disk, error) {
+	disk, err := c.openStorage()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := disk.Faults().Add(c.Faults...); err != nil {
+		return nil, errors.Join(fmt.Errorf("--fault: %s: %w", c.what(), err), disk.Close())
+	}
+	return disk, nil
+}
+
+// what is being served, for messages.
+func (c *Config) what() string {
+	if c.NullSectors != 0 {
+		return "no storage (--null)"
+	}
+	return c.BlkFile
+}
+
+func (c *Config) openStorage() (backend.Disk, error) {
+	if c.NullSectors != 0 {
+		return backend.NewNull(c.NullSectors)
+	}
 	if c.Create != nil {
 		_, err := os.Stat(c.BlkFile)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -110,14 +137,7 @@ func (c *Config) openDisk() (backend.Disk, error) {
 			return nil, err
 		}
 	}
-	disk, err := backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly, Window: c.Window})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := disk.Faults().Add(c.Faults...); err != nil {
-		return nil, errors.Join(fmt.Errorf("--fault: %s: %w", c.BlkFile, err), disk.Close())
-	}
-	return disk, nil
+	return backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly, Window: c.Window})
 }
 
 // matches returns an error that says what differs unless the image at path has

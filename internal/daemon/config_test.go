@@ -24,6 +24,8 @@ func TestValidate(t *testing.T) {
 		{"longest path", func(c *Config) { c.SocketPath = strings.Repeat("p", 106) }, ""},
 		{"longest serial", func(c *Config) { c.Serial = "12345678901234567890" }, ""},
 		{"nothing to serve", func(c *Config) { c.BlkFile = "" }, "--blk-file"},
+		{"no storage", func(c *Config) { c.BlkFile, c.NullSectors = "", 8 }, ""},
+		{"no storage and a file", func(c *Config) { c.NullSectors = 8 }, "--null"},
 		{"two places to listen", func(c *Config) { c.FD = 7 }, "exclude each other"},
 		{"control path", func(c *Config) { c.ControlPath = "disk.control" }, ""},
 		{"control path too long", func(c *Config) { c.ControlPath = strings.Repeat("p", 107) }, "--control-path: 107 bytes"},

@@ -20,7 +20,7 @@ import (
 // anew while the daemon still drains what the old one left behind.
 const handOver = 2 * time.Second
 
-// Run serves c.BlkFile until ctx ends or, with a connected socket in c.FD,
+// Run serves the disk of c until ctx ends or, with a connected socket in c.FD,
 // until the front-end leaves. On the way out requests in flight are finished,
 // the disk is synced and the socket file removed.
 func Run(ctx context.Context, c Config, log *logrus.Logger) error {
@@ -35,7 +35,7 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 	}
 	err = serveDisk(ctx, &c, disk, log)
 	if cerr := disk.Close(); cerr != nil {
-		err = errors.Join(err, fmt.Errorf("closing %s: %w", c.BlkFile, cerr))
+		err = errors.Join(err, fmt.Errorf("closing %s: %w", c.what(), cerr))
 	}
 	return err
 }
@@ -54,7 +54,7 @@ func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Lo
 	}
 	if err == nil {
 		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver}
-		log.Infof("serving %s on %s: %s", c.BlkFile, f.where, describeDisk(disk.Info()))
+		log.Infof("serving %s on %s: %s", c.what(), f.where, describeDisk(disk.Info()))
 		warnOfFaults(log, disk)
 		err = errors.Join(s.run(ctx, f), ctl.stopListening())
 	}

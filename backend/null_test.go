@@ -1,0 +1,97 @@
+package backend
+
+import (
+	"bytes"
+	"testing"
+)
+
+func newNull(t testing.TB, sectors uint64) Disk {
+	t.Helper()
+	d, err := NewNull(sectors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// A disk without storage answers everything that an ordinary disk answers, and
+// touches no data.
+func TestNull(t *testing.T) {
+	const sectors = 1000
+	d := newNull(t, sectors)
+	if i := d.Info(); i.CapacitySectors != sectors || i.LogicalBlockSize != 512 || i.ReadOnly || i.Zoned != nil {
+		t.Errorf("info %+v", i)
+	}
+	c := newClient(t, d)
+	for _, step := range []struct {
+		sector uint64
+		n      int
+		err    error
+	}{
+		{0, 512, nil},
+		{8, 4096, nil},
+		{sectors - 1, 512, nil},
+		{sectors, 0, nil},
+		{sectors, 512, ErrRange},
+		{sectors - 1, 1024, ErrRange},
+		{0, 511, ErrRange},
+		{1<<64 - 1, 512, ErrRange},
+	} {
+		c.want(c.write(step.sector, pattern('w', step.n)), step.err)
+		mine := pattern('r', step.n)
+		c.want(c.do(request(OpRead, step.sector, mine)), step.err)
+		if !bytes.Equal(mine, pattern('r', step.n)) {
+			t.Errorf("a read of %d bytes at %d touched the guest's memory", step.n, step.sector)
+		}
+	}
+	c.want(c.do(&Request{Op: OpFlush}), nil)
+	for _, op := range []Op{OpDiscard, OpWriteZeroes} {
+		c.want(c.do(ranges(op, Range{Sector: 0, Sectors: sectors}, Range{Sector: 5})), nil)
+		c.want(c.do(ranges(op, Range{Sector: 1, Sectors: sectors})), ErrRange)
+		c.want(c.do(ranges(op, Range{Sectors: maxRangeSectors + 1})), ErrRange)
+	}
+	for op := OpAppend; op < numOps; op++ {
+		c.want(c.do(&Request{Op: op}), ErrUnsupported)
+	}
+}
+
+func TestNullSizes(t *testing.T) {
+	for sectors, good := range map[uint64]bool{0: false, 1: true, 1 << 54: true, 1<<54 + 1: false} {
+		if _, err := NewNull(sectors); (err == nil) != good {
+			t.Errorf("%d sectors: %v", sectors, err)
+		}
+	}
+}
+
+// Faults strike where there is no storage too.
+func TestNullFaults(t *testing.T) {
+	d := newNull(t, 1<<20)
+	c := newClient(t, d)
+	for _, text := range []string{"read,times=1", "write,times=1", "flush,times=1", "latency=1ms,times=2"} {
+		f, err := ParseFault(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Faults().Add(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []error{ErrIO, nil} {
+		c.want(c.do(request(OpRead, 0, make([]byte, 512))), want)
+		c.want(c.write(0, make([]byte, 512)), want)
+		c.want(c.do(&Request{Op: OpFlush}), want)
+	}
+}
+
+func TestNullAllocates(t *testing.T) {
+	c := newClient(t, newNull(t, 1<<20))
+	r := request(OpWrite, 8, make([]byte, 4096))
+	if n := testing.AllocsPerRun(100, func() { c.want(c.do(r), nil) }); n != 0 {
+		t.Errorf("%v allocations for a request", n)
+	}
+}
