@@ -5,7 +5,7 @@
 // Flags in, calls out, exit codes: 0 when all went well, 1 when it did not, 2
 // when the command line was wrong.
 //
-// It may import internal/daemon, internal/control (its client), backend and
-// cobra. The options that management software relies on follow "Backend program
+// It may import internal/daemon, internal/control (its client), internal/bench,
+// backend and cobra. The options that management software relies on follow "Backend program
 // conventions" of QEMU's docs/interop/vhost-user.rst.
 package main

@@ -110,7 +110,7 @@ conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newCreate(), newServe(), newReport(), newCheck(), newFault(), newZone(), newVersion())
+	root.AddCommand(newCreate(), newServe(), newReport(), newCheck(), newFault(), newZone(), newBench(), newVersion())
 	return root
 }
 

@@ -117,6 +117,14 @@ func TestErrors(t *testing.T) {
 		{[]string{"--blk-file", "none", "--socket-path", "s"}, exitFailure, "no such file or directory"},
 		{[]string{"--fd=999", "--blk-file", image}, exitFailure, "--fd=999: not an open socket"},
 		{[]string{"--socket-path=s"}, exitUsage, "--blk-file=FILE"},
+		{[]string{"bench"}, exitUsage, "--socket-path=PATH"},
+		{[]string{"bench", "s"}, exitUsage, "takes no argument"},
+		{[]string{"bench", "--socket-path", "s", "--rw", "trim"}, exitUsage, "--rw=trim: must be read, write"},
+		{[]string{"bench", "--socket-path", "s", "--bs", "4KB"}, exitUsage, "KB is ambiguous"},
+		{[]string{"bench", "--socket-path", "s", "--bs", "1E"}, exitUsage, "up to 16 MiB"},
+		{[]string{"bench", "--socket-path", "s", "--iodepth", "0"}, exitUsage, "--iodepth=0"},
+		{[]string{"bench", "--socket-path", "s", "--runtime", "10"}, exitUsage, "--runtime"},
+		{[]string{"bench", "--socket-path", "s"}, exitFailure, "--socket-path=s: dial unix s: connect: no such file or directory"},
 		{[]string{"version", "x"}, exitUsage, "takes no argument"},
 	} {
 		status, out, stderr := zvhost(tt.args...)

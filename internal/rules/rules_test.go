@@ -17,7 +17,7 @@ const module = "github.com/zvhost/zvhost"
 // package is entered here on purpose, and docs/architecture.md says why it
 // stands where it does.
 var mayImport = map[string][]string{
-	"cmd/zvhost": {"internal/daemon", "internal/control", "backend"},
+	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "backend"},
 
 	"internal/daemon":  {"internal/control", "backend", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
 	"internal/control": {"backend"},
@@ -38,6 +38,9 @@ var mayImport = map[string][]string{
 	"integration/zonestates": {},
 	// What serves the disks, internal/daemon, is its tests' alone.
 	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/daemon", "internal/control"},
+
+	// The daemon is its tests' alone: it measures any back-end.
+	"internal/bench": {"vhostuser", "vhostuser/frontend", "virtio/driver", "internal/daemon"},
 
 	"internal/powercut":  {}, // for tests
 	"internal/rules":     {},

@@ -4,7 +4,7 @@
 //
 // What lives here, from the bottom up: the guest's memory in a memfd
 // (memory.go), the protocol's messages one by one (client.go, rings.go), a queue
-// with requests in flight (queue.go), the block requests with an answer each
+// with requests in flight (queue.go, spin.go), the block requests with an answer each
 // (requests.go), and the whole way from a connection to a disk ready for use
 // (disk.go).
 //

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -283,4 +284,40 @@ func TestDial(t *testing.T) {
 	check(t, d.Queue(0).Flush())
 	check(t, d.Close())
 	check(t, <-done)
+}
+
+// Looking again and again instead of sleeping, and who is at the other end.
+func TestSpin(t *testing.T) {
+	c := serve(t, newRAMDisk(1), "")
+	if pid, err := c.PeerPID(); err != nil || pid != os.Getpid() {
+		t.Fatalf("the other end is process %d, %v", pid, err)
+	}
+	d, err := Open(c, Options{})
+	check(t, err)
+	q := d.Queue(0)
+	done := make([]*Request, 4)
+	for i := range 300 {
+		r := q.Get()
+		r.Type, r.Tag = driver.TypeIn, uint64(i)
+		r.SetLen(512)
+		check(t, q.Submit(r))
+		check(t, q.Kick())
+		if n, err := q.Spin(done); n != 1 || err != nil || done[0].Tag != uint64(i) || done[0].Status != driver.StatusOK {
+			t.Fatalf("%d of them, %v", n, err)
+		}
+		q.Put(r)
+	}
+	if q.Kicks == 0 || q.Sleeps != 0 {
+		t.Errorf("%d kicks, %d sleeps", q.Kicks, q.Sleeps)
+	}
+	q.Timeout = time.Millisecond
+	if _, err := q.Spin(done); err == nil || !strings.Contains(err.Error(), "no completion within 1ms") {
+		t.Errorf("nothing in flight: %v", err)
+	}
+	q.Timeout = 0
+	check(t, unix.Shutdown(c.sock.Int(), unix.SHUT_RDWR))
+	if _, err := q.Spin(done); !errors.Is(err, ErrGone) {
+		t.Errorf("the back-end is gone: %v", err)
+	}
+	check(t, d.Abandon())
 }

@@ -61,6 +61,10 @@ type Queue struct {
 	// Timeout is how long Wait waits for a completion before it gives up with an
 	// error; 0 is for ever.
 	Timeout time.Duration
+
+	// Kicks and Sleeps count system calls: how often the device was woken, and
+	// Wait found nothing and slept.
+	Kicks, Sleeps uint64
 }
 
 // newQueue allocates queue i in guest memory, not yet known to the back-end.
@@ -213,6 +217,7 @@ func (q *Queue) Kick() error {
 
 // wake kicks the device, whether it wants to be or not.
 func (q *Queue) wake() error {
+	q.Kicks++
 	if _, err := unix.Write(q.kick.Int(), q.one[:]); err != nil {
 		return fmt.Errorf("queue %d: kick: %w", q.index, err)
 	}
@@ -263,6 +268,7 @@ func (q *Queue) Wait(done []*Request) (int, error) {
 
 // sleep waits for a call.
 func (q *Queue) sleep() error {
+	q.Sleeps++
 	timeout := -1
 	if q.Timeout > 0 {
 		timeout = int(q.Timeout.Milliseconds())

@@ -1,0 +1,117 @@
+package bench
+
+import (
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// A loop is one queue at work: it sends as many requests as it may have in
+// flight, takes what has come back, and sends as many again.
+type loop struct {
+	queue *frontend.Queue
+	work  work
+	poll  bool
+	bytes int
+
+	free   []*frontend.Request
+	back   []*frontend.Request // what has come back last
+	issued []int64             // by Tag: when, ns since start
+
+	start   time.Time
+	latency histogram
+	resets  histogram
+	// answered is latency.count for others to see.
+	answered atomic.Uint64
+	ended    int64 // when the last answer came, ns since start
+}
+
+func newLoop(q *frontend.Queue, w work, c *Config) *loop {
+	l := &loop{queue: q, work: w, poll: c.Poll, bytes: c.BlockBytes, issued: make([]int64, c.Depth), back: make([]*frontend.Request, c.Depth)}
+	for r := q.Get(); r != nil; r = q.Get() {
+		r.Tag = uint64(len(l.free))
+		// Neither zeroes nor all the same, should the storage look at it.
+		state := r.Tag + 1
+		for i, b := 0, r.Buffer(); i < len(b); i++ {
+			state = state*6364136223846793005 + 1442695040888963407
+			b[i] = byte(state >> 56)
+		}
+		l.free = append(l.free, r)
+	}
+	return l
+}
+
+// run goes round until the time is over or somebody says stop, and all that was
+// sent is back.
+func (l *loop) run(start time.Time, runtimeNS int64, stop *atomic.Bool) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	l.start = start
+	now := int64(time.Since(start))
+	for {
+		if now < runtimeNS && !stop.Load() {
+			if err := l.send(now); err != nil {
+				return err
+			}
+		}
+		if l.queue.InFlight() == 0 {
+			return nil
+		}
+		var err error
+		if now, err = l.reap(); err != nil {
+			return err
+		}
+	}
+}
+
+// send fills the queue.
+func (l *loop) send(now int64) error {
+	for n := len(l.free); n > 0; n-- {
+		r := l.free[n-1]
+		if !l.work.next(r) {
+			break
+		}
+		l.free = l.free[:n-1]
+		l.issued[r.Tag] = now
+		if err := l.queue.Submit(r); err != nil {
+			return err
+		}
+	}
+	return l.queue.Kick()
+}
+
+// reap waits for answers, takes all there are, and returns when that was. The
+// clock is read once for all of them: a request takes from when its batch began
+// to be sent until the batch that it came back with was seen.
+func (l *loop) reap() (now int64, err error) {
+	var n int
+	if l.poll {
+		n, err = l.queue.Spin(l.back)
+	} else {
+		n, err = l.queue.Wait(l.back)
+	}
+	if err != nil {
+		return 0, err
+	}
+	now = int64(time.Since(l.start))
+	for _, r := range l.back[:n] {
+		if r.Status != driver.StatusOK {
+			return 0, fmt.Errorf("%w (%d bytes)", frontend.StatusError{Type: r.Type, Sector: r.Sector, Status: r.Status}, len(r.Data))
+		}
+		took := uint64(now - l.issued[r.Tag])
+		if r.Type == driver.TypeZoneReset {
+			l.resets.add(took, 1)
+		} else {
+			l.latency.add(took, 1)
+		}
+		l.work.done(r)
+		l.free = append(l.free, r)
+	}
+	l.answered.Store(l.latency.count)
+	l.ended = now
+	return now, nil
+}

@@ -1,0 +1,344 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+func config(path string, rw RW) Config {
+	c := Default()
+	c.SocketPath, c.RW, c.Runtime, c.Depth = path, rw, 50*time.Millisecond, 8
+	return c
+}
+
+func run(t *testing.T, c Config) Result {
+	t.Helper()
+	r, err := Run(context.Background(), c, nil)
+	check(t, err)
+	checkResult(t, &c, &r)
+	return r
+}
+
+// checkResult checks what is true of every result.
+func checkResult(t *testing.T, c *Config, r *Result) {
+	t.Helper()
+	l := r.Latency
+	if r.Requests == 0 || r.Seconds <= 0 || r.IOPS <= 0 || r.RW != c.RW || r.Queues != c.Queues || r.ServerPID != os.Getpid() {
+		t.Errorf("%+v", r)
+	}
+	if l.Min > l.P50 || l.P50 > l.P90 || l.P90 > l.P99 || l.P99 > l.P999 || l.P999 > l.P9k || l.P9k > l.Max || l.Mean < float64(l.Min) || l.Mean > float64(l.Max) {
+		t.Errorf("latencies %+v", l)
+	}
+	if r.ClientCPUSeconds <= 0 || r.ServerCPUSeconds <= 0 { // both are this process
+		t.Errorf("processor time %v, %v", r.ClientCPUSeconds, r.ServerCPUSeconds)
+	}
+	if c.Poll && r.Sleeps != 0 {
+		t.Errorf("polling, it slept %d times", r.Sleeps)
+	}
+}
+
+// Every kind of request on an ordinary disk, sleeping and polling, alone and many
+// at once. What was written stands there.
+func TestOrdinary(t *testing.T) {
+	const size = 1 << 20
+	file := filepath.Join(t.TempDir(), "disk")
+	check(t, os.WriteFile(file, make([]byte, size), 0o600))
+	disk, err := backend.Open(file, backend.Options{})
+	path := serve(t, disk, err)
+	for _, rw := range []RW{Read, Write, RandRead, RandWrite} {
+		for _, poll := range []bool{false, true} {
+			for _, depth := range []int{1, 8} {
+				c := config(path, rw)
+				c.Poll, c.Depth, c.Queues = poll, depth, 1+depth%testQueues
+				r := run(t, c)
+				if r.Resets != 0 || r.Zones != 0 || r.Latency.Max == 0 {
+					t.Errorf("%+v", r)
+				}
+			}
+		}
+	}
+	got, err := os.ReadFile(file)
+	check(t, err)
+	// 256 blocks, thousands of requests, each from a buffer that is no zeroes.
+	for at := 0; at < size; at += 4096 {
+		if bytes.Equal(got[at:at+4096], make([]byte, 4096)) {
+			t.Fatalf("nothing was written at byte %d", at)
+		}
+	}
+}
+
+// On zones, what the result says was written and reset is what the zones hold.
+func TestZoned(t *testing.T) {
+	image := newImage(t)
+	disk, err := backend.Open(image, backend.Options{})
+	path := serve(t, disk, err)
+
+	c := config(path, RandRead)
+	c.BlockBytes = 512
+	run(t, c) // of conventional zones
+
+	for _, rw := range []RW{Write, Append} {
+		for queues := 1; queues <= 2; queues++ {
+			c := config(path, rw)
+			c.Queues, c.Zones = queues, 5
+			r := run(t, c)
+			const perZone = 12 // of 8 sectors, in 100
+			var held uint64
+			for i := range disk.Info().Zoned.Zones {
+				if z := disk.ReportZone(i); z.Type != backend.ZoneConventional && z.State != backend.Empty {
+					held += (z.WP - z.Start) / 8
+				}
+			}
+			if r.Requests != r.Resets*perZone+held || r.Zones != 5 || r.Resets == 0 || r.ResetLatency.Max == 0 {
+				t.Errorf("%s in %d queues: %d requests, %d resets, the zones hold %d", rw, queues, r.Requests, r.Resets, held)
+			}
+		}
+	}
+	for _, rw := range []RW{Read, RandRead, Report} {
+		run(t, config(path, rw))
+	}
+	for _, tt := range []struct {
+		change func(*Config)
+		want   string
+	}{
+		{func(c *Config) { c.RW = RandWrite }, "takes no random writes: use append or write"},
+		{func(c *Config) { c.Zones = 9 }, "--zones=9: the disk allows 8 open zones"},
+		{func(c *Config) { c.Zones, c.Queues = 1, 2 }, "each of the 2 queues needs a zone of its own"},
+		{func(c *Config) { c.BlockBytes = 64 << 10 }, "takes appends of up to 32768 bytes, 65536"},
+		{func(c *Config) { c.RW, c.BlockBytes = Write, 64<<10 }, "the disk has 0 zones that requests of 65536 bytes"},
+		{func(c *Config) { c.RW, c.BlockBytes = Read, 128<<10 }, "no zone has 131072 bytes to read"},
+		{func(c *Config) { c.Queues = testQueues + 1 }, "4 are too many"},
+	} {
+		c := config(path, Append)
+		tt.change(&c)
+		refused(t, c, tt.want)
+	}
+}
+
+// refused checks that a run ends with an error of one line that says want.
+func refused(t *testing.T, c Config, want string) {
+	t.Helper()
+	_, err := Run(context.Background(), c, nil)
+	if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("%+v: %v, want %q", c, err, want)
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	null := serveNull(t, 64)
+	refused(t, config(null, Append), "has no zones")
+	refused(t, config(null, Report), "has no zones")
+	c := config(null, Read)
+	c.BlockBytes = 64 << 10
+	refused(t, c, "the disk has 64 sectors, less than one request of 65536 bytes")
+	refused(t, config(filepath.Join(t.TempDir(), "none"), Read), "no such file or directory")
+	c = config(null, Read)
+	c.ServerPID = maxPID
+	refused(t, c, "processor time of process 4194304")
+	refused(t, Config{}, "--socket-path")
+
+	disk, err := backend.NewNull(64)
+	check(t, err)
+	fault, err := backend.ParseFault("read")
+	check(t, err)
+	_, err = disk.Faults().Add(fault)
+	check(t, err)
+	refused(t, config(serve(t, disk, nil), Read), "IOERR")
+
+	file := filepath.Join(t.TempDir(), "disk")
+	check(t, os.WriteFile(file, make([]byte, 1<<20), 0o600))
+	disk, err = backend.Open(file, backend.Options{ReadOnly: true})
+	ro := serve(t, disk, err)
+	refused(t, config(ro, Write), "the disk is read-only")
+	run(t, config(ro, RandRead))
+}
+
+func TestValidate(t *testing.T) {
+	for _, tt := range []struct {
+		change func(*Config)
+		want   string // empty: good
+	}{
+		{func(*Config) {}, ""},
+		{func(c *Config) { c.SocketPath = "" }, "--socket-path"},
+		{func(c *Config) { c.RW = "rw" }, "--rw=rw: must be read, write, randread, randwrite, append or report"},
+		{func(c *Config) { c.BlockBytes = 1000 }, "--bs: 1000 bytes"},
+		{func(c *Config) { c.BlockBytes = 0 }, "--bs"},
+		{func(c *Config) { c.BlockBytes = MaxBlockBytes }, ""},
+		{func(c *Config) { c.BlockBytes = MaxBlockBytes + 512 }, "up to 16 MiB"},
+		{func(c *Config) { c.Depth = 0 }, "--iodepth=0: must be 1 to 1024"},
+		{func(c *Config) { c.Depth = 1025 }, "--iodepth"},
+		{func(c *Config) { c.Queues = 0 }, "--queues=0"},
+		{func(c *Config) { c.Queues = 257 }, "--queues"},
+		{func(c *Config) { c.Zones = 0 }, "--zones=0"},
+		{func(c *Config) { c.Runtime = 0 }, "--runtime"},
+		{func(c *Config) { c.ServerPID = -1 }, "--server-pid"},
+		{func(c *Config) { c.ServerPID = maxPID + 1 }, "--server-pid"},
+		{func(c *Config) { c.Depth, c.BlockBytes, c.Queues = 1024, 1<<20, 9 }, "more than 8 GiB of memory"},
+	} {
+		c := config("s", Read)
+		tt.change(&c)
+		err := c.Validate()
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%+v: %v, want %q", c, err, tt.want)
+		}
+	}
+}
+
+// Progress is told, and the end of the context ends the run, with a result.
+func TestProgress(t *testing.T) {
+	c := config(serveNull(t, 1<<20), RandWrite)
+	c.Runtime = time.Hour
+	ctx, stop := context.WithCancel(context.Background())
+	told := 0
+	r, err := Run(ctx, c, func(p Progress) {
+		if told++; p.Requests == 0 || p.Since <= 0 || p.Elapsed <= 0 {
+			t.Errorf("%+v", p)
+		}
+		stop()
+	})
+	check(t, err)
+	checkResult(t, &c, &r)
+	if told == 0 {
+		t.Error("no progress was told")
+	}
+	p := Progress{Elapsed: 4 * time.Second, Since: 500 * time.Millisecond, Requests: 50_000}
+	c.Runtime = 10 * time.Second
+	if got, want := p.Line(&c), "randwrite  100k IOPS  390.6 MiB/s  6 s left"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// What is printed, and its JSON.
+func TestResultGolden(t *testing.T) {
+	r := Result{
+		RW: Append, BlockBytes: 4096, Depth: 32, Queues: 1, Zones: 4, Seconds: 2,
+		Requests: 200_000, IOPS: 100_000, BytesPerSecond: 409_600_000,
+		Latency:          Latency{Min: 5000, Mean: 31_000, P50: 30_000, P90: 40_100, P99: 99_900, P999: 150_400, P9k: 12_000_000, Max: 340_000_000},
+		Resets:           12,
+		ResetLatency:     Latency{Min: 10, Mean: 20_000, Max: 90_000},
+		ClientCPUSeconds: 0.5, ServerPID: 42, ServerCPUSeconds: 1, Kicks: 9000, Sleeps: 12_345,
+	}
+	const want = `append of 4096 bytes into 4 zones, 32 in flight in 1 queues, client sleeping, 2.00 s
+  100k IOPS, 390.6 MiB/s, 200000 requests
+  latency  mean 31.0 us, least 5.0 us, most 340.0 ms
+           p50 30.0 us, p90 40.1 us, p99 99.9 us, p99.9 150 us, p99.99 12.00 ms
+  besides  12 resets of full zones, mean 20.0 us, most 90.0 us
+  client   25% of a processor, 2500 ns a request; 9000 kicks, 12.3k sleeps
+  server   50% of a processor, 5000 ns a request (pid 42)
+`
+	var b strings.Builder
+	check(t, r.Write(&b))
+	if b.String() != want {
+		t.Errorf("%s, want\n%s", b.String(), want)
+	}
+	text, err := json.Marshal(r)
+	check(t, err)
+	var back Result
+	if err := json.Unmarshal(text, &back); err != nil || back != r {
+		t.Errorf("%v: %s", err, text)
+	}
+	r = Result{Poll: true}
+	b.Reset()
+	check(t, r.Write(&b))
+	if !strings.Contains(b.String(), "client polling") || !strings.Contains(b.String(), "--server-pid") {
+		t.Error(b.String())
+	}
+	if err := r.Write(noWriter{}); err == nil {
+		t.Error("a write that failed was not told")
+	}
+}
+
+type noWriter struct{}
+
+func (noWriter) Write([]byte) (int, error) { return 0, errors.New("no") }
+
+// A round of the loop allocates nothing, nor does the daemon at its other end.
+func TestNoAllocation(t *testing.T) {
+	disk, err := backend.Open(newImage(t), backend.Options{})
+	zoned, null := serve(t, disk, err), serveNull(t, 1<<20)
+	for _, c := range []Config{config(null, Read), config(null, RandWrite), config(zoned, Append), config(zoned, Write), config(zoned, Report)} {
+		for _, c.Poll = range []bool{false, true} {
+			client, err := frontend.Dial(c.SocketPath)
+			check(t, err)
+			d, err := frontend.Open(client, options(&c))
+			check(t, err)
+			works, err := plan(&c, d)
+			check(t, err)
+			l := newLoop(d.Queue(0), works[0], &c)
+			l.start = time.Now()
+			round := func() {
+				if err := l.send(0); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := l.reap(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 100 {
+				round()
+			}
+			// The runtime allocates too, now and then, but not each time.
+			got := 1.0
+			for try := 0; try < 5 && got != 0; try++ {
+				got = testing.AllocsPerRun(100, round)
+			}
+			if got != 0 {
+				t.Errorf("%s, polling %v: %v allocations in a round", c.RW, c.Poll, got)
+			}
+			var stop atomic.Bool
+			stop.Store(true)
+			check(t, l.run(time.Now(), 1, &stop))
+			if d.Queue(0).InFlight() != 0 || l.latency.count == 0 {
+				t.Errorf("%s: %d in flight at the end", c.RW, d.Queue(0).InFlight())
+			}
+			check(t, d.Close())
+		}
+	}
+}
+
+// A back-end that does not answer ends the run with an error, polling and sleeping.
+func TestNoAnswer(t *testing.T) {
+	for _, poll := range []bool{false, true} {
+		disk, err := backend.NewNull(64)
+		check(t, err)
+		fault, err := backend.ParseFault("latency=1h,times=1")
+		check(t, err)
+		_, err = disk.Faults().Add(fault)
+		check(t, err)
+		c := config(serve(t, disk, nil), Read)
+		client, err := frontend.Dial(c.SocketPath)
+		check(t, err)
+		o := options(&c)
+		o.Timeout = 50 * time.Millisecond
+		d, err := frontend.Open(client, o)
+		check(t, err)
+		q := d.Queue(0)
+		r := q.Get()
+		r.Type = driver.TypeIn
+		r.SetLen(512)
+		check(t, q.Submit(r))
+		check(t, q.Kick())
+		back := make([]*frontend.Request, 1)
+		if poll {
+			_, err = q.Spin(back)
+		} else {
+			_, err = q.Wait(back)
+		}
+		if err == nil || !strings.Contains(err.Error(), "no completion within 50ms, 1 requests in flight") {
+			t.Errorf("polling %v: %v", poll, err)
+		}
+		check(t, d.Abandon())
+	}
+}

@@ -1,0 +1,44 @@
+package frontend
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// spinLooks is how often Spin looks into the ring before it looks at the clock
+// and at the connection.
+const spinLooks = 1 << 14
+
+// Spin is Wait, but looks again and again, and wants no call meanwhile.
+func (q *Queue) Spin(done []*Request) (int, error) {
+	q.ring.DisableCalls()
+	var began time.Time
+	for {
+		for range spinLooks {
+			if n, err := q.Poll(done); n != 0 || err != nil {
+				return n, err
+			}
+		}
+		if began.IsZero() {
+			began = time.Now()
+		} else if q.Timeout > 0 && time.Since(began) > q.Timeout {
+			return 0, fmt.Errorf("queue %d: no completion within %v, %d requests in flight", q.index, q.Timeout, q.inFlight)
+		}
+		q.poll[1] = unix.PollFd{Fd: int32(q.d.Client.sock.Int()), Events: unix.POLLRDHUP}
+		if n, err := unix.Poll(q.poll[1:], 0); n > 0 && err == nil {
+			return 0, fmt.Errorf("queue %d, %d requests in flight: %w", q.index, q.inFlight, ErrGone)
+		}
+	}
+}
+
+// PeerPID is the process at the other end, as it was when it began to listen
+// (SO_PEERCRED, unix(7)); 0 when it is in a PID namespace that we do not see.
+func (c *Client) PeerPID() (int, error) {
+	cred, err := unix.GetsockoptUcred(c.sock.Int(), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0, fmt.Errorf("who is at the other end of the socket: %w", err)
+	}
+	return int(cred.Pid), nil
+}
