@@ -33,9 +33,9 @@ type Device interface {
 	// lent until StopQueue(i) returns. After an error the queue is not started.
 	StartQueue(i int, r Ring) error
 	// StopQueue takes ring i back. It returns when the last request taken from
-	// the ring is answered, and gives the index of the next one not taken. The
-	// session waits for it, so nothing else is answered meanwhile.
-	StopQueue(i int) (base uint16)
+	// the ring is answered, and says where the ring is to go on, as Ring.Base does.
+	// The session waits for it, so nothing else is answered meanwhile.
+	StopQueue(i int) (base uint32)
 	// Reset puts the device back to where it was before SetFeatures. No queue is
 	// started then. What is stored on the disk is not touched.
 	Reset()
@@ -43,13 +43,18 @@ type Device interface {
 
 // Ring is what a queue's worker needs to know of its ring.
 type Ring struct {
-	Size uint16 // descriptors, a power of two
-	// Desc, Avail and Used are user addresses (Memory.UserBytes), aligned as
-	// split rings need it, and wholly inside Mem for a split ring of this size.
+	Size uint16 // descriptors; a power of two in a split ring
+	// Desc, Avail and Used are user addresses (Memory.UserBytes), aligned as the
+	// ring's format needs it, and wholly inside Mem for a ring of this size. In a
+	// packed ring Avail is the driver's event suppression structure, Used the
+	// device's.
 	Desc, Avail, Used uint64
-	Base              uint16 // the avail index to go on from
-	Features          uint64 // what SetFeatures was told
-	Mem               *guestmem.Memory
+	// Base is where to go on: in a split ring the next avail index, in a packed
+	// ring the next descriptors to take and to use with their wrap counters (see
+	// SET_VRING_BASE in the protocol).
+	Base     uint32
+	Features uint64 // what SetFeatures was told; bit 34 makes it a packed ring
+	Mem      *guestmem.Memory
 	// Kick, Call and Err are eventfds or pipes, set to non-blocking. Call and Err
 	// are -1 when the driver does not want to hear.
 	Kick, Call, Err int

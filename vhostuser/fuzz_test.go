@@ -106,7 +106,7 @@ func TestSessionSeeds(t *testing.T) {
 	files := newFuzzFiles(t)
 	for i, seed := range sessionSeeds() {
 		dev := runScript(t, files, seed)
-		if want := i >= 2 && i < 10; (dev.starts >= 2) != want {
+		if want := i >= 2 && i < 11; (dev.starts >= 2) != want {
 			t.Errorf("seed %d: %d starts: %q", i, dev.starts, dev.diary)
 		}
 	}
@@ -245,7 +245,7 @@ func (s *script) message() (wire []byte, fds []int) {
 	var p []byte
 	switch r {
 	case SetFeatures:
-		p = AppendU64(p, one(s, uint64(needed|FeatureProtocol), needed, fakeFeatures, 0, math.MaxUint64))
+		p = AppendU64(p, one(s, uint64(needed|FeatureProtocol), needed, fakeFeatures, 0, math.MaxUint64, needed|FeatureProtocol|featureRingPacked))
 	case SetProtocolFeatures:
 		p = AppendU64(p, one(s, Offered, 0, ProtocolReplyAck, Offered&^ProtocolReplyAck, math.MaxUint64))
 	case SetStatus:
@@ -253,7 +253,7 @@ func (s *script) message() (wire []byte, fds []int) {
 	case SetVringNum:
 		p = VringState{uint32(s.next()), one(s, uint32(64), 1, 32768, 0, 3, 65536, math.MaxUint32)}.Append(p)
 	case SetVringBase, GetVringBase:
-		p = VringState{uint32(s.next()), one(s, uint32(0), 0xffff, 0x10000)}.Append(p)
+		p = VringState{uint32(s.next()), one(s, uint32(0), 0xffff, 0x10000, 0x8000_8000)}.Append(p)
 	case SetVringEnable:
 		p = VringState{uint32(s.next()), uint32(s.next())}.Append(p)
 	case SetVringAddr:
@@ -356,6 +356,7 @@ func sessionSeeds() [][]byte {
 		with(byte(GetConfig), 0, 0, 95, 0, byte(SetConfig), 32, 1, 0, ack, byte(GetStatus), 0, byte(ResetDevice), ack, byte(ResetOwner), ack),
 		with(byte(SetVringAddr), 0, 1, 1, 0, 0, 0, 0, 0, ack, byte(SetVringNum), 0, 3, ack, byte(SetFeatures), 3, ack),
 		with(byte(SetMemTable), 0, 0, 16, 0, 0, 13, 1, byte(SetVringEnable), 0, 1, 11, 200, 1, 2, 3),
+		bytes.Replace(running, []byte{byte(SetFeatures), 0, ack}, []byte{byte(SetFeatures), 5, ack}, 1), // packed
 		append([]byte{1}, running[1:]...), append([]byte{2}, running[1:]...),
 	}
 }

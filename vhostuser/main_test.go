@@ -34,7 +34,7 @@ type fakeDevice struct {
 }
 
 const (
-	fakeFeatures = 1<<32 | 1<<29 | 1<<28 | 1<<17 | 1<<9
+	fakeFeatures = 1<<34 | 1<<32 | 1<<29 | 1<<28 | 1<<17 | 1<<9
 	needed       = 1<<32 | 1<<17
 )
 
@@ -110,7 +110,11 @@ func (d *fakeDevice) StartQueue(i int, r Ring) error {
 	if r.Size == 0 || r.Mem == nil || r.Kick < 0 {
 		panic(fmt.Sprintf("queue %d started without all it needs: %+v", i, r))
 	}
-	for _, part := range [][2]uint64{{r.Desc, 16 * uint64(r.Size)}, {r.Avail, 4 + 2*uint64(r.Size)}, {r.Used, 4 + 8*uint64(r.Size)}} {
+	parts := [][2]uint64{{r.Desc, 16 * uint64(r.Size)}, {r.Avail, 4 + 2*uint64(r.Size)}, {r.Used, 4 + 8*uint64(r.Size)}}
+	if r.Features&featureRingPacked != 0 {
+		parts[1][1], parts[2][1] = 4, 4
+	}
+	for _, part := range parts {
 		if _, err := r.Mem.UserBytes(part[0], part[1]); err != nil {
 			panic(err)
 		}
@@ -133,14 +137,17 @@ func (d *fakeDevice) StartQueue(i int, r Ring) error {
 	return nil
 }
 
-func (d *fakeDevice) StopQueue(i int) uint16 {
+func (d *fakeDevice) StopQueue(i int) uint32 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.running[i] {
 		panic(fmt.Sprintf("queue %d stopped, but it does not run", i))
 	}
 	d.running[i] = false
-	base := d.rings[i].Base + d.progress
+	base := uint32(uint16(d.rings[i].Base) + d.progress)
+	if d.rings[i].Features&featureRingPacked != 0 {
+		base = d.rings[i].Base + uint32(d.progress)*0x1_0001
+	}
 	d.note("stop %d at %d", i, base)
 	return base
 }

@@ -21,8 +21,15 @@ import (
 // maxRingSize is the largest queue of virtio (virtio, "Virtqueues").
 const maxRingSize = 32768
 
-// featureEventIdx is VIRTIO_F_EVENT_IDX (virtio, "Reserved Feature Bits").
-const featureEventIdx uint64 = 1 << 29
+// Features that decide what a ring looks like (virtio, "Reserved Feature Bits").
+const (
+	featureEventIdx   uint64 = 1 << 29 // VIRTIO_F_EVENT_IDX
+	featureRingPacked uint64 = 1 << 34 // VIRTIO_F_RING_PACKED
+)
+
+// packedStart is where a packed ring begins: at descriptor 0, both wrap counters
+// 1 (virtio, "Driver and Device Ring Wrap Counters").
+const packedStart = 0x8000_8000
 
 // ringIndex checks a ring's number.
 func (s *Session) ringIndex(i uint32) (int, error) {
@@ -55,8 +62,11 @@ func (s *Session) setVringNum(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if num == 0 || num > maxRingSize || bits.OnesCount32(num) != 1 {
-		return nil, fmt.Errorf("ring %d of %d descriptors: a split ring has a power of two, %d at most", i, num, maxRingSize)
+	if num == 0 || num > maxRingSize {
+		return nil, fmt.Errorf("ring %d of %d descriptors: it has 1 to %d", i, num, maxRingSize)
+	}
+	if !s.mayBePacked() && bits.OnesCount32(num) != 1 {
+		return nil, fmt.Errorf("ring %d of %d descriptors: a split ring has a power of two", i, num)
 	}
 	if err := s.stopped(i); err != nil {
 		return nil, err
@@ -70,14 +80,29 @@ func (s *Session) setVringBase(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if num > 0xffff {
+	if num > 0xffff && !s.mayBePacked() {
 		return nil, fmt.Errorf("ring %d: avail index %#x has more than 16 bits", i, num)
 	}
 	if err := s.stopped(i); err != nil {
 		return nil, err
 	}
-	s.state.rings[i].base = uint16(num)
+	s.state.rings[i].base, s.state.rings[i].baseSet = num, true
 	return nil, nil
+}
+
+// packed says whether the rings are packed ones.
+func (s *Session) packed() bool { return s.state.features&featureRingPacked != 0 }
+
+// mayBePacked says whether they can still turn out to be: nothing keeps a
+// front-end from describing its rings before it takes features.
+func (s *Session) mayBePacked() bool { return s.packed() || !s.state.featuresSet }
+
+// base is where ring i goes on.
+func (s *Session) base(i int) uint32 {
+	if r := &s.state.rings[i]; r.baseSet || !s.packed() {
+		return r.base
+	}
+	return packedStart
 }
 
 func (s *Session) setVringAddr(m *Message) ([]byte, error) {
@@ -92,7 +117,8 @@ func (s *Session) setVringAddr(m *Message) ([]byte, error) {
 	if v.Flags != 0 {
 		return nil, fmt.Errorf("ring %d: flags %#x ask for logging, which needs feature VHOST_F_LOG_ALL", i, v.Flags)
 	}
-	// virtio, "Split Virtqueues": the alignment of the three parts.
+	// virtio, "Split Virtqueues": the alignment of the three parts. A packed ring
+	// asks for more, and is looked at when it starts.
 	if v.Desc%16 != 0 || v.Avail%2 != 0 || v.Used%4 != 0 {
 		return nil, fmt.Errorf("ring %d is not aligned: descriptors at %#x (16), avail at %#x (2), used at %#x (4)", i, v.Desc, v.Avail, v.Used)
 	}
@@ -133,7 +159,7 @@ func (s *Session) getVringBase(m *Message) ([]byte, error) {
 	}
 	s.pause(i)
 	s.drop(&s.rings[i].kick)
-	return VringState{uint32(i), uint32(s.state.rings[i].base)}.Append(nil), nil
+	return VringState{uint32(i), s.base(i)}.Append(nil), nil
 }
 
 // vringFile reads a payload that names a ring, and takes over the descriptor
@@ -240,7 +266,7 @@ func (s *Session) pause(i int) (ran bool) {
 	if !r.running {
 		return false
 	}
-	s.state.rings[i].base = s.dev.StopQueue(i)
+	s.state.rings[i].base, s.state.rings[i].baseSet = s.dev.StopQueue(i), true
 	r.running = false
 	return true
 }
@@ -268,7 +294,7 @@ func (s *Session) resume(i int) error {
 		return uncoveredError{i, err}
 	}
 	err := s.dev.StartQueue(i, Ring{
-		Size: r.num, Desc: r.desc, Avail: r.avail, Used: r.used, Base: r.base,
+		Size: r.num, Desc: r.desc, Avail: r.avail, Used: r.used, Base: s.base(i),
 		Features: s.state.features &^ FeatureProtocol, Mem: s.mem,
 		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(),
 	})
@@ -329,30 +355,45 @@ func (s *Session) anyRunning() int {
 	return -1
 }
 
-// covered checks that the three parts of a split ring lie in memory, each
-// wholly in one region, and are aligned in this process too: a front-end may
-// have mapped a region at an address that is aligned otherwise.
+// covered checks that the three parts of a ring lie in memory, each wholly in
+// one region, and are aligned, in this process too: a front-end may have mapped a
+// region at an address that is aligned otherwise.
 func covered(mem *guestmem.Memory, r *ringState, features uint64) error {
-	n, event := uint64(r.num), uint64(0)
-	if features&featureEventIdx != 0 {
-		event = 2 // both rings then end with an event index
-	}
-	for _, part := range [...]struct {
-		name              string
-		addr, size, align uint64
-	}{
-		// virtio, "Split Virtqueues"
-		{"descriptor table", r.desc, 16 * n, 16},
-		{"avail ring", r.avail, 4 + 2*n + event, 2},
-		{"used ring", r.used, 4 + 8*n + event, 4},
-	} {
+	for _, part := range parts(r, features) {
 		b, err := mem.UserBytes(part.addr, part.size)
 		if err != nil {
 			return fmt.Errorf("its %s: %w", part.name, err)
 		}
-		if !guestmem.Aligned(b, uintptr(part.align)) {
+		if part.addr%part.align != 0 || !guestmem.Aligned(b, uintptr(part.align)) {
 			return fmt.Errorf("its %s at user address %#x is mapped unaligned: it must be at a multiple of %d in its file", part.name, part.addr, part.align)
 		}
 	}
 	return nil
+}
+
+// A ringPart is one of the three parts of a ring, in bytes.
+type ringPart struct {
+	name              string
+	addr, size, align uint64
+}
+
+func parts(r *ringState, features uint64) [3]ringPart {
+	n, event := uint64(r.num), uint64(0)
+	if features&featureRingPacked != 0 {
+		// virtio, "Structure Size and Alignment"
+		return [3]ringPart{
+			{"descriptor ring", r.desc, 16 * n, 16},
+			{"driver event suppression", r.avail, 4, 4},
+			{"device event suppression", r.used, 4, 4},
+		}
+	}
+	if features&featureEventIdx != 0 {
+		event = 2 // both rings then end with an event index
+	}
+	// virtio, "Split Virtqueues"
+	return [3]ringPart{
+		{"descriptor table", r.desc, 16 * n, 16},
+		{"avail ring", r.avail, 4 + 2*n + event, 2},
+		{"used ring", r.used, 4 + 8*n + event, 4},
+	}
 }

@@ -75,7 +75,7 @@ func TestSessionLife(t *testing.T) {
 	if got := dev.told(); got != "stop 0 at 8; reset" {
 		t.Fatalf("at the end: %q", got)
 	}
-	if !p.logged(LevelInfo, "took features 0x140020000 of 0x170020200, protocol features MQ+REPLY_ACK+CONFIG+RESET_DEVICE+CONFIGURE_MEM_SLOTS+STATUS") {
+	if !p.logged(LevelInfo, "took features 0x140020000 of 0x570020200, protocol features MQ+REPLY_ACK+CONFIG+RESET_DEVICE+CONFIGURE_MEM_SLOTS+STATUS") {
 		t.Errorf("nothing is said of the features: %q", p.logs)
 	}
 	if !p.logged(LevelDebug, "SET_VRING_ENABLE ring 0: 1") || !p.logged(LevelDebug, "answer: GET_QUEUE_NUM 2") {

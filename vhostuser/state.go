@@ -34,7 +34,8 @@ type state struct {
 // ringState is a ring as the front-end set it up.
 type ringState struct {
 	num     uint16 // descriptors; 0: not set
-	base    uint16 // next avail index; while a worker has the ring, the one it began with
+	base    uint32 // see Ring.Base; while a worker has the ring, where it began
+	baseSet bool   // else a ring begins at its beginning
 	enabled bool
 	addrSet bool
 	desc    uint64 // user addresses

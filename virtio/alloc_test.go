@@ -12,7 +12,7 @@ import (
 func TestNoAllocation(t *testing.T) {
 	for _, indirect := range []bool{false, true} {
 		linux := indirect
-		for _, features := range []uint64{driver.FeatureIndirectDesc, allRing} {
+		for _, features := range []uint64{driver.FeatureIndirectDesc, allRing, driver.FeatureIndirectDesc | driver.FeatureRingPacked, allPacked} {
 			b := newBlk(t, zonedDiskWithZeroes())
 			g := newRig(t, 32, features, 65000)
 			req := driver.Blk{Scratch: g.alloc(driver.BlkScratchBytes).GuestAddr, LinuxFooter: linux}
@@ -76,11 +76,15 @@ func BenchmarkRing(b *testing.B) {
 		name     string
 		typ      uint32
 		indirect bool
-	}{{"read", driver.TypeIn, false}, {"read-indirect", driver.TypeIn, true}, {"append-indirect", driver.TypeZoneAppend, true}} {
+		features uint64
+	}{
+		{"read", driver.TypeIn, false, allRing}, {"read-indirect", driver.TypeIn, true, allRing}, {"append-indirect", driver.TypeZoneAppend, true, allRing},
+		{"read-packed", driver.TypeIn, false, allPacked}, {"read-indirect-packed", driver.TypeIn, true, allPacked},
+	} {
 		b.Run(c.name, func(b *testing.B) {
 			const depth = 32
 			blk := newBlk(b, zonedDisk())
-			g := newRig(b, 128, allRing, 0)
+			g := newRig(b, 128, c.features, 0)
 			var reqs [depth]driver.Blk
 			var table [depth]virtio.BlkRequest
 			for i := range reqs {

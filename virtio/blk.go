@@ -111,7 +111,7 @@ func checkInfo(i backend.Info, segMax uint32) error {
 
 // offer lists the features of a device with such a disk ("Feature bits").
 func offer(i backend.Info) uint64 {
-	f := FeatureVersion1 | FeatureIndirectDesc | FeatureEventIdx |
+	f := FeatureVersion1 | FeatureRingPacked | FeatureIndirectDesc | FeatureEventIdx |
 		BlkFeatureSizeMax | BlkFeatureSegMax | BlkFeatureBlkSize | BlkFeatureTopology |
 		BlkFeatureFlush | BlkFeatureConfigWCE | BlkFeatureMQ
 	if i.Zoned != nil {

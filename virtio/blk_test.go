@@ -51,7 +51,7 @@ func TestNewBlkRefuses(t *testing.T) {
 
 // "Feature bits" and "Device Initialization".
 func TestFeatures(t *testing.T) {
-	const always = driver.FeatureVersion1 | driver.FeatureIndirectDesc | driver.FeatureEventIdx |
+	const always = driver.FeatureVersion1 | driver.FeatureRingPacked | driver.FeatureIndirectDesc | driver.FeatureEventIdx |
 		driver.BlkSizeMax | driver.BlkSegMax | driver.BlkBlkSize | driver.BlkTopology | driver.BlkFlush | driver.BlkConfigWCE | driver.BlkMQ
 	for _, c := range []struct {
 		name string

@@ -55,6 +55,7 @@ var (
 	errIndirect      = errors.New("indirect descriptor, but INDIRECT_DESC was not negotiated")
 	errIndirectNext  = errors.New("indirect descriptor that also has a next one")
 	errIndirectAgain = errors.New("indirect descriptor inside an indirect table")
+	errIndirectMixed = errors.New("indirect descriptor in a chain with others")
 	errIndirectLen   = errors.New("indirect table is empty, not a multiple of 16 bytes long, or too long")
 )
 
@@ -114,7 +115,7 @@ func (q *Split) walk(c *Chain) {
 			case flags&descNext != 0:
 				err = errIndirectNext
 			default: // the write flag means nothing here and MUST be ignored
-				table, err = q.indirectTable(addr, length)
+				table, err = q.tables.table(addr, length)
 			}
 			if err != nil {
 				c.fail(index, err)
@@ -146,19 +147,25 @@ func (q *Split) walk(c *Chain) {
 	}
 }
 
-// indirectTable returns the table at a guest address. It may lie across memory
-// regions that follow each other; then it is copied.
-func (q *Split) indirectTable(addr uint64, length uint32) ([]byte, error) {
+// A tableReader reads indirect tables.
+type tableReader struct {
+	mem    *guestmem.Memory
+	copied []byte
+}
+
+// table returns the table at a guest address. It may lie across memory regions
+// that follow each other; then it is copied.
+func (r *tableReader) table(addr uint64, length uint32) ([]byte, error) {
 	if length == 0 || length%descBytes != 0 || length > MaxChain*descBytes {
 		return nil, errIndirectLen
 	}
-	table, err := q.mem.Bytes(addr, uint64(length))
+	table, err := r.mem.Bytes(addr, uint64(length))
 	if err == nil {
 		return table, nil
 	}
-	if q.copied == nil {
-		q.copied = make([]byte, MaxChain*descBytes)
+	if r.copied == nil {
+		r.copied = make([]byte, MaxChain*descBytes)
 	}
-	table = q.copied[:length]
-	return table, q.mem.ReadAt(table, addr)
+	table = r.copied[:length]
+	return table, r.mem.ReadAt(table, addr)
 }

@@ -198,7 +198,7 @@ func TestChainTotal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := virtio.NewSplit(ringConfig(mem, ring, 0, 0))
+	q, err := virtio.NewSplit(ringConfig(mem, ring, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package virtio_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/zvhost/zvhost/backend"
@@ -21,6 +22,10 @@ func TestDriversMemoryStays(t *testing.T) {
 			g := send(t, b, framing, typ, 2048, pattern(4096), 200)
 			ring := g.ring.Config()
 			writable := append([]driver.Buffer{{GuestAddr: ring.Used, Len: 4 + 8*uint32(ring.Size) + 2}}, g.in...)
+			if strings.HasSuffix(framing, onPacked) {
+				// The event structure, and length, id and flags of the used descriptor.
+				writable = append([]driver.Buffer{{GuestAddr: ring.Used, Len: 4}, {GuestAddr: ring.Desc + 8, Len: 8}}, g.in...)
+			}
 			// All memory but what the device may write.
 			snapshot := func() []byte {
 				all := g.bytes(driver.Buffer{GuestAddr: ringAddr, Len: seam - ringAddr})
@@ -122,7 +127,7 @@ func TestConfigNeverChanges(t *testing.T) {
 func TestOfferIsWhole(t *testing.T) {
 	readOnly, zeroes := zonedDisk(), zonedDiskWithZeroes()
 	readOnly.info.ReadOnly = true
-	const known = driver.FeatureVersion1 | driver.FeatureIndirectDesc | driver.FeatureEventIdx |
+	const known = driver.FeatureVersion1 | driver.FeatureRingPacked | driver.FeatureIndirectDesc | driver.FeatureEventIdx |
 		driver.BlkSizeMax | driver.BlkSegMax | driver.BlkRO | driver.BlkBlkSize | driver.BlkFlush | driver.BlkTopology |
 		driver.BlkConfigWCE | driver.BlkMQ | driver.BlkDiscard | driver.BlkWriteZeroes | driver.BlkSecureErase | driver.BlkZoned
 	for _, d := range []*fakeDisk{plainDisk(), zonedDisk(), readOnly, zeroes, zonedDiskWithErase()} {

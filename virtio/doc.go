@@ -2,8 +2,8 @@
 // device, without any I/O: it takes requests out of a ring, says what each asks
 // of the disk, and writes the answer back into guest memory.
 //
-// What lives here: the interface of a ring (queue.go) and the split format
-// (split.go, chain.go); feature bits, the configuration space and its semantics
+// What lives here: the interface of a ring (queue.go), the split format
+// (split.go, chain.go) and the packed one (packed.go); feature bits, the configuration space and its semantics
 // (blk.go, config.go); requests (request.go, decode.go, iov.go) and those of
 // zoned disks (blk_zoned.go); and the one place where errors become status bytes
 // (status.go). The driver's side of all this is package driver.
@@ -11,7 +11,7 @@
 // It may import backend and virtio/guestmem, never vhostuser. It logs nothing.
 //
 // It implements the virtio specification, "Basic Facilities of a Virtio Device /
-// Split Virtqueues" and "Device Types / Block Device", in version
+// Split Virtqueues", "Packed Virtqueues" and "Device Types / Block Device", in version
 // 1.4 (committee specification 01), without the legacy interface.
 //
 // # Ownership

@@ -11,6 +11,7 @@ const (
 	FeatureIndirectDesc uint64 = 1 << 28
 	FeatureEventIdx     uint64 = 1 << 29
 	FeatureVersion1     uint64 = 1 << 32
+	FeatureRingPacked   uint64 = 1 << 34
 )
 
 // Feature bits of the block device ("Block Device / Feature bits").
@@ -35,6 +36,7 @@ var featureNames = map[uint64]string{
 	FeatureIndirectDesc:   "INDIRECT_DESC",
 	FeatureEventIdx:       "EVENT_IDX",
 	FeatureVersion1:       "VERSION_1",
+	FeatureRingPacked:     "RING_PACKED",
 	BlkFeatureSizeMax:     "SIZE_MAX",
 	BlkFeatureSegMax:      "SEG_MAX",
 	BlkFeatureGeometry:    "GEOMETRY",

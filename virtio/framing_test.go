@@ -2,6 +2,7 @@ package virtio_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/zvhost/zvhost/virtio"
@@ -29,6 +30,9 @@ var framings = map[string]struct {
 	"data in unequal pieces":    {[]int{16, 1, 511, 3}, []int{7, 600, 1}, false},
 	"data with half the footer": {[]int{15, 2}, []int{-4, 2}, false},
 }
+
+// onPacked at the end of a framing's name has it in a packed ring.
+const onPacked = ", packed ring"
 
 // sizes resolves the one negative size, counted from the end, of a framing.
 func sizes(fr []int, total int) []int {
@@ -63,11 +67,16 @@ func send(t testing.TB, b *virtio.Blk, framing string, typ uint32, sector uint64
 
 func sendBytes(t testing.TB, b *virtio.Blk, framing string, out []byte, inLen int) *sent {
 	t.Helper()
-	fr, ok := framings[framing]
+	name, packed := strings.CutSuffix(framing, onPacked)
+	fr, ok := framings[name]
 	if !ok {
 		t.Fatalf("no framing %q", framing)
 	}
-	s := &sent{rig: newRig(t, 32, allRing, 0), r: new(virtio.BlkRequest)}
+	features := uint64(allRing)
+	if packed {
+		features = allPacked
+	}
+	s := &sent{rig: newRig(t, 32, features, 0), r: new(virtio.BlkRequest)}
 	outBufs := s.split(out, sizes(fr.out, len(out))...)
 	s.in = s.split(bytes.Repeat([]byte{0xcc}, inLen), sizes(fr.in, inLen)...)
 	var err error
@@ -118,5 +127,6 @@ func pattern(n int) []byte {
 func eachFraming(t *testing.T, do func(t *testing.T, framing string)) {
 	for name := range framings {
 		t.Run(name, func(t *testing.T) { do(t, name) })
+		t.Run(name+onPacked, func(t *testing.T) { do(t, name+onPacked) })
 	}
 }

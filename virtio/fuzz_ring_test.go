@@ -38,8 +38,8 @@ func FuzzRing(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ring.StartAt(uint16(start))
-		q, err := virtio.NewSplit(ringConfig(mem, ring, features, uint16(start)))
+		ring.StartAt(uint32(start))
+		q, err := virtio.NewSplit(ringConfig(mem, ring, features))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func (m *ringModel) step(op, arg byte) {
 	case 9:
 		m.ring.SetUsedEvent(uint16(arg) << 8)
 	}
-	if m.q.Base() != m.base {
+	if m.q.Base() != uint32(m.base) {
 		t.Fatalf("base %d, not %d", m.q.Base(), m.base)
 	}
 	if m.ring.DeviceIdx() != m.used {

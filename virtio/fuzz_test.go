@@ -90,11 +90,15 @@ func FuzzChain(f *testing.F) {
 		if mode&16 != 0 {
 			_ = blk.WriteConfig([]byte{0}, driver.WritebackOffset)
 		}
+		packed := mode&32 != 0
+		if packed {
+			features |= driver.FeatureRingPacked
+		}
 		ring, err := driver.NewRing(mem, 0, fuzzSize, features)
 		if err != nil {
 			t.Fatal(err)
 		}
-		q, err := virtio.NewSplit(ringConfig(mem, ring, features, 0))
+		q, err := virtio.NewQueue(ringConfig(mem, ring, features))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,27 +108,36 @@ func FuzzChain(f *testing.F) {
 		var d desc
 		for i := range uint16(fuzzSize) {
 			d, data = fuzzDesc(data)
+			if packed {
+				ring.SetPackedDesc(i, d.addr, d.len, d.next, d.flags|fAvail)
+				continue
+			}
 			ring.SetDesc(i, d.addr, d.len, d.flags, d.next)
 		}
 		table := make([]byte, 16*fuzzTables)
 		for i := range fuzzTables {
 			d, data = fuzzDesc(data)
+			if packed {
+				d.flags, d.next = d.next, d.flags
+			}
 			putDesc(table[16*i:], d)
 		}
 		copy(low[fuzzTable:], table)
 		copy(high, table[fuzzSeam-fuzzTable:])
 		copy(low[fuzzData:fuzzTable], data)
-		for _, h := range heads {
-			ring.PutAvail(uint16(h & 0x1f))
+		if !packed {
+			for _, h := range heads {
+				ring.PutAvail(uint16(h & 0x1f))
+			}
+			ring.Publish()
 		}
-		ring.Publish()
 
 		var r virtio.BlkRequest
 		seen := map[uint16]bool{}
 		for n := 0; ; n++ {
 			ok, err := q.Pop(&r.Chain)
 			if !ok {
-				if err == nil && n != fuzzHeads {
+				if err == nil && n != fuzzHeads && !packed {
 					t.Fatalf("%d chains of %d", n, fuzzHeads)
 				}
 				break
@@ -233,7 +246,7 @@ func chainSeeds() [][]byte {
 	var seeds [][]byte
 	for _, typ := range []uint32{driver.TypeIn, driver.TypeOut, driver.TypeFlush, driver.TypeGetID, driver.TypeDiscard, driver.TypeWriteZeroes,
 		driver.TypeZoneAppend, driver.TypeZoneReport, driver.TypeZoneReset, 77} {
-		for _, mode := range []byte{3, 4 | 3, 16 | 4} {
+		for _, mode := range []byte{3, 4 | 3, 16 | 4, 32 | 7} {
 			s := []byte{mode, 0, 4, 8, 31, 31, 31}
 			n := map[uint32]int{driver.TypeGetID: 20, driver.TypeDiscard: 32, driver.TypeWriteZeroes: 32, driver.TypeZoneReport: 200}[typ]
 			if n == 0 {

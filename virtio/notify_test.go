@@ -159,7 +159,7 @@ func TestStaleNoNotify(t *testing.T) {
 	for _, features := range []uint64{0, allRing} {
 		g := newRig(t, 8, 0, 0)
 		g.q.DisableKicks()
-		q, err := virtio.NewSplit(ringConfig(g.mem, g.ring, features, 0))
+		q, err := virtio.NewSplit(ringConfig(g.mem, g.ring, features))
 		if err != nil {
 			t.Fatal(err)
 		}

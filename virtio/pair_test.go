@@ -17,7 +17,7 @@ import (
 // It completes in any order and in batches of its own, and sleeps as a worker
 // does: only after EnableKicks said that nothing is pending.
 type echo struct {
-	q          *virtio.Split
+	q          virtio.Queue
 	rnd        *rand.Rand
 	kick, call chan struct{}
 	stop       chan struct{}
@@ -121,6 +121,10 @@ func TestDriverAndDevice(t *testing.T) {
 		// race detector takes for one variable: not here, see TestAllSizesWrapAround.
 		size := uint16(1) << rapid.IntRange(1, 6).Draw(t, "log2 size")
 		features := rapid.SampledFrom([]uint64{0, driver.FeatureEventIdx}).Draw(t, "features") | driver.FeatureIndirectDesc
+		if rapid.Bool().Draw(t, "packed") {
+			features |= driver.FeatureRingPacked
+			size = uint16(rapid.IntRange(1, 70).Draw(t, "size"))
+		}
 		start := rapid.SampledFrom([]uint16{0, 1, 65400, 65535 - 31, 65535, 32767}).Draw(t, "start")
 		seed := rapid.Uint64().Draw(t, "seed")
 		chains := rapid.IntRange(1, 600).Draw(t, "chains")
@@ -133,8 +137,8 @@ func TestDriverAndDevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ring.StartAt(start)
-		q, err := virtio.NewSplit(ringConfig(mem, ring, features, start))
+		ring.StartAt(baseOf(size, features, start))
+		q, err := virtio.NewQueue(ringConfig(mem, ring, features))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +148,7 @@ func TestDriverAndDevice(t *testing.T) {
 		}
 		var wg sync.WaitGroup
 		wg.Go(e.run)
-		d := &pairDriver{mem: mem, ring: ring, rnd: rand.New(rand.NewPCG(seed, 2)), base: driver.RingBytes(size)}
+		d := &pairDriver{packed: features&driver.FeatureRingPacked != 0, mem: mem, ring: ring, rnd: rand.New(rand.NewPCG(seed, 2)), base: driver.RingBytes(size)}
 		err = d.run(chains, e.kick, e.call)
 		close(e.stop)
 		wg.Wait()
@@ -154,20 +158,21 @@ func TestDriverAndDevice(t *testing.T) {
 		if err != nil {
 			t.Fatalf("driver: %v", err)
 		}
-		if got, want := q.Base(), start+uint16(chains); got != want {
-			t.Fatalf("base %d, not %d", got, want)
+		if got, want := q.Base(), ring.Base(); got != want {
+			t.Fatalf("base %#x, not %#x", got, want)
 		}
 	})
 }
 
 // A pairDriver adds chains of random framing and checks what comes back.
 type pairDriver struct {
-	mem  *guestmem.Memory
-	ring *driver.Ring
-	rnd  *rand.Rand
-	base uint64
-	want [pairSlots][]byte // what the device must have written, nil: slot free
-	in   [pairSlots][]driver.Buffer
+	mem    *guestmem.Memory
+	ring   *driver.Ring
+	rnd    *rand.Rand
+	base   uint64
+	packed bool
+	want   [pairSlots][]byte // what the device must have written, nil: slot free
+	in     [pairSlots][]driver.Buffer
 }
 
 func (d *pairDriver) run(chains int, kick, call chan struct{}) error {
@@ -244,7 +249,10 @@ func (d *pairDriver) add() (bool, error) {
 	if n := len(out) + len(in); n <= d.ring.Free() && d.rnd.IntN(2) == 0 {
 		_, err = d.ring.Add(out, in, uint64(slot))
 	} else {
-		direct := d.rnd.IntN(min(n, d.ring.Free()+1))
+		direct := 0
+		if !d.packed {
+			direct = d.rnd.IntN(min(n, d.ring.Free()+1))
+		}
 		_, err = d.ring.AddIndirect(direct, driver.Buffer{GuestAddr: at + slotData, Len: slotBytes - slotData}, out, in, uint64(slot))
 	}
 	if err == driver.ErrFull {

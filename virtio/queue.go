@@ -3,8 +3,7 @@ package virtio
 import "github.com/zvhost/zvhost/virtio/guestmem"
 
 // A Queue is the device side of one virtqueue. It belongs to one goroutine. Its
-// methods do the work of a batch's step on one format of ring: split today, with
-// packed rings as the second implementation to come.
+// methods do the work of a batch's step on one format of ring, Split or Packed.
 //
 // A worker begins with EnableKicks, because what stands in the ring about kicks
 // is from whoever served it before, and Pops until there is no more.
@@ -32,22 +31,37 @@ type Queue interface {
 	// DisableKicks tells the driver that kicks are a waste just now. They may
 	// come all the same.
 	DisableKicks()
-	// Base is the index in the available ring of the chain that Pop will take
-	// next: what GET_VRING_BASE answers once nothing is in flight any more.
-	Base() uint16
+	// Base says where the queue goes on, as RingConfig.Base does: what
+	// GET_VRING_BASE answers once nothing is in flight any more.
+	Base() uint32
+}
+
+// NewQueue starts serving a ring, in the format that cfg.Features say.
+func NewQueue(cfg RingConfig) (Queue, error) {
+	if cfg.Features&FeatureRingPacked != 0 {
+		return NewPacked(cfg)
+	}
+	return NewSplit(cfg)
 }
 
 // RingConfig says where a ring is and how it is to be served.
 type RingConfig struct {
-	// Size is the number of entries: a power of two, 1 to 32768.
+	// Size is the number of descriptors, 1 to 32768; a power of two in a split
+	// ring.
 	Size uint16
 	// Desc, Avail and Used are addresses of the front-end's, as in
-	// SET_VRING_ADDR: the descriptor table (aligned to 16 bytes), the available
-	// ring (to 2) and the used ring (to 4).
+	// SET_VRING_ADDR. Of a split ring: the descriptor table (aligned to 16 bytes),
+	// the available ring (to 2) and the used ring (to 4). Of a packed ring: the
+	// descriptor ring (to 16), the driver's and the device's event suppression
+	// structure (to 4 both).
 	Desc, Avail, Used uint64
-	// Base is the first available index to take, as in SET_VRING_BASE.
-	Base uint16
-	// Features are the negotiated ones; EVENT_IDX and INDIRECT_DESC matter here.
+	// Base is where to go on, as in SET_VRING_BASE. Of a split ring: the first
+	// available index to take, 16 bits. Of a packed ring: in bits 0 to 14 the
+	// descriptor to take next, with the driver's wrap counter in bit 15; in bits 16
+	// to 30 the one to use next, with the device's wrap counter in bit 31.
+	Base uint32
+	// Features are the negotiated ones; RING_PACKED, EVENT_IDX and INDIRECT_DESC
+	// matter here.
 	Features uint64
 	Mem      *guestmem.Memory
 }

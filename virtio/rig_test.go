@@ -68,11 +68,14 @@ type rig struct {
 	t    testing.TB
 	mem  *guestmem.Memory
 	ring *driver.Ring
-	q    *virtio.Split
+	q    virtio.Queue
 	next uint64 // guest memory not yet given out
 }
 
-const allRing = virtio.FeatureVersion1 | virtio.FeatureIndirectDesc | virtio.FeatureEventIdx
+const (
+	allRing   = virtio.FeatureVersion1 | virtio.FeatureIndirectDesc | virtio.FeatureEventIdx
+	allPacked = allRing | virtio.FeatureRingPacked
+)
 
 func newRig(t testing.TB, size uint16, features uint64, start uint16) *rig {
 	t.Helper()
@@ -81,18 +84,32 @@ func newRig(t testing.TB, size uint16, features uint64, start uint16) *rig {
 	if g.ring, err = driver.NewRing(g.mem, ringAddr, size, features); err != nil {
 		t.Fatal(err)
 	}
-	g.ring.StartAt(start)
-	if g.q, err = virtio.NewSplit(ringConfig(g.mem, g.ring, features, start)); err != nil {
+	g.ring.StartAt(baseOf(size, features, start))
+	if g.q, err = virtio.NewQueue(ringConfig(g.mem, g.ring, features)); err != nil {
 		t.Fatal(err)
 	}
 	return g
 }
 
-func ringConfig(mem *guestmem.Memory, ring *driver.Ring, features uint64, base uint16) virtio.RingConfig {
+// baseOf makes a base of an available index: where a ring is after so many
+// chains of one descriptor.
+func baseOf(size uint16, features uint64, start uint16) uint32 {
+	if features&driver.FeatureRingPacked == 0 {
+		return uint32(start)
+	}
+	base := uint32(start % size)
+	if start/size%2 == 0 {
+		base |= 1 << 15
+	}
+	return base | base<<16
+}
+
+// ringConfig is for a device that begins where the ring is now.
+func ringConfig(mem *guestmem.Memory, ring *driver.Ring, features uint64) virtio.RingConfig {
 	l := ring.Config()
 	return virtio.RingConfig{
 		Size: l.Size, Desc: l.Desc + userDelta, Avail: l.Avail + userDelta, Used: l.Used + userDelta,
-		Base: base, Features: features, Mem: mem,
+		Base: ring.Base(), Features: features, Mem: mem,
 	}
 }
 

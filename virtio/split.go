@@ -15,6 +15,8 @@ const (
 	usedEntryBytes  = 8
 	eventBytes      = 2
 
+	maxRingSize = 32768 // both formats
+
 	availNoInterrupt = 1 // VIRTQ_AVAIL_F_NO_INTERRUPT
 	usedNoNotify     = 1 // VIRTQ_USED_F_NO_NOTIFY
 )
@@ -47,7 +49,7 @@ type Split struct {
 	usedFlags uint16 // our flags as the driver sees them
 	fresh     bool   // nothing was published yet
 	inFlight  []bool // by head
-	copied    []byte // an indirect table that crosses regions
+	tables    tableReader
 	broken    error
 }
 
@@ -56,18 +58,22 @@ type Split struct {
 // front-end got wrong.
 func NewSplit(cfg RingConfig) (*Split, error) {
 	n := int(cfg.Size)
-	if n == 0 || n > 32768 || n&(n-1) != 0 {
-		return nil, fmt.Errorf("ring of %d entries: the size must be a power of two from 1 to 32768", n)
+	if n == 0 || n > maxRingSize || n&(n-1) != 0 {
+		return nil, fmt.Errorf("ring of %d entries: the size must be a power of two from 1 to %d", n, maxRingSize)
+	}
+	if cfg.Base > 0xffff {
+		return nil, fmt.Errorf("base %#x: the available index of a split ring has 16 bits", cfg.Base)
 	}
 	q := &Split{
 		size:     cfg.Size,
 		mem:      cfg.Mem,
 		eventIdx: cfg.Features&FeatureEventIdx != 0,
 		indirect: cfg.Features&FeatureIndirectDesc != 0,
-		next:     cfg.Base,
-		seen:     cfg.Base,
+		next:     uint16(cfg.Base),
+		seen:     uint16(cfg.Base),
 		fresh:    true,
 		inFlight: make([]bool, n),
+		tables:   tableReader{mem: cfg.Mem},
 	}
 	// The event indices exist only with EVENT_IDX.
 	event := 0
@@ -103,7 +109,7 @@ func NewSplit(cfg RingConfig) (*Split, error) {
 }
 
 // ringPart translates one part of a ring and checks its alignment ("Split
-// Virtqueues"), both where the driver laid it and where we see it.
+// Virtqueues", "Packed Virtqueues"), both where the driver laid it and where we see it.
 func ringPart(mem *guestmem.Memory, what string, addr uint64, n int, align uint64) ([]byte, error) {
 	b, err := mem.UserBytes(addr, uint64(n))
 	if err != nil {
@@ -239,4 +245,4 @@ func (q *Split) DisableKicks() {
 }
 
 // Base is Queue.Base.
-func (q *Split) Base() uint16 { return q.next }
+func (q *Split) Base() uint32 { return uint32(q.next) }

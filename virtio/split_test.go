@@ -78,7 +78,7 @@ func TestAllSizesWrapAround(t *testing.T) {
 					t.Fatalf("size %d: used %+v", size, u)
 				}
 			}
-			if got, want := g.q.Base(), uint16(2*size+7)-3; got != want {
+			if got, want := g.q.Base(), uint32(2*size+7-3); got != want {
 				t.Errorf("size %d: base %d, not %d", size, got, want)
 			}
 			if ok, err := g.q.Pop(&c); ok || err != nil {
@@ -99,7 +99,7 @@ func TestLargestRingFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	ring.StartAt(50000)
-	q, err := virtio.NewSplit(ringConfig(mem, ring, allRing, 50000))
+	q, err := virtio.NewSplit(ringConfig(mem, ring, allRing))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestTakeOver(t *testing.T) {
 	}
 	add()
 	g.q.Publish()
-	q, err := virtio.NewSplit(ringConfig(g.mem, g.ring, allRing, g.q.Base()))
+	q, err := virtio.NewSplit(ringConfig(g.mem, g.ring, allRing))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func TestShrunkMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := virtio.NewSplit(ringConfig(mem, ring, allRing, 0))
+	q, err := virtio.NewSplit(ringConfig(mem, ring, allRing))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -355,7 +355,7 @@ func TestShrunkMemory(t *testing.T) {
 		"Push":        func() { q.Push(a.Chain.Head, 0) },
 		"EnableKicks": func() { q.EnableKicks() },
 		"Pop":         func() { _, _ = q.Pop(&c) },
-		"NewSplit":    func() { _, _ = virtio.NewSplit(ringConfig(mem, ring, allRing, 0)) },
+		"NewSplit":    func() { _, _ = virtio.NewSplit(ringConfig(mem, ring, allRing)) },
 	} {
 		if !faults(do) {
 			t.Errorf("%s without the ring's memory does not fault", name)

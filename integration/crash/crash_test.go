@@ -122,7 +122,7 @@ func (c *trial) connect(queues int) (*frontend.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes})
+	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes, Packed: c.rng.IntN(2) == 1})
 }
 
 func (c *trial) count(l *load) {

@@ -34,6 +34,7 @@ func drawSetup(t *rapid.T) Setup {
 	s.MaxAppendSectors = uint32(rapid.Uint64Range(1, s.ZoneCapacitySectors/block).Draw(t, "append limit blocks") * block)
 	s.Queues = rapid.IntRange(1, 4).Draw(t, "queues")
 	s.Without = rapid.SampledFrom([]uint64{0, driver.FeatureEventIdx, driver.FeatureIndirectDesc, driver.BlkFlush /* write-through */}).Draw(t, "without")
+	s.Packed = rapid.Bool().Draw(t, "packed")
 	return s
 }
 

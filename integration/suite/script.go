@@ -37,18 +37,20 @@ func (s *Setup) fields() []struct {
 	u64  *uint64
 	u32  *uint32
 	n    *int
+	on   *bool // 0 or 1
 } {
 	type field = struct {
 		name string
 		u64  *uint64
 		u32  *uint32
 		n    *int
+		on   *bool
 	}
 	return []field{
 		{name: "sectors", u64: &s.CapacitySectors}, {name: "zone", u64: &s.ZoneSectors}, {name: "capacity", u64: &s.ZoneCapacitySectors},
 		{name: "conventional", n: &s.ConventionalZones}, {name: "max-open", u32: &s.MaxOpen}, {name: "max-active", u32: &s.MaxActive},
 		{name: "max-append", u32: &s.MaxAppendSectors}, {name: "block", u32: &s.BlockBytes}, {name: "queues", n: &s.Queues},
-		{name: "without", u64: &s.Without},
+		{name: "without", u64: &s.Without}, {name: "packed", on: &s.Packed},
 	}
 }
 
@@ -60,6 +62,10 @@ func (s Setup) String() string {
 			text += fmt.Sprintf(" %s=%d", f.name, *f.u64)
 		case f.u32 != nil:
 			text += fmt.Sprintf(" %s=%d", f.name, *f.u32)
+		case f.on != nil:
+			if *f.on {
+				text += fmt.Sprintf(" %s=1", f.name)
+			}
 		default:
 			text += fmt.Sprintf(" %s=%d", f.name, *f.n)
 		}
@@ -147,7 +153,10 @@ next:
 				continue
 			}
 			bits := 64
-			if f.u64 == nil {
+			switch {
+			case f.on != nil:
+				bits = 1
+			case f.u64 == nil:
 				bits = 31
 			}
 			v, err := strconv.ParseUint(value, 10, bits)
@@ -158,6 +167,8 @@ next:
 				*f.u64 = v
 			case f.u32 != nil:
 				*f.u32 = uint32(v)
+			case f.on != nil:
+				*f.on = v != 0
 			default:
 				*f.n = int(v)
 			}

@@ -27,6 +27,7 @@ type Setup struct {
 	// Without are features not to take although they are offered, see
 	// frontend.Options.
 	Without uint64
+	Packed  bool // with packed rings
 }
 
 // A Target serves a disk like s. A target that cannot make disks serves what it
@@ -92,7 +93,7 @@ const (
 // and looks whether that is what is wanted.
 func Open(served *Served, want Setup) (*Session, error) {
 	s := &Session{served: served, suspects: make(map[int][]uint64)}
-	probe, err := s.connect(frontend.Options{Without: want.Without})
+	probe, err := s.connect(frontend.Options{Without: want.Without, Packed: want.Packed})
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +118,7 @@ func Open(served *Served, want Setup) (*Session, error) {
 	room = max(room, driver.ReportHeaderBytes+uint64(len(m.Zones)+1)*driver.ZoneDescriptorBytes)
 	s.buffer = int(min(room, maxBuffer)+4095) &^ 4095
 	s.disk, err = s.connect(frontend.Options{
-		Queues: queues, QueueSize: 512, BufferBytes: s.buffer, Depth: depth, Without: want.Without,
+		Queues: queues, QueueSize: 512, BufferBytes: s.buffer, Depth: depth, Without: want.Without, Packed: want.Packed,
 		// Many vectors, but not more than a disk takes.
 		SegmentBytes: max(4096, (s.buffer/48+4095)&^4095),
 	})

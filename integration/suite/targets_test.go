@@ -24,7 +24,7 @@ import (
 // setups are disks that differ in all that matters: block size, capacity below
 // size or not, with and without conventional zones, limits, a smaller last zone,
 // one that is smaller than the capacity of the others; one queue and several; the
-// ring's features, and write-through.
+// ring's format and features, and write-through.
 var setups = map[string]Setup{
 	"512": {Geometry: zonemodel.Geometry{
 		CapacitySectors: 9*128 + 64, ZoneSectors: 128, ZoneCapacitySectors: 96, ConventionalZones: 2,
@@ -33,11 +33,11 @@ var setups = map[string]Setup{
 	"4096": {Geometry: zonemodel.Geometry{
 		CapacitySectors: 8*128 + 112, ZoneSectors: 128, ZoneCapacitySectors: 104,
 		MaxOpen: 3, MaxAppendSectors: 64, BlockBytes: 4096,
-	}, Queues: 1, Without: driver.FeatureEventIdx},
+	}, Queues: 1, Without: driver.FeatureEventIdx, Packed: true},
 	"whole zones, no limits": {Geometry: zonemodel.Geometry{
 		CapacitySectors: 8 * 64, ZoneSectors: 64, ZoneCapacitySectors: 64, ConventionalZones: 1,
 		MaxAppendSectors: 64, BlockBytes: 512,
-	}, Queues: 4, Without: driver.FeatureIndirectDesc},
+	}, Queues: 4, Without: driver.FeatureIndirectDesc, Packed: true},
 	"read-only": {Geometry: zonemodel.Geometry{
 		CapacitySectors: 13*64 + 8, ZoneSectors: 64, ZoneCapacitySectors: 56, ConventionalZones: 1,
 		MaxAppendSectors: 16, BlockBytes: 512,

@@ -72,7 +72,7 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 }
 
 // StopQueue implements vhostuser.Device.
-func (d *Device) StopQueue(i int) (base uint16) {
+func (d *Device) StopQueue(i int) (base uint32) {
 	w := d.workers[i]
 	if w == nil {
 		return 0

@@ -118,6 +118,10 @@ func fuzzOnce(t *testing.T, dev *Device, fds [3]int, data []byte) {
 			features &^= feature
 		}
 	}
+	packed := mode&0x40 != 0
+	if !packed {
+		features &^= driver.FeatureRingPacked
+	}
 	_ = dev.SetFeatures(features) // refused without ZONED, and used all the same
 	if mode&0x20 != 0 {
 		_ = dev.WriteConfig([]byte{0}, driver.WritebackOffset)
@@ -138,10 +142,14 @@ func fuzzOnce(t *testing.T, dev *Device, fds [3]int, data []byte) {
 		fuzzRequest(ring, all, i, take(5))
 	}
 	for range take(1)[0] & 3 {
-		ring.PutAvail(uint16(take(1)[0] & 0x1f))
+		if b := take(1)[0]; packed {
+			ring.SetPackedDesc(uint16(b&0xf), uint64(b)<<7, uint32(b), uint16(b>>4), 0x8080^uint16(b)<<7)
+		} else {
+			ring.PutAvail(uint16(b & 0x1f))
+		}
 	}
 	layout := ring.Config()
-	start := func(base uint16) error {
+	start := func(base uint32) error {
 		return dev.StartQueue(0, vhostuser.Ring{
 			Size: fuzzSize, Desc: fuzzUser + layout.Desc, Avail: fuzzUser + layout.Avail, Used: fuzzUser + layout.Used,
 			Base: base, Features: features, Mem: mem, Kick: fds[0], Call: fds[1], Err: fds[2],
@@ -151,7 +159,7 @@ func fuzzOnce(t *testing.T, dev *Device, fds [3]int, data []byte) {
 		h := take(3)
 		copy(all[min(int(binary.LittleEndian.Uint16(h)), fuzzEnd):], take(int(h[2]&0x3f)))
 	}
-	if err := start(0); err != nil {
+	if err := start(ring.Base()); err != nil {
 		t.Fatal(err)
 	}
 	ring.Publish()
@@ -215,7 +223,7 @@ func fuzzSeeds() (seeds [][]byte) {
 	for mode := range byte(4) {
 		for shape := range byte(2) {
 			for from := 0; from < len(types); from += 3 {
-				s := []byte{mode | shape<<5}
+				s := []byte{mode | shape<<5 | byte(from/3%2)<<6}
 				for i := range fuzzReqs {
 					typ := types[(from+i/2)%len(types)]
 					if i%2 == 0 {

@@ -325,7 +325,7 @@ func TestRingMoves(t *testing.T) {
 		if err := g.Client.SetVringAddr(0, user(l.Desc), user(l.Avail), user(l.Used)); err != nil {
 			t.Fatal(err)
 		}
-		base := q.Ring().DeviceIdx()
+		base := uint32(q.Ring().DeviceIdx())
 		if err := q.Start(base); err != nil {
 			t.Fatal(err)
 		}

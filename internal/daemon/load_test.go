@@ -117,14 +117,18 @@ func verify(g *guest, loaders []*loader, appends int) {
 
 // Several queues append to the same zones at once.
 func TestQueuesAppendTogether(t *testing.T) {
-	for name, without := range rings {
+	for name, o := range rings {
 		t.Run(name, func(t *testing.T) {
 			r := zonedRig(t, loadZones, loadQueues)
 			n := loadQueues
-			if without&(1<<30) != 0 {
+			if o.Without&(1<<30) != 0 {
 				n = 1 // how many there are is not known without protocol features
 			}
-			g := r.connect(frontend.Options{Queues: n, BufferBytes: loadBytes, Without: without, QueueSize: 64})
+			o.Queues, o.BufferBytes, o.QueueSize = n, loadBytes, 64
+			if o.Packed {
+				o.QueueSize = 77
+			}
+			g := r.connect(o)
 			loaders := make([]*loader, n)
 			var wg sync.WaitGroup
 			for i := range loaders {
@@ -147,14 +151,18 @@ func TestQueuesAppendTogether(t *testing.T) {
 // mode: nothing of it loses or doubles a request.
 func TestChangesUnderLoad(t *testing.T) {
 	for name, change := range map[string]func(*guest, *frontend.Queue) error{
-		"stop and start": func(_ *guest, q *frontend.Queue) error {
+		"stop and start": func(g *guest, q *frontend.Queue) error {
 			base, err := q.Stop()
 			if err != nil {
 				return err
 			}
 			// All that was taken is answered.
-			if used := q.Ring().DeviceIdx(); used != base {
-				return fmt.Errorf("stopped at index %d with %d answered", base, used)
+			answered := base >> 16 // in a packed ring
+			if !g.Packed() {
+				answered = uint32(q.Ring().DeviceIdx())
+			}
+			if answered != base&0xffff {
+				return fmt.Errorf("stopped at %#x with %#x answered", base, answered)
 			}
 			return q.Start(base)
 		},
@@ -173,10 +181,14 @@ func TestChangesUnderLoad(t *testing.T) {
 			return errors.Join(g.Client.SetConfig(driver.WritebackOffset, []byte{0}), g.Client.SetConfig(driver.WritebackOffset, []byte{1}))
 		},
 	} {
-		for without, feature := range map[uint64]string{0: "", driver.FeatureEventIdx: " without event index"} {
-			t.Run(name+feature, func(t *testing.T) {
+		for kind, o := range map[string]frontend.Options{
+			"": {}, " without event index": {Without: driver.FeatureEventIdx},
+			" packed": {Packed: true, QueueSize: 100}, " packed without event index": {Packed: true, Without: driver.FeatureEventIdx},
+		} {
+			t.Run(name+kind, func(t *testing.T) {
 				r := zonedRig(t, loadZones, 1)
-				g := r.connect(frontend.Options{BufferBytes: loadBytes, Without: without})
+				o.BufferBytes = loadBytes
+				g := r.connect(o)
 				l := &loader{g: g, landed: map[uint64]uint64{}}
 				if err := l.run(loadCount, func() error { return change(g, g.Queue(0)) }); err != nil {
 					t.Fatalf("%v\n%s", err, r.book)

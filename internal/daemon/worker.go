@@ -66,8 +66,8 @@ func (w *worker) start() error {
 }
 
 // halt ends the worker once all that it took from the ring is answered, and
-// returns the index of the next entry that it would have taken.
-func (w *worker) halt() (base uint16) {
+// says where the ring is to go on.
+func (w *worker) halt() (base uint32) {
 	w.stopping.Store(true)
 	w.lane.Hurry(w.dev.disk)
 	w.lane.Wake()
@@ -129,7 +129,7 @@ func (w *worker) guarded(f func() error) (err error) {
 }
 
 func (w *worker) openRing() error {
-	q, err := virtio.NewSplit(virtio.RingConfig{
+	q, err := virtio.NewQueue(virtio.RingConfig{
 		Size: w.ring.Size, Desc: w.ring.Desc, Avail: w.ring.Avail, Used: w.ring.Used,
 		Base: w.ring.Base, Features: w.ring.Features, Mem: w.ring.Mem,
 	})

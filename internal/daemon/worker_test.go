@@ -17,12 +17,16 @@ var smallZones = backend.Geometry{
 }
 
 // rings are the ways to negotiate a ring.
-var rings = map[string]uint64{
-	"event index, indirect":       0,
-	"event index, direct":         driver.FeatureIndirectDesc,
-	"no event index, indirect":    driver.FeatureEventIdx,
-	"no event index, direct":      driver.FeatureEventIdx | driver.FeatureIndirectDesc,
-	"no protocol features at all": 1 << 30,
+var rings = map[string]frontend.Options{
+	"event index, indirect":            {},
+	"event index, direct":              {Without: driver.FeatureIndirectDesc},
+	"no event index, indirect":         {Without: driver.FeatureEventIdx},
+	"no event index, direct":           {Without: driver.FeatureEventIdx | driver.FeatureIndirectDesc},
+	"no protocol features at all":      {Without: 1 << 30},
+	"packed, event index, indirect":    {Packed: true},
+	"packed, event index, direct":      {Packed: true, Without: driver.FeatureIndirectDesc},
+	"packed, no event index, indirect": {Packed: true, Without: driver.FeatureEventIdx},
+	"packed, no event index, direct":   {Packed: true, Without: driver.FeatureEventIdx | driver.FeatureIndirectDesc},
 }
 
 func firstOf[T any](_ T, err error) error { return err }
@@ -30,10 +34,10 @@ func firstOf[T any](_ T, err error) error { return err }
 // The requests of an ordinary disk, end to end. Those of zoned disks are
 // integration/suite's.
 func TestPlainRequests(t *testing.T) {
-	for name, without := range rings {
+	for name, o := range rings {
 		t.Run(name, func(t *testing.T) {
 			r := plainRig(t, 1)
-			g := r.connect(frontend.Options{Without: without})
+			g := r.connect(o)
 			q, buf := g.Queue(0), make([]byte, 8192)
 			g.want("write", driver.StatusOK, q.Write(pattern(8192, 1), 16))
 			g.want("write zeroes", driver.StatusOK, q.WriteZeroes(frontend.Segment{Sector: 16, Sectors: 4}, frontend.Segment{Sector: 22, Sectors: 2, Flags: 1}))

@@ -11,7 +11,7 @@ import (
 )
 
 // AllFeatures is every feature that this driver can make use of.
-const AllFeatures = driver.FeatureVersion1 | driver.FeatureEventIdx | driver.FeatureIndirectDesc |
+const AllFeatures = driver.FeatureVersion1 | driver.FeatureEventIdx | driver.FeatureIndirectDesc | driver.FeatureRingPacked |
 	driver.BlkSizeMax | driver.BlkSegMax | driver.BlkRO | driver.BlkBlkSize | driver.BlkFlush | driver.BlkTopology |
 	driver.BlkConfigWCE | driver.BlkMQ | driver.BlkDiscard | driver.BlkWriteZeroes | driver.BlkSecureErase | driver.BlkZoned |
 	vhostuser.FeatureProtocol
@@ -24,8 +24,10 @@ type Options struct {
 	Without uint64
 	// WithoutProtocol are protocol features not to take although they are offered.
 	WithoutProtocol uint64
-	Queues          int    // how many to start; 0: 1
-	QueueSize       uint16 // descriptors in each, a power of two; 0: 128
+	// Packed asks for packed rings, and fails where they are not offered.
+	Packed    bool
+	Queues    int    // how many to start; 0: 1
+	QueueSize uint16 // descriptors in each, a power of two in split rings; 0: 128
 	// Depth is how many requests each queue has; 0: QueueSize/4, at least 1. They
 	// fit into the ring at once when INDIRECT_DESC was taken, or QueueSize is 3
 	// times as large.
@@ -104,6 +106,11 @@ func (d *Disk) negotiate() (err error) {
 		return err
 	}
 	d.Features = d.Offered & AllFeatures &^ d.opt.Without
+	if !d.opt.Packed {
+		d.Features &^= driver.FeatureRingPacked
+	} else if d.Features&driver.FeatureRingPacked == 0 {
+		return errors.New("the back-end offers no packed rings")
+	}
 	d.Queues = 1
 	if d.Features&vhostuser.FeatureProtocol != 0 {
 		p, err := c.ProtocolFeatures()
@@ -207,7 +214,7 @@ func (d *Disk) startQueues() error {
 			return err
 		}
 		d.queues = append(d.queues, q)
-		if err := q.start(0); err != nil {
+		if err := q.start(q.ring.Base()); err != nil {
 			return err
 		}
 	}
@@ -216,6 +223,9 @@ func (d *Disk) startQueues() error {
 	}
 	return d.Client.SetStatus(statusAcknowledge | statusDriver | statusFeaturesOK | statusDriverOK)
 }
+
+// Packed says whether the rings are packed ones.
+func (d *Disk) Packed() bool { return d.Features&driver.FeatureRingPacked != 0 }
 
 // Queue returns queue i of those that were started.
 func (d *Disk) Queue(i int) *Queue { return d.queues[i] }

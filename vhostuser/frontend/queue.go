@@ -122,8 +122,8 @@ func (q *Queue) close() error {
 	return errors.Join(q.kick.Close(), q.call.Close())
 }
 
-// start tells the back-end of the queue; it goes on at the given avail index.
-func (q *Queue) start(base uint16) error {
+// start tells the back-end of the queue; it goes on at base.
+func (q *Queue) start(base uint32) error {
 	c, m, l := q.d.Client, q.d.Memory, q.ring.Config()
 	return firstError(
 		func() error { return c.SetVringNum(q.index, l.Size) },
@@ -152,12 +152,12 @@ func firstError(steps ...func() error) error {
 }
 
 // Stop stops the queue in the back-end, which answers first what it has taken.
-// Those answers are still to be had from Poll. It returns the avail index that
-// the back-end would have taken next.
-func (q *Queue) Stop() (base uint16, err error) { return q.d.Client.VringBase(q.index) }
+// Those answers are still to be had from Poll. It returns where the back-end would
+// have gone on.
+func (q *Queue) Stop() (base uint32, err error) { return q.d.Client.VringBase(q.index) }
 
-// Start starts a stopped queue again, at the index that Stop returned.
-func (q *Queue) Start(base uint16) error { return q.start(base) }
+// Start starts a stopped queue again, where Stop said.
+func (q *Queue) Start(base uint32) error { return q.start(base) }
 
 // Ring is the driver's ring under the queue, for tests that put chains of their
 // own into it; they must not mix with requests in flight.

@@ -145,7 +145,7 @@ func TestNoAllocation(t *testing.T) {
 	}
 	waiting := q.InFlight()
 	check(t, q.Start(base))
-	for q.Ring().DeviceIdx() != base+uint16(waiting) {
+	for q.Ring().DeviceIdx() != uint16(base)+uint16(waiting) {
 		runtime.Gosched()
 	}
 	_, err = q.Stop()

@@ -117,7 +117,7 @@ func (d *ramDisk) StartQueue(i int, r vhostuser.Ring) error {
 	if err != nil {
 		return err
 	}
-	w := &worker{d: d, r: r, stop: stop, done: make(chan struct{}), next: r.Base}
+	w := &worker{d: d, r: r, stop: stop, done: make(chan struct{}), next: uint16(r.Base)}
 	n := uint64(r.Size)
 	for _, part := range []struct {
 		b          *[]byte
@@ -133,7 +133,7 @@ func (d *ramDisk) StartQueue(i int, r vhostuser.Ring) error {
 	return nil
 }
 
-func (d *ramDisk) StopQueue(i int) uint16 {
+func (d *ramDisk) StopQueue(i int) uint32 {
 	w := d.workers[i]
 	if w == nil {
 		panic(fmt.Sprintf("queue %d stopped, but it does not run", i))
@@ -144,7 +144,7 @@ func (d *ramDisk) StopQueue(i int) uint16 {
 	}
 	<-w.done
 	_ = unix.Close(w.stop)
-	return w.next
+	return uint32(w.next)
 }
 
 func (w *worker) run() {

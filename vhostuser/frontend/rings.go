@@ -17,14 +17,15 @@ func (c *Client) SetVringNum(i int, n uint16) error {
 	return c.setState(vhostuser.SetVringNum, i, uint32(n))
 }
 
-// SetVringBase sets the avail index that the back-end takes next.
-func (c *Client) SetVringBase(i int, base uint16) error {
-	return c.setState(vhostuser.SetVringBase, i, uint32(base))
+// SetVringBase says where the back-end goes on: of a split ring the avail index
+// that it takes next, of a packed ring see driver.Ring.Base.
+func (c *Client) SetVringBase(i int, base uint32) error {
+	return c.setState(vhostuser.SetVringBase, i, base)
 }
 
 // VringBase stops the ring, once the back-end has answered all that it took
-// from it, and returns the avail index that it would have taken next.
-func (c *Client) VringBase(i int) (uint16, error) {
+// from it, and says where it would have gone on.
+func (c *Client) VringBase(i int) (uint32, error) {
 	p, err := c.Get(vhostuser.GetVringBase, vhostuser.VringState{Index: uint32(i)}.Append(nil))
 	if err != nil {
 		return 0, err
@@ -33,10 +34,10 @@ func (c *Client) VringBase(i int) (uint16, error) {
 	if err != nil {
 		return 0, fmt.Errorf("answer to GET_VRING_BASE: %w", err)
 	}
-	if v.Index != uint32(i) || v.Num > 0xffff {
+	if v.Index != uint32(i) {
 		return 0, fmt.Errorf("GET_VRING_BASE of ring %d was answered with ring %d, base %#x", i, v.Index, v.Num)
 	}
-	return uint16(v.Num), nil
+	return v.Num, nil
 }
 
 // SetVringAddr sets the ring's three addresses, user addresses all.

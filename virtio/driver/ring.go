@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -13,18 +12,20 @@ const (
 	FeatureIndirectDesc uint64 = 1 << 28
 	FeatureEventIdx     uint64 = 1 << 29
 	FeatureVersion1     uint64 = 1 << 32
+	FeatureRingPacked   uint64 = 1 << 34
 )
 
 const (
-	descBytes = 16 // struct virtq_desc
+	descBytes = 16 // struct virtq_desc, struct pvirtq_desc
 
 	flagNext     = 1 // VIRTQ_DESC_F_NEXT
 	flagWrite    = 2 // VIRTQ_DESC_F_WRITE
 	flagIndirect = 4 // VIRTQ_DESC_F_INDIRECT
 
-	availNoInterrupt = 1 // VIRTQ_AVAIL_F_NO_INTERRUPT
-	usedNoNotify     = 1 // VIRTQ_USED_F_NO_NOTIFY
+	maxSize = 32768
 )
+
+var errEmpty = errors.New("a chain has at least one buffer")
 
 // ErrFull says that there are not enough free descriptors: harvest used ones
 // first.
@@ -36,7 +37,9 @@ type Buffer struct {
 	Len       uint32
 }
 
-// Layout says where the parts of a ring are, as guest-physical addresses.
+// Layout says where the parts of a ring are, as guest-physical addresses. In a
+// packed ring Avail is the driver's event suppression structure, Used the
+// device's.
 type Layout struct {
 	Size              uint16
 	Desc, Avail, Used uint64
@@ -49,44 +52,58 @@ type Used struct {
 	Written uint32 // bytes, as the device says
 }
 
-// Ring is the driver's side of a split virtqueue. It belongs to one goroutine.
+// Ring is the driver's side of a virtqueue, split or packed. It belongs to one
+// goroutine.
 type Ring struct {
-	mem      *guestmem.Memory
-	layout   Layout
-	eventIdx bool
+	format
+	split  *split  // the one of these two that format is
+	packed *packed // is not nil
 
-	desc       []byte
-	avail      []byte // entries
-	used       []byte // entries
-	availWord  guestmem.Uint32
-	usedEvent  guestmem.Uint16
-	usedFlags  guestmem.Uint16
-	usedIdx    guestmem.Uint16
-	availEvent guestmem.Uint16
-
-	free      uint16 // first free descriptor, linked by next
-	freeCount int
-	next      []uint16 // by descriptor: the next one of its chain, or free one
-	state     []chain  // by head
-
-	availIdx  uint16 // with what was added
-	published uint16 // as the device sees it
-	lastUsed  uint16 // next used entry to harvest
-	seenUsed  uint16 // used index as last loaded
-	flags     uint16 // availNoInterrupt or 0
-	err       error
-
+	mem     *guestmem.Memory
 	out, in []Buffer // scratch of AddBlk
 }
 
-// chain is what the driver knows about a chain that the device has.
-type chain struct {
-	token uint64
-	descs uint16 // in the ring's own table; 0: not with the device
+// A format is one of the two formats of a ring.
+type format interface {
+	// Add puts a chain into the ring: out is what the device reads, in what it
+	// writes, one descriptor each. The device sees it with the next Publish. token
+	// comes back from Next. It fails with ErrFull when there are too few
+	// descriptors, and changes nothing then.
+	Add(out, in []Buffer, token uint64) (head uint16, err error)
+	// AddIndirect is Add with the descriptors in an indirect table, which it writes
+	// at table; the table stays the device's until the chain is used. The first
+	// direct buffers have descriptors in the ring before the one that refers to the
+	// table ("Indirect Descriptors"): 0 with every driver that is known, and in
+	// packed rings, which have no such chains.
+	AddIndirect(direct int, table Buffer, out, in []Buffer, token uint64) (head uint16, err error)
+	// Publish shows the device everything that was added, and says whether it wants
+	// a kick.
+	Publish() (kick bool)
+	// Next harvests the next used chain; it is false when there is none, or when
+	// the device has broken the ring: see Err.
+	Next() (Used, bool)
+	// Err says how the device broke the ring, nil if it did not.
+	Err() error
+	// EnableCalls asks the device for a call with the next used chain, and says
+	// whether there is one already: then no call may come for it.
+	EnableCalls() (pending bool)
+	// DisableCalls tells the device that calls are a waste just now.
+	DisableCalls()
+	// Free is the number of free descriptors.
+	Free() int
+	// Config says where the parts of the ring are.
+	Config() Layout
+	// Base is where a device begins that takes the ring over with nothing in
+	// flight: what SET_VRING_BASE says.
+	Base() uint32
+	// StartAt makes an unused ring begin elsewhere than at its beginning, with the
+	// device's base the same: as after a reconnect, or to have indices wrap around
+	// soon.
+	StartAt(base uint32)
 }
 
 // partAlign keeps the parts of a ring on cache lines of their own, and leaves
-// room behind each event index: see guestmem.Uint16.
+// room behind each event index of a split ring: see guestmem.Uint16.
 const partAlign = 64
 
 func roundUp(n uint64) uint64 { return (n + partAlign - 1) &^ (partAlign - 1) }
@@ -94,17 +111,25 @@ func roundUp(n uint64) uint64 { return (n + partAlign - 1) &^ (partAlign - 1) }
 func availBytes(size uint16) uint64 { return 6 + 2*uint64(size) }
 func usedBytes(size uint16) uint64  { return 6 + 8*uint64(size) }
 
-// RingBytes is how many bytes of guest memory a ring of size entries takes.
+// RingBytes is how many bytes of guest memory a ring of size entries takes, in
+// either format at the most.
 func RingBytes(size uint16) uint64 {
 	return roundUp(descBytes*uint64(size)) + roundUp(availBytes(size)) + roundUp(usedBytes(size))
 }
 
-// NewRing lays out an empty ring of size entries (a power of two up to 32768) at
-// a guest address (a multiple of 64), in RingBytes(size) bytes that lie in one
-// region, and clears them. Of features, EVENT_IDX matters.
+// chain is what the driver knows about a chain that the device has.
+type chain struct {
+	token uint64
+	descs uint16 // in the ring itself; 0: not with the device
+}
+
+// NewRing lays out an empty ring of size descriptors (1 to 32768, in a split ring a
+// power of two) at a guest address (a multiple of 64), in RingBytes(size) bytes
+// that lie in one region, and clears them. Of features, RING_PACKED and EVENT_IDX
+// matter.
 func NewRing(mem *guestmem.Memory, guestAddr uint64, size uint16, features uint64) (*Ring, error) {
-	if size == 0 || size > 32768 || size&(size-1) != 0 {
-		return nil, fmt.Errorf("ring of %d entries: must be a power of two from 1 to 32768", size)
+	if size == 0 || size > maxSize {
+		return nil, fmt.Errorf("ring of %d entries: must be 1 to %d", size, maxSize)
 	}
 	all, err := mem.Bytes(guestAddr, RingBytes(size))
 	if err != nil {
@@ -114,128 +139,16 @@ func NewRing(mem *guestmem.Memory, guestAddr uint64, size uint16, features uint6
 		return nil, fmt.Errorf("ring at guest address %#x: must be aligned to %d bytes", guestAddr, partAlign)
 	}
 	clear(all)
-	availOff := roundUp(descBytes * uint64(size))
-	usedOff := availOff + roundUp(availBytes(size))
-	avail := all[availOff:][:availBytes(size)]
-	used := all[usedOff:][:usedBytes(size)]
-	r := &Ring{
-		mem:        mem,
-		layout:     Layout{Size: size, Desc: guestAddr, Avail: guestAddr + availOff, Used: guestAddr + usedOff},
-		eventIdx:   features&FeatureEventIdx != 0,
-		desc:       all[:descBytes*int(size)],
-		avail:      avail[4 : len(avail)-2],
-		used:       used[4 : len(used)-2],
-		availWord:  guestmem.Uint32At(avail, 0),
-		usedEvent:  guestmem.Uint16At(avail, len(avail)-2),
-		usedFlags:  guestmem.Uint16At(used, 0),
-		usedIdx:    guestmem.Uint16At(used, 2),
-		availEvent: guestmem.Uint16At(used, len(used)-2),
-		freeCount:  int(size),
-		next:       make([]uint16, size),
-		state:      make([]chain, size),
+	r := &Ring{mem: mem}
+	if features&FeatureRingPacked != 0 {
+		r.packed = newPacked(mem, all, guestAddr, size, features)
+		r.format = r.packed
+		return r, nil
 	}
-	for i := range r.next {
-		r.next[i] = uint16(i + 1)
+	if size&(size-1) != 0 {
+		return nil, fmt.Errorf("split ring of %d entries: must be a power of two", size)
 	}
+	r.split = newSplit(mem, all, guestAddr, size, features)
+	r.format = r.split
 	return r, nil
-}
-
-// Config says where the parts of the ring are.
-func (r *Ring) Config() Layout { return r.layout }
-
-// Free is the number of free descriptors.
-func (r *Ring) Free() int { return r.freeCount }
-
-// Publish shows the device everything that was added, and says whether it wants
-// a kick ("Available Buffer Notification Suppression"). The store of the index
-// and the load of what the device wishes are both sequentially consistent, which
-// is the barrier between them that the specification asks for (package guestmem,
-// shared.go).
-func (r *Ring) Publish() (kick bool) {
-	old := r.published
-	if r.availIdx == old {
-		return false
-	}
-	r.published = r.availIdx
-	r.storeAvail()
-	if r.eventIdx {
-		return r.availIdx-r.availEvent.Load()-1 < r.availIdx-old
-	}
-	return r.usedFlags.Load()&usedNoNotify == 0
-}
-
-// storeAvail makes flags and the published index visible.
-func (r *Ring) storeAvail() {
-	r.availWord.Store(uint32(r.published)<<16 | uint32(r.flags))
-}
-
-// Next harvests the next used entry; it is false when there is none, or when the
-// device has broken the ring: see Err.
-func (r *Ring) Next() (Used, bool) {
-	if r.lastUsed == r.seenUsed {
-		if r.err != nil {
-			return Used{}, false
-		}
-		idx := r.usedIdx.Load()
-		if n := idx - r.lastUsed; n > r.layout.Size {
-			r.err = fmt.Errorf("device moved the used index from %d to %d in a ring of %d entries", r.lastUsed, idx, r.layout.Size)
-			return Used{}, false
-		}
-		if r.seenUsed = idx; idx == r.lastUsed {
-			return Used{}, false
-		}
-	}
-	slot := int(r.lastUsed & (r.layout.Size - 1))
-	e := binary.LittleEndian.Uint64(r.used[8*slot:])
-	id, written := uint32(e), uint32(e>>32)
-	if id >= uint32(r.layout.Size) || r.state[id].descs == 0 {
-		r.err = fmt.Errorf("device gave back descriptor %d in used entry %d, but it has no such chain", id, r.lastUsed)
-		r.seenUsed = r.lastUsed
-		return Used{}, false
-	}
-	r.lastUsed++
-	head := uint16(id)
-	u := Used{Head: head, Token: r.state[head].token, Written: written}
-	r.release(head)
-	return u, true
-}
-
-// release puts the descriptors of a chain back on the free list.
-func (r *Ring) release(head uint16) {
-	n := r.state[head].descs
-	r.state[head] = chain{}
-	last := head
-	for range n - 1 {
-		last = r.next[last]
-	}
-	r.next[last] = r.free
-	r.free = head
-	r.freeCount += int(n)
-}
-
-// Err says how the device broke the ring, nil if it did not.
-func (r *Ring) Err() error { return r.err }
-
-// EnableCalls asks the device for a call with the next used entry, and says
-// whether there is one already: then no call may come for it ("Used Buffer
-// Notification Suppression").
-func (r *Ring) EnableCalls() (pending bool) {
-	if r.eventIdx {
-		r.usedEvent.Store(r.lastUsed)
-	} else {
-		r.flags = 0
-		r.storeAvail()
-	}
-	return r.usedIdx.Load() != r.lastUsed
-}
-
-// DisableCalls tells the device that calls are a waste just now.
-func (r *Ring) DisableCalls() {
-	if r.eventIdx {
-		// Just passed: the index comes here again after 65536 entries.
-		r.usedEvent.Store(r.lastUsed - 1)
-		return
-	}
-	r.flags = availNoInterrupt
-	r.storeAvail()
 }

@@ -2,17 +2,11 @@ package driver
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 )
 
-var errEmpty = errors.New("a chain has at least one buffer")
-
-// Add puts a chain into the ring: out is what the device reads, in what it
-// writes, one descriptor each. The device sees it with the next Publish. token
-// comes back from Next. It fails with ErrFull when there are too few descriptors,
-// and changes nothing then.
-func (r *Ring) Add(out, in []Buffer, token uint64) (head uint16, err error) {
+// Add is format.Add.
+func (r *split) Add(out, in []Buffer, token uint64) (head uint16, err error) {
 	n := len(out) + len(in)
 	if n == 0 {
 		return 0, errEmpty
@@ -30,11 +24,8 @@ func (r *Ring) Add(out, in []Buffer, token uint64) (head uint16, err error) {
 	return r.offer(w.head, n, token), nil
 }
 
-// AddIndirect is Add with the descriptors in an indirect table, which it writes
-// at table; the table stays the device's until the chain is used. The first
-// direct buffers have descriptors in the ring before the one that refers to the
-// table ("Indirect Descriptors"): 0 with every driver that is known.
-func (r *Ring) AddIndirect(direct int, table Buffer, out, in []Buffer, token uint64) (head uint16, err error) {
+// AddIndirect is format.AddIndirect.
+func (r *split) AddIndirect(direct int, table Buffer, out, in []Buffer, token uint64) (head uint16, err error) {
 	n := len(out) + len(in) - direct
 	if direct < 0 || n <= 0 {
 		return 0, errEmpty
@@ -75,7 +66,7 @@ func (r *Ring) AddIndirect(direct int, table Buffer, out, in []Buffer, token uin
 
 // A writer takes descriptors off the free list and links them.
 type writer struct {
-	r    *Ring
+	r    *split
 	left int // descriptors still to come
 	head uint16
 	some bool
@@ -94,7 +85,7 @@ func (w *writer) put(b Buffer, flags uint16) {
 }
 
 // offer puts a head into the available ring.
-func (r *Ring) offer(head uint16, descs int, token uint64) uint16 {
+func (r *split) offer(head uint16, descs int, token uint64) uint16 {
 	r.freeCount -= descs
 	r.state[head] = chain{token: token, descs: uint16(descs)}
 	slot := int(r.availIdx & (r.layout.Size - 1))

@@ -1,0 +1,159 @@
+package daemon
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// What hostile_test.go shows of split rings, of packed ones.
+
+// Flags of descriptors ("The Virtqueue Descriptor Format"); avail is that of an
+// available one in the first lap.
+const (
+	packedNext     = 1
+	packedWrite    = 2
+	packedIndirect = 4
+	packedAvail    = 1 << 7
+)
+
+func TestBrokenPackedRing(t *testing.T) {
+	for name, spoil := range map[string]func(*driver.Ring, uint16){
+		"no such buffer": func(r *driver.Ring, at uint16) { r.SetPackedDesc(at, frontend.GuestBase, 16, 128, packedAvail) },
+		"buffer 65535":   func(r *driver.Ring, at uint16) { r.SetPackedDesc(at, frontend.GuestBase, 16, 0xffff, packedAvail) },
+		"no end": func(r *driver.Ring, _ uint16) {
+			for i := range uint16(128) {
+				r.SetPackedDesc(i, frontend.GuestBase, 16, i, packedAvail|packedNext)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := zonedRig(t, smallZones, 2)
+			g := r.connect(frontend.Options{Queues: 2, Packed: true})
+			q, errs := g.Queue(0), g.errFD(0)
+			g.want("append", driver.StatusOK, firstOf(q.Append(pattern(4096, 1), 128)))
+			spoil(q.Ring(), uint16(q.Ring().Base())&0x7fff)
+			g.kick(0)
+			readable(t, "the err eventfd", errs)
+			r.logged("queue 0 is broken")
+
+			g.want("append on the other queue", driver.StatusOK, firstOf(g.Queue(1).Append(pattern(4096, 2), 128)))
+			if base, err := q.Stop(); err != nil || base != q.Ring().Base() {
+				t.Fatalf("base %#x, %v", base, err)
+			}
+			// A driver that resets the queue begins with an empty ring.
+			l := q.Ring().Config()
+			fresh, err := driver.NewRing(g.Memory.Memory, l.Desc, l.Size, g.Features)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := q.Start(fresh.Base()); err != nil {
+				t.Fatal(err)
+			}
+			g.vanish()
+			r.nextIsServed()
+		})
+	}
+}
+
+// A guest that makes more available than its ring has, while all of it is in
+// flight, is told so at once; what was in flight is answered.
+func TestMoreAvailableThanThePackedRingHas(t *testing.T) {
+	r := plainRig(t, 1)
+	gate := r.newGate()
+	g := r.connect(frontend.Options{QueueSize: 3, Depth: 3, BufferBytes: 4096, Packed: true})
+	q, errs := g.Queue(0), g.errFD(0)
+	gate.shut.Store(true)
+	for range 3 {
+		send(g, driver.TypeIn, 0, 4096)
+	}
+	gate.wait(3)
+	q.Ring().SetPackedDesc(0, frontend.GuestBase, 16, 0, 1<<15) // available in the second lap
+	g.kick(0)
+	readable(t, "the err eventfd", errs)
+	r.logged("queue 0 is broken")
+	gate.open()
+	var done [3]*frontend.Request
+	for n := 0; n < 3; {
+		k, err := q.Wait(done[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += k
+	}
+	g.leave()
+	r.nextIsServed()
+}
+
+func TestBadPackedChains(t *testing.T) {
+	const mem = frontend.GuestBase
+	type desc struct {
+		addr  uint64
+		len   uint32
+		flags uint16
+	}
+	for name, chain := range map[string][]desc{
+		"outside":           {{1, 16, 0}},
+		"across the end":    {{mem, 1 << 31, packedWrite}},
+		"wraps around":      {{^uint64(0) - 8, 16, packedWrite}},
+		"no length":         {{mem, 0, 0}},
+		"empty table":       {{mem, 0, packedIndirect}},
+		"table outside":     {{64, 32, packedIndirect}},
+		"no status":         {{mem, 16, 0}},
+		"readable at last":  {{mem, 16, packedNext | packedWrite}, {mem, 16, 0}},
+		"table that chains": {{mem, 32, packedIndirect | packedNext}, {mem, 16, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := plainRig(t, 1)
+			g := r.connect(frontend.Options{Packed: true})
+			q := g.Queue(0)
+			ring := q.Ring()
+			ring.DisableCalls()
+			for i := len(chain) - 1; i >= 0; i-- {
+				d := chain[i]
+				ring.SetPackedDesc(uint16(i), d.addr, d.len, 9, d.flags|packedAvail)
+			}
+			g.kick(0)
+			base := ring.Base()
+			for base == ring.Base() { // it may have been stopped before it saw it
+				var err error
+				if base, err = q.Stop(); err == nil {
+					err = q.Start(base)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, n, id, flags := ring.PackedDesc(0); id != 9 || n != 0 || flags&^packedWrite != 0x8080 {
+				t.Errorf("used descriptor: buffer %d, %d bytes, flags %#x", id, n, flags)
+			}
+			if want := uint32(0x8000_8000 + 0x1_0001*len(chain)); base != want {
+				t.Errorf("base %#x, not %#x", base, want)
+			}
+			g.vanish()
+			r.nextIsServed()
+		})
+	}
+}
+
+func TestPackedRingMemoryGoesAway(t *testing.T) {
+	r := zonedRig(t, smallZones, 1)
+	gate := r.newGate()
+	g := r.connect(frontend.Options{Packed: true})
+	errs := g.errFD(0)
+	gate.shut.Store(true)
+	send(g, driver.TypeZoneAppend, 128, 4096)
+	gate.wait(1)
+	if err := unix.Ftruncate(g.Memory.Region.FD(), 0); err != nil {
+		t.Fatal(err)
+	}
+	gate.open()
+	g.kick(0)
+	readable(t, "the err eventfd", errs)
+	r.logged("guest memory went away under it")
+	g.vanish()
+	r.nextIsServed()
+}

@@ -1,0 +1,344 @@
+package virtio
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
+
+// struct pvirtq_desc: addr and len as in a split ring, then id and flags, which
+// are read and written as one 32 bit word.
+const (
+	packedLen  = 8
+	packedWord = 12 // id, and flags in its upper half
+
+	descAvail = 1 << 7  // VIRTQ_DESC_F_AVAIL
+	descUsed  = 1 << 15 // VIRTQ_DESC_F_USED
+)
+
+// struct pvirtq_event_suppress, as one 32 bit word: offset (15 bits) and wrap
+// counter, then flags (2 bits).
+const (
+	eventWordBytes = 4
+	eventFlags     = 16 // shift
+	eventEnable    = 0  // RING_EVENT_FLAGS_ENABLE
+	eventDisable   = 1  // RING_EVENT_FLAGS_DISABLE
+	eventDesc      = 2  // RING_EVENT_FLAGS_DESC
+)
+
+// Packed is the device side of a packed virtqueue. It implements Queue; a
+// chain's head is its buffer id.
+//
+// There is one ring, which both sides write: the driver a chain of descriptors
+// where its last one ended, the device one used descriptor for each chain where
+// its last one ended, in the order of completion. A used descriptor takes the
+// first place of as many as its chain had, so what the device writes never
+// passes what it has read.
+type Packed struct {
+	size     uint16
+	mem      *guestmem.Memory
+	eventIdx bool
+	indirect bool
+	tables   tableReader
+
+	desc        []byte          // size descriptors
+	driverEvent guestmem.Uint32 // where the driver wants a call
+	deviceEvent guestmem.Uint32 // where we want a kick
+
+	next     place    // the descriptor that Pop takes next
+	used     place    // where the next used descriptor goes, with what is staged
+	shown    place    // the same, as the driver sees it
+	staged   uint16   // descriptors from shown to used
+	taken    uint16   // descriptors from shown to next
+	chains   []uint16 // by buffer id: the chain's descriptors, 0 when not in flight
+	first    uint32   // id and flags at shown, held back until Publish
+	wish     uint32   // our event word as the driver sees it
+	wishSeen bool     // it is known to be there
+	fresh    bool     // nothing was published yet
+	broken   error
+}
+
+// A place is one in the ring, with the wrap counter that goes with it ("Driver
+// and Device Ring Wrap Counters").
+type place struct {
+	index uint16
+	wrap  bool
+}
+
+// placeOf reads a place as messages and event words have it.
+func placeOf(v uint16) place { return place{v &^ (1 << 15), v>>15 != 0} }
+
+func (p place) word() uint16 {
+	if p.wrap {
+		return p.index | 1<<15
+	}
+	return p.index
+}
+
+// plus is the place n descriptors on, n <= size.
+func (p place) plus(n, size uint16) place {
+	i := uint32(p.index) + uint32(n)
+	if i >= uint32(size) {
+		return place{uint16(i - uint32(size)), !p.wrap}
+	}
+	return place{uint16(i), p.wrap}
+}
+
+// available says whether flags are those of a descriptor that the driver has made
+// available here.
+func (p place) available(flags uint16) bool {
+	return (flags&descAvail != 0) == p.wrap && (flags&descUsed != 0) != p.wrap
+}
+
+// NewPacked starts serving a ring. It reads and writes nothing in it. An error
+// says what the front-end got wrong.
+func NewPacked(cfg RingConfig) (*Packed, error) {
+	n := int(cfg.Size)
+	if n == 0 || n > maxRingSize {
+		return nil, fmt.Errorf("packed ring of %d descriptors: the size must be 1 to %d", n, maxRingSize)
+	}
+	q := &Packed{
+		size:     cfg.Size,
+		mem:      cfg.Mem,
+		eventIdx: cfg.Features&FeatureEventIdx != 0,
+		indirect: cfg.Features&FeatureIndirectDesc != 0,
+		tables:   tableReader{mem: cfg.Mem},
+		next:     placeOf(uint16(cfg.Base)),
+		used:     placeOf(uint16(cfg.Base >> 16)),
+		chains:   make([]uint16, n),
+		fresh:    true,
+	}
+	q.shown = q.used
+	ahead := int(q.next.index) - int(q.used.index)
+	if q.next.wrap != q.used.wrap {
+		ahead += n
+	}
+	if int(q.next.index) >= n || int(q.used.index) >= n || ahead < 0 || ahead > n {
+		return nil, fmt.Errorf("base %#x: descriptors %d (next available) and %d (next used) make no sense in a packed ring of %d", cfg.Base, q.next.index, q.used.index, n)
+	}
+	q.taken = uint16(ahead)
+	var err error
+	if q.desc, err = ringPart(cfg.Mem, "descriptor ring", cfg.Desc, n*descBytes, 16); err != nil {
+		return nil, err
+	}
+	driver, err := ringPart(cfg.Mem, "driver event suppression", cfg.Avail, eventWordBytes, 4)
+	if err != nil {
+		return nil, err
+	}
+	device, err := ringPart(cfg.Mem, "device event suppression", cfg.Used, eventWordBytes, 4)
+	if err != nil {
+		return nil, err
+	}
+	q.driverEvent, q.deviceEvent = guestmem.Uint32At(driver, 0), guestmem.Uint32At(device, 0)
+	return q, nil
+}
+
+// load reads the flags of the descriptor at next. The acquire pairs with the
+// driver's release of the flags of a chain's first descriptor
+// (virtqueue_add_packed in drivers/virtio/virtio_ring.c does virtio_wmb before
+// it stores them): the whole chain can be read once it shows.
+func (q *Packed) load() uint16 {
+	return uint16(guestmem.Uint32At(q.desc, int(q.next.index)*descBytes+packedWord).Load() >> 16)
+}
+
+// Pop is Queue.Pop. A ring is broken when more descriptors are available than
+// are the driver's to give, or a chain has a buffer id that is none or is in
+// flight already.
+func (q *Packed) Pop(c *Chain) (bool, error) {
+	if q.broken != nil {
+		return false, q.broken
+	}
+	flags := q.load()
+	if !q.next.available(flags) {
+		return false, nil
+	}
+	c.reset(0)
+	n, err := q.walk(c, flags)
+	if err != nil {
+		c.reset(0)
+		q.broken = err
+		return false, err
+	}
+	q.chains[c.Head] = n
+	q.taken += n
+	q.next = q.next.plus(n, q.size)
+	return true, nil
+}
+
+// walk fills c from the chain at next ("Next Flag: Descriptor Chaining") and
+// returns how many descriptors it has. Each is read once, by two 8 byte loads;
+// of the first, flags were read before. What is wrong with the chain goes into
+// it, after all of it has been passed: only its last descriptor says what its
+// buffer id is. An error is about the ring.
+func (q *Packed) walk(c *Chain, flags uint16) (n uint16, err error) {
+	var (
+		bad   error
+		badAt uint16
+	)
+	writes, at := false, q.next
+	for {
+		if n == q.size-q.taken {
+			return 0, fmt.Errorf("available descriptor %d: its chain runs into descriptors that are in flight", at.index)
+		}
+		n++
+		d := q.desc[int(at.index)*descBytes:][:descBytes]
+		addr, rest := binary.LittleEndian.Uint64(d), binary.LittleEndian.Uint64(d[packedLen:])
+		if n > 1 {
+			flags = uint16(rest >> 48)
+		}
+		if bad == nil {
+			bad, badAt = q.element(c, n, addr, uint32(rest), flags, &writes), at.index
+		}
+		if flags&descNext != 0 {
+			at = at.plus(1, q.size)
+			continue
+		}
+		id := uint16(rest >> 32)
+		if id >= q.size {
+			return 0, fmt.Errorf("available descriptor %d has buffer id %d, but the ring has %d", at.index, id, q.size)
+		}
+		if q.chains[id] != 0 {
+			return 0, fmt.Errorf("available descriptor %d has buffer id %d, which is in flight", at.index, id)
+		}
+		c.Head = id
+		if bad != nil {
+			c.fail(badAt, bad)
+		}
+		return n, nil
+	}
+}
+
+// element adds the n-th descriptor of a chain to it.
+func (q *Packed) element(c *Chain, n uint16, addr uint64, length uint32, flags uint16, writes *bool) error {
+	if flags&descIndirect != 0 {
+		switch {
+		case !q.indirect:
+			return errIndirect
+		case n > 1 || flags&descNext != 0: // "each list only contains descriptors of a given type"
+			return errIndirectMixed
+		}
+		return q.walkTable(c, addr, length)
+	}
+	if n > MaxChain {
+		return errChainLong
+	}
+	return q.buffer(c, addr, length, flags, writes)
+}
+
+// walkTable adds an indirect table: all of its descriptors, one after the other.
+// The write flag is the only one that means anything there ("Indirect Flag").
+func (q *Packed) walkTable(c *Chain, addr uint64, length uint32) error {
+	table, err := q.tables.table(addr, length)
+	if err != nil {
+		return err
+	}
+	for writes := false; len(table) > 0; table = table[descBytes:] {
+		addr, rest := binary.LittleEndian.Uint64(table), binary.LittleEndian.Uint64(table[packedLen:])
+		if err := q.buffer(c, addr, uint32(rest), uint16(rest>>48), &writes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// buffer adds one buffer.
+func (q *Packed) buffer(c *Chain, addr uint64, length uint32, flags uint16, writes *bool) error {
+	write := flags&descWrite != 0
+	if !write && *writes {
+		return errChainOrder
+	}
+	*writes = write
+	return c.add(q.mem, addr, length, write)
+}
+
+// Push is Queue.Push. The used descriptor is written at once, but for id and
+// flags of the first one since Publish: nobody looks behind that.
+func (q *Packed) Push(head uint16, written uint32) {
+	if head >= q.size || q.chains[head] == 0 {
+		panic(fmt.Sprintf("virtio: push of buffer %d, which is not in flight", head))
+	}
+	word := uint32(head)
+	if q.used.wrap {
+		word |= (descAvail | descUsed) << 16
+	}
+	if written > 0 {
+		word |= descWrite << 16
+	}
+	d := q.desc[int(q.used.index)*descBytes:][:descBytes]
+	binary.LittleEndian.PutUint32(d[packedLen:], written)
+	if q.staged == 0 {
+		q.first = word
+	} else {
+		binary.LittleEndian.PutUint32(d[packedWord:], word)
+	}
+	n := q.chains[head]
+	q.chains[head] = 0
+	q.staged += n
+	q.used = q.used.plus(n, q.size)
+}
+
+// Publish is Queue.Publish. The flags of the first used descriptor are stored
+// last, as a release, so that all others can be read once they show ("Polling of
+// available and used descriptors"); before it is read what the driver says about
+// calls there is the same full barrier as in Split.Publish.
+func (q *Packed) Publish() bool {
+	if q.staged == 0 {
+		return false
+	}
+	guestmem.Uint32At(q.desc, int(q.shown.index)*descBytes+packedWord).Store(q.first)
+	n := q.staged
+	q.shown, q.staged = q.used, 0
+	q.taken -= n
+	// See Split.Publish.
+	first := q.fresh
+	q.fresh = false
+	event := q.driverEvent.Load()
+	switch event >> eventFlags & 3 {
+	case eventDisable:
+		return false
+	case eventDesc:
+		if q.eventIdx {
+			return q.passed(placeOf(uint16(event)), n) || first
+		}
+	}
+	return true
+}
+
+// passed says whether the place of event is among the last n up to shown. A place
+// of the lap before counts from there (vring_need_event and its caller
+// virtqueue_kick_prepare_packed in drivers/virtio/virtio_ring.c).
+func (q *Packed) passed(event place, n uint16) bool {
+	at := event.index
+	if event.wrap != q.shown.wrap {
+		at -= q.size
+	}
+	return needEvent(at, q.shown.index, q.shown.index-n)
+}
+
+// EnableKicks is Queue.EnableKicks. With EVENT_IDX the kick is asked for at the
+// place where nothing is yet; without, any will do. Barriers are as in
+// Split.EnableKicks.
+func (q *Packed) EnableKicks() bool {
+	wish := uint32(eventEnable << eventFlags)
+	if q.eventIdx {
+		wish = eventDesc<<eventFlags | uint32(q.next.word())
+	}
+	q.ask(wish)
+	return q.next.available(q.load())
+}
+
+// DisableKicks is Queue.DisableKicks.
+func (q *Packed) DisableKicks() { q.ask(eventDisable << eventFlags) }
+
+// ask stores our event word, unless it stands there already. What stood there
+// before us is not known.
+func (q *Packed) ask(wish uint32) {
+	if !q.wishSeen || q.wish != wish {
+		q.deviceEvent.Store(wish)
+		q.wish, q.wishSeen = wish, true
+	}
+}
+
+// Base is Queue.Base.
+func (q *Packed) Base() uint32 { return uint32(q.next.word()) | uint32(q.shown.word())<<16 }
