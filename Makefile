@@ -11,6 +11,8 @@ FUZZTIME ?= 10s
 ROUNDS  ?= 1000
 CUTS    ?= 32
 SEED    ?= 0
+# What make bench-compare is told: -only, -pairs, -runtime, ... (-help lists them)
+COMPARE ?=
 # How many times 100 random disks it holds against a model of the specification
 DISKS   ?= 50
 
@@ -33,10 +35,10 @@ INSTALLED = $(BINDIR)/zvhost \
 	$(DOCDIR)/README.md $(DOCDIR)/example.conf $(DOCDIR)/LICENSE
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint fuzz race robust vm-test drives bench install uninstall clean
+.PHONY: help build demo test lint fuzz race robust vm-test drives bench bench-compare install uninstall clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build ./bin/zvhost, static
 	@CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/zvhost ./cmd/zvhost
@@ -76,6 +78,9 @@ drives: ## zvhost serves null_blk, NVMe and SMR drives and itself, in a guest th
 
 bench: ## the Go benchmarks, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-compare: build ## zvhost and qemu-storage-daemon in turn, 20 minutes; writes docs/performance.md (COMPARE=-help)
+	@$(GO) run ./bench/compare $(COMPARE)
 
 install: build ## install into PREFIX (/usr/local), below DESTDIR if given
 	install -D -m 755 bin/zvhost $(DESTDIR)$(BINDIR)/zvhost

@@ -32,6 +32,8 @@ var mayImport = map[string][]string{
 	"backend":        {"backend/engine"},
 	"backend/engine": {},
 
+	"bench/compare": {"internal/bench"},
+
 	"integration/crash":      {}, // tests only
 	"integration/powercut":   {"vhostuser/frontend", "virtio/driver"},
 	"integration/drives":     {"vhostuser/frontend", "virtio/driver"},
