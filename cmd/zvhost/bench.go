@@ -65,6 +65,7 @@ and report are for zoned ones.`,
 	fs.IntVar(&c.Zones, "zones", c.Zones, "write `N` zones at once, all queues together")
 	fs.DurationVar(&c.Runtime, "runtime", c.Runtime, "how long, a `TIME` such as 30s")
 	fs.BoolVar(&c.Poll, "poll", false, "look for answers all the time, instead of sleeping until the back-end calls")
+	fs.BoolVar(&c.Packed, "packed", false, "use packed rings instead of split ones")
 	fs.IntVar(&c.ServerPID, "server-pid", 0, "tell the processor time of process `N` (default: who listens on the socket)")
 	fs.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

@@ -50,6 +50,8 @@ type Config struct {
 	// Poll has the client look for answers all the time. Without it, it sleeps
 	// until the back-end calls.
 	Poll bool
+	// Packed has packed rings in the place of split ones.
+	Packed bool
 	// ServerPID is the process whose processor time is told; 0: who listens at the
 	// socket.
 	ServerPID int

@@ -14,6 +14,7 @@ type Result struct {
 	Queues     int     `json:"queues"`
 	Zones      int     `json:"zones,omitempty"` // written at once; of a zoned disk's writes only
 	Poll       bool    `json:"poll"`
+	Packed     bool    `json:"packed"`
 	Seconds    float64 `json:"seconds"` // from the first request to the last answer
 
 	Requests       uint64  `json:"requests"` // answered, without the resets of zones
@@ -55,7 +56,7 @@ func (h *histogram) latency() Latency {
 func newResult(c *Config, loops []*loop, client, server time.Duration) Result {
 	var latency, resets histogram
 	r := Result{
-		RW: c.RW, BlockBytes: c.BlockBytes, Depth: c.Depth, Queues: c.Queues, Poll: c.Poll,
+		RW: c.RW, BlockBytes: c.BlockBytes, Depth: c.Depth, Queues: c.Queues, Poll: c.Poll, Packed: c.Packed,
 		ClientCPUSeconds: client.Seconds(), ServerPID: c.ServerPID, ServerCPUSeconds: server.Seconds(),
 	}
 	for _, l := range loops {
@@ -95,6 +96,9 @@ func (r *Result) Write(w io.Writer) error {
 	how := "sleeping"
 	if r.Poll {
 		how = "polling"
+	}
+	if r.Packed {
+		how += ", packed rings"
 	}
 	p := &printer{w: w}
 	zones := ""

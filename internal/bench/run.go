@@ -53,7 +53,7 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error)
 
 // options are those of a front-end for c.
 func options(c *Config) frontend.Options {
-	o := frontend.Options{Queues: c.Queues, QueueSize: 128, Depth: c.Depth, BufferBytes: max(c.BlockBytes, 4096)}
+	o := frontend.Options{Queues: c.Queues, QueueSize: 128, Depth: c.Depth, Packed: c.Packed, BufferBytes: max(c.BlockBytes, 4096)}
 	// Enough for a back-end without indirect descriptors too, three a request.
 	for int(o.QueueSize) < 3*c.Depth {
 		o.QueueSize *= 2

@@ -61,7 +61,7 @@ func TestOrdinary(t *testing.T) {
 		for _, poll := range []bool{false, true} {
 			for _, depth := range []int{1, 8} {
 				c := config(path, rw)
-				c.Poll, c.Depth, c.Queues = poll, depth, 1+depth%testQueues
+				c.Poll, c.Depth, c.Queues, c.Packed = poll, depth, 1+depth%testQueues, poll != (depth == 1)
 				r := run(t, c)
 				if r.Resets != 0 || r.Zones != 0 || r.Latency.Max == 0 {
 					t.Errorf("%+v", r)
@@ -249,10 +249,10 @@ func TestResultGolden(t *testing.T) {
 	if err := json.Unmarshal(text, &back); err != nil || back != r {
 		t.Errorf("%v: %s", err, text)
 	}
-	r = Result{Poll: true}
+	r = Result{Poll: true, Packed: true}
 	b.Reset()
 	check(t, r.Write(&b))
-	if !strings.Contains(b.String(), "client polling") || !strings.Contains(b.String(), "--server-pid") {
+	if !strings.Contains(b.String(), "client polling, packed rings") || !strings.Contains(b.String(), "--server-pid") {
 		t.Error(b.String())
 	}
 	if err := r.Write(noWriter{}); err == nil {
@@ -270,6 +270,7 @@ func TestNoAllocation(t *testing.T) {
 	zoned, null := serve(t, disk, err), serveNull(t, 1<<20)
 	for _, c := range []Config{config(null, Read), config(null, RandWrite), config(zoned, Append), config(zoned, Write), config(zoned, Report)} {
 		for _, c.Poll = range []bool{false, true} {
+			c.Packed = c.Poll
 			client, err := frontend.Dial(c.SocketPath)
 			check(t, err)
 			d, err := frontend.Open(client, options(&c))
