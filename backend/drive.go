@@ -50,6 +50,7 @@ type driveZone struct {
 	busy  bool       // an I/O is in flight that has the zone to itself
 	since uint64     // how often the drive had been asked when busy last changed
 	stale bool       // word may be wrong, and could not be read again
+	stand bool       // a lane has the line begin to move with its next Start
 	line  reqList    // who waits for the zone, first come first served
 }
 

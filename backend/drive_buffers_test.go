@@ -59,7 +59,8 @@ func TestDriveBuffers(t *testing.T) {
 			}
 			want := bytes.Clone(data)
 			r := &Request{Op: OpAppend, Sector: 256, Bytes: 8192, Iov: vectorsOf(data, tt.lengths...)}
-			c.submit(lead, r, neighbour)
+			c.submit(lead)
+			c.submit(r, neighbour)
 			e.release()
 			c.ended(lead)
 			c.lane.Start()

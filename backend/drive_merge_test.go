@@ -129,6 +129,24 @@ func TestDriveMerges(t *testing.T) {
 	}
 }
 
+// Those that come in one batch go down as one at once, in each of their zones: that
+// nothing was in flight there is no reason to send the first one alone.
+func TestDriveMergesBatches(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c := newClient(t, d)
+	data := pattern('x', 4096)
+	c.submit(request(OpAppend, 256, data), request(OpAppend, 384, data), request(OpWrite, 264, data),
+		request(OpAppend, 384, data), request(OpAppend, 256, data))
+	for range 5 {
+		c.want(c.wait().Err, nil)
+	}
+	if got := d.dev.writes(); !slices.Equal(got, []written{{256, 24, false}, {384, 16, false}}) {
+		t.Errorf("the drive was sent %v", got)
+	}
+	c.wantZone(2, ImpOpen, 24)
+	c.wantZone(3, ImpOpen, 16)
+}
+
 // Those that are made one can come from several queues: each is answered on its
 // own, and holds what it wrote.
 func TestDriveMergesAcrossLanes(t *testing.T) {

@@ -4,7 +4,8 @@ package backend
 // manage it stands in its line; whoever ends an I/O takes the next ones out of
 // the line (next), and they go on on the lane of the first of them (run). Writes
 // that follow one another are made one, up to what the drive takes at once; each
-// keeps its own place and its own outcome.
+// keeps its own place and its own outcome. So that those which come together go
+// together, a line that stands does not move before all of their batch are in it.
 
 // write checks what can be checked without the zone, and gets in line.
 func (d *drive) write(r *Request) {
@@ -29,14 +30,33 @@ func (d *drive) writePlain(r *Request) {
 	d.issue(r)
 }
 
-// enter puts r into its zone's line, and lets the line go on if it can.
+// standing is the line of a zone that does not move yet.
+type standing struct {
+	d *drive
+	z *driveZone
+}
+
+// enter puts r into its zone's line. If that stands it begins to move with the
+// lane's Start.
 func (d *drive) enter(r *Request) {
 	z := &d.zones[r.zone]
 	z.mu.Lock()
 	z.line.push(r)
+	begins := !z.busy && !z.stand
+	z.stand = z.stand || begins
+	z.mu.Unlock()
+	if begins {
+		r.lane.standing = append(r.lane.standing, standing{d, z})
+	}
+}
+
+// begin lets the line of zone z, which stands, move.
+func (d *drive) begin(z *driveZone, lane *Lane) {
+	z.mu.Lock()
+	z.stand = false
 	next := d.next(z)
 	z.mu.Unlock()
-	d.run(next, r.lane)
+	d.run(next, lane)
 }
 
 // release gives zone z back, after I/O that was on lane, to those in its line.

@@ -20,6 +20,7 @@ type Lane struct {
 	done     reqList
 	inFlight int
 	hurry    atomic.Bool // no answer is held back any more
+	standing []standing  // lines of a drive's zones that begin to move with Start
 
 	armed  atomic.Bool
 	wakeFD int // eventfd, readable when the worker must look
@@ -59,7 +60,13 @@ func (l *Lane) Submit(d Disk, r *Request) {
 }
 
 // Start hands what was submitted to the engine, in one go.
-func (l *Lane) Start() { l.eng.Submit() }
+func (l *Lane) Start() {
+	for _, s := range l.standing {
+		s.d.begin(s.z, l)
+	}
+	l.standing = l.standing[:0]
+	l.eng.Submit()
+}
 
 // Done returns a request that is done, or nil when none is at the moment. I/O
 // that it finds has to follow is started before it returns nil.
@@ -82,7 +89,7 @@ func (l *Lane) Done() *Request {
 		}
 		op := l.eng.Reap()
 		if op == nil {
-			l.eng.Submit()
+			l.Start()
 			if op = l.eng.Reap(); op == nil && l.done.head == nil && !l.full.Load() {
 				return nil
 			}
