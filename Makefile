@@ -35,7 +35,7 @@ INSTALLED = $(BINDIR)/zvhost \
 	$(DOCDIR)/README.md $(DOCDIR)/example.conf $(DOCDIR)/LICENSE
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint fuzz race robust vm-test drives bench bench-compare install uninstall clean
+.PHONY: help build demo test lint fuzz race robust vm-test drives bench bench-compare bench-drives install uninstall clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ bench: ## the Go benchmarks, with allocations
 
 bench-compare: build ## zvhost and qemu-storage-daemon in turn, 20 minutes; writes docs/performance.md (COMPARE=-help)
 	@$(GO) run ./bench/compare $(COMPARE)
+
+bench-drives: ## appends into a slow zoned drive, beside a build with one lock over it, in a guest (bench/drives.sh)
+	@bench/drives.sh
 
 install: build ## install into PREFIX (/usr/local), below DESTDIR if given
 	install -D -m 755 bin/zvhost $(DESTDIR)$(BINDIR)/zvhost

@@ -34,6 +34,7 @@ type drive struct {
 	partBytes uint64 // most bytes that the device takes at once
 	partPages uint64 // most pages of memory that it takes at once, 2 or more
 
+	device deviceLock
 	asked  atomic.Uint64 // how often the drive was asked for a report
 	faults Faults
 	lost   atomic.Pointer[error] // a sync has failed: see errLost

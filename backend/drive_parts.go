@@ -16,6 +16,9 @@ import (
 
 // issue starts the I/O of r and of those that follow it.
 func (d *drive) issue(r *Request) {
+	if !d.device.take(r) {
+		return
+	}
 	r.clip, r.step, r.seg = r.clip[:0], stepWrite, 0
 	for m := r; m != nil; m = m.following(r) {
 		iov := m.Iov

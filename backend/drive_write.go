@@ -110,7 +110,7 @@ func (d *drive) next(z *driveZone) *Request {
 			continue
 		}
 		d.occupy(z, true)
-		if r.step == stepIssue {
+		if r.step == stepIssue && !oneLock {
 			d.follow(z, r)
 		}
 		return r
@@ -184,6 +184,7 @@ func (d *drive) wrote(r *Request) {
 		d.issuePart(r, r.io.Off+r.io.Len)
 		return
 	}
+	d.device.give(d, r.lane)
 	end := r.end
 	for m := r; m != nil; m = m.following(r) {
 		if end = m.end; m.bounce != nil {

@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"integration/crash":      {}, // tests only
 	"integration/powercut":   {"vhostuser/frontend", "virtio/driver"},
 	"integration/drives":     {"vhostuser/frontend", "virtio/driver"},
+	"bench/drives":           {"vhostuser/frontend", "virtio/driver"},
 	"integration/zonestates": {},
 	// What serves the disks, internal/daemon, is its tests' alone.
 	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/daemon", "internal/control"},

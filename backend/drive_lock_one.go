@@ -1,0 +1,40 @@
+//go:build zvhost_onelock
+
+package backend
+
+import "sync"
+
+// deviceLock is one lock over all zones of a drive, held while the data of a write
+// goes down. So did what zvhost grew out of (wps->colock in raw_co_prw, QEMU's
+// block/file-posix.c); it is here so that bench/drives.sh can measure beside it,
+// and in nothing that is shipped. Nor are writes that follow one another made one.
+type deviceLock struct {
+	mu    sync.Mutex
+	owner *Request
+	line  reqList
+}
+
+const oneLock = true
+
+// take says whether r has the drive; if not it waits, and is issued again when it
+// has.
+func (l *deviceLock) take(r *Request) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.owner == nil {
+		l.owner = r
+	}
+	if l.owner != r {
+		l.line.push(r)
+	}
+	return l.owner == r
+}
+
+// give hands drive d on, after I/O that was on lane.
+func (l *deviceLock) give(d *drive, lane *Lane) {
+	l.mu.Lock()
+	l.owner = l.line.pop()
+	next := l.owner
+	l.mu.Unlock()
+	d.run(next, lane)
+}
