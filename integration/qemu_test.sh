@@ -69,6 +69,10 @@ check_sysfs() {
 	got=$(guest 'cd /sys/block/vda; echo $(cat queue/{zoned,chunk_sectors,nr_zones,max_open_zones,max_active_zones,zone_append_max_bytes,logical_block_size} size serial)')
 	assert_eq "what sysfs says of the disk" "$want" "$got"
 	ok "sysfs shows what was created: $got"
+	# QEMU's generic device passes every feature on, and Linux takes packed rings
+	# where they are offered (bit 34).
+	assert_eq "whether the guest uses packed rings" 1 "$(guest 'cut -c 35 /sys/block/vda/device/features')"
+	ok "the guest's driver uses packed rings"
 }
 
 # Every command of blkzone, and the errors that a guest can run into.
