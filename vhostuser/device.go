@@ -11,8 +11,8 @@ import "github.com/zvhost/zvhost/virtio/guestmem"
 // memory (see package guestmem): StartQueue must leave guest memory to the
 // queue's worker.
 type Device interface {
-	// Features is every virtio feature bit that the device offers. Bit 30 is the
-	// session's own and is masked out.
+	// Features is every virtio feature bit that the device offers. Bits 26 and 30 are
+	// the session's own and are masked out.
 	Features() uint64
 	// SetFeatures tells the device what the driver took: a subset of Features.
 	// No queue is started then. An error is why it cannot work like that: the
@@ -58,6 +58,13 @@ type Ring struct {
 	// Kick, Call and Err are eventfds or pipes, set to non-blocking. Call and Err
 	// are -1 when the driver does not want to hear.
 	Kick, Call, Err int
+	// Log, where it is not nil, is where every byte that is written into guest
+	// memory is to be marked, the used ring's from guest address UsedLog on, if that
+	// is not guestmem.Unlogged. It is written before it is marked. LogCall is an
+	// eventfd or pipe to signal when something was marked, or -1.
+	Log     *guestmem.Log
+	UsedLog uint64
+	LogCall int
 }
 
 // Level is how much a log line matters.

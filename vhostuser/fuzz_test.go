@@ -106,7 +106,7 @@ func TestSessionSeeds(t *testing.T) {
 	files := newFuzzFiles(t)
 	for i, seed := range sessionSeeds() {
 		dev := runScript(t, files, seed)
-		if want := i >= 2 && i < 11; (dev.starts >= 2) != want {
+		if want := i >= 2 && i < 12; (dev.starts >= 2) != want {
 			t.Errorf("seed %d: %d starts: %q", i, dev.starts, dev.diary)
 		}
 	}
@@ -245,7 +245,7 @@ func (s *script) message() (wire []byte, fds []int) {
 	var p []byte
 	switch r {
 	case SetFeatures:
-		p = AppendU64(p, one(s, uint64(needed|FeatureProtocol), needed, fakeFeatures, 0, math.MaxUint64, needed|FeatureProtocol|featureRingPacked))
+		p = AppendU64(p, one(s, uint64(needed|FeatureProtocol), needed, fakeFeatures, 0, math.MaxUint64, needed|FeatureProtocol|featureRingPacked, needed|FeatureProtocol|FeatureLogAll))
 	case SetProtocolFeatures:
 		p = AppendU64(p, one(s, Offered, 0, ProtocolReplyAck, Offered&^ProtocolReplyAck, math.MaxUint64))
 	case SetStatus:
@@ -269,6 +269,11 @@ func (s *script) message() (wire []byte, fds []int) {
 		if !v.NoFD {
 			fds = append(fds, event)
 		}
+	case SetLogBase:
+		p = LogArea{uint64(s.next()) * one(s, uint64(1), 1<<40), uint64(s.next()) * one(s, uint64(1), pageSize, 1<<55)}.Append(p)
+		fds = append(fds, s.mem)
+	case SetLogFD:
+		fds = append(fds, event)
 	case SetMemTable:
 		regions := make([]guestmem.RegionDesc, 1+s.next()%9)
 		for i := range regions {
@@ -356,6 +361,7 @@ func sessionSeeds() [][]byte {
 		with(byte(GetConfig), 0, 0, 95, 0, byte(SetConfig), 32, 1, 0, ack, byte(GetStatus), 0, byte(ResetDevice), ack, byte(ResetOwner), ack),
 		with(byte(SetVringAddr), 0, 1, 1, 0, 0, 0, 0, 0, ack, byte(SetVringNum), 0, 3, ack, byte(SetFeatures), 3, ack),
 		with(byte(SetMemTable), 0, 0, 16, 0, 0, 13, 1, byte(SetVringEnable), 0, 1, 11, 200, 1, 2, 3),
+		with(byte(SetLogBase), 64, 0, 0, 0, 0, byte(SetFeatures), 6, ack, byte(SetVringAddr), 0, 0, 0, 0, 0, 0, 0, 1, ack, byte(SetLogFD), ack, byte(SetLogBase), 32, 0, 0, 0, 0),
 		bytes.Replace(running, []byte{byte(SetFeatures), 0, ack}, []byte{byte(SetFeatures), 5, ack}, 1), // packed
 		append([]byte{1}, running[1:]...), append([]byte{2}, running[1:]...),
 	}

@@ -58,6 +58,11 @@ const (
 // protocol features (VHOST_USER_F_PROTOCOL_FEATURES). No driver ever sees it.
 const FeatureProtocol uint64 = 1 << 30
 
+// FeatureLogAll is the feature bit by which a front-end has every write to guest
+// memory marked in the dirty log, for as long as it is set (VHOST_F_LOG_ALL). No
+// driver ever sees it.
+const FeatureLogAll uint64 = 1 << 26
+
 // The protocol features, as masks ("Protocol features").
 const (
 	ProtocolMQ uint64 = 1 << iota
@@ -84,7 +89,7 @@ const (
 
 // Offered is every protocol feature that a session knows. Nothing else may be
 // added lightly: QEMU's generic vhost-user device takes each one it is offered.
-const Offered = ProtocolMQ | ProtocolReplyAck | ProtocolConfig | ProtocolResetDevice |
+const Offered = ProtocolMQ | ProtocolLogShmfd | ProtocolReplyAck | ProtocolConfig | ProtocolResetDevice |
 	ProtocolConfigureMemSlots | ProtocolStatus
 
 // A row says everything about one message. A message without a handler is known
@@ -113,6 +118,9 @@ var table = [numRequests]row{
 	ResetOwner:  {name: "RESET_OWNER", handle: (*Session).resetOwner},
 	SetMemTable: {name: "SET_MEM_TABLE", size: anySize, maxFDs: MaxTableRegions, handle: (*Session).setMemTable, show: showMemTable},
 
+	SetLogBase: {name: "SET_LOG_BASE", needs: ProtocolLogShmfd, size: logSize, minFDs: 1, maxFDs: 1, replies: true, handle: (*Session).setLogBase, show: showLogArea},
+	SetLogFD:   {name: "SET_LOG_FD", minFDs: 1, maxFDs: 1, handle: (*Session).setLogFD},
+
 	SetVringNum:    {name: "SET_VRING_NUM", size: vringStateSize, handle: (*Session).setVringNum, show: showVringState},
 	SetVringAddr:   {name: "SET_VRING_ADDR", size: vringAddrSize, handle: (*Session).setVringAddr, show: showVringAddr},
 	SetVringBase:   {name: "SET_VRING_BASE", size: vringStateSize, handle: (*Session).setVringBase, show: showVringState},
@@ -140,8 +148,6 @@ var table = [numRequests]row{
 	SetStatus: {name: "SET_STATUS", needs: ProtocolStatus, size: u64Size, handle: (*Session).setStatus, show: showHex},
 	GetStatus: {name: "GET_STATUS", needs: ProtocolStatus, replies: true, handle: (*Session).getStatus, show: showHex},
 
-	SetLogBase:          {name: "SET_LOG_BASE", needs: ProtocolLogShmfd},
-	SetLogFD:            {name: "SET_LOG_FD", needs: ProtocolLogShmfd},
 	SendRARP:            {name: "SEND_RARP", needs: ProtocolRARP},
 	NetSetMTU:           {name: "NET_SET_MTU", needs: ProtocolMTU},
 	SetBackendReqFD:     {name: "SET_BACKEND_REQ_FD", needs: ProtocolBackendReq},

@@ -39,6 +39,7 @@ func TestGoldenBytes(t *testing.T) {
 		{"vring state", VringState{3, 256}.Append(nil), "03000000 00010000"},
 		{"vring addr", VringAddr{Index: 1, Flags: 1, Desc: 0x1000, Used: 0x3000, Avail: 0x2000, Log: 0x4000}.Append(nil),
 			"01000000 01000000 0010000000000000 0030000000000000 0020000000000000 0040000000000000"},
+		{"log", LogArea{Size: 0x20000, Offset: 0x1000}.Append(nil), "0000020000000000 0010000000000000"},
 		{"vring file", VringFile{Index: 2}.Append(nil), "0200000000000000"},
 		{"vring file without fd", VringFile{Index: 255, NoFD: true}.Append(nil), "ff01000000000000"},
 		{"memory table", AppendMemTable(nil, []guestmem.RegionDesc{region, region}), "02000000 00000000" + regionHex + regionHex},
@@ -72,6 +73,7 @@ func same[T any](t *testing.T, want T, parse func([]byte) (T, error), wire []byt
 
 func TestParse(t *testing.T) {
 	same(t, Header{SetConfig, Version | FlagNeedReply, 77}, ParseHeader, Header{SetConfig, Version | FlagNeedReply, 77}.Append(nil))
+	same(t, LogArea{1, math.MaxUint64}, ParseLogArea, LogArea{1, math.MaxUint64}.Append(nil))
 	same(t, math.MaxUint64, ParseU64, AppendU64(nil, math.MaxUint64))
 	state := VringState{math.MaxUint32, 1 << 31}
 	same(t, state, ParseVringState, state.Append(nil))
@@ -206,6 +208,8 @@ func TestMessageString(t *testing.T) {
 		{Message{Header: Header{Request: SetVringCall}, Payload: VringFile{Index: 3, NoFD: true}.Append(nil)}, "SET_VRING_CALL ring 3: none"},
 		{Message{Header: Header{Request: SetVringAddr}, Payload: VringAddr{1, 0, 0x10, 0x30, 0x20, 0}.Append(nil)},
 			"SET_VRING_ADDR ring 1: desc 0x10, avail 0x20, used 0x30, log 0x0, flags 0x0"},
+		{Message{Header: Header{Request: SetLogBase}, Payload: LogArea{0x40, 0x1000}.Append(nil)}, "SET_LOG_BASE 0x40 bytes at 0x1000"},
+		{Message{Header: Header{Request: SetLogBase}, Payload: make([]byte, 8)}, "SET_LOG_BASE (8 bytes)"},
 		{Message{Header: Header{Request: SetMemTable}, Payload: AppendMemTable(nil, []guestmem.RegionDesc{region})},
 			"SET_MEM_TABLE [guest 0x0, 0x1000 bytes, user 0x2000, offset 0x3000]"},
 		{Message{Header: Header{Request: AddMemReg}, Payload: AppendMemReg(nil, region)},

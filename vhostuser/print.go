@@ -103,6 +103,14 @@ func showVringAddr(p []byte) string {
 	return fmt.Sprintf("ring %d: desc %#x, avail %#x, used %#x, log %#x, flags %#x", v.Index, v.Desc, v.Avail, v.Used, v.Log, v.Flags)
 }
 
+func showLogArea(p []byte) string {
+	l, err := ParseLogArea(p)
+	if err != nil {
+		return unparsed(p)
+	}
+	return fmt.Sprintf("%#x bytes at %#x", l.Size, l.Offset)
+}
+
 func showVringFile(p []byte) string {
 	v, err := ParseVringFile(p)
 	switch {

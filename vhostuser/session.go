@@ -31,8 +31,9 @@ type Session struct {
 
 	// What belongs to state, but lives only in this process.
 	mem     *guestmem.Memory // nil: no regions
-	regions []region         // as state.regions
-	rings   []ring           // as many as the device has queues
+	dirty   dirtyLog
+	regions []region // as state.regions
+	rings   []ring   // as many as the device has queues
 
 	warnings int
 	greeted  bool // the line that says what was agreed on is logged
@@ -113,6 +114,8 @@ func (s *Session) end() {
 	}
 	s.freeRegions(s.regions)
 	s.regions, s.mem = nil, nil
+	s.freeLog()
+	s.drop(&s.dirty.call)
 	s.dev.Reset()
 }
 

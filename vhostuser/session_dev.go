@@ -8,7 +8,10 @@ import (
 
 // The messages that concern the device as a whole.
 
-func (s *Session) offered() uint64 { return s.dev.Features()&^FeatureProtocol | FeatureProtocol }
+// ownFeatures are the feature bits that are the session's, not the device's.
+const ownFeatures = FeatureProtocol | FeatureLogAll
+
+func (s *Session) offered() uint64 { return s.dev.Features() | ownFeatures }
 
 func (s *Session) getFeatures(*Message) ([]byte, error) {
 	return AppendU64(nil, s.offered()), nil
@@ -26,6 +29,9 @@ func (s *Session) setFeatures(m *Message) ([]byte, error) {
 	if extra := f &^ s.offered(); extra != 0 {
 		return nil, fmt.Errorf("features %#x were not offered", extra)
 	}
+	if s.state.featuresSet && f^s.state.features == FeatureLogAll {
+		return nil, s.setLogging(f)
+	}
 	told := m.Flags&FlagNeedReply != 0 && s.state.protocol&ProtocolReplyAck != 0
 	if i := s.anyRunning(); i >= 0 {
 		if same && !told {
@@ -35,7 +41,7 @@ func (s *Session) setFeatures(m *Message) ([]byte, error) {
 	}
 	s.state.featuresSet, s.state.refused = false, false
 	s.state.status &^= statusFeaturesOK
-	if err := s.dev.SetFeatures(f &^ FeatureProtocol); err != nil {
+	if err := s.dev.SetFeatures(f &^ ownFeatures); err != nil {
 		if told {
 			return nil, err
 		}

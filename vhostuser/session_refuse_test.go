@@ -36,7 +36,7 @@ func TestSessionRefuses(t *testing.T) {
 		{"message 44", negotiated, 44, nil, nil, "no such message"},
 		{"message 2^32-1", negotiated, math.MaxUint32, []byte{1, 2, 3}, []int{event}, "no such message"},
 		{"unsupported", negotiated, IOTLBMsg, make([]byte, 32), nil, "not supported"},
-		{"not offered", negotiated, SetLogBase, make([]byte, 16), []int{mem}, "LOG_SHMFD, which this back-end does not offer"},
+		{"not offered", negotiated, SetVringEndian, make([]byte, 8), nil, "CROSS_ENDIAN, which this back-end does not offer"},
 		{"in-flight", negotiated, SetInflightFD, make([]byte, 24), []int{mem}, "INFLIGHT_SHMFD, which this back-end does not offer"},
 
 		// Wrong size.
@@ -87,7 +87,7 @@ func TestSessionRefuses(t *testing.T) {
 		{"num 65536", negotiated, SetVringNum, state(0, 65536), nil, "1 to 32768"},
 		{"base 65536", negotiated, SetVringBase, state(0, 65536), nil, "16 bits"},
 		{"enable 2", negotiated, SetVringEnable, state(0, 2), nil, "neither 0"},
-		{"log flag", negotiated, SetVringAddr, addr(func(a *VringAddr) { a.Flags = 1 }), nil, "logging"},
+		{"ring flag", negotiated, SetVringAddr, addr(func(a *VringAddr) { a.Flags = 3 }), nil, "unknown flags 0x3"},
 		{"desc unaligned", negotiated, SetVringAddr, addr(func(a *VringAddr) { a.Desc += 8 }), nil, "not aligned"},
 		{"avail unaligned", negotiated, SetVringAddr, addr(func(a *VringAddr) { a.Avail++ }), nil, "not aligned"},
 		{"used unaligned", negotiated, SetVringAddr, addr(func(a *VringAddr) { a.Used += 2 }), nil, "not aligned"},

@@ -6,8 +6,6 @@ import (
 	"math/bits"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
 // The messages that set up, start and stop rings.
@@ -20,16 +18,6 @@ import (
 
 // maxRingSize is the largest queue of virtio (virtio, "Virtqueues").
 const maxRingSize = 32768
-
-// Features that decide what a ring looks like (virtio, "Reserved Feature Bits").
-const (
-	featureEventIdx   uint64 = 1 << 29 // VIRTIO_F_EVENT_IDX
-	featureRingPacked uint64 = 1 << 34 // VIRTIO_F_RING_PACKED
-)
-
-// packedStart is where a packed ring begins: at descriptor 0, both wrap counters
-// 1 (virtio, "Driver and Device Ring Wrap Counters").
-const packedStart = 0x8000_8000
 
 // ringIndex checks a ring's number.
 func (s *Session) ringIndex(i uint32) (int, error) {
@@ -114,8 +102,8 @@ func (s *Session) setVringAddr(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v.Flags != 0 {
-		return nil, fmt.Errorf("ring %d: flags %#x ask for logging, which needs feature VHOST_F_LOG_ALL", i, v.Flags)
+	if v.Flags&^VringLog != 0 {
+		return nil, fmt.Errorf("ring %d: unknown flags %#x, bit 0 asks for logging", i, v.Flags)
 	}
 	// virtio, "Split Virtqueues": the alignment of the three parts. A packed ring
 	// asks for more, and is looked at when it starts.
@@ -125,6 +113,7 @@ func (s *Session) setVringAddr(m *Message) ([]byte, error) {
 	s.pause(i)
 	r := &s.state.rings[i]
 	r.desc, r.avail, r.used, r.addrSet = v.Desc, v.Avail, v.Used, true
+	r.logUsed, r.log = v.Flags&VringLog != 0, v.Log
 	return nil, s.resume(i)
 }
 
@@ -293,10 +282,15 @@ func (s *Session) resume(i int) error {
 	if err := covered(s.mem, r, s.state.features); err != nil {
 		return uncoveredError{i, err}
 	}
-	err := s.dev.StartQueue(i, Ring{
+	log, usedLog, logCall, err := s.ringLog(i)
+	if err != nil {
+		return err
+	}
+	err = s.dev.StartQueue(i, Ring{
 		Size: r.num, Desc: r.desc, Avail: r.avail, Used: r.used, Base: s.base(i),
-		Features: s.state.features &^ FeatureProtocol, Mem: s.mem,
+		Features: s.state.features &^ ownFeatures, Mem: s.mem,
 		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(),
+		Log: log, UsedLog: usedLog, LogCall: logCall,
 	})
 	if err != nil {
 		return fmt.Errorf("ring %d does not start: %w", i, err)
@@ -353,47 +347,4 @@ func (s *Session) anyRunning() int {
 		}
 	}
 	return -1
-}
-
-// covered checks that the three parts of a ring lie in memory, each wholly in
-// one region, and are aligned, in this process too: a front-end may have mapped a
-// region at an address that is aligned otherwise.
-func covered(mem *guestmem.Memory, r *ringState, features uint64) error {
-	for _, part := range parts(r, features) {
-		b, err := mem.UserBytes(part.addr, part.size)
-		if err != nil {
-			return fmt.Errorf("its %s: %w", part.name, err)
-		}
-		if part.addr%part.align != 0 || !guestmem.Aligned(b, uintptr(part.align)) {
-			return fmt.Errorf("its %s at user address %#x is mapped unaligned: it must be at a multiple of %d in its file", part.name, part.addr, part.align)
-		}
-	}
-	return nil
-}
-
-// A ringPart is one of the three parts of a ring, in bytes.
-type ringPart struct {
-	name              string
-	addr, size, align uint64
-}
-
-func parts(r *ringState, features uint64) [3]ringPart {
-	n, event := uint64(r.num), uint64(0)
-	if features&featureRingPacked != 0 {
-		// virtio, "Structure Size and Alignment"
-		return [3]ringPart{
-			{"descriptor ring", r.desc, 16 * n, 16},
-			{"driver event suppression", r.avail, 4, 4},
-			{"device event suppression", r.used, 4, 4},
-		}
-	}
-	if features&featureEventIdx != 0 {
-		event = 2 // both rings then end with an event index
-	}
-	// virtio, "Split Virtqueues"
-	return [3]ringPart{
-		{"descriptor table", r.desc, 16 * n, 16},
-		{"avail ring", r.avail, 4 + 2*n + event, 2},
-		{"used ring", r.used, 4 + 8*n + event, 4},
-	}
 }

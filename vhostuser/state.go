@@ -25,6 +25,8 @@ type state struct {
 	owned       bool   // SET_OWNER came
 	status      uint8  // virtio device status
 
+	logSize, logOffset uint64 // the dirty log's place in its file; size 0: none
+
 	numRegions uint32
 	regions    [MaxMemSlots]guestmem.RegionDesc // the first numRegions count
 
@@ -41,4 +43,6 @@ type ringState struct {
 	desc    uint64 // user addresses
 	avail   uint64
 	used    uint64
+	logUsed bool   // writes to the used ring are to be logged,
+	log     uint64 // from this guest address on
 }

@@ -23,6 +23,7 @@ const (
 	u64Size          = 8
 	vringStateSize   = 8
 	vringAddrSize    = 40
+	logSize          = 16
 	regionSize       = 32
 	memTableHeadSize = 8
 	memRegSize       = 8 + regionSize
@@ -132,12 +133,16 @@ func (v VringState) Append(b []byte) []byte {
 // the memory that it shares.
 type VringAddr struct {
 	Index uint32
-	Flags uint32 // bit 0: log writes to the used ring
+	Flags uint32 // VringLog or 0
 	Desc  uint64
 	Used  uint64
 	Avail uint64
 	Log   uint64 // guest address under which such writes are logged
 }
+
+// VringLog, the only flag of a VringAddr, asks to log writes to the used ring
+// (VHOST_VRING_F_LOG).
+const VringLog uint32 = 1
 
 // ParseVringAddr reads a VringAddr.
 func ParseVringAddr(b []byte) (VringAddr, error) {
@@ -188,6 +193,25 @@ func (v VringFile) Append(b []byte) []byte {
 		u |= vringNoFD
 	}
 	return le.AppendUint64(b, u)
+}
+
+// LogArea is the payload of SET_LOG_BASE: where in the file that comes along the
+// dirty log lies, in bytes.
+type LogArea struct {
+	Size, Offset uint64
+}
+
+// ParseLogArea reads a LogArea.
+func ParseLogArea(b []byte) (LogArea, error) {
+	if err := wantSize(b, logSize); err != nil {
+		return LogArea{}, err
+	}
+	return LogArea{le.Uint64(b), le.Uint64(b[8:])}, nil
+}
+
+// Append appends the wire form to b.
+func (l LogArea) Append(b []byte) []byte {
+	return le.AppendUint64(le.AppendUint64(b, l.Size), l.Offset)
 }
 
 func parseRegion(b []byte) guestmem.RegionDesc {

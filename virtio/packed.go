@@ -46,16 +46,18 @@ type Packed struct {
 	driverEvent guestmem.Uint32 // where the driver wants a call
 	deviceEvent guestmem.Uint32 // where we want a kick
 
-	next     place    // the descriptor that Pop takes next
-	used     place    // where the next used descriptor goes, with what is staged
-	shown    place    // the same, as the driver sees it
-	staged   uint16   // descriptors from shown to used
-	taken    uint16   // descriptors from shown to next
-	chains   []uint16 // by buffer id: the chain's descriptors, 0 when not in flight
-	first    uint32   // id and flags at shown, held back until Publish
-	wish     uint32   // our event word as the driver sees it
-	wishSeen bool     // it is known to be there
-	fresh    bool     // nothing was published yet
+	next     place     // the descriptor that Pop takes next
+	used     place     // where the next used descriptor goes, with what is staged
+	shown    place     // the same, as the driver sees it
+	staged   uint16    // descriptors from shown to used
+	taken    uint16    // descriptors from shown to next
+	chains   []uint16  // by buffer id: the chain's descriptors, 0 when not in flight
+	first    uint32    // id and flags at shown, held back until Publish
+	wish     uint32    // our event word as the driver sees it
+	wishSeen bool      // it is known to be there
+	fresh    bool      // nothing was published yet
+	log      *dirtyLog // nil: nothing is logged
+	descLog  uint64    // guest address of desc
 	broken   error
 }
 
@@ -110,6 +112,7 @@ func NewPacked(cfg RingConfig) (*Packed, error) {
 		fresh:    true,
 	}
 	q.shown = q.used
+	q.log = newDirtyLog(&cfg)
 	ahead := int(q.next.index) - int(q.used.index)
 	if q.next.wrap != q.used.wrap {
 		ahead += n
@@ -130,6 +133,7 @@ func NewPacked(cfg RingConfig) (*Packed, error) {
 	if err != nil {
 		return nil, err
 	}
+	q.descLog = guestAddrOf(cfg.Mem, q.desc)
 	q.driverEvent, q.deviceEvent = guestmem.Uint32At(driver, 0), guestmem.Uint32At(device, 0)
 	return q, nil
 }
@@ -163,6 +167,9 @@ func (q *Packed) Pop(c *Chain) (bool, error) {
 	q.chains[c.Head] = n
 	q.taken += n
 	q.next = q.next.plus(n, q.size)
+	if q.log != nil {
+		q.log.hold(c)
+	}
 	return true, nil
 }
 
@@ -272,6 +279,10 @@ func (q *Packed) Push(head uint16, written uint32) {
 	} else {
 		binary.LittleEndian.PutUint32(d[packedWord:], word)
 	}
+	if q.log != nil {
+		q.log.written(head)
+		q.logDesc(q.used)
+	}
 	n := q.chains[head]
 	q.chains[head] = 0
 	q.staged += n
@@ -287,6 +298,9 @@ func (q *Packed) Publish() bool {
 		return false
 	}
 	guestmem.Uint32At(q.desc, int(q.shown.index)*descBytes+packedWord).Store(q.first)
+	if q.log != nil {
+		q.logDesc(q.shown)
+	}
 	n := q.staged
 	q.shown, q.staged = q.used, 0
 	q.taken -= n
@@ -303,6 +317,12 @@ func (q *Packed) Publish() bool {
 		}
 	}
 	return true
+}
+
+// logDesc marks a used descriptor. The log's address of the used ring is that of
+// the event structure, so descriptors are marked where they are.
+func (q *Packed) logDesc(at place) {
+	q.log.log.Mark(q.descLog+uint64(at.index)*descBytes, descBytes)
 }
 
 // passed says whether the place of event is among the last n up to shown. A place
@@ -336,6 +356,9 @@ func (q *Packed) DisableKicks() { q.ask(eventDisable << eventFlags) }
 func (q *Packed) ask(wish uint32) {
 	if !q.wishSeen || q.wish != wish {
 		q.deviceEvent.Store(wish)
+		if q.log != nil {
+			q.log.ring(0, eventWordBytes)
+		}
 		q.wish, q.wishSeen = wish, true
 	}
 }

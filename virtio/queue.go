@@ -64,4 +64,12 @@ type RingConfig struct {
 	// matter here.
 	Features uint64
 	Mem      *guestmem.Memory
+	// Log, where it is not nil, has every byte marked that is written into guest
+	// memory: the device-writable parts of chains when they are pushed, and the
+	// ring's own as they are written. Marks of a split ring's used ring, and of a
+	// packed ring's device event suppression structure, count from the guest address
+	// UsedLog, and are left out where that is
+	// guestmem.Unlogged.
+	Log     *guestmem.Log
+	UsedLog uint64
 }

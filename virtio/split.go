@@ -50,6 +50,7 @@ type Split struct {
 	fresh     bool   // nothing was published yet
 	inFlight  []bool // by head
 	tables    tableReader
+	log       *dirtyLog // nil: nothing is logged
 	broken    error
 }
 
@@ -74,6 +75,7 @@ func NewSplit(cfg RingConfig) (*Split, error) {
 		fresh:    true,
 		inFlight: make([]bool, n),
 		tables:   tableReader{mem: cfg.Mem},
+		log:      newDirtyLog(&cfg),
 	}
 	// The event indices exist only with EVENT_IDX.
 	event := 0
@@ -154,6 +156,9 @@ func (q *Split) Pop(c *Chain) (bool, error) {
 	q.next++
 	c.reset(head)
 	q.walk(c)
+	if q.log != nil {
+		q.log.hold(c)
+	}
 	return true, nil
 }
 
@@ -170,6 +175,10 @@ func (q *Split) Push(head uint16, written uint32) {
 	}
 	slot := int(q.usedIdx & (q.size - 1))
 	binary.LittleEndian.PutUint64(q.used[slot*usedEntryBytes:], uint64(head)|uint64(written)<<32)
+	if q.log != nil {
+		q.log.written(head)
+		q.log.ring(ringHeadBytes+slot*usedEntryBytes, usedEntryBytes)
+	}
 	q.inFlight[head] = false
 	q.usedIdx++
 }
@@ -206,8 +215,16 @@ func (q *Split) Publish() bool {
 
 // storeUsed makes flags and the staged index visible, in one store.
 func (q *Split) storeUsed(flags uint16) {
-	q.usedWord.Store(uint32(q.usedIdx)<<16 | uint32(flags))
+	q.storeWord(uint32(q.usedIdx)<<16 | uint32(flags))
 	q.usedFlags = flags
+}
+
+// storeWord stores flags and index of the used ring.
+func (q *Split) storeWord(word uint32) {
+	q.usedWord.Store(word)
+	if q.log != nil {
+		q.log.ring(0, ringHeadBytes)
+	}
 }
 
 // needEvent says whether an index that moved from old to new has passed event,
@@ -226,10 +243,13 @@ func needEvent(event, new, old uint16) bool {
 func (q *Split) EnableKicks() bool {
 	if q.eventIdx {
 		q.availEvent.Store(q.next)
+		if q.log != nil {
+			q.log.ring(ringHeadBytes+len(q.used), eventBytes)
+		}
 	}
 	// With EVENT_IDX the flags MUST be 0, and stay so.
 	if !q.eventIdx || q.fresh {
-		q.usedWord.Store(uint32(q.published) << 16)
+		q.storeWord(uint32(q.published) << 16)
 		q.usedFlags = 0
 	}
 	return q.availIdx.Load() != q.next
@@ -239,7 +259,7 @@ func (q *Split) EnableKicks() bool {
 // index where we want a kick falls behind by itself.
 func (q *Split) DisableKicks() {
 	if !q.eventIdx && q.usedFlags == 0 {
-		q.usedWord.Store(uint32(q.published)<<16 | usedNoNotify)
+		q.storeWord(uint32(q.published)<<16 | usedNoNotify)
 		q.usedFlags = usedNoNotify
 	}
 }

@@ -132,6 +132,7 @@ func (w *worker) openRing() error {
 	q, err := virtio.NewQueue(virtio.RingConfig{
 		Size: w.ring.Size, Desc: w.ring.Desc, Avail: w.ring.Avail, Used: w.ring.Used,
 		Base: w.ring.Base, Features: w.ring.Features, Mem: w.ring.Mem,
+		Log: w.ring.Log, UsedLog: w.ring.UsedLog,
 	})
 	if err == nil {
 		w.queue = q
@@ -225,6 +226,9 @@ func (w *worker) complete(r *virtio.BlkRequest) {
 func (w *worker) publish() {
 	if w.queue.Publish() {
 		signalFD(w.ring.Call)
+	}
+	if w.ring.Log != nil {
+		signalFD(w.ring.LogCall)
 	}
 }
 

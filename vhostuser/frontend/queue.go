@@ -124,13 +124,11 @@ func (q *Queue) close() error {
 
 // start tells the back-end of the queue; it goes on at base.
 func (q *Queue) start(base uint32) error {
-	c, m, l := q.d.Client, q.d.Memory, q.ring.Config()
+	c, l := q.d.Client, q.ring.Config()
 	return firstError(
 		func() error { return c.SetVringNum(q.index, l.Size) },
 		func() error { return c.SetVringBase(q.index, base) },
-		func() error {
-			return c.SetVringAddr(q.index, m.UserAddr(l.Desc), m.UserAddr(l.Avail), m.UserAddr(l.Used))
-		},
+		func() error { return c.SetVring(q.addr()) },
 		func() error { return c.SetVringCall(q.index, q.call.Int()) },
 		func() error { return c.SetVringKick(q.index, q.kick.Int()) },
 		func() error {
@@ -140,6 +138,12 @@ func (q *Queue) start(base uint32) error {
 			return c.SetVringEnable(q.index, true)
 		},
 	)
+}
+
+// addr is what the back-end is told of the ring's addresses.
+func (q *Queue) addr() vhostuser.VringAddr {
+	m, l := q.d.Memory, q.ring.Config()
+	return vhostuser.VringAddr{Index: uint32(q.index), Desc: m.UserAddr(l.Desc), Avail: m.UserAddr(l.Avail), Used: m.UserAddr(l.Used)}
 }
 
 func firstError(steps ...func() error) error {

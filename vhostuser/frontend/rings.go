@@ -42,7 +42,12 @@ func (c *Client) VringBase(i int) (uint32, error) {
 
 // SetVringAddr sets the ring's three addresses, user addresses all.
 func (c *Client) SetVringAddr(i int, desc, avail, used uint64) error {
-	return c.Set(vhostuser.SetVringAddr, vhostuser.VringAddr{Index: uint32(i), Desc: desc, Avail: avail, Used: used}.Append(nil))
+	return c.SetVring(vhostuser.VringAddr{Index: uint32(i), Desc: desc, Avail: avail, Used: used})
+}
+
+// SetVring is SetVringAddr with all that the message has.
+func (c *Client) SetVring(a vhostuser.VringAddr) error {
+	return c.Set(vhostuser.SetVringAddr, a.Append(nil))
 }
 
 // SetVringEnable enables or disables the ring.
