@@ -45,7 +45,10 @@ type Op struct {
 	// Owner is the submitter's, untouched by the engine.
 	Owner any
 
-	next *Op // engine-private
+	next  *Op          // the rest is the engine's
+	rest  []unix.Iovec // what is left of Iov after a short transfer, in spare
+	spare []unix.Iovec
+	fixed int8 // index of a registered file, -1 for none
 }
 
 // An Engine carries out Ops. All its methods but the completion of Ops belong
@@ -56,8 +59,13 @@ type Engine interface {
 	// Submit starts everything that was staged.
 	Submit()
 	// Reap returns a finished Op, or nil when none is finished yet. When an Op
-	// finishes after Reap has returned nil, the engine calls its wake function.
+	// finishes after Reap has returned nil, the engine calls its wake function, or
+	// Wait returns.
 	Reap() *Op
+	// Wait sleeps until one of fds can be read, and says so in its Revents, or
+	// until Reap may have something to return. It may also return for no reason.
+	// A descriptor of -1 is passed over.
+	Wait(fds []unix.PollFd)
 	// Close waits for what is in flight and gives back the engine's resources.
 	Close() error
 }

@@ -12,9 +12,10 @@ import (
 
 // Reads past the end and writes that do not fit end with what was moved and why
 // it was not all.
-func TestShortTransfers(t *testing.T) {
+func TestShortTransfers(t *testing.T) { onEach(t, testShortTransfers) }
+
+func testShortTransfers(t *testing.T, r *rig) {
 	f := newFile(t, memoryDir(t))
-	r := newRig(t, 0)
 	fd := int(f.Fd())
 	data := random(3000)
 	if _, err := f.WriteAt(data, 0); err != nil {
@@ -57,9 +58,10 @@ func TestShortTransfers(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
+func TestErrors(t *testing.T) { onEach(t, testErrors) }
+
+func testErrors(t *testing.T, r *rig) {
 	f := newFile(t, t.TempDir())
-	r := newRig(t, 0)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -95,11 +97,12 @@ func TestErrors(t *testing.T) {
 }
 
 // Both ways of making zeroes, also where the file system has only one of them.
-func TestZeroes(t *testing.T) {
+func TestZeroes(t *testing.T) { onEach(t, testZeroes) }
+
+func testZeroes(t *testing.T, r *rig) {
 	for name, dir := range map[string]string{"disk": t.TempDir(), "memory": memoryDir(t)} {
 		for _, code := range []Code{PunchHole, ZeroRange} {
 			f := newFile(t, dir)
-			r := newRig(t, 0)
 			const size = 1 << 20
 			want := random(size)
 			if _, err := f.WriteAt(want, 0); err != nil {

@@ -59,8 +59,13 @@ func PunchHoleAt(fd int, off, n int64) error {
 	})
 }
 
-// zeroes is what ZeroRangeAt writes where the file system cannot do it itself.
-var zeroes [1 << 18]byte
+// zeroes is what ZeroRangeAt writes where the file system cannot do it itself, on
+// a page's border as direct I/O wants it.
+var zeroes = func() []byte {
+	const n, page = 1 << 18, 4096
+	b := make([]byte, n+page)
+	return b[-uintptr(unsafe.Pointer(&b[0]))&(page-1):][:n]
+}()
 
 // ZeroRangeAt makes [off, off+n) of fd read as zeroes. Where the file system
 // has no FALLOC_FL_ZERO_RANGE (tmpfs, for one) it writes zeroes.
@@ -82,4 +87,13 @@ func ZeroRangeAt(fd int, off, n int64) error {
 		off, n = off+int64(done), n-int64(done)
 	}
 	return nil
+}
+
+// Poll sleeps until one of fds can be read.
+func Poll(fds []unix.PollFd) {
+	if _, err := unix.Poll(fds, -1); err != nil { // EINTR; then nobody filled in what came
+		for i := range fds {
+			fds[i].Revents = 0
+		}
+	}
 }

@@ -164,6 +164,10 @@ func (t *Threads) Reap() *Op {
 	return op
 }
 
+// Wait implements Engine. What finishes calls wake, so one of fds has to be what
+// that makes readable.
+func (t *Threads) Wait(fds []unix.PollFd) { Poll(fds) }
+
 // Close implements Engine.
 func (t *Threads) Close() error {
 	t.mu.Lock()

@@ -30,7 +30,7 @@ var mayImport = map[string][]string{
 	"virtio/guestmem": {},
 
 	"backend":        {"backend/engine"},
-	"backend/engine": {},
+	"backend/engine": {"internal/uring"},
 
 	"bench/compare": {"internal/bench"},
 
@@ -49,6 +49,7 @@ var mayImport = map[string][]string{
 	"internal/rules":     {},
 	"internal/testcount": {},
 	"internal/testleak":  {},
+	"internal/uring":     {},
 	"internal/zonemodel": {},
 }
 

@@ -1,0 +1,126 @@
+package engine
+
+import (
+	"io"
+
+	"golang.org/x/sys/unix"
+)
+
+// depth is how many reads and writes one queue has at the disk at most; what is
+// beyond waits its turn. A ring of a common guest has 128 or 256 entries.
+const depth = 256
+
+// async is what the engines have in common that leave I/O to the kernel: which
+// Ops wait, which are in the kernel under which number, and what comes next for
+// one that comes back.
+//
+// Files that live in memory are read and written in place, by the worker: the
+// kernel has no asynchronous path for them, and io_uring would give each request
+// to a thread of its own.
+type async struct {
+	slow   *Threads // what the kernel has no better way for
+	inline opList   // to be done in place
+	staged opList   // to be handed to the kernel
+	done   opList
+	slots  [depth]*Op // what is in the kernel
+	free   []uint32   // slots that are not in use
+
+	files []file
+}
+
+// file is what an engine knows of a descriptor.
+type file struct {
+	fd       int
+	inMemory bool
+	fixed    int // its number among a ring's registered files, -1 without
+}
+
+func newAsync(wake func()) *async {
+	a := &async{slow: NewThreads(0, wake), free: make([]uint32, depth)}
+	for i := range a.free {
+		a.free[i] = uint32(i)
+	}
+	return a
+}
+
+// file returns what is known of a descriptor; isNew that nothing was until now.
+// A disk has one or two, so a list is searched fast.
+func (a *async) file(fd int) (f *file, isNew bool) {
+	for i := range a.files {
+		if a.files[i].fd == fd {
+			return &a.files[i], false
+		}
+	}
+	a.files = append(a.files, file{fd: fd, inMemory: inMemory(fd), fixed: -1})
+	return &a.files[len(a.files)-1], true
+}
+
+// place takes a number for op.
+func (a *async) place(op *Op) (slot uint32) {
+	slot = a.free[len(a.free)-1]
+	a.free = a.free[:len(a.free)-1]
+	a.slots[slot] = op
+	return slot
+}
+
+// runInline carries out what is done in place.
+func (a *async) runInline() {
+	for op := a.inline.pop(); op != nil; op = a.inline.pop() {
+		a.slow.run(op, &a.slow.scratch)
+		a.done.push(op)
+	}
+}
+
+// ended takes an Op back from the kernel, with the bytes that it moved or a
+// negative errno. Where that was not all, the rest is staged.
+func (a *async) ended(slot uint32, res int64) {
+	op := a.slots[slot]
+	a.slots[slot] = nil
+	a.free = append(a.free, slot)
+	switch err := unix.Errno(-res); {
+	case res < 0 && (err == unix.EINTR || err == unix.EAGAIN):
+		a.staged.push(op)
+		return
+	case res < 0:
+		op.Err = err
+	case op.Code == Fdatasync:
+		op.N = op.Len
+	case res == 0 && len(op.left()) == 0:
+		op.Err = unix.EINVAL // Len promised more than Iov holds
+	case res == 0 && op.Code == Readv:
+		op.Err = io.ErrUnexpectedEOF
+	case res == 0:
+		op.Err = unix.ENOSPC // see Op.transfer
+	default:
+		if op.N += res; op.N < op.Len {
+			if op.rest == nil {
+				op.spare = append(op.spare[:0], op.Iov...)
+				op.rest = op.spare
+			}
+			op.rest = Advance(op.rest, uint64(res))
+			a.staged.push(op)
+			return
+		}
+	}
+	op.rest = nil
+	a.done.push(op)
+}
+
+// left is what of op's vectors is still to be moved, as many as one call takes.
+func (op *Op) left() []unix.Iovec {
+	iov := op.Iov
+	if op.rest != nil {
+		iov = op.rest
+	}
+	return iov[:min(len(iov), iovMax)]
+}
+
+// inMemory says whether a file's data is memory of the kernel's, so that it can be
+// read and written without waiting for any disk.
+func inMemory(fd int) bool {
+	var st unix.Statfs_t
+	if Retry(func() error { return unix.Fstatfs(fd, &st) }) != nil {
+		return false
+	}
+	return st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC
+}
