@@ -30,7 +30,7 @@ type drive struct {
 	zones []driveZone
 
 	maxBatch  uint64 // most bytes of writes that are made one
-	alignment uint64 // of memory that the device can take, less one
+	reach     reach
 	partBytes uint64 // most bytes that the device takes at once
 	partPages uint64 // most pages of memory that it takes at once, 2 or more
 
@@ -175,7 +175,7 @@ func (d *drive) describe(zones []kernelZone, block, physical uint32, q *queueLim
 	d.maxBatch = max(appendBytes, granularity)
 	d.partBytes = max(min(q.get("max_sectors_kb", longest>>10)<<10, longest)&^(granularity-1), granularity)
 	d.partPages = max(q.get("max_segments", 128), 2)
-	d.alignment = q.get("dma_alignment", uint64(block)-1)
+	d.reach = reach{q.get("dma_alignment", uint64(block)-1), uint64(block) - 1}
 	last := zones[len(zones)-1]
 	d.info.CapacitySectors = last.start + last.length - d.first
 	d.info.LogicalBlockSize, d.info.PhysicalBlockSize = block, max(physical, block)

@@ -20,8 +20,10 @@ func (e *quickEngine) Queue(op *engine.Op) {
 	e.ops[e.n] = op
 	e.n, e.sent = e.n+1, e.sent+1
 }
-func (e *quickEngine) Submit()      {}
-func (e *quickEngine) Close() error { return nil }
+func (e *quickEngine) Submit()                {}
+func (e *quickEngine) Close() error           { return nil }
+func (e *quickEngine) Wait(fds []unix.PollFd) { engine.Poll(fds) }
+
 func (e *quickEngine) Reap() *engine.Op {
 	if e.n == 0 {
 		return nil

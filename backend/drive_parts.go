@@ -22,7 +22,7 @@ func (d *drive) issue(r *Request) {
 	r.clip, r.step, r.seg = r.clip[:0], stepWrite, 0
 	for m := r; m != nil; m = m.following(r) {
 		iov := m.Iov
-		if !d.direct(iov) {
+		if !d.reach.has(iov) {
 			m.bounce = newBounce(m.Bytes)
 			iov = m.bounce.iov[:]
 			if r.io.Err = gather(m.bounce.data, m.Iov); r.io.Err != nil {

@@ -206,8 +206,8 @@ func TestDriveLimits(t *testing.T) {
 			}
 			want := tt.want
 			want.Zones, want.ZoneSectors, want.Moves = 3, zoneSectors, true
-			if err != nil || *d.info.Zoned != want || d.alignment != tt.alignment || d.info.CapacitySectors != 2*zoneSectors+tt.last {
-				t.Errorf("%+v, %+v, alignment %d, %v; want %+v", d.info, *d.info.Zoned, d.alignment, err, want)
+			if err != nil || *d.info.Zoned != want || d.reach.address != tt.alignment || d.info.CapacitySectors != 2*zoneSectors+tt.last {
+				t.Errorf("%+v, %+v, alignment %d, %v; want %+v", d.info, *d.info.Zoned, d.reach.address, err, want)
 			}
 			// The last one alone is smaller than a zone, and no size of zones.
 			if zones, err = d.cut(all, &Window{3, 3}); err == nil {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -282,6 +284,8 @@ func (e *heldEngine) release(i int, f fault) {
 	e.held = slices.Delete(e.held, i, i+1)
 	e.run(op, f)
 }
+
+func (e *heldEngine) Wait(fds []unix.PollFd) { engine.Poll(fds) }
 
 func (e *heldEngine) Reap() *engine.Op {
 	if len(e.finished) == 0 {

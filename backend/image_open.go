@@ -23,6 +23,10 @@ type image struct {
 	readOnly bool
 	state    state
 
+	data   int      // what is in the zones is read and written here: f, or
+	direct *os.File // f once more, open for direct I/O
+	reach  reach    // and what memory that takes
+
 	// live is the mapped live table; an entry is stored as one 64-bit word. Nil
 	// on a read-only image.
 	live    []byte
@@ -43,7 +47,7 @@ func openImage(path string, o Options) (_ *image, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the image: %w", err)
 	}
-	img := &image{f: f, store: fileStore{int(f.Fd())}, path: path, readOnly: o.ReadOnly}
+	img := &image{f: f, data: int(f.Fd()), store: fileStore{int(f.Fd())}, path: path, readOnly: o.ReadOnly}
 	if o.wrap != nil {
 		img.store = o.wrap(img.store)
 	}
@@ -68,7 +72,26 @@ func openImage(path string, o Options) (_ *image, err error) {
 	if img.faults, err = readFaults(f, l); err != nil {
 		return nil, err
 	}
+	if o.Direct {
+		if err := img.openDirect(mode); err != nil {
+			return nil, err
+		}
+	}
 	return img, img.recover()
+}
+
+// openDirect opens the file once more, for what is in the zones.
+func (img *image) openDirect(mode int) (err error) {
+	var block uint32
+	// By its descriptor: path may be another file by now.
+	if img.direct, img.reach, block, err = openDirect(fmt.Sprintf("/proc/self/fd/%d", img.data), mode); err != nil {
+		return err
+	}
+	if block > img.BlockSize {
+		return fmt.Errorf("direct I/O there takes blocks of %d bytes, but the image has blocks of %d: leave --cache=direct out", block, img.BlockSize)
+	}
+	img.data = int(img.direct.Fd())
+	return nil
 }
 
 // checkSize says whether a file of size bytes holds the whole image.
@@ -335,6 +358,9 @@ func (img *image) release() error {
 	if img.live != nil {
 		err = unix.Munmap(img.live)
 		img.live = nil
+	}
+	if img.direct != nil {
+		err = errors.Join(err, img.direct.Close())
 	}
 	return errors.Join(err, img.f.Close())
 }

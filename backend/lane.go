@@ -18,6 +18,7 @@ import (
 type Lane struct {
 	eng      engine.Engine
 	done     reqList
+	unmoved  reqList // their I/O has failed without the engine
 	inFlight int
 	hurry    atomic.Bool // no answer is held back any more
 	standing []standing  // lines of a drive's zones that begin to move with Start
@@ -25,6 +26,7 @@ type Lane struct {
 	armed  atomic.Bool
 	wakeFD int // eventfd, readable when the worker must look
 	drain  [8]byte
+	poll   [2]unix.PollFd // here, so that to wait does not allocate
 
 	mu   sync.Mutex // guards mail
 	mail reqList
@@ -87,15 +89,22 @@ func (l *Lane) Done() *Request {
 			}
 			continue
 		}
+		if r := l.unmoved.pop(); r != nil {
+			r.disk.ioDone(r)
+			continue
+		}
 		op := l.eng.Reap()
 		if op == nil {
 			l.Start()
-			if op = l.eng.Reap(); op == nil && l.done.head == nil && !l.full.Load() {
+			if op = l.eng.Reap(); op == nil && l.done.head == nil && l.unmoved.head == nil && !l.full.Load() {
 				return nil
 			}
 		}
 		if op != nil {
 			r := op.Owner.(*Request)
+			if r.detour != nil {
+				r.arrive()
+			}
 			r.disk.ioDone(r)
 		}
 	}
@@ -104,25 +113,33 @@ func (l *Lane) Done() *Request {
 // InFlight is the number of requests submitted and not yet returned by Done.
 func (l *Lane) InFlight() int { return l.inFlight }
 
-// WakeFD is an eventfd that becomes readable after Arm when something happened
-// on the lane, or someone called Wake.
-func (l *Lane) WakeFD() int { return l.wakeFD }
-
-// Arm asks for a wake-up. The worker calls it before it sleeps and then looks
-// at Done once more, since what finished before is not reported.
+// Arm asks for a wake-up. The worker calls it before Sleep and then looks at Done
+// once more, since what finished before is not reported.
 func (l *Lane) Arm() { l.armed.Store(true) }
 
-// Disarm ends what Arm began. readable says that poll found WakeFD readable,
-// which it can also be from a wake-up that came too late for the last Disarm.
-func (l *Lane) Disarm(readable bool) {
+// Disarm ends what Arm began, without a sleep.
+func (l *Lane) Disarm() { l.armed.Store(false) }
+
+// Sleep waits after Arm until something happened on the lane, someone called
+// Wake, or fd, unless it is -1, can be read: then it is true.
+func (l *Lane) Sleep(fd int) (readable bool) {
+	l.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	l.poll[1] = unix.PollFd{Fd: int32(l.wakeFD), Events: unix.POLLIN}
+	l.eng.Wait(l.poll[:])
 	l.armed.Store(false)
-	if readable {
+	// It can also be readable from a wake-up that came too late for the last Sleep.
+	if l.poll[1].Revents != 0 {
 		_, _ = unix.Read(l.wakeFD, l.drain[:])
 	}
+	return l.poll[0].Revents != 0
 }
 
-// Wake makes a sleeping worker look. Any goroutine may call it.
-func (l *Lane) Wake() { l.wake() }
+// Wake makes a sleeping worker look. Any goroutine may call it, even after Close.
+func (l *Lane) Wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wake()
+}
 
 func (l *Lane) wake() {
 	if l.armed.Swap(false) {
@@ -156,6 +173,7 @@ func (l *Lane) Close() error {
 	// must not go to what has the descriptor's number next: that may be a disk.
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.armed.Store(false)
 	return errors.Join(err, unix.Close(l.wakeFD))
 }
 

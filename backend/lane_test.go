@@ -72,37 +72,36 @@ func TestLaneArm(t *testing.T) {
 	c := newClient(t, &relay{})
 	l := c.lane
 	l.Wake()
-	if readable(t, l.WakeFD()) {
+	if readable(t, l.wakeFD) {
 		t.Error("woken, but not armed")
 	}
 	l.Arm()
-	if readable(t, l.WakeFD()) {
+	if readable(t, l.wakeFD) {
 		t.Error("armed, but nothing has happened")
 	}
 	l.Wake()
 	l.Wake()
-	if !readable(t, l.WakeFD()) {
+	if !readable(t, l.wakeFD) {
 		t.Error("armed and not woken")
 	}
-	l.Disarm(true)
-	if readable(t, l.WakeFD()) {
+	if l.Sleep(-1); readable(t, l.wakeFD) {
 		t.Error("a wake-up is left over")
 	}
 	l.Arm()
-	l.Disarm(false)
+	l.Disarm()
 	l.Wake()
-	if readable(t, l.WakeFD()) {
+	if readable(t, l.wakeFD) {
 		t.Error("woken after it was disarmed")
 	}
 	// One that comes between the last look and Disarm is seen the next time.
 	l.Arm()
 	l.Wake()
-	l.Disarm(false)
+	l.Disarm()
 	l.Arm()
-	if !readable(t, l.WakeFD()) {
+	if !readable(t, l.wakeFD) {
 		t.Error("a late wake-up is lost")
 	}
-	l.Disarm(true)
+	l.Sleep(-1)
 }
 
 func TestLaneWithoutEngine(t *testing.T) {
@@ -134,8 +133,8 @@ func TestLateWakeUp(t *testing.T) {
 		for lane.Done() == nil {
 			lane.Arm()
 		}
-		lane.Disarm(false)
-		fd := lane.WakeFD()
+		lane.Disarm()
+		fd := lane.wakeFD
 		if err := lane.Close(); err != nil {
 			t.Fatal(err)
 		}

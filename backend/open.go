@@ -23,6 +23,9 @@ const (
 // Options are how a disk is opened.
 type Options struct {
 	ReadOnly bool
+	// Direct has data moved past the host's page cache. Zoned block devices are
+	// always used so.
+	Direct bool
 	// Window is the part of a zoned block device to serve; nil for all of it.
 	Window *Window
 
@@ -126,7 +129,7 @@ func Open(path string, o Options) (Disk, error) {
 		}
 		return d, nil
 	}
-	d, err := openPlain(path, o.ReadOnly)
+	d, err := openPlain(path, o)
 	if err != nil {
 		return nil, err
 	}

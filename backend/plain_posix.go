@@ -15,8 +15,10 @@ import (
 
 // plain is an ordinary disk: a file or a block device, byte for byte.
 type plain struct {
-	f    *os.File
-	info Info
+	f     *os.File
+	fd    int
+	info  Info
+	reach reach
 
 	faults Faults
 
@@ -35,21 +37,29 @@ func errLost(cause error) error {
 // single call keeps a helper busy for ever.
 const maxRangeSectors = 1 << 30 >> SectorShift
 
-func openPlain(path string, readOnly bool) (_ *plain, err error) {
+func openPlain(path string, o Options) (_ *plain, err error) {
 	mode := os.O_RDWR
-	if readOnly {
+	if o.ReadOnly {
 		mode = os.O_RDONLY
 	}
-	f, err := os.OpenFile(path, mode, 0)
+	p := new(plain)
+	var directBlock uint32
+	if o.Direct {
+		p.f, p.reach, directBlock, err = openDirect(path, mode)
+	} else {
+		p.f, err = os.OpenFile(path, mode, 0)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the disk: %w", err)
 	}
+	f := p.f
+	p.fd = int(f.Fd())
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("disk %s: %w", path, err), f.Close())
 		}
 	}()
-	if err := lockFile(f, readOnly); err != nil {
+	if err := lockFile(f, o.ReadOnly); err != nil {
 		return nil, err
 	}
 	size, err := f.Seek(0, io.SeekEnd)
@@ -60,17 +70,19 @@ func openPlain(path string, readOnly bool) (_ *plain, err error) {
 	if err != nil {
 		return nil, err
 	}
+	block = max(block, directBlock)
+	physical = max(block, physical)
 	sectors := uint64(size) / uint64(block) * uint64(block) >> SectorShift
 	if sectors == 0 {
 		return nil, fmt.Errorf("it has %d bytes, less than one block of %d; give it a size first (truncate -s)", size, block)
 	}
-	p := &plain{f: f, info: Info{
+	p.info = Info{
 		CapacitySectors:   sectors,
 		LogicalBlockSize:  block,
 		PhysicalBlockSize: physical,
-		ReadOnly:          readOnly,
-	}}
-	if !readOnly {
+		ReadOnly:          o.ReadOnly,
+	}
+	if !o.ReadOnly {
 		p.info.MaxDiscardSectors, p.info.MaxWriteZeroesSectors = maxRangeSectors, maxRangeSectors
 	}
 	p.faults.init(p.info)
@@ -122,7 +134,7 @@ func (p *plain) Close() error {
 // submit implements Disk.
 func (p *plain) submit(r *Request) {
 	io := &r.io
-	io.FD, io.Dsync = int(p.f.Fd()), false
+	io.FD, io.Dsync = p.fd, false
 	switch r.Op {
 	case OpRead, OpWrite:
 		sectors := r.Bytes >> SectorShift
@@ -171,7 +183,7 @@ func (p *plain) submit(r *Request) {
 		p.fail(r, ErrUnsupported)
 		return
 	}
-	r.lane.eng.Queue(io)
+	r.lane.move(r, p.reach)
 }
 
 // inside says whether the range lies on the disk and is whole logical blocks.

@@ -200,6 +200,8 @@ func (e *cutEngine) Reap() *engine.Op {
 	return op
 }
 
+func (e *cutEngine) Wait(fds []unix.PollFd) { engine.Poll(fds) }
+
 func (e *cutEngine) Close() error { return nil }
 
 // carryOut does what is left of op, but not what is behind its byte number to.

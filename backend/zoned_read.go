@@ -29,9 +29,9 @@ func (d *zoned) read(r *Request) {
 		return
 	}
 	r.step = stepRead
-	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, int(d.img.f.Fd()), false
+	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, d.img.data, false
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(file), iov
-	r.lane.eng.Queue(&r.io)
+	r.lane.move(r, d.img.reach)
 }
 
 // zeroBehind zeroes what is behind the first n bytes of r's memory, n <= r.Bytes,

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"runtime/debug"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -101,15 +99,13 @@ func plainly(err error) error {
 func (l *Lane) carryOut(d Disk, r *Request) error {
 	l.Submit(d, r)
 	l.Start()
-	poll := []unix.PollFd{{Fd: int32(l.wakeFD), Events: unix.POLLIN}}
 	for l.Done() == nil {
 		l.Arm()
 		if l.Done() != nil {
-			l.Disarm(false)
+			l.Disarm()
 			break
 		}
-		_, err := unix.Poll(poll, -1)
-		l.Disarm(err == nil && poll[0].Revents != 0)
+		l.Sleep(-1)
 	}
 	return r.Err
 }

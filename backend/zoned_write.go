@@ -42,13 +42,13 @@ func (d *zoned) writeConventional(r *Request) {
 		return
 	}
 	r.step = stepRead // nothing but its outcome is left, as for a read
-	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.img.f.Fd()), r.Stable
+	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, d.img.data, r.Stable
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(r.Bytes), r.Iov
 	if d.faults.strike(r, r.Sector, r.Bytes>>SectorShift) && !r.cutShort() {
 		d.end(r, nil)
 		return
 	}
-	r.lane.eng.Queue(&r.io)
+	r.lane.move(r, d.img.reach)
 }
 
 // admit gives r its address in zone z, whose lock is held, and puts it among
@@ -104,13 +104,13 @@ func (d *zoned) issue(r *Request) {
 		return
 	}
 	r.step = stepWrite
-	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.img.f.Fd()), false
+	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, d.img.data, false
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(start+r.from), int64(r.Bytes), r.Iov
 	if d.faults.strike(r, start+r.from, r.end-r.from) && !r.cutShort() {
 		d.wrote(r)
 		return
 	}
-	r.lane.eng.Queue(&r.io)
+	r.lane.move(r, d.img.reach)
 }
 
 // wrote goes on when the data of a write has been moved, or not. A write that

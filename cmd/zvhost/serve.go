@@ -58,6 +58,8 @@ One front-end at a time: another one that connects meanwhile is let in if the
 first leaves within two seconds, and disconnected otherwise. When a front-end
 leaves, the next may come; with a connected socket in --fd, zvhost ends then.
 
+--aio has QEMU's names; native is linux-aio, which wants --cache=direct.
+
 A socket file that no process listens on any more is replaced. Under systemd
 socket activation the handed-over socket is used.`,
 		Example: `  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
@@ -73,6 +75,8 @@ socket activation the handed-over socket is used.`,
 	opts.addConventional(fs)
 	fs.IntVar(&opts.config.Queues, "queues", 1, "offer `N` request queues; give the front-end as many")
 	fs.StringVar(&opts.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
+	fs.StringVar((*string)(&opts.config.AIO), "aio", "", "`ENGINE` for I/O: io_uring (default where the kernel has it), native or threads")
+	fs.StringVar((*string)(&opts.config.Cache), "cache", "", "host page cache: buffered or direct (default: direct for zoned drives only)")
 	fs.Var(&opts.window, "zones", "serve these zones of a zoned device only, numbered from 0")
 	fs.Var(&opts.mode, "socket-mode", "permissions of the socket: who may write may connect")
 	fs.StringVar(&opts.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")

@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -46,6 +48,10 @@ type Config struct {
 	ReadOnly bool
 	Queues   int    // request queues offered, 1 to vhostuser.MaxQueues
 	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
+	// Cache says whether the host's page cache stands between guests and BlkFile.
+	Cache Cache
+	// AIO is what I/O is done with; empty for the best that the kernel has.
+	AIO engine.Kind
 
 	// ControlPath is where zvhost fault and zvhost zone set-state find the daemon;
 	// empty for nowhere.
@@ -59,6 +65,16 @@ type Config struct {
 	// Trace logs every vhost-user message in words, at debug level.
 	Trace bool
 }
+
+// Cache is what --cache says.
+type Cache string
+
+// The ways to use the host's page cache. Zoned drives are always direct.
+const (
+	CacheDefault  Cache = "" // direct for zoned drives, buffered for the rest
+	CacheBuffered Cache = "buffered"
+	CacheDirect   Cache = "direct"
+)
 
 // Validate reports what is wrong with the values themselves, in one line. It
 // touches no file.
@@ -84,6 +100,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--socket-mode=%#o: must be permission bits, 0 to 0777", uint32(c.SocketMode))
 	case c.Create != nil && c.ReadOnly:
 		return errors.New("--create and --read-only exclude each other: a new image has nothing to read")
+	case c.Cache != CacheDefault && c.Cache != CacheBuffered && c.Cache != CacheDirect:
+		return fmt.Errorf("--cache=%s: must be direct or buffered", c.Cache)
+	case c.AIO != "" && !slices.Contains(engine.Kinds, c.AIO):
+		return fmt.Errorf("--aio=%s: must be io_uring, native or threads", c.AIO)
 	case len(c.Serial) > MaxSerialBytes:
 		return fmt.Errorf("--serial=%q: %d bytes long, but a virtio-blk serial number has at most %d", c.Serial, len(c.Serial), MaxSerialBytes)
 	}
@@ -137,7 +157,16 @@ func (c *Config) openStorage() (backend.Disk, error) {
 			return nil, err
 		}
 	}
-	return backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly, Window: c.Window})
+	if c.Cache == CacheBuffered {
+		kind, err := backend.Probe(c.BlkFile)
+		if err != nil {
+			return nil, err
+		}
+		if kind == backend.KindZonedDevice {
+			return nil, fmt.Errorf("--cache=buffered: %s is a zoned drive, which takes writes in order: it cannot be used through the page cache; leave --cache out", c.BlkFile)
+		}
+	}
+	return backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Window: c.Window})
 }
 
 // matches returns an error that says what differs unless the image at path has

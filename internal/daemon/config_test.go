@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/engine"
 )
 
 func goodConfig() Config {
@@ -30,6 +31,10 @@ func TestValidate(t *testing.T) {
 		{"control path", func(c *Config) { c.ControlPath = "disk.control" }, ""},
 		{"control path too long", func(c *Config) { c.ControlPath = strings.Repeat("p", 107) }, "--control-path: 107 bytes"},
 		{"the same path twice", func(c *Config) { c.ControlPath = c.SocketPath }, "two sockets"},
+		{"engine", func(c *Config) { c.AIO = engine.KindNative }, ""},
+		{"no such engine", func(c *Config) { c.AIO = "iouring" }, "--aio=iouring: must be io_uring, native or threads"},
+		{"cache", func(c *Config) { c.Cache = "direct" }, ""},
+		{"no such cache", func(c *Config) { c.Cache = "none" }, "--cache=none: must be direct or buffered"},
 		{"stdin", func(c *Config) { c.SocketPath, c.FD = "", 0 }, "--fd=0"},
 		{"negative descriptor", func(c *Config) { c.SocketPath, c.FD = "", -3 }, "--fd=-3"},
 		{"no queue", func(c *Config) { c.Queues = 0 }, "--queues=0: must be 1 to 256"},

@@ -14,8 +14,9 @@ import (
 
 // DeviceOptions are what a device has beside its disk.
 type DeviceOptions struct {
-	Queues int    // request queues, 1 to MaxQueues
-	Serial string // at most MaxSerialBytes
+	Queues int         // request queues, 1 to MaxQueues
+	Serial string      // at most MaxSerialBytes
+	Engine engine.Kind // what queues do their I/O with; empty: threads
 	Log    logrus.FieldLogger
 }
 
@@ -30,7 +31,7 @@ type Device struct {
 	errs    *errorLog
 	workers []*worker // nil where the queue is not started
 
-	// engine makes what a queue does its I/O with: newEngine, but in tests.
+	// engine makes what a queue does its I/O with.
 	engine func(wake func()) (engine.Engine, error)
 }
 
@@ -41,31 +42,27 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Engine == "" {
+		o.Engine = engine.KindThreads
+	}
 	return &Device{
 		Blk:     blk,
 		disk:    disk,
 		log:     o.Log,
 		errs:    newErrorLog(o.Log),
 		workers: make([]*worker, o.Queues),
-		engine:  newEngine,
+		engine:  o.Engine.Open,
 	}, nil
 }
-
-// newEngine is what the device's queues do their I/O with.
-func newEngine(wake func()) (engine.Engine, error) { return engine.NewThreads(0, wake), nil }
 
 // StartQueue implements vhostuser.Device.
 func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	if d.workers[i] != nil {
 		return fmt.Errorf("queue %d is started already", i)
 	}
-	lane, err := backend.NewLane(d.engine)
-	if err != nil {
-		return err
-	}
-	w := newWorker(d, i, r, lane)
+	w := newWorker(d, i, r)
 	if err := w.start(); err != nil {
-		return errors.Join(err, lane.Close())
+		return err
 	}
 	d.workers[i] = w
 	return nil
@@ -78,11 +75,7 @@ func (d *Device) StopQueue(i int) (base uint32) {
 		return 0
 	}
 	d.workers[i] = nil
-	base = w.halt()
-	if err := w.lane.Close(); err != nil {
-		d.log.Warnf("queue %d: closing its engine: %v", i, err)
-	}
-	return base
+	return w.halt()
 }
 
 // Close stops the queues that a session has left running, each once its

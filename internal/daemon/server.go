@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -41,7 +42,11 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 }
 
 func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Logger) error {
-	dev, err := NewDevice(disk, DeviceOptions{Queues: c.Queues, Serial: c.Serial, Log: log})
+	aio, err := chooseEngine(c.AIO, engine.Kind.Probe, log)
+	if err != nil {
+		return err
+	}
+	dev, err := NewDevice(disk, DeviceOptions{Queues: c.Queues, Serial: c.Serial, Engine: aio, Log: log})
 	if err != nil {
 		return err
 	}

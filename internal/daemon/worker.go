@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -30,25 +31,21 @@ type worker struct {
 	reqs []virtio.BlkRequest
 	free []uint32
 
-	poll     [2]unix.PollFd
+	kick     int     // w.ring.Kick, or -1 once that does not work any more
 	kicks    [8]byte // what the kick eventfd counted; of no interest
 	stopping atomic.Bool
 	started  chan error
 	stopped  chan struct{}
 }
 
-func newWorker(d *Device, index int, r vhostuser.Ring, lane *backend.Lane) *worker {
+func newWorker(d *Device, index int, r vhostuser.Ring) *worker {
 	w := &worker{
-		dev:   d,
-		index: index,
-		ring:  r,
-		lane:  lane,
-		reqs:  make([]virtio.BlkRequest, int(r.Size)+1),
-		free:  make([]uint32, int(r.Size)+1),
-		poll: [2]unix.PollFd{
-			{Fd: int32(r.Kick), Events: unix.POLLIN},
-			{Fd: int32(lane.WakeFD()), Events: unix.POLLIN},
-		},
+		dev:     d,
+		index:   index,
+		ring:    r,
+		kick:    r.Kick,
+		reqs:    make([]virtio.BlkRequest, int(r.Size)+1),
+		free:    make([]uint32, int(r.Size)+1),
 		started: make(chan error, 1),
 		stopped: make(chan struct{}),
 	}
@@ -77,11 +74,13 @@ func (w *worker) halt() (base uint32) {
 
 func (w *worker) run() {
 	defer close(w.stopped)
-	runtime.LockOSThread() // an engine's ring may belong to one thread only
+	// An engine's ring belongs to the thread that makes it, and so does the fault
+	// handling, see guarded.
+	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	debug.SetPanicOnFault(true) // see guarded
+	debug.SetPanicOnFault(true)
 
-	if err := w.guarded(w.openRing); err != nil {
+	if err := w.open(); err != nil {
 		w.started <- fmt.Errorf("queue %d: %w", w.index, err)
 		return
 	}
@@ -92,12 +91,26 @@ func (w *worker) run() {
 		for w.lane.InFlight() > 0 {
 			w.lane.Arm()
 			if w.lane.Done() == nil {
-				w.sleep(1)
+				w.lane.Sleep(-1)
 				continue
 			}
-			w.lane.Disarm(false)
+			w.lane.Disarm()
 		}
 	}
+	if err := w.lane.Close(); err != nil {
+		w.dev.log.Warnf("queue %d: closing its engine: %v", w.index, err)
+	}
+}
+
+// open makes the lane and begins with the ring.
+func (w *worker) open() (err error) {
+	if w.lane, err = backend.NewLane(w.dev.engine); err != nil {
+		return err
+	}
+	if err := w.guarded(w.openRing); err != nil {
+		return errors.Join(err, w.lane.Close())
+	}
+	return nil
 }
 
 // broken tells the operator and the front-end that the ring cannot be served any
@@ -166,10 +179,10 @@ func (w *worker) serve() error {
 		case stopping && w.lane.InFlight() == 0:
 			return nil
 		case !stopping && w.queue.EnableKicks(), w.answer() > 0:
-			w.lane.Disarm(false)
+			w.lane.Disarm()
 			continue
 		}
-		w.sleep(len(w.poll))
+		w.sleep()
 	}
 }
 
@@ -237,33 +250,26 @@ func (w *worker) finish() {
 	for {
 		w.lane.Arm()
 		if w.answer() == 0 && w.lane.InFlight() > 0 {
-			w.sleep(1)
+			w.lane.Sleep(-1)
 			continue
 		}
-		w.lane.Disarm(false)
+		w.lane.Disarm()
 		if w.lane.InFlight() == 0 {
 			return
 		}
 	}
 }
 
-// sleep waits for the last n of the worker's descriptors: 2 for kicks and
-// wake-ups, 1 for wake-ups only. The lane is armed.
-func (w *worker) sleep(n int) {
-	fds := w.poll[len(w.poll)-n:]
-	_, err := unix.Poll(fds, -1)
-	if err != nil { // EINTR; then nobody filled in what came
-		w.poll[0].Revents, w.poll[1].Revents = 0, 0
-	}
-	w.lane.Disarm(w.poll[1].Revents != 0)
-	if n < 2 || w.poll[0].Revents == 0 {
+// sleep waits for a kick or something to happen on the lane, which is armed.
+func (w *worker) sleep() {
+	if !w.lane.Sleep(w.kick) {
 		return
 	}
 	if got, err := unix.Read(w.ring.Kick, w.kicks[:]); got == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR {
 		// A pipe whose other end is closed, or no eventfd at all: it would be
 		// readable for ever.
 		w.dev.errs.Error(fmt.Errorf("queue %d: its kick descriptor does not work any more; no kick will be seen until the front-end sends another", w.index))
-		w.poll[0].Fd = -1
+		w.kick = -1
 	}
 }
 

@@ -1,0 +1,45 @@
+package daemon
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+func TestChooseEngine(t *testing.T) {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	for asked, want := range map[engine.Kind]engine.Kind{
+		"": engine.KindUring, engine.KindUring: engine.KindUring, engine.KindNative: engine.KindNative, engine.KindThreads: engine.KindThreads,
+	} {
+		if got, err := chooseEngine(asked, engine.Kind.Probe, log); err != nil || got != want {
+			t.Errorf("%q: %q, %v", asked, got, err)
+		}
+	}
+}
+
+// A kernel without io_uring costs one line in the log, unless it was asked for.
+func TestChooseWithoutUring(t *testing.T) {
+	none := func(k engine.Kind) error {
+		if k == engine.KindThreads {
+			return nil
+		}
+		return unix.ENOSYS
+	}
+	var said strings.Builder
+	log := logrus.New()
+	log.SetOutput(&said)
+	if got, err := chooseEngine("", none, log); err != nil || got != engine.KindThreads || strings.Count(said.String(), "\n") != 1 {
+		t.Errorf("%q, %v, said %q", got, err, said.String())
+	}
+	for _, kind := range []engine.Kind{engine.KindUring, engine.KindNative} {
+		if _, err := chooseEngine(kind, none, log); err == nil || !strings.Contains(err.Error(), "--aio="+string(kind)) {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
