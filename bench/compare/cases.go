@@ -87,6 +87,16 @@ func appendTasks() (all []task) {
 	return all
 }
 
+// bareTasks are those of a file that are held against io_uring on the file itself.
+func bareTasks() (all []task) {
+	for _, s := range []storage{tmpfs, disk} {
+		for _, rw := range []bench.RW{bench.RandRead, bench.RandWrite} {
+			all = append(all, task{Storage: s, RW: rw, BlockBytes: 4 << 10, Depth: 32, Queues: 1})
+		}
+	}
+	return all
+}
+
 // chosen says whether a comparison's name has all words of one of the choices;
 // without choices all are chosen.
 func chosen(name string, choices []string) bool {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,11 @@ func check(t testing.TB, err error) {
 func TestTasks(t *testing.T) {
 	var b strings.Builder
 	seen := map[string]bool{}
+	for _, one := range bareTasks() { // of those in tasks
+		if !slices.Contains(tasks(), one) {
+			t.Errorf("%s is held against the file only", one.name())
+		}
+	}
 	for _, one := range append(tasks(), appendTasks()...) {
 		if seen[one.name()] {
 			t.Errorf("%s twice", one.name())
@@ -245,6 +251,8 @@ func TestSettings(t *testing.T) {
 		{&qemu{}, nothing, []string{"default", "poll-max-ns=0"}},
 		{&qemu{}, tmpfs, []string{"io_uring, buffered", "io_uring, direct", "native, direct", "threads, buffered"}},
 		{&qemu{}, disk, []string{"io_uring", "native"}},
+		{&bare{}, disk, []string{"direct"}},
+		{&bare{}, tmpfs, []string{"buffered", "direct"}},
 	} {
 		if d := cmp.Diff(tt.want, names(tt.r, task{Storage: tt.s})); d != "" {
 			t.Errorf("%s on %s: %s", tt.r.name(), tt.s, d)

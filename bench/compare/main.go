@@ -159,6 +159,9 @@ func (o *options) matches(z *zvhostServer, q *qemu) (list []match) {
 	for _, t := range tasks() {
 		add(match{t, z, q})
 	}
+	for _, t := range bareTasks() {
+		add(match{t, z, &bare{bin: o.zvhost, files: q.files}})
+	}
 	for _, t := range appendTasks() {
 		add(match{t, z, ordinary{z}})
 	}

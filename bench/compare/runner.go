@@ -30,10 +30,11 @@ type setting struct {
 	Args []string `json:"args"`
 }
 
-// client runs zvhost bench against a socket.
-func client(ctx context.Context, zvhost, socket string, t task, d time.Duration) (bench.Result, error) {
-	args := []string{"bench", "--json", "--socket-path", socket, "--rw", string(t.RW), "--bs", strconv.Itoa(t.BlockBytes),
-		"--iodepth", strconv.Itoa(t.Depth), "--queues", strconv.Itoa(t.Queues), "--runtime", d.String()}
+// client runs zvhost bench on a target: a socket, or a file.
+func client(ctx context.Context, zvhost string, target []string, t task, d time.Duration) (bench.Result, error) {
+	args := append([]string{"bench", "--json"}, target...)
+	args = append(args, "--rw", string(t.RW), "--bs", strconv.Itoa(t.BlockBytes),
+		"--iodepth", strconv.Itoa(t.Depth), "--queues", strconv.Itoa(t.Queues), "--runtime", d.String())
 	if t.Zones != 0 {
 		args = append(args, "--zones", strconv.Itoa(t.Zones))
 	}

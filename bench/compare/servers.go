@@ -127,7 +127,7 @@ func (z *zvhostServer) measure(ctx context.Context, t task, s setting, d time.Du
 		args = append(args, "--blk-file", z.files.of(t))
 	}
 	return serving(exec.Command(z.bin, args...), z.socket, func() (bench.Result, error) {
-		return client(ctx, z.bin, z.socket, t, d)
+		return client(ctx, z.bin, []string{"--socket-path", z.socket}, t, d)
 	})
 }
 
@@ -189,5 +189,25 @@ func (q *qemu) measure(ctx context.Context, t task, s setting, d time.Duration) 
 	}
 	cmd := exec.Command(q.bin, "--object", thread, "--blockdev", blockdev+",node-name=n0",
 		"--export", fmt.Sprintf("type=vhost-user-blk,id=e0,node-name=n0,iothread=t0,writable=on,num-queues=%d,addr.type=unix,addr.path=%s", t.Queues, q.socket))
-	return serving(cmd, q.socket, func() (bench.Result, error) { return client(ctx, q.zvhost, q.socket, t, d) })
+	return serving(cmd, q.socket, func() (bench.Result, error) { return client(ctx, q.zvhost, []string{"--socket-path", q.socket}, t, d) })
+}
+
+// bare is io_uring on the file itself, without a back-end and a guest.
+type bare struct {
+	bin   string
+	files *files
+}
+
+func (b *bare) name() string { return bareName }
+
+func (b *bare) settings(t task) []setting {
+	direct := setting{"direct", []string{"--cache=direct"}}
+	if t.Storage == disk {
+		return []setting{direct}
+	}
+	return []setting{{"buffered", []string{"--cache=buffered"}}, direct}
+}
+
+func (b *bare) measure(ctx context.Context, t task, s setting, d time.Duration) (bench.Result, error) {
+	return client(ctx, b.bin, append([]string{"--blk-file", b.files.of(t)}, s.Args...), t, d)
 }

@@ -17,6 +17,7 @@ import (
 func newBench() *cobra.Command {
 	c := bench.Default()
 	rw, size, asJSON := string(c.RW), sizeFlag{bytes: uint64(c.BlockBytes), text: "4k"}, false
+	cache := "buffered"
 	cmd := &cobra.Command{
 		Use:   "bench --socket-path PATH",
 		Short: "Measure a vhost-user-blk back-end",
@@ -29,16 +30,27 @@ What is written replaces what is on the disk. On a zoned disk the first --zones
 sequential zones are reset, written and reset again when they are full; append
 keeps --iodepth requests in flight over them, write one in each zone, as Linux
 does; reads go to what has been written. randwrite is for ordinary disks, append
-and report are for zoned ones.`,
+and report are for zoned ones.
+
+With --blk-file it reads and writes a file or block device itself, by io_uring:
+what a back-end over it can be held against.`,
 		Example: `  zvhost bench --socket-path /run/vm1.sock
   zvhost bench --socket-path /run/vm1.sock --rw randwrite --bs 4k --iodepth 1 --runtime 30s
   zvhost bench --socket-path /run/vm1.sock --rw append --zones 16
+  zvhost bench --blk-file disk.raw --cache=direct --rw randwrite
   zvhost bench --socket-path /run/vm1.sock --rw read --bs 1M --queues 2 --poll --json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.RW = bench.RW(rw)
 			if c.BlockBytes = int(size.bytes); size.bytes > bench.MaxBlockBytes {
 				c.BlockBytes = bench.MaxBlockBytes + 1
+			}
+			switch cache {
+			case "buffered":
+			case "direct":
+				c.Direct = true
+			default:
+				return usagef("--cache=%s: must be direct or buffered", cache)
 			}
 			if err := c.Validate(); err != nil {
 				return &usageError{err}
@@ -58,6 +70,8 @@ and report are for zoned ones.`,
 	fs := cmd.Flags()
 	fs.SortFlags = false
 	fs.StringVar(&c.SocketPath, "socket-path", "", "measure the back-end that listens on this UNIX `PATH`")
+	fs.StringVar(&c.File, "blk-file", "", "measure this `FILE` or block device itself, without a back-end")
+	fs.StringVar(&cache, "cache", cache, "with --blk-file: `HOW`, direct (around the page cache) or buffered")
 	fs.StringVar(&rw, "rw", rw, "`WHAT` to do: read, write, randread, randwrite, append or report")
 	fs.Var(&size, "bs", "data of a request")
 	fs.IntVar(&c.Depth, "iodepth", c.Depth, "keep `N` requests in flight in each queue")

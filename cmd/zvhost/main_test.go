@@ -120,6 +120,8 @@ func TestErrors(t *testing.T) {
 		{[]string{"bench"}, exitUsage, "--socket-path=PATH"},
 		{[]string{"bench", "s"}, exitUsage, "takes no argument"},
 		{[]string{"bench", "--socket-path", "s", "--rw", "trim"}, exitUsage, "--rw=trim: must be read, write"},
+		{[]string{"bench", "--blk-file", "f", "--cache", "none"}, exitUsage, "--cache=none: must be direct or buffered"},
+		{[]string{"bench", "--blk-file", "none"}, exitFailure, "--blk-file: open none: no such file or directory"},
 		{[]string{"bench", "--socket-path", "s", "--bs", "4KB"}, exitUsage, "KB is ambiguous"},
 		{[]string{"bench", "--socket-path", "s", "--bs", "1E"}, exitUsage, "up to 16 MiB"},
 		{[]string{"bench", "--socket-path", "s", "--iodepth", "0"}, exitUsage, "--iodepth=0"},

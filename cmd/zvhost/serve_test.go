@@ -3,12 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/internal/bench"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -100,24 +98,6 @@ func TestServesNoStorage(t *testing.T) {
 	p.signal(unix.SIGTERM)
 	if status := p.wait(); status != exitOK {
 		t.Fatalf("status %d:\n%s", status, p.logged())
-	}
-}
-
-// The benchmark against another process, as a program reads it and as people do.
-func TestBench(t *testing.T) {
-	t.Chdir(t.TempDir())
-	p := start(t, "", nil, nil, "serve", "--socket-path", "s", "--null")
-	p.until("serving")
-	args := []string{"bench", "--socket-path", "s", "--rw", "randwrite", "--runtime", "20ms", "--iodepth", "4", "--bs", "64K"}
-	var r bench.Result
-	if err := json.Unmarshal([]byte(must(t, append(args, "--json")...)), &r); err != nil {
-		t.Fatal(err)
-	}
-	if r.RW != bench.RandWrite || r.Requests == 0 || r.BlockBytes != 64<<10 || r.Depth != 4 || r.ServerPID != p.cmd.Process.Pid || r.ServerCPUSeconds <= 0 {
-		t.Errorf("%+v", r)
-	}
-	if out := must(t, append(args, "--poll")...); !strings.Contains(out, "IOPS") || !strings.Contains(out, "client polling") {
-		t.Error(out)
 	}
 }
 

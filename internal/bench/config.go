@@ -41,6 +41,12 @@ const (
 // Config is what is to be measured.
 type Config struct {
 	SocketPath string
+	// File, in the place of a back-end, is a file or block device to be read and
+	// written itself, by io_uring: what a back-end over it is held against.
+	// Direct goes around the page cache.
+	File   string
+	Direct bool
+
 	RW         RW
 	BlockBytes int // data of a request, a multiple of 512; of Report: room for the answer
 	Depth      int // requests in flight in each queue
@@ -66,8 +72,14 @@ func Default() Config {
 // touches no file.
 func (c *Config) Validate() error {
 	switch {
-	case c.SocketPath == "":
+	case c.SocketPath == "" && c.File == "":
 		return errors.New("nothing to measure: give the back-end's socket with --socket-path=PATH")
+	case c.SocketPath != "" && c.File != "":
+		return errors.New("--socket-path and --blk-file exclude each other: give one")
+	case c.File == "" && c.Direct:
+		return errors.New("--cache is for --blk-file: a back-end has its own")
+	case c.File != "" && (c.RW == Append || c.RW == Report):
+		return fmt.Errorf("--rw=%s: for a back-end's zoned disk only: --blk-file takes reads and writes", c.RW)
 	case !c.RW.known():
 		return fmt.Errorf("--rw=%s: must be %s", c.RW, choices())
 	case c.BlockBytes < 512 || c.BlockBytes%512 != 0 || c.BlockBytes > MaxBlockBytes:

@@ -10,43 +10,61 @@ import (
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
-// A loop is one queue at work: it sends as many requests as it may have in
-// flight, takes what has come back, and sends as many again.
-type loop struct {
-	queue *frontend.Queue
-	work  work
-	poll  bool
-	bytes int
-
-	free   []*frontend.Request
-	back   []*frontend.Request // what has come back last
-	issued []int64             // by Tag: when, ns since start
-
-	start   time.Time
+// A tally is what one queue counts.
+type tally struct {
 	latency histogram
 	resets  histogram
 	// answered is latency.count for others to see.
 	answered atomic.Uint64
-	ended    int64 // when the last answer came, ns since start
+	ended    int64 // when the last answer came, ns since the start
+	kicks    uint64
+	sleeps   uint64
+}
+
+func (t *tally) counts() *tally { return t }
+
+// A looper is one queue at work.
+type looper interface {
+	// run goes round until the time is over or somebody says stop, and all that
+	// was sent is back.
+	run(start time.Time, runtimeNS int64, stop *atomic.Bool) error
+	counts() *tally
+}
+
+// A loop sends as many requests as it may have in flight, takes what has come
+// back, and sends as many again.
+type loop struct {
+	tally
+	queue *frontend.Queue
+	work  work
+	poll  bool
+
+	free   []*frontend.Request
+	back   []*frontend.Request // what has come back last
+	issued []int64             // by Tag: when, ns since start
+	start  time.Time
 }
 
 func newLoop(q *frontend.Queue, w work, c *Config) *loop {
-	l := &loop{queue: q, work: w, poll: c.Poll, bytes: c.BlockBytes, issued: make([]int64, c.Depth), back: make([]*frontend.Request, c.Depth)}
+	l := &loop{queue: q, work: w, poll: c.Poll, issued: make([]int64, c.Depth), back: make([]*frontend.Request, c.Depth)}
 	for r := q.Get(); r != nil; r = q.Get() {
 		r.Tag = uint64(len(l.free))
-		// Neither zeroes nor all the same, should the storage look at it.
-		state := r.Tag + 1
-		for i, b := 0, r.Buffer(); i < len(b); i++ {
-			state = state*6364136223846793005 + 1442695040888963407
-			b[i] = byte(state >> 56)
-		}
+		noise(r.Buffer(), r.Tag)
 		l.free = append(l.free, r)
 	}
 	return l
 }
 
-// run goes round until the time is over or somebody says stop, and all that was
-// sent is back.
+// noise fills b with what is neither zeroes nor all the same, should the storage
+// look at it.
+func noise(b []byte, seed uint64) {
+	state := seed + 1
+	for i := range b {
+		state = state*6364136223846793005 + 1442695040888963407
+		b[i] = byte(state >> 56)
+	}
+}
+
 func (l *loop) run(start time.Time, runtimeNS int64, stop *atomic.Bool) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -59,6 +77,7 @@ func (l *loop) run(start time.Time, runtimeNS int64, stop *atomic.Bool) error {
 			}
 		}
 		if l.queue.InFlight() == 0 {
+			l.kicks, l.sleeps = l.queue.Kicks, l.queue.Sleeps
 			return nil
 		}
 		var err error

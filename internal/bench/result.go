@@ -15,6 +15,7 @@ type Result struct {
 	Zones      int     `json:"zones,omitempty"` // written at once; of a zoned disk's writes only
 	Poll       bool    `json:"poll"`
 	Packed     bool    `json:"packed"`
+	Bare       bool    `json:"bare"`    // the file itself, without a back-end
 	Seconds    float64 `json:"seconds"` // from the first request to the last answer
 
 	Requests       uint64  `json:"requests"` // answered, without the resets of zones
@@ -53,20 +54,23 @@ func (h *histogram) latency() Latency {
 	}
 }
 
-func newResult(c *Config, loops []*loop, client, server time.Duration) Result {
+func newResult(c *Config, loops []looper, client, server time.Duration) Result {
 	var latency, resets histogram
 	r := Result{
-		RW: c.RW, BlockBytes: c.BlockBytes, Depth: c.Depth, Queues: c.Queues, Poll: c.Poll, Packed: c.Packed,
+		RW: c.RW, BlockBytes: c.BlockBytes, Depth: c.Depth, Queues: c.Queues, Poll: c.Poll, Packed: c.Packed, Bare: c.File != "",
 		ClientCPUSeconds: client.Seconds(), ServerPID: c.ServerPID, ServerCPUSeconds: server.Seconds(),
 	}
 	for _, l := range loops {
-		latency.merge(&l.latency)
-		resets.merge(&l.resets)
-		r.Seconds = max(r.Seconds, time.Duration(l.ended).Seconds())
-		r.Kicks += l.queue.Kicks
-		r.Sleeps += l.queue.Sleeps
-		if f, ok := l.work.(*filler); ok {
-			r.Zones += len(f.zones)
+		t := l.counts()
+		latency.merge(&t.latency)
+		resets.merge(&t.resets)
+		r.Seconds = max(r.Seconds, time.Duration(t.ended).Seconds())
+		r.Kicks += t.kicks
+		r.Sleeps += t.sleeps
+		if l, ok := l.(*loop); ok {
+			if f, ok := l.work.(*filler); ok {
+				r.Zones += len(f.zones)
+			}
 		}
 	}
 	r.Requests, r.Resets = latency.count, resets.count
@@ -100,6 +104,9 @@ func (r *Result) Write(w io.Writer) error {
 	if r.Packed {
 		how += ", packed rings"
 	}
+	if r.Bare {
+		how += ", the file itself by io_uring"
+	}
 	p := &printer{w: w}
 	zones := ""
 	if r.Zones > 0 {
@@ -117,7 +124,7 @@ func (r *Result) Write(w io.Writer) error {
 		thousands(float64(r.Kicks)), thousands(float64(r.Sleeps)))
 	if r.ServerPID != 0 {
 		p.line("  server   %s of a processor, %.0f ns a request (pid %d)", percent(r.ServerCPUSeconds, r.Seconds), r.ServerNS(), r.ServerPID)
-	} else {
+	} else if !r.Bare {
 		p.line("  server   its process is not known: give it with --server-pid")
 	}
 	return p.err

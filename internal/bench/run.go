@@ -29,6 +29,9 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error)
 	if err := c.Validate(); err != nil {
 		return Result{}, err
 	}
+	if c.File != "" {
+		return runFile(ctx, &c, progress)
+	}
 	client, err := frontend.Dial(c.SocketPath)
 	if err != nil {
 		return Result{}, fmt.Errorf("--socket-path=%s: %w", c.SocketPath, err)
@@ -54,8 +57,7 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error)
 // options are those of a front-end for c.
 func options(c *Config) frontend.Options {
 	o := frontend.Options{Queues: c.Queues, QueueSize: 128, Depth: c.Depth, Packed: c.Packed, BufferBytes: max(c.BlockBytes, 4096)}
-	// Enough for a back-end without indirect descriptors too, three a request.
-	for int(o.QueueSize) < 3*c.Depth {
+	for int(o.QueueSize) < c.Depth {
 		o.QueueSize *= 2
 	}
 	return o
@@ -66,10 +68,15 @@ func measure(ctx context.Context, c *Config, d *frontend.Disk, progress func(Pro
 	if err != nil {
 		return Result{}, err
 	}
-	loops := make([]*loop, c.Queues)
+	loops := make([]looper, c.Queues)
 	for i := range loops {
 		loops[i] = newLoop(d.Queue(i), works[i], c)
 	}
+	return timed(ctx, c, loops, progress)
+}
+
+// timed runs the loops and takes the processor time before and after.
+func timed(ctx context.Context, c *Config, loops []looper, progress func(Progress)) (Result, error) {
 	// Each queue's thread may run, and somebody beside them: it is for the kernel
 	// to share the processors out.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), c.Queues+2)))
@@ -91,7 +98,7 @@ func measure(ctx context.Context, c *Config, d *frontend.Disk, progress func(Pro
 
 // runAll runs the loops, each on a thread of its own. Where one fails the others
 // stop too.
-func runAll(ctx context.Context, loops []*loop, start time.Time, d time.Duration, progress func(Progress)) error {
+func runAll(ctx context.Context, loops []looper, start time.Time, d time.Duration, progress func(Progress)) error {
 	var stop atomic.Bool
 	defer context.AfterFunc(ctx, func() { stop.Store(true) })()
 	errs := make([]error, len(loops))
@@ -121,7 +128,7 @@ func runAll(ctx context.Context, loops []*loop, start time.Time, d time.Duration
 		case now := <-tick.C:
 			total := uint64(0)
 			for _, l := range loops {
-				total += l.answered.Load()
+				total += l.counts().answered.Load()
 			}
 			progress(Progress{Elapsed: now.Sub(start), Requests: total - seen, Since: now.Sub(last)})
 			last, seen = now, total
@@ -133,6 +140,10 @@ func runAll(ctx context.Context, loops []*loop, start time.Time, d time.Duration
 func plan(c *Config, d *frontend.Disk) ([]work, error) {
 	if d.ConfigBytes == 0 {
 		return nil, errors.New("the back-end shows no configuration space, so the size of its disk is not known")
+	}
+	// Three descriptors a request: header, data, status.
+	if room := int(d.Queue(0).Ring().Config().Size) / 3; d.Features&driver.FeatureIndirectDesc == 0 && c.Depth > room {
+		return nil, fmt.Errorf("--iodepth=%d: without indirect descriptors, which this back-end does not offer, at most %d fit into a queue", c.Depth, room)
 	}
 	conf := &d.Config
 	zoned := d.Features&driver.BlkZoned != 0 && conf.ZoneModel != 0

@@ -182,6 +182,10 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.Queues = 0 }, "--queues=0"},
 		{func(c *Config) { c.Queues = 257 }, "--queues"},
 		{func(c *Config) { c.Zones = 0 }, "--zones=0"},
+		{func(c *Config) { c.File = "f" }, "exclude each other"},
+		{func(c *Config) { c.Direct = true }, "--cache is for --blk-file"},
+		{func(c *Config) { c.SocketPath, c.File, c.Direct = "", "f", true }, ""},
+		{func(c *Config) { c.SocketPath, c.File, c.RW = "", "f", Append }, "takes reads and writes"},
 		{func(c *Config) { c.Runtime = 0 }, "--runtime"},
 		{func(c *Config) { c.ServerPID = -1 }, "--server-pid"},
 		{func(c *Config) { c.ServerPID = maxPID + 1 }, "--server-pid"},
@@ -306,6 +310,30 @@ func TestNoAllocation(t *testing.T) {
 			}
 			check(t, d.Close())
 		}
+	}
+}
+
+// The most that can be in flight, and what a back-end without indirect descriptors
+// has room for.
+func TestDepth(t *testing.T) {
+	c := config(serveNull(t, 1<<20), RandRead)
+	c.Depth = MaxDepth
+	run(t, c)
+	for _, tt := range []struct {
+		depth int
+		want  string // empty: no error
+	}{{42, ""}, {43, "--iodepth=43: without indirect descriptors, which this back-end does not offer, at most 42 fit"}} {
+		c.Depth = tt.depth
+		client, err := frontend.Dial(c.SocketPath)
+		check(t, err)
+		o := options(&c)
+		o.Without = driver.FeatureIndirectDesc
+		d, err := frontend.Open(client, o)
+		check(t, err)
+		if _, err := plan(&c, d); (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("depth %d: %v", tt.depth, err)
+		}
+		check(t, d.Close())
 	}
 }
 

@@ -35,6 +35,13 @@ type spread struct {
 }
 
 func (s *spread) next(r *frontend.Request) bool {
+	r.Type, r.Sector = s.typ, s.sector()
+	r.SetLen(s.bytes)
+	return true
+}
+
+// sector is where the next block is.
+func (s *spread) sector() uint64 {
 	block := s.at
 	if s.random {
 		block = s.number(s.blocks)
@@ -46,9 +53,7 @@ func (s *spread) next(r *frontend.Request) bool {
 		i := sort.Search(len(s.extents), func(i int) bool { return s.extents[i].before > block })
 		e = &s.extents[i-1]
 	}
-	r.Type, r.Sector = s.typ, e.sector+(block-e.before)*s.blockSectors
-	r.SetLen(s.bytes)
-	return true
+	return e.sector + (block-e.before)*s.blockSectors
 }
 
 func (s *spread) done(*frontend.Request) {}

@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/daemon", "internal/control"},
 
 	// The daemon is its tests' alone: it measures any back-end.
-	"internal/bench": {"vhostuser", "vhostuser/frontend", "virtio/driver", "internal/daemon"},
+	"internal/bench": {"vhostuser", "vhostuser/frontend", "virtio/driver", "internal/uring", "internal/daemon"},
 
 	"internal/powercut":  {}, // for tests
 	"internal/rules":     {},

@@ -1,0 +1,180 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/uring"
+)
+
+// runFile measures a file itself.
+func runFile(ctx context.Context, c *Config, progress func(Progress)) (Result, error) {
+	mode := os.O_RDONLY
+	if c.RW.writes() {
+		mode = os.O_RDWR
+	}
+	if c.Direct {
+		mode |= unix.O_DIRECT
+	}
+	f, err := os.OpenFile(c.File, mode, 0)
+	if err != nil {
+		return Result{}, fmt.Errorf("--blk-file: %w", err)
+	}
+	res, err := measureFile(ctx, c, f, progress)
+	return res, errors.Join(err, f.Close())
+}
+
+func measureFile(ctx context.Context, c *Config, f *os.File, progress func(Progress)) (Result, error) {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return Result{}, fmt.Errorf("--blk-file: %w", err)
+	}
+	s := spread{
+		bytes: c.BlockBytes, blockSectors: uint64(c.BlockBytes) / 512, random: c.RW == RandRead || c.RW == RandWrite,
+		extents: []extent{{}}, blocks: uint64(size) / uint64(c.BlockBytes),
+	}
+	if s.blocks == 0 {
+		return Result{}, fmt.Errorf("--bs: %s has %d bytes, less than one request of %d", c.File, size, c.BlockBytes)
+	}
+	loops := make([]looper, c.Queues)
+	for i := range loops {
+		loops[i] = &fileLoop{c: c, fd: int32(f.Fd()), spread: s.part(i, c.Queues)}
+	}
+	return timed(ctx, c, loops, progress)
+}
+
+// A fileLoop is a loop whose requests go to a file, and nowhere else: what is in
+// flight stands in an io_uring.
+type fileLoop struct {
+	tally
+	c      *Config
+	fd     int32
+	spread *spread
+	ring   *uring.Ring
+
+	buffers  []byte
+	free     []uint64 // numbers of requests, each with a buffer of its own
+	issued   []int64  // by number: when, ns since start
+	inFlight int
+}
+
+// run has the ring and all that belongs to it: a ring is of one thread.
+func (l *fileLoop) run(start time.Time, runtimeNS int64, stop *atomic.Bool) (err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	entries := 1
+	for entries < l.c.Depth {
+		entries *= 2
+	}
+	if l.ring, err = uring.New(entries); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.ring.Close()) }()
+	if l.buffers, err = unix.Mmap(-1, 0, l.c.Depth*l.c.BlockBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE); err != nil {
+		return fmt.Errorf("memory of %d bytes for the data: %w", l.c.Depth*l.c.BlockBytes, err)
+	}
+	defer func() { err = errors.Join(err, unix.Munmap(l.buffers)) }()
+	noise(l.buffers, 0)
+	l.issued = make([]int64, l.c.Depth)
+	for i := range l.c.Depth {
+		l.free = append(l.free, uint64(i))
+	}
+	for now := int64(time.Since(start)); ; {
+		if now < runtimeNS && !stop.Load() {
+			l.stage(now)
+		}
+		if l.inFlight == 0 {
+			return nil
+		}
+		if err := l.reap(); err != nil {
+			return errors.Join(err, l.drain())
+		}
+		now = int64(time.Since(start))
+		if err := l.take(now); err != nil {
+			return errors.Join(err, l.drain())
+		}
+	}
+}
+
+// stage puts all free requests into the ring.
+func (l *fileLoop) stage(now int64) {
+	for len(l.free) > 0 {
+		e := l.ring.SQE()
+		if e == nil {
+			return
+		}
+		i := l.free[len(l.free)-1]
+		l.free = l.free[:len(l.free)-1]
+		l.issued[i] = now
+		l.inFlight++
+		e.Opcode = uring.OpRead
+		if l.c.RW.writes() {
+			e.Opcode = uring.OpWrite
+		}
+		e.FD, e.Off, e.UserData = l.fd, l.spread.sector()*512, i
+		e.Addr, e.Len = uint64(uintptr(unsafe.Pointer(&l.buffers[int(i)*l.c.BlockBytes]))), uint32(l.c.BlockBytes)
+	}
+}
+
+// reap submits what is staged and waits for a completion, asleep or awake.
+func (l *fileLoop) reap() error {
+	wait := 1
+	switch {
+	case !l.c.Poll:
+		l.sleeps++
+	case l.ring.Staged() == 0 && !l.ring.Due():
+		return nil // there may be completions all the same
+	default:
+		wait = 0
+	}
+	l.kicks++
+	if err := l.ring.Enter(wait); err != nil && err != unix.EINTR && err != unix.EAGAIN && err != unix.EBUSY {
+		return fmt.Errorf("io_uring_enter: %w", err)
+	}
+	return nil
+}
+
+// take counts what is there.
+func (l *fileLoop) take(now int64) error {
+	for {
+		e, ok := l.ring.Next()
+		if !ok {
+			break
+		}
+		l.inFlight--
+		if int(e.Res) != l.c.BlockBytes {
+			what := fmt.Sprintf("%d bytes of %d", e.Res, l.c.BlockBytes)
+			if e.Res < 0 {
+				what = unix.Errno(-e.Res).Error()
+			}
+			return fmt.Errorf("%s of %s: %s", l.c.RW, l.c.File, what)
+		}
+		l.latency.add(uint64(now-l.issued[e.UserData]), 1)
+		l.free = append(l.free, e.UserData)
+		l.ended = now
+	}
+	l.answered.Store(l.latency.count)
+	return nil
+}
+
+// drain waits for what is in flight, since it still writes to the buffers.
+func (l *fileLoop) drain() error {
+	for l.inFlight > 0 {
+		if err := l.ring.Enter(1); err != nil && err != unix.EINTR && err != unix.EAGAIN && err != unix.EBUSY {
+			return fmt.Errorf("io_uring_enter: %w", err)
+		}
+		for _, ok := l.ring.Next(); ok; _, ok = l.ring.Next() {
+			l.inFlight--
+		}
+	}
+	return nil
+}
