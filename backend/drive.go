@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,13 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 		mode |= os.O_EXCL
 	}
 	f, err := os.OpenFile(path, mode|unix.O_DIRECT, 0)
+	for range 60 { // times 50 ms: a process that has ended may leave it for longer, see lockFile
+		if !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+		f, err = os.OpenFile(path, mode|unix.O_DIRECT, 0)
+	}
 	if errors.Is(err, unix.EBUSY) {
 		return nil, fmt.Errorf("drive %s is in use: it is mounted, part of another device, or opened by another program; stop that first", path)
 	} else if err != nil {

@@ -362,5 +362,5 @@ func (img *image) release() error {
 	if img.direct != nil {
 		err = errors.Join(err, img.direct.Close())
 	}
-	return errors.Join(err, img.f.Close())
+	return errors.Join(err, unlockFile(img.f), img.f.Close())
 }

@@ -18,20 +18,33 @@ func lockFile(f *os.File, shared bool) error {
 	if shared {
 		how = unix.LOCK_SH
 	}
-	var err error
-	// Whoever only looks whether the image is in use (inUse) holds the lock for
-	// an instant; that is no reason not to start.
-	for range 20 {
-		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+	const step = 5 * time.Millisecond
+	for waited := time.Duration(0); ; waited += step {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if !errors.Is(err, unix.EWOULDBLOCK) {
-			break
+			if err != nil {
+				return fmt.Errorf("lock: %w", err)
+			}
+			return nil
 		}
-		time.Sleep(5 * time.Millisecond)
+		// Whoever only looks whether the image is in use (inUse) holds the lock for
+		// an instant; that is no reason not to start. A process that was killed may
+		// leave it for longer: the kernel takes an io_uring apart, which has the file
+		// open, in its own time.
+		switch {
+		case waited < 100*time.Millisecond:
+		case waited > 3*time.Second || lockHolder(f) != unknownHolder:
+			return &InUseError{Holder: lockHolder(f)}
+		}
+		time.Sleep(step)
 	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return &InUseError{Holder: lockHolder(f)}
-	} else if err != nil {
-		return fmt.Errorf("lock: %w", err)
+}
+
+// unlockFile lets the lock go. Closing the file does so only when nothing else
+// has it open, which an io_uring may still have.
+func unlockFile(f *os.File) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
+		return fmt.Errorf("unlock: %w", err)
 	}
 	return nil
 }
@@ -41,18 +54,20 @@ type InUseError struct{ Holder string } // who that is, in words
 
 func (e *InUseError) Error() string { return "in use by " + e.Holder + "; stop that first" }
 
+// unknownHolder is a holder that is not known, or gone.
+const unknownHolder = "another process"
+
 // lockHolder names the process that holds the lock on f, as far as the kernel
 // tells: /proc/locks has the process of every flock, zero when it lives in
-// another container.
+// another container. One that has ended is not named.
 func lockHolder(f *os.File) string {
-	const unknown = "another process"
 	var st unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &st) != nil {
-		return unknown
+		return unknownHolder
 	}
 	locks, err := os.Open("/proc/locks")
 	if err != nil {
-		return unknown
+		return unknownHolder
 	}
 	defer locks.Close()
 	// 1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF
@@ -64,9 +79,9 @@ func lockHolder(f *os.File) string {
 		}
 		name, err := os.ReadFile("/proc/" + f[4] + "/comm")
 		if err != nil {
-			return "process " + f[4]
+			continue
 		}
 		return fmt.Sprintf("process %s (%s)", f[4], strings.TrimSpace(string(name)))
 	}
-	return unknown
+	return unknownHolder
 }

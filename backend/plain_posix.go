@@ -128,7 +128,7 @@ func (p *plain) Close() error {
 			err = fmt.Errorf("disk %s: sync: %w", p.f.Name(), err)
 		}
 	}
-	return errors.Join(err, p.f.Close())
+	return errors.Join(err, unlockFile(p.f), p.f.Close())
 }
 
 // submit implements Disk.
