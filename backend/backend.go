@@ -119,6 +119,9 @@ type Request struct {
 	Stable bool
 	// Tag is the owner's, untouched by the disk.
 	Tag uint32
+	// Mark is where to note what must not be done twice; nil where nobody is to
+	// know.
+	Mark *Mark
 
 	// Err is the outcome: nil, or an error wrapping one of the sentinels.
 	Err error

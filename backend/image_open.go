@@ -7,10 +7,13 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
 // An image is an open zoned image file: the layout, the zone tables and the
@@ -21,7 +24,12 @@ type image struct {
 	store    store // all changes of f but those of live go through it
 	path     string
 	readOnly bool
-	state    state
+	// resumable says that writes which were in flight when the last daemon died may
+	// be finished where they were: the live table is what guests were told.
+	resumable bool
+
+	stateMu sync.Mutex // guards state, once the image is open
+	state   state
 
 	data   int      // what is in the zones is read and written here: f, or
 	direct *os.File // f once more, open for direct I/O
@@ -140,6 +148,7 @@ func (img *image) recover() error {
 		return err
 	}
 	trustLive := img.state.trusted(here)
+	img.resumable = trustLive
 	if img.words, err = img.found(trustLive); err != nil {
 		return err
 	}
@@ -159,6 +168,7 @@ func (img *image) recover() error {
 	if !img.storeAll(img.words) {
 		return errors.New("write the zone table: the disk under it failed")
 	}
+	failpoint.Hit(failpoint.Opened)
 	clean := img.state.clean
 	// From here on the live table may run ahead of the disk, so the image must
 	// say that it is in use. Both copies: with one gone bad the other must not
@@ -169,6 +179,7 @@ func (img *image) recover() error {
 			return fmt.Errorf("mark the image as in use: %w", err)
 		}
 	}
+	failpoint.Hit(failpoint.InUse)
 	if clean {
 		return nil
 	}
@@ -186,6 +197,7 @@ func (img *image) recover() error {
 			return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
 		}
 	}
+	failpoint.Hit(failpoint.Recovered)
 	if plantStaleData {
 		return nil
 	}
@@ -334,6 +346,8 @@ func (img *image) storeAll(words []word) bool {
 // distrust makes the next one who opens the image go on from the committed
 // table, whatever the live one says.
 func (img *image) distrust() error {
+	img.stateMu.Lock()
+	defer img.stateMu.Unlock()
 	img.state.where = place{}
 	return errors.Join(img.state.write(img.store, img.uuid), img.state.write(img.store, img.uuid))
 }
@@ -346,8 +360,10 @@ func (img *image) close() error {
 	}
 	err := img.store.sync() // the live table too: a sync of a file covers its mappings
 	if err == nil {
+		img.stateMu.Lock()
 		img.state.clean = true
 		err = img.state.write(img.store, img.uuid)
+		img.stateMu.Unlock()
 	}
 	return errors.Join(err, img.release())
 }

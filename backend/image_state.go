@@ -22,11 +22,13 @@ import (
 //	24  UUID of the image
 //	40  where: boot id (16), device number (8), inode number (8)
 //	72  process id of the daemon
+//	80  how many users there have been: see Renew
 type state struct {
 	seq   uint64
 	clean bool
 	where place
 	pid   uint32
+	run   uint64
 }
 
 // A place is one file in one run of the kernel. While the place is the same,
@@ -52,6 +54,7 @@ func (s *state) encode(uuid [16]byte) []byte {
 	le.PutUint64(b[56:], s.where.dev)
 	le.PutUint64(b[64:], s.where.ino)
 	le.PutUint32(b[72:], s.pid)
+	le.PutUint64(b[80:], s.run)
 	le.PutUint32(b[16:], checksum(b, 16))
 	return b
 }
@@ -71,6 +74,7 @@ func decodeState(b []byte, uuid [16]byte) (state, error) {
 		clean: le.Uint32(b[20:])&1 != 0,
 		where: place{dev: le.Uint64(b[56:]), ino: le.Uint64(b[64:])},
 		pid:   le.Uint32(b[72:]),
+		run:   le.Uint64(b[80:]),
 	}
 	copy(s.where.boot[:], b[40:])
 	return s, nil

@@ -54,11 +54,16 @@ func NewLane(open func(wake func()) (engine.Engine, error)) (*Lane, error) {
 // Submit admits r to d. It may be done at once, or later; Start must be called
 // after the last Submit of a batch, Done tells.
 func (l *Lane) Submit(d Disk, r *Request) {
+	l.prepare(d, r)
+	d.submit(r)
+}
+
+// prepare makes r a request in flight.
+func (l *Lane) prepare(d Disk, r *Request) {
 	r.lane, r.disk = l, d
 	r.Err, r.fate = nil, nil
 	r.io.Owner = r
 	l.inFlight++
-	d.submit(r)
 }
 
 // Start hands what was submitted to the engine, in one go.

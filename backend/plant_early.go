@@ -6,5 +6,6 @@ const (
 	plantEarlyPointer = true
 	plantLostPointer  = false
 	plantStaleData    = false
+	plantLateMark     = false
 	plantUnsynced     = false
 )

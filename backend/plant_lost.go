@@ -6,5 +6,6 @@ const (
 	plantEarlyPointer = false
 	plantLostPointer  = true
 	plantStaleData    = false
+	plantLateMark     = false
 	plantUnsynced     = false
 )

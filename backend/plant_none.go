@@ -1,4 +1,4 @@
-//go:build !zvhost_plant_early && !zvhost_plant_lost && !zvhost_plant_stale && !zvhost_plant_unsynced
+//go:build !zvhost_plant_early && !zvhost_plant_lost && !zvhost_plant_stale && !zvhost_plant_unsynced && !zvhost_plant_latemark
 
 package backend
 
@@ -9,5 +9,6 @@ const (
 	plantEarlyPointer = false // the write pointer moves before the data is there
 	plantLostPointer  = false // now and then a write is answered without its pointer being stored
 	plantStaleData    = false // recovery leaves what stands above the write pointers
+	plantLateMark     = false // what is in flight is noted only when it has landed
 	plantUnsynced     = false // a flush commits the zone table without having synced the data
 )

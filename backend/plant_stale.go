@@ -6,5 +6,6 @@ const (
 	plantEarlyPointer = false
 	plantLostPointer  = false
 	plantStaleData    = true
+	plantLateMark     = false
 	plantUnsynced     = false
 )

@@ -6,5 +6,6 @@ const (
 	plantEarlyPointer = false
 	plantLostPointer  = false
 	plantStaleData    = false
+	plantLateMark     = false
 	plantUnsynced     = true
 )

@@ -62,6 +62,7 @@ func (d *zoned) eraseFrom(r *Request, i int) {
 				return
 			}
 			err := d.apply(z, i, OpReset)
+			r.Mark.past(r.seg, i)
 			d.unstick(z, i)
 			z.mu.Unlock()
 			if err != nil {

@@ -3,6 +3,8 @@ package backend
 import (
 	"fmt"
 	"runtime"
+
+	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
 // events are the zone management requests.
@@ -36,6 +38,10 @@ func (d *zoned) manage(r *Request) {
 		return
 	}
 	err := d.apply(z, i, r.Op)
+	failpoint.Hit(failpoint.Managed)
+	if err == nil {
+		r.Mark.done(0)
+	}
 	z.mu.Unlock()
 	if err != nil {
 		err = d.errorOf(r, err)
@@ -119,6 +125,7 @@ func (d *zoned) resetFrom(r *Request, i int) {
 		// The entry may say empty while the zone's first writes are in flight.
 		z.mu.Lock()
 		if z.state == Empty && z.wait.head == nil {
+			r.Mark.past(0, i)
 			z.mu.Unlock()
 			continue
 		}
@@ -129,6 +136,8 @@ func (d *zoned) resetFrom(r *Request, i int) {
 			return
 		}
 		err := d.apply(z, i, OpReset)
+		r.Mark.past(0, i)
+		failpoint.Hit(failpoint.Past)
 		z.mu.Unlock()
 		if err != nil && err != ErrZoneInvalid { // a zone that just turned read-only or offline is passed over
 			d.fail(r, err)
@@ -167,9 +176,11 @@ func (d *zoned) serve(z *zone, i int) {
 			if err = d.apply(z, i, OpReset); err == ErrZoneInvalid {
 				err = nil
 			}
+			r.Mark.past(0, i)
 		case r.Op == OpSecureErase:
 			r.step = stepErase
 			err = d.apply(z, i, OpReset)
+			r.Mark.past(r.seg, i)
 		case r.Op == opSetState:
 			r.step = stepManaged
 			err = d.put(z, i, r.to)
@@ -181,7 +192,9 @@ func (d *zoned) serve(z *zone, i int) {
 			err = d.admit(z, r)
 		default:
 			r.step = stepManaged
-			err = d.apply(z, i, r.Op)
+			if err = d.apply(z, i, r.Op); err == nil {
+				r.Mark.done(0)
+			}
 		}
 		r.Err = nil
 		if err != nil {

@@ -32,6 +32,11 @@ type zoned struct {
 	// promised after that.
 	broken atomic.Bool
 
+	claims struct {
+		mu sync.Mutex // guards of
+		of map[*Mark]*Request
+	}
+
 	res struct {
 		mu sync.Mutex // guards all of res; taken with a zone's lock held
 		resources

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
 // write checks what can be checked without the zone, and admits.
@@ -76,6 +77,10 @@ func (d *zoned) admit(z *zone, r *Request) error {
 		return err
 	}
 	r.from, r.end = from, from+sectors
+	if !plantLateMark {
+		r.Mark.at(uint64(i)<<d.shift+from, sectors)
+	}
+	failpoint.Hit(failpoint.Admit)
 	z.next = r.end
 	z.turn++
 	r.turn = z.turn
@@ -151,6 +156,12 @@ func (d *zoned) spoilt(r *Request) {
 // landed takes r out of the writes in flight and moves the write pointer that
 // guests see.
 func (d *zoned) landed(r *Request) {
+	d.leave(r)
+	d.finish(r, r.Err)
+}
+
+// leave is landed but for the end of r.
+func (d *zoned) leave(r *Request) {
 	i := int(r.zone)
 	z := &d.zones[i]
 	z.mu.Lock()
@@ -177,6 +188,14 @@ func (d *zoned) landed(r *Request) {
 	if !d.publish(z, i) && r.Err == nil {
 		r.Err = d.errorOf(r, errTable)
 	}
+	failpoint.Hit(failpoint.Table)
+	// Before anybody else can reset the zone, or take the address.
+	if r.Err == nil {
+		r.Mark.done(uint64(i)<<d.shift + r.from)
+	} else {
+		r.Mark.failed()
+	}
+	failpoint.Hit(failpoint.Landed)
 	if z.watch {
 		z.watch = false
 		select {
@@ -188,7 +207,6 @@ func (d *zoned) landed(r *Request) {
 		d.serve(z, i)
 	}
 	z.mu.Unlock()
-	d.finish(r, r.Err)
 }
 
 // settled adjusts zone z, whose lock is held, once no write is in flight any

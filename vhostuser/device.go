@@ -36,6 +36,15 @@ type Device interface {
 	// the ring is answered, and says where the ring is to go on, as Ring.Base does.
 	// The session waits for it, so nothing else is answered meanwhile.
 	StopQueue(i int) (base uint32)
+	// Adopt tells of requests that were in flight when another process died, before
+	// any queue starts: what belongs to them must be given to nobody else until
+	// queues start and go on with them, or Reset.
+	Adopt(r *Record)
+	// State is what the device has to remember beside the features when another
+	// process goes on with it: the driver's choices in the configuration space.
+	State() uint64
+	// Restore puts back what State said. It fails where the device is not the same.
+	Restore(state uint64) error
 	// Reset puts the device back to where it was before SetFeatures. No queue is
 	// started then. What is stored on the disk is not touched.
 	Reset()
@@ -65,6 +74,10 @@ type Ring struct {
 	Log     *guestmem.Log
 	UsedLog uint64
 	LogCall int
+	// Record is where to keep what is in flight for whoever comes after this
+	// process; nil where nobody will. Life is what the ring's life is called in it.
+	Record *RingRecord
+	Life   uint64
 }
 
 // Level is how much a log line matters.

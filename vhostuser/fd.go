@@ -11,7 +11,8 @@ import (
 // is closed; whoever holds the *FD owns it, and handing it on means not keeping
 // it. Plain ints are descriptors that are lent.
 type FD struct {
-	n int
+	n  int
+	id uint64 // what it is kept as beyond this process (Keep); 0: it is not
 }
 
 // NewFD takes over descriptor n. It panics when n is negative: that is no
@@ -20,7 +21,7 @@ func NewFD(n int) *FD {
 	if n < 0 {
 		panic(fmt.Sprintf("vhostuser: %d is no descriptor", n))
 	}
-	return &FD{n}
+	return &FD{n: n}
 }
 
 // Int lends the number out, until Close. It is -1 on a nil or closed FD.

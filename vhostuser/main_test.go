@@ -152,6 +152,10 @@ func (d *fakeDevice) StopQueue(i int) uint32 {
 	return base
 }
 
+func (d *fakeDevice) Adopt(*Record)        {}
+func (d *fakeDevice) State() uint64        { return 0 }
+func (d *fakeDevice) Restore(uint64) error { return nil }
+
 func (d *fakeDevice) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -90,7 +90,7 @@ const (
 // Offered is every protocol feature that a session knows. Nothing else may be
 // added lightly: QEMU's generic vhost-user device takes each one it is offered.
 const Offered = ProtocolMQ | ProtocolLogShmfd | ProtocolReplyAck | ProtocolConfig | ProtocolResetDevice |
-	ProtocolConfigureMemSlots | ProtocolStatus
+	ProtocolConfigureMemSlots | ProtocolStatus | ProtocolInflightShmfd
 
 // A row says everything about one message. A message without a handler is known
 // by name only, so that its refusal can be a clear one.
@@ -145,6 +145,9 @@ var table = [numRequests]row{
 	// QEMU sends a descriptor here, against the protocol, which allows for it.
 	RemMemReg: {name: "REM_MEM_REG", needs: ProtocolConfigureMemSlots, size: memRegSize, maxFDs: 1, handle: (*Session).remMemReg, show: showMemReg},
 
+	GetInflightFD: {name: "GET_INFLIGHT_FD", needs: ProtocolInflightShmfd, size: anySize, replies: true, handle: (*Session).getInflightFD, show: showInflight},
+	SetInflightFD: {name: "SET_INFLIGHT_FD", needs: ProtocolInflightShmfd, size: anySize, minFDs: 1, maxFDs: 1, handle: (*Session).setInflightFD, show: showInflight},
+
 	SetStatus: {name: "SET_STATUS", needs: ProtocolStatus, size: u64Size, handle: (*Session).setStatus, show: showHex},
 	GetStatus: {name: "GET_STATUS", needs: ProtocolStatus, replies: true, handle: (*Session).getStatus, show: showHex},
 
@@ -158,8 +161,6 @@ var table = [numRequests]row{
 	PostcopyAdvise:      {name: "POSTCOPY_ADVISE", needs: ProtocolPagefault},
 	PostcopyListen:      {name: "POSTCOPY_LISTEN", needs: ProtocolPagefault},
 	PostcopyEnd:         {name: "POSTCOPY_END", needs: ProtocolPagefault},
-	GetInflightFD:       {name: "GET_INFLIGHT_FD", needs: ProtocolInflightShmfd},
-	SetInflightFD:       {name: "SET_INFLIGHT_FD", needs: ProtocolInflightShmfd},
 	GPUSetSocket:        {name: "GPU_SET_SOCKET"},
 	VringKick:           {name: "VRING_KICK", needs: ProtocolInbandNotifications},
 	GetSharedObject:     {name: "GET_SHARED_OBJECT", needs: ProtocolSharedObject},

@@ -157,3 +157,11 @@ func showConfig(p []byte) string {
 	}
 	return words
 }
+
+func showInflight(p []byte) string {
+	v, err := parseInflight(p)
+	if err != nil {
+		return unparsed(p)
+	}
+	return fmt.Sprintf("%d queues of %d, %#x bytes at %#x", v.queues, v.size, v.mapBytes, v.mapOffset)
+}

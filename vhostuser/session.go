@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -18,6 +19,8 @@ type Options struct {
 	Log LogFunc
 	// Trace logs each message in words, at LevelDebug.
 	Trace bool
+	// Keep is where to put what has to outlive this process; nil for nowhere.
+	Keep *Keep
 }
 
 // A Session serves one front-end: it reads messages, keeps what they say, and
@@ -34,10 +37,15 @@ type Session struct {
 	dirty   dirtyLog
 	regions []region // as state.regions
 	rings   []ring   // as many as the device has queues
+	record  *Record  // of what is in flight; nil: nobody is to know
+	keep    *keeper  // nil: the session ends with the process
+	pass    *FD      // goes with the answer to the message at hand; lent
 
 	warnings int
 	greeted  bool // the line that says what was agreed on is logged
 	closed   atomic.Bool
+
+	suspended atomic.Bool
 }
 
 // region is a memory region in this process. The descriptor is kept so that
@@ -60,7 +68,11 @@ func NewSession(uc *net.UnixConn, dev Device, opt Options) *Session {
 	if queues < 1 || queues > MaxQueues {
 		panic(fmt.Sprintf("vhostuser: a device with %d queues, the protocol has 1 to %d", queues, MaxQueues))
 	}
-	return &Session{conn: NewConn(uc), dev: dev, opt: opt, rings: make([]ring, queues)}
+	s := &Session{conn: NewConn(uc), dev: dev, opt: opt, rings: make([]ring, queues)}
+	for i := range s.rings {
+		s.state.rings[i].life = 1
+	}
+	return s
 }
 
 // Close makes Run come to an end. Any goroutine may call it, any number of
@@ -78,32 +90,48 @@ func (s *Session) Run() error {
 	defer s.end()
 	m := new(Message)
 	defer m.Close()
+	loop := s.runPlain
+	if s.opt.Keep != nil {
+		loop = s.runKept
+	}
+	switch err := loop(m); {
+	case s.suspended.Load() && errors.Is(err, os.ErrDeadlineExceeded):
+		return nil
+	case err == io.EOF:
+		s.suspended.Store(false)
+		return nil
+	case s.closed.Load() && errors.Is(err, net.ErrClosed):
+		return nil
+	default:
+		s.suspended.Store(false) // nobody can go on with it
+		return err
+	}
+}
+
+// runPlain serves one message after the other.
+func (s *Session) runPlain(m *Message) error {
 	for {
-		err := s.conn.ReadRequest(m)
-		switch {
-		case err == nil:
-		case err == io.EOF:
-			return nil
-		case s.closed.Load():
-			return nil // whatever the read says of a connection closed under it
-		default:
+		if err := s.conn.ReadRequest(m); err != nil {
+			if s.closed.Load() && err != io.EOF {
+				return net.ErrClosed // whatever the read says of a connection closed under it
+			}
 			return err
 		}
 		if s.opt.Trace {
 			s.log(LevelDebug, "%v", m)
 		}
 		if err := s.serve(m); err != nil {
-			if s.closed.Load() && errors.Is(err, net.ErrClosed) {
-				return nil
-			}
 			return err
 		}
 		m.Close()
 	}
 }
 
-// end gives everything back.
+// end gives everything back. What was suspended stays where it is kept.
 func (s *Session) end() {
+	if s.keep != nil && !s.suspended.Load() {
+		s.forget()
+	}
 	s.Close()
 	for i := range s.rings {
 		s.pause(i)
@@ -117,6 +145,14 @@ func (s *Session) end() {
 	s.freeLog()
 	s.drop(&s.dirty.call)
 	s.dev.Reset()
+	if err := s.record.Close(); err != nil {
+		s.log(LevelWarn, "%v", err)
+	}
+	if s.keep != nil {
+		if err := s.keep.journal.close(); err != nil {
+			s.log(LevelWarn, "%v", err)
+		}
+	}
 }
 
 // serve acts on one message and answers it. An error ends the session.
@@ -127,7 +163,11 @@ func (s *Session) serve(m *Message) error {
 		return fmt.Errorf("%v: need_reply is set, but REPLY_ACK was not negotiated", m.Request)
 	}
 	var reply []byte
+	s.pass = nil
 	err := m.admit(r, s.state.protocol)
+	if s.keep != nil && (r.replies || wantAck && s.state.protocol&ProtocolReplyAck != 0) {
+		s.stage(m, AppendU64(nil, 0)) // what it will be, most likely, where rings start: see beforeStart
+	}
 	if err == nil {
 		reply, err = r.handle(s, m)
 	}
@@ -139,6 +179,7 @@ func (s *Session) serve(m *Message) error {
 	case err == nil && wantAck:
 		return s.answer(m, AppendU64(nil, 0))
 	case err == nil:
+		s.unstage()
 		return nil
 	case r.emptyOnError:
 		s.warn("refused %v: %v", m, err)
@@ -167,11 +208,37 @@ func (s *Session) warn(format string, args ...any) {
 }
 
 func (s *Session) answer(m *Message, payload []byte) error {
+	if s.keep != nil {
+		s.stage(m, payload)
+	}
 	if s.opt.Trace {
 		a := Message{Header: Header{m.Request, Version | FlagReply, uint32(len(payload))}, Payload: payload}
 		s.log(LevelDebug, "answer: %v", &a)
 	}
-	return s.conn.Write(m.Request, Version|FlagReply, payload)
+	if s.keep != nil {
+		return nil // runKept sends it, once it is committed
+	}
+	return s.conn.Write(m.Request, Version|FlagReply, payload, s.passing()...)
+}
+
+// passing is the descriptor that goes with the answer, if one does.
+func (s *Session) passing() []int {
+	if s.pass == nil {
+		return nil
+	}
+	return []int{s.pass.Int()}
+}
+
+// stage makes the answer to m what the next commit says.
+func (s *Session) stage(m *Message, payload []byte) {
+	s.keep.reply = append(Header{m.Request, Version | FlagReply, uint32(len(payload))}.Append(s.keep.reply[:0]), payload...)
+}
+
+// unstage says that there is no answer.
+func (s *Session) unstage() {
+	if s.keep != nil {
+		s.keep.reply = s.keep.reply[:0]
+	}
 }
 
 func (s *Session) log(level Level, format string, args ...any) {

@@ -11,7 +11,13 @@ import (
 // ownFeatures are the feature bits that are the session's, not the device's.
 const ownFeatures = FeatureProtocol | FeatureLogAll
 
-func (s *Session) offered() uint64 { return s.dev.Features() | ownFeatures }
+func (s *Session) offered() uint64 {
+	f := s.dev.Features() | ownFeatures
+	if s.opt.Keep != nil {
+		f &^= featureRingPacked // the record of requests in flight is one of split rings
+	}
+	return f
+}
 
 func (s *Session) getFeatures(*Message) ([]byte, error) {
 	return AppendU64(nil, s.offered()), nil
@@ -118,7 +124,7 @@ func (s *Session) resetDevice(*Message) ([]byte, error) {
 	for i := range s.rings {
 		s.pause(i)
 		s.drop(&s.rings[i].kick)
-		s.state.rings[i] = ringState{}
+		s.state.rings[i] = ringState{life: s.state.rings[i].life + 1}
 	}
 	s.state.features, s.state.featuresSet, s.state.refused, s.state.status = 0, false, false, 0
 	s.dev.Reset()

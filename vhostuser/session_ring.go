@@ -6,6 +6,8 @@ import (
 	"math/bits"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
 // The messages that set up, start and stop rings.
@@ -74,7 +76,12 @@ func (s *Session) setVringBase(m *Message) ([]byte, error) {
 	if err := s.stopped(i); err != nil {
 		return nil, err
 	}
-	s.state.rings[i].base, s.state.rings[i].baseSet = num, true
+	if r := &s.state.rings[i]; !r.adopted {
+		// An adopted one goes on from the record, which knows more than the
+		// front-end: QEMU sends the used index after a disconnect.
+		r.base, r.baseSet = num, true
+		r.life++
+	}
 	return nil, nil
 }
 
@@ -255,7 +262,9 @@ func (s *Session) pause(i int) (ran bool) {
 	if !r.running {
 		return false
 	}
-	s.state.rings[i].base, s.state.rings[i].baseSet = s.dev.StopQueue(i), true
+	g := &s.state.rings[i]
+	g.base, g.baseSet = s.dev.StopQueue(i), true
+	g.life, g.adopted = g.life+1, false // what is in flight: nothing
 	r.running = false
 	return true
 }
@@ -286,16 +295,21 @@ func (s *Session) resume(i int) error {
 	if err != nil {
 		return err
 	}
+	if err := s.beforeStart(); err != nil {
+		return err
+	}
 	err = s.dev.StartQueue(i, Ring{
 		Size: r.num, Desc: r.desc, Avail: r.avail, Used: r.used, Base: s.base(i),
 		Features: s.state.features &^ ownFeatures, Mem: s.mem,
 		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(),
 		Log: log, UsedLog: usedLog, LogCall: logCall,
+		Record: s.recordOf(i), Life: r.life,
 	})
 	if err != nil {
 		return fmt.Errorf("ring %d does not start: %w", i, err)
 	}
 	p.running = true
+	failpoint.Hit(failpoint.Started)
 	return nil
 }
 

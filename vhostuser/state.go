@@ -24,6 +24,7 @@ type state struct {
 	protocolSet bool   // SET_PROTOCOL_FEATURES came
 	owned       bool   // SET_OWNER came
 	status      uint8  // virtio device status
+	device      uint64 // what the device keeps: Device.State
 
 	logSize, logOffset uint64 // the dirty log's place in its file; size 0: none
 
@@ -40,6 +41,11 @@ type ringState struct {
 	baseSet bool   // else a ring begins at its beginning
 	enabled bool
 	addrSet bool
+	// life counts what the ring was: it is another one after each stop. adopted
+	// says that the record of requests in flight came from the front-end and is to
+	// be gone on from, whatever base says.
+	life    uint64
+	adopted bool
 	desc    uint64 // user addresses
 	avail   uint64
 	used    uint64

@@ -202,6 +202,10 @@ func (b *Blk) initCacheMode(acked uint64) {
 // configuration field writeback is 0. Any goroutine may ask.
 func (b *Blk) WriteThrough() bool { return b.writeThrough.Load() }
 
+// SetWriteThrough sets the cache mode that a driver has chosen, in a process that
+// goes on with its device.
+func (b *Blk) SetWriteThrough(on bool) { b.writeThrough.Store(on) }
+
 // Reset puts the device back to where it was before the driver came: nothing is
 // negotiated, the cache is write-back. No request may be in flight.
 func (b *Blk) Reset() {

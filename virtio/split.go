@@ -264,5 +264,24 @@ func (q *Split) DisableKicks() {
 	}
 }
 
+// Used is the index in the used ring of the entry that the next Push fills.
+func (q *Split) Used() uint16 { return q.usedIdx }
+
+// Rebase makes base the index in the available ring that Pop goes on from. It is
+// for before the first Pop.
+func (q *Split) Rebase(base uint16) { q.next, q.seen = base, base }
+
+// Retake fills c with the chain at head, which Pop has given to a process that
+// died, and puts it in flight. An error means that there can be no such chain.
+func (q *Split) Retake(head uint16, c *Chain) error {
+	if head >= q.size || q.inFlight[head] {
+		return q.fail("descriptor %d of %d was in flight when another process died, or twice", head, q.size)
+	}
+	q.inFlight[head] = true
+	c.reset(head)
+	q.walk(c)
+	return nil
+}
+
 // Base is Queue.Base.
 func (q *Split) Base() uint32 { return uint32(q.next) }

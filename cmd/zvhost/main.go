@@ -45,6 +45,10 @@ func fail(stderr io.Writer, err error) int {
 	if errors.Is(err, errReported) {
 		return exitFailure
 	}
+	var child childError
+	if errors.As(err, &child) {
+		return int(child)
+	}
 	_, _ = fmt.Fprintf(stderr, "zvhost: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	var usage *usageError
 	if errors.As(err, &usage) {
@@ -110,7 +114,7 @@ conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newCreate(), newServe(), newReport(), newCheck(), newFault(), newZone(), newBench(), newVersion())
+	root.AddCommand(newCreate(), newServe(), newKeeper(), newReport(), newCheck(), newFault(), newZone(), newBench(), newVersion())
 	return root
 }
 

@@ -29,12 +29,16 @@ var geometries = []geometry{
 
 // A tally is what a run has done.
 type tally struct {
-	rounds, starts                     int
+	rounds, starts, kills              int
 	requests, answered, flight, landed int
 	undecided                          int // zones of which the oracle could not tell
 }
 
 func (s *tally) String() string {
+	if s.kills > 0 {
+		return fmt.Sprintf("%d kills in %d sessions; %d requests checked, %d of them answered; %d zones too intricate to judge",
+			s.kills, s.rounds, s.requests, s.answered, s.undecided)
+	}
 	return fmt.Sprintf("%d kills under load and %d at the start; %d requests checked, %d of them answered; %d in flight, of which %d had left data; %d zones too intricate to judge",
 		s.rounds, s.starts, s.requests, s.answered, s.flight, s.landed, s.undecided)
 }
@@ -47,6 +51,7 @@ type trial struct {
 	rng         *rand.Rand
 	nextID      uint64
 	tally       *tally
+	split       bool // no packed rings
 }
 
 // run kills the daemon so many times, and returns the first thing that is
@@ -122,7 +127,7 @@ func (c *trial) connect(queues int) (*frontend.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes, Packed: c.rng.IntN(2) == 1})
+	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes, Packed: !c.split && c.rng.IntN(2) == 1})
 }
 
 func (c *trial) count(l *load) {

@@ -35,10 +35,16 @@ type daemon struct {
 
 // launch starts zvhost on the image of dir.
 func launch(binary, dir string) (*daemon, error) {
-	p := &daemon{serving: make(chan struct{}), ended: make(chan struct{})}
 	// Names inside dir, for a socket's may not be long.
-	p.cmd = exec.Command(binary, "serve", "--socket-path", "s", "--blk-file", "disk.zvh", "--queues", fmt.Sprint(queues))
+	return launchAs(binary, dir, nil, "serve", "--socket-path", "s", "--blk-file", "disk.zvh", "--queues", fmt.Sprint(queues))
+}
+
+// launchAs starts a command of zvhost that serves the image of dir.
+func launchAs(binary, dir string, env []string, args ...string) (*daemon, error) {
+	p := &daemon{serving: make(chan struct{}), ended: make(chan struct{})}
+	p.cmd = exec.Command(binary, args...)
 	p.cmd.Dir = dir
+	p.cmd.Env = append(p.cmd.Environ(), env...)
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		return nil, err

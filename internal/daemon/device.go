@@ -24,12 +24,18 @@ type DeviceOptions struct {
 // drives. Each started queue has a worker of its own; the session's goroutine
 // and the workers share nothing but the disk and the features.
 type Device struct {
-	*virtio.Blk // Features, SetFeatures, Queues, ReadConfig, WriteConfig, Reset
+	*virtio.Blk // Features, SetFeatures, Queues, ReadConfig, WriteConfig
 
 	disk    backend.Disk
 	log     logrus.FieldLogger
 	errs    *errorLog
 	workers []*worker // nil where the queue is not started
+
+	// The session's: which user of the disk it is, once known, and what it has
+	// claimed for requests of a process that died.
+	user    uint64
+	known   bool
+	claimed []*backend.Mark
 
 	// engine makes what a queue does its I/O with.
 	engine func(wake func()) (engine.Engine, error)
@@ -59,6 +65,9 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	if d.workers[i] != nil {
 		return fmt.Errorf("queue %d is started already", i)
+	}
+	if err := d.begin(); err != nil {
+		return err
 	}
 	w := newWorker(d, i, r)
 	if err := w.start(); err != nil {

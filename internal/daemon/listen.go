@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser"
 )
 
 // A front is where front-ends come from: a listening socket, or one connection
@@ -26,20 +28,71 @@ type front struct {
 
 // openFront listens, or takes over what the parent or the service manager
 // handed down.
-func openFront(c *Config) (*front, error) {
+func openFront(c *Config, h *handed) (*front, error) {
 	if c.FD != NoFD {
 		return inherited(os.NewFile(uintptr(c.FD), "fd"), fmt.Sprintf("--fd=%d", c.FD))
 	}
-	file, err := activated()
-	if err != nil {
-		return nil, err
-	}
-	if file != nil {
+	if h.socket != nil {
+		file := h.socket
+		h.socket = nil
 		return fromActivation(file, c.SocketPath)
 	}
 	if c.SocketPath == "" {
 		return nil, errors.New("nowhere to listen: give --socket-path=PATH, --fd=N, or start zvhost from a systemd socket unit")
 	}
+	if f := h.kept[listenerName]; f != nil {
+		delete(h.kept, listenerName)
+		if f := fromStore(f, c.SocketPath); f != nil {
+			return f, nil
+		}
+		h.store.drop(listenerName)
+	}
+	f, err := listenAgain(c)
+	if err == nil && h.store != nil {
+		err = f.keep(h.store)
+	}
+	return f, err
+}
+
+// fromStore takes over the socket that the process before was listening on, if
+// that is what path names.
+func fromStore(fd *vhostuser.FD, path string) *front {
+	n := fd.Int()
+	dup, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 3)
+	_ = fd.Close()
+	if err != nil {
+		return nil
+	}
+	f, err := inherited(os.NewFile(uintptr(dup), "listener"), path)
+	if err != nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if f.listener == nil || f.listener.Addr().String() != path+nameSuffix || unix.Lstat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		_ = f.close()
+		return nil
+	}
+	f.listener.SetUnlinkOnClose(false)
+	f.path, f.dev, f.ino = path, st.Dev, st.Ino
+	return f
+}
+
+// keep puts the listening socket into the fd store, so that front-ends can
+// connect while the daemon is restarted.
+func (f *front) keep(s *fdStore) error {
+	raw, err := f.listener.SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) { err = s.put(listenerName, int(fd)) })
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("keeping the socket: %w", err), f.close())
+	}
+	return nil
+}
+
+// listenAgain makes the socket that c asks for.
+func listenAgain(c *Config) (*front, error) {
 	return listen(endpoint{option: "--socket-path", path: c.SocketPath, mode: c.SocketMode, group: c.SocketGroup})
 }
 
@@ -242,6 +295,16 @@ func isBound(path string) (bool, error) {
 	default:
 		return false, err
 	}
+}
+
+// leaveListening stops listening in this process, and leaves the socket to who has
+// it in the fd store.
+func (f *front) leaveListening() error {
+	if f.listener == nil {
+		return nil
+	}
+	f.path = ""
+	return f.listener.Close()
 }
 
 // stopListening ends the coming of front-ends and removes the socket file, if

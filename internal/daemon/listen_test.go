@@ -16,7 +16,7 @@ import (
 // listenAt opens a front at path, closed at the end of the test.
 func listenAt(t *testing.T, c Config) *front {
 	t.Helper()
-	f, err := openFront(&c)
+	f, err := openFront(&c, new(handed))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestListenRefuses(t *testing.T) {
 	} {
 		c := goodConfig()
 		c.SocketPath = tt.path
-		f, err := openFront(&c)
+		f, err := openFront(&c, new(handed))
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("listening on %q: %v, want %q", tt.path, err, tt.want)
 		}
@@ -131,7 +131,7 @@ func TestSocketModeAndGroup(t *testing.T) {
 	}
 	c := goodConfig()
 	c.SocketPath, c.SocketGroup = filepath.Join(dir, "s"), "no-such-group"
-	if _, err := openFront(&c); err == nil || !strings.Contains(err.Error(), "--socket-group=no-such-group") {
+	if _, err := openFront(&c, new(handed)); err == nil || !strings.Contains(err.Error(), "--socket-group=no-such-group") {
 		t.Errorf("a group that does not exist: %v", err)
 	}
 	if left, err := filepath.Glob("*"); err != nil || len(left) != 0 {

@@ -50,7 +50,14 @@ func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Lo
 	if err != nil {
 		return err
 	}
-	f, err := openFront(c)
+	h := new(handed)
+	if c.FD == NoFD {
+		if h, err = activated(log); err != nil {
+			return err
+		}
+	}
+	defer h.close()
+	f, err := openFront(c, h)
 	var ctl *controller
 	if err == nil {
 		if ctl, err = openControl(c.ControlPath, disk, log); err != nil {
@@ -58,7 +65,7 @@ func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Lo
 		}
 	}
 	if err == nil {
-		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver}
+		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix)}
 		log.Infof("serving %s on %s: %s", c.what(), f.where, describeDisk(disk.Info()))
 		warnOfFaults(log, disk)
 		err = errors.Join(s.run(ctx, f), ctl.stopListening())
@@ -74,6 +81,8 @@ type server struct {
 	log      *logrus.Logger
 	trace    bool
 	handOver time.Duration
+	store    *fdStore       // nil: sessions end with the process
+	kept     vhostuser.Kept // the session of the process before
 }
 
 // run serves what comes through f, and closes it.
@@ -83,13 +92,20 @@ func (s *server) run(ctx context.Context, f *front) error {
 		s.serve(ctx, f.conn, nil)
 		return nil
 	}
+	stop := func() error {
+		if s.leaves(ctx) {
+			return f.leaveListening()
+		}
+		s.store.drop(listenerName)
+		return f.stopListening()
+	}
 
 	// The socket goes first, so that nobody connects to a daemon that only
 	// finishes what is in flight.
 	closed := make(chan error, 1)
 	unless := context.AfterFunc(ctx, func() {
 		notify(s.log, sd.SdNotifyStopping, status("ending"))
-		closed <- f.stopListening()
+		closed <- stop()
 	})
 	newcomers := make(chan *net.UnixConn)
 	accepting := make(chan error, 1)
@@ -98,6 +114,9 @@ func (s *server) run(ctx context.Context, f *front) error {
 	idle := status("waiting for a front-end on %s", f.where)
 	notify(s.log, sd.SdNotifyReady, idle)
 	var err error
+	for conn := s.resume(ctx, newcomers); conn != nil; {
+		conn = s.serve(ctx, conn, newcomers)
+	}
 	for ctx.Err() == nil && err == nil {
 		select {
 		case <-ctx.Done():
@@ -113,7 +132,7 @@ func (s *server) run(ctx context.Context, f *front) error {
 		}
 	}
 	if unless() {
-		closed <- f.stopListening()
+		closed <- stop()
 	}
 	if err == nil {
 		err = <-accepting
@@ -148,10 +167,50 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn, newcomers <-chan
 	who := peerName(conn)
 	s.log.Infof("front-end %s: connected", who)
 	notify(s.log, status("serving front-end %s", who))
-	session := vhostuser.NewSession(conn, s.dev, vhostuser.Options{Log: s.sessionLog(who), Trace: s.trace})
+	return s.serveSession(ctx, vhostuser.NewSession(conn, s.dev, s.options(who)), who, newcomers)
+}
+
+func (s *server) options(who string) vhostuser.Options {
+	return vhostuser.Options{Log: s.sessionLog(who), Trace: s.trace, Keep: s.store.keep()}
+}
+
+// resume goes on with the session of the process before, if there is one. What it
+// returns is as of serve.
+func (s *server) resume(ctx context.Context, newcomers <-chan *net.UnixConn) *net.UnixConn {
+	const who = "of the process before"
+	if s.store == nil || len(s.kept) == 0 {
+		return nil
+	}
+	session, err := vhostuser.ResumeSession(s.kept, s.dev, s.options(who))
+	switch {
+	case errors.Is(err, vhostuser.ErrNothingKept):
+		return nil
+	case err != nil:
+		s.log.Errorf("front-end %s: %v; its connection is closed", who, err)
+		return nil
+	}
+	s.log.Infof("front-end %s: goes on", who)
+	notify(s.log, status("serving front-end %s", who))
+	return s.serveSession(ctx, session, who, newcomers)
+}
+
+// leaves says that the process ends and leaves the session and the socket to the
+// next one.
+func (s *server) leaves(ctx context.Context) bool {
+	return s.store != nil && errors.Is(context.Cause(ctx), errHandOver)
+}
+
+// serveSession runs session to its end; see serve.
+func (s *server) serveSession(ctx context.Context, session *vhostuser.Session, who string, newcomers <-chan *net.UnixConn) *net.UnixConn {
 	ended := make(chan error, 1)
 	go func() { ended <- session.Run() }()
-	defer context.AfterFunc(ctx, session.Close)()
+	defer context.AfterFunc(ctx, func() {
+		if s.leaves(ctx) {
+			session.Suspend()
+			return
+		}
+		session.Close()
+	})()
 
 	var next *net.UnixConn // waits
 	var patience <-chan time.Time
@@ -162,9 +221,12 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn, newcomers <-chan
 		}
 		select {
 		case err := <-ended:
-			if err != nil {
+			switch {
+			case err != nil:
 				s.log.Warnf("front-end %s: session ended: %v", who, err)
-			} else {
+			case s.leaves(ctx):
+				s.log.Infof("front-end %s: left to the next process", who)
+			default:
 				s.log.Infof("front-end %s: left", who)
 			}
 			if next != nil && ctx.Err() != nil {

@@ -2,12 +2,19 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"os"
 	ossignal "os/signal" // signal is what a worker does to an eventfd
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
+
+// errHandOver is the cause of the end of UntilSignal's context when another
+// process is to go on, where there is a service manager with an fd store: systemd
+// sends SIGTERM for a restart and for a stop alike, and drops what it has kept
+// after a stop. SIGINT is an end in any case.
+var errHandOver = errors.New("asked to end by SIGTERM or SIGHUP")
 
 // UntilSignal returns a context that ends with the first SIGTERM, SIGINT or
 // SIGHUP. The second ends the process on the spot, for when the disk under it
@@ -17,7 +24,7 @@ func UntilSignal(parent context.Context, log logrus.FieldLogger) (ctx context.Co
 	ossignal.Ignore(unix.SIGPIPE)
 	signals := make(chan os.Signal, 2)
 	ossignal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	ctx, cancel := context.WithCancel(parent)
+	ctx, cancel := context.WithCancelCause(parent)
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
@@ -27,7 +34,11 @@ func UntilSignal(parent context.Context, log logrus.FieldLogger) (ctx context.Co
 				return
 			}
 			log.Infof("%v: ending", sig)
-			cancel()
+			if sig == unix.SIGINT {
+				cancel(nil)
+			} else {
+				cancel(errHandOver)
+			}
 		case <-ctx.Done():
 			return
 		}
@@ -38,7 +49,7 @@ func UntilSignal(parent context.Context, log logrus.FieldLogger) (ctx context.Co
 	}()
 	return ctx, func() {
 		ossignal.Stop(signals)
-		cancel()
+		cancel(nil)
 		close(signals) // after Stop nothing is sent any more
 		<-over
 	}

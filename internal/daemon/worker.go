@@ -24,6 +24,7 @@ type worker struct {
 	ring  vhostuser.Ring
 	queue virtio.Queue
 	lane  *backend.Lane
+	rec   *vhostuser.RingRecord // of what is in flight; nil: nobody is to know
 
 	// reqs are one request more than the ring has entries: when all entries are in
 	// flight there is still one to pop with, and Pop then says that a guest which
@@ -44,6 +45,7 @@ func newWorker(d *Device, index int, r vhostuser.Ring) *worker {
 		index:   index,
 		ring:    r,
 		kick:    r.Kick,
+		rec:     r.Record,
 		reqs:    make([]virtio.BlkRequest, int(r.Size)+1),
 		free:    make([]uint32, int(r.Size)+1),
 		started: make(chan error, 1),
@@ -156,6 +158,11 @@ func (w *worker) openRing() error {
 // serve goes round until the worker is stopped, or the ring broken, and nothing
 // is in flight. An error means that not even answers can be given any more.
 func (w *worker) serve() error {
+	if w.rec != nil {
+		if err := w.pickUp(); err != nil {
+			return err
+		}
+	}
 	w.queue.EnableKicks()
 	for {
 		taken := 0
@@ -199,6 +206,9 @@ func (w *worker) take() (taken int, err error) {
 		}
 		taken++
 		w.free = w.free[:len(w.free)-1]
+		if w.rec != nil {
+			r.Mark = (*backend.Mark)(w.rec.Take(r.Chain.Head))
+		}
 		if w.dev.Decode(r) {
 			w.lane.Submit(w.dev.disk, &r.Request)
 			continue
@@ -232,7 +242,11 @@ func (w *worker) complete(r *virtio.BlkRequest) {
 	if err != nil {
 		w.dev.failed(fmt.Errorf("queue %d: %w", w.index, err))
 	}
-	w.queue.Push(r.Chain.Head, r.Complete())
+	written := r.Complete()
+	if w.rec != nil {
+		w.rec.Push(r.Chain.Head)
+	}
+	w.queue.Push(r.Chain.Head, written)
 	w.free = append(w.free, r.Tag)
 }
 
@@ -242,6 +256,9 @@ func (w *worker) publish() {
 	}
 	if w.ring.Log != nil {
 		signalFD(w.ring.LogCall)
+	}
+	if w.rec != nil {
+		w.rec.Published()
 	}
 }
 

@@ -17,19 +17,23 @@ const module = "github.com/zvhost/zvhost"
 // package is entered here on purpose, and docs/architecture.md says why it
 // stands where it does.
 var mayImport = map[string][]string{
-	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "backend"},
+	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend"},
 
-	"internal/daemon":  {"internal/control", "backend", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
+	"internal/daemon":  {"internal/control", "internal/failpoint", "backend", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
 	"internal/control": {"backend"},
+	"internal/keeper":  {},
 
-	"vhostuser":          {"virtio/guestmem"},
+	// It does nothing but in tests.
+	"internal/failpoint": {},
+
+	"vhostuser":          {"virtio/guestmem", "internal/failpoint"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem"},
 
 	"virtio":          {"backend", "virtio/guestmem"},
 	"virtio/driver":   {"virtio/guestmem"},
 	"virtio/guestmem": {},
 
-	"backend":        {"backend/engine"},
+	"backend":        {"backend/engine", "internal/failpoint"},
 	"backend/engine": {"internal/uring"},
 
 	"bench/compare": {"internal/bench"},
@@ -57,7 +61,7 @@ var mayImport = map[string][]string{
 // package itself may import.
 var testOnly = []string{
 	"internal/powercut", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
-	"virtio/guestmem", "vhostuser",
+	"virtio/guestmem", "vhostuser", "internal/failpoint",
 }
 
 // outside is what may be imported from other modules: by whom, nil for

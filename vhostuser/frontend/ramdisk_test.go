@@ -70,6 +70,10 @@ func (d *ramDisk) SetFeatures(f uint64) error {
 	return d.refuse
 }
 
+func (d *ramDisk) Adopt(*vhostuser.Record) {}
+func (d *ramDisk) State() uint64           { return 0 }
+func (d *ramDisk) Restore(uint64) error    { return nil }
+
 func (d *ramDisk) Reset() {
 	d.idle("Reset")
 	d.acked = 0

@@ -1,0 +1,154 @@
+package backend
+
+import "sync/atomic"
+
+// A Mark is what has to be known of a request in flight by whoever finishes it
+// in the place of a daemon that died: two words in memory that outlives the
+// process, which whoever owns the request has cleared. A disk stores into it,
+// with the lock of the zone held:
+//
+//   - where a sequential write or an append goes, before its data moves and
+//     before anybody else can be given an address of the zone;
+//   - that it is done, before anybody else can do anything with the zone.
+//
+// Each is one aligned 64-bit store, so a kill leaves the one or the other.
+//
+//	word 0   bits 0..7 what is known, bits 8..63 a sector, or for markPast bits
+//	         8..47 a zone and bits 48..63 a range
+//	word 1   length in sectors, stored before markAt is
+type Mark [2]uint64
+
+// What a Mark knows.
+const (
+	markNone   = 0 // nothing: the request has changed nothing
+	markAt     = 1 // it was given an address: its data stands there in part, or not at all
+	markDone   = 2 // it was successful; of an append, this is where it is
+	markFailed = 3 // it failed, and what it left is gone
+	markPast   = 4 // it goes over zones, and is done with those before this one
+)
+
+// Clear forgets what was known. The owner of the request calls it before it
+// submits the request.
+func (m *Mark) Clear() { atomic.StoreUint64(&m[0], markNone) }
+
+func (m *Mark) at(sector, sectors uint64) {
+	if m == nil {
+		return
+	}
+	atomic.StoreUint64(&m[1], sectors)
+	atomic.StoreUint64(&m[0], markAt|sector<<8)
+}
+
+func (m *Mark) done(sector uint64) {
+	if m != nil {
+		atomic.StoreUint64(&m[0], markDone|sector<<8)
+	}
+}
+
+func (m *Mark) failed() {
+	if m != nil {
+		atomic.StoreUint64(&m[0], markFailed)
+	}
+}
+
+// past notes that a request is done with zone i of its range number seg.
+func (m *Mark) past(seg uint32, i int) {
+	if m != nil {
+		atomic.StoreUint64(&m[0], markPast|uint64(i+1)<<8|uint64(seg)<<48)
+	}
+}
+
+// A mark is what a Mark said when it was looked at, once: others may be able to
+// write to it.
+type mark struct {
+	what            uint8
+	sector, sectors uint64
+	zone            int
+	seg             uint32
+}
+
+func (m *Mark) load() mark {
+	w := atomic.LoadUint64(&m[0])
+	return mark{
+		what: uint8(w), sector: w >> 8, sectors: atomic.LoadUint64(&m[1]),
+		zone: int(w >> 8 & (1<<40 - 1)), seg: uint32(w >> 48),
+	}
+}
+
+// A marker is a disk that makes use of marks. One that does not lets a request
+// that was in flight run once more, which for reads, flushes and writes without
+// a write pointer comes to the same: writes that overlap and are in flight at
+// the same time have no order ("Device Operation").
+type marker interface {
+	Disk
+	run() uint64
+	renew() error
+	claim(m *Mark)
+	release(m *Mark)
+	resume(r *Request)
+}
+
+// Run is the number of the disk's present user: what Renew last returned. It
+// stays the same when the daemon dies. 0 where it makes no difference.
+func Run(d Disk) uint64 {
+	if d, ok := d.(marker); ok {
+		return d.run()
+	}
+	return 0
+}
+
+// Renew tells the disk that somebody new begins to use it, who does not go on
+// with requests of the one before: marks of that one are worth nothing any more.
+// When it returns that is durable.
+func Renew(d Disk) (run uint64, err error) {
+	if d, ok := d.(marker); ok {
+		if err := d.renew(); err != nil {
+			return 0, err
+		}
+		return d.run(), nil
+	}
+	return 0, nil
+}
+
+// Claim keeps the addresses that were given to requests in flight when a daemon
+// died, until each has come to Lane.Resume or Release. It has to be called for
+// all of them before anything is submitted to the disk. run is the number of the
+// disk's user then; where it is not that of today, others have used the disk
+// since, and writes in flight are failed.
+func Claim(d Disk, run uint64, marks []*Mark) {
+	k, ok := d.(marker)
+	for _, m := range marks {
+		switch m.load().what {
+		case markAt:
+			if ok && run == k.run() {
+				k.claim(m)
+			} else if ok {
+				m.failed()
+			}
+		case markPast:
+			if ok && run != k.run() {
+				m.failed()
+			}
+		}
+	}
+}
+
+// Release gives up what Claim has kept for m, if anything: no request will come
+// for it. What it had written is cleared.
+func Release(d Disk, m *Mark) {
+	if d, ok := d.(marker); ok {
+		d.release(m)
+	}
+}
+
+// Resume admits r to d as Submit does; but what r.Mark says is done already is
+// not done again.
+func (l *Lane) Resume(d Disk, r *Request) {
+	k, ok := d.(marker)
+	if !ok || r.Mark == nil || r.Mark.load().what == markNone {
+		l.Submit(d, r)
+		return
+	}
+	l.prepare(d, r)
+	k.resume(r)
+}

@@ -1,0 +1,227 @@
+package backend
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/zvhost/zvhost/internal/failpoint"
+)
+
+// This file finishes what another daemon had begun on a zoned image when it
+// died, from the marks that it left (mark.go).
+//
+// An address that was given is claimed: a request without an owner stands for it
+// in the zone's list of writes in flight, so that nobody else is given it, no
+// reset overtakes it, and a flush waits for it. When the request itself comes, it
+// takes that place and is written anew, in full. docs/restart.md has the
+// argument.
+
+// run implements marker.
+func (d *zoned) run() uint64 { return d.img.run() }
+
+// renew implements marker.
+func (d *zoned) renew() error { return d.img.renew() }
+
+// run is the number of the image's user, made different from other images'.
+func (img *image) run() uint64 {
+	img.stateMu.Lock()
+	defer img.stateMu.Unlock()
+	return binary.LittleEndian.Uint64(img.uuid[:]) ^ img.state.run
+}
+
+// renew counts another user of the image, durably.
+func (img *image) renew() error {
+	if img.readOnly {
+		return nil
+	}
+	img.stateMu.Lock()
+	defer img.stateMu.Unlock()
+	img.state.run++
+	// Both copies: the older one must not bring the number back.
+	for range 2 {
+		if err := img.state.write(img.store, img.uuid); err != nil {
+			return fmt.Errorf("image %s: note that somebody else uses it: %w", img.path, err)
+		}
+	}
+	return nil
+}
+
+// claim implements marker.
+func (d *zoned) claim(m *Mark) {
+	was := m.load()
+	i := int(was.sector >> d.shift)
+	r := &Request{Op: OpWrite, Sector: was.sector, Bytes: was.sectors << SectorShift, Mark: m, zone: int32(i)}
+	r.from = was.sector & (d.img.ZoneSectors - 1)
+	r.end = r.from + was.sectors
+	if !d.claimable(r) {
+		m.failed()
+		return
+	}
+	z := &d.zones[i]
+	z.mu.Lock()
+	ok := d.join(z, i, r)
+	z.mu.Unlock()
+	if !ok {
+		m.failed()
+		return
+	}
+	d.claims.mu.Lock()
+	defer d.claims.mu.Unlock()
+	if d.claims.of == nil {
+		d.claims.of = map[*Mark]*Request{}
+	}
+	d.claims.of[m] = r
+	failpoint.Hit(failpoint.Claimed)
+}
+
+// claimable says whether r can have been admitted once. A mark may stand in
+// memory that a front-end can write to.
+func (d *zoned) claimable(r *Request) bool {
+	i := int(r.zone)
+	return !d.img.readOnly && d.img.resumable &&
+		r.Sector < d.zinfo.CapacitySectors && !d.conventional(i) &&
+		r.Bytes > 0 && r.Bytes>>SectorShift <= d.img.capacity(i) && r.end <= d.img.capacity(i) &&
+		d.rules.whole(r.Bytes) && d.rules.whole(r.from<<SectorShift)
+}
+
+// join puts r among the writes in flight of zone z, whose lock is held, in the
+// order of the addresses. It fails where the zone cannot have such a write.
+func (d *zoned) join(z *zone, i int, r *Request) bool {
+	switch z.state {
+	case ReadOnly, Offline:
+		return false
+	case Full:
+		// Full by its last write, with earlier ones in flight: docs/image-format.md.
+		if r.end > z.done {
+			return false
+		}
+	case Empty:
+		// It was opened by this write or its neighbours, and recovery, which knows
+		// nothing of them, has put it back. It had an active place when it died, and
+		// so has one now; the place of an open one it may have lost since.
+		if d.enter(z, i, ImpOpen) != nil && d.enter(z, i, Closed) != nil {
+			return false
+		}
+	}
+	after := z.flyTail
+	for after != nil && after.from >= r.end {
+		after = after.flyPrev
+	}
+	if after != nil && after.end > r.from {
+		return false // two at one place: nobody admitted that
+	}
+	r.flyPrev = after
+	if after == nil {
+		r.flyNext, z.flyHead = z.flyHead, r
+	} else {
+		r.flyNext, after.flyNext = after.flyNext, r
+	}
+	if r.flyNext == nil {
+		z.flyTail = r
+	} else {
+		r.flyNext.flyPrev = r
+	}
+	z.next = max(z.next, r.end)
+	z.turn++
+	r.turn = z.turn
+	return true
+}
+
+// claimed takes back what was claimed for m; nil when nothing was.
+func (d *zoned) claimed(m *Mark) *Request {
+	d.claims.mu.Lock()
+	defer d.claims.mu.Unlock()
+	r := d.claims.of[m]
+	delete(d.claims.of, m)
+	return r
+}
+
+// release implements marker.
+func (d *zoned) release(m *Mark) {
+	if r := d.claimed(m); r != nil {
+		d.giveUp(r)
+	}
+}
+
+// giveUp ends what was claimed without anybody who writes it, as a write that
+// failed.
+func (d *zoned) giveUp(r *Request) {
+	start := uint64(r.zone) << d.shift
+	r.Err = d.errorOf(r, ErrIO)
+	// If that fails there is nobody to tell: whoever reads there gets what the
+	// write had left, which nobody was promised anything about.
+	_ = d.img.store.wipe(d.img.offset(start+r.from), int64(r.Bytes))
+	d.leave(r)
+}
+
+// resume implements marker.
+func (d *zoned) resume(r *Request) {
+	failpoint.Hit(failpoint.Readmitted)
+	switch was := r.Mark.load(); was.what {
+	case markAt:
+		d.readmit(r, was)
+	case markDone:
+		r.AppendSector = was.sector
+		d.finish(r, nil)
+	case markPast:
+		d.goOn(r, was)
+	default:
+		d.fail(r, ErrIO)
+	}
+}
+
+// readmit lets r, a write with an address, take the place that was claimed for it.
+func (d *zoned) readmit(r *Request, was mark) {
+	c := d.claimed(r.Mark)
+	if c == nil { // it was refused
+		d.fail(r, ErrIO)
+		return
+	}
+	err := d.rules.write(d, r)
+	start := uint64(c.zone) << d.shift
+	same := err == nil && r.zone == c.zone && r.Bytes == c.Bytes &&
+		(r.Op == OpAppend || r.Op == OpWrite && r.Sector == start+c.from)
+	if !same { // not the request that it was: the guest has changed it in flight
+		d.giveUp(c)
+		d.fail(r, ErrIO)
+		return
+	}
+	z := &d.zones[c.zone]
+	z.mu.Lock()
+	r.from, r.end, r.turn, r.flyPrev, r.flyNext = c.from, c.end, c.turn, c.flyPrev, c.flyNext
+	if r.flyPrev == nil {
+		z.flyHead = r
+	} else {
+		r.flyPrev.flyNext = r
+	}
+	if r.flyNext == nil {
+		z.flyTail = r
+	} else {
+		r.flyNext.flyPrev = r
+	}
+	z.mu.Unlock()
+	if d.broken.Load() {
+		r.Err = d.errorOf(r, errTable)
+		d.landed(r)
+		return
+	}
+	d.issue(r)
+}
+
+// goOn goes on with a request that goes over zones, behind those that it is done
+// with.
+func (d *zoned) goOn(r *Request, was mark) {
+	switch {
+	case d.img.readOnly:
+		d.fail(r, ErrReadOnly)
+	case r.Op == OpResetAll:
+		d.resetFrom(r, max(was.zone, d.img.ConventionalZones))
+	case r.Op == OpSecureErase && int(was.seg) <= len(r.Ranges) &&
+		!slices.ContainsFunc(r.Ranges, func(s Range) bool { return d.erasable(s.Sector, uint64(s.Sectors)) != nil }):
+		r.seg = was.seg
+		d.eraseFrom(r, was.zone)
+	default:
+		d.fail(r, ErrIO)
+	}
+}

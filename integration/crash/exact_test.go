@@ -1,0 +1,349 @@
+package crash
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
+
+var killsFlag = flag.Int("kills", 100, "how often the daemon is killed under a keeper")
+
+// A guest is one that is to notice nothing: a load whose every request has to be
+// answered, once, whatever happens to the daemon.
+type guest struct {
+	load
+	over  atomic.Bool // no more requests
+	extra uint64      // where memory that comes and goes begins
+}
+
+// drive keeps queue i busy until it is over, and then waits for what is in flight.
+func (g *guest) drive(i int, rng *rand.Rand) error {
+	q := g.disk.Queue(i)
+	table := &g.tables[i]
+	submit := func(r *frontend.Request) error {
+		table[r.Tag] = g.offer(i, rng, r)
+		return q.Submit(r)
+	}
+	for tag := range table {
+		r := q.Get()
+		r.Tag = uint64(tag)
+		if err := submit(r); err != nil {
+			return err
+		}
+	}
+	done := make([]*frontend.Request, depth)
+	for q.InFlight() > 0 {
+		if err := q.Kick(); err != nil {
+			return err
+		}
+		n, err := q.Wait(done)
+		if err != nil {
+			return err
+		}
+		g.answer(table, done[:n])
+		for _, r := range done[:n] {
+			if g.over.Load() {
+				q.Put(r)
+			} else if err := submit(r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// talk sends messages while the queues are busy: those that only ask, those that
+// bring descriptors, and those that make queues stop and go on.
+func (g *guest) talk(rng *rand.Rand) error {
+	c := g.disk.Client
+	for !g.over.Load() {
+		var err error
+		switch q := g.disk.Queue(rng.IntN(queues)); rng.IntN(5) {
+		case 0:
+			var b []byte
+			if b, err = c.Config(0, driver.BlkConfigBytes); err == nil && len(b) != driver.BlkConfigBytes {
+				err = fmt.Errorf("the configuration space has %d bytes", len(b))
+			}
+		case 1:
+			var r *frontend.Region
+			r, err = g.disk.AddRegion(guestmem.RegionDesc{GuestAddr: g.extra, UserAddr: g.extra, Size: 1 << 16})
+			if err == nil {
+				err = errors.Join(c.RemoveRegion(r), r.Close())
+			}
+		case 2:
+			var base uint32
+			if base, err = q.Stop(); err == nil {
+				err = q.Start(base)
+			}
+		case 3:
+			err = c.SetVringCall(rng.IntN(queues), -1)
+			if err == nil {
+				err = g.callsAgain()
+			}
+		default:
+			_, err = c.Status()
+		}
+		if err != nil {
+			return fmt.Errorf("a message: %w", err)
+		}
+		time.Sleep(time.Duration(rng.IntN(2000)) * time.Microsecond)
+	}
+	return nil
+}
+
+// callsAgain gives every queue its call descriptor back.
+func (g *guest) callsAgain() error {
+	for i := range queues {
+		if err := g.disk.Client.SetVringCall(i, g.disk.Queue(i).CallFD()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kept is zvhost under a keeper.
+type kept struct{ *daemon }
+
+// launchKept starts a keeper, and in it zvhost.
+func launchKept(binary, dir string) (*kept, error) {
+	p, err := launchAs(binary, dir, []string{"ZVHOST_FAILPOINT=" + filepath.Join(dir, "failpoint")},
+		"keeper", "--", binary, "serve", "--socket-path", "s", "--blk-file", "disk.zvh", "--queues", fmt.Sprint(queues))
+	return &kept{p}, err
+}
+
+// child is the number of the daemon's process, 0 while there is none.
+func (k *kept) child() int {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", k.cmd.Process.Pid))
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			return n
+		}
+	}
+	return 0
+}
+
+// killChild kills the daemon, and says whether there was one.
+func (k *kept) killChild() bool {
+	pid := k.child()
+	return pid != 0 && unix.Kill(pid, unix.SIGKILL) == nil
+}
+
+// stop ends both.
+func (k *kept) stop() error {
+	if err := k.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	<-k.ended
+	return k.cmd.Wait()
+}
+
+// visit runs one session on a kept daemon, during which what disturb does to the
+// daemon goes unnoticed; then it compares what is on the disk with what was
+// answered.
+func (c *trial) visit(k *kept, before []zoneView, disturb func(g *guest) error) ([]zoneView, error) {
+	g := &guest{load: load{
+		g: c.g, seed: c.seed, nextID: &c.nextID, due: make(chan struct{}),
+		guess: make([]uint64, len(before)), told: make([]uint64, len(before)),
+	}, extra: 1 << 40}
+	for i := range before {
+		g.guess[i], g.told[i] = before[i].written, before[i].written
+	}
+	var err error
+	if g.disk, err = c.connect(queues); err != nil {
+		return nil, err
+	}
+	defer func() { _ = g.disk.Abandon() }()
+	var group sync.WaitGroup
+	errs := make(chan error, queues+1)
+	run := func(f func(rng *rand.Rand) error) {
+		mine := rand.New(rand.NewPCG(c.rng.Uint64(), c.rng.Uint64()))
+		group.Go(func() { errs <- f(mine) })
+	}
+	for i := range queues {
+		run(func(rng *rand.Rand) error { return g.drive(i, rng) })
+	}
+	run(g.talk)
+	err = disturb(g)
+	g.over.Store(true)
+	group.Wait()
+	for range queues + 1 {
+		err = errors.Join(err, <-errs)
+	}
+	if err = errors.Join(err, g.failed); err != nil {
+		return nil, fmt.Errorf("the guest noticed: %w", err)
+	}
+	for _, o := range g.ops {
+		if !o.answered() {
+			return nil, fmt.Errorf("no answer came to %v", o)
+		}
+	}
+	// Dead with nothing to do: who comes next has cleared what is above the write
+	// pointers, which look wants.
+	for !k.killChild() {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := g.disk.Client.Status(); err != nil {
+		return nil, fmt.Errorf("the guest noticed: %w", err)
+	}
+	after, err := look(c.g, c.binary, c.dir, g.disk, c.seed)
+	if err == nil {
+		var undecided int
+		undecided, err = judge(c.g, before, after, g.ops)
+		c.tally.undecided += undecided
+	}
+	c.count(&g.load)
+	return after, err
+}
+
+// runKept makes so many visits on one image.
+func (c *trial) runKept(visits int, disturb func(k *kept, g *guest, visit int) error) error {
+	c.split = true // packed ones are not offered under a keeper
+	before, err := c.g.create(c.binary, c.dir)
+	if err != nil {
+		return err
+	}
+	k, err := launchKept(c.binary, c.dir)
+	if err != nil {
+		return err
+	}
+	if err := k.ready(); err != nil {
+		return err
+	}
+	for v := range visits {
+		before, err = c.visit(k, before, func(g *guest) error { return disturb(k, g, v) })
+		if err != nil {
+			err = fmt.Errorf("visit %d: %w\n%s", v, err, k.logged())
+			break
+		}
+	}
+	return errors.Join(err, k.stop())
+}
+
+// answered waits until n more requests are answered, or a while.
+func (g *guest) answered(n int) {
+	g.mu.Lock()
+	from := g.left
+	g.mu.Unlock()
+	for range 5000 {
+		g.mu.Lock()
+		done := from - g.left
+		g.mu.Unlock()
+		if done >= n {
+			return
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+}
+
+// perVisit is how often the daemon is killed in one session.
+const perVisit = 5
+
+// killOften kills the daemon at random instants.
+func (c *trial) killOften(k *kept, g *guest, _ int) error {
+	for range perVisit {
+		g.answered(1 + c.rng.IntN(1+c.rng.IntN(600)))
+		time.Sleep(time.Duration(c.rng.IntN(3000)) * time.Microsecond)
+		if k.killChild() {
+			c.tally.kills++
+		}
+	}
+	g.answered(100)
+	return nil
+}
+
+// The daemon is killed at random instants under a keeper: the guest notices
+// nothing, and every request is carried out once.
+func TestKillUnderKeeper(t *testing.T) {
+	binary, seed, total := build(t, ""), newSeed(), &tally{}
+	for i := range geometries {
+		t.Run(geometries[i].name, func(t *testing.T) {
+			c := start(t, binary, seed, i, total)
+			visits := max(1, *killsFlag/perVisit/len(geometries))
+			if err := c.runKept(visits, c.killOften); err != nil {
+				t.Errorf("replay with -seed=%d -kills=%d: %v", seed, *killsFlag, err)
+			}
+		})
+	}
+	t.Log(total)
+	if total.kills == 0 || total.answered == 0 {
+		t.Errorf("a run that shows nothing: %v", total)
+	}
+}
+
+// The same at every point in the code where it matters.
+func TestKillAtEveryPoint(t *testing.T) {
+	binary, seed, total := build(t, "zvhost_failpoints"), newSeed(), &tally{}
+	for i, name := range failpoint.All() {
+		t.Run(name, func(t *testing.T) {
+			c := start(t, binary, seed, i%len(geometries), total)
+			err := c.runKept(1, func(k *kept, g *guest, visit int) error {
+				for hit := range 2 {
+					g.answered(50)
+					n := 1 + c.rng.IntN(1+hit*20)
+					if err := os.WriteFile(filepath.Join(c.dir, "failpoint"), fmt.Appendf(nil, "%s %d", name, n), 0o600); err != nil {
+						return err
+					}
+					words := "failpoint " + name
+					was := strings.Count(k.logged(), words)
+					for !k.killChild() {
+						time.Sleep(time.Millisecond)
+					}
+					total.kills++
+					for try := 0; strings.Count(k.logged(), words) == was; try++ {
+						if try == 2000 {
+							return fmt.Errorf("point %s was not passed %d times", name, n)
+						}
+						time.Sleep(time.Millisecond)
+						if try%100 == 99 { // what happens once in a start or after a kill
+							n = 1
+							if _, err := os.Stat(filepath.Join(c.dir, "failpoint")); err != nil {
+								if err := os.WriteFile(filepath.Join(c.dir, "failpoint"), fmt.Appendf(nil, "%s %d", name, n), 0o600); err != nil {
+									return err
+								}
+							}
+							k.killChild()
+						}
+					}
+					total.kills++
+				}
+				g.answered(100)
+				return nil
+			})
+			if err != nil {
+				t.Errorf("replay with -seed=%d: %v", seed, err)
+			}
+		})
+	}
+	t.Log(total)
+}
+
+// A record that is written after the write pointer is found.
+func TestPlantedLateMarkIsFound(t *testing.T) {
+	binary, seed := build(t, "zvhost_plant_latemark"), newSeed()
+	var err error
+	for i := 0; i < len(geometries) && err == nil; i++ {
+		c := start(t, binary, seed, i, &tally{})
+		err = c.runKept(3, c.killOften)
+	}
+	if err == nil {
+		t.Errorf("-seed=%d: not found", seed)
+	}
+	t.Logf("found: %v", err)
+}

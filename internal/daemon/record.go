@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"errors"
+	"hash/crc32"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio"
+)
+
+// errRecordRing is a record of requests in flight where there can be none.
+var errRecordRing = errors.New("requests in flight are recorded for split rings only")
+
+// pickUp goes on where the record of requests in flight says that another process
+// has left the ring; in a ring that nobody has served it does nothing. What was in
+// flight is submitted again, in the order in which it came.
+func (w *worker) pickUp() error {
+	q, ok := w.queue.(*virtio.Split)
+	if !ok {
+		return errRecordRing
+	}
+	w.rec.SetUser(w.dev.user)
+	base, heads, err := w.rec.Begin(&w.ring, q.Used())
+	if err != nil {
+		return err
+	}
+	q.Rebase(base)
+	for _, head := range heads {
+		r := &w.reqs[w.free[len(w.free)-1]]
+		if err := q.Retake(head, &r.Chain); err != nil {
+			return err
+		}
+		w.free = w.free[:len(w.free)-1]
+		r.Mark = (*backend.Mark)(w.rec.Mark(head))
+		if w.dev.Decode(r) {
+			w.lane.Resume(w.dev.disk, &r.Request)
+			continue
+		}
+		backend.Release(w.dev.disk, r.Mark)
+		w.complete(r)
+	}
+	failpoint.Hit(failpoint.PickedUp)
+	if len(heads) > 0 {
+		w.lane.Start()
+		w.publish()
+	}
+	// Whoever was here may have died between an answer and its call.
+	signalFD(w.ring.Call)
+	return nil
+}
+
+// Adopt implements vhostuser.Device.
+func (d *Device) Adopt(r *vhostuser.Record) {
+	run := backend.Run(d.disk)
+	for i := range r.Rings() {
+		ring := r.Ring(i)
+		var marks []*backend.Mark
+		for _, m := range ring.InFlight() {
+			marks = append(marks, (*backend.Mark)(m))
+		}
+		if ring.User() == run {
+			d.user, d.known = run, true // nobody else has used the disk since
+		}
+		backend.Claim(d.disk, ring.User(), marks)
+		d.claimed = append(d.claimed, marks...)
+	}
+}
+
+// begin makes a session that does not go on with another one's requests a new
+// user of the disk.
+func (d *Device) begin() error {
+	if d.known {
+		return nil
+	}
+	var err error
+	d.user, err = backend.Renew(d.disk)
+	d.known = err == nil
+	return err
+}
+
+// Reset implements vhostuser.Device.
+func (d *Device) Reset() {
+	for _, m := range d.claimed { // those of queues that were never started
+		backend.Release(d.disk, m)
+	}
+	d.claimed = nil
+	d.user, d.known = 0, false
+	d.Blk.Reset()
+}
+
+// State implements vhostuser.Device: whether the driver has switched to
+// write-through, in bit 0, and what tells this disk from one with other properties.
+func (d *Device) State() uint64 {
+	var space [virtio.BlkConfigBytes]byte
+	_ = d.ReadConfig(space[:], 0) // it has that many
+	space[writebackAt] = 0
+	state := uint64(crc32.ChecksumIEEE(space[:])) << 32
+	if d.WriteThrough() {
+		state |= 1
+	}
+	return state
+}
+
+// writebackAt is where the driver's choice stands in the configuration space.
+const writebackAt = 32
+
+// Restore implements vhostuser.Device.
+func (d *Device) Restore(state uint64) error {
+	if is := d.State() &^ 1; state&^1 != is {
+		return errors.New("the disk is not the one that the guest was shown: its size, zones or limits differ")
+	}
+	d.SetWriteThrough(state&1 != 0)
+	return nil
+}

@@ -1,0 +1,83 @@
+package keeper
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// listenFDs is where handed over descriptors begin (SD_LISTEN_FDS_START).
+const listenFDs = 3
+
+// Exec is the last step of a child: it becomes the program args[0]. Only here is
+// the process id known that LISTEN_PID has to name.
+func Exec(args []string) error {
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return err
+	}
+	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
+		return err
+	}
+	return fmt.Errorf("start %s: %w", path, unix.Exec(path, args, os.Environ()))
+}
+
+// command is the child, as a step of this program that ends in Exec. self are
+// the arguments that make this program call it.
+func (s *store) command(self, args []string) *exec.Cmd {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// What is running is started, even if another file has its name by now: the
+	// step is this version's. The program that it becomes is looked up anew.
+	cmd := exec.Command("/proc/self/exe", append(append([]string{}, self...), args...)...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(plainEnviron(), "NOTIFY_SOCKET="+s.addr, "FDSTORE="+strconv.Itoa(capacity))
+	cmd.ExtraFiles = append(append([]*os.File{}, s.fixed...), s.kept...)
+	if len(cmd.ExtraFiles) > 0 {
+		var names []string
+		for _, f := range cmd.ExtraFiles {
+			names = append(names, f.Name())
+		}
+		cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
+	}
+	return cmd
+}
+
+// plainEnviron is the environment without what belongs to this process alone.
+func plainEnviron() (env []string) {
+	for _, e := range os.Environ() {
+		switch name, _, _ := strings.Cut(e, "="); name {
+		case "NOTIFY_SOCKET", "FDSTORE", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID", "WATCHDOG_PID", "WATCHDOG_USEC", "MAINPID":
+		default:
+			env = append(env, e)
+		}
+	}
+	return env
+}
+
+// inherit takes what a service manager has handed to the keeper: it is the
+// child's.
+func inherit() (files []*os.File) {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil
+	}
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err != nil {
+		return nil
+	}
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	for i := range n {
+		unix.CloseOnExec(listenFDs + i)
+		name := "unknown"
+		if i < len(names) && names[i] != "" {
+			name = names[i]
+		}
+		files = append(files, os.NewFile(uintptr(listenFDs+i), name))
+	}
+	return files
+}

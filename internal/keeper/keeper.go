@@ -1,0 +1,169 @@
+package keeper
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How long a child that ended is left alone before it is started again: at once
+// when it had been serving, and twice as long each time when it had not.
+const (
+	firstPause = 10 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
+// exitUsage is the status of a command line that does not get better by itself.
+const exitUsage = 2
+
+// Options say what to keep.
+type Options struct {
+	// Args are the program and its arguments.
+	Args []string
+	// Self are arguments that make this program call Exec with what follows them.
+	Self []string
+	// Signals are what the keeper is sent: SIGHUP starts the program anew, once it
+	// has finished what it does; SIGTERM and SIGINT end it, and the keeper with it; the
+	// second of those kills it.
+	Signals <-chan os.Signal
+	Log     func(format string, args ...any)
+}
+
+// Run runs the program until it ends by itself or a signal ends it, and returns
+// its status. A program that dies is started again, and finds the descriptors
+// that it had stored.
+func Run(o Options) (status int, err error) {
+	s, err := newStore(o.Log, upstream())
+	if err != nil {
+		return 1, err
+	}
+	defer s.close()
+	s.fixed = inherit()
+	pause, served, ending := firstPause, false, false
+	for {
+		ended, err := s.start(&o)
+		if err != nil {
+			return 1, err
+		}
+		again := false
+		var state *os.ProcessState
+		for state == nil {
+			select {
+			case state = <-ended:
+			case sig := <-o.Signals:
+				switch {
+				case sig == unix.SIGHUP:
+					o.Log("%v: starting %s anew", sig, o.Args[0])
+					again = true
+					s.signal(unix.SIGTERM)
+				case ending:
+					o.Log("%v again: killing %s", sig, o.Args[0])
+					s.signal(unix.SIGKILL)
+				default:
+					ending = true
+					s.signal(unix.SIGINT)
+				}
+			}
+		}
+		ready := s.isReady()
+		served = served || ready
+		code := state.ExitCode() // -1: a signal
+		switch {
+		case ending, code == 0 && !again:
+			return max(code, 0), nil
+		case code == exitUsage, code > 0 && !served:
+			return code, nil
+		case again && code == 0:
+			continue
+		case ready:
+			pause = firstPause
+		}
+		o.Log("%s ended (%v): starting it again", o.Args[0], state)
+		if wait(&o, pause) {
+			return 1, nil
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+// wait lets time pass, and says whether a signal came meanwhile that ends the
+// keeper.
+func wait(o *Options, pause time.Duration) (end bool) {
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return false
+		case sig := <-o.Signals:
+			return sig != unix.SIGHUP
+		}
+	}
+}
+
+// start starts the child. When it has ended, and all that it said has been heard,
+// its state comes through the channel.
+func (s *store) start(o *Options) (<-chan *os.ProcessState, error) {
+	cmd := s.command(o.Self, o.Args)
+	s.mu.Lock()
+	s.ready = false
+	err := cmd.Start() // with the lock: what it says is heard once its number is known
+	if err == nil {
+		s.child = cmd.Process.Pid
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	ended := make(chan *os.ProcessState, 1)
+	go func() {
+		var exit *exec.ExitError
+		if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+			o.Log("waiting for %s: %v", o.Args[0], err)
+		}
+		if err := s.sync(); err != nil {
+			o.Log("the notification socket: %v", err)
+		}
+		s.mu.Lock()
+		s.child = 0
+		s.mu.Unlock()
+		ended <- cmd.ProcessState
+	}()
+	return ended, nil
+}
+
+// signal sends sig to the child, if it runs.
+func (s *store) signal(sig unix.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.child != 0 {
+		_ = unix.Kill(s.child, sig) // it may just have ended
+	}
+}
+
+func (s *store) isReady() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
+// upstream passes on what the child says of itself to the service manager that
+// has started the keeper, if there is one.
+func upstream() func(state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return func(string) {}
+	}
+	return func(state string) {
+		c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+		if err != nil {
+			return
+		}
+		_, _ = c.Write([]byte(state)) // nobody is lost without it
+		_ = c.Close()
+	}
+}

@@ -1,0 +1,189 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// capacity is how many descriptors are held for a child: those of a session with
+// 509 memory regions and 256 queues, and some more.
+const capacity = 2048
+
+// A store holds descriptors for the child, by name, and hears what it says on
+// its notification socket.
+type store struct {
+	conn *net.UnixConn
+	addr string
+	log  func(format string, args ...any)
+
+	mu     sync.Mutex // guards what follows
+	child  int        // process whose word counts
+	fixed  []*os.File // inherited by the keeper itself
+	kept   []*os.File // in the order in which they came
+	ready  bool       // the child has said so
+	tell   func(state string)
+	synced chan struct{} // something when our own message has been read
+	ended  chan struct{}
+}
+
+// syncMessage is what the keeper sends to itself, to know that all before it has
+// been read.
+const syncMessage = "KEEPER_SYNC=1"
+
+func newStore(log func(string, ...any), tell func(string)) (*store, error) {
+	// An abstract address needs no folder and leaves nothing behind.
+	addr := fmt.Sprintf("@zvhost-keeper-%d-%d", os.Getpid(), unix.Gettid())
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: addr, Net: "unixgram"})
+	if err != nil {
+		return nil, fmt.Errorf("the notification socket: %w", err)
+	}
+	raw, err := c.SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the notification socket: %w", err), c.Close())
+	}
+	s := &store{conn: c, addr: addr, log: log, tell: tell, synced: make(chan struct{}, 1), ended: make(chan struct{})}
+	go s.read()
+	return s, nil
+}
+
+// read takes in messages until the socket is closed.
+func (s *store) read() {
+	defer close(s.ended)
+	b, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(253*4)+unix.CmsgSpace(unix.SizeofUcred))
+	for {
+		n, oobn, _, _, err := s.conn.ReadMsgUnix(b, oob)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		} else if err != nil {
+			s.log("the notification socket: %v", err)
+			continue
+		}
+		pid, files := unpack(oob[:oobn])
+		switch text := string(b[:n]); {
+		case pid == os.Getpid() && text == syncMessage:
+			s.synced <- struct{}{}
+		case s.isChild(pid):
+			files = s.hear(text, files)
+		default:
+			s.log("process %d, which is not the child, sent a notification: ignored", pid)
+		}
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}
+}
+
+// unpack takes the sender and the descriptors out of control messages.
+func unpack(oob []byte) (pid int, files []*os.File) {
+	cmsgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return 0, nil
+	}
+	for i := range cmsgs {
+		if cred, err := unix.ParseUnixCredentials(&cmsgs[i]); err == nil {
+			pid = int(cred.Pid)
+			continue
+		}
+		fds, err := unix.ParseUnixRights(&cmsgs[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "stored"))
+		}
+	}
+	return pid, files
+}
+
+func (s *store) isChild(pid int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return pid != 0 && pid == s.child
+}
+
+// hear acts on a message of the child, and returns the descriptors that it has
+// not kept (sd_notify(3), "Well-known assignments").
+func (s *store) hear(text string, files []*os.File) (rest []*os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := "stored"
+	has := map[string]bool{}
+	for _, line := range strings.Split(text, "\n") {
+		has[line] = true
+		if v, ok := strings.CutPrefix(line, "FDNAME="); ok && v != "" && !strings.ContainsAny(v, ":\x00") {
+			name = v
+		}
+		if strings.HasPrefix(line, "STATUS=") {
+			s.tell(line)
+		}
+	}
+	if has["READY=1"] {
+		s.ready = true
+		s.tell("READY=1")
+	}
+	switch {
+	case has["FDSTORE=1"]:
+		for len(files) > 0 && len(s.kept) < capacity {
+			s.kept = append(s.kept, named(files[0], name))
+			files = files[1:]
+		}
+		if len(files) > 0 {
+			s.log("more than %d descriptors: %s is not kept", capacity, name)
+		}
+	case has["FDSTOREREMOVE=1"]:
+		kept := s.kept[:0]
+		for _, f := range s.kept {
+			if f.Name() == name {
+				_ = f.Close()
+				continue
+			}
+			kept = append(kept, f)
+		}
+		clear(s.kept[len(kept):])
+		s.kept = kept
+	}
+	return files
+}
+
+// named is f under another name.
+func named(f *os.File, name string) *os.File {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return f
+	}
+	_ = f.Close()
+	return os.NewFile(uintptr(fd), name)
+}
+
+// sync returns when everything that was sent before has been acted on.
+func (s *store) sync() error {
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: s.addr, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.Write([]byte(syncMessage)); err != nil {
+		return err
+	}
+	<-s.synced
+	return nil
+}
+
+// close drops everything.
+func (s *store) close() {
+	_ = s.conn.Close()
+	<-s.ended
+	for _, f := range append(s.fixed, s.kept...) {
+		_ = f.Close()
+	}
+}

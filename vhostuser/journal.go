@@ -1,0 +1,221 @@
+package vhostuser
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A journal is a session's state in memory that outlives the process: what the
+// front-end has told so far, and the message that was acted on last, until its
+// answer is sent.
+//
+// It has two slots. A commit overwrites the older one and gives it a checksum,
+// so that a process that dies in the middle leaves the newer one. Each slot has a
+// place where the kernel itself notes, in the very system call, that the message
+// was taken from the socket and that its answer was sent (struct mmsghdr,
+// msg_len; recvmmsg(2), sendmmsg(2)): no signal comes in between.
+//
+//	slot  0     magic, version (4 each)
+//	      8     number of the commit (8)
+//	      16    length of what is kept (4), CRC-32C of the bytes 0 to 20 and of it (4)
+//	      64    struct mmsghdr: maxPieces for the message, one for the answer
+//	      512   struct iovec, as many
+//	      1024  control message for the answer's descriptor
+//	      4096  what is kept
+//	behind the two slots: where a message is read into once more, to drop it
+type journal struct {
+	file *FD
+	mem  []byte
+	now  int    // the slot that counts
+	gen  uint64 // its number
+}
+
+const (
+	journalMagic   = 0x315a564a // "JVZ1"
+	journalVersion = 1
+
+	slotBytes    = 64 << 10
+	slotHeaders  = 64
+	slotVectors  = 512
+	slotControl  = 1024
+	slotKept     = 4096
+	slotSum      = 20
+	headerBytes  = 64 // struct mmsghdr
+	vectorBytes  = 16 // struct iovec
+	scratchAt    = 2 * slotBytes
+	journalBytes = scratchAt + 8192
+
+	// maxPieces is how many parts a message may come in: each part that brings
+	// descriptors ends one (net/unix/af_unix.c, unix_stream_read_generic).
+	maxPieces = 4
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func newJournal() (*journal, error) {
+	fd, err := unix.MemfdCreate("zvhost-session", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memory for the session's state: %w", err)
+	}
+	f := NewFD(fd)
+	if err := unix.Ftruncate(fd, journalBytes); err != nil {
+		return nil, errors.Join(fmt.Errorf("memory for the session's state: %w", err), f.Close())
+	}
+	return mapJournal(f)
+}
+
+func mapJournal(f *FD) (*journal, error) {
+	mem, err := unix.Mmap(f.Int(), 0, journalBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("map the session's state: %w", err), f.Close())
+	}
+	return &journal{file: f, mem: mem}, nil
+}
+
+// openJournal takes over file, and returns what was committed last.
+func openJournal(file *FD) (j *journal, kept []byte, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(file.Int(), &st); err != nil || st.Size != journalBytes {
+		return nil, nil, errors.Join(fmt.Errorf("the session's state has %d bytes, not %d: another version of zvhost left it", st.Size, journalBytes), err, file.Close())
+	}
+	if j, err = mapJournal(file); err != nil {
+		return nil, nil, err
+	}
+	for i := range 2 {
+		s := j.slot(i)
+		n := le.Uint32(s[16:])
+		if le.Uint32(s) != journalMagic || le.Uint32(s[4:]) != journalVersion || n > slotBytes-slotKept ||
+			le.Uint32(s[slotSum:]) != slotCheck(s, n) || le.Uint64(s[8:]) <= j.gen {
+			continue
+		}
+		j.now, j.gen, kept = i, le.Uint64(s[8:]), s[slotKept:][:n]
+	}
+	if j.gen == 0 {
+		return nil, nil, errors.Join(errors.New("the session's state is not one that this zvhost can read"), j.close())
+	}
+	return j, kept, nil
+}
+
+func (j *journal) slot(i int) []byte { return j.mem[i*slotBytes:][:slotBytes] }
+
+func slotCheck(s []byte, n uint32) uint32 {
+	return crc32.Update(crc32.Checksum(s[:slotSum], castagnoli), castagnoli, s[slotKept:][:n])
+}
+
+// commit makes kept what a later process finds, with nothing taken from the
+// socket and no answer sent.
+func (j *journal) commit(kept []byte) error {
+	if len(kept) > slotBytes-slotKept {
+		return fmt.Errorf("the session's state has %d bytes, more than %d", len(kept), slotBytes-slotKept)
+	}
+	j.now = 1 - j.now
+	j.gen++
+	s := j.slot(j.now)
+	clear(s[:slotKept])
+	copy(s[slotKept:], kept)
+	le.PutUint32(s[16:], uint32(len(kept)))
+	le.PutUint64(s[8:], j.gen)
+	le.PutUint32(s[4:], journalVersion)
+	le.PutUint32(s, journalMagic)
+	le.PutUint32(s[slotSum:], slotCheck(s, uint32(len(kept))))
+	return nil
+}
+
+func (j *journal) close() error {
+	if j == nil {
+		return nil
+	}
+	return errors.Join(unix.Munmap(j.mem), j.file.Close())
+}
+
+// header lays out header number i of the current slot, for n bytes at mem[at:].
+// Its pointers are into the mapping, of which Go's collector knows nothing.
+func (j *journal) header(i, at, n int) {
+	s := j.slot(j.now)
+	v := s[slotVectors+i*vectorBytes:][:vectorBytes]
+	le.PutUint64(v, j.address(at))
+	le.PutUint64(v[8:], uint64(n))
+	h := (*unix.Msghdr)(unsafe.Pointer(&s[slotHeaders+i*headerBytes]))
+	*h = unix.Msghdr{Iov: (*unix.Iovec)(unsafe.Pointer(&v[0])), Iovlen: 1}
+}
+
+func (j *journal) address(at int) uint64 { return uint64(uintptr(unsafe.Pointer(&j.mem[at]))) }
+
+// moved is what the kernel has noted of header i: how many bytes were moved.
+func (j *journal) moved(i int) int {
+	return int(int32(binary.NativeEndian.Uint32(j.slot(j.now)[slotHeaders+i*headerBytes+int(unsafe.Sizeof(unix.Msghdr{})):])))
+}
+
+// call makes recvmmsg or sendmmsg of the headers from first on.
+func (j *journal) call(trap, fd uintptr, first, n int, flags uintptr) (int, error) {
+	at := &j.slot(j.now)[slotHeaders+first*headerBytes]
+	got, _, errno := unix.Syscall6(trap, fd, uintptr(unsafe.Pointer(at)), uintptr(n), flags, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(got), nil
+}
+
+// take takes a message from the socket that was looked at in these pieces, if
+// that has not been done yet. Its bytes and descriptors are dropped.
+func (j *journal) take(fd uintptr, pieces []uint32) error {
+	first := 0
+	for first < len(pieces) && j.moved(first) > 0 {
+		first++
+	}
+	if first == len(pieces) {
+		return nil
+	}
+	at := scratchAt
+	for i := first; i < len(pieces); i++ {
+		j.header(i, at, int(pieces[i]))
+		at += int(pieces[i])
+	}
+	n, err := j.call(unix.SYS_RECVMMSG, fd, first, len(pieces)-first, unix.MSG_DONTWAIT)
+	if err == nil && n != len(pieces)-first {
+		err = unix.EIO
+	}
+	for i := first; i < len(pieces) && err == nil; i++ {
+		if j.moved(i) != int(pieces[i]) {
+			err = unix.EIO
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("take a message from the socket that was acted on: %w", err)
+	}
+	return nil
+}
+
+// answer sends the n bytes of an answer that stand at byte at of what is kept, if
+// that has not been done yet, and with it the descriptor pass, -1 for none. It
+// reports false where the socket takes nothing at the moment.
+func (j *journal) answer(fd uintptr, at, n, pass int) (sent bool, err error) {
+	if j.moved(maxPieces) > 0 {
+		return true, nil
+	}
+	j.header(maxPieces, j.now*slotBytes+slotKept+at, n)
+	if pass >= 0 {
+		s := j.slot(j.now)
+		oob := unix.UnixRights(pass)
+		copy(s[slotControl:], oob)
+		h := (*unix.Msghdr)(unsafe.Pointer(&s[slotHeaders+maxPieces*headerBytes]))
+		h.Control = &s[slotControl]
+		h.SetControllen(len(oob))
+	}
+	_, err = j.call(unix.SYS_SENDMMSG, fd, maxPieces, 1, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	switch {
+	case err == unix.EAGAIN:
+		return false, nil
+	case err == nil && j.moved(maxPieces) != n:
+		err = unix.EIO
+	}
+	if err != nil {
+		return false, fmt.Errorf("sending an answer: %w", err)
+	}
+	return true, nil
+}

@@ -1,0 +1,348 @@
+package vhostuser
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/zvhost/zvhost/internal/failpoint"
+)
+
+// A Keep is where a session puts what has to outlive the process, so that
+// another one can go on in the middle: a service manager's fd store. Names are
+// never used twice while something has them.
+type Keep struct {
+	Put  func(name string, fd int) error
+	Drop func(name string)
+	// Prefix is what all names of the session begin with.
+	Prefix string
+}
+
+const (
+	keptConn    = "conn"
+	keptJournal = "state"
+)
+
+// A keeper keeps one session. The order of its steps is what docs/restart.md
+// argues from.
+type keeper struct {
+	Keep
+	journal *journal
+	lastID  uint64
+	names   map[uint64]bool // ids that are put and not dropped
+
+	// The message that is being acted on.
+	pieces    []uint32
+	reply     []byte // what a commit says is its answer: header and payload; empty for none
+	committed bool   // what it changed has been committed already
+}
+
+// keepNew begins to keep the session. The connection comes last: without it a
+// later process drops the rest.
+func (s *Session) keepNew(k Keep) error {
+	j, err := newJournal()
+	if err != nil {
+		return err
+	}
+	s.keep = &keeper{Keep: k, journal: j, names: map[uint64]bool{}}
+	if s.record, err = NewRecord(len(s.rings), maxRingSize); err != nil {
+		return err
+	}
+	if err := s.put(s.record.file); err != nil {
+		return err
+	}
+	if err := s.commit(); err != nil {
+		return err
+	}
+	if err := k.Put(k.Prefix+keptJournal, j.file.Int()); err != nil {
+		return err
+	}
+	return s.conn.control(func(fd uintptr) error { return k.Put(k.Prefix+keptConn, int(fd)) })
+}
+
+// put keeps a descriptor, under an id of its own.
+func (s *Session) put(f *FD) error {
+	k := s.keep
+	if k == nil || f == nil {
+		return nil
+	}
+	k.lastID++
+	f.id = k.lastID
+	k.names[f.id] = true
+	if err := k.Put(k.name(f.id), f.Int()); err != nil {
+		return fmt.Errorf("keep a descriptor for who comes after this process: %w", err)
+	}
+	return nil
+}
+
+func (k *keeper) name(id uint64) string { return k.Prefix + strconv.FormatUint(id, 10) }
+
+// commit makes the state of now, and the answer to the message that is being
+// acted on, what another process would go on from.
+func (s *Session) commit() error {
+	k := s.keep
+	if k == nil {
+		return nil
+	}
+	k.committed = true
+	s.state.device = s.dev.State()
+	return k.journal.commit(s.encode(nil))
+}
+
+// tidy drops what the state that was committed last does not name.
+func (s *Session) tidy() {
+	k := s.keep
+	used := map[uint64]bool{s.record.id(): true}
+	for _, r := range s.regions {
+		used[r.file.id] = true
+	}
+	for i := range s.rings {
+		r := &s.rings[i]
+		for _, f := range []*FD{r.kick, r.call, r.err} {
+			if f != nil {
+				used[f.id] = true
+			}
+		}
+	}
+	used[s.dirty.file.ident()], used[s.dirty.call.ident()] = true, true
+	for id := range k.names {
+		if !used[id] {
+			delete(k.names, id)
+			k.Drop(k.name(id))
+		}
+	}
+}
+
+func (r *Record) room() uint16 {
+	if r == nil {
+		return 0
+	}
+	return r.size
+}
+
+func (r *Record) id() uint64 {
+	if r == nil {
+		return 0
+	}
+	return r.file.id
+}
+
+// forget drops everything: the session is over.
+func (s *Session) forget() {
+	k := s.keep
+	k.Drop(k.Prefix + keptConn)
+	k.Drop(k.Prefix + keptJournal)
+	for id := range k.names {
+		k.Drop(k.name(id))
+	}
+	clear(k.names)
+}
+
+// runKept is Run's loop for a session that is kept: a message stays in the
+// socket until what it changed, and its answer, have been committed.
+func (s *Session) runKept(m *Message) error {
+	if s.keep == nil {
+		if err := s.keepNew(*s.opt.Keep); err != nil {
+			return err
+		}
+	}
+	k := s.keep
+	for {
+		var err error
+		if k.pieces, err = s.conn.peekRequest(m); err != nil {
+			return err
+		}
+		if s.opt.Trace {
+			s.log(LevelDebug, "%v", m)
+		}
+		failpoint.Hit(failpoint.Peeked)
+		for _, f := range m.Files {
+			if err := s.put(f); err != nil {
+				return err
+			}
+		}
+		failpoint.Hit(failpoint.Put)
+		k.reply, k.committed = k.reply[:0], false
+		if err := s.serve(m); err != nil {
+			return err
+		}
+		if err := s.commit(); err != nil {
+			return err
+		}
+		failpoint.Hit(failpoint.Committed)
+		if err := s.finishMessage(); err != nil {
+			return err
+		}
+		failpoint.Hit(failpoint.Answered)
+		s.tidy()
+		failpoint.Hit(failpoint.Dropped)
+		m.Close()
+		if s.suspended.Load() {
+			return os.ErrDeadlineExceeded
+		}
+	}
+}
+
+// finishMessage takes the message that was committed last from the socket and
+// sends its answer, as far as that has not been done.
+func (s *Session) finishMessage() error {
+	k := s.keep
+	if len(k.pieces) == 0 {
+		return nil
+	}
+	if err := s.conn.control(func(fd uintptr) error { return k.journal.take(fd, k.pieces) }); err != nil {
+		return err
+	}
+	failpoint.Hit(failpoint.Taken)
+	for len(k.reply) > 0 {
+		var sent bool
+		err := s.conn.control(func(fd uintptr) (err error) {
+			sent, err = k.journal.answer(fd, replyAt, len(k.reply), s.pass.Int())
+			return err
+		})
+		if err != nil || sent {
+			return err
+		}
+		if err := s.conn.waitWritable(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// beforeStart commits before a ring starts: what its worker does can only be
+// understood by who knows of the ring. The message counts as acted on then; if
+// the ring does not start after all, another commit says so.
+func (s *Session) beforeStart() error {
+	if s.keep == nil || s.keep.committed {
+		return nil
+	}
+	return s.commit()
+}
+
+// Suspend makes Run stop the queues and return, and leaves everything to whoever
+// comes after this process: the front-end notices nothing. It is for sessions
+// that are kept. Any goroutine may call it.
+func (s *Session) Suspend() {
+	s.suspended.Store(true)
+	_ = s.conn.uc.SetReadDeadline(time.Unix(1, 0))
+}
+
+// Kept is what a fd store has given back: descriptors by name.
+type Kept map[string]*FD
+
+// Of splits off what belongs to the prefix.
+func (k Kept) Of(prefix string) Kept {
+	mine := Kept{}
+	for name, f := range k {
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			mine[rest] = f
+			delete(k, name)
+		}
+	}
+	return mine
+}
+
+// ErrNothingKept says that there is no session to go on with: the one before had
+// ended, or not yet begun.
+var ErrNothingKept = errors.New("no session was kept")
+
+// ResumeSession goes on with the session that another process has kept under
+// keep.Prefix, of which kept are the descriptors, without the prefix. They are
+// taken over in any case, and dropped from the store when the session cannot go
+// on. It may start queues; Run must be called.
+func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
+	k := *opt.Keep
+	drop := func() {
+		for name, f := range kept {
+			k.Drop(k.Prefix + name)
+			_ = f.Close()
+		}
+	}
+	conn := kept[keptConn]
+	if conn == nil {
+		drop()
+		return nil, ErrNothingKept
+	}
+	delete(kept, keptConn)
+	uc, err := conn.unixConn()
+	if err != nil {
+		drop()
+		k.Drop(k.Prefix + keptConn)
+		return nil, err
+	}
+	file := kept[keptJournal]
+	if file == nil {
+		// It had just begun: nothing was taken from the socket.
+		drop()
+		return NewSession(uc, dev, opt), nil
+	}
+	delete(kept, keptJournal)
+	s := NewSession(uc, dev, opt)
+	s.keep = &keeper{Keep: k, names: map[uint64]bool{}}
+	if err := s.pickUp(file, kept); err != nil {
+		drop()
+		s.end()
+		return nil, fmt.Errorf("go on with the session of the process before: %w", err)
+	}
+	for name, f := range kept { // of a message that nobody has acted on
+		k.Drop(k.Prefix + name)
+		_ = f.Close()
+	}
+	return s, nil
+}
+
+// unixConn makes a connection of a descriptor, which is closed.
+func (f *FD) unixConn() (*net.UnixConn, error) {
+	n := f.n
+	f.n = -1
+	file := os.NewFile(uintptr(n), "session")
+	defer func() { _ = file.Close() }()
+	c, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(errors.New("what was kept as a connection is none"), c.Close())
+	}
+	return uc, nil
+}
+
+// pickUp rebuilds the session from its journal and kept, from which it takes what
+// it uses.
+func (s *Session) pickUp(file *FD, kept Kept) error {
+	j, b, err := openJournal(file)
+	if err != nil {
+		return err
+	}
+	s.keep.journal = j
+	if err := s.decode(b, kept); err != nil {
+		return err
+	}
+	if s.state.featuresSet {
+		// It may refuse them, as it did before: that is in the state.
+		_ = s.dev.SetFeatures(s.state.features &^ FeatureProtocol)
+	}
+	if err := s.dev.Restore(s.state.device); err != nil {
+		return err
+	}
+	if err := s.finishMessage(); err != nil {
+		return err
+	}
+	s.keep.committed = true
+	s.dev.Adopt(s.record)
+	s.greeted = s.state.featuresSet
+	if s.logging() {
+		// The process before may have died between a write and its mark.
+		for i := range s.state.numRegions {
+			d := &s.state.regions[i]
+			s.dirty.log.Mark(d.GuestAddr, d.Size)
+		}
+	}
+	return s.resumeCovered()
+}

@@ -1,0 +1,199 @@
+package vhostuser
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
+
+// The state as it is kept for another process, which may be a newer zvhost: all
+// numbers are little-endian, and stateVersion says what there is.
+//
+//	4  version        4  bytes of the answer that is to be sent
+//	.. that answer (at replyAt)
+//	4  number of pieces of the message to take from the socket, 4 each
+//	8  id of the descriptor that goes with the answer, 0 for none
+//	then state: see encode
+
+const (
+	stateVersion = 1
+	replyAt      = 8
+)
+
+const (
+	bitFeaturesSet = 1 << iota
+	bitRefused
+	bitProtocolSet
+	bitOwned
+)
+
+const (
+	bitEnabled = 1 << iota
+	bitAddrSet
+	bitAdopted
+	bitBaseSet
+	bitLogUsed
+)
+
+func bit(on bool, b uint64) uint64 {
+	if on {
+		return b
+	}
+	return 0
+}
+
+func (f *FD) ident() uint64 {
+	if f == nil {
+		return 0
+	}
+	return f.id
+}
+
+// encode appends all that another process needs, but the descriptors.
+func (s *Session) encode(b []byte) []byte {
+	st, k := &s.state, s.keep
+	b = le.AppendUint32(b, stateVersion)
+	b = le.AppendUint32(b, uint32(len(k.reply)))
+	b = append(b, k.reply...)
+	b = le.AppendUint32(b, uint32(len(k.pieces)))
+	for _, n := range k.pieces {
+		b = le.AppendUint32(b, n)
+	}
+	b = le.AppendUint64(b, s.pass.ident())
+	flags := bit(st.featuresSet, bitFeaturesSet) | bit(st.refused, bitRefused) | bit(st.protocolSet, bitProtocolSet) | bit(st.owned, bitOwned)
+	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.logSize, st.logOffset, s.dirty.file.ident(), s.dirty.call.ident(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
+		b = le.AppendUint64(b, v)
+	}
+	for i := range st.numRegions {
+		b = appendRegion(b, st.regions[i])
+		b = le.AppendUint64(b, s.regions[i].file.id)
+	}
+	b = le.AppendUint64(b, uint64(len(s.rings)))
+	for i := range s.rings {
+		r, p := &st.rings[i], &s.rings[i]
+		flags := bit(r.enabled, bitEnabled) | bit(r.addrSet, bitAddrSet) | bit(r.adopted, bitAdopted) |
+			bit(r.baseSet, bitBaseSet) | bit(r.logUsed, bitLogUsed)
+		for _, v := range []uint64{uint64(r.num), uint64(r.base), flags, r.life, r.log, r.desc, r.avail, r.used, p.kick.ident(), p.call.ident(), p.err.ident()} {
+			b = le.AppendUint64(b, v)
+		}
+	}
+	return b
+}
+
+// A stateReader reads what encode has written. After the first thing that is
+// missing it returns zeroes, and err says what.
+type stateReader struct {
+	b    []byte
+	kept Kept
+	s    *Session
+	err  error
+}
+
+func (r *stateReader) bytes(n int) []byte {
+	if n > len(r.b) {
+		r.b, r.err = nil, errors.Join(r.err, errors.New("its state is cut short"))
+		return make([]byte, min(n, regionSize))
+	}
+	b := r.b[:n]
+	r.b = r.b[n:]
+	return b
+}
+
+func (r *stateReader) u32() uint32 { return le.Uint32(r.bytes(4)) }
+func (r *stateReader) u64() uint64 { return le.Uint64(r.bytes(8)) }
+
+// fd takes the descriptor out of what was kept whose id comes next.
+func (r *stateReader) fd() *FD {
+	id := r.u64()
+	if id == 0 {
+		return nil
+	}
+	name := strconv.FormatUint(id, 10)
+	f := r.kept[name]
+	if f == nil {
+		r.err = errors.Join(r.err, fmt.Errorf("descriptor %d was not given back", id))
+		return nil
+	}
+	delete(r.kept, name)
+	f.id = id
+	r.s.keep.names[id] = true
+	r.s.keep.lastID = max(r.s.keep.lastID, id)
+	return f
+}
+
+// decode fills the session from b and the descriptors of kept.
+func (s *Session) decode(b []byte, kept Kept) error {
+	// Ids of what nobody has acted on are not used again: the store may still
+	// have them when ours come.
+	for name := range kept {
+		if id, err := strconv.ParseUint(name, 10, 64); err == nil {
+			s.keep.lastID = max(s.keep.lastID, id)
+		}
+	}
+	r := &stateReader{b: b, kept: kept, s: s}
+	st, k := &s.state, s.keep
+	if v := r.u32(); v != stateVersion {
+		return fmt.Errorf("its state is of version %d, and this zvhost knows %d", v, stateVersion)
+	}
+	k.reply = slices.Clone(r.bytes(int(r.u32())))
+	for n := r.u32(); n > 0 && r.err == nil; n-- {
+		k.pieces = append(k.pieces, r.u32())
+	}
+	pass := r.u64()
+	st.protocol, st.features = r.u64(), r.u64()
+	flags := r.u64()
+	st.featuresSet, st.refused = flags&bitFeaturesSet != 0, flags&bitRefused != 0
+	st.protocolSet, st.owned = flags&bitProtocolSet != 0, flags&bitOwned != 0
+	st.status, st.device = uint8(r.u64()), r.u64()
+	st.logSize, st.logOffset = r.u64(), r.u64()
+	if s.dirty.file = r.fd(); s.dirty.file != nil {
+		var err error
+		if s.dirty.log, err = guestmem.MapLog(s.dirty.file.Int(), st.logSize, st.logOffset); err != nil {
+			return err
+		}
+	}
+	s.dirty.call = r.fd()
+	file, queues, size := r.fd(), int(r.u64()), uint16(r.u64())
+	if file != nil {
+		var err error
+		if s.record, err = OpenRecord(file, 0, queues, size); err != nil {
+			return err
+		}
+		if pass == file.id {
+			s.pass = file
+		}
+	}
+	n := r.u64()
+	for range min(n, MaxMemSlots) {
+		d, f := parseRegion(r.bytes(regionSize)), r.fd()
+		if r.err != nil {
+			return r.err
+		}
+		m, err := mapRegion(f, d)
+		if err != nil {
+			return err
+		}
+		s.regions = append(s.regions, m)
+	}
+	mem, err := memoryOf(s.regions)
+	if err != nil {
+		return err
+	}
+	s.install(s.regions, mem)
+	if n := r.u64(); n > uint64(len(s.rings)) && r.err == nil {
+		return fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))
+	}
+	for i := 0; len(r.b) > 0 && i < len(s.rings) && r.err == nil; i++ {
+		g, p := &st.rings[i], &s.rings[i]
+		g.num, g.base = uint16(r.u64()), uint32(r.u64())
+		flags := r.u64()
+		g.enabled, g.addrSet, g.adopted = flags&bitEnabled != 0, flags&bitAddrSet != 0, flags&bitAdopted != 0
+		g.baseSet, g.logUsed = flags&bitBaseSet != 0, flags&bitLogUsed != 0
+		g.life, g.log, g.desc, g.avail, g.used = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
+		p.kick, p.call, p.err = r.fd(), r.fd(), r.fd()
+	}
+	return r.err
+}
