@@ -1,6 +1,9 @@
 package engine
 
-import "fmt"
+import (
+	"fmt"
+	"runtime"
+)
 
 // Kind names an engine, as QEMU's aio option does.
 type Kind string
@@ -40,6 +43,8 @@ func (k Kind) Open(wake func()) (Engine, error) {
 
 // Probe says why the kernel has no engine of that kind, by making one.
 func (k Kind) Probe() error {
+	runtime.LockOSThread() // a ring is of one thread
+	defer runtime.UnlockOSThread()
 	e, err := k.Open(func() {})
 	if err != nil {
 		return err
