@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/zvhost/zvhost/internal/bench"
@@ -103,10 +104,14 @@ func chosen(name string, choices []string) bool {
 	if len(choices) == 0 {
 		return true
 	}
+	words := func(s string) []string {
+		return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' })
+	}
+	have := words(name)
 	for _, c := range choices {
 		all := true
-		for _, word := range strings.Fields(c) {
-			all = all && strings.Contains(name, word)
+		for _, word := range words(c) {
+			all = all && slices.Contains(have, word)
 		}
 		if all {
 			return true

@@ -72,9 +72,10 @@ func TestChosen(t *testing.T) {
 	}{
 		{nil, true},
 		{[]string{"tmpfs randread"}, true},
-		{[]string{"disk", "polling qemu"}, true},
+		{[]string{"disk", "polling qemu-storage-daemon"}, true},
 		{[]string{"disk"}, false},
 		{[]string{"tmpfs randwrite", "depth 1,"}, false},
+		{[]string{"tmpfs, depth 3"}, false},
 	} {
 		if got := chosen(name, tt.choices); got != tt.want {
 			t.Errorf("%q: %v", tt.choices, got)

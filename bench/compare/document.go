@@ -135,7 +135,8 @@ func (r *report) text(plot string) string {
 	}{
 		{"zvhost and " + peerName, peerName, func(c *comparison) bool { return c.B == peerName }},
 		{"zvhost and " + bareName + " on the file", bareName, func(c *comparison) bool { return c.B == bareName }},
-		{"Appends to an image, and random writes to an ordinary file, both by zvhost", "random writes", func(c *comparison) bool { return c.B != peerName && c.B != bareName }},
+		{"Appends to an image, and random writes to an ordinary file, both by zvhost", "random writes", func(c *comparison) bool { return c.B == ordinary{}.name() }},
+		{"Appends to an image, and random writes to a file of holes, both by zvhost", "random writes", func(c *comparison) bool { return c.B == holes{}.name() }},
 	} {
 		header := false
 		for _, c := range r.Comparisons {

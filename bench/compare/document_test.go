@@ -42,7 +42,9 @@ func sample() *report {
 	for i, c := 0, add(task{Storage: disk, RW: bench.RandRead, BlockBytes: 4096, Depth: 32, Queues: 1}, bareName, 0.95); i < len(c.Pairs); i++ {
 		c.Pairs[i].B.ServerCPUSeconds = 0
 	}
-	add(task{Storage: tmpfs, RW: bench.Append, BlockBytes: 4096, Depth: 32, Queues: 1, Zones: 4}, ordinary{}.name(), 0.8)
+	for _, other := range []runner{ordinary{}, holes{}} {
+		add(task{Storage: tmpfs, RW: bench.Append, BlockBytes: 4096, Depth: 32, Queues: 1, Zones: 4}, other.name(), 0.8)
+	}
 	return rep
 }
 

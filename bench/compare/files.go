@@ -17,6 +17,7 @@ type files struct {
 	dir    string // sockets, and what lies on the disk
 	memory string // what lies on tmpfs
 	fs     string // of dir
+	holes  bool   // the ordinary file is the one of holes
 }
 
 const (
@@ -75,6 +76,9 @@ func (f *files) of(t task) string {
 	}
 	if t.RW == bench.Append {
 		return filepath.Join(dir, "image.zvh")
+	}
+	if f.holes {
+		return filepath.Join(dir, "holes")
 	}
 	return filepath.Join(dir, "ordinary")
 }

@@ -164,6 +164,9 @@ func (o *options) matches(z *zvhostServer, q *qemu) (list []match) {
 	}
 	for _, t := range appendTasks() {
 		add(match{t, z, ordinary{z}})
+		if t.Zones == 4 {
+			add(match{t, z, holes{ordinary{z}}})
+		}
 	}
 	return list
 }

@@ -58,7 +58,7 @@ func marks() []mark {
 		{"4k: processor time of the server for a request", 1.2, true, cpuNS, func(c *comparison) bool {
 			return small(c) && !c.Task.Poll && c.Task.Queues == 1
 		}},
-		{"tmpfs, appends at depth 32 into 4 zones: IOPS, against random writes to an ordinary file", 0.9, false, iops, func(c *comparison) bool {
+		{"tmpfs, appends at depth 32 into 4 zones: IOPS, against random writes", 0.9, false, iops, func(c *comparison) bool {
 			return c.Task.RW == bench.Append && c.Task.Storage == tmpfs && c.Task.Zones == 4
 		}},
 	}
@@ -80,7 +80,11 @@ func writeMarks(b *strings.Builder, all []*comparison) {
 			if !m.met(r.median) {
 				verdict = "**missed**"
 			}
-			fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", m.what, m.text(), c.Task.name(), r, verdict)
+			name := c.Task.name()
+			if c.Task.RW == bench.Append {
+				name += "; " + c.B
+			}
+			fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", m.what, m.text(), name, r, verdict)
 		}
 		if !found {
 			fmt.Fprintf(b, "| %s | %s | | not measured | |\n", m.what, m.text())

@@ -93,13 +93,19 @@ func rowY(row int) float64 { return headHeight + (float64(row)+0.5)*rowHeight }
 // group is what rows stand together under.
 func group(c *comparison) string {
 	if c.Task.RW == bench.Append {
-		return string(c.Task.Storage) + ": appends to random writes"
+		return string(c.Task.Storage) + ": appends, to random writes"
 	}
 	return string(c.Task.Storage) + ": to " + c.B
 }
 
 // label is the rest of a row's name.
-func label(c *comparison) string { return c.Task.name()[len(c.Task.Storage)+2:] }
+func label(c *comparison) string {
+	name := c.Task.name()[len(c.Task.Storage)+2:]
+	if c.B == (holes{}).name() {
+		name += ", to holes"
+	}
+	return name
+}
 
 // scale makes the axis long enough for all that is drawn, and never shorter than
 // from a half to two.

@@ -148,6 +148,31 @@ func (o ordinary) measure(ctx context.Context, t task, s setting, d time.Duratio
 	return o.zvhostServer.measure(ctx, o.task(t), s, d)
 }
 
+// holes is ordinary, with a file that has no block yet in the file's place: the
+// file system finds space for each write, as it does for appends into empty zones.
+type holes struct{ ordinary }
+
+func (h holes) name() string { return "zvhost, randwrite to a file of holes" }
+
+// holeBytes is the size of that file: so much that few blocks are written twice.
+const holeBytes = 16 << 30
+
+func (h holes) measure(ctx context.Context, t task, s setting, d time.Duration) (r bench.Result, err error) {
+	z := *h.zvhostServer
+	f := *z.files
+	f.holes = true
+	z.files = &f
+	path := f.of(h.task(t))
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		return r, err
+	}
+	if err := os.Truncate(path, holeBytes); err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(path)) }()
+	return z.measure(ctx, h.task(t), s, d)
+}
+
 // qemu is qemu-storage-daemon. Its export has one iothread for all queues: it
 // refuses more.
 type qemu struct {
