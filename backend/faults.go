@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -69,12 +70,21 @@ type FaultStatus struct {
 
 func (s *Faults) init(i Info) { s.info = i }
 
+// grow makes the disk larger that faults can be added to.
+func (s *Faults) grow(sectors uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.info.CapacitySectors = sectors
+}
+
 // Add arms faults, all of them or, with an error that says why, none, and returns
 // their numbers. Requests that are submitted from now on may be struck.
 func (s *Faults) Add(faults ...Fault) (ids []uint64, err error) {
 	if s.refuse != "" && len(faults) > 0 {
 		return nil, errors.New(s.refuse)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	fresh := make([]*armed, 0, len(faults))
 	for _, f := range faults {
 		if err := f.check(&s.info); err != nil {
@@ -82,8 +92,6 @@ func (s *Faults) Add(faults ...Fault) (ids []uint64, err error) {
 		}
 		fresh = append(fresh, s.arm(f))
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if len(s.all)+len(fresh) > MaxFaults {
 		return nil, fmt.Errorf("%d faults and %d more are too many: a disk has at most %d; clear some first", len(s.all), len(fresh), MaxFaults)
 	}
@@ -98,7 +106,7 @@ func (s *Faults) Add(faults ...Fault) (ids []uint64, err error) {
 }
 
 func (s *Faults) arm(f Fault) *armed {
-	a := &armed{Fault: f, ops: f.Ops, last: s.info.CapacitySectors - 1}
+	a := &armed{Fault: f, ops: f.Ops, last: math.MaxUint64} // also where a disk grows to
 	if a.ops == 0 {
 		a.ops = faultOps[f.Kind]
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,9 @@ type plain struct {
 	fd    int
 	info  Info
 	reach reach
+
+	capacity atomic.Uint64 // sectors, instead of info's: more after Grow
+	growing  sync.Mutex    // one Grow at a time
 
 	faults Faults
 
@@ -72,7 +76,7 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	}
 	block = max(block, directBlock)
 	physical = max(block, physical)
-	sectors := uint64(size) / uint64(block) * uint64(block) >> SectorShift
+	sectors := wholeBlocks(size, block)
 	if sectors == 0 {
 		return nil, fmt.Errorf("it has %d bytes, less than one block of %d; give it a size first (truncate -s)", size, block)
 	}
@@ -85,6 +89,7 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	if !o.ReadOnly {
 		p.info.MaxDiscardSectors, p.info.MaxWriteZeroesSectors = maxRangeSectors, maxRangeSectors
 	}
+	p.capacity.Store(sectors)
 	p.faults.init(p.info)
 	return p, nil
 }
@@ -111,7 +116,11 @@ func blockSizes(f *os.File) (logical, physical uint32, err error) {
 }
 
 // Info implements Disk.
-func (p *plain) Info() Info { return p.info }
+func (p *plain) Info() Info {
+	i := p.info
+	i.CapacitySectors = p.capacity.Load()
+	return i
+}
 
 // ReportZone implements Disk. An ordinary disk has no zones, so none may be
 // asked for.
@@ -188,9 +197,8 @@ func (p *plain) submit(r *Request) {
 
 // inside says whether the range lies on the disk and is whole logical blocks.
 func (p *plain) inside(sector, sectors uint64) bool {
-	block := uint64(p.info.LogicalBlockSize) >> SectorShift
-	return (sector|sectors)&(block-1) == 0 &&
-		sector <= p.info.CapacitySectors && sectors <= p.info.CapacitySectors-sector
+	block, capacity := uint64(p.info.LogicalBlockSize)>>SectorShift, p.capacity.Load()
+	return (sector|sectors)&(block-1) == 0 && sector <= capacity && sectors <= capacity-sector
 }
 
 // nextRange starts on the next segment, or ends the request when none is left.

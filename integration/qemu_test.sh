@@ -29,9 +29,9 @@ geometry() {
 	esac
 }
 
-# serve NAME FILE QUEUES   a daemon for FILE on the socket $VM_RUN/NAME.sock
+# serve NAME FILE QUEUES MORE...   a daemon for FILE on the socket $VM_RUN/NAME.sock
 serve() {
-	run_start "$1" "$zvhost" serve --socket-path "$VM_RUN/$1.sock" --blk-file "$2" --queues "$3" --serial "zv-$1"
+	run_start "$1" "$zvhost" serve --socket-path "$VM_RUN/$1.sock" --blk-file "$2" --queues "$3" --serial "zv-$1" "${@:4}"
 	wait_for 10 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
 }
 
@@ -199,6 +199,15 @@ check_ordinary() {
 	after=$(stat -c %b disk.raw)
 	((after + (12 << 11) < before)) || die "fstrim gave back $(((before - after) >> 11)) MiB of the 16 MiB that were freed"
 	ok "ext4: writers, remount, hashes, fsck; fstrim gave back $(((before - after) >> 11)) MiB"
+
+	truncate -s 384M disk.raw
+	assert_match "zvhost resize" '384 MiB \(before: 256 MiB\), the guest was told' "$("$zvhost" resize "$VM_RUN/ordinary.control")"
+	guest 'for i in {1..100}; do [ $(cat /sys/block/vdb/size) = 786432 ] && break; sleep 0.1; done
+		[ $(cat /sys/block/vdb/size) = 786432 ]; mount /dev/vdb /e; cd /e; sha256sum --status -c <(grep -v " f4\$" sums); cd /; umount /e
+		dd if=/dev/urandom of=/tmp/more bs=1M count=8 status=none
+		dd if=/tmp/more of=/dev/vdb bs=1M seek=376 oflag=direct conv=notrunc status=none
+		cmp /tmp/more <(dd if=/dev/vdb bs=1M skip=376 iflag=direct status=none)'
+	ok "the disk grew to 384 MiB under the running guest, which uses what is new"
 }
 
 # A front-end that hides ZONED must get errors, never a disk without zones.
@@ -215,7 +224,7 @@ zoned_refused() {
 }
 
 truncate -s 256M disk.raw
-serve ordinary disk.raw 2
+serve ordinary disk.raw 2 --control-path "$VM_RUN/ordinary.control"
 zoned_disk small --disk "$VM_RUN/ordinary.sock,2"
 retire ordinary disk.raw
 zoned_disk large

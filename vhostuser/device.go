@@ -28,6 +28,10 @@ type Device interface {
 	// A front-end may send more than the driver wrote, even the whole space, so
 	// the device takes writable fields from src and ignores the others.
 	WriteConfig(src []byte, off uint32) error
+	// Watch hands over what the device is to call, from any goroutine, when its
+	// configuration space has changed by itself; it says whether the front-end could
+	// be told. nil takes it back: it is not called any more once Watch returns.
+	Watch(changed func() (told bool))
 	// StartQueue hands ring i to the device's worker, which looks at the ring at
 	// once: requests may be waiting whose kick came before. Everything in r is
 	// lent until StopQueue(i) returns. After an error the queue is not started.

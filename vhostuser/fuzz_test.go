@@ -272,6 +272,8 @@ func (s *script) message() (wire []byte, fds []int) {
 	case SetLogBase:
 		p = LogArea{uint64(s.next()) * one(s, uint64(1), 1<<40), uint64(s.next()) * one(s, uint64(1), pageSize, 1<<55)}.Append(p)
 		fds = append(fds, s.mem)
+	case SetBackendReqFD:
+		fds = append(fds, one(s, s.files.all...))
 	case SetLogFD:
 		fds = append(fds, event)
 	case SetMemTable:

@@ -25,6 +25,7 @@ type fakeDevice struct {
 	running [2]bool
 	rings   [2]Ring
 	starts  int
+	changed func() bool
 
 	config [96]byte
 	// What to answer, set before the session runs.
@@ -99,6 +100,12 @@ func (d *fakeDevice) WriteConfig(src []byte, off uint32) error {
 	defer d.mu.Unlock()
 	d.note("config %d+%d", off, len(src))
 	return nil
+}
+
+func (d *fakeDevice) Watch(changed func() bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.changed = changed
 }
 
 func (d *fakeDevice) StartQueue(i int, r Ring) error {

@@ -89,7 +89,7 @@ const (
 
 // Offered is every protocol feature that a session knows. Nothing else may be
 // added lightly: QEMU's generic vhost-user device takes each one it is offered.
-const Offered = ProtocolMQ | ProtocolLogShmfd | ProtocolReplyAck | ProtocolConfig | ProtocolResetDevice |
+const Offered = ProtocolMQ | ProtocolLogShmfd | ProtocolReplyAck | ProtocolBackendReq | ProtocolConfig | ProtocolResetDevice |
 	ProtocolConfigureMemSlots | ProtocolStatus | ProtocolInflightShmfd
 
 // A row says everything about one message. A message without a handler is known
@@ -140,6 +140,8 @@ var table = [numRequests]row{
 	GetConfig: {name: "GET_CONFIG", needs: ProtocolConfig, size: anySize, replies: true, emptyOnError: true, handle: (*Session).getConfig, show: showConfig},
 	SetConfig: {name: "SET_CONFIG", needs: ProtocolConfig, size: anySize, handle: (*Session).setConfig, show: showConfig},
 
+	SetBackendReqFD: {name: "SET_BACKEND_REQ_FD", needs: ProtocolBackendReq, minFDs: 1, maxFDs: 1, handle: (*Session).setBackendReqFD},
+
 	GetMaxMemSlots: {name: "GET_MAX_MEM_SLOTS", needs: ProtocolConfigureMemSlots, replies: true, handle: (*Session).getMaxMemSlots, show: showNumber},
 	AddMemReg:      {name: "ADD_MEM_REG", needs: ProtocolConfigureMemSlots, size: memRegSize, minFDs: 1, maxFDs: 1, handle: (*Session).addMemReg, show: showMemReg},
 	// QEMU sends a descriptor here, against the protocol, which allows for it.
@@ -153,7 +155,6 @@ var table = [numRequests]row{
 
 	SendRARP:            {name: "SEND_RARP", needs: ProtocolRARP},
 	NetSetMTU:           {name: "NET_SET_MTU", needs: ProtocolMTU},
-	SetBackendReqFD:     {name: "SET_BACKEND_REQ_FD", needs: ProtocolBackendReq},
 	IOTLBMsg:            {name: "IOTLB_MSG"},
 	SetVringEndian:      {name: "SET_VRING_ENDIAN", needs: ProtocolCrossEndian},
 	CreateCryptoSession: {name: "CREATE_CRYPTO_SESSION", needs: ProtocolCryptoSession},

@@ -35,6 +35,7 @@ type Session struct {
 	// What belongs to state, but lives only in this process.
 	mem     *guestmem.Memory // nil: no regions
 	dirty   dirtyLog
+	back    backChannel
 	regions []region // as state.regions
 	rings   []ring   // as many as the device has queues
 	record  *Record  // of what is in flight; nil: nobody is to know
@@ -87,6 +88,7 @@ func (s *Session) Close() {
 // queue is stopped (what was in flight is answered), every descriptor closed,
 // the memory unmapped and the device reset. Run is called once.
 func (s *Session) Run() error {
+	s.dev.Watch(s.configChanged)
 	defer s.end()
 	m := new(Message)
 	defer m.Close()
@@ -133,6 +135,8 @@ func (s *Session) end() {
 		s.forget()
 	}
 	s.Close()
+	s.dev.Watch(nil)
+	s.closeBack()
 	for i := range s.rings {
 		s.pause(i)
 		r := &s.rings[i]

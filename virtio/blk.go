@@ -39,9 +39,11 @@ type Blk struct {
 	info    backend.Info
 	offered uint64
 	serial  [serialBytes]byte
-	config  [BlkConfigBytes]byte // but for the byte writeback
+	config  [BlkConfigBytes]byte // but for the byte writeback, and capacity
 	queues  int
 
+	// capacity is the disk's size in sectors as the driver sees it.
+	capacity atomic.Uint64
 	// negotiated are the features that the driver has taken, zero before that.
 	negotiated atomic.Uint64
 	// writeThrough says that a write must be stable before it is done.
@@ -77,6 +79,7 @@ func NewBlk(disk backend.Disk, o BlkOptions) (*Blk, error) {
 	}
 	b.offered = offer(b.info)
 	b.config = configSpace(b.info, o.Queues, segMax)
+	b.capacity.Store(b.info.CapacitySectors)
 	return b, nil
 }
 

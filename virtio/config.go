@@ -87,7 +87,9 @@ func (b *Blk) ReadConfig(dst []byte, off uint32) error {
 	if err := configRange("read", len(dst), off); err != nil {
 		return err
 	}
-	copy(dst, b.config[off:])
+	space := b.config
+	binary.LittleEndian.PutUint64(space[cfgCapacity:], b.capacity.Load())
+	copy(dst, space[off:])
 	if i := cfgWriteback - int(off); i >= 0 && i < len(dst) && !b.WriteThrough() {
 		dst[i] = 1
 	}
@@ -119,6 +121,13 @@ func (b *Blk) WriteConfig(src []byte, off uint32) error {
 	}
 	b.writeThrough.Store(src[i] == 0)
 	return nil
+}
+
+// SetCapacity changes the field capacity, in sectors, once the disk has that size,
+// and says whether that is news: the driver is to be told then ("Device
+// configuration layout"; it is for ordinary disks). Any goroutine may call it.
+func (b *Blk) SetCapacity(sectors uint64) (changed bool) {
+	return b.capacity.Swap(sectors) != sectors
 }
 
 func configRange(what string, n int, off uint32) error {

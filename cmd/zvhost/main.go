@@ -114,7 +114,7 @@ conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w (see %s --help)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newCreate(), newServe(), newKeeper(), newReport(), newCheck(), newFault(), newZone(), newBench(), newVersion())
+	root.AddCommand(newCreate(), newServe(), newKeeper(), newReport(), newCheck(), newFault(), newZone(), newResize(), newBench(), newVersion())
 	return root
 }
 

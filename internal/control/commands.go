@@ -12,10 +12,10 @@ import (
 	"github.com/zvhost/zvhost/backend"
 )
 
-// answer carries out one request line on disk. note hears in a line of each thing
-// that has changed.
-func answer(disk backend.Disk, line []byte, note func(string)) Answer {
-	a, err := carryOut(disk, line, note)
+// answer carries out one request line. note hears in a line of each thing that
+// has changed.
+func (s *Server) answer(line []byte) Answer {
+	a, err := s.carryOut(line)
 	if err != nil {
 		// An error of several is one of several lines.
 		return Answer{Error: strings.ReplaceAll(err.Error(), "\n", "; ")}
@@ -23,7 +23,8 @@ func answer(disk backend.Disk, line []byte, note func(string)) Answer {
 	return a
 }
 
-func carryOut(disk backend.Disk, line []byte, note func(string)) (a Answer, err error) {
+func (s *Server) carryOut(line []byte) (a Answer, err error) {
+	disk, note := s.disk, s.note
 	r, err := decode(line)
 	if err != nil {
 		return a, err
@@ -58,6 +59,14 @@ func carryOut(disk backend.Disk, line []byte, note func(string)) (a Answer, err 
 				which = fmt.Sprintf("(%d of them)", a.Zones)
 			}
 			note(fmt.Sprintf("zones %s: %s", which, r.State))
+		}
+	case Resize:
+		if s.Grow == nil {
+			return a, errors.New("this disk keeps its size")
+		}
+		a.Was, a.Sectors, a.Told, err = s.Grow()
+		if err == nil && a.Sectors != a.Was {
+			note(fmt.Sprintf("the disk has grown from %d sectors to %d", a.Was, a.Sectors))
 		}
 	default:
 		err = fmt.Errorf("unknown command %q", r.Command)

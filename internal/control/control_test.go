@@ -346,16 +346,18 @@ func FuzzAnswer(f *testing.F) {
 		`{"command":"fault-add","faults":["write,zone=5,once,after=16","latency=1ms"]}`,
 		`{"command":"fault-list"}`, `{"command":"fault-clear","ids":[1,2]}`, `{"command":"fault-clear"}`,
 		`{"command":"set-state","zones":"3,5-7","state":"read-only"}`, `{"command":"set-state","zones":"all","state":"writable"}`,
+		`{"command":"resize"}`,
 	} {
 		f.Add(s)
 	}
 	disk := newDisk(f)
 	f.Fuzz(func(t *testing.T, line string) {
-		a := answer(disk, []byte(line), func(note string) {
+		s := NewServer(disk, func(note string) {
 			if strings.ContainsAny(note, "\n\x1b") {
 				t.Errorf("%q is noted as %q", line, note)
 			}
 		})
+		a := s.answer([]byte(line))
 		b, err := json.Marshal(a)
 		if err != nil || strings.Contains(a.Error, "\n") || len(b) > maxAnswer {
 			t.Errorf("%q is answered %s, %v", line, b, err)

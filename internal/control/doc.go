@@ -1,6 +1,6 @@
-// Package control is how a test author breaks a disk that is being served: a
-// UNIX stream socket on which zvhost fault and zvhost zone set-state talk to the
-// daemon.
+// Package control is how a disk is changed while it is being served, or broken by
+// a test author: a UNIX stream socket on which zvhost fault, zvhost zone set-state
+// and zvhost resize talk to the daemon.
 //
 // What lives here: the words of the protocol (protocol.go), the daemon's side of
 // it (server.go: connections; commands.go: what a request does) and the client's

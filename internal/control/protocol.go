@@ -23,6 +23,7 @@ const (
 	FaultList  Command = "fault-list"  // Answer.Faults
 	FaultClear Command = "fault-clear" // Request.IDs, none for all; Answer.Cleared
 	SetState   Command = "set-state"   // Request.Zones and State; Answer.Zones
+	Resize     Command = "resize"      // Answer.Sectors, Was and Told
 )
 
 // A Request is one line to the daemon.
@@ -44,4 +45,9 @@ type Answer struct {
 	Faults  []backend.FaultStatus `json:"faults,omitempty"` // those there are
 	Cleared int                   `json:"cleared,omitempty"`
 	Zones   int                   `json:"zones,omitempty"` // how many were set
+	// Sectors is the disk's size now, Was what it was before, in sectors of 512
+	// bytes; Told says that the front-end was told of a change.
+	Sectors uint64 `json:"sectors,omitempty"`
+	Was     uint64 `json:"was,omitempty"`
+	Told    bool   `json:"told,omitempty"`
 }

@@ -21,6 +21,10 @@ const maxClients = 16
 
 // A Server carries out requests on a disk, for any number of clients.
 type Server struct {
+	// Grow has the disk take in what its file has grown by, and tells the guest. It
+	// is set before Serve; without it there is no Resize.
+	Grow func() (from, to uint64, told bool, err error)
+
 	disk     backend.Disk
 	note     func(string)
 	patience time.Duration
@@ -128,7 +132,7 @@ func (s *Server) talk(conn *net.UnixConn) {
 		case err != nil:
 			return // it left, or was too slow
 		}
-		if s.say(conn, answer(s.disk, line, s.note)) != nil {
+		if s.say(conn, s.answer(line)) != nil {
 			return
 		}
 	}

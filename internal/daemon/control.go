@@ -17,7 +17,7 @@ type controller struct {
 
 // openControl listens at path, for root and the daemon's own user, and serves
 // whoever comes.
-func openControl(path string, disk backend.Disk, log logrus.FieldLogger) (*controller, error) {
+func openControl(path string, disk backend.Disk, dev *Device, log logrus.FieldLogger) (*controller, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -26,6 +26,7 @@ func openControl(path string, disk backend.Disk, log logrus.FieldLogger) (*contr
 		return nil, err
 	}
 	c := &controller{front: f, server: control.NewServer(disk, func(line string) { log.Warn(line) }), ended: make(chan error, 1)}
+	c.server.Grow = dev.Grow
 	go func() {
 		err := c.server.Serve(f.listener)
 		if err != nil {
@@ -33,7 +34,7 @@ func openControl(path string, disk backend.Disk, log logrus.FieldLogger) (*contr
 		}
 		c.ended <- err
 	}()
-	log.Infof("taking faults and zone states on %s", f.where)
+	log.Infof("taking faults, zone states and new sizes on %s", f.where)
 	return c, nil
 }
 

@@ -30,6 +30,7 @@ type Device struct {
 	log     logrus.FieldLogger
 	errs    *errorLog
 	workers []*worker // nil where the queue is not started
+	watch   watch
 
 	// The session's: which user of the disk it is, once known, and what it has
 	// claimed for requests of a process that died.

@@ -60,7 +60,7 @@ func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Lo
 	f, err := openFront(c, h)
 	var ctl *controller
 	if err == nil {
-		if ctl, err = openControl(c.ControlPath, disk, log); err != nil {
+		if ctl, err = openControl(c.ControlPath, disk, dev, log); err != nil {
 			err = errors.Join(err, f.close())
 		}
 	}

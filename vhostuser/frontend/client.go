@@ -230,6 +230,10 @@ func (c *Client) SetConfig(off uint32, data []byte) error {
 	return c.Set(vhostuser.SetConfig, vhostuser.ConfigAccess{Offset: off, Data: data}.Append(nil))
 }
 
+// SetBackendReqFD gives the back-end a socket for messages of its own; needs
+// BACKEND_REQ.
+func (c *Client) SetBackendReqFD(fd int) error { return c.Set(vhostuser.SetBackendReqFD, nil, fd) }
+
 // SetMemTable makes regions, up to 8, the whole of the guest's memory.
 func (c *Client) SetMemTable(regions ...*Region) error {
 	descs, fds := make([]guestmem.RegionDesc, len(regions)), make([]int, len(regions))

@@ -97,6 +97,8 @@ func (d *ramDisk) WriteConfig(src []byte, off uint32) error {
 	return nil
 }
 
+func (d *ramDisk) Watch(func() bool) {}
+
 // worker serves one ring.
 type worker struct {
 	d          *ramDisk

@@ -1,0 +1,49 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Grow has an ordinary disk take in what its file or device has become larger by
+// since it was opened, and returns its size in sectors from now on; a disk that is
+// as large as before is no error. Guests may use the new sectors at once, and have
+// to be told of them. Any goroutine may call it at any time.
+//
+// A zoned disk refuses. The specification lets no zone appear or grow on a disk in
+// use, and Linux 6.3 to 6.7 looks at all zones anew, with requests in flight, when
+// it is told of a change (virtblk_update_capacity, drivers/block/virtio_blk.c).
+func Grow(d Disk) (sectors uint64, err error) {
+	switch p, ok := d.(*plain); {
+	case ok:
+		return p.grow()
+	case d.Info().Zoned != nil:
+		return 0, errors.New("the disk is zoned: its size is fixed, for guests take their zones as they were at the start; create a larger image and copy what it holds")
+	}
+	return 0, errors.New("a disk without storage keeps its size")
+}
+
+// grow is Grow.
+func (p *plain) grow() (uint64, error) {
+	p.growing.Lock()
+	defer p.growing.Unlock()
+	was := p.capacity.Load()
+	size, err := p.f.Seek(0, io.SeekEnd) // nobody uses the offset of the file
+	if err != nil {
+		return 0, fmt.Errorf("disk %s: %w", p.f.Name(), err)
+	}
+	sectors := wholeBlocks(size, p.info.LogicalBlockSize)
+	if sectors < was {
+		return 0, fmt.Errorf("disk %s: it has shrunk from %d sectors to %d, which no guest can be told of: give it its size back (truncate -s)", p.f.Name(), was, sectors)
+	}
+	p.faults.grow(sectors)
+	p.capacity.Store(sectors)
+	return sectors, nil
+}
+
+// wholeBlocks is how many sectors there are in so many bytes, counting only whole
+// logical blocks.
+func wholeBlocks(size int64, block uint32) uint64 {
+	return uint64(size) / uint64(block) * uint64(block) >> SectorShift
+}

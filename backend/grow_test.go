@@ -1,0 +1,85 @@
+package backend
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// An ordinary disk is as large as its file once it has been told to look; it never
+// becomes smaller.
+func TestGrow(t *testing.T) {
+	path := newPlain(t, 1<<20)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	everywhere, place := mustFault(t, "latency=1ms,op=read"), mustFault(t, "read,sectors=3000")
+	if _, err := d.Faults().Add(everywhere); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Faults().Add(place); err == nil {
+		t.Fatal("a fault behind the end of the disk")
+	}
+	for _, step := range []struct {
+		bytes   int64
+		sectors uint64
+		err     string
+	}{
+		{1 << 20, 2048, ""},
+		{2<<20 + 100, 4096, ""}, // what is no whole block is not the disk's
+		{1 << 20, 0, "it has shrunk from 4096 sectors to 2048"},
+		{4 << 20, 8192, ""},
+	} {
+		if err := os.Truncate(path, step.bytes); err != nil {
+			t.Fatal(err)
+		}
+		was := d.Info().CapacitySectors
+		c.want(c.write(was, pattern('x', 512)), ErrRange) // nobody has looked yet
+		n, err := Grow(d)
+		if step.err != "" {
+			if err == nil || !strings.Contains(err.Error(), step.err) || d.Info().CapacitySectors != was {
+				t.Fatalf("%d sectors, %v does not say %q", n, err, step.err)
+			}
+			continue
+		}
+		if err != nil || n != step.sectors || d.Info().CapacitySectors != n {
+			t.Fatalf("%d sectors, info says %d: %v", n, d.Info().CapacitySectors, err)
+		}
+		c.want(c.write(n-1, pattern('y', 512)), nil)
+		c.want(c.write(n, pattern('y', 512)), ErrRange)
+		c.read(n-1, 512)
+	}
+	if _, err := d.Faults().Add(place); err != nil {
+		t.Errorf("a fault where the disk has grown to: %v", err)
+	}
+	if l := d.Faults().List(); l[0].Struck != 3 {
+		t.Errorf("a fault for the whole disk struck %d reads of 3", l[0].Struck)
+	}
+}
+
+func mustFault(t *testing.T, text string) Fault {
+	t.Helper()
+	f, err := ParseFault(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// Other disks say why they do not.
+func TestGrowRefused(t *testing.T) {
+	null, err := NewNull(100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, d := range map[string]Disk{
+		"the disk is zoned: its size is fixed": openDisk(t, newImage(t, small)),
+		"a disk without storage":               null,
+	} {
+		if _, err := Grow(d); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

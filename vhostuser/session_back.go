@@ -1,0 +1,82 @@
+package vhostuser
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// BackRequest is the number of a message that the back-end sends by itself, over
+// a socket of its own ("Back-end message types").
+type BackRequest uint32
+
+// The messages that a back-end may send.
+const (
+	BackIOTLBMsg BackRequest = iota + 1
+	BackConfigChange
+	BackVringHostNotifier
+	BackVringCall
+	BackVringErr
+	BackSharedObjectAdd
+	BackSharedObjectRemove
+	BackSharedObjectLookup
+)
+
+// A backChannel is the way of messages that the back-end sends by itself
+// ("Back-end communication"). They may come from any goroutine.
+type backChannel struct {
+	mu     sync.Mutex
+	socket *FD  // nil: the front-end has given none
+	config bool // it wants to hear of its configuration space
+}
+
+// setBackendReqFD takes the socket. Whether it really is one matters: a file, say,
+// could be written to.
+func (s *Session) setBackendReqFD(m *Message) ([]byte, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(m.Files[0].Int(), &st); err != nil {
+		return nil, fmt.Errorf("fstat of its descriptor: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, fmt.Errorf("its descriptor is no socket (file type %#o)", st.Mode&unix.S_IFMT)
+	}
+	b := &s.back
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.drop(&b.socket)
+	b.socket, b.config = m.Take(0), s.state.protocol&ProtocolConfig != 0
+	return nil, nil
+}
+
+// configChanged tells the front-end that the configuration space has another
+// content (CONFIG_CHANGE_MSG), and says whether it could: the front-end reads it
+// then, and passes the news on to the guest. Any goroutine may call it; it does not
+// wait. No answer is asked for, for it would have nothing to say.
+func (s *Session) configChanged() (told bool) {
+	b := &s.back
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.socket == nil || !b.config {
+		return false
+	}
+	wire := Header{Request(BackConfigChange), Version, 0}.Append(nil)
+	n, err := unix.SendmsgN(b.socket.Int(), wire, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	switch {
+	case err == unix.EAGAIN:
+		return true // it has not read those before yet, and one is as good as two
+	case err != nil || n != len(wire):
+		// What stands in the stream is no message any more, or nobody reads it.
+		_ = b.socket.Close()
+		b.socket = nil
+		return false
+	}
+	return true
+}
+
+// closeBack gives the socket back.
+func (s *Session) closeBack() {
+	s.back.mu.Lock()
+	defer s.back.mu.Unlock()
+	s.drop(&s.back.socket)
+}
