@@ -28,6 +28,12 @@ type Device interface {
 	// A front-end may send more than the driver wrote, even the whole space, so
 	// the device takes writable fields from src and ignores the others.
 	WriteConfig(src []byte, off uint32) error
+	// SaveState returns what of the device is to travel when its guest moves to
+	// another host: a few bytes, at most 4096. LoadState takes over what the Device at
+	// the other end has saved, or says what is wrong with it and changes nothing. No
+	// queue is started then.
+	SaveState() []byte
+	LoadState(state []byte) error
 	// Watch hands over what the device is to call, from any goroutine, when its
 	// configuration space has changed by itself; it says whether the front-end could
 	// be told. nil takes it back: it is not called any more once Watch returns.

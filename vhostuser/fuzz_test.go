@@ -272,6 +272,9 @@ func (s *script) message() (wire []byte, fds []int) {
 	case SetLogBase:
 		p = LogArea{uint64(s.next()) * one(s, uint64(1), 1<<40), uint64(s.next()) * one(s, uint64(1), pageSize, 1<<55)}.Append(p)
 		fds = append(fds, s.mem)
+	case SetDeviceStateFD:
+		p = StateTransfer{uint32(s.next()), uint32(s.next())}.Append(p)
+		fds = append(fds, one(s, s.files.all...))
 	case SetBackendReqFD:
 		fds = append(fds, one(s, s.files.all...))
 	case SetLogFD:

@@ -108,6 +108,24 @@ func (d *fakeDevice) Watch(changed func() bool) {
 	d.changed = changed
 }
 
+func (d *fakeDevice) SaveState() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.idle("SaveState")
+	return []byte("all that it knows")
+}
+
+func (d *fakeDevice) LoadState(s []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.idle("LoadState")
+	if string(s) != "all that it knows" {
+		return fmt.Errorf("what is %q", s)
+	}
+	d.note("loaded")
+	return nil
+}
+
 func (d *fakeDevice) StartQueue(i int, r Ring) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

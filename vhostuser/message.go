@@ -90,7 +90,7 @@ const (
 // Offered is every protocol feature that a session knows. Nothing else may be
 // added lightly: QEMU's generic vhost-user device takes each one it is offered.
 const Offered = ProtocolMQ | ProtocolLogShmfd | ProtocolReplyAck | ProtocolBackendReq | ProtocolConfig | ProtocolResetDevice |
-	ProtocolConfigureMemSlots | ProtocolStatus | ProtocolInflightShmfd
+	ProtocolConfigureMemSlots | ProtocolStatus | ProtocolInflightShmfd | ProtocolDeviceState
 
 // A row says everything about one message. A message without a handler is known
 // by name only, so that its refusal can be a clear one.
@@ -142,6 +142,9 @@ var table = [numRequests]row{
 
 	SetBackendReqFD: {name: "SET_BACKEND_REQ_FD", needs: ProtocolBackendReq, minFDs: 1, maxFDs: 1, handle: (*Session).setBackendReqFD},
 
+	SetDeviceStateFD: {name: "SET_DEVICE_STATE_FD", needs: ProtocolDeviceState, size: u64Size, minFDs: 1, maxFDs: 1, replies: true, handle: (*Session).setDeviceStateFD, show: showStateTransfer},
+	CheckDeviceState: {name: "CHECK_DEVICE_STATE", needs: ProtocolDeviceState, replies: true, handle: (*Session).checkDeviceState, show: showHex},
+
 	GetMaxMemSlots: {name: "GET_MAX_MEM_SLOTS", needs: ProtocolConfigureMemSlots, replies: true, handle: (*Session).getMaxMemSlots, show: showNumber},
 	AddMemReg:      {name: "ADD_MEM_REG", needs: ProtocolConfigureMemSlots, size: memRegSize, minFDs: 1, maxFDs: 1, handle: (*Session).addMemReg, show: showMemReg},
 	// QEMU sends a descriptor here, against the protocol, which allows for it.
@@ -165,8 +168,6 @@ var table = [numRequests]row{
 	GPUSetSocket:        {name: "GPU_SET_SOCKET"},
 	VringKick:           {name: "VRING_KICK", needs: ProtocolInbandNotifications},
 	GetSharedObject:     {name: "GET_SHARED_OBJECT", needs: ProtocolSharedObject},
-	SetDeviceStateFD:    {name: "SET_DEVICE_STATE_FD", needs: ProtocolDeviceState},
-	CheckDeviceState:    {name: "CHECK_DEVICE_STATE", needs: ProtocolDeviceState},
 }
 
 // row returns what is known about a request; of an unknown one, nothing.

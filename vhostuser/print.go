@@ -111,6 +111,18 @@ func showLogArea(p []byte) string {
 	return fmt.Sprintf("%#x bytes at %#x", l.Size, l.Offset)
 }
 
+// showStateTransfer shows a request; an answer has the same length.
+func showStateTransfer(p []byte) string {
+	t, err := ParseStateTransfer(p)
+	switch {
+	case err != nil:
+		return showHex(p)
+	case t.Direction == StateLoad:
+		return "load"
+	}
+	return "save"
+}
+
 func showVringFile(p []byte) string {
 	v, err := ParseVringFile(p)
 	switch {

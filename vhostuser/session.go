@@ -33,14 +33,15 @@ type Session struct {
 	state state
 
 	// What belongs to state, but lives only in this process.
-	mem     *guestmem.Memory // nil: no regions
-	dirty   dirtyLog
-	back    backChannel
-	regions []region // as state.regions
-	rings   []ring   // as many as the device has queues
-	record  *Record  // of what is in flight; nil: nobody is to know
-	keep    *keeper  // nil: the session ends with the process
-	pass    *FD      // goes with the answer to the message at hand; lent
+	mem      *guestmem.Memory // nil: no regions
+	dirty    dirtyLog
+	back     backChannel
+	regions  []region                 // as state.regions
+	rings    []ring                   // as many as the device has queues
+	record   *Record                  // of what is in flight; nil: nobody is to know
+	keep     *keeper                  // nil: the session ends with the process
+	pass     *FD                      // goes with the answer to the message at hand; lent
+	transfer atomic.Pointer[transfer] // of the device's state; nil: none
 
 	warnings int
 	greeted  bool // the line that says what was agreed on is logged
@@ -80,6 +81,7 @@ func NewSession(uc *net.UnixConn, dev Device, opt Options) *Session {
 // times; it does not wait.
 func (s *Session) Close() {
 	s.closed.Store(true)
+	s.transfer.Load().interrupt()
 	_ = s.conn.Close() // a second close reports an error that means nothing
 }
 
@@ -137,6 +139,7 @@ func (s *Session) end() {
 	s.Close()
 	s.dev.Watch(nil)
 	s.closeBack()
+	s.endTransfer()
 	for i := range s.rings {
 		s.pause(i)
 		r := &s.rings[i]

@@ -20,7 +20,7 @@ func TestSessionLife(t *testing.T) {
 	if f, _ := ParseU64(p.call(GetFeatures, nil)); f != fakeFeatures|FeatureProtocol|FeatureLogAll {
 		t.Fatalf("features %#x", f)
 	}
-	if f, _ := ParseU64(p.call(GetProtocolFeatures, nil)); f != ProtocolMQ|ProtocolLogShmfd|ProtocolReplyAck|ProtocolBackendReq|ProtocolConfig|ProtocolResetDevice|ProtocolConfigureMemSlots|ProtocolStatus|ProtocolInflightShmfd {
+	if f, _ := ParseU64(p.call(GetProtocolFeatures, nil)); f != ProtocolMQ|ProtocolLogShmfd|ProtocolReplyAck|ProtocolBackendReq|ProtocolConfig|ProtocolResetDevice|ProtocolConfigureMemSlots|ProtocolStatus|ProtocolInflightShmfd|ProtocolDeviceState {
 		t.Fatalf("protocol features %s", showProtocolMask(f))
 	}
 	p.send(SetProtocolFeatures, AppendU64(nil, Offered))
@@ -75,7 +75,7 @@ func TestSessionLife(t *testing.T) {
 	if got := dev.told(); got != "stop 0 at 8; reset" {
 		t.Fatalf("at the end: %q", got)
 	}
-	if !p.logged(LevelInfo, "took features 0x140020000 of 0x574020200, protocol features MQ+LOG_SHMFD+REPLY_ACK+BACKEND_REQ+CONFIG+INFLIGHT_SHMFD+RESET_DEVICE+CONFIGURE_MEM_SLOTS+STATUS") {
+	if !p.logged(LevelInfo, "took features 0x140020000 of 0x574020200, protocol features MQ+LOG_SHMFD+REPLY_ACK+BACKEND_REQ+CONFIG+INFLIGHT_SHMFD+RESET_DEVICE+CONFIGURE_MEM_SLOTS+STATUS+DEVICE_STATE") {
 		t.Errorf("nothing is said of the features: %q", p.logs)
 	}
 	if !p.logged(LevelDebug, "SET_VRING_ENABLE ring 0: 1") || !p.logged(LevelDebug, "answer: GET_QUEUE_NUM 2") {

@@ -97,7 +97,9 @@ func (d *ramDisk) WriteConfig(src []byte, off uint32) error {
 	return nil
 }
 
-func (d *ramDisk) Watch(func() bool) {}
+func (d *ramDisk) Watch(func() bool)      {}
+func (d *ramDisk) SaveState() []byte      { return nil }
+func (d *ramDisk) LoadState([]byte) error { return nil }
 
 // worker serves one ring.
 type worker struct {

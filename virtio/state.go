@@ -1,0 +1,91 @@
+package virtio
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+)
+
+// What of a device travels when its guest moves to another host, beside what the
+// front-end carries itself: the cache mode that the driver has chosen. The rest is
+// there to find out that the disk at the other end is the same one.
+//
+// All numbers are little-endian, offsets in bytes:
+//
+//	 0  8  "zvhostDS"
+//	 8  4  version, 1
+//	12  4  length of all of it, 64
+//	16  8  features that the driver has taken, 0 before that
+//	24  8  size of the disk in sectors of 512 bytes
+//	32  4  logical block size in bytes
+//	36  4  zone size in sectors, 0 of a disk without zones
+//	40  4  zones
+//	44  1  1 when writes are to be stable before they are done
+//	45 15  0
+//	60  4  CRC-32C of all before it
+const (
+	stateMagic   = "zvhostDS"
+	stateVersion = 1
+	// StateBytes is the length of a device's state.
+	StateBytes = 64
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// SaveState returns the device's state, StateBytes long. No request may be in
+// flight.
+func (b *Blk) SaveState() []byte {
+	s := b.identity()
+	le := binary.LittleEndian
+	le.PutUint64(s[16:], b.negotiated.Load())
+	if b.WriteThrough() {
+		s[44] = 1
+	}
+	le.PutUint32(s[60:], crc32.Checksum(s[:60], castagnoli))
+	return s
+}
+
+// identity is a state with nothing in it but what the device is.
+func (b *Blk) identity() []byte {
+	le := binary.LittleEndian
+	s := append(make([]byte, 0, StateBytes), stateMagic...)[:StateBytes]
+	le.PutUint32(s[8:], stateVersion)
+	le.PutUint32(s[12:], StateBytes)
+	le.PutUint64(s[24:], b.capacity.Load())
+	le.PutUint32(s[32:], b.info.LogicalBlockSize)
+	if z := b.info.Zoned; z != nil {
+		le.PutUint32(s[36:], uint32(z.ZoneSectors))
+		le.PutUint32(s[40:], uint32(z.Zones))
+	}
+	return s
+}
+
+// LoadState takes over a state that another device has saved. An error says what
+// is wrong with it, in one line, and leaves this device as it is.
+func (b *Blk) LoadState(s []byte) error {
+	le := binary.LittleEndian
+	switch {
+	case len(s) < 16 || string(s[:8]) != stateMagic:
+		return errors.New("device state: it is none of zvhost's")
+	case le.Uint32(s[8:]) != stateVersion:
+		return fmt.Errorf("device state: version %d, only %d is known: the source has another version of zvhost", le.Uint32(s[8:]), stateVersion)
+	case len(s) != StateBytes || le.Uint32(s[12:]) != StateBytes:
+		return fmt.Errorf("device state: %d bytes instead of %d", len(s), StateBytes)
+	case le.Uint32(s[60:]) != crc32.Checksum(s[:60], castagnoli):
+		return errors.New("device state: its checksum is wrong: it was damaged on the way")
+	case s[44] > 1 || !bytes.Equal(s[45:60], make([]byte, 15)):
+		return errors.New("device state: it has values that are not defined")
+	}
+	if want := b.identity(); !bytes.Equal(s[24:44], want[24:44]) {
+		return fmt.Errorf("device state: it is of a disk of %d sectors in blocks of %d bytes, %d zones of %d sectors, but this one has %d sectors in blocks of %d bytes, %d zones of %d sectors: serve the same disk",
+			le.Uint64(s[24:]), le.Uint32(s[32:]), le.Uint32(s[40:]), le.Uint32(s[36:]),
+			le.Uint64(want[24:]), le.Uint32(want[32:]), le.Uint32(want[40:]), le.Uint32(want[36:]))
+	}
+	if extra := le.Uint64(s[16:]) &^ b.offered; extra != 0 {
+		return fmt.Errorf("device state: its driver has taken features that are not offered here: %s", FeatureString(extra))
+	}
+	b.writeThrough.Store(s[44] != 0)
+	return nil
+}
