@@ -32,7 +32,6 @@ type async struct {
 type file struct {
 	fd       int
 	inMemory bool
-	fixed    int // its number among a ring's registered files, -1 without
 }
 
 func newAsync(wake func()) *async {
@@ -43,16 +42,17 @@ func newAsync(wake func()) *async {
 	return a
 }
 
-// file returns what is known of a descriptor; isNew that nothing was until now.
-// A disk has one or two, so a list is searched fast.
-func (a *async) file(fd int) (f *file, isNew bool) {
+// inMemory says whether a file is one in memory. A disk has one or two, so a list
+// of what was found out is searched fast.
+func (a *async) inMemory(fd int) bool {
 	for i := range a.files {
 		if a.files[i].fd == fd {
-			return &a.files[i], false
+			return a.files[i].inMemory
 		}
 	}
-	a.files = append(a.files, file{fd: fd, inMemory: inMemory(fd), fixed: -1})
-	return &a.files[len(a.files)-1], true
+	f := file{fd: fd, inMemory: memoryFS(fd)}
+	a.files = append(a.files, f)
+	return f.inMemory
 }
 
 // place takes a number for op.
@@ -115,9 +115,9 @@ func (op *Op) left() []unix.Iovec {
 	return iov[:min(len(iov), iovMax)]
 }
 
-// inMemory says whether a file's data is memory of the kernel's, so that it can be
+// memoryFS says whether a file's data is memory of the kernel's, so that it can be
 // read and written without waiting for any disk.
-func inMemory(fd int) bool {
+func memoryFS(fd int) bool {
 	var st unix.Statfs_t
 	if Retry(func() error { return unix.Fstatfs(fd, &st) }) != nil {
 		return false

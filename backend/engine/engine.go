@@ -48,7 +48,6 @@ type Op struct {
 	next  *Op          // the rest is the engine's
 	rest  []unix.Iovec // what is left of Iov after a short transfer, in spare
 	spare []unix.Iovec
-	fixed int8 // index of a registered file, -1 for none
 }
 
 // An Engine carries out Ops. All its methods but the completion of Ops belong

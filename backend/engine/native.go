@@ -90,7 +90,7 @@ func (n *Native) Queue(op *Op) {
 		return
 	}
 	op.N, op.Err = 0, nil
-	if f, _ := n.file(op.FD); f.inMemory {
+	if n.inMemory(op.FD) {
 		n.inline.push(op)
 	} else {
 		n.staged.push(op)

@@ -10,10 +10,6 @@ import (
 	"github.com/zvhost/zvhost/internal/uring"
 )
 
-// uringFiles is how many files a Uring registers, which spares the kernel their
-// reference counts; others are used by their descriptors.
-const uringFiles = 8
-
 // Uring is the engine over io_uring. Reads, writes and syncs go to the ring, all
 // of a batch by one system call, and are reaped without one where the kernel has
 // delivered them already. What io_uring is not better at, hole punching and zone
@@ -42,9 +38,6 @@ func NewUring(wake func()) (*Uring, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ring.Files(uringFiles); err != nil {
-		return nil, errors.Join(err, ring.Close())
-	}
 	return &Uring{async: newAsync(wake), ring: ring}, nil
 }
 
@@ -56,12 +49,8 @@ func (u *Uring) Queue(op *Op) {
 		u.slow.Queue(op)
 		return
 	}
-	f, isNew := u.file(op.FD)
-	if isNew && len(u.files) <= uringFiles && u.ring.SetFile(len(u.files)-1, op.FD) == nil {
-		f.fixed = len(u.files) - 1
-	}
-	op.N, op.Err, op.fixed = 0, nil, int8(f.fixed)
-	if f.inMemory {
+	op.N, op.Err = 0, nil
+	if u.inMemory(op.FD) {
 		u.inline.push(op)
 	} else {
 		u.staged.push(op)
@@ -104,10 +93,9 @@ func (u *Uring) syscall(wait int) {
 }
 
 func (op *Op) fill(sqe *uring.SQE) {
+	// Not a registered file: a ring that goes away with its process lets go of those
+	// some time later only, and the lock of a disk with them.
 	sqe.FD = int32(op.FD)
-	if op.fixed >= 0 {
-		sqe.FD, sqe.Flags = int32(op.fixed), uring.FlagFixedFile
-	}
 	if op.Code == Fdatasync {
 		sqe.Opcode, sqe.RWFlags = uring.OpFsync, uring.FsyncDatasync
 		return

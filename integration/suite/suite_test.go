@@ -35,6 +35,35 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// The same on every engine. Disks are slower than memory, so they get two of the
+// setups and less of those; all of it is for make robust.
+func TestTableOnEachEngine(t *testing.T) {
+	if *socketFlag != "" {
+		return // what is served there has the engine that it has
+	}
+	for name, w := range ways {
+		for disk, s := range setups {
+			if *engineOneInFlag > 1 && disk != "512" && disk != "4096" {
+				continue
+			}
+			t.Run(name+"/"+disk, func(t *testing.T) {
+				t.Parallel()
+				tally := RunTable(t, func(s Setup) (*Served, error) {
+					served, err := w.serve(s)
+					if err == nil {
+						served.OneIn = *engineOneInFlag
+					}
+					return served, err
+				}, s)
+				t.Logf("%v", tally)
+				if tally.Cases == 0 {
+					t.Error("nothing was tried")
+				}
+			})
+		}
+	}
+}
+
 // Scripts that once found something, or show a case that is hard to come by, and
 // the one of -script.
 func TestScripts(t *testing.T) {

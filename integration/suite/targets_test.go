@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/internal/daemon"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -107,16 +108,39 @@ func tableIn(path string) (zones []zonemodel.Descriptor, err error) {
 	return zones, err
 }
 
+// A way is how the daemon of a test does its I/O.
+type way struct {
+	aio    engine.Kind
+	direct bool
+	onDisk bool // the image is on the file system of temporary files, else on tmpfs
+}
+
+// ways are each engine with what it does differently: files in memory are read and
+// written in place, on a disk through the page cache or past it.
+var ways = map[string]way{
+	"io_uring, on disk":        {aio: engine.KindUring, onDisk: true},
+	"io_uring, direct":         {aio: engine.KindUring, onDisk: true, direct: true},
+	"linux-aio, direct":        {aio: engine.KindNative, onDisk: true, direct: true},
+	"threads":                  {aio: engine.KindThreads},
+	"threads, on disk, direct": {aio: engine.KindThreads, onDisk: true, direct: true},
+}
+
 // ownDaemon is the target of a daemon's device over a new image, with a session
-// for each front-end. Another engine or ring format comes in here.
-func ownDaemon(s Setup) (*Served, error) {
-	dir, err := os.MkdirTemp("/dev/shm", "zvhost-suite-")
+// for each front-end, on the engine that is the default.
+func ownDaemon(s Setup) (*Served, error) { return way{aio: engine.KindUring}.serve(s) }
+
+// serve is a Target.
+func (w way) serve(s Setup) (*Served, error) {
+	dir, err := "", os.ErrNotExist
+	if !w.onDisk {
+		dir, err = os.MkdirTemp("/dev/shm", "zvhost-suite-")
+	}
 	if err != nil {
 		if dir, err = os.MkdirTemp("", "zvhost-suite-"); err != nil {
 			return nil, err
 		}
 	}
-	d := &ownDisk{dir: dir, path: filepath.Join(dir, "disk.zvh")}
+	d := &ownDisk{way: w, dir: dir, path: filepath.Join(dir, "disk.zvh")}
 	if err := d.start(s); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -126,6 +150,7 @@ func ownDaemon(s Setup) (*Served, error) {
 const serial = "ZV0815"
 
 type ownDisk struct {
+	way
 	dir, path string
 	disk      backend.Disk
 	dev       *daemon.Device
@@ -175,12 +200,13 @@ func (d *ownDisk) use(s Setup) (err error) {
 
 // serve makes a device of the image.
 func (d *ownDisk) serve(s Setup, o backend.Options) (err error) {
+	o.Direct = d.direct
 	if d.disk, err = backend.Open(d.path, o); err != nil {
 		return err
 	}
 	log, err := daemon.NewLogger(d, "warning")
 	if err == nil {
-		d.dev, err = daemon.NewDevice(d.disk, daemon.DeviceOptions{Queues: s.Queues, Serial: serial, Log: log})
+		d.dev, err = daemon.NewDevice(d.disk, daemon.DeviceOptions{Queues: s.Queues, Serial: serial, Engine: d.aio, PollMax: daemon.DefaultPollMax, Log: log})
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,8 @@ const (
 	// MaxSerialBytes is the length of a virtio-blk serial number
 	// (VIRTIO_BLK_ID_BYTES; virtio, "Block Device / Device Operation").
 	MaxSerialBytes = 20
+	maxPollMax     = time.Second
+
 	// DefaultSocketMode lets the daemon's user and the socket's group connect.
 	DefaultSocketMode fs.FileMode = 0o660
 )
@@ -50,6 +53,9 @@ type Config struct {
 	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
 	// Cache says whether the host's page cache stands between guests and BlkFile.
 	Cache Cache
+	// PollMax is how long a queue looks for more work before it sleeps, at most; 0
+	// for not at all. While it looks it uses a processor.
+	PollMax time.Duration
 	// AIO is what I/O is done with; empty for the best that the kernel has.
 	AIO engine.Kind
 
@@ -102,6 +108,8 @@ func (c *Config) Validate() error {
 		return errors.New("--create and --read-only exclude each other: a new image has nothing to read")
 	case c.Cache != CacheDefault && c.Cache != CacheBuffered && c.Cache != CacheDirect:
 		return fmt.Errorf("--cache=%s: must be direct or buffered", c.Cache)
+	case c.PollMax < 0 || c.PollMax > maxPollMax:
+		return fmt.Errorf("--poll-max=%v: must be 0 (never) to %v", c.PollMax, maxPollMax)
 	case c.AIO != "" && !slices.Contains(engine.Kinds, c.AIO):
 		return fmt.Errorf("--aio=%s: must be io_uring, native or threads", c.AIO)
 	case len(c.Serial) > MaxSerialBytes:

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
@@ -35,6 +36,9 @@ func TestValidate(t *testing.T) {
 		{"no such engine", func(c *Config) { c.AIO = "iouring" }, "--aio=iouring: must be io_uring, native or threads"},
 		{"cache", func(c *Config) { c.Cache = "direct" }, ""},
 		{"no such cache", func(c *Config) { c.Cache = "none" }, "--cache=none: must be direct or buffered"},
+		{"no polling", func(c *Config) { c.PollMax = 0 }, ""},
+		{"polling backwards", func(c *Config) { c.PollMax = -1 }, "--poll-max=-1ns"},
+		{"polling for ever", func(c *Config) { c.PollMax = 2 * time.Second }, "--poll-max=2s: must be 0 (never) to 1s"},
 		{"stdin", func(c *Config) { c.SocketPath, c.FD = "", 0 }, "--fd=0"},
 		{"negative descriptor", func(c *Config) { c.SocketPath, c.FD = "", -3 }, "--fd=-3"},
 		{"no queue", func(c *Config) { c.Queues = 0 }, "--queues=0: must be 1 to 256"},

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -14,10 +15,12 @@ import (
 
 // DeviceOptions are what a device has beside its disk.
 type DeviceOptions struct {
-	Queues int         // request queues, 1 to MaxQueues
-	Serial string      // at most MaxSerialBytes
-	Engine engine.Kind // what queues do their I/O with; empty: threads
-	Log    logrus.FieldLogger
+	Queues int    // request queues, 1 to MaxQueues
+	Serial string // at most MaxSerialBytes
+	// PollMax is how long queues look for more before they sleep, at most.
+	PollMax time.Duration
+	Engine  engine.Kind // what queues do their I/O with; empty: threads
+	Log     logrus.FieldLogger
 }
 
 // A Device is a virtio-blk device over a disk: what a vhost-user session
@@ -29,6 +32,7 @@ type Device struct {
 	disk    backend.Disk
 	log     logrus.FieldLogger
 	errs    *errorLog
+	pollMax time.Duration
 	workers []*worker // nil where the queue is not started
 	watch   watch
 
@@ -57,6 +61,7 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		disk:    disk,
 		log:     o.Log,
 		errs:    newErrorLog(o.Log),
+		pollMax: o.PollMax,
 		workers: make([]*worker, o.Queues),
 		engine:  o.Engine.Open,
 	}, nil

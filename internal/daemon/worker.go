@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,8 @@ type worker struct {
 	reqs []virtio.BlkRequest
 	free []uint32
 
-	kick     int     // w.ring.Kick, or -1 once that does not work any more
+	kick     int // w.ring.Kick, or -1 once that does not work any more
+	poll     poller
 	kicks    [8]byte // what the kick eventfd counted; of no interest
 	stopping atomic.Bool
 	started  chan error
@@ -46,6 +48,7 @@ func newWorker(d *Device, index int, r vhostuser.Ring) *worker {
 		ring:    r,
 		kick:    r.Kick,
 		rec:     r.Record,
+		poll:    poller{max: d.pollMax},
 		reqs:    make([]virtio.BlkRequest, int(r.Size)+1),
 		free:    make([]uint32, int(r.Size)+1),
 		started: make(chan error, 1),
@@ -164,6 +167,7 @@ func (w *worker) serve() error {
 		}
 	}
 	w.queue.EnableKicks()
+	var idle time.Time // since when there is nothing to do; zero: there is
 	for {
 		taken := 0
 		if !w.stopping.Load() {
@@ -177,6 +181,10 @@ func (w *worker) serve() error {
 			}
 		}
 		if w.answer()+taken > 0 {
+			idle = time.Time{}
+			continue
+		}
+		if w.linger(&idle) {
 			continue
 		}
 		// Nothing to do: ask for a kick and a wake-up, look once more, sleep.
@@ -190,7 +198,24 @@ func (w *worker) serve() error {
 			continue
 		}
 		w.sleep()
+		w.poll.slept(time.Since(idle))
+		idle = time.Time{}
 	}
+}
+
+// linger is whether to look again before sleeping, because more work may come any
+// moment. Others that want the processor come first: the front-end may be waiting
+// for it with the very work.
+func (w *worker) linger(idle *time.Time) bool {
+	if idle.IsZero() {
+		*idle = time.Now()
+		return w.poll.keep(0)
+	}
+	if !w.poll.keep(time.Since(*idle)) {
+		return false
+	}
+	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	return true
 }
 
 // take pops what is available, a ring's worth at the most, and submits it. No

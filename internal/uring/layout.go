@@ -10,13 +10,8 @@ const (
 	OpWrite   = 23
 )
 
-const (
-	// FlagFixedFile says that an entry's FD is an index into the registered files
-	// (IOSQE_FIXED_FILE).
-	FlagFixedFile = 1 << 0
-	// FsyncDatasync makes an OpFsync a data sync (IORING_FSYNC_DATASYNC), in RWFlags.
-	FsyncDatasync = 1 << 0
-)
+// FsyncDatasync makes an OpFsync a data sync (IORING_FSYNC_DATASYNC), in RWFlags.
+const FsyncDatasync = 1 << 0
 
 const (
 	setupCQSize       = 1 << 3
@@ -32,9 +27,6 @@ const (
 
 	sqCQOverflow = 1 << 1
 	sqTaskrun    = 1 << 2
-
-	registerFiles       = 2
-	registerFilesUpdate = 6
 
 	offSQRing = 0
 	offSQEs   = 0x10000000

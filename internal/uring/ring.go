@@ -31,15 +31,6 @@ type Ring struct {
 	cqes   unsafe.Pointer
 	head   uint32 // ours, published by Next
 	seen   uint32 // completion tail as last loaded
-
-	update filesUpdate // here and not on a stack, which may move
-	file   int32
-}
-
-// filesUpdate is struct io_uring_files_update.
-type filesUpdate struct {
-	offset, _ uint32
-	fds       *int32
 }
 
 // New makes a ring for as many entries in flight, a power of two. It belongs to
@@ -152,29 +143,6 @@ func (r *Ring) Next() (CQE, bool) {
 	r.head++
 	atomic.StoreUint32(r.cqHead, r.head) // a release: the entry has been copied
 	return c, true
-}
-
-// Files registers a table of n files, all empty.
-func (r *Ring) Files(n int) error {
-	fds := make([]int32, n)
-	for i := range fds {
-		fds[i] = -1
-	}
-	return r.register(registerFiles, unsafe.Pointer(&fds[0]), uintptr(n))
-}
-
-// SetFile puts a file into the table at i.
-func (r *Ring) SetFile(i int, fd int) error {
-	r.file = int32(fd)
-	r.update = filesUpdate{offset: uint32(i), fds: &r.file}
-	return r.register(registerFilesUpdate, unsafe.Pointer(&r.update), 1)
-}
-
-func (r *Ring) register(op uintptr, arg unsafe.Pointer, n uintptr) error {
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), op, uintptr(arg), n, 0, 0); errno != 0 {
-		return fmt.Errorf("io_uring_register: %w", errno)
-	}
-	return nil
 }
 
 // Close gives the ring back. What is in flight is cancelled or waited for by the

@@ -2,7 +2,6 @@ package uring
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,15 +14,13 @@ import (
 // The layouts are the kernel's: include/uapi/linux/io_uring.h.
 func TestLayout(t *testing.T) {
 	for name, c := range map[string]struct{ got, want uintptr }{
-		"struct io_uring_params":           {unsafe.Sizeof(params{}), 120},
-		"io_uring_params.sq_off":           {unsafe.Offsetof(params{}.sq), 40},
-		"io_uring_params.cq_off":           {unsafe.Offsetof(params{}.cq), 80},
-		"struct io_uring_sqe":              {unsafe.Sizeof(SQE{}), 64},
-		"io_uring_sqe.rw_flags":            {unsafe.Offsetof(SQE{}.RWFlags), 28},
-		"io_uring_sqe.user_data":           {unsafe.Offsetof(SQE{}.UserData), 32},
-		"struct io_uring_cqe":              {unsafe.Sizeof(CQE{}), 16},
-		"struct io_uring_files_update":     {unsafe.Sizeof(filesUpdate{}), 16},
-		"io_uring_files_update.fds (used)": {unsafe.Offsetof(filesUpdate{}.fds), 8},
+		"struct io_uring_params": {unsafe.Sizeof(params{}), 120},
+		"io_uring_params.sq_off": {unsafe.Offsetof(params{}.sq), 40},
+		"io_uring_params.cq_off": {unsafe.Offsetof(params{}.cq), 80},
+		"struct io_uring_sqe":    {unsafe.Sizeof(SQE{}), 64},
+		"io_uring_sqe.rw_flags":  {unsafe.Offsetof(SQE{}.RWFlags), 28},
+		"io_uring_sqe.user_data": {unsafe.Offsetof(SQE{}.UserData), 32},
+		"struct io_uring_cqe":    {unsafe.Sizeof(CQE{}), 16},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: %d, want %d", name, c.got, c.want)
@@ -47,7 +44,7 @@ func newRing(t *testing.T, entries int) *Ring {
 	return r
 }
 
-// Reads through registered files and plain descriptors, many times around both
+// Reads, many times around both
 // queues, as full as they get.
 func TestReads(t *testing.T) {
 	const blocks, size = 8, 512
@@ -65,12 +62,6 @@ func TestReads(t *testing.T) {
 	}
 	defer f.Close()
 	r := newRing(t, blocks)
-	if err := r.Files(4); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.SetFile(2, int(f.Fd())); err != nil {
-		t.Fatal(err)
-	}
 	got := make([]byte, len(want))
 	for round := range 100 {
 		clear(got)
@@ -80,9 +71,6 @@ func TestReads(t *testing.T) {
 				t.Fatalf("round %d: no entry %d of %d", round, i, r.Entries())
 			}
 			s.Opcode, s.FD, s.Off, s.UserData = OpRead, int32(f.Fd()), uint64(i*size), uint64(i)
-			if i%2 == 0 {
-				s.FD, s.Flags = 2, FlagFixedFile
-			}
 			s.Addr, s.Len = uint64(uintptr(unsafe.Pointer(&got[i*size]))), size
 		}
 		if r.SQE() != nil || r.Staged() != blocks {
@@ -130,9 +118,6 @@ func TestErrorsAreEach(t *testing.T) {
 	}
 	if len(res) != 2 || res[0] != -int32(unix.EBADF) || res[1] != 1 {
 		t.Errorf("%v", res)
-	}
-	if err := r.SetFile(0, int(zero.Fd())); !errors.Is(err, unix.ENXIO) {
-		t.Errorf("a file registered without a table: %v", err)
 	}
 }
 
