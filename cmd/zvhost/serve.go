@@ -76,7 +76,7 @@ socket activation the handed-over socket is used.`,
 	fs.IntVar(&opts.config.Queues, "queues", 1, "offer `N` request queues; give the front-end as many")
 	fs.StringVar(&opts.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
 	fs.StringVar((*string)(&opts.config.AIO), "aio", "", "`ENGINE` for I/O: io_uring (default where the kernel has it), native or threads")
-	fs.DurationVar(&opts.config.PollMax, "poll-max", daemon.DefaultPollMax, "a busy queue looks so long for more before it sleeps, a `TIME`; 0: never")
+	fs.DurationVar(&opts.config.PollMax, "poll-max", daemon.DefaultPollMax, "look so long, a `TIME`, for more work before sleeping; 0: never")
 	fs.StringVar((*string)(&opts.config.Cache), "cache", "", "host page cache: buffered or direct (default: direct for zoned drives only)")
 	fs.Var(&opts.window, "zones", "serve these zones of a zoned device only, numbered from 0")
 	fs.Var(&opts.mode, "socket-mode", "permissions of the socket: who may write may connect")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -71,6 +72,8 @@ func TestFileRefuses(t *testing.T) {
 }
 
 func TestFileAllocates(t *testing.T) {
+	runtime.LockOSThread() // the ring belongs to its thread
+	defer runtime.UnlockOSThread()
 	path := filepath.Join(t.TempDir(), "disk")
 	check(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
 	f, err := os.Open(path)
