@@ -108,7 +108,7 @@ func (s *Session) tidy() {
 			}
 		}
 	}
-	used[s.dirty.file.ident()], used[s.dirty.call.ident()] = true, true
+	used[s.dirty.file.ident()], used[s.dirty.call.ident()], used[s.back.ident()] = true, true, true
 	for id := range k.names {
 		if !used[id] {
 			delete(k.names, id)
@@ -326,7 +326,7 @@ func (s *Session) pickUp(file *FD, kept Kept) error {
 	}
 	if s.state.featuresSet {
 		// It may refuse them, as it did before: that is in the state.
-		_ = s.dev.SetFeatures(s.state.features &^ FeatureProtocol)
+		_ = s.dev.SetFeatures(s.state.features &^ ownFeatures)
 	}
 	if err := s.dev.Restore(s.state.device); err != nil {
 		return err

@@ -41,12 +41,22 @@ func (s *Session) setBackendReqFD(m *Message) ([]byte, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return nil, fmt.Errorf("its descriptor is no socket (file type %#o)", st.Mode&unix.S_IFMT)
 	}
-	b := &s.back
+	s.closeBack()
+	s.back.set(m.Take(0), s.state.protocol)
+	return nil, nil
+}
+
+func (b *backChannel) set(socket *FD, protocol uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s.drop(&b.socket)
-	b.socket, b.config = m.Take(0), s.state.protocol&ProtocolConfig != 0
-	return nil, nil
+	b.socket, b.config = socket, protocol&ProtocolConfig != 0
+}
+
+// ident is the id under which the socket is kept, see FD.ident.
+func (b *backChannel) ident() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.socket.ident()
 }
 
 // configChanged tells the front-end that the configuration space has another

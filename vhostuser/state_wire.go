@@ -64,7 +64,7 @@ func (s *Session) encode(b []byte) []byte {
 	}
 	b = le.AppendUint64(b, s.pass.ident())
 	flags := bit(st.featuresSet, bitFeaturesSet) | bit(st.refused, bitRefused) | bit(st.protocolSet, bitProtocolSet) | bit(st.owned, bitOwned)
-	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.logSize, st.logOffset, s.dirty.file.ident(), s.dirty.call.ident(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
+	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.logSize, st.logOffset, s.dirty.file.ident(), s.dirty.call.ident(), s.back.ident(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
 		b = le.AppendUint64(b, v)
 	}
 	for i := range st.numRegions {
@@ -156,6 +156,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		}
 	}
 	s.dirty.call = r.fd()
+	s.back.set(r.fd(), st.protocol)
 	file, queues, size := r.fd(), int(r.u64()), uint16(r.u64())
 	if file != nil {
 		var err error
