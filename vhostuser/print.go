@@ -171,9 +171,9 @@ func showConfig(p []byte) string {
 }
 
 func showInflight(p []byte) string {
-	v, err := parseInflight(p)
+	v, err := ParseInflightArea(p)
 	if err != nil {
 		return unparsed(p)
 	}
-	return fmt.Sprintf("%d queues of %d, %#x bytes at %#x", v.queues, v.size, v.mapBytes, v.mapOffset)
+	return fmt.Sprintf("%d queues of %d, %#x bytes at %#x", v.Queues, v.QueueSize, v.Bytes, v.Offset)
 }

@@ -15,35 +15,36 @@ const (
 	inflightPadded = 24
 )
 
-// inflight is the payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD.
-type inflight struct {
-	mapBytes, mapOffset uint64
-	queues, size        uint16
+// InflightArea is the payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD.
+type InflightArea struct {
+	Bytes, Offset uint64 // of the memory behind the descriptor
+	Queues        uint16
+	QueueSize     uint16 // descriptors of each
 }
 
-func parseInflight(b []byte) (inflight, error) {
+// ParseInflightArea reads an InflightArea.
+func ParseInflightArea(b []byte) (InflightArea, error) {
 	if len(b) != inflightPadded {
 		if err := wantSize(b, inflightSize); err != nil {
-			return inflight{}, err
+			return InflightArea{}, err
 		}
 	}
-	return inflight{le.Uint64(b), le.Uint64(b[8:]), le.Uint16(b[16:]), le.Uint16(b[18:])}, nil
+	return InflightArea{le.Uint64(b), le.Uint64(b[8:]), le.Uint16(b[16:]), le.Uint16(b[18:])}, nil
 }
 
-// append appends the wire form to b, as long as the other side's.
-func (v inflight) append(b []byte, n int) []byte {
-	b = le.AppendUint64(le.AppendUint64(b, v.mapBytes), v.mapOffset)
-	b = le.AppendUint16(le.AppendUint16(b, v.queues), v.size)
-	return append(b, make([]byte, n-inflightSize)...)
+// Append appends the wire form to b, without padding.
+func (v InflightArea) Append(b []byte) []byte {
+	b = le.AppendUint64(le.AppendUint64(b, v.Bytes), v.Offset)
+	return le.AppendUint16(le.AppendUint16(b, v.Queues), v.QueueSize)
 }
 
-func (s *Session) parseInflight(m *Message) (inflight, error) {
-	v, err := parseInflight(m.Payload)
+func (s *Session) parseInflight(m *Message) (InflightArea, error) {
+	v, err := ParseInflightArea(m.Payload)
 	if err != nil {
 		return v, err
 	}
-	if int(v.queues) > len(s.rings) {
-		return v, fmt.Errorf("%d queues, the device has %d", v.queues, len(s.rings))
+	if int(v.Queues) > len(s.rings) {
+		return v, fmt.Errorf("%d queues, the device has %d", v.Queues, len(s.rings))
 	}
 	if i := s.anyRunning(); i >= 0 {
 		return v, fmt.Errorf("ring %d runs, GET_VRING_BASE would stop it", i)
@@ -57,10 +58,10 @@ func (s *Session) getInflightFD(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v.queues == 0 || v.size == 0 || v.size > maxRingSize {
-		return nil, fmt.Errorf("a record for %d queues of %d descriptors", v.queues, v.size)
+	if v.Queues == 0 || v.QueueSize == 0 || v.QueueSize > maxRingSize {
+		return nil, fmt.Errorf("a record for %d queues of %d descriptors", v.Queues, v.QueueSize)
 	}
-	r, err := NewRecord(int(v.queues), v.size)
+	r, err := NewRecord(int(v.Queues), v.QueueSize)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +70,8 @@ func (s *Session) getInflightFD(m *Message) ([]byte, error) {
 	}
 	s.attach(r)
 	s.pass = r.file
-	v.mapBytes, v.mapOffset = uint64(recordBytes(int(v.queues), v.size)), 0
-	return v.append(nil, len(m.Payload)), nil
+	v.Bytes, v.Offset = uint64(recordBytes(int(v.Queues), v.QueueSize)), 0
+	return append(v.Append(nil), m.Payload[inflightSize:]...), nil
 }
 
 // setInflightFD takes over the record that the front-end has: an empty one, or
@@ -80,10 +81,10 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v.mapOffset != 0 || v.mapBytes != uint64(recordBytes(int(v.queues), v.size)) {
+	if v.Offset != 0 || v.Bytes != uint64(recordBytes(int(v.Queues), v.QueueSize)) {
 		return nil, errRecord
 	}
-	r, err := OpenRecord(m.Take(0), 0, int(v.queues), v.size)
+	r, err := OpenRecord(m.Take(0), 0, int(v.Queues), v.QueueSize)
 	if err != nil {
 		return nil, err
 	}

@@ -11,19 +11,20 @@ import (
 // A request allocates nothing, from the guest's ring to the file and back:
 // AllocsPerRun counts what all goroutines of the process allocate.
 func TestNoAllocationsEndToEnd(t *testing.T) {
-	for name, packed := range map[string]bool{"split": false, "packed": true} {
-		t.Run(name, func(t *testing.T) { noAllocations(t, packed) })
+	for name, o := range map[string]frontend.Options{"split": {}, "packed": {Packed: true}, "recorded": {Inflight: true}} {
+		t.Run(name, func(t *testing.T) { noAllocations(t, o) })
 	}
 }
 
-func noAllocations(t *testing.T, packed bool) {
+func noAllocations(t *testing.T, o frontend.Options) {
 	const (
 		blockBytes = 4096
 		zone       = 1 << 18 // sectors: room for all runs
 		runs       = 50
 	)
 	r := zonedRig(t, backend.Geometry{CapacitySectors: 4 * zone, ZoneSectors: zone, ConventionalZones: 1}, 1)
-	g := r.connect(frontend.Options{BufferBytes: blockBytes, Packed: packed})
+	o.BufferBytes = blockBytes
+	g := r.connect(o)
 	q := g.Queue(0)
 	done := make([]*frontend.Request, 32)
 	batch := func(typ uint32, sector uint64, n int) {

@@ -25,7 +25,10 @@ type Options struct {
 	// WithoutProtocol are protocol features not to take although they are offered.
 	WithoutProtocol uint64
 	// Packed asks for packed rings, and fails where they are not offered.
-	Packed    bool
+	Packed bool
+	// Inflight asks for a record of requests in flight, so that Reconnect can go on
+	// with them.
+	Inflight  bool
 	Queues    int    // how many to start; 0: 1
 	QueueSize uint16 // descriptors in each, a power of two in split rings; 0: 128
 	// Depth is how many requests each queue has; 0: QueueSize/4, at least 1. They
@@ -77,6 +80,7 @@ type Disk struct {
 	opt          Options
 	queues       []*Queue
 	segmentBytes int
+	inflight     *Inflight
 }
 
 // Virtio device status bits ("Device Status Field").
@@ -94,7 +98,7 @@ var ErrFeatures = errors.New("the device does not take these features")
 // driver: negotiation, configuration, memory, queues. On an error c is closed.
 func Open(c *Client, o Options) (*Disk, error) {
 	d := &Disk{Client: c, opt: o.withDefaults()}
-	if err := firstError(d.negotiate, d.readConfig, d.acceptFeatures, d.shareMemory, d.startQueues); err != nil {
+	if err := firstError(d.negotiate, d.readConfig, d.acceptFeatures, d.shareMemory, d.keepInflight, d.startQueues); err != nil {
 		return nil, errors.Join(err, d.Abandon())
 	}
 	return d, nil
@@ -199,6 +203,11 @@ func (d *Disk) shareMemory() (err error) {
 	if d.Memory, err = NewMemory(uint64(o.Queues * queue)); err != nil {
 		return err
 	}
+	return d.shareAgain()
+}
+
+// shareAgain shares the memory that there is.
+func (d *Disk) shareAgain() error {
 	if d.Client.Protocol&vhostuser.ProtocolConfigureMemSlots != 0 {
 		return d.Client.AddRegion(d.Memory.Region)
 	}
@@ -262,6 +271,8 @@ func (d *Disk) Abandon() error {
 		err = errors.Join(err, q.close())
 	}
 	d.queues = nil
+	err = errors.Join(err, d.inflight.Close())
+	d.inflight = nil
 	if d.Memory != nil {
 		err = errors.Join(err, d.Memory.Close())
 		d.Memory = nil

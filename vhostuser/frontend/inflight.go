@@ -1,0 +1,86 @@
+package frontend
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/zvhost/zvhost/vhostuser"
+)
+
+// An Inflight is a back-end's record of requests in flight, which a front-end keeps
+// for the next back-end.
+type Inflight struct {
+	area vhostuser.InflightArea
+	file *vhostuser.FD
+}
+
+// GetInflight asks for a record for so many queues of that size; needs
+// INFLIGHT_SHMFD.
+func (c *Client) GetInflight(queues int, size uint16) (*Inflight, error) {
+	p, err := c.Get(vhostuser.GetInflightFD, vhostuser.InflightArea{Queues: uint16(queues), QueueSize: size}.Append(nil))
+	if err != nil {
+		return nil, err
+	}
+	area, err := vhostuser.ParseInflightArea(p)
+	if err != nil {
+		return nil, fmt.Errorf("answer to GET_INFLIGHT_FD: %w", err)
+	}
+	if len(c.m.Files) != 1 {
+		return nil, fmt.Errorf("answer to GET_INFLIGHT_FD: %d descriptors", len(c.m.Files))
+	}
+	return &Inflight{area, c.m.Take(0)}, nil
+}
+
+// SetInflight gives a record to the back-end.
+func (c *Client) SetInflight(v *Inflight) error {
+	return c.Set(vhostuser.SetInflightFD, v.area.Append(nil), v.file.Int())
+}
+
+// FD lends the descriptor of the record out.
+func (v *Inflight) FD() int { return v.file.Int() }
+
+// Close lets go of the record.
+func (v *Inflight) Close() error {
+	if v == nil {
+		return nil
+	}
+	return v.file.Close()
+}
+
+// keepInflight gets a record, if that was asked for.
+func (d *Disk) keepInflight() (err error) {
+	if !d.opt.Inflight {
+		return nil
+	}
+	if d.Client.Protocol&vhostuser.ProtocolInflightShmfd == 0 {
+		return errors.New("the back-end offers no record of requests in flight")
+	}
+	if d.inflight, err = d.Client.GetInflight(d.opt.Queues, d.opt.QueueSize); err != nil {
+		return err
+	}
+	return d.Client.SetInflight(d.inflight)
+}
+
+// Reconnect goes on with the disk over c, a connection to the next back-end, as
+// QEMU does: what is in flight stays so, and each queue is said to go on where the
+// last one had got in the used ring. No other method may be called meanwhile. On an
+// error c is closed.
+func (d *Disk) Reconnect(c *Client) error {
+	err := d.Client.Close()
+	d.Client = c
+	if err == nil {
+		err = firstError(d.negotiate, d.acceptFeatures, d.shareAgain)
+	}
+	if err == nil && d.inflight != nil {
+		err = c.SetInflight(d.inflight)
+	}
+	for _, q := range d.queues {
+		if err == nil {
+			err = q.start(uint32(q.ring.DeviceIdx()))
+		}
+	}
+	if err == nil && c.Protocol&vhostuser.ProtocolStatus != 0 {
+		err = c.SetStatus(statusAcknowledge | statusDriver | statusFeaturesOK | statusDriverOK)
+	}
+	return err
+}
