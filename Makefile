@@ -61,9 +61,9 @@ race: ## the Go tests with the race detector
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
 
-robust: build ## kill the daemon ROUNDS (1000) times under load, and KILLS (2000) times under a keeper, cut the power 2*CUTS (64) times, and 50000 times in a simulation; SEED=n takes the same disks, requests and instants; then DISKS (50) times 100 random disks; XFS in a guest
+robust: build ## kill the daemon ROUNDS (1000) times under load, KILLS (2000) times under a keeper and as often under a front-end that connects anew, cut the power 2*CUTS (64) times, and 50000 times in a simulation; SEED=n takes the same disks, requests and instants; then DISKS (50) times 100 random disks; XFS in a guest
 	$(GO) test ./integration/crash -run '^TestKill$$' -count=1 -timeout 2h -v -args -rounds=$(ROUNDS) -seed=$(SEED)
-	$(GO) test ./integration/crash -run '^TestKillUnderKeeper$$' -count=1 -timeout 2h -v -args -kills=$(KILLS) -seed=$(SEED)
+	$(GO) test ./integration/crash -run '^TestKill(UnderKeeper|AndReconnect)$$' -count=1 -timeout 2h -v -args -kills=$(KILLS) -reconnects=$(KILLS) -seed=$(SEED)
 	integration/powercut.sh $(CUTS) $(SEED)
 	integration/guests/xfs.sh
 	$(GO) test ./backend -run '^TestPowerCuts$$' -count=1 -timeout 2h -v -args -powercuts=50000 -powerseed=$(SEED)

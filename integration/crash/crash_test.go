@@ -52,6 +52,7 @@ type trial struct {
 	nextID      uint64
 	tally       *tally
 	split       bool // no packed rings
+	inflight    bool // a record of requests in flight
 }
 
 // run kills the daemon so many times, and returns the first thing that is
@@ -127,7 +128,7 @@ func (c *trial) connect(queues int) (*frontend.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes, Packed: !c.split && c.rng.IntN(2) == 1})
+	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes, Packed: !c.split && c.rng.IntN(2) == 1, Inflight: c.inflight})
 }
 
 func (c *trial) count(l *load) {

@@ -8,6 +8,11 @@
 // whether that is what was acknowledged (zone_test.go, search_test.go,
 // oracle_test.go). docs/durability.md has the rules that it holds the daemon to.
 //
+// exact_test.go has the client that must not notice anything: under a keeper, at
+// random instants and at every failpoint, and reconnect_test.go the one that
+// connects anew. There every request has an answer, and the oracle has none to
+// guess about (docs/restart.md).
+//
 // Where so many requests without an answer meet in one zone that the ways to
 // order them are too many to try, the zone's content is still checked sector by
 // sector for what is foreign or misplaced, but not its order; the tally at the
@@ -19,6 +24,6 @@
 //	go test ./integration/crash -v -args -seed=42 -rounds=1000
 //
 // It may import, in its tests, vhostuser/frontend, virtio/driver and
-// internal/testleak. It knows the image's layout from docs/image-format.md and
+// internal/testleak and internal/failpoint. It knows the image's layout from docs/image-format.md and
 // shares no code with backend, so that a mistake on one side shows.
 package crash

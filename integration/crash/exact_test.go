@@ -30,10 +30,12 @@ type guest struct {
 	load
 	over  atomic.Bool // no more requests
 	extra uint64      // where memory that comes and goes begins
+	gone  *meeting    // where queues meet when the daemon is gone; nil: it never is
 }
 
 // drive keeps queue i busy until it is over, and then waits for what is in flight.
 func (g *guest) drive(i int, rng *rand.Rand) error {
+	defer g.gone.leave()
 	q := g.disk.Queue(i)
 	table := &g.tables[i]
 	submit := func(r *frontend.Request) error {
@@ -53,7 +55,12 @@ func (g *guest) drive(i int, rng *rand.Rand) error {
 			return err
 		}
 		n, err := q.Wait(done)
-		if err != nil {
+		if errors.Is(err, frontend.ErrGone) && g.gone != nil {
+			if err := g.gone.meet(); err != nil {
+				return err
+			}
+			continue
+		} else if err != nil {
 			return err
 		}
 		g.answer(table, done[:n])
@@ -154,10 +161,16 @@ func (k *kept) stop() error {
 	return k.cmd.Wait()
 }
 
-// visit runs one session on a kept daemon, during which what disturb does to the
-// daemon goes unnoticed; then it compares what is on the disk with what was
+// A visitor is one session of a guest, during which what disturb does to the daemon
+// makes no difference. idle kills it when there is nothing to do.
+type visitor struct {
+	disturb, idle func(g *guest) error
+	reconnects    bool
+}
+
+// visit runs a session, and then compares what is on the disk with what was
 // answered.
-func (c *trial) visit(k *kept, before []zoneView, disturb func(g *guest) error) ([]zoneView, error) {
+func (c *trial) visit(before []zoneView, v visitor) ([]zoneView, error) {
 	g := &guest{load: load{
 		g: c.g, seed: c.seed, nextID: &c.nextID, due: make(chan struct{}),
 		guess: make([]uint64, len(before)), told: make([]uint64, len(before)),
@@ -170,8 +183,15 @@ func (c *trial) visit(k *kept, before []zoneView, disturb func(g *guest) error) 
 		return nil, err
 	}
 	defer func() { _ = g.disk.Abandon() }()
+	if v.reconnects {
+		g.gone = newMeeting(func() error { return g.redial(c.dir) })
+	}
 	var group sync.WaitGroup
 	errs := make(chan error, queues+1)
+	talk := g.talk
+	if v.reconnects {
+		talk = func(*rand.Rand) error { return nil }
+	}
 	run := func(f func(rng *rand.Rand) error) {
 		mine := rand.New(rand.NewPCG(c.rng.Uint64(), c.rng.Uint64()))
 		group.Go(func() { errs <- f(mine) })
@@ -179,8 +199,8 @@ func (c *trial) visit(k *kept, before []zoneView, disturb func(g *guest) error) 
 	for i := range queues {
 		run(func(rng *rand.Rand) error { return g.drive(i, rng) })
 	}
-	run(g.talk)
-	err = disturb(g)
+	run(talk)
+	err = v.disturb(g)
 	g.over.Store(true)
 	group.Wait()
 	for range queues + 1 {
@@ -196,8 +216,8 @@ func (c *trial) visit(k *kept, before []zoneView, disturb func(g *guest) error) 
 	}
 	// Dead with nothing to do: who comes next has cleared what is above the write
 	// pointers, which look wants.
-	for !k.killChild() {
-		time.Sleep(time.Millisecond)
+	if err := v.idle(g); err != nil {
+		return nil, err
 	}
 	if _, err := g.disk.Client.Status(); err != nil {
 		return nil, fmt.Errorf("the guest noticed: %w", err)
@@ -227,7 +247,15 @@ func (c *trial) runKept(visits int, disturb func(k *kept, g *guest, visit int) e
 		return err
 	}
 	for v := range visits {
-		before, err = c.visit(k, before, func(g *guest) error { return disturb(k, g, v) })
+		before, err = c.visit(before, visitor{
+			disturb: func(g *guest) error { return disturb(k, g, v) },
+			idle: func(*guest) error {
+				for !k.killChild() {
+					time.Sleep(time.Millisecond)
+				}
+				return nil
+			},
+		})
 		if err != nil {
 			err = fmt.Errorf("visit %d: %w\n%s", v, err, k.logged())
 			break

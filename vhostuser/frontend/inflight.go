@@ -66,11 +66,9 @@ func (d *Disk) keepInflight() (err error) {
 // last one had got in the used ring. No other method may be called meanwhile. On an
 // error c is closed.
 func (d *Disk) Reconnect(c *Client) error {
-	err := d.Client.Close()
+	_ = d.Client.Close() // it has told already what is wrong with it
 	d.Client = c
-	if err == nil {
-		err = firstError(d.negotiate, d.acceptFeatures, d.shareAgain)
-	}
+	err := firstError(d.negotiate, d.acceptFeatures, d.shareAgain)
 	if err == nil && d.inflight != nil {
 		err = c.SetInflight(d.inflight)
 	}
