@@ -142,6 +142,7 @@ type Request struct {
 	far    []unix.Iovec
 	bounce *bounce    // drives: memory in the place of Iov
 	cause  error      // drives: what its I/O failed with
+	tried  [2]uint64  // drives: of that I/O, if it wrote: up to where the data surely went, and was to go
 	zone   int32      // zone number
 	seg    uint32     // index into Ranges
 	to     ZoneTarget // of opSetState

@@ -205,9 +205,10 @@ func (v *fakeDevice) do(op *engine.Op) {
 			op.Err = err
 			return
 		}
+	}
+	if op.Err = fail; fail == nil { // else the kernel does not say how far it came
 		op.N = length
 	}
-	op.Err = fail
 }
 
 func (v *fakeDevice) carryOut(op *engine.Op, length int64) error {

@@ -52,7 +52,8 @@ func TestDriveErrors(t *testing.T) {
 // Some of several writes that were made one land, and then it fails: what landed
 // whole is good, what did not fails, and who stood in line behind them is
 // admitted by the drive's write pointer. A stable one fails, for nobody knows
-// that it is.
+// that it is; and so do all where the write pointer has moved over the whole write:
+// something of it failed, and nobody knows what.
 func TestDriveWritesFailHalfWay(t *testing.T) {
 	for _, stable := range []bool{false, true} {
 		for landed := int64(0); landed <= 24; landed++ {
@@ -84,7 +85,7 @@ func TestDriveWritesFailHalfWay(t *testing.T) {
 				}
 			}
 			for i, r := range batch {
-				if whole := landed >= int64(i+1)*8; whole && !stable {
+				if whole := landed >= int64(i+1)*8; whole && landed < 24 && !stable {
 					c.want(r.Err, nil)
 				} else {
 					c.want(r.Err, ErrIO)
@@ -113,16 +114,34 @@ func TestDriveWritesFailHalfWay(t *testing.T) {
 	}
 }
 
-// The last write of a zone lands, and fails all the same: the zone is full.
+// The last write of a zone fails, and the zone is full by the drive all the same:
+// that is so, but the data may not be there.
 func TestDriveFullThoughFailed(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
 	c := newClient(t, d)
 	d.dev.failing(engine.Writev, 96, unix.EIO)
-	c.want(c.write(256, pattern('a', 96*512)), nil) // the drive has it whole
+	c.want(c.write(256, pattern('a', 96*512)), ErrIO)
 	c.wantZone(2, Full, 96)
 	d.dev.failing(engine.Writev, 95, unix.EIO)
 	c.want(c.write(384, pattern('a', 96*512)), ErrIO)
 	c.wantZone(3, ImpOpen, 95)
+}
+
+// How far a failed write has come: by the write pointer while that stands in it,
+// else what moved before it failed.
+func TestDriveLandedIn(t *testing.T) {
+	tried := [2]uint64{16, 32}
+	for _, tt := range []struct {
+		state    ZoneState
+		wp, want uint64
+	}{
+		{ImpOpen, 8, 8}, {ImpOpen, 16, 16}, {ExpOpen, 24, 24}, {Closed, 31, 31}, {ImpOpen, 32, 16},
+		{ImpOpen, 40, 16}, {Full, 96, 16}, {Empty, 0, 0}, {ReadOnly, 24, 0}, {Offline, 0, 0},
+	} {
+		if got := landedIn(pack(2, tt.state, tt.wp), tried); got != tt.want {
+			t.Errorf("%v at %d: landed up to %d, want %d", tt.state, tt.wp, got, tt.want)
+		}
+	}
 }
 
 // A failed write to a conventional zone has no pointer to go by: it failed.

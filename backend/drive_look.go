@@ -83,16 +83,28 @@ func (d *drive) reread(r *Request) {
 	case r.Op == OpResetAll:
 		d.resetRunFailed(r)
 	default:
+		landed := landedIn(word(z.word.Load()), r.tried)
 		d.settle(r, func(m *Request) error {
-			w := word(z.word.Load())
-			landed := (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != ZoneConventional &&
-				w.state() != ReadOnly && w.state() != Offline && m.end <= w.written()
-			if landed {
+			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != ZoneConventional && m.end <= landed {
 				return nil
 			}
 			return d.verdict(m.zone, r.cause)
 		})
 	}
+}
+
+// landedIn says up to which sector of its zone, which is w now, a write that failed
+// has landed. It goes by the write pointer, but for one that has come all the way:
+// some drives move it whatever becomes of the data (QEMU's NVMe drive does), so
+// then it does not say what has failed.
+func landedIn(w word, tried [2]uint64) uint64 {
+	switch at := w.written(); {
+	case w.state() == ReadOnly || w.state() == Offline:
+		return 0
+	case at < tried[1]:
+		return at
+	}
+	return tried[0]
 }
 
 // verdict is the error of a request that failed with cause, now that its zone

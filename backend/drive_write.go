@@ -194,6 +194,8 @@ func (d *drive) wrote(r *Request) {
 	}
 	if err := r.io.Err; err != nil {
 		r.cause = err
+		part := uint64(r.io.Off-d.offset(uint64(r.zone)<<d.rules.shift)) >> SectorShift
+		r.tried = [2]uint64{part + uint64(r.io.N)>>SectorShift, part + uint64(r.io.Len)>>SectorShift}
 		d.look(r, stepReread, int(r.zone), int(r.zone)+1)
 		return
 	}
