@@ -85,7 +85,7 @@ func (d *drive) reread(r *Request) {
 	default:
 		landed := landedIn(word(z.word.Load()), r.tried)
 		d.settle(r, func(m *Request) error {
-			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != ZoneConventional && m.end <= landed {
+			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != ZoneConventional && m.end <= landed || plantMerged && m != r {
 				return nil
 			}
 			return d.verdict(m.zone, r.cause)

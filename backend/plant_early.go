@@ -8,4 +8,5 @@ const (
 	plantStaleData    = false
 	plantLateMark     = false
 	plantUnsynced     = false
+	plantMerged       = false
 )

@@ -8,4 +8,5 @@ const (
 	plantStaleData    = false
 	plantLateMark     = true
 	plantUnsynced     = false
+	plantMerged       = false
 )

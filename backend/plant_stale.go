@@ -8,4 +8,5 @@ const (
 	plantStaleData    = true
 	plantLateMark     = false
 	plantUnsynced     = false
+	plantMerged       = false
 )

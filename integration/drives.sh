@@ -4,9 +4,32 @@
 # zoned disk has to pass (integration/suite), then what integration/drives does:
 # zones as a guest, zvhost report and the kernel see them; kill -9; faults.
 #
-#   integration/drives.sh [DRIVE...]   null_blk, nvme (zoned namespaces), scsi (SMR),
-#                                      zvhost (on zvhost); without any, all of them.
+#   integration/drives.sh [DRIVE...]   null_blk, dm (dm-linear on it), nvme (zoned
+#                                      namespaces), scsi (SMR), zvhost (on zvhost),
+#                                      newest (null_blk of a newer kernel), plant (a
+#                                      bug that has to be found); without any, all.
 #                                      short: null_blk without the suite (make test)
+#
+# What is tried on which, and why not where not:
+#
+#                      null_blk  dm  nvme  scsi  zvhost  newest
+#   suite, kill -9            x   x     x     x       x       x
+#   512, 4096-byte blocks     x   1     2     x       3       3
+#   limits                    x         x     4       5
+#   writes that fail          x   6     x     x       x       x
+#   ... and land in part      7         8     7       x       x
+#   zones out of service      x   6     9     9       x       x
+#   ... and in it again       x   6     9     9       x       x
+#   drive that vanishes       x   6     x     x       x       x
+#
+#   1  those of the drive below       2  the suite on 512 bytes, limits on 4096
+#   3  one size; the image backend's own tests cross them all
+#   4  scsi_debug closes zones as null_blk does, which has the test
+#   5  the outer zvhost's own tests   6  would be faults of the null_blk below
+#   7  Linux 6.12 cannot: null_blk has badblocks_partial_io from 6.15 on, and
+#      scsi_debug carries out a command or fails it
+#   8  the other way round: the write pointer moves, the data is not there
+#   9  the emulation has no way to ask for it
 #
 # What needs no drive of its own sort is tried on null_blk. Drives have rules of
 # their own about which open zone is closed to make room, and what needs room, so
@@ -21,12 +44,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 source "$here/vm/guest.sh"
 cd "$here/.."
 drives=("$@")
-if ((!$#)); then drives=(null_blk nvme scsi zvhost); fi
+if ((!$#)); then drives=(null_blk dm nvme scsi zvhost plant newest); fi
 
 export CGO_ENABLED=0
 go build -trimpath -o "$VM_RUN/zvhost" ./cmd/zvhost
 go build -trimpath -o "$VM_RUN/drives" ./integration/drives
 go test -c -trimpath -o "$VM_RUN/suite" ./integration/suite
+if [[ " ${drives[*]} " == *" plant "* ]]; then
+	go build -trimpath -tags zvhost_plant_merged -o "$VM_RUN/zvhost-merged" ./cmd/zvhost
+fi
 
 # What the guest's commands share.
 cat >"$VM_RUN/host.sh" <<'EOF'
@@ -69,28 +95,41 @@ stop() {
 	return 1
 }
 EOF
-# Drives that the guest boots with.
-plugged=() disks=()
+# Drives that the guest boots with, and what is added to it.
+plugged=() disks=() add=()
+for file in zvhost drives suite zvhost-merged; do
+	if [[ -e $VM_RUN/$file ]]; then add+=(--add "$VM_RUN/$file:/bin/"); fi
+done
+# bad_sectors N...: of blkdebug.
+bad_sectors() {
+	local i=0 sector
+	for sector; do
+		printf ',file.inject-error.%d.%s' $i event=none $i iotype=write $i errno=5 $i once=off $i "sector=$sector"
+		i=$((i + 1))
+	done
+}
 for drive in "${drives[@]}"; do
 	case $drive in
 	nvme)
-		truncate -s 2M "$VM_RUN/nvme1" "$VM_RUN/nvme2"
+		truncate -s 2M "$VM_RUN/nvme1" "$VM_RUN/nvme2" "$VM_RUN/nvme3"
 		disks+=(-device "nvme,id=nvme,serial=ZVHOST"
 			-drive "file=$VM_RUN/nvme1,if=none,id=ns1,format=raw"
-			-device "nvme-ns,drive=ns1,bus=nvme,zoned=true,logical_block_size=512,physical_block_size=512,zoned.zone_size=128K,zoned.zone_capacity=96K"
+			-device "nvme-ns,drive=ns1,nsid=1,bus=nvme,zoned=true,logical_block_size=512,physical_block_size=512,zoned.zone_size=128K,zoned.zone_capacity=96K"
 			-drive "file=$VM_RUN/nvme2,if=none,id=ns2,format=raw"
-			-device "nvme-ns,drive=ns2,bus=nvme,zoned=true,logical_block_size=4096,physical_block_size=4096,zoned.zone_size=128K,zoned.max_open=2,zoned.max_active=4")
+			-device "nvme-ns,drive=ns2,nsid=2,bus=nvme,zoned=true,logical_block_size=4096,physical_block_size=4096,zoned.zone_size=128K,zoned.max_open=2,zoned.max_active=4"
+			# Its zones 1 and 5 have a sector each that cannot be written.
+			-drive "if=none,id=ns3,driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename=$VM_RUN/nvme3$(bad_sectors 300 1400)"
+			-device "nvme-ns,drive=ns3,nsid=3,bus=nvme,zoned=true,logical_block_size=512,physical_block_size=512,zoned.zone_size=128K,zoned.zone_capacity=96K")
 		;;
 	zvhost)
 		"$VM_RUN/zvhost" create "$VM_RUN/outer.zvh" --size 2M --zone-size 128K --zone-capacity 96K --conventional 2 >/dev/null
-		run_start outer "$VM_RUN/zvhost" serve --socket-path "$VM_RUN/outer" --blk-file "$VM_RUN/outer.zvh" --queues 4
+		run_start outer "$VM_RUN/zvhost" serve --socket-path "$VM_RUN/outer" --blk-file "$VM_RUN/outer.zvh" --queues 4 --control-path "$VM_RUN/control"
 		wait_for 10 "the outer zvhost's socket" test -S "$VM_RUN/outer"
 		plugged+=(--zoned "$VM_RUN/outer,2")
 		;;
 	esac
 done
-vm_start host --memory 2G "${plugged[@]}" --add "$VM_RUN/zvhost:/bin/" --add "$VM_RUN/drives:/bin/" \
-	--add "$VM_RUN/suite:/bin/" --add "$VM_RUN/host.sh:/" -- "${disks[@]}"
+vm_start host --memory 2G "${plugged[@]}" "${add[@]}" --add "$VM_RUN/host.sh:/" -- "${disks[@]}"
 
 # host COMMAND: in the guest, with what is above; its last line is left in $said.
 host() {
@@ -117,14 +156,18 @@ on_null_blk() {
 	if [[ $1 == all ]]; then suite /dev/n0 "512-byte blocks" 47 3; fi
 	host "drives -device /dev/n0 kill"
 	ok "kill -9: $said"
-	host "drives -device /dev/n0 -configfs \$nullb/n0 faults"
-	ok "faults: $said"
+	host "drives -device /dev/n0 -configfs \$nullb/n0 -vanish \$nullb/n0/power=0 faults"
+	ok "$said"
 
 	step "null_blk, blocks of 4096 bytes, a smaller last zone"
 	host "nullb n1 size=9 zone_size=2 blocksize=4096"
 	if [[ $1 == all ]]; then suite /dev/n1 "4096-byte blocks" 101 2; fi
 	host "drives -device /dev/n1 -rounds 2 kill"
 	ok "kill -9: $said"
+	if [[ $1 == all ]]; then
+		host "drives -device /dev/n1 -configfs \$nullb/n1 -vanish \$nullb/n1/power=0 faults"
+		ok "$said"
+	fi
 
 	step "null_blk, limits"
 	host "nullb n2 size=20 zone_size=2 zone_capacity=1 zone_max_open=2 zone_max_active=4 blocksize=4096; drives -device /dev/n2 limits"
@@ -156,24 +199,59 @@ on_many() {
 	printf 'note: 65,536 zones served after %s ms\n' "$said"
 }
 
+on_dm() {
+	step "dm-linear on zones 2 to 9 of a null_blk"
+	host "nullb n5 size=20 zone_size=2 zone_capacity=1 blocksize=4096; modprobe dm-mod
+		dmsetup create linear --noudevrules --noudevsync --table '0 32768 linear /dev/n5 8192'; ls /dev/dm-0"
+	suite /dev/dm-0 "dm-linear" 101 2
+	host "drives -device /dev/dm-0 kill"
+	ok "dm-linear, kill -9: $said"
+	guest_fails 'is in use' 'zvhost serve --socket-path /tmp/c --blk-file /dev/n5'
+	ok "the drive below is in use"
+}
+
 on_nvme() {
 	step "an emulated NVMe drive with zoned namespaces"
-	suite /dev/nvme0n1 "NVMe, 512-byte blocks" 401 1
-	host "drives -device /dev/nvme0n1 kill"
+	# The kernel names them in any order.
+	host 'for n in 1 2 3; do grep -lx $n /sys/block/nvme*/nsid; done | sed "s,/sys/block/\(.*\)/nsid,/dev/\1," | paste -sd " "'
+	read -ra ns <<<"$said"
+	suite "${ns[0]}" "NVMe, 512-byte blocks" 401 1
+	host "drives -device ${ns[0]} kill"
 	ok "NVMe, kill -9: $said"
-	host "drives -device /dev/nvme0n2 limits"
+	host "drives -device ${ns[1]} limits"
 	ok "NVMe, 4096-byte blocks: $said"
+	host "drives -device ${ns[2]} -rounds 3 -refused -vanish /sys/class/nvme/nvme0/device/remove=1 storm"
+	ok "NVMe, sectors that cannot be written: $said"
+}
+
+# smr PARAMETER...: makes the drive $smr, whose rules are in $rules.
+smr() {
+	host "modprobe sd_mod; modprobe -r scsi_debug
+		modprobe scsi_debug zbc=managed dev_size_mb=12 zone_size_mb=1 zone_nr_conv=2 zone_max_open=0 delay=0 $*
+		udevadm settle 2>/dev/null || sleep 1
+		smr=\$(ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block)
+		echo 1 >/sys/block/\$smr/device/timeout
+		echo \$smr \$(basename \$(readlink -f /sys/block/\$smr/device))"
+	read -r smr rules <<<"$said"
+	rules=/sys/kernel/debug/scsi_debug/$rules/error
 }
 
 on_scsi() {
-	step "an emulated SMR drive (scsi_debug)"
-	host "modprobe sd_mod; modprobe scsi_debug zbc=managed dev_size_mb=12 zone_size_mb=1 zone_nr_conv=2 zone_max_open=0 delay=0
-		udevadm settle 2>/dev/null || sleep 1
-		ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block"
-	smr=/dev/$said
-	suite "$smr" "SMR" 401 1
-	host "drives -device $smr kill"
+	step "an emulated SMR drive (scsi_debug), 512-byte blocks"
+	smr
+	suite "/dev/$smr" "SMR" 401 1
+	host "drives -device /dev/$smr kill"
 	ok "SMR, kill -9: $said"
+	host "drives -device /dev/$smr -errors $rules -vanish /sys/block/$smr/device/delete=1 scsi"
+	ok "SMR: $said"
+
+	step "an emulated SMR drive (scsi_debug), 4096-byte blocks"
+	smr sector_size=4096
+	suite "/dev/$smr" "SMR, 4096-byte blocks" 401 1
+	host "drives -device /dev/$smr -rounds 2 kill"
+	ok "SMR, 4096-byte blocks, kill -9: $said"
+	host "drives -device /dev/$smr -errors $rules -vanish /sys/block/$smr/device/delete=1 scsi"
+	ok "SMR, 4096-byte blocks: $said"
 }
 
 on_zvhost() {
@@ -181,23 +259,69 @@ on_zvhost() {
 	suite /dev/vda "zvhost on zvhost" 401 1
 	host "drives -device /dev/vda kill"
 	ok "zvhost on zvhost, kill -9: $said"
+	same_zones
+	# Sectors that fail behind the first ones, and zones out of service and back.
+	"$VM_RUN/zvhost" fault add "$VM_RUN/control" write,zone=4,after=8 append,zone=4,after=8 write,zone=5 append,zone=5 >/dev/null
+	host '{ drives -device /dev/vda -rounds 1000 -until /tmp/calm -refused storm >/tmp/storm 2>&1; touch /tmp/ended; } &'
+	for state in read-only writable offline writable; do
+		sleep 2
+		"$VM_RUN/zvhost" zone set-state "$VM_RUN/control" 7 $state >/dev/null
+	done
+	"$VM_RUN/zvhost" fault clear "$VM_RUN/control" >/dev/null
+	host 'touch /tmp/calm; until [[ -e /tmp/ended ]]; do sleep 0.1; done; cat /tmp/storm; ! grep FOUND /tmp/storm'
+	ok "zvhost on zvhost, writes that fail, some in part, zones out of service and back: $said"
+	same_zones
+	host "drives -device /dev/vda -rounds 1 -vanish /sys/bus/virtio/drivers/virtio_blk/unbind=\$(basename \$(readlink -f /sys/block/vda/device)) storm"
+	ok "zvhost on zvhost: $said"
+}
+
+same_zones() {
 	assert_eq "the zones in the outer zvhost's image" "$(guest 'zvhost report /dev/vda')" "$("$VM_RUN/zvhost" report "$VM_RUN/outer.zvh")"
 	ok "the outer zvhost has the same zones"
+}
+
+on_plant() {
+	step "a zvhost that has a bug on purpose (backend/plant_merged.go)"
+	host 'nullb n6 size=14 zone_size=2 zone_capacity=1 blocksize=512
+		for try in {1..5}; do
+			if ! drives -zvhost /bin/zvhost-merged -device /dev/n6 -configfs $nullb/n6 faults >/tmp/found; then break; fi
+		done
+		cat /tmp/found; grep -q FOUND /tmp/found'
+	ok "a bug is found that is there: $said"
+}
+
+on_newest() {
+	local newest
+	newest=$("$here/vm/newest.sh")
+	vm_start newest --kernel "$newest" "${add[@]}" --add "$VM_RUN/host.sh:/"
+	step "null_blk of Linux $(<"$newest/release"): bad blocks up to which data lands, reports from the kernel's cache"
+	host "nullb n7 size=14 zone_size=2 zone_capacity=1 zone_nr_conv=2 blocksize=512 badblocks_partial_io=1"
+	suite /dev/n7 "null_blk of a newer kernel" 101 2
+	host "drives -device /dev/n7 kill"
+	ok "kill -9: $said"
+	host "drives -device /dev/n7 -configfs \$nullb/n7 -vanish \$nullb/n7/power=0 faults"
+	ok "in part: $said"
+	vm_sane
+	vm_stop
 }
 
 for drive in "${drives[@]}"; do
 	case $drive in
 	short) on_null_blk short ;;
+	dm) on_dm ;;
 	nvme) on_nvme ;;
 	scsi) on_scsi ;;
 	zvhost) on_zvhost ;;
+	plant) on_plant ;;
 	null_blk)
 		on_null_blk all
 		on_many
 		;;
+	newest) ;; # a guest of its own, afterwards
 	*) die "$drive: no such drive; see the head of drives.sh" ;;
 	esac
 done
 vm_sane
 vm_stop
 if [[ ${plugged[*]} ]]; then run_stop outer; fi
+if [[ " ${drives[*]} " == *" newest "* ]]; then on_newest; fi

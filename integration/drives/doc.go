@@ -6,12 +6,15 @@
 //	drives agree    a drive that is served: three ways to see its zones agree
 //	drives kill     kill -9 of the daemon under load; every answered write is there
 //	drives limits   the statuses of a drive whose open or active zones are used up
-//	drives faults   bad blocks, zones that fail, a drive that vanishes, under load
+//	drives faults   null_blk: bad blocks, zones that fail and come back, under load
+//	drives scsi     scsi_debug: commands that fail, under load
+//	drives storm    any drive: it fails by itself, under load
 //
 // What lives here: the daemon in a process of its own (daemon.go), the load and
 // what it remembers (load.go), the three reports (agree.go), and what goes wrong
-// (limits.go, kill.go, faults.go). Faults are asked of null_blk through configfs
-// (Documentation/block/null_blk.rst).
+// (limits.go, kill.go, storm.go, faults.go, scsi.go). Faults are asked of null_blk
+// through configfs (Documentation/block/null_blk.rst), and of scsi_debug through
+// debugfs. Every drive can vanish.
 //
 // It may import vhostuser/frontend and virtio/driver. It shares no code with
 // backend: the zones come from util-linux' blkzone and from zvhost report.

@@ -43,6 +43,8 @@ type load struct {
 	id    uint64
 	// answers counts them, flight what is to be answered.
 	answers, flight int
+	seen            [256]int // how often each status came up
+	refused         int
 	// allow says which statuses may come up for a zone besides OK.
 	allow func(z *zone, status byte) bool
 }
@@ -189,6 +191,7 @@ func (l *load) answer(o op, r *frontend.Request) error {
 	l.flight--
 	l.answers++
 	z.flight--
+	l.seen[r.Status]++
 	if o.typ != driver.TypeZoneAppend {
 		z.alone = false
 	}
@@ -197,6 +200,7 @@ func (l *load) answer(o op, r *frontend.Request) error {
 		return fmt.Errorf("a request of type %d for the zone at sector %d was answered %s", o.typ, z.start, driver.StatusString(r.Status))
 	case r.Status != driver.StatusOK:
 		z.refused++
+		l.refused++
 		z.resetting = false
 		if o.w != nil { // it may stand there all the same, or in part
 			z.writes = slices.DeleteFunc(z.writes, func(w *write) bool { return w == o.w })

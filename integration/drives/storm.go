@@ -1,0 +1,170 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// A storm is a load under which something goes wrong with the drive.
+type storm struct {
+	h    *host
+	disk *frontend.Disk
+	l    *load
+	// expected is what zones may answer besides, by now.
+	expected map[*zone][]byte
+	done     []string // what was tried
+	vanished bool
+}
+
+// What a zone may answer whose writes fail: those behind a failed one are not at
+// the write pointer. One that is out of service refuses everything.
+var (
+	failing = []byte{driver.StatusIOErr, driver.StatusZoneUnalignedWP, driver.StatusZoneInvalidCmd}
+	refused = []byte{driver.StatusZoneInvalidCmd}
+)
+
+// weather serves the drive, and has f make it fail under load. The daemon has to
+// live, and to end when it is told to.
+func (h *host) weather(f func(*storm) error) (said string, err error) {
+	d, err := h.serve()
+	if err != nil {
+		return "", err
+	}
+	var s *storm
+	defer func() {
+		end := d.end(unix.SIGTERM)
+		if s != nil && s.vanished && end != nil && strings.Contains(end.Error(), ": sync: ") {
+			end = nil // it may say that it could not sync what is not there any more
+		}
+		err = errors.Join(err, end)
+	}()
+	disk, err := h.connect(bufferBytes)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, disk.Abandon()) }()
+	l, err := newLoad(disk, h.rng, 0)
+	if err != nil {
+		return "", err
+	}
+	if len(l.zones) < 5 {
+		return "", fmt.Errorf("%d sequential zones are too few", len(l.zones))
+	}
+	s = &storm{h: h, disk: disk, l: l, expected: make(map[*zone][]byte)}
+	limits := l.allow
+	l.allow = func(z *zone, status byte) bool {
+		return slices.Contains(s.expected[z], status) || limits(z, status)
+	}
+	err = f(s)
+	if err == nil && h.vanish != "" {
+		err = s.vanish()
+	}
+	return fmt.Sprintf("%s: %d answers, all right, and the reports agree", strings.Join(s.done, ", "), l.answers), err
+}
+
+// expect has these zones, or all, answer with these statuses besides.
+func (s *storm) expect(statuses []byte, zones ...*zone) {
+	if zones == nil {
+		zones = s.l.zones
+	}
+	for _, z := range zones {
+		s.expected[z] = statuses
+	}
+}
+
+// check keeps the load up while something is wrong, has calm put it right, and
+// looks whether the view of the drive is the drive's. Of the zones that were
+// struck one at least has to have refused something.
+func (s *storm) check(what string, calm func() error, struck ...*zone) error {
+	l := s.l
+	err := errors.Join(l.run(400), l.drain())
+	if err == nil && calm != nil {
+		err = calm()
+	}
+	refused := 0
+	for _, z := range struck {
+		refused += z.refused
+	}
+	if err == nil && len(struck) > 0 && refused == 0 {
+		err = errors.New("nothing was refused")
+	}
+	var zones []driver.Zone
+	if err == nil {
+		zones, err = s.h.agree(s.disk)
+	}
+	if err == nil {
+		gone := make(map[uint64]bool)
+		for _, z := range zones {
+			gone[z.Start] = z.State == driver.ZoneOffline
+		}
+		_, err = l.verify(s.disk, zones, func(z *zone) bool { return !gone[z.start] })
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	l.resume(zones)
+	if !slices.Contains(s.done, what) {
+		s.done = append(s.done, what)
+	}
+	return nil
+}
+
+// resume has the load go on with the zones as they are: what failed may have
+// landed in part.
+func (l *load) resume(zones []driver.Zone) {
+	for _, z := range l.zones {
+		for i := range zones {
+			if zones[i].Start != z.start {
+				continue
+			}
+			z.reserved = z.capacity
+			if pointed(zones[i].State) {
+				z.reserved = zones[i].WP - z.start
+			}
+		}
+		z.refused = 0
+	}
+}
+
+// vanish takes the drive away, by FILE=VALUE: everything fails from then on.
+func (s *storm) vanish() error {
+	file, value, _ := strings.Cut(s.h.vanish, "=")
+	s.expect(failing)
+	s.vanished = true
+	err := errors.Join(s.l.run(50), os.WriteFile(file, []byte(value), 0), s.l.run(200), s.l.drain())
+	if err != nil {
+		return fmt.Errorf("a drive that vanishes: %w", err)
+	}
+	if err := s.disk.Queue(0).Write(make([]byte, 4096), s.l.zones[0].start); err == nil {
+		return errors.New("a write succeeds on a drive that has vanished")
+	}
+	s.done = append(s.done, "a drive that vanishes")
+	return nil
+}
+
+// storm is drives storm: the drive fails by itself, wherever it does.
+func (h *host) storm() (string, error) {
+	return h.weather(func(s *storm) error {
+		s.expect(failing)
+		for range h.rounds {
+			if _, err := os.Stat(h.until); err == nil {
+				break
+			}
+			if err := s.check("a drive that fails now and then", nil); err != nil {
+				return err
+			}
+		}
+		if h.refused && s.l.refused == 0 {
+			return errors.New("nothing was refused")
+		}
+		return nil
+	})
+}
