@@ -50,6 +50,7 @@ const (
 	GetSharedObject
 	SetDeviceStateFD
 	CheckDeviceState
+	GetShmemConfig
 
 	numRequests
 )
@@ -85,6 +86,9 @@ const (
 	ProtocolXenMmap
 	ProtocolSharedObject
 	ProtocolDeviceState
+	ProtocolGetVringBaseInflight
+	ProtocolGPAAddresses
+	ProtocolShmem
 )
 
 // Offered is every protocol feature that a session knows. Nothing else may be
@@ -168,6 +172,7 @@ var table = [numRequests]row{
 	GPUSetSocket:        {name: "GPU_SET_SOCKET"},
 	VringKick:           {name: "VRING_KICK", needs: ProtocolInbandNotifications},
 	GetSharedObject:     {name: "GET_SHARED_OBJECT", needs: ProtocolSharedObject},
+	GetShmemConfig:      {name: "GET_SHMEM_CONFIG", needs: ProtocolShmem},
 }
 
 // row returns what is known about a request; of an unknown one, nothing.

@@ -21,6 +21,8 @@ const (
 	BackSharedObjectAdd
 	BackSharedObjectRemove
 	BackSharedObjectLookup
+	BackShmemMap
+	BackShmemUnmap
 )
 
 // A backChannel is the way of messages that the back-end sends by itself

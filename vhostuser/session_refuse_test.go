@@ -33,7 +33,7 @@ func TestSessionRefuses(t *testing.T) {
 	}{
 		// Numbers that are no message, or one of other devices.
 		{"message 0", negotiated, 0, nil, nil, "no such message"},
-		{"message 44", negotiated, 44, nil, nil, "no such message"},
+		{"message 45", negotiated, 45, nil, nil, "no such message"},
 		{"message 2^32-1", negotiated, math.MaxUint32, []byte{1, 2, 3}, []int{event}, "no such message"},
 		{"unsupported", negotiated, IOTLBMsg, make([]byte, 32), nil, "not supported"},
 		{"not offered", negotiated, SetVringEndian, make([]byte, 8), nil, "CROSS_ENDIAN, which this back-end does not offer"},
