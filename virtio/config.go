@@ -123,12 +123,10 @@ func (b *Blk) WriteConfig(src []byte, off uint32) error {
 	return nil
 }
 
-// SetCapacity changes the field capacity, in sectors, once the disk has that size,
-// and says whether that is news: the driver is to be told then ("Device
-// configuration layout"; it is for ordinary disks). Any goroutine may call it.
-func (b *Blk) SetCapacity(sectors uint64) (changed bool) {
-	return b.capacity.Swap(sectors) != sectors
-}
+// SetCapacity changes the field capacity, in sectors, of an ordinary disk once the
+// disk has that size; the driver is to be told then ("Device configuration layout").
+// Any goroutine may call it.
+func (b *Blk) SetCapacity(sectors uint64) { b.capacity.Store(sectors) }
 
 func configRange(what string, n int, off uint32) error {
 	if uint64(off)+uint64(n) > BlkConfigBytes {

@@ -280,6 +280,9 @@ func (q *Split) Retake(head uint16, c *Chain) error {
 	q.inFlight[head] = true
 	c.reset(head)
 	q.walk(c)
+	if q.log != nil {
+		q.log.hold(c)
+	}
 	return nil
 }
 

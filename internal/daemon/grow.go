@@ -20,7 +20,8 @@ func (d *Device) Watch(changed func() (told bool)) {
 	d.watch.changed = changed
 }
 
-// Grow has the disk take in what its file has grown by, and tells the guest. told
+// Grow has the disk take in what its file has grown by, and tells the guest, also
+// of a size that it may know: it may have grown while another process died. told
 // says whether a front-end was there that could be told; one that comes later sees
 // the size anyway. Any goroutine may call it.
 func (d *Device) Grow() (from, to uint64, told bool, err error) {
@@ -28,9 +29,10 @@ func (d *Device) Grow() (from, to uint64, told bool, err error) {
 	defer d.watch.mu.Unlock()
 	from = d.disk.Info().CapacitySectors
 	to, err = backend.Grow(d.disk)
-	if err != nil || !d.SetCapacity(to) {
+	if err != nil {
 		return from, to, false, err
 	}
+	d.SetCapacity(to)
 	if d.watch.changed != nil {
 		told = d.watch.changed()
 	}
