@@ -20,7 +20,8 @@ type Message struct {
 	// Surplus counts descriptors that came along beyond those, and were closed.
 	Surplus int
 
-	buf [MaxPayload]byte
+	// A message with its header, and one byte more: see peekRequest.
+	buf [HeaderSize + MaxPayload + 1]byte
 }
 
 // Take hands descriptor i over to the caller; the Message forgets it.

@@ -22,91 +22,91 @@ func (c *Conn) peekRequest(m *Message) (pieces []uint32, err error) {
 	return pieces, err
 }
 
-func (c *Conn) peekInto(m *Message) ([]uint32, error) {
-	head := m.buf[:HeaderSize]
-	if _, err := c.peek(m, head); err != nil {
-		if err == io.EOF {
-			return nil, err
-		}
-		return nil, fmt.Errorf("reading a message header: %w", err)
-	}
-	h, err := ParseHeader(head)
-	if err != nil {
-		return nil, err
-	}
-	m.Header = h
-	if err := h.check(false); err != nil {
-		return nil, err
-	}
-	// Once more and whole: descriptors come with each look at the part that
-	// brought them.
-	m.Close()
-	m.Surplus = 0
-	pieces, err := c.peek(m, m.buf[:HeaderSize+h.Size])
-	if err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, fmt.Errorf("reading the %d bytes of %v: %w", h.Size, h.Request, err)
-	}
-	m.Payload = m.buf[HeaderSize:][:h.Size]
-	if len(pieces) > maxPieces {
-		return nil, fmt.Errorf("%v came in %d parts, more than %d", h.Request, len(pieces), maxPieces)
-	}
-	return pieces, nil
-}
-
-// peek fills b from the beginning of what is in the socket. io.EOF means that not
-// one byte came.
-func (c *Conn) peek(m *Message, b []byte) (pieces []uint32, err error) {
-	raw, err := c.uc.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	done := 0
-	err = errors.Join(raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0)
-	}), err)
+func (c *Conn) peekInto(m *Message) (pieces []uint32, err error) {
+	err = c.control(func(fd uintptr) error { return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) })
 	if err != nil {
 		return nil, fmt.Errorf("SO_PEEK_OFF: %w", err)
 	}
 	joined := false // what was looked at last goes on
-	for done < len(b) {
-		var n, oobn, flags int
-		rerr := raw.Read(func(fd uintptr) bool {
-			n, oobn, flags, _, err = unix.Recvmsg(int(fd), b[done:], c.oob, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-			return err != unix.EAGAIN
-		})
-		if rerr != nil {
-			return nil, rerr
-		}
-		if oobn > 0 {
-			if err := m.receive(c.oob[:oobn]); err != nil {
-				return nil, err
-			}
-		}
+	for have, want := 0, HeaderSize; have < want; {
+		var part Message // of its descriptors
+		n, err := c.peek(&part, m.buf[have:])
 		switch {
-		case err == unix.EINTR:
-			continue
 		case err != nil:
-			return nil, err
-		case flags&unix.MSG_CTRUNC != 0:
-			return nil, errors.New("descriptors were lost: this process may have no more open (raise its limit of open files)")
-		case n == 0 && done == 0:
+			part.Close()
+			return nil, fmt.Errorf("reading a message: %w", err)
+		case n == 0 && have == 0:
 			return nil, io.EOF
 		case n == 0:
-			return nil, io.ErrUnexpectedEOF
+			return nil, fmt.Errorf("reading a message: %w", io.ErrUnexpectedEOF)
 		}
+		if have += n; want == HeaderSize && have >= HeaderSize {
+			if m.Header, err = ParseHeader(m.buf[:HeaderSize]); err == nil {
+				err = m.Header.check(false)
+			}
+			if err != nil {
+				part.Close()
+				return nil, err
+			}
+			want += int(m.Header.Size)
+		}
+		fds := len(part.Files) + part.Surplus
+		if have > want {
+			// A look goes on until it has come to descriptors, or to the end. These are
+			// of a message behind this one: each is sent by itself.
+			n -= have - want
+			part.Close()
+			fds = 0
+		}
+		m.Files = append(m.Files, part.Files...)
+		m.Surplus += part.Surplus * min(fds, 1)
 		// A part without descriptors and what follows it are taken in one go.
 		if joined {
 			pieces[len(pieces)-1] += uint32(n)
 		} else {
 			pieces = append(pieces, uint32(n))
 		}
-		joined = oobn == 0
-		done += n
+		joined = fds == 0
+	}
+	m.Payload = m.buf[HeaderSize:][:m.Header.Size]
+	if len(pieces) > maxPieces {
+		return nil, fmt.Errorf("%v came in %d parts, more than %d", m.Request, len(pieces), maxPieces)
 	}
 	return pieces, nil
+}
+
+// peek looks at what is in the socket behind what was looked at already, and waits
+// for it. The descriptors that it comes across are of the last byte, or of what
+// stands behind it where b is full: the kernel goes on looking then
+// (net/unix/af_unix.c, unix_stream_read_generic).
+func (c *Conn) peek(m *Message, b []byte) (n int, err error) {
+	raw, err := c.uc.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var oobn, flags int
+	rerr := raw.Read(func(fd uintptr) bool {
+		for {
+			n, oobn, flags, _, err = unix.Recvmsg(int(fd), b, c.oob, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+			if err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
+		}
+	})
+	if rerr != nil {
+		return 0, rerr
+	} else if err != nil {
+		return 0, err
+	}
+	if oobn > 0 {
+		if err := m.receive(c.oob[:oobn]); err != nil {
+			return 0, err
+		}
+	}
+	if flags&unix.MSG_CTRUNC != 0 {
+		return 0, errors.New("descriptors were lost: this process may have no more open (raise its limit of open files)")
+	}
+	return n, nil
 }
 
 // control runs f on the connection's descriptor, unless it is closed.

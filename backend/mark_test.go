@@ -1,0 +1,258 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+)
+
+// inFlightAt is the mark of a write in flight, as a daemon that died leaves it.
+func inFlightAt(sector, sectors uint64) *Mark {
+	m := new(Mark)
+	m.at(sector, sectors)
+	return m
+}
+
+// resume has a request go on from a mark.
+func (c *client) resume(r *Request, m *Mark) error {
+	c.t.Helper()
+	r.Mark = m
+	c.lane.Resume(c.disk, r)
+	c.lane.Start()
+	if got := c.wait(); got != r {
+		c.t.Fatalf("another request ended: %v", got.Op)
+	}
+	return r.Err
+}
+
+func wantMark(t *testing.T, m *Mark, what uint8) {
+	t.Helper()
+	if got := m.load().what; got != what {
+		t.Errorf("the mark says %d, want %d", got, what)
+	}
+}
+
+// What a request does stands in its mark when it is done.
+func TestMarksOfRequests(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	do := func(op Op, sector uint64, data []byte, ranges ...Range) (error, mark) {
+		r := request(op, sector, data)
+		r.Ranges, r.Mark = ranges, new(Mark)
+		err := c.do(r)
+		return err, r.Mark.load()
+	}
+	data := pattern(1, 4096)
+	if err, m := do(OpAppend, 256, data); err != nil || m.what != markDone || m.sector != 256 || m.sectors != 8 {
+		t.Errorf("append: %v, %+v", err, m)
+	}
+	if err, m := do(OpWrite, 264, data); err != nil || m.what != markDone || m.sector != 264 {
+		t.Errorf("write: %v, %+v", err, m)
+	}
+	if err, m := do(OpWrite, 264, data); !errors.Is(err, ErrUnalignedWP) || m.what != markNone {
+		t.Errorf("write elsewhere: %v, %+v", err, m)
+	}
+	for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset} {
+		if err, m := do(op, 256, nil); err != nil || m.what != markDone {
+			t.Errorf("%v: %v, %+v", op, err, m)
+		}
+	}
+	if err, m := do(OpClose, 256, nil); !errors.Is(err, ErrZoneInvalid) || m.what != markNone {
+		t.Errorf("close of an empty zone: %v, %+v", err, m)
+	}
+	if err, m := do(OpResetAll, 0, nil); err != nil || m.what != markPast || m.zone != 16 {
+		t.Errorf("reset of all: %v, %+v", err, m)
+	}
+	if err, m := do(OpSecureErase, 256, nil, Range{Sector: 256, Sectors: 256}, Range{Sector: 1792, Sectors: 128}); err != nil || m.what != markPast || m.zone != 15 || m.seg != 1 {
+		t.Errorf("erase: %v, %+v", err, m)
+	}
+	for _, op := range []Op{OpRead, OpFlush} {
+		if err, m := do(op, 0, data); err != nil || m.what != markNone {
+			t.Errorf("%v: %v, %+v", op, err, m)
+		}
+	}
+	if err, m := do(OpWrite, 0, data); err != nil || m.what != markNone {
+		t.Errorf("conventional: %v, %+v", err, m)
+	}
+	closeDisk(t, d, path)
+}
+
+// A write whose address is claimed is finished there: what comes before it, in
+// time, goes behind it, and a reset and a flush wait for it.
+func TestClaimedWritesAreFinishedWhereTheyWere(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	second, first := inFlightAt(256+8, 8), inFlightAt(256, 8)
+	Claim(d, Run(d), []*Mark{second, first})
+	c.wantZone(2, Empty, 0) // nothing has landed
+	if at, err := c.append(256, pattern(3, 4096)); err != nil || at != 256+16 {
+		t.Fatalf("an append meanwhile: at %d, %v", at, err)
+	}
+	c.wantZone(2, ImpOpen, 24)
+	late := []*Request{request(OpFlush, 0, nil), request(OpReset, 256, nil)}
+	c.submit(late[0], late[1])
+	if r := c.lane.Done(); r != nil {
+		t.Errorf("%v did not wait", r.Op)
+	}
+	again := request(OpAppend, 256, pattern(2, 4096))
+	again.Mark = second
+	c.lane.Resume(d, again)
+	write := request(OpWrite, 256, pattern(1, 4096))
+	write.Mark = first
+	c.lane.Resume(d, write)
+	c.lane.Start()
+	done := map[*Request]bool{}
+	for len(done) < 4 {
+		r := c.wait()
+		if r.Err != nil {
+			t.Errorf("%v: %v", r.Op, r.Err)
+		}
+		if r == late[1] && !(done[again] && done[write]) {
+			t.Error("the reset came before the writes")
+		}
+		done[r] = true
+	}
+	if again.AppendSector != 256+8 {
+		t.Errorf("the append is at %d", again.AppendSector)
+	}
+	wantMark(t, first, markDone)
+	wantMark(t, second, markDone)
+	c.wantZone(2, Empty, 0)
+	closeDisk(t, d, path)
+}
+
+// The data of claimed writes is where it was, also where nobody saw an answer.
+func TestClaimedDataIsThere(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	m := inFlightAt(256, 8)
+	Claim(d, Run(d), []*Mark{m})
+	if _, err := c.append(256, pattern(2, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.resume(request(OpAppend, 256, pattern(1, 4096)), m); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern(1, 4096), pattern(2, 4096)...)) {
+		t.Error("the zone holds something else")
+	}
+	// Once more, as if it had died before it could answer: nothing happens.
+	if r := request(OpAppend, 256, pattern(9, 4096)); c.resume(r, m) != nil || r.AppendSector != 256 {
+		t.Errorf("answered with %d, %v", r.AppendSector, r.Err)
+	}
+	c.wantZone(2, ImpOpen, 16)
+	closeDisk(t, d, path)
+}
+
+// A claim whose request never comes, or comes as another one, reads as zeroes.
+func TestClaimsThatAreGivenUp(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	gone, other, last := inFlightAt(256, 8), inFlightAt(256+8, 8), inFlightAt(256+24, 8)
+	Claim(d, Run(d), []*Mark{gone, other, last, inFlightAt(256+16, 8)})
+	Release(d, gone)
+	Release(d, gone) // nothing is left of it
+	c.want(c.resume(request(OpWrite, 256+8, pattern(1, 512)), other), ErrIO)
+	if err := c.resume(request(OpWrite, 256+24, pattern(4, 4096)), last); err != nil {
+		t.Fatal(err)
+	}
+	want := append(make([]byte, 3*4096), pattern(4, 4096)...)
+	if got := c.read(256, len(want)); !bytes.Equal(got, want) {
+		t.Error("something stands in the place of what was given up")
+	}
+	for _, m := range []*Mark{gone, other} {
+		wantMark(t, m, markFailed)
+	}
+	c.want(c.resume(request(OpWrite, 256+8, pattern(1, 4096)), other), ErrIO)
+	d.(*zoned).claims.mu.Lock()
+	left := len(d.(*zoned).claims.of)
+	d.(*zoned).claims.mu.Unlock()
+	if left != 1 {
+		t.Errorf("%d claims are left", left)
+	}
+	for m := range d.(*zoned).claims.of {
+		Release(d, m)
+	}
+	closeDisk(t, d, path)
+}
+
+// Marks that nobody has written like that, or of another user, cost their
+// requests an error and nothing else.
+func TestClaimsThatCannotBe(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	if err := c.zoneOp(OpFinish, 3*128); err != nil {
+		t.Fatal(err)
+	}
+	good := inFlightAt(256, 8)
+	bad := map[string]*Mark{
+		"conventional zone": inFlightAt(0, 8), "behind the disk": inFlightAt(1<<40, 8), "nothing": inFlightAt(512, 0),
+		"above the capacity": inFlightAt(2*128+92, 8), "over all": inFlightAt(256, 1<<60), "finished zone": inFlightAt(3*128, 8),
+		"the same place": inFlightAt(256+4, 8),
+	}
+	Claim(d, Run(d), []*Mark{good})
+	for what, m := range bad {
+		Claim(d, Run(d), []*Mark{m})
+		if m.load().what != markFailed {
+			t.Errorf("%s: claimed", what)
+		}
+		c.want(c.resume(request(OpWrite, 256, pattern(1, 4096)), m), ErrIO)
+	}
+	Release(d, good)
+	old := Run(d)
+	run, err := Renew(d)
+	if err != nil || run == old || run != Run(d) {
+		t.Fatalf("from %d to %d, %v", old, run, err)
+	}
+	m, past := inFlightAt(256, 8), new(Mark)
+	past.past(0, 3)
+	Claim(d, old, []*Mark{m, past})
+	wantMark(t, m, markFailed)
+	wantMark(t, past, markFailed)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = openDisk(t, path)
+	if Run(d) != run {
+		t.Errorf("the image has forgotten its user")
+	}
+	closeDisk(t, d, path)
+}
+
+// A reset of all zones goes on behind those that it is done with: what was written
+// to them since stays.
+func TestResetAllGoesOn(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	for _, zone := range []uint64{256, 3 * 128} {
+		if _, err := c.append(zone, pattern(1, 4096)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := new(Mark)
+	m.past(0, 2)
+	if err := c.resume(request(OpResetAll, 0, nil), m); err != nil {
+		t.Fatal(err)
+	}
+	c.wantZone(2, ImpOpen, 8)
+	c.wantZone(3, Empty, 0)
+	erase := request(OpSecureErase, 256, nil)
+	erase.Ranges = []Range{{Sector: 256, Sectors: 128}, {Sector: 3 * 128, Sectors: 128}}
+	if _, err := c.append(3*128, pattern(1, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	past := new(Mark)
+	past.past(0, 2)
+	if err := c.resume(erase, past); err != nil {
+		t.Fatal(err)
+	}
+	c.wantZone(2, ImpOpen, 8)
+	c.wantZone(3, Empty, 0)
+	closeDisk(t, d, path)
+}
