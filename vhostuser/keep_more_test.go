@@ -39,7 +39,7 @@ func (s *shelf) drop(name string) {
 }
 
 // kept is what the store gives to the next process.
-func (s *shelf) kept(t *testing.T) Kept {
+func (s *shelf) kept(t testing.TB) Kept {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()

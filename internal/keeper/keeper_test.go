@@ -1,0 +1,175 @@
+package keeper
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/testleak"
+)
+
+// asChild makes the test binary the last step of a child, and then the child.
+const asChild = "KEEPER_TEST_AS_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asChild) != "" {
+		if len(os.Args) > 2 && os.Args[1] == "step" {
+			fmt.Fprintln(os.Stderr, Exec(os.Args[2:]))
+			os.Exit(99)
+		}
+		os.Exit(child(os.Args[1], os.Args[2]))
+	}
+	testleak.Main(m)
+}
+
+// child is a program that counts in a file how often it was started.
+func child(what, file string) int {
+	text, _ := os.ReadFile(file)
+	n := len(text) + 1
+	if err := os.WriteFile(file, []byte(strings.Repeat("x", n)), 0o600); err != nil {
+		return 98
+	}
+	say := func(text string, fds ...int) {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+		if err == nil {
+			err = unix.Connect(fd, &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")})
+		}
+		if err == nil {
+			err = unix.Sendmsg(fd, []byte(text), unix.UnixRights(fds...), nil, 0)
+		}
+		if err != nil {
+			panic(err)
+		}
+	}
+	switch what {
+	case "fails":
+		return 7
+	case "wrong":
+		say("READY=1")
+		return exitUsage
+	case "stores":
+		// Each start finds what those before have stored, and adds a byte to a pipe.
+		if n > 1 && (os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) || os.Getenv("LISTEN_FDS") != "1" || os.Getenv("LISTEN_FDNAMES") != "one") {
+			return 97
+		}
+		if n == 1 {
+			var p [2]int
+			if err := unix.Pipe(p[:]); err != nil {
+				return 96
+			}
+			if _, err := unix.Write(p[1], []byte("kept")); err != nil {
+				return 95
+			}
+			say("FDSTORE=1\nFDPOLL=0\nFDNAME=one", p[0])
+			say("FDSTORE=1\nFDNAME=two", p[1])
+			say("FDSTOREREMOVE=1\nFDNAME=two")
+		}
+		if n < 3 {
+			say("READY=1")
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+			select {}
+		}
+		b := make([]byte, 9)
+		got, err := unix.Read(listenFDs, b)
+		if err != nil || string(b[:got]) != "kept" {
+			return 94
+		}
+		// Nobody has the other end any more.
+		if got, err := unix.Read(listenFDs, b); got != 0 || err != nil {
+			return 93
+		}
+		return 0
+	case "waits":
+		c := make(chan os.Signal, 1)
+		notifySignals(c)
+		say("READY=1\nSTATUS=waiting")
+		switch <-c {
+		case unix.SIGTERM: // start anew
+			return 0
+		default:
+			return 5
+		}
+	}
+	return 92
+}
+
+// run runs the child until it ends.
+func run(t *testing.T, signals chan os.Signal, what string) (status int, starts int, log string) {
+	t.Helper()
+	t.Setenv(asChild, "1")
+	file := t.TempDir() + "/starts"
+	var mu sync.Mutex
+	var b strings.Builder
+	status, err := Run(Options{
+		Args: []string{os.Args[0], what, file}, Self: []string{"step"}, Signals: signals,
+		Log: func(format string, args ...any) {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintf(&b, format+"\n", args...)
+		},
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	text, _ := os.ReadFile(file)
+	return status, len(text), b.String()
+}
+
+// A child that dies is started again, with what it had stored, and nothing else.
+func TestStoredDescriptorsComeBack(t *testing.T) {
+	if status, starts, log := run(t, nil, "stores"); status != 0 || starts != 3 {
+		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
+	}
+}
+
+// A command line that is wrong is not tried for ever.
+func TestChildThatFails(t *testing.T) {
+	for what, want := range map[string]int{"fails": 7, "wrong": exitUsage} {
+		if status, starts, log := run(t, nil, what); status != want || starts != 1 {
+			t.Errorf("%s: status %d after %d starts:\n%s", what, status, starts, log)
+		}
+	}
+	signals := make(chan os.Signal)
+	status, err := Run(Options{Args: []string{"/no/such/program"}, Self: []string{"step"}, Signals: signals, Log: t.Logf})
+	if err != nil || status == 0 {
+		t.Errorf("status %d, %v", status, err)
+	}
+}
+
+// SIGHUP starts the child anew, SIGTERM ends both; the service manager above hears
+// what the child says.
+func TestSignals(t *testing.T) {
+	above, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: t.TempDir() + "/n", Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = above.Close() }()
+	t.Setenv("NOTIFY_SOCKET", above.LocalAddr().String())
+	signals := make(chan os.Signal)
+	go func() {
+		hear := func(want string) {
+			b := make([]byte, 100)
+			_ = above.SetReadDeadline(time.Now().Add(time.Minute))
+			n, err := above.Read(b)
+			if err != nil && err != io.EOF || string(b[:n]) != want {
+				t.Errorf("heard %q, %v, want %q", b[:max(n, 0)], err, want)
+			}
+		}
+		for _, sig := range []os.Signal{unix.SIGHUP, unix.SIGHUP, unix.SIGTERM} {
+			hear("STATUS=waiting")
+			hear("READY=1")
+			signals <- sig
+		}
+	}()
+	if status, starts, log := run(t, signals, "waits"); status != 5 || starts != 3 {
+		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
+	}
+}

@@ -1,0 +1,193 @@
+package vhostuser
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+// again is the record as another process opens it.
+func (r *Record) again(t interface{ Fatal(...any) }) *Record {
+	fd, err := unix.FcntlInt(uintptr(r.file.Int()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := OpenRecord(NewFD(fd), 0, r.Rings(), r.size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Whenever a process dies, the next one finds in flight what was taken and not shown
+// to the driver, in the order in which it was taken.
+func TestRecordAfterADeath(t *testing.T) {
+	const size = 8
+	rapid.Check(t, func(t *rapid.T) {
+		r, err := NewRecord(2, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = r.Close() }()
+		used := uint16(rapid.IntRange(0, 65535).Draw(t, "used"))
+		ring := &Ring{Size: size, Base: uint32(used), Life: 7}
+		q := r.Ring(1)
+		if base, heads, err := q.Begin(ring, used); err != nil || base != used || len(heads) != 0 {
+			t.Fatal(base, heads, err)
+		}
+		var flight, pushed []uint16 // taken; of these, pushed and not published
+		free := []uint16{0, 1, 2, 3, 4, 5, 6, 7}
+		marks := map[uint16]uint64{}
+		next := used
+		die := func() {
+			n := r.again(t)
+			_ = r.Close()
+			r, q = n, n.Ring(1)
+			if got := len(q.InFlight()); got < len(flight) {
+				t.Fatalf("%d in flight before the used index is known, but there are %d", got, len(flight))
+			}
+			base, heads, err := q.Begin(ring, used)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(heads, flight) || base != next {
+				t.Fatalf("%d in flight at %d, want %d at %d", heads, base, flight, next)
+			}
+			for _, h := range flight {
+				if m := q.Mark(h); m[0] != marks[h] {
+					t.Fatalf("the mark of %d is %d, want %d", h, m[0], marks[h])
+				}
+			}
+			pushed = nil
+		}
+		publish := func() {
+			for _, h := range pushed {
+				i := slices.Index(flight, h)
+				flight = slices.Delete(flight, i, i+1)
+				free = append(free, h)
+			}
+			used += uint16(len(pushed))
+			pushed = nil
+		}
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			switch rapid.IntRange(0, 4).Draw(t, "step") {
+			case 0, 1:
+				if len(free) == 0 {
+					continue
+				}
+				i := rapid.IntRange(0, len(free)-1).Draw(t, "free")
+				h := free[i]
+				free = slices.Delete(free, i, i+1)
+				m := q.Take(h)
+				marks[h] = uint64(rapid.IntRange(1, 1000).Draw(t, "mark"))
+				m[0] = marks[h]
+				flight = append(flight, h)
+				next++
+			case 2:
+				if len(flight) == len(pushed) {
+					continue
+				}
+				h := flight[rapid.IntRange(0, len(flight)-1).Draw(t, "head")]
+				if slices.Contains(pushed, h) {
+					continue
+				}
+				q.Push(h)
+				pushed = append(pushed, h)
+			case 3:
+				publish()
+				if rapid.Bool().Draw(t, "dies before it notes that") {
+					die()
+					continue
+				}
+				q.Published()
+			default:
+				die()
+			}
+		}
+		// Another life of the ring: nothing is in flight.
+		ring.Life, ring.Base = 8, 3
+		if base, heads, err := q.Begin(ring, 1); err != nil || base != 3 || len(heads) != 0 || len(q.InFlight()) != 0 {
+			t.Fatal(base, heads, err)
+		}
+		q.Take(5)
+		n := r.again(t)
+		_ = r.Close()
+		r = n
+		if base, heads, err := r.Ring(1).Begin(ring, 1); err != nil || base != 4 || !slices.Equal(heads, []uint16{5}) {
+			t.Fatal(base, heads, err)
+		}
+	})
+}
+
+// What a front-end may have written there costs the ring, and no more.
+func TestHostileRecord(t *testing.T) {
+	ring := &Ring{Size: 8, Life: 7}
+	for words, spoil := range map[string]func(q *RingRecord){
+		"of version 2":                    func(q *RingRecord) { q.words[wordHead] = q.words[wordHead]&^0xffff | 2 },
+		"a ring of 4 descriptors":         func(q *RingRecord) { q.words[wordHead] = 1 | 4<<16 },
+		"used index is 0, 65531 ahead of": func(q *RingRecord) { q.words[wordHead] = 1 | 8<<16 | 5<<48 },
+		"names descriptor 9":              func(q *RingRecord) { q.words[wordHead] = 1 | 8<<16 | 9<<32 | 0xffff<<48 },
+	} {
+		r, err := NewRecord(1, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := r.Ring(0)
+		if _, _, err := q.Begin(ring, 0); err != nil {
+			t.Fatal(err)
+		}
+		spoil(q)
+		q.InFlight()
+		if _, _, err := q.Begin(ring, 0); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%v, want %q", err, words)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	r, err := NewRecord(1, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if _, _, err := r.Ring(0).Begin(&Ring{Size: 16, Life: 1}, 0); err == nil || !strings.Contains(err.Error(), "rings of 8") {
+		t.Error(err)
+	}
+	for i := range r.Ring(0).words {
+		r.Ring(0).words[i] = 1<<64 - 1
+	}
+	r.Ring(0).InFlight()
+}
+
+// Only memory that cannot shrink is a record: a worker holds a zone's lock when it
+// writes there.
+func TestForeignRecord(t *testing.T) {
+	p := connect(t, new(fakeDevice))
+	p.negotiate()
+	area := InflightArea{Queues: 2, QueueSize: 64}
+	answer, err := ParseInflightArea(p.call(GetInflightFD, area.Append(nil)))
+	if err != nil || len(p.m.Files) != 1 {
+		t.Fatal(err, p.m.Files)
+	}
+	record := p.m.Take(0)
+	p.must(SetInflightFD, answer.Append(nil), record.Int())
+	p.mustNot("not one that zvhost has made", SetInflightFD, answer.Append(nil), memFD(t, int64(answer.Bytes)))
+	p.mustNot("not one that zvhost has made", SetInflightFD, answer.Append(nil), eventFD(t))
+	other := answer
+	other.Offset = 4096
+	p.mustNot("not one that zvhost has made", SetInflightFD, other.Append(nil), record.Int())
+	p.mustNot("3 queues, the device has 2", SetInflightFD, InflightArea{Queues: 3, QueueSize: 64}.Append(nil), record.Int())
+	if err := unix.Ftruncate(record.Int(), 0); err == nil {
+		t.Error("it can be cut short")
+	}
+	p.setUp(0)
+	p.kick(0)
+	p.mustNot("ring 0 runs", SetInflightFD, answer.Append(nil), record.Int())
+	_ = record.Close()
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
