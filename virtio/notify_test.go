@@ -130,6 +130,13 @@ func TestKicks(t *testing.T) {
 					t.Fatalf("round %d: not pending, though one is available", i)
 				}
 				drain()
+				// Enabled for a sleep that ended before anything came.
+				g.q.EnableKicks()
+				g.q.DisableKicks()
+				if add() {
+					t.Fatalf("round %d: a kick, though kicks are disabled again", i)
+				}
+				drain()
 			}
 		})
 	}

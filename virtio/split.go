@@ -47,6 +47,7 @@ type Split struct {
 	usedIdx   uint16 // used index with what is staged
 	published uint16 // used index as the driver sees it
 	usedFlags uint16 // our flags as the driver sees them
+	event     uint16 // where we want a kick, as the driver sees it
 	fresh     bool   // nothing was published yet
 	inFlight  []bool // by head
 	tables    tableReader
@@ -242,10 +243,7 @@ func needEvent(event, new, old uint16) bool {
 // virtqueue_kick_prepare_split).
 func (q *Split) EnableKicks() bool {
 	if q.eventIdx {
-		q.availEvent.Store(q.next)
-		if q.log != nil {
-			q.log.ring(ringHeadBytes+len(q.used), eventBytes)
-		}
+		q.storeEvent(q.next)
 	}
 	// With EVENT_IDX the flags MUST be 0, and stay so.
 	if !q.eventIdx || q.fresh {
@@ -255,10 +253,22 @@ func (q *Split) EnableKicks() bool {
 	return q.availIdx.Load() != q.next
 }
 
-// DisableKicks is Queue.DisableKicks. With EVENT_IDX nothing is written: the
-// index where we want a kick falls behind by itself.
+// storeEvent tells the driver at which available index we want a kick.
+func (q *Split) storeEvent(index uint16) {
+	q.availEvent.Store(index)
+	q.event = index
+	if q.log != nil {
+		q.log.ring(ringHeadBytes+len(q.used), eventBytes)
+	}
+}
+
+// DisableKicks is Queue.DisableKicks. With EVENT_IDX the index where we want a kick
+// is set behind; once something was taken it has fallen behind by itself.
 func (q *Split) DisableKicks() {
-	if !q.eventIdx && q.usedFlags == 0 {
+	switch {
+	case q.eventIdx && q.event == q.next:
+		q.storeEvent(q.next - 1)
+	case !q.eventIdx && q.usedFlags == 0:
 		q.storeWord(uint32(q.published)<<16 | usedNoNotify)
 		q.usedFlags = usedNoNotify
 	}

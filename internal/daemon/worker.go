@@ -35,6 +35,7 @@ type worker struct {
 
 	kick     int // w.ring.Kick, or -1 once that does not work any more
 	poll     poller
+	ioBound  bool    // the last sleep was for I/O
 	kicks    [8]byte // what the kick eventfd counted; of no interest
 	stopping atomic.Bool
 	started  chan error
@@ -197,16 +198,27 @@ func (w *worker) serve() error {
 			w.lane.Disarm()
 			continue
 		}
+		w.ioBound = w.lane.InFlight() > 0
 		w.sleep()
-		w.poll.slept(time.Since(idle))
-		idle = time.Time{}
+		if !idle.IsZero() {
+			w.poll.slept(time.Since(idle))
+			idle = time.Time{}
+		}
 	}
 }
 
 // linger is whether to look again before sleeping, because more work may come any
 // moment. Others that want the processor come first: the front-end may be waiting
 // for it with the very work.
+//
+// Where the disk takes long enough to sleep for it, looking for the guest's next
+// request changes little: on an ext4 file past the page cache at depth 1 it took 1.3
+// to 1.9 times the processor for no more requests; on one in memory it answers
+// twice as many.
 func (w *worker) linger(idle *time.Time) bool {
+	if w.ioBound || w.lane.InFlight() > 0 {
+		return false
+	}
 	if idle.IsZero() {
 		*idle = time.Now()
 		return w.poll.keep(0)
