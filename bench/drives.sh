@@ -8,7 +8,8 @@
 # microseconds they need not be: the emulated guest's processors take longer for a
 # request than the drive does, and those they share.
 #
-#   bench/drives.sh [ROUNDS]   5 if not said; the medians count
+#   bench/drives.sh [ROUNDS [OPTION...]]   5 if not said, and the medians count;
+#                                          options of zvhost serve, for both builds
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -16,21 +17,23 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 source "$here/../integration/vm/guest.sh"
 cd "$here/.."
 rounds=${1:-5}
+options="${*:2}"
 
 export CGO_ENABLED=0
 go build -trimpath -o "$VM_RUN/zvhost" ./cmd/zvhost
 go build -trimpath -tags zvhost_onelock -o "$VM_RUN/onelock" ./cmd/zvhost
 go build -trimpath -o "$VM_RUN/drives" ./bench/drives
 
-# serve NAME NSEC: has the zvhost of that name serve a drive of its own.
+# serve NAME NSEC [OPTION...]: has the zvhost of that name serve a drive of its own.
 cat >"$VM_RUN/serve.sh" <<'END'
 serve() {
 	local name=$1 nsec=$2 attribute
+	shift 2
 	mkdir "/sys/kernel/config/nullb/$name-$nsec"
 	for attribute in zoned=1 size=20480 zone_size=1024 blocksize=4096 irqmode=2 "completion_nsec=$nsec" power=1; do
 		echo "${attribute#*=}" >"/sys/kernel/config/nullb/$name-$nsec/${attribute%=*}"
 	done
-	"$name" serve --socket-path "/tmp/$name" --blk-file "/dev/$name-$nsec" >"/tmp/$name.log" 2>&1 &
+	"$name" serve --socket-path "/tmp/$name" --blk-file "/dev/$name-$nsec" "$@" >"/tmp/$name.log" 2>&1 &
 	echo $! >"/tmp/$name.pid"
 	for _ in {1..200}; do
 		if [[ -S /tmp/$name ]]; then return; fi
@@ -44,7 +47,7 @@ vm_start host --add "$VM_RUN/zvhost:/bin/" --add "$VM_RUN/onelock:/bin/" --add "
 guest 'modprobe null_blk nr_devices=0; mount -t configfs none /sys/kernel/config'
 for us in 1000 100; do
 	step "a drive that takes $us us for each request"
-	guest ". /serve.sh; serve zvhost ${us}000; serve onelock ${us}000"
+	guest ". /serve.sh; serve zvhost ${us}000 $options; serve onelock ${us}000 $options"
 	want=0
 	if ((us == 1000)); then want=3; fi
 	guest -t $((rounds * 60 + 60)) "drives -zvhost /tmp/zvhost -onelock /tmp/onelock -rounds $rounds -want $want 2>&1"

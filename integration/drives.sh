@@ -31,6 +31,11 @@
 #   8  the other way round: the write pointer moves, the data is not there
 #   9  the emulation has no way to ask for it
 #
+# Of the suite, TestTable and TestRandom run, thinned as the emulator is slow; the
+# scripts of integration/suite cannot: each names the disk that it is for, with zones
+# of 64 or 128 sectors where null_blk has whole MiB, and with limits, whose rules are
+# a drive's own (see below).
+#
 # What needs no drive of its own sort is tried on null_blk. Drives have rules of
 # their own about which open zone is closed to make room, and what needs room, so
 # the suite runs on drives without limits, and "drives limits" on those with some.
@@ -131,6 +136,15 @@ for drive in "${drives[@]}"; do
 done
 vm_start host --memory 2G "${plugged[@]}" "${add[@]}" --add "$VM_RUN/host.sh:/" -- "${disks[@]}"
 
+# begin TEXT: what comes next, and how far that is.
+declare -A parts=([short]=4 [null_blk]=5 [dm]=1 [nvme]=1 [scsi]=2 [zvhost]=1 [plant]=1 [newest]=1)
+part=0 all_parts=0
+for drive in "${drives[@]}"; do all_parts=$((all_parts + ${parts[$drive]:-0})); done
+begin() {
+	part=$((part + 1))
+	step "$part/$all_parts, after $SECONDS s: $*"
+}
+
 # host COMMAND: in the guest, with what is above; its last line is left in $said.
 host() {
 	local status=0 output
@@ -151,7 +165,7 @@ suite() {
 }
 
 on_null_blk() {
-	step "null_blk, blocks of 512 bytes, zones larger than their capacity, conventional zones"
+	begin "null_blk, blocks of 512 bytes, zones larger than their capacity, conventional zones"
 	host "nullb n0 size=14 zone_size=2 zone_capacity=1 zone_nr_conv=2 blocksize=512"
 	if [[ $1 == all ]]; then suite /dev/n0 "512-byte blocks" 47 3; fi
 	host "drives -device /dev/n0 kill"
@@ -159,7 +173,7 @@ on_null_blk() {
 	host "drives -device /dev/n0 -configfs \$nullb/n0 -vanish \$nullb/n0/power=0 faults"
 	ok "$said"
 
-	step "null_blk, blocks of 4096 bytes, a smaller last zone"
+	begin "null_blk, blocks of 4096 bytes, a smaller last zone"
 	host "nullb n1 size=9 zone_size=2 blocksize=4096"
 	if [[ $1 == all ]]; then suite /dev/n1 "4096-byte blocks" 101 2; fi
 	host "drives -device /dev/n1 -rounds 2 kill"
@@ -169,11 +183,11 @@ on_null_blk() {
 		ok "$said"
 	fi
 
-	step "null_blk, limits"
+	begin "null_blk, limits"
 	host "nullb n2 size=20 zone_size=2 zone_capacity=1 zone_max_open=2 zone_max_active=4 blocksize=4096; drives -device /dev/n2 limits"
 	ok "$said"
 
-	step "windows of one drive"
+	begin "windows of one drive"
 	host "nullb n3 size=20 zone_size=2 zone_capacity=1 blocksize=4096; serve /tmp/a /dev/n3 --zones 1-4; serve /tmp/b /dev/n3 --zones 5-9
 		drives -device /dev/n3 -zones 1-4 -socket /tmp/a agree
 		drives -device /dev/n3 -zones 5-9 -socket /tmp/b agree"
@@ -187,7 +201,7 @@ on_null_blk() {
 }
 
 on_many() {
-	step "null_blk, 65,536 zones"
+	begin "null_blk, 65,536 zones"
 	host "nullb n4 size=65536 zone_size=1 memory_backed=0 blocksize=4096
 		began=\$EPOCHREALTIME
 		serve /tmp/s /dev/n4
@@ -200,7 +214,7 @@ on_many() {
 }
 
 on_dm() {
-	step "dm-linear on zones 2 to 9 of a null_blk"
+	begin "dm-linear on zones 2 to 9 of a null_blk"
 	host "nullb n5 size=20 zone_size=2 zone_capacity=1 blocksize=4096; modprobe dm-mod
 		dmsetup create linear --noudevrules --noudevsync --table '0 32768 linear /dev/n5 8192'; ls /dev/dm-0"
 	suite /dev/dm-0 "dm-linear" 101 2
@@ -211,7 +225,7 @@ on_dm() {
 }
 
 on_nvme() {
-	step "an emulated NVMe drive with zoned namespaces"
+	begin "an emulated NVMe drive with zoned namespaces"
 	# The kernel names them in any order.
 	host 'for n in 1 2 3; do grep -lx $n /sys/block/nvme*/nsid; done | sed "s,/sys/block/\(.*\)/nsid,/dev/\1," | paste -sd " "'
 	read -ra ns <<<"$said"
@@ -237,7 +251,7 @@ smr() {
 }
 
 on_scsi() {
-	step "an emulated SMR drive (scsi_debug), 512-byte blocks"
+	begin "an emulated SMR drive (scsi_debug), 512-byte blocks"
 	smr
 	suite "/dev/$smr" "SMR" 401 1
 	host "drives -device /dev/$smr kill"
@@ -245,7 +259,7 @@ on_scsi() {
 	host "drives -device /dev/$smr -errors $rules -vanish /sys/block/$smr/device/delete=1 scsi"
 	ok "SMR: $said"
 
-	step "an emulated SMR drive (scsi_debug), 4096-byte blocks"
+	begin "an emulated SMR drive (scsi_debug), 4096-byte blocks"
 	smr sector_size=4096
 	suite "/dev/$smr" "SMR, 4096-byte blocks" 401 1
 	host "drives -device /dev/$smr -rounds 2 kill"
@@ -255,7 +269,7 @@ on_scsi() {
 }
 
 on_zvhost() {
-	step "a disk that another zvhost serves from an image"
+	begin "a disk that another zvhost serves from an image"
 	suite /dev/vda "zvhost on zvhost" 401 1
 	host "drives -device /dev/vda kill"
 	ok "zvhost on zvhost, kill -9: $said"
@@ -281,7 +295,7 @@ same_zones() {
 }
 
 on_plant() {
-	step "a zvhost that has a bug on purpose (backend/plant_merged.go)"
+	begin "a zvhost that has a bug on purpose (backend/plant_merged.go)"
 	host 'nullb n6 size=14 zone_size=2 zone_capacity=1 blocksize=512
 		for try in {1..5}; do
 			if ! drives -zvhost /bin/zvhost-merged -device /dev/n6 -configfs $nullb/n6 faults >/tmp/found; then break; fi
@@ -294,7 +308,7 @@ on_newest() {
 	local newest
 	newest=$("$here/vm/newest.sh")
 	vm_start newest --kernel "$newest" "${add[@]}" --add "$VM_RUN/host.sh:/"
-	step "null_blk of Linux $(<"$newest/release"): bad blocks up to which data lands, reports from the kernel's cache"
+	begin "null_blk of Linux $(<"$newest/release"): bad blocks up to which data lands, reports from the kernel's cache"
 	host "nullb n7 size=14 zone_size=2 zone_capacity=1 zone_nr_conv=2 blocksize=512 badblocks_partial_io=1"
 	suite /dev/n7 "null_blk of a newer kernel" 101 2
 	host "drives -device /dev/n7 kill"

@@ -64,6 +64,12 @@ func (s *storm) outOfService(attribute string, z *zone) error {
 		return fmt.Errorf("%s, back again: %w", attribute, err)
 	}
 	s.l.resume(zones)
+	// The kernel has not been told: a first write may fail for not being where it
+	// takes the write pointer to be (wp_offset of struct blk_zone_wplug).
+	s.expect(failing, z)
+	if err := s.check(attribute+" and back", nil); err != nil {
+		return err
+	}
 	s.expect(nil, z)
 	before := s.l.id
 	if err := s.check(attribute+" and back", nil); err != nil {
