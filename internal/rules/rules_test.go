@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"bench/compare": {"internal/bench"},
 
 	"integration/crash":      {}, // tests only
+	"integration/cost":       {}, // runs the binary
 	"integration/powercut":   {"vhostuser/frontend", "virtio/driver"},
 	"integration/drives":     {"vhostuser/frontend", "virtio/driver"},
 	"bench/drives":           {"vhostuser/frontend", "virtio/driver"},

@@ -1,0 +1,175 @@
+package cost
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+)
+
+// build builds zvhost as it is shipped: the tests themselves may run with the race
+// detector, which costs both.
+func build(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "zvhost")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/zvhost/zvhost/cmd/zvhost")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// A disk is a zoned image that is served on four queues.
+type disk struct {
+	t      *testing.T
+	binary string
+	socket string
+	pid    int
+}
+
+// serve makes and serves an image of so many zones of 1 MiB.
+func serve(t *testing.T, binary string, zones int) *disk {
+	t.Helper()
+	dir := t.TempDir()
+	d := &disk{t: t, binary: binary, socket: filepath.Join(dir, "socket")}
+	cmd := exec.Command(binary, "serve", "--socket-path", d.socket, "--queues", "4",
+		"--blk-file", filepath.Join(dir, "disk.zvh"), "--create", "--size", fmt.Sprintf("%dM", zones), "--zone-size", "1M")
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d.pid = cmd.Process.Pid
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v\n%s", err, &log)
+		}
+	})
+	for range 1000 {
+		if _, err := os.Stat(d.socket); err == nil {
+			return d
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("it does not begin to serve")
+	return nil
+}
+
+// load starts a front-end that keeps the disk busy for so long.
+func (d *disk) load(rw, runtime string) *exec.Cmd {
+	cmd := exec.Command(d.binary, "bench", "--socket-path", d.socket, "--rw", rw, "--queues", "4", "--zones", "16", "--runtime", runtime, "--json")
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	return cmd
+}
+
+// status is a value of /proc/PID/status, in KiB.
+func (d *disk) status(name string) (kib int) {
+	d.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.pid))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			if _, err := fmt.Sscanf(rest, "%d kB", &kib); err != nil {
+				d.t.Fatalf("%q: %v", line, err)
+			}
+			return kib
+		}
+	}
+	d.t.Fatalf("/proc/%d/status has no %s", d.pid, name)
+	return 0
+}
+
+// processor is what all threads have used, in nanoseconds (/proc/PID/task/*/schedstat).
+func (d *disk) processor() (ns int64) {
+	d.t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", d.pid))
+	if err != nil || len(files) == 0 {
+		d.t.Fatalf("no schedstat of process %d: %v", d.pid, err)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		var ran int64
+		if _, err := fmt.Sscan(string(text), &ran); err != nil {
+			d.t.Fatal(err)
+		}
+		ns += ran
+	}
+	return ns
+}
+
+// However many zones there are and however busy its queues, the daemon stays small.
+// Guest memory is not its own, and is counted as shared.
+func TestResidentMemory(t *testing.T) {
+	d := serve(t, build(t), 16384)
+	const limit = 48 << 10
+	for _, rw := range []string{"append", "read", "report"} {
+		load := d.load(rw, "2s")
+		most := 0
+		for done := false; !done; {
+			most = max(most, d.status("RssAnon")+d.status("RssFile"))
+			time.Sleep(20 * time.Millisecond)
+			done = ended(load)
+		}
+		if err := load.Wait(); err != nil {
+			t.Fatalf("%s: %v", rw, err)
+		}
+		t.Logf("%s: at most %.1f MiB resident", rw, float64(most)/1024)
+		if most >= limit {
+			t.Errorf("%s: %d KiB resident, more than %d", rw, most, limit)
+		}
+	}
+}
+
+// ended is whether a process has ended and waits to be waited for.
+func ended(cmd *exec.Cmd) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+	return err != nil || strings.Contains(string(text), ") Z ")
+}
+
+// A daemon that nobody asks for anything uses no processor, though a front-end is
+// there with four queues, and was a busy one before.
+func TestIdleUsesNoProcessor(t *testing.T) {
+	d := serve(t, build(t), 64)
+	load := d.load("append", "1s")
+	if err := load.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	client, err := frontend.Dial(d.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := frontend.Open(client, frontend.Options{Queues: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.Queue(3).Flush(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // the runtime gives memory back after work
+	before := d.processor()
+	time.Sleep(10 * time.Second)
+	used := d.processor() - before
+	t.Logf("%d ns of processor in 10 s", used)
+	// One tick is 10 ms; nothing is what the kernel's own accounting calls less.
+	if used > int64(5*time.Millisecond) {
+		t.Errorf("%v of processor in 10 s of idleness", time.Duration(used))
+	}
+	if err := disk.Close(); err != nil {
+		t.Error(err)
+	}
+}
