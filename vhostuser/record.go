@@ -28,6 +28,7 @@ import (
 //	         device's number); own+2 by how much the available index was ahead of
 //	         the used index when the ring started
 //	own+8+2i a mark for the device: two words, cleared when i is taken
+//	         (and behind these what a packed ring's has: record_packed.go)
 //
 // own is 2+2n rounded up to a cache line, n being the descriptors that there is
 // room for.
@@ -52,7 +53,7 @@ func ownAt(size uint16) int { return (wordDesc + 2*int(size) + lineWords - 1) &^
 
 // ringWords is how many words the part of one queue has.
 func ringWords(size uint16) int {
-	return (ownAt(size) + ownWords + 2*int(size) + lineWords - 1) &^ (lineWords - 1)
+	return (ownAt(size) + ownWords + 4*int(size) + lineWords - 1) &^ (lineWords - 1)
 }
 
 // recordBytes is how large the record of so many queues is.
@@ -124,6 +125,9 @@ func (r *Record) Close() error {
 	return errors.Join(unix.Munmap(r.mem), r.file.Close())
 }
 
+// FD lends the descriptor of the memory out.
+func (r *Record) FD() int { return r.file.Int() }
+
 // Ring is the part of queue i, or nil where the record has none.
 func (r *Record) Ring(i int) *RingRecord {
 	if r == nil || i >= len(r.rings) {
@@ -155,6 +159,7 @@ type RingRecord struct {
 	used    uint16 // used index as the record has it
 	counter uint64
 	batch   []step // pushed, but not yet published
+	packed  *packedRecord
 }
 
 // A step is a descriptor of the batch that is being made.
@@ -164,6 +169,10 @@ func (q *RingRecord) load(i int) uint64     { return atomic.LoadUint64(&q.words[
 func (q *RingRecord) store(i int, v uint64) { atomic.StoreUint64(&q.words[i], v) }
 
 func (q *RingRecord) storeHead() {
+	if p := q.packed; p != nil {
+		q.store(wordHead, recordVersionPacked|uint64(len(q.batch))<<16|uint64(q.last)<<32|uint64(p.place)<<48)
+		return
+	}
 	q.store(wordHead, recordVersion|uint64(q.size)<<16|uint64(q.last)<<32|uint64(q.used)<<48)
 }
 
@@ -180,10 +189,16 @@ func (q *RingRecord) life() uint64 { return q.load(q.own) }
 // record alone. Some may have been published by who then died.
 func (q *RingRecord) InFlight() (marks []*[2]uint64) {
 	head := q.load(wordHead)
-	if head&0xffff != recordVersion || q.life() == 0 {
+	size := uint16(head >> 16)
+	if head&0xffff == recordVersionPacked {
+		size = uint16(q.load(q.own + 2))
+	} else if head&0xffff != recordVersion {
 		return nil
 	}
-	for i := range min(uint16(head>>16), q.room) {
+	if q.life() == 0 {
+		return nil
+	}
+	for i := range min(size, q.room) {
 		if q.load(wordDesc+2*int(i))&0xff != 0 {
 			marks = append(marks, q.Mark(i))
 		}
@@ -205,7 +220,7 @@ func (q *RingRecord) Begin(ring *Ring, used uint16) (base uint16, heads []uint16
 	if ring.Size > q.room {
 		return 0, nil, fmt.Errorf("the record of requests in flight was made for rings of %d descriptors at most, this one has %d", q.room, ring.Size)
 	}
-	q.batch = slices.Grow(q.batch[:0], int(ring.Size))
+	q.batch, q.packed = slices.Grow(q.batch[:0], int(ring.Size)), nil
 	if q.life() != ring.Life {
 		q.begin(ring, used)
 		return uint16(ring.Base), nil, nil
@@ -277,7 +292,7 @@ func (q *RingRecord) Take(head uint16) *[2]uint64 {
 	atomic.StoreUint64(&m[0], 0)
 	q.store(wordDesc+2*int(head)+1, q.counter)
 	q.counter++
-	q.store(wordDesc+2*int(head), flagInFlight)
+	q.store(wordDesc+2*int(head), flagInFlight|q.packedBits(head))
 	failpoint.Hit(failpoint.Take)
 	return m
 }
@@ -285,7 +300,7 @@ func (q *RingRecord) Take(head uint16) *[2]uint64 {
 // Push notes that the chain at head goes into the used ring. It is called before
 // the driver can see that.
 func (q *RingRecord) Push(head uint16) {
-	q.store(wordDesc+2*int(head), flagInFlight|uint64(q.last)<<48)
+	q.store(wordDesc+2*int(head), flagInFlight|q.packedBits(head)|uint64(q.last)<<48)
 	q.batch = append(q.batch, step{head, q.last})
 	q.last = head
 	q.storeHead()
@@ -299,8 +314,14 @@ func (q *RingRecord) Published() {
 	}
 	failpoint.Hit(failpoint.Published)
 	for _, s := range q.batch {
-		q.store(wordDesc+2*int(s.head), uint64(s.next)<<48)
+		q.store(wordDesc+2*int(s.head), q.packedBits(s.head)|uint64(s.next)<<48)
 		failpoint.Hit(failpoint.Batch)
+	}
+	if p := q.packed; p != nil {
+		for _, s := range q.batch {
+			p.place = p.place.plus(p.descs[s.head], q.size)
+			p.release(s.head)
+		}
 	}
 	q.used += uint16(len(q.batch))
 	q.batch = q.batch[:0]

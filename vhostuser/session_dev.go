@@ -11,13 +11,7 @@ import (
 // ownFeatures are the feature bits that are the session's, not the device's.
 const ownFeatures = FeatureProtocol | FeatureLogAll
 
-func (s *Session) offered() uint64 {
-	f := s.dev.Features() | ownFeatures
-	if s.opt.Keep != nil {
-		f &^= featureRingPacked // the record of requests in flight is one of split rings
-	}
-	return f
-}
+func (s *Session) offered() uint64 { return s.dev.Features() | ownFeatures }
 
 func (s *Session) getFeatures(*Message) ([]byte, error) {
 	return AppendU64(nil, s.offered()), nil

@@ -106,13 +106,8 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 	return nil, nil
 }
 
-// recordOf is the record of ring i, nil for none. There is none of packed rings.
-func (s *Session) recordOf(i int) *RingRecord {
-	if s.packed() {
-		return nil
-	}
-	return s.record.Ring(i)
-}
+// recordOf is the record of ring i, nil for none.
+func (s *Session) recordOf(i int) *RingRecord { return s.record.Ring(i) }
 
 // attach makes r the session's record. No ring runs.
 func (s *Session) attach(r *Record) {

@@ -46,18 +46,19 @@ type Packed struct {
 	driverEvent guestmem.Uint32 // where the driver wants a call
 	deviceEvent guestmem.Uint32 // where we want a kick
 
-	next     place     // the descriptor that Pop takes next
-	used     place     // where the next used descriptor goes, with what is staged
-	shown    place     // the same, as the driver sees it
-	staged   uint16    // descriptors from shown to used
-	taken    uint16    // descriptors from shown to next
-	chains   []uint16  // by buffer id: the chain's descriptors, 0 when not in flight
-	first    uint32    // id and flags at shown, held back until Publish
-	wish     uint32    // our event word as the driver sees it
-	wishSeen bool      // it is known to be there
-	fresh    bool      // nothing was published yet
-	log      *dirtyLog // nil: nothing is logged
-	descLog  uint64    // guest address of desc
+	next     place       // the descriptor that Pop takes next
+	used     place       // where the next used descriptor goes, with what is staged
+	shown    place       // the same, as the driver sees it
+	staged   uint16      // descriptors from shown to used
+	taken    uint16      // descriptors from shown to next
+	chains   []uint16    // by buffer id: the chain's descriptors, 0 when not in flight
+	first    uint32      // id and flags at shown, held back until Publish
+	wish     uint32      // our event word as the driver sees it
+	wishSeen bool        // it is known to be there
+	fresh    bool        // nothing was published yet
+	log      *dirtyLog   // nil: nothing is logged
+	raw      [][2]uint64 // of the chain popped last; nil: nobody wants it
+	descLog  uint64      // guest address of desc
 	broken   error
 }
 
@@ -87,6 +88,19 @@ func (p place) plus(n, size uint16) place {
 	return place{uint16(i), p.wrap}
 }
 
+// ahead is how many descriptors lie between the one to be used next and the one
+// to be taken next, in a ring of size.
+func ahead(next, used place, size uint16) (uint16, error) {
+	n := int(next.index) - int(used.index)
+	if next.wrap != used.wrap {
+		n += int(size)
+	}
+	if next.index >= size || used.index >= size || n < 0 || n > int(size) {
+		return 0, fmt.Errorf("descriptors %d (next available) and %d (next used) make no sense in a packed ring of %d", next.index, used.index, size)
+	}
+	return uint16(n), nil
+}
+
 // available says whether flags are those of a descriptor that the driver has made
 // available here.
 func (p place) available(flags uint16) bool {
@@ -113,15 +127,10 @@ func NewPacked(cfg RingConfig) (*Packed, error) {
 	}
 	q.shown = q.used
 	q.log = newDirtyLog(&cfg)
-	ahead := int(q.next.index) - int(q.used.index)
-	if q.next.wrap != q.used.wrap {
-		ahead += n
-	}
-	if int(q.next.index) >= n || int(q.used.index) >= n || ahead < 0 || ahead > n {
-		return nil, fmt.Errorf("base %#x: descriptors %d (next available) and %d (next used) make no sense in a packed ring of %d", cfg.Base, q.next.index, q.used.index, n)
-	}
-	q.taken = uint16(ahead)
 	var err error
+	if q.taken, err = ahead(q.next, q.used, q.size); err != nil {
+		return nil, fmt.Errorf("base %#x: %w", cfg.Base, err)
+	}
 	if q.desc, err = ringPart(cfg.Mem, "descriptor ring", cfg.Desc, n*descBytes, 16); err != nil {
 		return nil, err
 	}
@@ -142,8 +151,10 @@ func NewPacked(cfg RingConfig) (*Packed, error) {
 // driver's release of the flags of a chain's first descriptor
 // (virtqueue_add_packed in drivers/virtio/virtio_ring.c does virtio_wmb before
 // it stores them): the whole chain can be read once it shows.
-func (q *Packed) load() uint16 {
-	return uint16(guestmem.Uint32At(q.desc, int(q.next.index)*descBytes+packedWord).Load() >> 16)
+func (q *Packed) load() uint16 { return q.flagsAt(q.next.index) }
+
+func (q *Packed) flagsAt(index uint16) uint16 {
+	return uint16(guestmem.Uint32At(q.desc, int(index)*descBytes+packedWord).Load() >> 16)
 }
 
 // Pop is Queue.Pop. A ring is broken when more descriptors are available than
@@ -184,6 +195,9 @@ func (q *Packed) walk(c *Chain, flags uint16) (n uint16, err error) {
 		badAt uint16
 	)
 	writes, at := false, q.next
+	if q.raw != nil {
+		q.raw = q.raw[:0]
+	}
 	for {
 		if n == q.size-q.taken {
 			return 0, fmt.Errorf("available descriptor %d: its chain runs into descriptors that are in flight", at.index)
@@ -193,6 +207,9 @@ func (q *Packed) walk(c *Chain, flags uint16) (n uint16, err error) {
 		addr, rest := binary.LittleEndian.Uint64(d), binary.LittleEndian.Uint64(d[packedLen:])
 		if n > 1 {
 			flags = uint16(rest >> 48)
+		}
+		if q.raw != nil {
+			q.raw = append(q.raw, [2]uint64{addr, uint64(uint32(rest)) | uint64(flags)<<32})
 		}
 		if bad == nil {
 			bad, badAt = q.element(c, n, addr, uint32(rest), flags, &writes), at.index

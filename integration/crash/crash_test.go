@@ -51,7 +51,6 @@ type trial struct {
 	rng         *rand.Rand
 	nextID      uint64
 	tally       *tally
-	split       bool // no packed rings
 	inflight    bool // a record of requests in flight
 }
 
@@ -128,7 +127,7 @@ func (c *trial) connect(queues int) (*frontend.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes, Packed: !c.split && c.rng.IntN(2) == 1, Inflight: c.inflight})
+	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes, Packed: c.rng.IntN(2) == 1, Inflight: c.inflight})
 }
 
 func (c *trial) count(l *load) {

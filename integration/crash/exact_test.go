@@ -234,7 +234,6 @@ func (c *trial) visit(before []zoneView, v visitor) ([]zoneView, error) {
 
 // runKept makes so many visits on one image.
 func (c *trial) runKept(visits int, disturb func(k *kept, g *guest, visit int) error) error {
-	c.split = true // packed ones are not offered under a keeper
 	before, err := c.g.create(c.binary, c.dir)
 	if err != nil {
 		return err

@@ -104,7 +104,7 @@ func TestKillAndReconnect(t *testing.T) {
 }
 
 func (c *trial) runReconnecting(visits int) error {
-	c.split, c.inflight = true, true
+	c.inflight = true
 	before, err := c.g.create(c.binary, c.dir)
 	if err != nil {
 		return err

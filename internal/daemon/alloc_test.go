@@ -11,7 +11,7 @@ import (
 // A request allocates nothing, from the guest's ring to the file and back:
 // AllocsPerRun counts what all goroutines of the process allocate.
 func TestNoAllocationsEndToEnd(t *testing.T) {
-	for name, o := range map[string]frontend.Options{"split": {}, "packed": {Packed: true}, "recorded": {Inflight: true}} {
+	for name, o := range map[string]frontend.Options{"split": {}, "packed": {Packed: true}, "recorded": {Inflight: true}, "packed, recorded": {Packed: true, Inflight: true}} {
 		t.Run(name, func(t *testing.T) { noAllocations(t, o) })
 	}
 }

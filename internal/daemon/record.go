@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"hash/crc32"
 
 	"github.com/zvhost/zvhost/backend"
@@ -10,26 +11,18 @@ import (
 	"github.com/zvhost/zvhost/virtio"
 )
 
-// errRecordRing is a record of requests in flight where there can be none.
-var errRecordRing = errors.New("requests in flight are recorded for split rings only")
-
 // pickUp goes on where the record of requests in flight says that another process
 // has left the ring; in a ring that nobody has served it does nothing. What was in
 // flight is submitted again, in the order in which it came.
 func (w *worker) pickUp() error {
-	q, ok := w.queue.(*virtio.Split)
-	if !ok {
-		return errRecordRing
-	}
 	w.rec.SetUser(w.dev.user)
-	base, heads, err := w.rec.Begin(&w.ring, q.Used())
+	heads, retake, err := w.begin()
 	if err != nil {
 		return err
 	}
-	q.Rebase(base)
 	for _, head := range heads {
 		r := &w.reqs[w.free[len(w.free)-1]]
-		if err := q.Retake(head, &r.Chain); err != nil {
+		if err := retake(head, &r.Chain); err != nil {
 			return err
 		}
 		w.free = w.free[:len(w.free)-1]
@@ -49,6 +42,28 @@ func (w *worker) pickUp() error {
 	// Whoever was here may have died between an answer and its call.
 	signalFD(w.ring.Call)
 	return nil
+}
+
+// begin begins with the record, and puts the queue where it says. heads are those
+// of what is in flight, and retake takes one of them again.
+func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Chain) error, err error) {
+	switch q := w.queue.(type) {
+	case *virtio.Split:
+		var base uint16
+		if base, heads, err = w.rec.Begin(&w.ring, q.Used()); err == nil {
+			q.Rebase(base)
+		}
+		return heads, q.Retake, err
+	case *virtio.Packed:
+		var base uint32
+		if base, heads, err = w.rec.BeginPacked(&w.ring, q.Passed); err == nil {
+			err = q.Rebase(base)
+		}
+		q.KeepRaw()
+		w.packed = q
+		return heads, func(id uint16, c *virtio.Chain) error { return q.Retake(id, w.rec.Held(id), c) }, err
+	}
+	panic(fmt.Sprintf("daemon: a queue of an unknown format, %T", w.queue))
 }
 
 // Adopt implements vhostuser.Device.

@@ -26,6 +26,8 @@ type worker struct {
 	queue virtio.Queue
 	lane  *backend.Lane
 	rec   *vhostuser.RingRecord // of what is in flight; nil: nobody is to know
+	// packed is queue, where that is a packed one and there is a record.
+	packed *virtio.Packed
 
 	// reqs are one request more than the ring has entries: when all entries are in
 	// flight there is still one to pop with, and Pop then says that a guest which
@@ -244,6 +246,9 @@ func (w *worker) take() (taken int, err error) {
 		taken++
 		w.free = w.free[:len(w.free)-1]
 		if w.rec != nil {
+			if w.packed != nil {
+				w.rec.Hold(r.Chain.Head, w.packed.Raw())
+			}
 			r.Mark = (*backend.Mark)(w.rec.Take(r.Chain.Head))
 		}
 		if w.dev.Decode(r) {

@@ -74,7 +74,7 @@ func (d *Disk) Reconnect(c *Client) error {
 	}
 	for _, q := range d.queues {
 		if err == nil {
-			err = q.start(uint32(q.ring.DeviceIdx()))
+			err = q.start(q.ring.Rewound())
 		}
 	}
 	if err == nil && c.Protocol&vhostuser.ProtocolStatus != 0 {

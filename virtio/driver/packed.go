@@ -113,6 +113,10 @@ func (r *packed) Err() error { return r.err }
 // Base is format.Base.
 func (r *packed) Base() uint32 { return uint32(r.avail.encode()) | uint32(r.avail.encode())<<16 }
 
+// Rewound is format.Rewound. What is used and not harvested yet counts as in
+// flight: the ring does not say how far that goes.
+func (r *packed) Rewound() uint32 { return uint32(r.used.encode()) | uint32(r.used.encode())<<16 }
+
 // StartAt is format.StartAt. The descriptors look as they do when everything up
 // to there was used: those from there on have the wrap counter of the lap before.
 func (r *packed) StartAt(base uint32) {

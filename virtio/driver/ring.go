@@ -96,6 +96,9 @@ type format interface {
 	// Base is where a device begins that takes the ring over with nothing in
 	// flight: what SET_VRING_BASE says.
 	Base() uint32
+	// Rewound is where a device begins that takes everything in flight anew: behind
+	// what was used.
+	Rewound() uint32
 	// StartAt makes an unused ring begin elsewhere than at its beginning, with the
 	// device's base the same: as after a reconnect, or to have indices wrap around
 	// soon.

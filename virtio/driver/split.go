@@ -167,6 +167,9 @@ func (r *split) DisableCalls() {
 // Base is format.Base.
 func (r *split) Base() uint32 { return uint32(r.published) }
 
+// Rewound is format.Rewound.
+func (r *split) Rewound() uint32 { return uint32(r.usedIdx.Load()) }
+
 // StartAt is format.StartAt.
 func (r *split) StartAt(base uint32) {
 	idx := uint16(base)
