@@ -26,10 +26,38 @@ type Options struct {
 	// Direct has data moved past the host's page cache. Zoned block devices are
 	// always used so.
 	Direct bool
+	// Format is what the file has to be; empty for whatever it is.
+	Format Format
 	// Window is the part of a zoned block device to serve; nil for all of it.
 	Window *Window
 
 	wrap func(store) store // tests: what is put over an image's file
+}
+
+// Format says what a file is to be taken for.
+type Format string
+
+// The formats of files.
+const (
+	FormatAny Format = "" // what Probe finds
+	// FormatRaw is an ordinary disk, whatever stands in it: a guest can write into
+	// its own disk what makes a file an image.
+	FormatRaw   Format = "raw"
+	FormatZoned Format = "zoned" // a zoned image or drive, and nothing else
+)
+
+// check says whether a file that was found to be kind may be opened as f, and as
+// what kind.
+func (f Format) check(path string, kind Kind) (Kind, error) {
+	switch {
+	case f == FormatRaw && kind == KindZonedDevice:
+		return 0, fmt.Errorf("%s is a zoned drive, which is no ordinary disk: leave --format=raw out", path)
+	case f == FormatRaw:
+		return KindPlain, nil
+	case f == FormatZoned && kind == KindPlain:
+		return 0, fmt.Errorf("%s is neither a zoned image nor a zoned drive: see whether it is the right file, or make an image with 'zvhost create'", path)
+	}
+	return kind, nil
 }
 
 // Probe says what the file at path is. It reads, and never writes.
@@ -108,6 +136,9 @@ const blkGetZoneSize = 2<<30 | 4<<16 | 0x12<<8 | 132
 // one writer, or any number of readers, can have it open.
 func Open(path string, o Options) (Disk, error) {
 	kind, err := Probe(path)
+	if err == nil {
+		kind, err = o.Format.check(path, kind)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -58,6 +58,9 @@ One front-end at a time: another one that connects meanwhile is let in if the
 first leaves within two seconds, and disconnected otherwise. When a front-end
 leaves, the next may come; with a connected socket in --fd, zvhost ends then.
 
+A guest can write into its ordinary disk what makes the file a zoned image the
+next time it is served; --format raw serves it as it was, whatever stands in it.
+
 --aio has QEMU's names; native is linux-aio, which wants --cache=direct.
 
 A socket file that no process listens on any more is replaced. Under systemd
@@ -75,6 +78,7 @@ socket activation the handed-over socket is used.`,
 	opts.addConventional(fs)
 	fs.IntVar(&opts.config.Queues, "queues", 1, "offer `N` request queues; give the front-end as many")
 	fs.StringVar(&opts.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
+	fs.StringVar((*string)(&opts.config.Format), "format", "", "what FILE has to be: raw (ordinary) or zoned (default: what it is)")
 	fs.StringVar((*string)(&opts.config.AIO), "aio", "", "`ENGINE` for I/O: io_uring (default where the kernel has it), native or threads")
 	fs.DurationVar(&opts.config.PollMax, "poll-max", daemon.DefaultPollMax, "look so long, a `TIME`, for more work before sleeping; 0: never")
 	fs.StringVar((*string)(&opts.config.Cache), "cache", "", "host page cache: buffered or direct (default: direct for zoned drives only)")

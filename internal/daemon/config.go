@@ -51,6 +51,8 @@ type Config struct {
 	ReadOnly bool
 	Queues   int    // request queues offered, 1 to vhostuser.MaxQueues
 	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
+	// Format is what BlkFile has to be; empty for whatever it is.
+	Format backend.Format
 	// Cache says whether the host's page cache stands between guests and BlkFile.
 	Cache Cache
 	// PollMax is how long a queue looks for more work before it sleeps, at most; 0
@@ -106,6 +108,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--socket-mode=%#o: must be permission bits, 0 to 0777", uint32(c.SocketMode))
 	case c.Create != nil && c.ReadOnly:
 		return errors.New("--create and --read-only exclude each other: a new image has nothing to read")
+	case c.Format != backend.FormatAny && c.Format != backend.FormatRaw && c.Format != backend.FormatZoned:
+		return fmt.Errorf("--format=%s: must be raw or zoned", c.Format)
+	case c.Create != nil && c.Format == backend.FormatRaw:
+		return errors.New("--create and --format=raw exclude each other: what --create makes is a zoned image")
 	case c.Cache != CacheDefault && c.Cache != CacheBuffered && c.Cache != CacheDirect:
 		return fmt.Errorf("--cache=%s: must be direct or buffered", c.Cache)
 	case c.PollMax < 0 || c.PollMax > maxPollMax:
@@ -174,7 +180,7 @@ func (c *Config) openStorage() (backend.Disk, error) {
 			return nil, fmt.Errorf("--cache=buffered: %s is a zoned drive, which takes writes in order: it cannot be used through the page cache; leave --cache out", c.BlkFile)
 		}
 	}
-	return backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Window: c.Window})
+	return backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window})
 }
 
 // matches returns an error that says what differs unless the image at path has
