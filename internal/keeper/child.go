@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,9 @@ func (s *store) command(self, args []string) *exec.Cmd {
 	// step is this version's. The program that it becomes is looked up anew.
 	cmd := exec.Command("/proc/self/exe", append(append([]string{}, self...), args...)...)
 	cmd.Args[0] = os.Args[0]
+	// A keeper that is killed takes the child along: one that nobody keeps would hold
+	// the image against the keeper that is started next.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGINT}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(plainEnviron(), "NOTIFY_SOCKET="+s.addr, "FDSTORE="+strconv.Itoa(capacity))
 	cmd.ExtraFiles = append(append([]*os.File{}, s.fixed...), s.kept...)

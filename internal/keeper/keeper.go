@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +38,9 @@ type Options struct {
 // its status. A program that dies is started again, and finds the descriptors
 // that it had stored.
 func Run(o Options) (status int, err error) {
+	// The child is told of the death of the thread that has started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	s, err := newStore(o.Log, upstream())
 	if err != nil {
 		return 1, err
