@@ -54,6 +54,10 @@ type driveZone struct {
 	stale bool       // word may be wrong, and could not be read again
 	stand bool       // a lane has the line begin to move with its next Start
 	line  reqList    // who waits for the zone, first come first served
+	// What is to be finished before anything else: marks whose requests have not
+	// come, and requests that have (drive_resume.go).
+	owed  []*Mark
+	again []*Request
 }
 
 // A Window is a range of a drive's zones, both ends included.

@@ -61,6 +61,7 @@ func (d *drive) managed(r *Request) {
 	if to, err := transition(w.state(), events[r.Op], written != 0); err == nil { // else it failed since then
 		z.word.Store(uint64(pack(int(r.zone), to, written)))
 	}
+	r.Mark.done(0)
 	z.mu.Unlock()
 	lane := r.lane
 	d.release(z, lane)
@@ -82,7 +83,7 @@ func (d *drive) holdFrom(r *Request, i int) {
 	for ; i < len(d.zones); i++ {
 		z := &d.zones[i]
 		z.mu.Lock()
-		if z.busy || z.line.head != nil {
+		if z.busy || z.line.head != nil || len(z.owed) > 0 {
 			r.zone = int32(i)
 			z.line.push(r)
 			z.mu.Unlock()
@@ -177,6 +178,9 @@ func (d *drive) resetRunFailed(r *Request) {
 
 // letAllGo ends a reset-all and gives all zones back.
 func (d *drive) letAllGo(r *Request, err error) {
+	if err == nil {
+		r.Mark.done(0)
+	}
 	for i := range d.zones {
 		d.release(&d.zones[i], r.lane)
 	}

@@ -21,11 +21,15 @@ func (d *drive) issue(r *Request) {
 	}
 	r.clip, r.step, r.seg = r.clip[:0], stepWrite, 0
 	for m := r; m != nil; m = m.following(r) {
-		iov := m.Iov
+		iov, bytes := m.Iov, m.Bytes
+		if m.turn > 0 { // the rest of a write that another daemon had begun
+			iov, bytes = rest(iov, m.turn<<SectorShift), bytes-m.turn<<SectorShift
+		}
 		if !d.reach.has(iov) {
-			m.bounce = newBounce(m.Bytes)
+			m.bounce = newBounce(bytes)
+			have := iov
 			iov = m.bounce.iov[:]
-			if r.io.Err = gather(m.bounce.data, m.Iov); r.io.Err != nil {
+			if r.io.Err = gather(m.bounce.data, have); r.io.Err != nil {
 				d.wrote(r)
 				return
 			}
@@ -43,7 +47,7 @@ func (d *drive) issue(r *Request) {
 			r.clip = append(r.clip, v)
 		}
 	}
-	d.issuePart(r, d.offset(uint64(r.zone)<<d.rules.shift+r.from))
+	d.issuePart(r, d.offset(uint64(r.zone)<<d.rules.shift+r.from+r.turn))
 }
 
 // issuePart starts the I/O of the next vectors of r.clip, from the one numbered

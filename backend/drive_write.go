@@ -25,7 +25,7 @@ func (d *drive) writePlain(r *Request) {
 		r.lane.finish(r, nil)
 		return
 	}
-	r.from, r.end = d.rules.offset(r.Sector), d.rules.offset(r.Sector)+r.Bytes>>SectorShift
+	r.from, r.turn, r.end = d.rules.offset(r.Sector), 0, d.rules.offset(r.Sector)+r.Bytes>>SectorShift
 	r.step = stepIssue
 	d.issue(r)
 }
@@ -86,7 +86,7 @@ func (d *drive) run(r *Request, lane *Lane) {
 // gives it the zone; nil when nobody may. Those that end without any I/O are
 // posted to their lanes.
 func (d *drive) next(z *driveZone) *Request {
-	if z.busy {
+	if z.busy || len(z.owed) > 0 {
 		return nil
 	}
 	for r := z.line.pop(); r != nil; r = z.line.pop() {
@@ -97,6 +97,9 @@ func (d *drive) next(z *driveZone) *Request {
 			r.step = stepResetAll
 		case z.stale:
 			r.step, r.cause = stepLookFirst, nil
+		case r.Mark != nil && (r.Op == OpWrite || r.Op == OpAppend) && r.Mark.load().what == markAt:
+			done, err = d.admitAgain(z, r, word(z.word.Load()).written())
+			r.step = stepIssue
 		case r.Op == OpWrite || r.Op == OpAppend:
 			err = d.admit(z, r, word(z.word.Load()).written())
 			done = r.Bytes == 0
@@ -144,8 +147,11 @@ func (d *drive) admit(z *driveZone, r *Request, at uint64) error {
 	case sectors > z.capSecs-from:
 		return ErrZoneInvalid
 	}
-	r.from, r.end = from, from+sectors
+	r.from, r.end, r.turn = from, from+sectors, 0
 	r.AppendSector = uint64(r.zone)<<d.rules.shift + from
+	if sectors > 0 {
+		r.Mark.at(r.AppendSector, sectors)
+	}
 	return nil
 }
 
@@ -228,11 +234,13 @@ func (d *drive) settle(r *Request, outcome func(m *Request) error) {
 	if outcome != nil {
 		err = outcome(r)
 	}
+	r.marked(z, err)
 	for m := followers.pop(); m != nil; m = followers.pop() {
 		var err error
 		if outcome != nil {
 			err = outcome(m)
 		}
+		m.marked(z, err)
 		d.leave(m, err)
 	}
 	if z.typ != ZoneConventional {
@@ -242,4 +250,15 @@ func (d *drive) settle(r *Request, outcome func(m *Request) error) {
 		err = d.errorOf(r, err)
 	}
 	lane.finish(r, err)
+}
+
+// marked notes the outcome of a write before anybody else gets its zone.
+func (r *Request) marked(z *driveZone, err error) {
+	switch {
+	case z.typ == ZoneConventional:
+	case err == nil:
+		r.Mark.done(r.AppendSector)
+	default:
+		r.Mark.failed()
+	}
 }

@@ -81,10 +81,10 @@ func (m *Mark) load() mark {
 // the same time have no order ("Device Operation").
 type marker interface {
 	Disk
-	run() uint64
+	user() uint64
 	renew() error
-	claim(m *Mark)
-	release(m *Mark)
+	reserve(m *Mark)
+	disown(m *Mark)
 	resume(r *Request)
 }
 
@@ -92,7 +92,7 @@ type marker interface {
 // stays the same when the daemon dies. 0 where it makes no difference.
 func Run(d Disk) uint64 {
 	if d, ok := d.(marker); ok {
-		return d.run()
+		return d.user()
 	}
 	return 0
 }
@@ -105,7 +105,7 @@ func Renew(d Disk) (run uint64, err error) {
 		if err := d.renew(); err != nil {
 			return 0, err
 		}
-		return d.run(), nil
+		return d.user(), nil
 	}
 	return 0, nil
 }
@@ -120,13 +120,13 @@ func Claim(d Disk, run uint64, marks []*Mark) {
 	for _, m := range marks {
 		switch m.load().what {
 		case markAt:
-			if ok && run == k.run() {
-				k.claim(m)
+			if ok && run == k.user() {
+				k.reserve(m)
 			} else if ok {
 				m.failed()
 			}
 		case markPast:
-			if ok && run != k.run() {
+			if ok && run != k.user() {
 				m.failed()
 			}
 		}
@@ -137,7 +137,7 @@ func Claim(d Disk, run uint64, marks []*Mark) {
 // for it. What it had written is cleared.
 func Release(d Disk, m *Mark) {
 	if d, ok := d.(marker); ok {
-		d.release(m)
+		d.disown(m)
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 // takes that place and is written anew, in full. docs/restart.md has the
 // argument.
 
-// run implements marker.
-func (d *zoned) run() uint64 { return d.img.run() }
+// user implements marker.
+func (d *zoned) user() uint64 { return d.img.run() }
 
 // renew implements marker.
 func (d *zoned) renew() error { return d.img.renew() }
@@ -47,8 +47,8 @@ func (img *image) renew() error {
 	return nil
 }
 
-// claim implements marker.
-func (d *zoned) claim(m *Mark) {
+// reserve implements marker.
+func (d *zoned) reserve(m *Mark) {
 	was := m.load()
 	i := int(was.sector >> d.shift)
 	r := &Request{Op: OpWrite, Sector: was.sector, Bytes: was.sectors << SectorShift, Mark: m, zone: int32(i)}
@@ -137,8 +137,8 @@ func (d *zoned) claimed(m *Mark) *Request {
 	return r
 }
 
-// release implements marker.
-func (d *zoned) release(m *Mark) {
+// disown implements marker.
+func (d *zoned) disown(m *Mark) {
 	if r := d.claimed(m); r != nil {
 		d.giveUp(r)
 	}

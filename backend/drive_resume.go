@@ -1,0 +1,162 @@
+package backend
+
+import (
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file finishes what another daemon had begun on a drive when it died, from
+// the marks that it left (mark.go). The drive itself knows how far each write came:
+// its write pointer. A zone that has writes to be finished is kept for them, until
+// all have come; then they go first, in the order of their addresses, each from
+// where the write pointer stands. docs/restart.md has the argument.
+
+// user and renew implement marker. A drive has no place to count its users in: whose
+// write pointer has passed a write's end is taken for it.
+func (d *drive) user() uint64 { return 0 }
+func (d *drive) renew() error { return nil }
+
+// reserve implements marker.
+func (d *drive) reserve(m *Mark) {
+	was := m.load()
+	i := int(was.sector >> d.rules.shift)
+	from := d.rules.offset(was.sector)
+	if d.info.ReadOnly || was.sector >= d.info.CapacitySectors || d.conventional(i) ||
+		was.sectors == 0 || was.sectors > d.zones[i].capSecs || from+was.sectors > d.zones[i].capSecs {
+		m.failed()
+		return
+	}
+	z := &d.zones[i]
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	switch w := word(z.word.Load()); {
+	case w.state() == ReadOnly || w.state() == Offline:
+		m.failed()
+	case w.written() >= from+was.sectors:
+		m.done(was.sector)
+	default:
+		z.owed = append(z.owed, m)
+	}
+}
+
+// settleOwed takes m out of what zone z, whose lock is held, is kept for, and says
+// whether it was there. With the last one those that have come get in line.
+func (z *driveZone) settleOwed(m *Mark) bool {
+	i := slices.Index(z.owed, m)
+	if i < 0 {
+		return false
+	}
+	z.owed = slices.Delete(z.owed, i, i+1)
+	if len(z.owed) > 0 {
+		return true
+	}
+	slices.SortFunc(z.again, func(a, b *Request) int {
+		if a.from < b.from {
+			return -1
+		}
+		return 1
+	})
+	for _, r := range slices.Backward(z.again) {
+		z.line.pushFront(r)
+	}
+	z.again = nil
+	return true
+}
+
+// forgo gives up m, whose zone i may go on then.
+func (d *drive) forgo(m *Mark, i int, lane *Lane) {
+	if i < 0 || i >= len(d.zones) {
+		return
+	}
+	z := &d.zones[i]
+	z.mu.Lock()
+	var next *Request
+	if z.settleOwed(m) {
+		m.failed()
+		next = d.next(z)
+	}
+	z.mu.Unlock()
+	d.run(next, lane)
+}
+
+// disown implements marker.
+func (d *drive) disown(m *Mark) {
+	if was := m.load(); was.what == markAt {
+		d.forgo(m, int(was.sector>>d.rules.shift), nil)
+	}
+}
+
+// resume implements marker.
+func (d *drive) resume(r *Request) {
+	switch was := r.Mark.load(); was.what {
+	case markAt:
+		d.readmit(r, was)
+	case markDone:
+		r.AppendSector = was.sector
+		d.stable(r)
+	default:
+		d.fail(r, ErrIO)
+	}
+}
+
+// readmit puts r, a write with an address, among those that come first in its zone.
+func (d *drive) readmit(r *Request, was mark) {
+	i := int(was.sector >> d.rules.shift)
+	err := d.rules.write(d, r)
+	if err != nil || int(r.zone) != i || r.Bytes != was.sectors<<SectorShift || r.Op == OpWrite && r.Sector != was.sector {
+		d.forgo(r.Mark, i, r.lane)
+		d.fail(r, ErrIO) // not the request that it was: the guest has changed it in flight
+		return
+	}
+	z := &d.zones[i]
+	z.mu.Lock()
+	if !slices.Contains(z.owed, r.Mark) {
+		z.mu.Unlock()
+		d.fail(r, ErrIO)
+		return
+	}
+	r.from = d.rules.offset(was.sector)
+	r.end = r.from + was.sectors
+	z.again = append(z.again, r)
+	z.settleOwed(r.Mark)
+	next := d.next(z)
+	z.mu.Unlock()
+	d.run(next, r.lane)
+}
+
+// admitAgain is admit for a write that has an address, in zone z, whose lock is held
+// and whose write pointer is at sector at. done says that all of it is there.
+func (d *drive) admitAgain(z *driveZone, r *Request, at uint64) (done bool, err error) {
+	switch {
+	case at >= r.end:
+		r.AppendSector = uint64(r.zone)<<d.rules.shift + r.from
+		r.Mark.done(r.AppendSector)
+		return true, nil
+	case at < r.from:
+		// What stood before it has failed. It was told nobody where it is.
+		r.Mark.Clear()
+		return false, d.admit(z, r, at)
+	}
+	if _, err := transition(word(z.word.Load()).state(), evWrite, true); err != nil {
+		return false, err
+	}
+	r.AppendSector = uint64(r.zone)<<d.rules.shift + r.from
+	r.turn = at - r.from
+	return false, nil
+}
+
+// rest is iov without its first n bytes.
+func rest(iov []unix.Iovec, n uint64) []unix.Iovec {
+	var left []unix.Iovec
+	for _, v := range iov {
+		k := min(n, v.Len)
+		n -= k
+		if v.Len -= k; v.Len > 0 {
+			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), k))
+			left = append(left, v)
+		}
+	}
+	return left
+}

@@ -1,0 +1,159 @@
+package backend
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// A daemon dies with writes and appends in flight on a drive, some of which the
+// drive has carried out, one perhaps in part: the next one finishes each where it
+// was, once.
+func TestDriveResumesWrites(t *testing.T) {
+	for seed := range uint64(300) {
+		if err := resumeDrive(t, rand.New(rand.NewPCG(seed, 1))); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+func resumeDrive(t *testing.T, rng *rand.Rand) error {
+	g := small
+	before := newFakeDrive(t, g, nil, nil)
+	e := &fakeEngine{dev: before.dev, hold: func(op *engine.Op) bool { return op.Code == engine.Writev }}
+	lane, err := NewLane(func(func()) (engine.Engine, error) { return e, nil })
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lane.Close() }()
+	const zone = 3
+	start := uint64(zone) * g.ZoneSectors
+	var all []*Request
+	answered := map[*Request]bool{}
+	guess := uint64(0)
+	for id := range 2 + rng.IntN(8) {
+		n := uint64(1 + rng.IntN(8))
+		r := request(OpAppend, start, pattern(byte(id+1), int(n)*SectorSize))
+		if rng.IntN(2) == 0 {
+			r.Op, r.Sector = OpWrite, start+guess
+		}
+		guess += n
+		r.Mark, r.Tag = new(Mark), uint32(id)
+		all = append(all, r)
+		lane.Submit(before, r)
+		lane.Start()
+		for len(e.kept) > 0 && rng.IntN(3) == 0 {
+			e.release()
+		}
+		for done := lane.Done(); done != nil; done = lane.Done() {
+			answered[done] = true
+		}
+	}
+	if len(e.kept) > 0 && rng.IntN(2) == 0 { // in part, or whole, and nobody hears of it
+		op := *e.kept[0]
+		landed := rng.Int64N(op.Len>>SectorShift+1) << SectorShift
+		before.dev.failing(engine.Writev, landed>>SectorShift, unix.EIO)
+		before.dev.do(&op)
+		before.dev.fault = nil
+	}
+
+	d := openFakeDrive(t, g, before.dev, nil, false)
+	c := newClient(t, d)
+	var again []*Request
+	var marks []*Mark
+	for _, was := range all {
+		if answered[was] {
+			continue
+		}
+		r := request(was.Op, was.Sector, pattern(byte(was.Tag+1), int(was.Bytes)))
+		r.Mark, r.Tag = was.Mark, was.Tag
+		again, marks = append(again, r), append(marks, r.Mark)
+	}
+	if len(marks) == 0 {
+		return nil
+	}
+	Claim(d, Run(d), marks)
+	late := request(OpAppend, start, pattern(200, SectorSize))
+	if marks[0].load().what == markAt && (len(marks) == 1 || again[1].Op == OpAppend && len(again) == 2) {
+		c.submit(late) // somebody else: it goes behind those that have an address
+	}
+	rng.Shuffle(len(again), func(i, j int) {
+		if again[i].Mark.load().what == markAt && again[j].Mark.load().what == markAt {
+			again[i], again[j] = again[j], again[i]
+		}
+	})
+	for _, r := range again {
+		c.lane.Resume(d, r)
+	}
+	if late.lane == nil {
+		c.submit(late)
+	}
+	c.lane.Start()
+	for range len(again) + 1 {
+		if r := c.wait(); r.Err != nil && r != late {
+			return fmt.Errorf("request %d, %v: %w", r.Tag, r.Op, r.Err)
+		}
+	}
+	content := c.read(start, int(guess+1)*SectorSize)
+	seen := map[byte]uint64{}
+	for at := range guess + 1 {
+		b := content[at*SectorSize]
+		if at > 0 && b != content[(at-1)*SectorSize] && seen[b] != 0 {
+			return fmt.Errorf("request %d stands there twice", b-1)
+		}
+		seen[b]++
+	}
+	for _, r := range all {
+		if seen[byte(r.Tag+1)] != r.Bytes>>SectorShift {
+			return fmt.Errorf("request %d has %d sectors, not %d", r.Tag, seen[byte(r.Tag+1)], r.Bytes>>SectorShift)
+		}
+	}
+	return late.Err
+}
+
+// What is claimed and never comes does not keep the zone; what cannot be is
+// refused.
+func TestDriveClaims(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c := newClient(t, d)
+	if _, err := c.append(256, pattern(1, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	d = openFakeDrive(t, small, d.dev, nil, false)
+	c = newClient(t, d)
+	landed, lost, other := inFlightAt(256, 8), inFlightAt(256+8, 8), inFlightAt(3*128, 8)
+	bad := []*Mark{inFlightAt(0, 8), inFlightAt(1<<40, 8), inFlightAt(512, 0), inFlightAt(256+92, 8), inFlightAt(256, 1<<60)}
+	Claim(d, Run(d), append([]*Mark{landed, lost, other}, bad...))
+	wantMark(t, landed, markDone)
+	for _, m := range bad {
+		wantMark(t, m, markFailed)
+	}
+	wait := request(OpAppend, 256, pattern(2, 4096))
+	c.submit(wait)
+	if c.lane.Done() != nil {
+		t.Error("it did not wait")
+	}
+	Release(d, lost)
+	Release(d, lost)
+	if r := c.wait(); r != wait || r.Err != nil || r.AppendSector != 256+8 {
+		t.Errorf("%v at %d, %v", r.Op, r.AppendSector, r.Err)
+	}
+	c.want(c.resume(request(OpRead, 3*128, pattern(0, 4096)), other), ErrIO)
+	if _, err := c.append(3*128, pattern(2, 4096)); err != nil {
+		t.Error(err)
+	}
+	for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset, OpResetAll} {
+		r := request(op, 256, nil)
+		r.Mark = new(Mark)
+		if err := c.do(r); err != nil {
+			t.Error(op, err)
+		}
+		if op != OpReset && r.Mark.load().what != markDone {
+			t.Errorf("%v is not marked", op)
+		}
+	}
+}
