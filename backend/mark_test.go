@@ -37,42 +37,42 @@ func TestMarksOfRequests(t *testing.T) {
 	path := newImage(t, small)
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	do := func(op Op, sector uint64, data []byte, ranges ...Range) (error, mark) {
+	do := func(op Op, sector uint64, data []byte, ranges ...Range) (mark, error) {
 		r := request(op, sector, data)
 		r.Ranges, r.Mark = ranges, new(Mark)
 		err := c.do(r)
-		return err, r.Mark.load()
+		return r.Mark.load(), err
 	}
 	data := pattern(1, 4096)
-	if err, m := do(OpAppend, 256, data); err != nil || m.what != markDone || m.sector != 256 || m.sectors != 8 {
+	if m, err := do(OpAppend, 256, data); err != nil || m.what != markDone || m.sector != 256 || m.sectors != 8 {
 		t.Errorf("append: %v, %+v", err, m)
 	}
-	if err, m := do(OpWrite, 264, data); err != nil || m.what != markDone || m.sector != 264 {
+	if m, err := do(OpWrite, 264, data); err != nil || m.what != markDone || m.sector != 264 {
 		t.Errorf("write: %v, %+v", err, m)
 	}
-	if err, m := do(OpWrite, 264, data); !errors.Is(err, ErrUnalignedWP) || m.what != markNone {
+	if m, err := do(OpWrite, 264, data); !errors.Is(err, ErrUnalignedWP) || m.what != markNone {
 		t.Errorf("write elsewhere: %v, %+v", err, m)
 	}
 	for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset} {
-		if err, m := do(op, 256, nil); err != nil || m.what != markDone {
+		if m, err := do(op, 256, nil); err != nil || m.what != markDone {
 			t.Errorf("%v: %v, %+v", op, err, m)
 		}
 	}
-	if err, m := do(OpClose, 256, nil); !errors.Is(err, ErrZoneInvalid) || m.what != markNone {
+	if m, err := do(OpClose, 256, nil); !errors.Is(err, ErrZoneInvalid) || m.what != markNone {
 		t.Errorf("close of an empty zone: %v, %+v", err, m)
 	}
-	if err, m := do(OpResetAll, 0, nil); err != nil || m.what != markPast || m.zone != 16 {
+	if m, err := do(OpResetAll, 0, nil); err != nil || m.what != markPast || m.zone != 16 {
 		t.Errorf("reset of all: %v, %+v", err, m)
 	}
-	if err, m := do(OpSecureErase, 256, nil, Range{Sector: 256, Sectors: 256}, Range{Sector: 1792, Sectors: 128}); err != nil || m.what != markPast || m.zone != 15 || m.seg != 1 {
+	if m, err := do(OpSecureErase, 256, nil, Range{Sector: 256, Sectors: 256}, Range{Sector: 1792, Sectors: 128}); err != nil || m.what != markPast || m.zone != 15 || m.seg != 1 {
 		t.Errorf("erase: %v, %+v", err, m)
 	}
 	for _, op := range []Op{OpRead, OpFlush} {
-		if err, m := do(op, 0, data); err != nil || m.what != markNone {
+		if m, err := do(op, 0, data); err != nil || m.what != markNone {
 			t.Errorf("%v: %v, %+v", op, err, m)
 		}
 	}
-	if err, m := do(OpWrite, 0, data); err != nil || m.what != markNone {
+	if m, err := do(OpWrite, 0, data); err != nil || m.what != markNone {
 		t.Errorf("conventional: %v, %+v", err, m)
 	}
 	closeDisk(t, d, path)
