@@ -31,6 +31,8 @@ func FuzzMessage(f *testing.F) {
 		{SetMemTable, Version, AppendMemTable(nil, []guestmem.RegionDesc{region, region})},
 		{AddMemReg, Version, AppendMemReg(nil, region)},
 		{SetVringAddr, Version, ringAddr(1).Append(nil)},
+		{SetLogBase, Version, LogArea{64, 4096}.Append(nil)},
+		{SetDeviceStateFD, Version, StateTransfer{StateLoad, 0}.Append(nil)},
 		{GetVringBase, Version | FlagReply, VringState{1, 2}.Append(nil)},
 		{SetVringKick, Version, VringFile{1, true}.Append(nil)},
 		{SetConfig, Version, ConfigAccess{Offset: 32, Flags: 1, Data: []byte{1}}.Append(nil)},
@@ -77,6 +79,10 @@ func FuzzMessage(f *testing.F) {
 		back("vring state", err, state.Append(nil))
 		addr, err := ParseVringAddr(m.Payload)
 		back("vring addr", err, addr.Append(nil))
+		area, err := ParseLogArea(m.Payload)
+		back("log area", err, area.Append(nil))
+		transfer, err := ParseStateTransfer(m.Payload)
+		back("state transfer", err, transfer.Append(nil))
 		file, err := ParseVringFile(m.Payload)
 		back("vring file", err, file.Append(nil))
 		regions, err := ParseMemTable(m.Payload)

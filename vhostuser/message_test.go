@@ -40,6 +40,8 @@ func TestGoldenBytes(t *testing.T) {
 		{"vring addr", VringAddr{Index: 1, Flags: 1, Desc: 0x1000, Used: 0x3000, Avail: 0x2000, Log: 0x4000}.Append(nil),
 			"01000000 01000000 0010000000000000 0030000000000000 0020000000000000 0040000000000000"},
 		{"log", LogArea{Size: 0x20000, Offset: 0x1000}.Append(nil), "0000020000000000 0010000000000000"},
+		{"device state transfer", StateTransfer{Direction: StateLoad}.Append(nil), "01000000 00000000"},
+		{"config change of the back-end", Header{Request(BackConfigChange), Version, 0}.Append(nil), "02000000 01000000 00000000"},
 		{"vring file", VringFile{Index: 2}.Append(nil), "0200000000000000"},
 		{"vring file without fd", VringFile{Index: 255, NoFD: true}.Append(nil), "ff01000000000000"},
 		{"memory table", AppendMemTable(nil, []guestmem.RegionDesc{region, region}), "02000000 00000000" + regionHex + regionHex},

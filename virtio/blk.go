@@ -18,6 +18,8 @@ type BlkOptions struct {
 	// seg_max, for a request must fit a ring where indirect descriptors are not
 	// negotiated.
 	QueueSize uint16
+	// SplitRings keeps RING_PACKED from being offered.
+	SplitRings bool
 	// Serial is what GET_ID answers: at most 20 bytes of printable ASCII.
 	Serial string
 }
@@ -77,7 +79,9 @@ func NewBlk(disk backend.Disk, o BlkOptions) (*Blk, error) {
 	if err := checkInfo(b.info, segMax); err != nil {
 		return nil, err
 	}
-	b.offered = offer(b.info)
+	if b.offered = offer(b.info); o.SplitRings {
+		b.offered &^= FeatureRingPacked
+	}
 	b.config = configSpace(b.info, o.Queues, segMax)
 	b.capacity.Store(b.info.CapacitySectors)
 	return b, nil

@@ -88,6 +88,16 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
+func TestSplitRingsOnly(t *testing.T) {
+	b, err := virtio.NewBlk(zonedDisk(), virtio.BlkOptions{Queues: 1, SplitRings: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := b.Features(); f&driver.FeatureRingPacked != 0 || b.SetFeatures(f|driver.FeatureRingPacked) == nil {
+		t.Errorf("offers %s", virtio.FeatureString(f))
+	}
+}
+
 func TestSetFeatures(t *testing.T) {
 	for _, c := range []struct {
 		name string

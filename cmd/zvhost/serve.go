@@ -77,6 +77,7 @@ socket activation the handed-over socket is used.`,
 	fs := cmd.Flags()
 	opts.addConventional(fs)
 	fs.IntVar(&opts.config.Queues, "queues", 1, "offer `N` request queues; give the front-end as many")
+	fs.BoolVar(&opts.config.SplitRings, "split-rings", false, "offer no packed rings")
 	fs.StringVar(&opts.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
 	fs.StringVar((*string)(&opts.config.Format), "format", "", "what FILE has to be: raw (ordinary) or zoned (default: what it is)")
 	fs.StringVar((*string)(&opts.config.AIO), "aio", "", "`ENGINE` for I/O: io_uring (default where the kernel has it), native or threads")

@@ -61,6 +61,8 @@ type Config struct {
 	// AIO is what I/O is done with; empty for the best that the kernel has.
 	AIO engine.Kind
 
+	// SplitRings keeps packed rings from being offered to front-ends.
+	SplitRings bool
 	// ControlPath is where zvhost fault and zvhost zone set-state find the daemon;
 	// empty for nowhere.
 	ControlPath string

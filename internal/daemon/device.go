@@ -17,6 +17,8 @@ import (
 type DeviceOptions struct {
 	Queues int    // request queues, 1 to MaxQueues
 	Serial string // at most MaxSerialBytes
+	// SplitRings keeps packed rings from being offered.
+	SplitRings bool
 	// PollMax is how long queues look for more before they sleep, at most.
 	PollMax time.Duration
 	Engine  engine.Kind // what queues do their I/O with; empty: threads
@@ -49,7 +51,7 @@ type Device struct {
 // NewDevice makes a device of a disk. It does not own the disk: whoever opened
 // it closes it, after Close.
 func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
-	blk, err := virtio.NewBlk(disk, virtio.BlkOptions{Queues: o.Queues, Serial: o.Serial})
+	blk, err := virtio.NewBlk(disk, virtio.BlkOptions{Queues: o.Queues, Serial: o.Serial, SplitRings: o.SplitRings})
 	if err != nil {
 		return nil, err
 	}
