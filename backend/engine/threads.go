@@ -149,7 +149,7 @@ func (t *Threads) finish(op *Op) {
 
 // Reap implements Engine.
 func (t *Threads) Reap() *Op {
-	if t.reaped == nil {
+	if t.reaped == nil && t.finished.Load() != nil {
 		// Turn the stack over, so that what finished first is answered first.
 		for op := t.finished.Swap(nil); op != nil; {
 			next := op.next
