@@ -30,6 +30,7 @@ type guest struct {
 	load
 	over  atomic.Bool // no more requests
 	extra uint64      // where memory that comes and goes begins
+	cache byte        // the cache mode that was chosen: 0 for write-through
 	gone  *meeting    // where queues meet when the daemon is gone; nil: it never is
 }
 
@@ -84,8 +85,8 @@ func (g *guest) talk(rng *rand.Rand) error {
 		switch q := g.disk.Queue(rng.IntN(queues)); rng.IntN(5) {
 		case 0:
 			var b []byte
-			if b, err = c.Config(0, driver.BlkConfigBytes); err == nil && len(b) != driver.BlkConfigBytes {
-				err = fmt.Errorf("the configuration space has %d bytes", len(b))
+			if b, err = c.Config(0, driver.BlkConfigBytes); err == nil && b[writebackAt] != g.cache {
+				err = fmt.Errorf("the cache mode is %d, and %d was chosen", b[writebackAt], g.cache)
 			}
 		case 1:
 			var r *frontend.Region
@@ -161,6 +162,9 @@ func (k *kept) stop() error {
 	return k.cmd.Wait()
 }
 
+// writebackAt is where the cache mode stands in the configuration space.
+const writebackAt = 32
+
 // A visitor is one session of a guest, during which what disturb does to the daemon
 // makes no difference. idle kills it when there is nothing to do.
 type visitor struct {
@@ -185,6 +189,12 @@ func (c *trial) visit(before []zoneView, v visitor) ([]zoneView, error) {
 	defer func() { _ = g.disk.Abandon() }()
 	if v.reconnects {
 		g.gone = newMeeting(func() error { return g.redial(c.dir) })
+	}
+	if g.cache = 1; !v.reconnects && c.rng.IntN(3) == 0 {
+		g.cache = 0 // every write is a flush then
+		if err := g.disk.Client.SetConfig(writebackAt, []byte{0}); err != nil {
+			return nil, err
+		}
 	}
 	var group sync.WaitGroup
 	errs := make(chan error, queues+1)
