@@ -18,6 +18,7 @@ steps=(
 	"geometries" "integration/guests/geometries.sh"
 	"smallest disks" "integration/guests/small.sh"
 	"bad zones" "integration/guests/faults.sh"
+	"restarts" "integration/guests/restart.sh bin/zvhost 5"
 	"zoned drives" "integration/drives.sh short"
 	"power cuts" "integration/powercut.sh 10"
 )

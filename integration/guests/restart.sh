@@ -110,7 +110,7 @@ guest 'mkfs.ext4 -q /dev/vda; mkdir /x; mount -t ext4 /dev/vda /x'
 guest "$writers"
 for ((i = 0; i < kills; i++)); do
 	sleep "0.$((5 + RANDOM % 5))$((RANDOM % 10))"
-	run_stop p KILL || true
+	run_stop p KILL 2>/dev/null || true
 	plain
 	wait_for 20 "the front-end" grep -q "took features" "$VM_RUN/p.log"
 	: >"$VM_RUN/p.log"
