@@ -116,11 +116,14 @@ func (op *Op) left() []unix.Iovec {
 }
 
 // memoryFS says whether a file's data is memory of the kernel's, so that it can be
-// read and written without waiting for any disk.
+// read and written without waiting for any disk. A device is not, though its node
+// lies on devtmpfs.
 func memoryFS(fd int) bool {
-	var st unix.Statfs_t
-	if Retry(func() error { return unix.Fstatfs(fd, &st) }) != nil {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	if Retry(func() error { return unix.Fstat(fd, &st) }) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG ||
+		Retry(func() error { return unix.Fstatfs(fd, &fs) }) != nil {
 		return false
 	}
-	return st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC
+	return fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC
 }

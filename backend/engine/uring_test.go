@@ -1,7 +1,11 @@
 package engine
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A batch is one system call, however large, and one more to sleep for what has not
@@ -51,5 +55,31 @@ func TestUringCalls(t *testing.T) {
 		if r.Reap() == nil || u.ring.Calls() != before {
 			t.Errorf("%s: %d system calls to reap what is there", c.dir, u.ring.Calls()-before)
 		}
+	}
+}
+
+// What is done in place are files in memory only. A device's node lies on a file
+// system in memory, too, and I/O on it can take as long as it likes.
+func TestMemoryFS(t *testing.T) {
+	if !memoryFS(int(newFile(t, memoryDir(t)).Fd())) {
+		t.Error("a file on tmpfs is none in memory")
+	}
+	if memoryFS(int(newFile(t, t.TempDir()).Fd())) {
+		t.Error("a file on a disk is one in memory")
+	}
+	// Any node on a tmpfs will do; a fifo can be made by anybody.
+	fifo := filepath.Join(memoryDir(t), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if memoryFS(int(f.Fd())) {
+		t.Error("a node on tmpfs that is no file is one in memory")
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
 	}
 }
