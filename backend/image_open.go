@@ -27,6 +27,7 @@ type image struct {
 	// resumable says that writes which were in flight when the last daemon died may
 	// be finished where they were: the live table is what guests were told.
 	resumable bool
+	unclean   bool // the last daemon that had it died
 
 	stateMu sync.Mutex // guards state, once the image is open
 	state   state
@@ -148,7 +149,7 @@ func (img *image) recover() error {
 		return err
 	}
 	trustLive := img.state.trusted(here)
-	img.resumable = trustLive
+	img.resumable, img.unclean = trustLive, !img.state.clean
 	if img.words, err = img.found(trustLive); err != nil {
 		return err
 	}

@@ -110,6 +110,13 @@ func Renew(d Disk) (run uint64, err error) {
 	return 0, nil
 }
 
+// Unclean says whether d is zoned and was found as a daemon leaves it that died:
+// requests may have been in flight.
+func Unclean(d Disk) bool {
+	z, ok := d.(*zoned)
+	return ok && z.img.unclean
+}
+
 // Claim keeps the addresses that were given to requests in flight when a daemon
 // died, until each has come to Lane.Resume or Release. It has to be called for
 // all of them before anything is submitted to the disk. run is the number of the

@@ -129,9 +129,9 @@ func (g *guest) callsAgain() error {
 type kept struct{ *daemon }
 
 // launchKept starts a keeper, and in it zvhost.
-func launchKept(binary, dir string) (*kept, error) {
+func launchKept(binary, dir, aio string) (*kept, error) {
 	p, err := launchAs(binary, dir, []string{"ZVHOST_FAILPOINT=" + filepath.Join(dir, "failpoint")},
-		"keeper", "--", binary, "serve", "--socket-path", "s", "--blk-file", "disk.zvh", "--queues", fmt.Sprint(queues))
+		"keeper", "--", binary, "serve", "--socket-path", "s", "--blk-file", "disk.zvh", "--queues", fmt.Sprint(queues), "--aio", aio)
 	return &kept{p}, err
 }
 
@@ -248,7 +248,8 @@ func (c *trial) runKept(visits int, disturb func(k *kept, g *guest, visit int) e
 	if err != nil {
 		return err
 	}
-	k, err := launchKept(c.binary, c.dir)
+	aio := []string{"threads", "io_uring", "native"}[c.rng.IntN(3)]
+	k, err := launchKept(c.binary, c.dir, aio)
 	if err != nil {
 		return err
 	}
@@ -262,11 +263,12 @@ func (c *trial) runKept(visits int, disturb func(k *kept, g *guest, visit int) e
 				for !k.killChild() {
 					time.Sleep(time.Millisecond)
 				}
+				c.tally.kills++
 				return nil
 			},
 		})
 		if err != nil {
-			err = fmt.Errorf("visit %d: %w\n%s", v, err, k.logged())
+			err = fmt.Errorf("visit %d, --aio=%s: %w\n%s", v, aio, err, k.logged())
 			break
 		}
 	}
@@ -312,7 +314,8 @@ func TestKillUnderKeeper(t *testing.T) {
 	for i := range geometries {
 		t.Run(geometries[i].name, func(t *testing.T) {
 			c := start(t, binary, seed, i, total)
-			visits := max(1, *killsFlag/perVisit/len(geometries))
+			each := (perVisit + 1) * len(geometries)
+			visits := (*killsFlag + each - 1) / each
 			if err := c.runKept(visits, c.killOften); err != nil {
 				t.Errorf("replay with -seed=%d -kills=%d: %v", seed, *killsFlag, err)
 			}

@@ -42,6 +42,8 @@ type Device struct {
 	// claimed for requests of a process that died.
 	user    uint64
 	known   bool
+	adopted bool // it has a record of what was in flight
+	unclean bool // nobody has used the disk since a daemon died with it
 	claimed []*backend.Mark
 
 	// engine makes what a queue does its I/O with.
@@ -64,6 +66,7 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		log:     o.Log,
 		errs:    newErrorLog(o.Log),
 		pollMax: o.PollMax,
+		unclean: backend.Unclean(disk),
 		workers: make([]*worker, o.Queues),
 		engine:  o.Engine.Open,
 	}, nil
@@ -78,6 +81,7 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 		return err
 	}
 	w := newWorker(d, i, r)
+	w.doubts = d.unclean && !d.adopted && inMidstream(&r)
 	if err := w.start(); err != nil {
 		return err
 	}
@@ -92,6 +96,7 @@ func (d *Device) StopQueue(i int) (base uint32) {
 		return 0
 	}
 	d.workers[i] = nil
+	d.unclean = false
 	return w.halt()
 }
 

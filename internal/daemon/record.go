@@ -69,6 +69,7 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 // Adopt implements vhostuser.Device.
 func (d *Device) Adopt(r *vhostuser.Record) {
 	run := backend.Run(d.disk)
+	d.adopted = true
 	for i := range r.Rings() {
 		ring := r.Ring(i)
 		var marks []*backend.Mark
@@ -101,7 +102,7 @@ func (d *Device) Reset() {
 		backend.Release(d.disk, m)
 	}
 	d.claimed = nil
-	d.user, d.known = 0, false
+	d.user, d.known, d.adopted = 0, false, false
 	d.Blk.Reset()
 }
 

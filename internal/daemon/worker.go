@@ -20,12 +20,13 @@ import (
 // goroutine with its own thread. Nothing is allocated and nobody else is asked
 // for a request.
 type worker struct {
-	dev   *Device
-	index int
-	ring  vhostuser.Ring
-	queue virtio.Queue
-	lane  *backend.Lane
-	rec   *vhostuser.RingRecord // of what is in flight; nil: nobody is to know
+	dev    *Device
+	index  int
+	ring   vhostuser.Ring
+	queue  virtio.Queue
+	lane   *backend.Lane
+	doubts bool                  // see doubtful
+	rec    *vhostuser.RingRecord // of what is in flight; nil: nobody is to know
 	// packed is queue, where that is a packed one and there is a record.
 	packed *virtio.Packed
 
@@ -251,12 +252,13 @@ func (w *worker) take() (taken int, err error) {
 			}
 			r.Mark = (*backend.Mark)(w.rec.Take(r.Chain.Head))
 		}
-		if w.dev.Decode(r) {
+		if w.dev.Decode(r) && !w.doubtful(r) {
 			w.lane.Submit(w.dev.disk, &r.Request)
 			continue
 		}
 		w.complete(r)
 	}
+	w.doubts = false
 	if taken > 0 {
 		w.lane.Start()
 		w.publish()

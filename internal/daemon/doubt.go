@@ -1,0 +1,46 @@
+package daemon
+
+import (
+	"fmt"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio"
+)
+
+// errDoubtful is what a request gets that may have been carried out by a daemon
+// that died, when nobody has a record of that.
+var errDoubtful = fmt.Errorf("%w: another zvhost died and may have carried it out; the front-end has connected anew without the record that would tell (INFLIGHT_SHMFD)", backend.ErrIO)
+
+// packedStart is where a packed ring begins: both wrap counters are 1.
+const packedStart = 0x8000_8000
+
+// inMidstream says whether a ring does not begin at its beginning: the driver has
+// been using it.
+func inMidstream(r *vhostuser.Ring) bool {
+	if r.Features&virtio.FeatureRingPacked != 0 {
+		return r.Base != packedStart
+	}
+	return r.Base != 0
+}
+
+// doubtful says whether r must not be carried out: it was waiting when the ring was
+// started in midstream on a disk whose last daemon died, and would do something
+// else the second time. What was in flight then is waiting now.
+func (w *worker) doubtful(r *virtio.BlkRequest) bool {
+	if !w.doubts {
+		return false
+	}
+	z := w.dev.disk.Info().Zoned
+	switch r.Op {
+	case backend.OpRead, backend.OpFlush, backend.OpReport:
+		return false
+	case backend.OpWrite:
+		// Sectors of a conventional zone can be written again.
+		if i := r.Sector / z.ZoneSectors; i < uint64(z.Zones) && w.dev.disk.ReportZone(int(i)).Type == backend.ZoneConventional {
+			return false
+		}
+	}
+	r.Err = &backend.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: int(min(r.Sector/z.ZoneSectors, uint64(z.Zones-1))), Err: errDoubtful}
+	return true
+}

@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// A front-end that connects anew to the daemon after one that died, without a
+// record, and goes back to the used index: what may have been carried out is not
+// carried out again, and everything behind it is served.
+func TestReconnectWithoutRecord(t *testing.T) {
+	for name, o := range map[string]frontend.Options{"split": {}, "packed": {Packed: true}} {
+		t.Run(name, func(t *testing.T) { reconnectWithoutRecord(t, o) })
+	}
+}
+
+func reconnectWithoutRecord(t *testing.T, o frontend.Options) {
+	r := zonedRig(t, backend.Geometry{CapacitySectors: 4 * 128, ZoneSectors: 128, ConventionalZones: 1}, 1)
+	g := r.connect(o)
+	q := g.Queue(0)
+	data := make([]byte, 4096)
+	if _, err := q.Append(data, 128); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	// As it is on the disk when the daemon dies.
+	bytes, err := os.ReadFile(r.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "disk.zvh")
+	if err := os.WriteFile(path, bytes, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := q.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	var waiting []*frontend.Request
+	for _, typ := range []uint32{driver.TypeZoneAppend, driver.TypeZoneReset, driver.TypeOut, driver.TypeIn} {
+		req := q.Get()
+		req.Type, req.Sector = typ, 128
+		if typ == driver.TypeOut {
+			req.Sector = 0 // in the conventional zone
+		}
+		req.SetLen(4096)
+		if typ == driver.TypeZoneReset {
+			req.SetLen(0)
+		}
+		if err := q.Submit(req); err != nil {
+			t.Fatal(err)
+		}
+		waiting = append(waiting, req)
+	}
+	if err := q.Kick(); err != nil {
+		t.Fatal(err)
+	}
+
+	next := newRig(t, path, 1)
+	client, ended := next.dial()
+	if err := g.Disk.Reconnect(client); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-g.ended; err != nil {
+		t.Fatal(err)
+	}
+	done := make([]*frontend.Request, len(waiting))
+	for n := 0; n < len(waiting); {
+		k, err := q.Wait(done[n:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += k
+	}
+	want := map[uint32]byte{driver.TypeZoneAppend: driver.StatusIOErr, driver.TypeZoneReset: driver.StatusIOErr, driver.TypeOut: driver.StatusOK, driver.TypeIn: driver.StatusOK}
+	for _, req := range done {
+		if req.Status != want[req.Type] {
+			t.Errorf("type %d: %s", req.Type, driver.StatusString(req.Status))
+		}
+		q.Put(req)
+	}
+	if !strings.Contains(next.book.String(), "INFLIGHT_SHMFD") {
+		t.Error("the log does not say why")
+	}
+	if at, err := q.Append(data, 128); err != nil || at != 128+8 {
+		t.Errorf("the next append is at %d, %v", at, err)
+	}
+	g.r, g.ended = next, ended
+	g.leave()
+}
