@@ -90,6 +90,9 @@ func testErrors(t *testing.T, r *rig) {
 		"no such operation":  {Op{Code: 200, FD: fd}, unix.EINVAL},
 		"nothing to be read": {Op{Code: Readv, FD: fd, Off: 1 << 40, Len: 512, Iov: iovecs(data)}, io.ErrUnexpectedEOF},
 	} {
+		if _, isNative := r.Engine.(*Native); isNative && c.want == unix.ENOSPC {
+			c.want = unix.EINVAL // linux-aio knows no character devices
+		}
 		if err := r.do(&c.op); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}

@@ -61,7 +61,8 @@ leaves, the next may come; with a connected socket in --fd, zvhost ends then.
 A guest can write into its ordinary disk what makes the file a zoned image the
 next time it is served; --format raw serves it as it was, whatever stands in it.
 
---aio has QEMU's names; native is linux-aio, which wants --cache=direct.
+--aio has QEMU's names; native is linux-aio, which wants --cache=direct and is the
+default for zoned drives.
 
 A socket file that no process listens on any more is replaced. Under systemd
 socket activation the handed-over socket is used.`,

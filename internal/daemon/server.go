@@ -42,7 +42,7 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 }
 
 func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Logger) error {
-	aio, err := chooseEngine(c.AIO, engine.Kind.Probe, log)
+	aio, err := chooseEngine(c.AIO, disk.Info(), engine.Kind.Probe, log)
 	if err != nil {
 		return err
 	}
