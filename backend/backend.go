@@ -138,17 +138,16 @@ type Request struct {
 	clip   []unix.Iovec // part of Iov, when not all of it goes to the file
 	step   step         // what ioDone has to do next
 	batch  reqList      // drives: those whose data moves with this one's
-	detour *bounce      // memory in the place of io.Iov, whose vectors are then far
-	far    []unix.Iovec
-	bounce *bounce    // drives: memory in the place of Iov
-	cause  error      // drives: what its I/O failed with
-	tried  [2]uint64  // drives: of that I/O, if it wrote: up to where the data surely went, and was to go
-	zone   int32      // zone number
-	seg    uint32     // index into Ranges
-	to     ZoneTarget // of opSetState
-	from   uint64     // first sector of a write, and the first behind it,
-	end    uint64     // both counted from the zone's start
-	turn   uint64     // its turn among the zone's writes; drives: among reports
+	detour *bounce      // memory in the place of that in io.Iov
+	bounce *bounce      // drives: memory in the place of Iov
+	cause  error        // drives: what its I/O failed with
+	tried  [2]uint64    // drives: of that I/O, if it wrote: up to where the data surely went, and was to go
+	zone   int32        // zone number
+	seg    uint32       // index into Ranges
+	to     ZoneTarget   // of opSetState
+	from   uint64       // first sector of a write, and the first behind it,
+	end    uint64       // both counted from the zone's start
+	turn   uint64       // its turn among the zone's writes; drives: among reports
 	// the zone's list of writes in flight, in the order of their addresses
 	flyPrev, flyNext *Request
 }

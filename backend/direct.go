@@ -62,33 +62,78 @@ func openDirect(path string, mode int) (_ *os.File, a reach, block uint32, err e
 	return f, reach{pageBytes - 1, uint64(block) - 1}, block, nil
 }
 
+// A guest says how large its requests are, up to 4 GiB each, and how many there are.
+// What memory they take here is not for it to say: this much of a request is copied
+// at a time, and of so many requests of a lane; others wait.
+const (
+	detourBytes = 256 << 10
+	maxDetours  = 32
+)
+
 // move queues the read or write in r.io, by way of memory of our own where the
 // guest's is not within reach of the device.
 func (l *Lane) move(r *Request, a reach) {
-	if !a.has(r.io.Iov) {
-		b := newBounce(uint64(r.io.Len))
-		if r.io.Code == engine.Writev {
-			if err := gather(b.data, r.io.Iov); err != nil {
-				b.free()
-				r.io.N, r.io.Err = 0, err
-				l.unmoved.push(r)
-				return
-			}
-		}
-		r.detour, r.far = b, r.io.Iov
-		r.io.Iov = b.iov[:]
+	switch {
+	case a.has(r.io.Iov):
+		l.eng.Queue(&r.io)
+	case l.detours == maxDetours:
+		l.waiting.push(r)
+	default:
+		l.depart(r)
 	}
-	l.eng.Queue(&r.io)
 }
 
-// arrive ends a detour.
-func (r *Request) arrive() {
-	b := r.detour
-	if r.io.Code == engine.Readv && r.io.Err == nil {
-		r.io.Err = scatter(r.far, b.data)
+// depart begins a detour.
+func (l *Lane) depart(r *Request) {
+	l.detours++
+	io := &r.io
+	b := newBounce(min(uint64(io.Len), detourBytes))
+	r.detour = b
+	b.far, b.off, b.len, b.moved = io.Iov, io.Off, io.Len, 0
+	if io.N, io.Err = 0, nil; !l.carry(r) {
+		l.ashore(r)
+		l.unmoved.push(r)
 	}
-	r.io.Iov, r.detour, r.far = r.far, nil, nil
+}
+
+// carry queues the next part of a detour. It is false, with the error in r.io,
+// when the guest's memory is gone.
+func (l *Lane) carry(r *Request) bool {
+	b, io := r.detour, &r.io
+	b.data = b.data[:min(b.len-b.moved, int64(len(b.data)))]
+	if io.Code == engine.Writev {
+		if io.Err = gather(b.data, b.far, uint64(b.moved)); io.Err != nil {
+			return false
+		}
+	}
+	b.iov[0].Len = uint64(len(b.data))
+	io.Off, io.Len, io.Iov = b.off+b.moved, int64(len(b.data)), b.iov[:]
+	l.eng.Queue(io)
+	return true
+}
+
+// arrive takes note that a part of a detour has been made, and is true when there
+// is no other.
+func (l *Lane) arrive(r *Request) bool {
+	b, io := r.detour, &r.io
+	if io.Code == engine.Readv && io.Err == nil {
+		io.Err = scatter(b.far, uint64(b.moved), b.data)
+	}
+	b.moved += io.N
+	if io.Err == nil && b.moved < b.len && l.carry(r) {
+		return false
+	}
+	l.ashore(r)
+	return true
+}
+
+// ashore ends a detour: r.io is what it was. Done lets the next one depart.
+func (l *Lane) ashore(r *Request) {
+	b, io := r.detour, &r.io
+	io.Off, io.Len, io.Iov, io.N = b.off, b.len, b.far, b.moved
+	r.detour, b.far = nil, nil
 	b.free()
+	l.detours--
 }
 
 // A bounce is memory that every device can take, for data that stands where this
@@ -97,6 +142,11 @@ type bounce struct {
 	memory []byte
 	data   []byte // the part in use, on a page's border
 	iov    [1]unix.Iovec
+
+	// Of a detour: what the I/O was, and how much of it has been made.
+	far      []unix.Iovec
+	off, len int64
+	moved    int64
 }
 
 const pageBytes = 4096
@@ -117,20 +167,29 @@ func newBounce(n uint64) *bounce {
 
 func (b *bounce) free() { bounces.Put(b) }
 
-// scatter copies data into iov, and gather fills data from iov. They fail with
-// EFAULT, as a system call would, when the front-end has taken the memory away.
-func scatter(iov []unix.Iovec, data []byte) (err error) {
+// scatter copies data into iov, and gather fills data from iov, from byte at of it
+// on. They fail with EFAULT, as a system call would, when the front-end has taken
+// the memory away.
+func scatter(iov []unix.Iovec, at uint64, data []byte) (err error) {
 	defer faulted(&err)
 	for i := 0; len(data) > 0; i++ {
-		data = data[copy(bytesOf(&iov[i]), data):]
+		if at >= iov[i].Len {
+			at -= iov[i].Len
+			continue
+		}
+		data, at = data[copy(bytesOf(&iov[i])[at:], data):], 0
 	}
 	return nil
 }
 
-func gather(data []byte, iov []unix.Iovec) (err error) {
+func gather(data []byte, iov []unix.Iovec, at uint64) (err error) {
 	defer faulted(&err)
 	for i := 0; len(data) > 0; i++ {
-		data = data[copy(data, bytesOf(&iov[i])):]
+		if at >= iov[i].Len {
+			at -= iov[i].Len
+			continue
+		}
+		data, at = data[copy(data, bytesOf(&iov[i])[at:]):], 0
 	}
 	return nil
 }

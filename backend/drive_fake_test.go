@@ -219,10 +219,10 @@ func (v *fakeDevice) carryOut(op *engine.Op, length int64) error {
 		if _, z := v.m.ZoneOf(sector); z.State == zonemodel.Offline {
 			return unix.EIO
 		}
-		return scatter(op.Iov, data)
+		return scatter(op.Iov, 0, data)
 	case engine.Writev:
 		data := make([]byte, length)
-		if err := gather(data, op.Iov); err != nil {
+		if err := gather(data, op.Iov, 0); err != nil {
 			return err
 		}
 		return errnoOf(v.m.Do(zonemodel.Request{Type: zonemodel.TypeOut, Sector: sector, Data: data}).Status)

@@ -29,7 +29,7 @@ func (d *drive) issue(r *Request) {
 			m.bounce = newBounce(bytes)
 			have := iov
 			iov = m.bounce.iov[:]
-			if r.io.Err = gather(m.bounce.data, have); r.io.Err != nil {
+			if r.io.Err = gather(m.bounce.data, have, 0); r.io.Err != nil {
 				d.wrote(r)
 				return
 			}

@@ -19,6 +19,8 @@ type Lane struct {
 	eng      engine.Engine
 	done     reqList
 	unmoved  reqList // their I/O has failed without the engine
+	detours  int     // see move
+	waiting  reqList // for a detour of others to end
 	inFlight int
 	hurry    atomic.Bool // no answer is held back any more
 	standing []standing  // lines of a drive's zones that begin to move with Start
@@ -98,6 +100,10 @@ func (l *Lane) Done() *Request {
 			r.disk.ioDone(r)
 			continue
 		}
+		if l.waiting.head != nil && l.detours < maxDetours {
+			l.depart(l.waiting.pop())
+			continue
+		}
 		op := l.eng.Reap()
 		if op == nil {
 			l.Start()
@@ -107,8 +113,8 @@ func (l *Lane) Done() *Request {
 		}
 		if op != nil {
 			r := op.Owner.(*Request)
-			if r.detour != nil {
-				r.arrive()
+			if r.detour != nil && !l.arrive(r) {
+				continue
 			}
 			r.disk.ioDone(r)
 		}

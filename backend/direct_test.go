@@ -1,0 +1,71 @@
+package backend
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// However large requests are that a device cannot reach, and however many, what is
+// copied at a time has a limit; and they come back as they were.
+func TestDetours(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, dir string, o Options, kind engine.Kind) {
+		const n, each = 2*maxDetours + 3, 3*detourBytes + 8192
+		path := filepath.Join(dir, "plain")
+		if err := os.WriteFile(path, make([]byte, n*each), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Open(path, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newClientOn(t, d, kind.Open)
+		want := make([]byte, n*each)
+		for i := range want {
+			want[i] = byte(i>>9 ^ i>>17)
+		}
+		for _, op := range []Op{OpWrite, OpRead} {
+			rs, data := make([]*Request, n), make([][]byte, n)
+			for i := range rs {
+				data[i] = make([]byte, each+1)[1:]
+				if op == OpWrite {
+					copy(data[i], want[i*each:])
+				}
+				rs[i] = &Request{Op: op, Sector: uint64(i*each) >> SectorShift, Bytes: each, Iov: []unix.Iovec{
+					{Base: &data[i][0], Len: detourBytes - 1}, {Base: &data[i][detourBytes-1], Len: 2}, {Base: &data[i][detourBytes+1], Len: each - detourBytes - 1},
+				}}
+			}
+			c.submit(rs...)
+			copied := 0
+			for _, r := range rs {
+				if r.detour != nil {
+					copied += len(r.detour.data)
+				}
+			}
+			if most := maxDetours * detourBytes; copied > most {
+				t.Errorf("%v: %d bytes are being copied at once, want at most %d", op, copied, most)
+			}
+			for range rs {
+				if r := c.wait(); r.Err != nil {
+					t.Fatal(r.Err)
+				}
+			}
+			for i, r := range rs {
+				if r.io.Off != int64(i*each) || r.io.Len != each || r.io.N != each || &r.io.Iov[0] != &r.Iov[0] || r.detour != nil {
+					t.Errorf("%v: request %d has become %d bytes at %d, %d moved", op, i, r.io.Len, r.io.Off, r.io.N)
+				}
+				if op == OpRead && !bytes.Equal(data[i], want[i*each:][:each]) {
+					t.Errorf("request %d: not what was written", i)
+				}
+			}
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
