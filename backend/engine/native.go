@@ -192,7 +192,8 @@ func (n *Native) getEvents(atLeast int) {
 
 // Wait implements Engine.
 func (n *Native) Wait(fds []unix.PollFd) {
-	if n.collect(); n.done.head != nil {
+	// Refused with nothing in flight: nothing would end the sleep.
+	if n.collect(); n.done.head != nil || n.staged.head != nil && len(n.free) == depth {
 		for i := range fds {
 			fds[i].Revents = 0
 		}

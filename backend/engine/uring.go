@@ -153,12 +153,14 @@ func (u *Uring) collect() {
 // one system call submits, sleeps and delivers. A poll that has not fired stays in
 // the ring for the next time.
 func (u *Uring) Wait(fds []unix.PollFd) {
+	for i := range fds {
+		fds[i].Revents = 0
+	}
 	if u.collect(); u.done.head != nil {
 		return
 	}
 	asleep := true
 	for i := range fds {
-		fds[i].Revents = 0
 		if w := u.watch(&fds[i]); w != nil && w.fired {
 			asleep = false
 		}

@@ -219,7 +219,7 @@ func (w *worker) serve() error {
 // to 1.9 times the processor for no more requests; on one in memory it answers
 // twice as many.
 func (w *worker) linger(idle *time.Time) bool {
-	if w.ioBound || w.lane.InFlight() > 0 {
+	if w.ioBound || w.lane.InFlight() > 0 || w.stopping.Load() {
 		return false
 	}
 	if idle.IsZero() {
