@@ -115,20 +115,15 @@ func (op *Op) left() []unix.Iovec {
 	return iov[:min(len(iov), iovMax)]
 }
 
-// memoryFS says whether what is behind a descriptor can be read and written without
-// waiting for any disk.
+// memoryFS says whether a file's data is memory of the kernel's, so that it can be
+// read and written without waiting for any disk. A device is not, though its node
+// lies on devtmpfs.
 func memoryFS(fd int) bool {
 	var st unix.Stat_t
 	var fs unix.Statfs_t
-	if Retry(func() error { return unix.Fstat(fd, &st) }) != nil || Retry(func() error { return unix.Fstatfs(fd, &fs) }) != nil {
+	if Retry(func() error { return unix.Fstat(fd, &st) }) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG ||
+		Retry(func() error { return unix.Fstatfs(fd, &fs) }) != nil {
 		return false
 	}
-	return inMemory(st.Mode, int64(fs.Type))
-}
-
-// inMemory says whether the data of a file of that mode, on a file system of that
-// type, is memory of the kernel's. The file system of a block device is that of its
-// node: devtmpfs, which calls itself tmpfs.
-func inMemory(mode uint32, fsType int64) bool {
-	return mode&unix.S_IFMT != unix.S_IFBLK && (fsType == unix.TMPFS_MAGIC || fsType == unix.RAMFS_MAGIC)
+	return fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC
 }
