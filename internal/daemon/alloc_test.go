@@ -1,9 +1,13 @@
 package daemon
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -12,17 +16,54 @@ import (
 // AllocsPerRun counts what all goroutines of the process allocate.
 func TestNoAllocationsEndToEnd(t *testing.T) {
 	for name, o := range map[string]frontend.Options{"split": {}, "packed": {Packed: true}, "recorded": {Inflight: true}, "packed, recorded": {Packed: true, Inflight: true}} {
-		t.Run(name, func(t *testing.T) { noAllocations(t, o) })
+		t.Run(name, func(t *testing.T) { noAllocations(t, newRig(t, allocImage(t, t.TempDir()), 1), o) })
 	}
 }
 
-func noAllocations(t *testing.T, o frontend.Options) {
+// The same with each engine, in memory, on a disk with a page cache and on one
+// without.
+func TestNoAllocationsOnEachEngine(t *testing.T) {
+	memory, err := os.MkdirTemp("/dev/shm", "zvhost-daemon-")
+	if err != nil {
+		t.Logf("no /dev/shm, so not on tmpfs: %v", err)
+		memory = t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(memory) })
+	for _, kind := range engine.Kinds {
+		for name, o := range map[string]backend.Options{"memory": {}, "disk": {}, "direct": {Direct: true}} {
+			t.Run(fmt.Sprintf("%s, %s", kind, name), func(t *testing.T) {
+				dir := t.TempDir()
+				if name == "memory" {
+					dir = filepath.Join(memory, string(kind))
+					if err := os.Mkdir(dir, 0o700); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r := openRig(t, allocImage(t, dir), 1, o)
+				r.dev.engine = kind.Open
+				noAllocations(t, r, frontend.Options{})
+			})
+		}
+	}
+}
+
+const allocZone = 1 << 18 // sectors: room for all runs
+
+// allocImage makes an image in dir for noAllocations.
+func allocImage(t *testing.T, dir string) (path string) {
+	path = filepath.Join(dir, "disk.zvh")
+	if err := backend.CreateImage(path, backend.Geometry{CapacitySectors: 4 * allocZone, ZoneSectors: allocZone, ConventionalZones: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func noAllocations(t *testing.T, r *rig, o frontend.Options) {
 	const (
 		blockBytes = 4096
-		zone       = 1 << 18 // sectors: room for all runs
+		zone       = allocZone
 		runs       = 50
 	)
-	r := zonedRig(t, backend.Geometry{CapacitySectors: 4 * zone, ZoneSectors: zone, ConventionalZones: 1}, 1)
 	o.BufferBytes = blockBytes
 	g := r.connect(o)
 	q := g.Queue(0)
