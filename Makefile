@@ -74,6 +74,7 @@ vm-test: build ## real guests under QEMU (integration/qemu_test.sh and integrati
 	@integration/guests/geometries.sh
 	@integration/guests/small.sh
 	@integration/guests/faults.sh
+	@integration/guests/migrate.sh
 	@integration/guests/xfs.sh
 	@integration/guests/restart.sh
 

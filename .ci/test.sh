@@ -19,6 +19,7 @@ steps=(
 	"smallest disks" "integration/guests/small.sh"
 	"bad zones" "integration/guests/faults.sh"
 	"restarts" "integration/guests/restart.sh bin/zvhost 5"
+	"moving to another host" "integration/guests/migrate.sh"
 	"zoned drives" "integration/drives.sh short"
 	"power cuts" "integration/powercut.sh 10"
 )
