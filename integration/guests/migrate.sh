@@ -4,8 +4,8 @@
 # memory goes through a file while the guest runs on and the daemon marks what it
 # writes in the dirty log. This shows that QEMU and the daemon understand each other;
 # that no mark is missing is shown by TestLogCoversAllWrites and
-# TestDirtyLogUnderLoad, which find a planted one. This test did not find it: free
-# pages of a quiet guest come back with the contents that they had.
+# TestDirtyLogUnderLoad, which find a planted one. This test did not find it, likely
+# because free pages of a quiet guest come back with the contents that they had.
 #
 #   integration/guests/migrate.sh [ZVHOST]
 set -euo pipefail
