@@ -74,7 +74,11 @@ func NewNative(wake func()) (*Native, error) {
 	}
 	n := &Native{async: newAsync(wake), fd: fd}
 	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, depth, uintptr(unsafe.Pointer(&n.ctx)), 0); errno != 0 {
-		return nil, errors.Join(fmt.Errorf("io_setup: %w", errno), unix.Close(fd))
+		err := fmt.Errorf("io_setup: %w", errno)
+		if errno == unix.EAGAIN {
+			err = fmt.Errorf("%w: fs.aio-max-nr is used up, by all processes together: raise it", err)
+		}
+		return nil, errors.Join(err, unix.Close(fd))
 	}
 	n.ring = *(**aioRing)(unsafe.Pointer(&n.ctx))
 	if n.ring.magic != aioRingMagic {

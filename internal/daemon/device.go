@@ -22,7 +22,10 @@ type DeviceOptions struct {
 	// PollMax is how long queues look for more before they sleep, at most.
 	PollMax time.Duration
 	Engine  engine.Kind // what queues do their I/O with; empty: threads
-	Log     logrus.FieldLogger
+	// OrThreads is for an engine that nobody asked for: a queue that the kernel has
+	// none left for is served with threads.
+	OrThreads bool
+	Log       logrus.FieldLogger
 }
 
 // A Device is a virtio-blk device over a disk: what a vhost-user session
@@ -60,15 +63,19 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 	if o.Engine == "" {
 		o.Engine = engine.KindThreads
 	}
+	errs, open := newErrorLog(o.Log), o.Engine.Open
+	if o.OrThreads {
+		open = orThreads(open, errs)
+	}
 	return &Device{
 		Blk:     blk,
 		disk:    disk,
 		log:     o.Log,
-		errs:    newErrorLog(o.Log),
+		errs:    errs,
 		pollMax: o.PollMax,
 		unclean: backend.Unclean(disk),
 		workers: make([]*worker, o.Queues),
-		engine:  o.Engine.Open,
+		engine:  open,
 	}, nil
 }
 

@@ -46,3 +46,17 @@ func chooseEngine(asked engine.Kind, disk backend.Info, probe func(engine.Kind) 
 	}
 	return "", errors.New("the kernel has " + strings.Join(lacking, ", "))
 }
+
+// orThreads is open, and threads where that fails: the kernel had such an engine when
+// it was chosen, but what all processes may have of them is limited (fs.aio-max-nr, of
+// which each QEMU that uses linux-aio takes its share).
+func orThreads(open func(wake func()) (engine.Engine, error), log *errorLog) func(wake func()) (engine.Engine, error) {
+	return func(wake func()) (engine.Engine, error) {
+		e, err := open(wake)
+		if err == nil {
+			return e, nil
+		}
+		log.Error(fmt.Errorf("a queue's I/O is done by threads: %w", err))
+		return engine.KindThreads.Open(wake)
+	}
+}

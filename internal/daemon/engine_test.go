@@ -56,3 +56,42 @@ func TestChooseWithoutUring(t *testing.T) {
 		}
 	}
 }
+
+// A queue that the kernel has no engine left for is served all the same, unless the
+// engine was asked for.
+func TestOrThreads(t *testing.T) {
+	var said strings.Builder
+	log := logrus.New()
+	log.SetOutput(&said)
+	open := orThreads(func(func()) (engine.Engine, error) { return nil, unix.EAGAIN }, newErrorLog(log))
+	e, err := open(func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := e.(*engine.Threads); !ok || strings.Count(said.String(), "\n") != 1 {
+		t.Errorf("%T, said %q", e, said.String())
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, or := range []bool{false, true} {
+		d, err := NewDevice(newNull(t), DeviceOptions{Queues: 1, Engine: "none", OrThreads: or, Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := d.engine(func() {}); (err == nil) != or {
+			t.Errorf("with OrThreads %v: %v", or, err)
+		} else if err == nil && e.Close() != nil {
+			t.Error("not closed")
+		}
+	}
+}
+
+func newNull(t *testing.T) backend.Disk {
+	d, err := backend.NewNull(2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	return d
+}

@@ -46,7 +46,7 @@ func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Lo
 	if err != nil {
 		return err
 	}
-	dev, err := NewDevice(disk, DeviceOptions{Queues: c.Queues, Serial: c.Serial, SplitRings: c.SplitRings, Engine: aio, PollMax: c.PollMax, Log: log})
+	dev, err := NewDevice(disk, DeviceOptions{Queues: c.Queues, Serial: c.Serial, SplitRings: c.SplitRings, Engine: aio, OrThreads: c.AIO == "", PollMax: c.PollMax, Log: log})
 	if err != nil {
 		return err
 	}
