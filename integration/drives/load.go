@@ -31,6 +31,7 @@ type zone struct {
 	alone           bool // what is in flight wants to be
 	resetting       bool // a reset is in flight
 	refused         int  // requests that ended with a status that was allowed
+	written         int  // writes and appends that were answered with OK, ever
 }
 
 // A load keeps the queues of a disk busy, and remembers what was answered.
@@ -210,6 +211,7 @@ func (l *load) answer(o op, r *frontend.Request) error {
 		z.writes, z.reserved, z.resetting = nil, 0, false
 	default:
 		o.w.answered = true
+		z.written++
 		if o.typ == driver.TypeZoneAppend {
 			o.w.sector = r.AppendSector
 		}
