@@ -102,17 +102,19 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 	if n > 0 {
 		s.log(LevelInfo, "goes on with %d requests that were in flight when another zvhost died", n)
 	}
-	s.dev.Adopt(r)
 	return nil, nil
 }
 
 // recordOf is the record of ring i, nil for none.
 func (s *Session) recordOf(i int) *RingRecord { return s.record.Ring(i) }
 
-// attach makes r the session's record. No ring runs.
+// attach makes r the session's record. No ring runs. The device lets go of what it
+// had claimed for the one before while that is still mapped.
 func (s *Session) attach(r *Record) {
-	if err := s.record.Close(); err != nil {
+	old := s.record
+	s.record = r
+	s.dev.Adopt(r)
+	if err := old.Close(); err != nil {
 		s.log(LevelWarn, "%v", err)
 	}
-	s.record = r
 }

@@ -68,14 +68,15 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 
 // Adopt implements vhostuser.Device.
 func (d *Device) Adopt(r *vhostuser.Record) {
+	d.disown()
 	run := backend.Run(d.disk)
-	d.adopted = true
 	for i := range r.Rings() {
 		ring := r.Ring(i)
 		var marks []*backend.Mark
 		for _, m := range ring.InFlight() {
 			marks = append(marks, (*backend.Mark)(m))
 		}
+		d.adopted = d.adopted || ring.User() != 0
 		if ring.User() == run {
 			d.user, d.known = run, true // nobody else has used the disk since
 		}
@@ -98,12 +99,17 @@ func (d *Device) begin() error {
 
 // Reset implements vhostuser.Device.
 func (d *Device) Reset() {
-	for _, m := range d.claimed { // those of queues that were never started
+	d.disown()
+	d.user, d.known, d.adopted = 0, false, false
+	d.Blk.Reset()
+}
+
+// disown gives up what was claimed for queues that were never started.
+func (d *Device) disown() {
+	for _, m := range d.claimed {
 		backend.Release(d.disk, m)
 	}
 	d.claimed = nil
-	d.user, d.known, d.adopted = 0, false, false
-	d.Blk.Reset()
 }
 
 // State implements vhostuser.Device: whether the driver has switched to
