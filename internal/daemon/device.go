@@ -38,8 +38,11 @@ type Device struct {
 	log     logrus.FieldLogger
 	errs    *errorLog
 	pollMax time.Duration
-	workers []*worker // nil where the queue is not started
-	watch   watch
+	// patience is how long a queue that is to stop may wait for the disk before the
+	// operator is told.
+	patience time.Duration
+	workers  []*worker // nil where the queue is not started
+	watch    watch
 
 	// The session's: which user of the disk it is, once known, and what it has
 	// claimed for requests of a process that died.
@@ -68,14 +71,15 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		open = orThreads(open, errs)
 	}
 	return &Device{
-		Blk:     blk,
-		disk:    disk,
-		log:     o.Log,
-		errs:    errs,
-		pollMax: o.PollMax,
-		unclean: backend.Unclean(disk),
-		workers: make([]*worker, o.Queues),
-		engine:  open,
+		Blk:      blk,
+		disk:     disk,
+		log:      o.Log,
+		errs:     errs,
+		pollMax:  o.PollMax,
+		patience: 5 * time.Second,
+		unclean:  backend.Unclean(disk),
+		workers:  make([]*worker, o.Queues),
+		engine:   open,
 	}, nil
 }
 

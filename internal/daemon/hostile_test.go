@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -273,6 +274,27 @@ func TestFrontEndVanishes(t *testing.T) {
 	if err := g.Abandon(); err != nil {
 		t.Fatal(err)
 	}
+	gate.open()
+	if err := <-g.ended; err != nil {
+		t.Error(err)
+	}
+	r.nextIsServed()
+}
+
+// A disk that does not answer holds up the message that stops its queue, since what
+// was taken may not be let go; the operator is told, and it goes on when it answers.
+func TestDiskThatHangs(t *testing.T) {
+	r := zonedRig(t, smallZones, 1)
+	r.dev.patience = time.Millisecond
+	gate := r.newGate()
+	g := r.connect(frontend.Options{})
+	gate.shut.Store(true)
+	send(g, driver.TypeZoneAppend, 128, 4096)
+	gate.wait(1)
+	if err := g.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	r.book.wait(1, "the disk has not answered for 1ms what it was asked before")
 	gate.open()
 	if err := <-g.ended; err != nil {
 		t.Error(err)

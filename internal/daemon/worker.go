@@ -77,7 +77,15 @@ func (w *worker) halt() (base uint32) {
 	w.stopping.Store(true)
 	w.lane.Hurry(w.dev.disk)
 	w.lane.Wake()
-	<-w.stopped
+	late := time.NewTimer(w.dev.patience)
+	defer late.Stop()
+	select {
+	case <-w.stopped:
+	case <-late.C:
+		// The front-end waits for the answer to a message, and so does its guest.
+		w.dev.log.Warnf("queue %d: the front-end stops it, and the disk has not answered for %v what it was asked before: the session waits for it, as it must not be let go; look after the disk", w.index, w.dev.patience)
+		<-w.stopped
+	}
 	return w.queue.Base()
 }
 
