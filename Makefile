@@ -77,6 +77,7 @@ vm-test: build ## real guests under QEMU (integration/qemu_test.sh and integrati
 	@integration/guests/migrate.sh
 	@integration/guests/xfs.sh
 	@integration/guests/restart.sh
+	@integration/guests/systemd.sh
 
 drives: ## zvhost serves null_blk, dm-linear, NVMe and SMR drives and itself, some of which fail, in a guest that plays the host (integration/drives.sh)
 	@integration/drives.sh
