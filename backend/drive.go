@@ -88,7 +88,7 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 		return nil, fmt.Errorf("open the drive: %w", err)
 	}
 	d := &drive{f: f, path: path}
-	if err = d.survey(o); err == nil {
+	if err = d.survey(o, true); err == nil { // a guest's report asks the drive again
 		err = d.claim()
 	}
 	if err != nil {
@@ -98,14 +98,14 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 }
 
 // survey finds out what the device is, and takes its zones or those of the
-// window.
-func (d *drive) survey(o Options) error {
+// window, as the kernel knows them or as the device says (reportZones).
+func (d *drive) survey(o Options, cached bool) error {
 	fd := int(d.f.Fd())
 	sectors, err := deviceSectors(fd)
 	if err != nil {
 		return err
 	}
-	all, err := reportZones(reporterOf(fd), sectors)
+	all, err := reportZones(reporterOf(fd), sectors, cached)
 	if err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func ReadDriveReport(path string, w *Window) (Report, error) {
 	}
 	defer f.Close()
 	d := &drive{f: f, path: path}
-	if err := d.survey(Options{ReadOnly: true, Window: w}); err != nil {
+	if err := d.survey(Options{ReadOnly: true, Window: w}, false); err != nil {
 		return Report{}, fmt.Errorf("drive %s: %w", path, err)
 	}
 	lk := d.lock(unix.F_RDLCK)

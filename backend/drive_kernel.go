@@ -108,10 +108,11 @@ func reporterOf(fd int) reporter {
 // reportChunk is how many zones are asked for at a time: 1 MiB of report.
 const reportChunk = 1<<20/engine.ZoneBytes - 1
 
-// reportZones reads all zones of a device of so many sectors.
-func reportZones(ask reporter, sectors uint64) ([]kernelZone, error) {
+// reportZones reads all zones of a device of so many sectors. With cached it takes
+// the kernel's own knowledge, where the kernel shares that: it is faster, but a zone
+// that was opened and has not been written is empty to Linux 7.3.
+func reportZones(ask reporter, sectors uint64, cached bool) ([]kernelZone, error) {
 	var all []kernelZone
-	cached := true // the kernel's own knowledge, where it shares it
 	b := make([]byte, engine.ZoneReportBytes+reportChunk*engine.ZoneBytes)
 	for at := uint64(0); at < sectors; {
 		err := ask(at, b, cached)

@@ -112,7 +112,7 @@ func FuzzDecodeZones(f *testing.F) {
 		if got, err := d.cut(zones, nil); err == nil && (len(got) != len(zones) || d.size == 0) {
 			t.Errorf("%d zones of %d, size %d", len(got), len(zones), d.size)
 		}
-		_, _ = reportZones(func(_ uint64, to []byte, _ bool) error { copy(to, b); return nil }, 1<<20)
+		_, _ = reportZones(func(_ uint64, to []byte, _ bool) error { copy(to, b); return nil }, 1<<20, true)
 	})
 }
 
@@ -207,10 +207,15 @@ func TestReportZones(t *testing.T) {
 		{2, true, []bool{true, false, true, false, true, false, true, true, true}},
 	} {
 		f := &fakeReport{zones: zones, most: tt.most, cached: tt.cached}
-		got, err := reportZones(f.ask, sectors)
+		got, err := reportZones(f.ask, sectors, true)
 		if err != nil || !slices.Equal(got, zones) || !slices.Equal(f.asked, tt.asked) {
 			t.Errorf("%d at a time, cached %v: asked %v, %v, %+v", tt.most, tt.cached, f.asked, err, got)
 		}
+	}
+	// The device itself, where its word counts.
+	f := &fakeReport{zones: zones, most: 6, cached: true}
+	if got, err := reportZones(f.ask, sectors, false); err != nil || !slices.Equal(got, zones) || !slices.Equal(f.asked, []bool{false, false}) {
+		t.Errorf("asked %v, %v, %+v", f.asked, err, got)
 	}
 	// What cannot be.
 	broken := errors.New("broken")
@@ -237,7 +242,7 @@ func TestReportZones(t *testing.T) {
 			return nil
 		},
 	} {
-		if _, err := reportZones(ask, sectors); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := reportZones(ask, sectors, true); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
@@ -256,7 +261,7 @@ func TestReportManyZones(t *testing.T) {
 		first := int(sector >> 19)
 		room := (len(b) - engine.ZoneReportBytes) / engine.ZoneBytes
 		return (&fakeReport{zones: zones[first:min(n, first+room)], most: n, cached: true}).ask(sector, b, cached)
-	}, n<<19)
+	}, n<<19, true)
 	if err != nil || !slices.Equal(got, zones) || asked > 10 {
 		t.Errorf("%d zones in %d reports, %v", len(got), asked, err)
 	}
