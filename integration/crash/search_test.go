@@ -113,21 +113,18 @@ func events(ops []*op) []event {
 	return all
 }
 
-// recent is the end of the history, for people.
+// recent is the end of the history, and what else was in flight then, for people.
 func recent(ops []*op, last *op) string {
 	var b strings.Builder
 	stop := never
 	if last != nil {
 		stop = last.ret
 	}
-	var lines []string
-	for _, o := range ops {
-		if o.call < stop {
-			lines = append(lines, "\t"+o.String())
+	ops = slices.DeleteFunc(slices.Clone(ops), func(o *op) bool { return o.call >= stop })
+	for i, o := range ops {
+		if i >= len(ops)-24 || o.ret >= stop {
+			b.WriteString("\t" + o.String() + "\n")
 		}
-	}
-	for _, l := range lines[max(0, len(lines)-24):] {
-		b.WriteString(l + "\n")
 	}
 	return b.String()
 }
