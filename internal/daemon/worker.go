@@ -241,11 +241,23 @@ func (w *worker) linger(idle *time.Time) bool {
 	return true
 }
 
-// take pops what is available, a ring's worth at the most, and submits it. No
-// more heads can be in flight than the ring has entries, so a request is free
+// burst is how many requests are taken at once where they are answered at once: a
+// front-end that sleeps wakes up for the first while the others are still under way.
+// At depth 32 this made 1.9 times as many reads of a file in memory as batches of
+// all 32 (4 made 1.4 times, 16 1.5 times), and 2.0 times as many without storage, at
+// half the processor time. Where a disk is waited for it would only be more system
+// calls.
+const burst = 8
+
+// take pops what is available, a burst or a ring's worth at the most, and submits
+// it. No more heads can be in flight than the ring has entries, so a request is free
 // for each Pop.
 func (w *worker) take() (taken int, err error) {
-	for range w.ring.Size {
+	most := w.ring.Size
+	if w.lane.InFlight() == 0 && !w.ioBound {
+		most = min(most, burst)
+	}
+	for range most {
 		r := &w.reqs[w.free[len(w.free)-1]]
 		ok, perr := w.queue.Pop(&r.Chain)
 		if perr != nil || !ok {
