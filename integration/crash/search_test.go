@@ -292,18 +292,21 @@ func (s *search) differsAt(b *branch, written uint64) string {
 
 // hiddenUseful says whether a write that left no trace, and of which the zone
 // shows nothing but that the next one stands further behind, can explain
-// anything that is still to be explained: a place further on, or a refusal.
+// anything that is still to be explained: a place further on, or a refusal; or, when
+// all answers are, that a zone which was closed is open again.
 func (s *search) hiddenUseful(b *branch) bool {
+	reopened := b.state == driver.ZoneClosed && s.after.state == driver.ZoneImpOpen
 	for slot, o := range s.pending {
 		if o == nil || b.done>>slot&1 != 0 {
 			continue
 		}
+		reopened = reopened && !o.answered()
 		if o.answered() && (o.status != driver.StatusOK || o.typ == driver.TypeZoneClose) ||
 			o.hasData() && (o.answered() || o.visible()) && o.at > b.next {
 			return true
 		}
 	}
-	return false
+	return reopened
 }
 
 func (s stamp) String() string {
