@@ -156,7 +156,7 @@ func TestSeries(t *testing.T) {
 	keep := func(c *comparison) { kept = append(kept, c) }
 	check(t, s.run(context.Background(), keep))
 	want := []string{
-		"tmpfs, randread, 4k, depth 1", "a slow 250ms", "a fast 250ms",
+		"tmpfs, randread, 4k, depth 1", "a slow 250ms", "a fast 250ms", "a slow 250ms", "a fast 250ms", "a slow 250ms", "a fast 250ms",
 		"a fast 1s", "b slow 1s", "a fast 1s", "b slow 1s",
 	}
 	if d := cmp.Diff(want, log); d != "" {
