@@ -59,35 +59,6 @@ func TestBrokenPackedRing(t *testing.T) {
 	}
 }
 
-// A guest that makes more available than its ring has, while all of it is in
-// flight, is told so at once; what was in flight is answered.
-func TestMoreAvailableThanThePackedRingHas(t *testing.T) {
-	r := plainRig(t, 1)
-	gate := r.newGate()
-	g := r.connect(frontend.Options{QueueSize: 3, Depth: 3, BufferBytes: 4096, Packed: true})
-	q, errs := g.Queue(0), g.errFD(0)
-	gate.shut.Store(true)
-	for range 3 {
-		send(g, driver.TypeIn, 0, 4096)
-	}
-	gate.wait(3)
-	q.Ring().SetPackedDesc(0, frontend.GuestBase, 16, 0, 1<<15) // available in the second lap
-	g.kick(0)
-	readable(t, "the err eventfd", errs)
-	r.logged("queue 0 is broken")
-	gate.open()
-	var done [3]*frontend.Request
-	for n := 0; n < 3; {
-		k, err := q.Wait(done[:])
-		if err != nil {
-			t.Fatal(err)
-		}
-		n += k
-	}
-	g.leave()
-	r.nextIsServed()
-}
-
 func TestBadPackedChains(t *testing.T) {
 	const mem = frontend.GuestBase
 	type desc struct {

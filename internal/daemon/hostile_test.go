@@ -13,44 +13,47 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// A guest that publishes more than its ring has entries, while all of them are
-// in flight, is told so at once, and costs no more than its queue. What was in
-// flight is answered.
-func TestMorePublishedThanTheRingHas(t *testing.T) {
-	r := plainRig(t, 1)
-	gate := r.newGate()
-	g := r.connect(frontend.Options{QueueSize: 4, Depth: 4, BufferBytes: 4096})
-	q, errs := g.Queue(0), g.errFD(0)
+// A guest that makes more available than its ring has, while all of it is in flight,
+// is told so at once, and costs no more than its queue. What was in flight is
+// answered.
+func TestMoreAvailableThanTheRingHas(t *testing.T) {
+	for name, c := range map[string]struct {
+		size  int // of the ring
+		spoil func(*driver.Ring)
+	}{
+		"split": {4, func(r *driver.Ring) { r.PutAvail(0); r.Publish() }},
+		"packed": {3, func(r *driver.Ring) { // available in the second lap
+			r.SetPackedDesc(0, frontend.GuestBase, 16, 0, 1<<15)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := plainRig(t, 1)
+			gate := r.newGate()
+			g := r.connect(frontend.Options{QueueSize: uint16(c.size), Depth: c.size, BufferBytes: 4096, Packed: name == "packed"})
+			q, errs := g.Queue(0), g.errFD(0)
+			gate.shut.Store(true)
+			for range c.size {
+				send(g, driver.TypeIn, 0, 4096)
+			}
+			gate.wait(int64(c.size))
+			c.spoil(q.Ring())
+			g.kick(0)
+			readable(t, "the err eventfd", errs)
+			r.logged("queue 0 is broken")
 
-	gate.shut.Store(true)
-	for range 4 {
-		req := q.Get()
-		req.Type, req.Sector = driver.TypeIn, 0
-		req.SetLen(4096)
-		if err := q.Submit(req); err != nil {
-			t.Fatal(err)
-		}
+			gate.open()
+			var done [4]*frontend.Request
+			for n := 0; n < c.size; {
+				k, err := q.Wait(done[:])
+				if err != nil {
+					t.Fatal(err)
+				}
+				n += k
+			}
+			g.leave()
+			r.nextIsServed()
+		})
 	}
-	q.Ring().Publish()
-	g.kick(0)
-	gate.wait(4)
-	q.Ring().PutAvail(0)
-	q.Ring().Publish()
-	g.kick(0)
-	readable(t, "the err eventfd", errs)
-	r.logged("queue 0 is broken")
-
-	gate.open()
-	var done [4]*frontend.Request
-	for n := 0; n < 4; {
-		k, err := q.Wait(done[:])
-		if err != nil {
-			t.Fatal(err)
-		}
-		n += k
-	}
-	g.leave()
-	r.nextIsServed()
 }
 
 // A ring whose indices make no sense costs that queue: the front-end is told,
