@@ -178,6 +178,18 @@ func TestKillLeavesNothingInTheWay(t *testing.T) {
 	must(t, "report", "disk.zvh")
 }
 
+// A daemon that breaks down, here by a signal that Go panics of, does not end like one
+// whose command line is wrong: who looks after it must start it again.
+func TestBreakdownIsNoUsageError(t *testing.T) {
+	imageHere(t)
+	p := start(t, "", nil, nil, "serve", "--socket-path", "s", "--blk-file", "disk.zvh")
+	p.until("serving")
+	p.signal(unix.SIGSEGV)
+	if status := p.wait(); status != -1 {
+		t.Errorf("status %d, want its death by a signal:\n%s", status, p.logged())
+	}
+}
+
 // Two daemons never have one image, and the second says who is in the way.
 func TestSecondDaemon(t *testing.T) {
 	imageHere(t)

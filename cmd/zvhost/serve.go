@@ -1,6 +1,8 @@
 package main
 
 import (
+	"runtime/debug"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -98,6 +100,9 @@ socket activation the handed-over socket is used.`,
 
 // serve puts the flags together and runs the daemon.
 func (o *serveOptions) serve(cmd *cobra.Command) error {
+	// A panic's own status is that of a wrong command line, which nobody starts again
+	// (RestartPreventExitStatus= in the unit): it is to end in SIGABRT.
+	debug.SetTraceback("crash")
 	o.config.SocketMode = o.mode.mode
 	o.config.Faults = o.faults.list
 	o.config.Window = o.window.window

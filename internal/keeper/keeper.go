@@ -12,14 +12,14 @@ import (
 )
 
 // How long a child that ended is left alone before it is started again: at once
-// when it had been serving, and twice as long each time when it had not.
+// when it had been serving, and twice as long each time when it had not. One that
+// has served once is never given up, whatever its status: a guest waits for it, Go's
+// status for a panic is that of a wrong command line, and a newer file that does not
+// start can be put right.
 const (
 	firstPause = 10 * time.Millisecond
 	lastPause  = 5 * time.Second
 )
-
-// exitUsage is the status of a command line that does not get better by itself.
-const exitUsage = 2
 
 // Options say what to keep.
 type Options struct {
@@ -79,8 +79,8 @@ func Run(o Options) (status int, err error) {
 		switch {
 		case ending, code == 0 && !again:
 			return max(code, 0), nil
-		case code == exitUsage, code > 0 && !served:
-			return code, nil
+		case code > 0 && !served:
+			return code, nil // a command line that is wrong does not get better by itself
 		case again && code == 0:
 			continue
 		case ready:

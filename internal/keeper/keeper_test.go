@@ -53,8 +53,17 @@ func child(what, file string) int {
 	case "fails":
 		return 7
 	case "wrong":
-		say("READY=1")
-		return exitUsage
+		return 2
+	case "panics":
+		// Go's status for it is that of a wrong command line. The second time it does not
+		// even come to serve.
+		if n == 3 {
+			return 0
+		}
+		if n == 1 {
+			say("READY=1")
+		}
+		panic("on purpose")
 	case "stores":
 		// Each start finds what those before have stored, and adds a byte to a pipe.
 		if n > 1 && (os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) || os.Getenv("LISTEN_FDS") != "1" || os.Getenv("LISTEN_FDNAMES") != "one") {
@@ -132,7 +141,7 @@ func TestStoredDescriptorsComeBack(t *testing.T) {
 
 // A command line that is wrong is not tried for ever.
 func TestChildThatFails(t *testing.T) {
-	for what, want := range map[string]int{"fails": 7, "wrong": exitUsage} {
+	for what, want := range map[string]int{"fails": 7, "wrong": 2} {
 		if status, starts, log := run(t, nil, what); status != want || starts != 1 {
 			t.Errorf("%s: status %d after %d starts:\n%s", what, status, starts, log)
 		}
@@ -141,6 +150,13 @@ func TestChildThatFails(t *testing.T) {
 	status, err := Run(Options{Args: []string{"/no/such/program"}, Self: []string{"step"}, Signals: signals, Log: t.Logf})
 	if err != nil || status == 0 {
 		t.Errorf("status %d, %v", status, err)
+	}
+}
+
+// A child that has served once is started again however it ends: its guest waits.
+func TestChildThatPanics(t *testing.T) {
+	if status, starts, log := run(t, nil, "panics"); status != 0 || starts != 3 {
+		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
 	}
 }
 
