@@ -44,7 +44,12 @@ func reconnectWithoutRecord(t *testing.T, o frontend.Options) {
 		t.Fatal(err)
 	}
 	var waiting []*frontend.Request
-	for _, typ := range []uint32{driver.TypeZoneAppend, driver.TypeZoneReset, driver.TypeOut, driver.TypeIn} {
+	// More of them than are taken at once.
+	types := []uint32{driver.TypeZoneAppend, driver.TypeZoneReset, driver.TypeOut, driver.TypeIn}
+	for range burst {
+		types = append(types, driver.TypeIn, driver.TypeZoneAppend)
+	}
+	for _, typ := range types {
 		req := q.Get()
 		req.Type, req.Sector = typ, 128
 		if typ == driver.TypeOut {

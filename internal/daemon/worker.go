@@ -254,7 +254,7 @@ const burst = 8
 // for each Pop.
 func (w *worker) take() (taken int, err error) {
 	most := w.ring.Size
-	if w.lane.InFlight() == 0 && !w.ioBound {
+	if w.lane.InFlight() == 0 && !w.ioBound && !w.doubts { // all that waits now is in doubt
 		most = min(most, burst)
 	}
 	for range most {
