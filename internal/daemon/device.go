@@ -49,8 +49,9 @@ type Device struct {
 	user    uint64
 	known   bool
 	adopted bool // it has a record of what was in flight
-	unclean bool // nobody has used the disk since a daemon died with it
 	claimed []*backend.Mark
+	// unclean are the queues that nobody has used since a daemon died with the disk.
+	unclean []bool
 
 	// engine makes what a queue does its I/O with.
 	engine func(wake func()) (engine.Engine, error)
@@ -70,17 +71,21 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 	if o.OrThreads {
 		open = orThreads(open, errs)
 	}
-	return &Device{
+	d := &Device{
 		Blk:      blk,
 		disk:     disk,
 		log:      o.Log,
 		errs:     errs,
 		pollMax:  o.PollMax,
 		patience: 5 * time.Second,
-		unclean:  backend.Unclean(disk),
+		unclean:  make([]bool, o.Queues),
 		workers:  make([]*worker, o.Queues),
 		engine:   open,
-	}, nil
+	}
+	for i := range d.unclean {
+		d.unclean[i] = backend.Unclean(disk)
+	}
+	return d, nil
 }
 
 // StartQueue implements vhostuser.Device.
@@ -92,11 +97,11 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 		return err
 	}
 	w := newWorker(d, i, r)
-	w.doubts = d.unclean && !d.adopted && inMidstream(&r)
+	w.doubts = d.doubts(i, &r)
 	if err := w.start(); err != nil {
 		return err
 	}
-	d.workers[i] = w
+	d.workers[i], d.unclean[i] = w, false
 	return nil
 }
 
@@ -107,7 +112,6 @@ func (d *Device) StopQueue(i int) (base uint32) {
 		return 0
 	}
 	d.workers[i] = nil
-	d.unclean = false
 	return w.halt()
 }
 

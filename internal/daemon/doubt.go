@@ -24,6 +24,13 @@ func inMidstream(r *vhostuser.Ring) bool {
 	return r.Base != 0
 }
 
+// doubts says whether what waits in ring i, which starts, may have been carried out by
+// a daemon that died. It is so once for each ring of the first session: what comes to
+// a ring that is only stopped for a moment is new.
+func (d *Device) doubts(i int, r *vhostuser.Ring) bool {
+	return d.unclean[i] && !d.adopted && inMidstream(r)
+}
+
 // doubtful says whether r must not be carried out: it was waiting when the ring was
 // started in midstream on a disk whose last daemon died, and would do something
 // else the second time. What was in flight then is waiting now.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -68,7 +69,7 @@ func reconnectWithoutRecord(t *testing.T, o frontend.Options) {
 		t.Fatal(err)
 	}
 
-	next := newRig(t, path, 1)
+	next := newRig(t, path, 2)
 	client, ended := next.dial()
 	if err := g.Disk.Reconnect(client); err != nil {
 		t.Fatal(err)
@@ -94,9 +95,20 @@ func reconnectWithoutRecord(t *testing.T, o frontend.Options) {
 	if !strings.Contains(next.book.String(), "INFLIGHT_SHMFD") {
 		t.Error("the log does not say why")
 	}
+	// A message that stops a ring for a moment says nothing of another one, which has
+	// not started yet.
+	if err := g.Client.SetVringCall(0, q.CallFD()); err != nil {
+		t.Fatal(err)
+	}
+	if ring := (&vhostuser.Ring{Base: 3}); next.dev.doubts(0, ring) || !next.dev.doubts(1, ring) {
+		t.Errorf("ring 0, which is served, is in doubt: %v; ring 1, which was not: %v", next.dev.doubts(0, ring), next.dev.doubts(1, ring))
+	}
 	if at, err := q.Append(data, 128); err != nil || at != 128+8 {
 		t.Errorf("the next append is at %d, %v", at, err)
 	}
 	g.r, g.ended = next, ended
 	g.leave()
+	if next.dev.doubts(1, &vhostuser.Ring{Base: 3}) {
+		t.Error("a ring is in doubt in the second session")
+	}
 }

@@ -100,6 +100,9 @@ func (d *Device) begin() error {
 // Reset implements vhostuser.Device.
 func (d *Device) Reset() {
 	d.disown()
+	if d.known { // its session is over, and nobody goes on with another one's
+		clear(d.unclean)
+	}
 	d.user, d.known, d.adopted = 0, false, false
 	d.Blk.Reset()
 }
