@@ -28,20 +28,25 @@ func Exec(args []string) error {
 }
 
 // command is the child, as a step of this program that ends in Exec. self are
-// the arguments that make this program call it.
-func (s *store) command(self, args []string) *exec.Cmd {
+// the arguments that make this program call it; done gives back what was made for
+// its start.
+func (s *store) command(self, args []string) (cmd *exec.Cmd, done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	files, done, err := s.lend()
+	if err != nil {
+		return nil, nil, err
+	}
 	// What is running is started, even if another file has its name by now: the
 	// step is this version's. The program that it becomes is looked up anew.
-	cmd := exec.Command("/proc/self/exe", append(append([]string{}, self...), args...)...)
+	cmd = exec.Command("/proc/self/exe", append(append([]string{}, self...), args...)...)
 	cmd.Args[0] = os.Args[0]
 	// A keeper that is killed takes the child along: one that nobody keeps would hold
 	// the image against the keeper that is started next.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGINT}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(plainEnviron(), "NOTIFY_SOCKET="+s.addr, "FDSTORE="+strconv.Itoa(capacity))
-	cmd.ExtraFiles = append(append([]*os.File{}, s.fixed...), s.kept...)
+	cmd.ExtraFiles = files
 	if len(cmd.ExtraFiles) > 0 {
 		var names []string
 		for _, f := range cmd.ExtraFiles {
@@ -49,7 +54,26 @@ func (s *store) command(self, args []string) *exec.Cmd {
 		}
 		cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	}
-	return cmd
+	return cmd, done, nil
+}
+
+// lend makes files of all that the child is to have, until done.
+func (s *store) lend() (files []*os.File, done func(), err error) {
+	files = append(files, s.fixed...)
+	done = func() {
+		for _, f := range files[len(s.fixed):] {
+			_ = f.Close()
+		}
+	}
+	for _, k := range s.kept {
+		fd, err := unix.FcntlInt(uintptr(k.fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			done()
+			return nil, nil, fmt.Errorf("descriptor %s for the command: %w", k.name, err)
+		}
+		files = append(files, os.NewFile(uintptr(fd), k.name))
+	}
+	return files, done, nil
 }
 
 // plainEnviron is the environment without what belongs to this process alone.

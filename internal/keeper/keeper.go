@@ -112,14 +112,18 @@ func wait(o *Options, pause time.Duration) (end bool) {
 // start starts the child. When it has ended, and all that it said has been heard,
 // its state comes through the channel.
 func (s *store) start(o *Options) (<-chan *os.ProcessState, error) {
-	cmd := s.command(o.Self, o.Args)
+	cmd, done, err := s.command(o.Self, o.Args)
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	s.ready = false
-	err := cmd.Start() // with the lock: what it says is heard once its number is known
+	err = cmd.Start() // with the lock: what it says is heard once its number is known
 	if err == nil {
 		s.child = cmd.Process.Pid
 	}
 	s.mu.Unlock()
+	done()
 	if err != nil {
 		return nil, err
 	}

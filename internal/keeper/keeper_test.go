@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -96,6 +97,13 @@ func child(what, file string) int {
 			return 93
 		}
 		return 0
+	case "kicked":
+		fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK)
+		if err != nil {
+			return 91
+		}
+		say("FDSTORE=1\nFDPOLL=0\nFDNAME=kick", fd)
+		fallthrough
 	case "waits":
 		c := make(chan os.Signal, 1)
 		notifySignals(c)
@@ -108,6 +116,46 @@ func child(what, file string) int {
 		}
 	}
 	return 92
+}
+
+// A keeper that holds the guest's eventfds does not look at them: it would wake up
+// with each of the guest's requests.
+func TestKeptIsNotPolled(t *testing.T) {
+	above, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: t.TempDir() + "/n", Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = above.Close() }()
+	t.Setenv("NOTIFY_SOCKET", above.LocalAddr().String())
+	signals := make(chan os.Signal)
+	go func() {
+		b := make([]byte, 100)
+		for range 2 { // STATUS and READY
+			_, _ = above.Read(b)
+		}
+		eventfds := 0
+		fds, _ := filepath.Glob("/proc/self/fd/*")
+		for _, fd := range fds {
+			is, _ := os.Readlink(fd)
+			info, _ := os.ReadFile("/proc/self/fdinfo/" + filepath.Base(fd))
+			if is == "anon_inode:[eventpoll]" {
+				for line := range strings.Lines(string(info)) {
+					if f := strings.Fields(line); len(f) > 1 && f[0] == "tfd:" {
+						if what, _ := os.Readlink("/proc/self/fd/" + f[1]); what == "anon_inode:[eventfd]" {
+							eventfds++
+						}
+					}
+				}
+			}
+		}
+		if eventfds > 1 { // one is the runtime's own
+			t.Errorf("%d eventfds are polled for", eventfds)
+		}
+		signals <- unix.SIGTERM
+	}()
+	if status, starts, log := run(t, signals, "kicked"); status != 5 || starts != 1 {
+		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
+	}
 }
 
 // run runs the child until it ends.

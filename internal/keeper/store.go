@@ -25,11 +25,18 @@ type store struct {
 	mu     sync.Mutex // guards what follows
 	child  int        // process whose word counts
 	fixed  []*os.File // inherited by the keeper itself
-	kept   []*os.File // in the order in which they came
+	kept   []keptFD   // in the order in which they came
 	ready  bool       // the child has said so
 	tell   func(state string)
 	synced chan struct{} // something when our own message has been read
 	ended  chan struct{}
+}
+
+// A keptFD is a descriptor of the child's. It is a plain number: an os.File of an
+// eventfd would have the runtime wake up with each kick and call of the guest.
+type keptFD struct {
+	fd   int
+	name string
 }
 
 // syncMessage is what the keeper sends to itself, to know that all before it has
@@ -61,30 +68,33 @@ func (s *store) read() {
 	defer close(s.ended)
 	b, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(253*4)+unix.CmsgSpace(unix.SizeofUcred))
 	for {
-		n, oobn, _, _, err := s.conn.ReadMsgUnix(b, oob)
+		n, oobn, flags, _, err := s.conn.ReadMsgUnix(b, oob)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		} else if err != nil {
 			s.log("the notification socket: %v", err)
 			continue
 		}
-		pid, files := unpack(oob[:oobn])
+		pid, fds := unpack(oob[:oobn])
+		if flags&unix.MSG_CTRUNC != 0 {
+			s.log("descriptors were lost on the notification socket: this process may have no more open (raise its limit of open files)")
+		}
 		switch text := string(b[:n]); {
 		case pid == os.Getpid() && text == syncMessage:
 			s.synced <- struct{}{}
 		case s.isChild(pid):
-			files = s.hear(text, files)
+			fds = s.hear(text, fds)
 		default:
 			s.log("process %d, which is not the child, sent a notification: ignored", pid)
 		}
-		for _, f := range files {
-			_ = f.Close()
+		for _, fd := range fds {
+			_ = unix.Close(fd)
 		}
 	}
 }
 
 // unpack takes the sender and the descriptors out of control messages.
-func unpack(oob []byte) (pid int, files []*os.File) {
+func unpack(oob []byte) (pid int, fds []int) {
 	cmsgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return 0, nil
@@ -94,15 +104,11 @@ func unpack(oob []byte) (pid int, files []*os.File) {
 			pid = int(cred.Pid)
 			continue
 		}
-		fds, err := unix.ParseUnixRights(&cmsgs[i])
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "stored"))
+		if more, err := unix.ParseUnixRights(&cmsgs[i]); err == nil {
+			fds = append(fds, more...)
 		}
 	}
-	return pid, files
+	return pid, fds
 }
 
 func (s *store) isChild(pid int) bool {
@@ -113,7 +119,7 @@ func (s *store) isChild(pid int) bool {
 
 // hear acts on a message of the child, and returns the descriptors that it has
 // not kept (sd_notify(3), "Well-known assignments").
-func (s *store) hear(text string, files []*os.File) (rest []*os.File) {
+func (s *store) hear(text string, fds []int) (rest []int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name := "stored"
@@ -133,36 +139,25 @@ func (s *store) hear(text string, files []*os.File) (rest []*os.File) {
 	}
 	switch {
 	case has["FDSTORE=1"]:
-		for len(files) > 0 && len(s.kept) < capacity {
-			s.kept = append(s.kept, named(files[0], name))
-			files = files[1:]
+		for len(fds) > 0 && len(s.kept) < capacity {
+			s.kept = append(s.kept, keptFD{fds[0], name})
+			fds = fds[1:]
 		}
-		if len(files) > 0 {
+		if len(fds) > 0 {
 			s.log("more than %d descriptors: %s is not kept", capacity, name)
 		}
 	case has["FDSTOREREMOVE=1"]:
 		kept := s.kept[:0]
 		for _, f := range s.kept {
-			if f.Name() == name {
-				_ = f.Close()
+			if f.name == name {
+				_ = unix.Close(f.fd)
 				continue
 			}
 			kept = append(kept, f)
 		}
-		clear(s.kept[len(kept):])
 		s.kept = kept
 	}
-	return files
-}
-
-// named is f under another name.
-func named(f *os.File, name string) *os.File {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return f
-	}
-	_ = f.Close()
-	return os.NewFile(uintptr(fd), name)
+	return fds
 }
 
 // sync returns when everything that was sent before has been acted on.
@@ -183,7 +178,10 @@ func (s *store) sync() error {
 func (s *store) close() {
 	_ = s.conn.Close()
 	<-s.ended
-	for _, f := range append(s.fixed, s.kept...) {
+	for _, f := range s.fixed {
 		_ = f.Close()
+	}
+	for _, f := range s.kept {
+		_ = unix.Close(f.fd)
 	}
 }
