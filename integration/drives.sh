@@ -14,6 +14,7 @@
 #
 #                      null_blk  dm  nvme  scsi  zvhost  newest
 #   suite, kill -9            x   x     x     x       x       x
+#   ... under a keeper        x   x     x     x       x       x
 #   512, 4096-byte blocks     x   1     2     x       3       3
 #   limits                    x         x     4       5
 #   writes that fail          x   6     x     x       x       x
@@ -50,6 +51,8 @@ source "$here/vm/guest.sh"
 cd "$here/.."
 drives=("$@")
 if ((!$#)); then drives=(null_blk dm nvme scsi zvhost plant newest); fi
+
+kills=10 # under a keeper, on each drive
 
 export CGO_ENABLED=0
 go build -trimpath -o "$VM_RUN/zvhost" ./cmd/zvhost
@@ -165,11 +168,15 @@ suite() {
 }
 
 on_null_blk() {
+	local kills=$kills
+	if [[ $1 == short ]]; then kills=3; fi
 	begin "null_blk, blocks of 512 bytes, zones larger than their capacity, conventional zones"
 	host "nullb n0 size=14 zone_size=2 zone_capacity=1 zone_nr_conv=2 blocksize=512"
 	if [[ $1 == all ]]; then suite /dev/n0 "512-byte blocks" 47 3; fi
 	host "drives -device /dev/n0 kill"
 	ok "kill -9: $said"
+	host "drives -device /dev/n0 -rounds $((2 * kills)) keep"
+	ok "under a keeper: $said"
 	host "drives -device /dev/n0 -configfs \$nullb/n0 -vanish \$nullb/n0/power=0 faults"
 	ok "$said"
 
@@ -178,6 +185,8 @@ on_null_blk() {
 	if [[ $1 == all ]]; then suite /dev/n1 "4096-byte blocks" 101 2; fi
 	host "drives -device /dev/n1 -rounds 2 kill"
 	ok "kill -9: $said"
+	host "drives -device /dev/n1 -rounds $kills keep"
+	ok "under a keeper: $said"
 	if [[ $1 == all ]]; then
 		host "drives -device /dev/n1 -configfs \$nullb/n1 -vanish \$nullb/n1/power=0 faults"
 		ok "$said"
@@ -220,6 +229,8 @@ on_dm() {
 	suite /dev/dm-0 "dm-linear" 101 2
 	host "drives -device /dev/dm-0 kill"
 	ok "dm-linear, kill -9: $said"
+	host "drives -device /dev/dm-0 -rounds $kills keep"
+	ok "dm-linear, under a keeper: $said"
 	guest_fails 'is in use' 'zvhost serve --socket-path /tmp/c --blk-file /dev/n5'
 	ok "the drive below is in use"
 }
@@ -232,6 +243,8 @@ on_nvme() {
 	suite "${ns[0]}" "NVMe, 512-byte blocks" 401 1
 	host "drives -device ${ns[0]} kill"
 	ok "NVMe, kill -9: $said"
+	host "drives -device ${ns[0]} -rounds $kills keep"
+	ok "NVMe, under a keeper: $said"
 	host "drives -device ${ns[1]} limits"
 	ok "NVMe, 4096-byte blocks: $said"
 	host "drives -device ${ns[2]} -rounds 3 -refused -vanish /sys/class/nvme/nvme0/device/remove=1 storm"
@@ -256,6 +269,8 @@ on_scsi() {
 	suite "/dev/$smr" "SMR" 401 1
 	host "drives -device /dev/$smr kill"
 	ok "SMR, kill -9: $said"
+	host "drives -device /dev/$smr -rounds $kills keep"
+	ok "SMR, under a keeper: $said"
 	host "drives -device /dev/$smr -errors $rules -vanish /sys/block/$smr/device/delete=1 scsi"
 	ok "SMR: $said"
 
@@ -273,6 +288,8 @@ on_zvhost() {
 	suite /dev/vda "zvhost on zvhost" 401 1
 	host "drives -device /dev/vda kill"
 	ok "zvhost on zvhost, kill -9: $said"
+	host "drives -device /dev/vda -rounds $kills keep"
+	ok "zvhost on zvhost, under a keeper: $said"
 	same_zones
 	# Sectors that fail behind the first ones, and zones out of service and back.
 	"$VM_RUN/zvhost" fault add "$VM_RUN/control" write,zone=4,after=8 append,zone=4,after=8 write,zone=5 append,zone=5 >/dev/null
@@ -313,6 +330,8 @@ on_newest() {
 	suite /dev/n7 "null_blk of a newer kernel" 101 2
 	host "drives -device /dev/n7 kill"
 	ok "kill -9: $said"
+	host "drives -device /dev/n7 -rounds $kills keep"
+	ok "under a keeper: $said"
 	host "drives -device /dev/n7 -configfs \$nullb/n7 -vanish \$nullb/n7/power=0 faults"
 	ok "in part: $said"
 	vm_sane

@@ -25,10 +25,11 @@ type daemon struct {
 	log bytes.Buffer // to be read when it has ended
 }
 
-// serve starts zvhost, and waits until it listens.
-func (h *host) serve() (*daemon, error) {
+// serve starts zvhost, behind what comes before its "serve", and waits until it
+// listens.
+func (h *host) serve(before ...string) (*daemon, error) {
 	d := &daemon{}
-	args := []string{"serve", "--socket-path", h.socket, "--blk-file", h.device, "--queues", strconv.Itoa(queues)}
+	args := append(before, "serve", "--socket-path", h.socket, "--blk-file", h.device, "--queues", strconv.Itoa(queues))
 	if h.zones != "" {
 		args = append(args, "--zones", h.zones)
 	}
