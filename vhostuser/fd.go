@@ -43,3 +43,15 @@ func (f *FD) Close() error {
 	// tried again.
 	return unix.Close(n)
 }
+
+// isSame says whether f and g are descriptors of one open file, as after dup(2)
+// (kcmp(2), KCMP_FILE). A kernel that cannot tell says no.
+func (f *FD) isSame(g *FD) bool {
+	if f.Int() < 0 || g.Int() < 0 {
+		return false
+	}
+	const kcmpFile = 0
+	pid := uintptr(unix.Getpid())
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, pid, pid, kcmpFile, uintptr(f.n), uintptr(g.n), 0)
+	return errno == 0 && order == 0
+}

@@ -33,7 +33,7 @@ type keeper struct {
 	Keep
 	journal *journal
 	lastID  uint64
-	names   map[uint64]bool // ids that are put and not dropped
+	names   map[uint64]*FD // what is put and not dropped, by id
 
 	// The message that is being acted on.
 	pieces    []uint32
@@ -48,7 +48,7 @@ func (s *Session) keepNew(k Keep) error {
 	if err != nil {
 		return err
 	}
-	s.keep = &keeper{Keep: k, journal: j, names: map[uint64]bool{}}
+	s.keep = &keeper{Keep: k, journal: j, names: map[uint64]*FD{}}
 	if s.record, err = NewRecord(len(s.rings), maxRingSize); err != nil {
 		return err
 	}
@@ -64,15 +64,23 @@ func (s *Session) keepNew(k Keep) error {
 	return s.conn.control(func(fd uintptr) error { return k.Put(k.Prefix+keptConn, int(fd)) })
 }
 
-// put keeps a descriptor, under an id of its own.
+// put keeps a descriptor, under an id of its own; or under that of another one of the
+// same open file, for systemd's store has no file twice, and forgets what it is given
+// again under another name. Memory regions are often parts of one file.
 func (s *Session) put(f *FD) error {
 	k := s.keep
 	if k == nil || f == nil {
 		return nil
 	}
+	for id, have := range k.names {
+		if f.isSame(have) {
+			f.id = id
+			return nil
+		}
+	}
 	k.lastID++
 	f.id = k.lastID
-	k.names[f.id] = true
+	k.names[f.id] = f
 	if err := k.Put(k.name(f.id), f.Int()); err != nil {
 		return fmt.Errorf("keep a descriptor for who comes after this process: %w", err)
 	}
@@ -96,24 +104,32 @@ func (s *Session) commit() error {
 // tidy drops what the state that was committed last does not name.
 func (s *Session) tidy() {
 	k := s.keep
-	used := map[uint64]bool{s.record.id(): true}
-	for _, r := range s.regions {
-		used[r.file.id] = true
-	}
-	for i := range s.rings {
-		r := &s.rings[i]
-		for _, f := range []*FD{r.kick, r.call, r.err} {
+	used := map[uint64]*FD{}
+	note := func(files ...*FD) {
+		for _, f := range files {
 			if f != nil {
-				used[f.id] = true
+				used[f.id] = f
 			}
 		}
 	}
-	used[s.dirty.file.ident()], used[s.dirty.call.ident()], used[s.back.ident()] = true, true, true
+	if s.record != nil {
+		note(s.record.file)
+	}
+	for _, r := range s.regions {
+		note(r.file)
+	}
+	for i := range s.rings {
+		r := &s.rings[i]
+		note(r.kick, r.call, r.err)
+	}
+	note(s.dirty.file, s.dirty.call, s.back.file())
 	for id := range k.names {
-		if !used[id] {
-			delete(k.names, id)
-			k.Drop(k.name(id))
+		if f := used[id]; f != nil {
+			k.names[id] = f // the one it was put for may be closed by now
+			continue
 		}
+		delete(k.names, id)
+		k.Drop(k.name(id))
 	}
 }
 
@@ -283,7 +299,7 @@ func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
 	}
 	delete(kept, keptJournal)
 	s := NewSession(uc, dev, opt)
-	s.keep = &keeper{Keep: k, names: map[uint64]bool{}}
+	s.keep = &keeper{Keep: k, names: map[uint64]*FD{}}
 	if err := s.pickUp(file, kept); err != nil {
 		drop()
 		s.end()

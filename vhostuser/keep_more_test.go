@@ -11,8 +11,9 @@ import (
 
 // A shelf is a fd store.
 type shelf struct {
-	mu  sync.Mutex
-	fds map[string]int
+	mu   sync.Mutex
+	fds  map[string]int
+	once bool // it has no open file twice, as systemd's
 }
 
 func (s *shelf) put(name string, fd int) error {
@@ -24,6 +25,11 @@ func (s *shelf) put(name string, fd int) error {
 	}
 	if _, taken := s.fds[name]; taken {
 		return fmt.Errorf("%s is there already", name)
+	}
+	for _, have := range s.fds {
+		if s.once && isSame(have, n) {
+			return unix.Close(n)
+		}
 	}
 	s.fds[name] = n
 	return nil

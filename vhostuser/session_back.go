@@ -54,6 +54,13 @@ func (b *backChannel) set(socket *FD, protocol uint64) {
 	b.socket, b.config = socket, protocol&ProtocolConfig != 0
 }
 
+// file is the socket, nil for none.
+func (b *backChannel) file() *FD {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.socket
+}
+
 // ident is the id under which the socket is kept, see FD.ident.
 func (b *backChannel) ident() uint64 {
 	b.mu.Lock()
@@ -78,9 +85,10 @@ func (s *Session) configChanged() (told bool) {
 	case err == unix.EAGAIN:
 		return true // it has not read those before yet, and one is as good as two
 	case err != nil || n != len(wire):
-		// What stands in the stream is no message any more, or nobody reads it.
-		_ = b.socket.Close()
-		b.socket = nil
+		// What stands in the stream is no message any more, or nobody reads it. The
+		// descriptor is the session's goroutine's to close.
+		_ = unix.Shutdown(b.socket.Int(), unix.SHUT_RDWR)
+		b.config = false
 		return false
 	}
 	return true

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -113,13 +115,21 @@ func (r *stateReader) fd() *FD {
 	}
 	name := strconv.FormatUint(id, 10)
 	f := r.kept[name]
+	if have := r.s.keep.names[id]; have != nil { // another one of the same file
+		n, err := unix.FcntlInt(uintptr(have.n), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			r.err = errors.Join(r.err, fmt.Errorf("descriptor %d: %w", id, err))
+			return nil
+		}
+		return &FD{n: n, id: id}
+	}
 	if f == nil {
 		r.err = errors.Join(r.err, fmt.Errorf("descriptor %d was not given back", id))
 		return nil
 	}
 	delete(r.kept, name)
 	f.id = id
-	r.s.keep.names[id] = true
+	r.s.keep.names[id] = f
 	r.s.keep.lastID = max(r.s.keep.lastID, id)
 	return f
 }

@@ -1,0 +1,64 @@
+package vhostuser
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
+
+// isSame says whether two descriptors are of one open file (kcmp(2), KCMP_FILE).
+func isSame(a, b int) bool {
+
+	pid := uintptr(unix.Getpid())
+	n, _, errno := unix.Syscall6(unix.SYS_KCMP, pid, pid, 0, uintptr(a), uintptr(b), 0)
+	if errno != 0 {
+		panic(errno)
+	}
+	return n == 0
+}
+
+// systemd's fd store has no open file twice: what is stored again, under whatever
+// name, it forgets (service_add_fd_store). A front-end's memory regions are often
+// parts of one file, and it may send a file or an eventfd again that we have.
+func TestOneFileTwice(t *testing.T) {
+	store, dev := &shelf{fds: map[string]int{}, once: true}, new(fakeDevice)
+	p := keptPeer(t, store, dev)
+	p.negotiate()
+	file := memFD(t, 2<<20)
+	low, high := desc(0, 1<<20, 0), desc(1<<32, 1<<20, 1<<20)
+	regions := AppendMemTable(nil, []guestmem.RegionDesc{low, high})
+	call := eventFD(t)
+	for range 2 {
+		p.must(SetMemTable, regions, file, file)
+		for i := range uint32(2) {
+			p.must(SetVringNum, VringState{i, 64}.Append(nil))
+			p.must(SetVringAddr, ringAddr(i).Append(nil))
+			p.must(SetVringEnable, VringState{i, 1}.Append(nil))
+			p.must(SetVringCall, VringFile{Index: uint8(i)}.Append(nil), call)
+			p.must(SetVringErr, VringFile{Index: uint8(i)}.Append(nil), call)
+		}
+	}
+	for i := range uint32(2) {
+		p.kick(i)
+	}
+	p.dev.told()
+	for range 2 { // and what was taken over is known again
+		p.over(store, new(fakeDevice))
+		p.tells("features 0x100020000; start 0 at 0; start 1 at 0")
+		p.must(SetVringCall, VringFile{Index: 0}.Append(nil), call)
+		p.must(SetMemTable, regions, file, file)
+		p.call(GetFeatures, nil)
+		p.dev.told()
+	}
+	if !isSame(p.dev.ring(1).Call, p.dev.ring(1).Err) {
+		t.Error("the call and error descriptors of ring 1 are not what they were")
+	}
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+	if len(store.fds) != 0 {
+		t.Errorf("still kept: %v", store.fds)
+	}
+}
