@@ -66,10 +66,10 @@ type Window struct{ First, Last int }
 // openDrive opens the zoned block device at path, or a window of it.
 func openDrive(path string, o Options) (_ *drive, err error) {
 	mode := os.O_RDWR
-	if o.ReadOnly {
+	if o.ReadOnly || o.look {
 		mode = os.O_RDONLY
 	}
-	if o.Window == nil {
+	if o.Window == nil && !o.look {
 		// A device that is mounted, or part of another one, is not ours. Windows
 		// are shared among daemons, so there the locks have to do.
 		mode |= os.O_EXCL
@@ -83,12 +83,12 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 		f, err = os.OpenFile(path, mode|unix.O_DIRECT, 0)
 	}
 	if errors.Is(err, unix.EBUSY) {
-		return nil, fmt.Errorf("drive %s is in use: it is mounted, part of another device, or opened by another program; stop that first", path)
+		return nil, fmt.Errorf("drive %s %w", path, &InUseError{said: "is in use: it is mounted, part of another device, or opened by another program; stop that first"})
 	} else if err != nil {
 		return nil, fmt.Errorf("open the drive: %w", err)
 	}
 	d := &drive{f: f, path: path}
-	if err = d.survey(o, true); err == nil { // a guest's report asks the drive again
+	if err = d.survey(o, true); err == nil && !o.look { // a guest's report asks the drive again
 		err = d.claim()
 	}
 	if err != nil {
@@ -216,7 +216,7 @@ func (d *drive) claim() error {
 	lk := d.lock(how)
 	err := unix.FcntlFlock(d.f.Fd(), unix.F_OFD_SETLK, &lk)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return errors.New("zones of it are served already, by another zvhost; stop that first, or choose other --zones")
+		return &InUseError{said: "zones of it are served already, by another zvhost; stop that first, or choose other --zones"}
 	} else if err != nil {
 		return fmt.Errorf("lock: %w", err)
 	}

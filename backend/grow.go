@@ -18,6 +18,8 @@ func Grow(d Disk) (sectors uint64, err error) {
 	switch p, ok := d.(*plain); {
 	case ok:
 		return p.grow()
+	case isAway(d):
+		return 0, errAway
 	case d.Info().Zoned != nil:
 		return 0, errors.New("the disk is zoned: its size is fixed, for guests take their zones as they were at the start; create a larger image and copy what it holds")
 	}

@@ -49,7 +49,7 @@ type image struct {
 // openImage opens, locks and recovers the image at path.
 func openImage(path string, o Options) (_ *image, err error) {
 	mode := os.O_RDWR
-	if o.ReadOnly {
+	if o.ReadOnly || o.look {
 		mode = os.O_RDONLY
 	}
 	f, err := os.OpenFile(path, mode, 0)
@@ -65,8 +65,10 @@ func openImage(path string, o Options) (_ *image, err error) {
 			err = errors.Join(fmt.Errorf("image %s: %w", path, err), img.release())
 		}
 	}()
-	if err := lockFile(f, o.ReadOnly); err != nil {
-		return nil, err
+	if !o.look {
+		if err := lockFile(f, o.ReadOnly); err != nil {
+			return nil, err
+		}
 	}
 	l, err := readSuper(f)
 	if err != nil {
@@ -85,6 +87,9 @@ func openImage(path string, o Options) (_ *image, err error) {
 		if err := img.openDirect(mode); err != nil {
 			return nil, err
 		}
+	}
+	if o.look {
+		return img, nil
 	}
 	return img, img.recover()
 }

@@ -50,9 +50,18 @@ func unlockFile(f *os.File) error {
 }
 
 // InUseError is what opening a disk returns that another process has open.
-type InUseError struct{ Holder string } // who that is, in words
+type InUseError struct {
+	Holder string // who that is, in words; empty of a drive
 
-func (e *InUseError) Error() string { return "in use by " + e.Holder + "; stop that first" }
+	said string // instead, of a drive
+}
+
+func (e *InUseError) Error() string {
+	if e.said != "" {
+		return e.said
+	}
+	return "in use by " + e.Holder + "; stop that first"
+}
 
 // unknownHolder is a holder that is not known, or gone.
 const unknownHolder = "another process"

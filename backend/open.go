@@ -31,6 +31,7 @@ type Options struct {
 	// Window is the part of a zoned block device to serve; nil for all of it.
 	Window *Window
 
+	look bool              // without the lock, not to be used: see Look
 	wrap func(store) store // tests: what is put over an image's file
 }
 
@@ -135,15 +136,9 @@ const blkGetZoneSize = 2<<30 | 4<<16 | 0x12<<8 | 132
 // Open opens the disk at path; what the file is decides what the disk is. Only
 // one writer, or any number of readers, can have it open.
 func Open(path string, o Options) (Disk, error) {
-	kind, err := Probe(path)
-	if err == nil {
-		kind, err = o.Format.check(path, kind)
-	}
+	kind, err := o.kind(path)
 	if err != nil {
 		return nil, err
-	}
-	if o.Window != nil && kind != KindZonedDevice {
-		return nil, fmt.Errorf("%s is no zoned block device, so it has no window of zones to serve: leave --zones out", path)
 	}
 	// Not "return openX(...)": a nil *zoned in a Disk would not be nil.
 	switch kind {
@@ -165,4 +160,19 @@ func Open(path string, o Options) (Disk, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// kind is what the file at path is to be opened as.
+func (o *Options) kind(path string) (Kind, error) {
+	kind, err := Probe(path)
+	if err == nil {
+		kind, err = o.Format.check(path, kind)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if o.Window != nil && kind != KindZonedDevice {
+		return 0, fmt.Errorf("%s is no zoned block device, so it has no window of zones to serve: leave --zones out", path)
+	}
+	return kind, nil
 }

@@ -43,7 +43,7 @@ const maxRangeSectors = 1 << 30 >> SectorShift
 
 func openPlain(path string, o Options) (_ *plain, err error) {
 	mode := os.O_RDWR
-	if o.ReadOnly {
+	if o.ReadOnly || o.look {
 		mode = os.O_RDONLY
 	}
 	p := new(plain)
@@ -63,8 +63,10 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 			err = errors.Join(fmt.Errorf("disk %s: %w", path, err), f.Close())
 		}
 	}()
-	if err := lockFile(f, o.ReadOnly); err != nil {
-		return nil, err
+	if !o.look {
+		if err := lockFile(f, o.ReadOnly); err != nil {
+			return nil, err
+		}
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {

@@ -46,6 +46,12 @@ type Device interface {
 	// the ring is answered, and says where the ring is to go on, as Ring.Base does.
 	// The session waits for it, so nothing else is answered meanwhile.
 	StopQueue(i int) (base uint32)
+	// Yield tells that the front-end has stopped all queues of a guest that is about to
+	// go on elsewhere: another back-end may be asked to start them once Yield has
+	// returned. What only one of the two may have is stored and let go of. Where the
+	// guest stays after all, StartQueue takes it again. An error is what could not be
+	// stored; it is let go of all the same.
+	Yield() error
 	// Adopt tells of requests that were in flight when another process died, before
 	// any queue starts: what belongs to them must be given to nobody else until
 	// queues start and go on with them, or Reset.

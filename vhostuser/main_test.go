@@ -31,6 +31,7 @@ type fakeDevice struct {
 	// What to answer, set before the session runs.
 	refuse   error // SetFeatures
 	noStart  error // StartQueue
+	noYield  error // Yield
 	progress uint16
 }
 
@@ -113,6 +114,14 @@ func (d *fakeDevice) SaveState() []byte {
 	defer d.mu.Unlock()
 	d.idle("SaveState")
 	return []byte("all that it knows")
+}
+
+func (d *fakeDevice) Yield() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.idle("Yield")
+	d.note("yield")
+	return d.noYield
 }
 
 func (d *fakeDevice) LoadState(s []byte) error {

@@ -155,6 +155,13 @@ func (s *Session) getVringBase(m *Message) ([]byte, error) {
 	}
 	s.pause(i)
 	s.drop(&s.rings[i].kick)
+	// With the last ring a guest whose writes are logged stops to go on elsewhere, as
+	// soon as this is answered. One that only pauses or reboots keeps the disk.
+	if s.logging() && s.allStopped() {
+		if err := s.dev.Yield(); err != nil {
+			return nil, err
+		}
+	}
 	return VringState{uint32(i), s.base(i)}.Append(nil), nil
 }
 
@@ -353,6 +360,16 @@ type uncoveredError struct {
 }
 
 func (e uncoveredError) Error() string { return fmt.Sprintf("ring %d: %v", e.ring, e.err) }
+
+// allStopped says whether all rings are stopped in the protocol's words.
+func (s *Session) allStopped() bool {
+	for i := range s.rings {
+		if s.rings[i].kick != nil {
+			return false
+		}
+	}
+	return true
+}
 
 func (s *Session) anyRunning() int {
 	for i := range s.rings {

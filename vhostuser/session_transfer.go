@@ -106,6 +106,9 @@ func (s *Session) beginTransfer(m *Message) (*transfer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("writing the device's state: %w", err)
 		}
+		if err := s.dev.Yield(); err != nil { // it is to be loaded elsewhere
+			return nil, err
+		}
 		close(t.done)
 		return t, nil
 	}

@@ -128,6 +128,13 @@ func (b *Blk) WriteConfig(src []byte, off uint32) error {
 // Any goroutine may call it.
 func (b *Blk) SetCapacity(sectors uint64) { b.capacity.Store(sectors) }
 
+// SetDisk puts another disk in the place of the device's, which but for its size is
+// like it. No request may be in flight.
+func (b *Blk) SetDisk(d backend.Disk) {
+	b.disk = d
+	b.SetCapacity(d.Info().CapacitySectors)
+}
+
 func configRange(what string, n int, off uint32) error {
 	if uint64(off)+uint64(n) > BlkConfigBytes {
 		return fmt.Errorf("configuration %s of %d bytes at %d lies outside the %d bytes of the space", what, n, off, BlkConfigBytes)

@@ -66,11 +66,18 @@ next time it is served; --format raw serves it as it was, whatever stands in it.
 --aio has QEMU's names; native is linux-aio, which wants --cache=direct and is the
 default for zoned drives.
 
+For a live migration, --incoming starts the daemon that the guest is to come to
+while the one that it comes from still has the disk. It looks at FILE, and takes it
+when the guest's queues start here; it waits for 10 s if it has to, and refuses
+then. A daemon lets go of the disk by itself when its front-end has stopped all
+queues of a guest whose writes are logged, and takes it again if the guest stays.
+
 A socket file that no process listens on any more is replaced. Under systemd
 socket activation the handed-over socket is used.`,
 		Example: `  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --queues 4 --serial VM1-DATA
   zvhost serve --socket-path /run/vm1.sock --blk-file /dev/nvme0n2 --zones 16-79
+  zvhost serve --socket-path /run/vm1-incoming.sock --blk-file /mnt/shared/vm1.raw --incoming
   zvhost serve --socket-path /run/bench.sock --null --null-size 64G
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --create --size 8G --zone-size 64M
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --control-path /run/vm1.control --fault read,zone=5`,
@@ -87,6 +94,7 @@ socket activation the handed-over socket is used.`,
 	fs.DurationVar(&opts.config.PollMax, "poll-max", daemon.DefaultPollMax, "look so long, a `TIME`, for more work before sleeping; 0: never")
 	fs.StringVar((*string)(&opts.config.Cache), "cache", "", "page cache `MODE`: buffered, or direct (the default for zoned drives)")
 	fs.Var(&opts.window, "zones", "serve these zones of a zoned device only, numbered from 0")
+	fs.BoolVar(&opts.config.Incoming, "incoming", false, "take the disk when queues start: a guest is to come from another zvhost")
 	fs.Var(&opts.mode, "socket-mode", "permissions of the socket: who may write may connect")
 	fs.StringVar(&opts.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")
 	fs.StringVar(&opts.config.ControlPath, "control-path", "", "take zvhost fault and zvhost zone on this UNIX `PATH`, from root and its own user")

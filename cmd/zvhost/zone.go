@@ -76,7 +76,7 @@ func setState(path, zones, state string) (n int, err error) {
 	disk, err := backend.Open(path, backend.Options{})
 	var inUse *backend.InUseError
 	switch {
-	case errors.As(err, &inUse):
+	case errors.As(err, &inUse) && inUse.Holder != "":
 		return 0, fmt.Errorf("%s: in use by %s: give its control socket instead (serve --control-path)", path, inUse.Holder)
 	case err != nil:
 		return 0, err

@@ -29,6 +29,11 @@ func (s *Server) carryOut(line []byte) (a Answer, err error) {
 	if err != nil {
 		return a, err
 	}
+	if s.Borrow != nil && r.Command != Resize { // Grow sees to it itself
+		var done func()
+		disk, done = s.Borrow()
+		defer done()
+	}
 	switch r.Command {
 	case FaultAdd:
 		if len(r.Faults) == 0 {

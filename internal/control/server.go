@@ -25,6 +25,10 @@ type Server struct {
 	// is set before Serve; without it there is no Resize.
 	Grow func() (from, to uint64, told bool, err error)
 
+	// Borrow, where the disk is not always the same one, lends what there is until
+	// done is called. It is set before Serve.
+	Borrow func() (disk backend.Disk, done func())
+
 	disk     backend.Disk
 	note     func(string)
 	patience time.Duration

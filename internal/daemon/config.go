@@ -49,6 +49,9 @@ type Config struct {
 	// Window is the part of a zoned block device to serve; nil for all of it.
 	Window   *backend.Window
 	ReadOnly bool
+	// Incoming leaves BlkFile to another daemon until a guest that comes from there
+	// starts its queues here.
+	Incoming bool
 	Queues   int    // request queues offered, 1 to vhostuser.MaxQueues
 	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
 	// Format is what BlkFile has to be; empty for whatever it is.
@@ -110,6 +113,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--socket-mode=%#o: must be permission bits, 0 to 0777", uint32(c.SocketMode))
 	case c.Create != nil && c.ReadOnly:
 		return errors.New("--create and --read-only exclude each other: a new image has nothing to read")
+	case c.Incoming && c.NullSectors != 0:
+		return errors.New("--incoming waits for a disk that another zvhost has, and --null is one without storage: leave one of them out")
+	case c.Incoming && c.Create != nil:
+		return errors.New("--incoming and --create exclude each other: another zvhost has the disk already")
 	case c.Format != backend.FormatAny && c.Format != backend.FormatRaw && c.Format != backend.FormatZoned:
 		return fmt.Errorf("--format=%s: must be raw or zoned", c.Format)
 	case c.Create != nil && c.Format == backend.FormatRaw:
@@ -148,6 +155,17 @@ func (c *Config) openDisk() (backend.Disk, error) {
 	return disk, nil
 }
 
+// lookAtDisk says what there is, and leaves it to whoever has it.
+func (c *Config) lookAtDisk() (backend.Disk, error) {
+	if c.NullSectors != 0 {
+		return c.openDisk()
+	}
+	if err := c.checkCache(); err != nil {
+		return nil, err
+	}
+	return backend.Look(c.BlkFile, c.options())
+}
+
 // what is being served, for messages.
 func (c *Config) what() string {
 	if c.NullSectors != 0 {
@@ -173,16 +191,40 @@ func (c *Config) openStorage() (backend.Disk, error) {
 			return nil, err
 		}
 	}
-	if c.Cache == CacheBuffered {
-		kind, err := backend.Probe(c.BlkFile)
-		if err != nil {
-			return nil, err
-		}
-		if kind == backend.KindZonedDevice {
-			return nil, fmt.Errorf("--cache=buffered: %s is a zoned drive, which takes writes in order: it cannot be used through the page cache; leave --cache out", c.BlkFile)
-		}
+	if err := c.checkCache(); err != nil {
+		return nil, err
 	}
-	return backend.Open(c.BlkFile, backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window})
+	return backend.Open(c.BlkFile, c.options())
+}
+
+// checkCache says why the disk cannot be used with --cache.
+func (c *Config) checkCache() error {
+	if c.Cache != CacheBuffered {
+		return nil
+	}
+	kind, err := backend.Probe(c.BlkFile)
+	if err == nil && kind == backend.KindZonedDevice {
+		err = fmt.Errorf("--cache=buffered: %s is a zoned drive, which takes writes in order: it cannot be used through the page cache; leave --cache out", c.BlkFile)
+	}
+	return err
+}
+
+func (c *Config) options() backend.Options {
+	return backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window}
+}
+
+// reopener returns what opens the disk again that was found to be i: as what it
+// was, whatever a guest has written into it since.
+func (c *Config) reopener(i backend.Info) func() (backend.Disk, error) {
+	if c.NullSectors != 0 {
+		return nil
+	}
+	again := *c
+	again.Create, again.Format = nil, backend.FormatRaw
+	if i.Zoned != nil {
+		again.Format = backend.FormatZoned
+	}
+	return again.openDisk
 }
 
 // matches returns an error that says what differs unless the image at path has

@@ -51,6 +51,9 @@ func TestValidate(t *testing.T) {
 		{"serial too long", func(c *Config) { c.Serial = "123456789012345678901" }, "at most 20"},
 		{"serial with a space", func(c *Config) { c.Serial = "A B" }, "printable"},
 		{"serial with a letter outside ASCII", func(c *Config) { c.Serial = "Ä" }, "printable"},
+		{"incoming", func(c *Config) { c.Incoming = true }, ""},
+		{"incoming without storage", func(c *Config) { c.Incoming, c.BlkFile, c.NullSectors = true, "", 8 }, "--incoming waits for a disk"},
+		{"incoming and new", func(c *Config) { c.Incoming, c.Create = true, &backend.Geometry{} }, "--incoming and --create"},
 		{"create read-only", func(c *Config) { c.Create, c.ReadOnly = &backend.Geometry{}, true }, "--create and --read-only"},
 	} {
 		c := goodConfig()

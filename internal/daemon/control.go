@@ -26,7 +26,7 @@ func openControl(path string, disk backend.Disk, dev *Device, log logrus.FieldLo
 		return nil, err
 	}
 	c := &controller{front: f, server: control.NewServer(disk, func(line string) { log.Warn(line) }), ended: make(chan error, 1)}
-	c.server.Grow = dev.Grow
+	c.server.Grow, c.server.Borrow = dev.Grow, dev.borrow
 	go func() {
 		err := c.server.Serve(f.listener)
 		if err != nil {

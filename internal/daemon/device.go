@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -26,6 +27,14 @@ type DeviceOptions struct {
 	// none left for is served with threads.
 	OrThreads bool
 	Log       logrus.FieldLogger
+
+	// Open opens the disk anew once the device has let go of it; nil for a device that
+	// never does. Away says that the disk it is made of is backend.Look's, so that it
+	// is opened when the first queue starts. Note, which may be nil, is told each time
+	// that the disk goes away or comes back.
+	Open func() (backend.Disk, error)
+	Away bool
+	Note func(away bool)
 }
 
 // A Device is a virtio-blk device over a disk: what a vhost-user session
@@ -34,7 +43,7 @@ type DeviceOptions struct {
 type Device struct {
 	*virtio.Blk // Features, SetFeatures, Queues, ReadConfig, WriteConfig
 
-	disk    backend.Disk
+	disk    backend.Disk // what custody says
 	log     logrus.FieldLogger
 	errs    *errorLog
 	pollMax time.Duration
@@ -43,6 +52,8 @@ type Device struct {
 	patience time.Duration
 	workers  []*worker // nil where the queue is not started
 	watch    watch
+	growing  sync.Mutex // one Grow at a time
+	custody  custody
 
 	// The session's: which user of the disk it is, once known, and what it has
 	// claimed for requests of a process that died.
@@ -57,8 +68,8 @@ type Device struct {
 	engine func(wake func()) (engine.Engine, error)
 }
 
-// NewDevice makes a device of a disk. It does not own the disk: whoever opened
-// it closes it, after Close.
+// NewDevice makes a device of a disk, which it does not own: whoever opened it
+// closes it, after Close; with DeviceOptions.Open that is the one that it has then.
 func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 	blk, err := virtio.NewBlk(disk, virtio.BlkOptions{Queues: o.Queues, Serial: o.Serial, SplitRings: o.SplitRings})
 	if err != nil {
@@ -71,6 +82,9 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 	if o.OrThreads {
 		open = orThreads(open, errs)
 	}
+	if o.Note == nil {
+		o.Note = func(bool) {}
+	}
 	d := &Device{
 		Blk:      blk,
 		disk:     disk,
@@ -81,10 +95,9 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		unclean:  make([]bool, o.Queues),
 		workers:  make([]*worker, o.Queues),
 		engine:   open,
+		custody:  custody{open: o.Open, note: o.Note, patience: takePatience, away: o.Away},
 	}
-	for i := range d.unclean {
-		d.unclean[i] = backend.Unclean(disk)
-	}
+	d.found(disk)
 	return d, nil
 }
 
@@ -92,6 +105,9 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	if d.workers[i] != nil {
 		return fmt.Errorf("queue %d is started already", i)
+	}
+	if err := d.take(); err != nil {
+		return err
 	}
 	if err := d.begin(); err != nil {
 		return err

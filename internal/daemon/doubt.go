@@ -24,6 +24,13 @@ func inMidstream(r *vhostuser.Ring) bool {
 	return r.Base != 0
 }
 
+// found notes how the last daemon has left the disk, which was opened just now.
+func (d *Device) found(disk backend.Disk) {
+	for i := range d.unclean {
+		d.unclean[i] = backend.Unclean(disk)
+	}
+}
+
 // doubts says whether what waits in ring i, which starts, may have been carried out by
 // a daemon that died. It is so once for each ring of the first session: what comes to
 // a ring that is only stopped for a moment is new.

@@ -13,6 +13,13 @@ type watch struct {
 	changed func() (told bool)
 }
 
+// tell tells them, if anybody is there.
+func (w *watch) tell() (told bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changed != nil && w.changed()
+}
+
 // Watch implements vhostuser.Device.
 func (d *Device) Watch(changed func() (told bool)) {
 	d.watch.mu.Lock()
@@ -25,16 +32,15 @@ func (d *Device) Watch(changed func() (told bool)) {
 // says whether a front-end was there that could be told; one that comes later sees
 // the size anyway. Any goroutine may call it.
 func (d *Device) Grow() (from, to uint64, told bool, err error) {
-	d.watch.mu.Lock() // one at a time, and none after Watch(nil)
-	defer d.watch.mu.Unlock()
-	from = d.disk.Info().CapacitySectors
-	to, err = backend.Grow(d.disk)
+	disk, done := d.borrow()
+	defer done()
+	d.growing.Lock() // one at a time
+	defer d.growing.Unlock()
+	from = disk.Info().CapacitySectors
+	to, err = backend.Grow(disk)
 	if err != nil {
 		return from, to, false, err
 	}
 	d.SetCapacity(to)
-	if d.watch.changed != nil {
-		told = d.watch.changed()
-	}
-	return from, to, told, nil
+	return from, to, d.watch.tell(), nil
 }

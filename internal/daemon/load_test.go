@@ -34,53 +34,64 @@ type loader struct {
 // run appends until n are answered. between is called after each batch.
 func (l *loader) run(n int, between func() error) error {
 	q := l.g.Queue(l.queue)
-	var done [16]*frontend.Request
 	for answered := 0; answered < n; {
-		for answered+q.InFlight() < n {
-			r := q.Get()
-			if r == nil {
-				break
-			}
-			l.sent++
-			r.Tag = l.sent<<8 | uint64(l.queue)
-			r.Type, r.Sector = driver.TypeZoneAppend, l.sent%4*2048
-			r.SetLen(loadBytes)
-			copy(r.Data, pattern(loadBytes, r.Tag))
-			if err := q.Submit(r); err != nil {
-				q.Put(r)
-				if errors.Is(err, driver.ErrFull) {
-					break
-				}
-				return err
-			}
-		}
-		if err := q.Kick(); err != nil {
+		if err := l.send(n - answered - q.InFlight()); err != nil {
 			return err
 		}
 		if err := between(); err != nil {
 			return err
 		}
-		k, err := q.Wait(done[:])
+		k, err := l.take()
 		if err != nil {
 			return err
-		}
-		for _, r := range done[:k] {
-			if r.Status != driver.StatusOK && l.excused != nil && l.excused(r) {
-				q.Put(r)
-				continue
-			}
-			if r.Status != driver.StatusOK {
-				return fmt.Errorf("append: %s", driver.StatusString(r.Status))
-			}
-			if _, twice := l.landed[r.AppendSector]; twice {
-				return fmt.Errorf("two appends landed at sector %d", r.AppendSector)
-			}
-			l.landed[r.AppendSector] = r.Tag
-			q.Put(r)
 		}
 		answered += k
 	}
 	return nil
+}
+
+// send sends appends, at most n and as many as the queue takes.
+func (l *loader) send(n int) error {
+	q := l.g.Queue(l.queue)
+	for range n {
+		r := q.Get()
+		if r == nil {
+			break
+		}
+		l.sent++
+		r.Tag = l.sent<<8 | uint64(l.queue)
+		r.Type, r.Sector = driver.TypeZoneAppend, l.sent%4*2048
+		r.SetLen(loadBytes)
+		copy(r.Data, pattern(loadBytes, r.Tag))
+		if err := q.Submit(r); err != nil {
+			q.Put(r)
+			if errors.Is(err, driver.ErrFull) {
+				break
+			}
+			return err
+		}
+	}
+	return q.Kick()
+}
+
+// take waits for answers and takes those that there are.
+func (l *loader) take() (n int, err error) {
+	var done [16]*frontend.Request
+	q := l.g.Queue(l.queue)
+	n, err = q.Wait(done[:])
+	for _, r := range done[:n] {
+		switch _, twice := l.landed[r.AppendSector]; {
+		case r.Status != driver.StatusOK && l.excused != nil && l.excused(r):
+		case r.Status != driver.StatusOK:
+			return n, fmt.Errorf("append: %s", driver.StatusString(r.Status))
+		case twice:
+			return n, fmt.Errorf("two appends landed at sector %d", r.AppendSector)
+		default:
+			l.landed[r.AppendSector] = r.Tag
+		}
+		q.Put(r)
+	}
+	return n, err
 }
 
 // verify reads everything back, and checks that nobody overlaps.

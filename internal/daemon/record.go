@@ -69,6 +69,10 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 // Adopt implements vhostuser.Device.
 func (d *Device) Adopt(r *vhostuser.Record) {
 	d.disown()
+	if d.custody.kept = nil; d.custody.away {
+		d.custody.kept = r // no queue starts before the disk is taken
+		return
+	}
 	run := backend.Run(d.disk)
 	for i := range r.Rings() {
 		ring := r.Ring(i)
@@ -104,6 +108,7 @@ func (d *Device) Reset() {
 		clear(d.unclean)
 	}
 	d.user, d.known, d.adopted = 0, false, false
+	d.custody.kept, d.custody.tried = nil, false
 	d.Blk.Reset()
 }
 

@@ -64,10 +64,10 @@ func (r *rig) close() {
 		return
 	}
 	r.closed = true
-	if err := errors.Join(r.dev.Close(), r.disk.Close()); err != nil {
+	if err := errors.Join(r.dev.Close(), r.dev.disk.Close()); err != nil {
 		r.t.Error(err)
 	}
-	if r.disk.Info().Zoned == nil {
+	if r.disk.Info().Zoned == nil || r.dev.custody.away { // or another's to check
 		return
 	}
 	findings, err := backend.Check(r.path)

@@ -28,35 +28,46 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 	if err := checkFileLimit(c.Queues); err != nil {
 		return err
 	}
-	// The disk first: its lock keeps a second daemon from getting as far as
-	// the socket.
-	disk, err := c.openDisk()
+	h := new(handed)
+	if c.FD == NoFD {
+		var err error
+		if h, err = activated(log); err != nil {
+			return err
+		}
+	}
+	// The disk before the socket: its lock keeps a second daemon from getting that
+	// far.
+	open, away := c.openDisk, c.Incoming || h.letGo()
+	if away {
+		open = c.lookAtDisk
+	}
+	disk, err := open()
 	if err != nil {
+		h.leave()
 		return err
 	}
-	err = serveDisk(ctx, &c, disk, log)
+	disk, err = serveDisk(ctx, &c, h, disk, away, log)
 	if cerr := disk.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("closing %s: %w", c.what(), cerr))
 	}
 	return err
 }
 
-func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Logger) error {
+// serveDisk serves disk, which is away or not, and returns the one to be closed in
+// its place.
+func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, away bool, log *logrus.Logger) (backend.Disk, error) {
+	defer h.close()
 	aio, err := chooseEngine(c.AIO, disk.Info(), engine.Kind.Probe, log)
 	if err != nil {
-		return err
+		return disk, err
 	}
-	dev, err := NewDevice(disk, DeviceOptions{Queues: c.Queues, Serial: c.Serial, SplitRings: c.SplitRings, Engine: aio, OrThreads: c.AIO == "", PollMax: c.PollMax, Log: log})
+	dev, err := NewDevice(disk, DeviceOptions{
+		Queues: c.Queues, Serial: c.Serial, SplitRings: c.SplitRings, Engine: aio, OrThreads: c.AIO == "", PollMax: c.PollMax, Log: log,
+		Open: c.reopener(disk.Info()), Away: away, Note: h.store.noteAway,
+	})
 	if err != nil {
-		return err
+		return disk, err
 	}
-	h := new(handed)
-	if c.FD == NoFD {
-		if h, err = activated(log); err != nil {
-			return err
-		}
-	}
-	defer h.close()
 	f, err := openFront(c, h)
 	var ctl *controller
 	if err == nil {
@@ -67,12 +78,15 @@ func serveDisk(ctx context.Context, c *Config, disk backend.Disk, log *logrus.Lo
 	if err == nil {
 		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix)}
 		log.Infof("serving %s on %s: %s", c.what(), f.where, describeDisk(disk.Info()))
+		if away {
+			log.Infof("%s is left to another zvhost until queues start here", c.what())
+		}
 		warnOfFaults(log, disk)
 		err = errors.Join(s.run(ctx, f), ctl.stopListening())
 	}
 	err = errors.Join(err, dev.Close())
 	ctl.close() // what it waits for may have been in flight
-	return err
+	return dev.disk, err
 }
 
 // server lets front-ends in, one at a time.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -25,6 +26,7 @@ const (
 	keptPrefix    = "zvhost."
 	sessionPrefix = keptPrefix + "session."
 	listenerName  = keptPrefix + "listener"
+	awayName      = keptPrefix + "away" // the disk has been let go of: see noteAway
 )
 
 // handed is what the service manager handed down.
@@ -82,6 +84,26 @@ func takeFD(f *os.File) (*vhostuser.FD, error) {
 	}
 	_ = f.Close()
 	return vhostuser.NewFD(n), nil
+}
+
+// letGo says whether the process before has let go of the disk, and not taken it
+// again.
+func (h *handed) letGo() bool {
+	f := h.kept[awayName]
+	if f == nil {
+		return false
+	}
+	delete(h.kept, awayName) // it stays in the store
+	_ = f.Close()
+	return true
+}
+
+// leave leaves all to another process: this one cannot begin.
+func (h *handed) leave() {
+	store := h.store
+	h.store = nil
+	h.close()
+	store.close()
 }
 
 // close lets go of what nobody has taken.
@@ -148,6 +170,25 @@ func (s *fdStore) drop(name string) {
 	}
 	if err := s.send("FDSTOREREMOVE=1\nFDNAME=" + name); err != nil {
 		s.log.Warnf("dropping %s from the fd store: %v", name, err)
+	}
+}
+
+// noteAway notes that the disk is away, or here again. An eventfd that means
+// nothing stands for that in the store.
+func (s *fdStore) noteAway(away bool) {
+	if s == nil {
+		return
+	}
+	if !away {
+		s.drop(awayName)
+		return
+	}
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err == nil {
+		err = errors.Join(s.put(awayName, fd), unix.Close(fd))
+	}
+	if err != nil {
+		s.log.Warnf("noting that the disk is let go of: %v; should this process die, the next one takes it again", err)
 	}
 }
 

@@ -67,14 +67,39 @@ func (d *Disk) keepInflight() (err error) {
 // error c is closed.
 func (d *Disk) Reconnect(c *Client) error {
 	_ = d.Client.Close() // it has told already what is wrong with it
-	d.Client = c
-	err := firstError(d.negotiate, d.acceptFeatures, d.shareAgain)
-	if err == nil && d.inflight != nil {
-		err = c.SetInflight(d.inflight)
+	return d.goOn(c, func() error {
+		if d.inflight == nil {
+			return nil
+		}
+		return c.SetInflight(d.inflight)
+	}, func(q *Queue) uint32 { return q.ring.Rewound() })
+}
+
+// Move goes on with the disk over c, a connection to another back-end of it, as a
+// machine does that has moved there: the queues have been stopped, and go on at
+// bases. It returns the connection that there was, which is now the caller's. On an
+// error that one is still the disk's, and c the caller's.
+func (d *Disk) Move(c *Client, bases []uint32) (was *Client, err error) {
+	was = d.Client
+	err = d.goOn(c, func() error {
+		old := d.inflight
+		return errors.Join(d.keepInflight(), old.Close())
+	}, func(q *Queue) uint32 { return bases[q.index] })
+	if err != nil {
+		d.Client = was
+		return nil, err
 	}
+	return was, nil
+}
+
+// goOn sets everything up anew over c: record sees to that of requests in flight,
+// and base says where a queue goes on.
+func (d *Disk) goOn(c *Client, record func() error, base func(*Queue) uint32) error {
+	d.Client = c
+	err := firstError(d.negotiate, d.acceptFeatures, d.shareAgain, record)
 	for _, q := range d.queues {
 		if err == nil {
-			err = q.start(q.ring.Rewound())
+			err = q.start(base(q))
 		}
 	}
 	if err == nil && c.Protocol&vhostuser.ProtocolStatus != 0 {

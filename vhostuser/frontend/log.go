@@ -91,6 +91,9 @@ func (l *DirtyLog) Take(f func(guestAddr uint64)) {
 // Stop ends the logging; no mark is made after it.
 func (l *DirtyLog) Stop() error { return errors.Join(l.set(false), l.free()) }
 
+// Free gives the log back to who has it no more at the back-end: the disk has moved.
+func (l *DirtyLog) Free() error { return l.free() }
+
 func (l *DirtyLog) free() error {
 	var err error
 	if l.log != nil {

@@ -101,6 +101,9 @@ func (d *ramDisk) Watch(func() bool)      {}
 func (d *ramDisk) SaveState() []byte      { return nil }
 func (d *ramDisk) LoadState([]byte) error { return nil }
 
+// Yield implements vhostuser.Device.
+func (d *ramDisk) Yield() error { return nil }
+
 // worker serves one ring.
 type worker struct {
 	d          *ramDisk

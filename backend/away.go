@@ -1,0 +1,86 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+)
+
+// away stands in for a disk that somebody else has, or may have: it says what the
+// disk is, and carries out nothing. A guest that moves to another host has a daemon
+// at either end, and only one of them may have the disk.
+type away struct {
+	info   Info
+	faults Faults
+}
+
+// errAway is what an away disk answers.
+var errAway = fmt.Errorf("%w: another zvhost has the disk, or is about to take it", ErrIO)
+
+func newAway(i Info) *away {
+	return &away{info: i, faults: Faults{refuse: "the disk is not here: another zvhost has it, or is about to take it"}}
+}
+
+// Look says what Open would open, in the form of a disk that is not to be used: it
+// refuses every request, until Open is called. Look takes no lock and writes
+// nothing, so somebody else may have the disk meanwhile.
+func Look(path string, o Options) (Disk, error) {
+	kind, err := o.kind(path)
+	if err != nil {
+		return nil, err
+	}
+	o.look = true
+	switch kind {
+	case KindImage:
+		img, err := openImage(path, o)
+		if err != nil {
+			return nil, err
+		}
+		return newAway(img.info(o.ReadOnly)), img.release()
+	case KindZonedDevice:
+		d, err := openDrive(path, o)
+		if err != nil {
+			return nil, err
+		}
+		return newAway(d.info), d.f.Close()
+	}
+	p, err := openPlain(path, o)
+	if err != nil {
+		return nil, err
+	}
+	return newAway(p.info), p.f.Close()
+}
+
+// LetGo closes d, so that somebody else can open it, and returns what stands in its
+// place, as Look does. After an error it is closed all the same.
+func LetGo(d Disk) (Disk, error) {
+	i := d.Info()
+	return newAway(i), d.Close()
+}
+
+// IsInUse says whether err is Open's for a disk that somebody else has.
+func IsInUse(err error) bool { return errors.As(err, new(*InUseError)) }
+
+func isAway(d Disk) bool {
+	_, ok := d.(*away)
+	return ok
+}
+
+// Info implements Disk.
+func (a *away) Info() Info { return a.info }
+
+// ReportZone implements Disk. Nobody knows what the zones are like by now.
+func (a *away) ReportZone(int) Zone { panic("backend: zone report of a disk that is away") }
+
+// Faults implements Disk.
+func (a *away) Faults() *Faults { return &a.faults }
+
+// Close implements Disk.
+func (a *away) Close() error { return nil }
+
+// submit implements Disk.
+func (a *away) submit(r *Request) {
+	r.lane.finish(r, &RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: errAway})
+}
+
+// ioDone implements Disk: it has no I/O.
+func (a *away) ioDone(r *Request) { r.lane.finish(r, r.Err) }

@@ -1,0 +1,136 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/vhostuser"
+)
+
+// takePatience is how long queues that start wait for a disk that another daemon
+// still has: the one that the guest comes from stores what it has been given.
+const takePatience = 10 * time.Second
+
+// custody is about a disk that a guest takes along to another daemon and back. It
+// is away while its queues may run there: nothing of it is open here then, and the
+// device has what backend.Look returns in its place.
+//
+// The session's goroutine changes the device's disk, while no queue is started, and
+// holds mu. Whoever else wants to use the disk holds mu for reading.
+type custody struct {
+	mu sync.RWMutex
+	// open opens the disk anew; nil for one that is never let go of.
+	open func() (backend.Disk, error)
+	// note tells whoever comes after this process whether the disk is away.
+	note     func(away bool)
+	patience time.Duration
+
+	away  bool
+	tried bool              // queues have waited in vain: another one does not wait again
+	kept  *vhostuser.Record // what is to be adopted when the disk is there; nil: nothing
+}
+
+// Yield implements vhostuser.Device.
+func (d *Device) Yield() error {
+	c := &d.custody
+	if c.open == nil || c.away {
+		return nil
+	}
+	d.disown() // what was in flight in a ring that is not started again here
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// Noted first: a process after this one that finds rings to be started takes it
+	// again, but one that does not must leave it alone.
+	c.note(true)
+	gone, err := backend.LetGo(d.disk)
+	d.swap(gone)
+	c.away = true
+	d.user, d.known, d.adopted = 0, false, false
+	clear(d.unclean)
+	if err != nil {
+		return fmt.Errorf("letting go of the disk: %w", err)
+	}
+	d.log.Infof("the guest is about to go on elsewhere: the disk is let go of, and taken again when queues start here")
+	return nil
+}
+
+// take has the disk here, before a queue starts.
+func (d *Device) take() error {
+	c := &d.custody
+	if !c.away {
+		return nil
+	}
+	was := d.disk.Info()
+	disk, err := d.await()
+	if err != nil {
+		return err
+	}
+	now := disk.Info()
+	if err := sameDisk(was, now); err != nil {
+		return errors.Join(err, disk.Close())
+	}
+	c.mu.Lock()
+	d.swap(disk)
+	c.away, c.tried = false, false
+	d.found(disk)
+	c.mu.Unlock()
+	c.note(false)
+	d.log.Infof("the disk is taken: queues start here")
+	if r := c.kept; r != nil {
+		d.Adopt(r)
+	}
+	if now.CapacitySectors != was.CapacitySectors {
+		d.watch.tell()
+	}
+	return nil
+}
+
+// swap puts disk in the place of the one that the device has.
+func (d *Device) swap(disk backend.Disk) {
+	d.disk = disk
+	d.SetDisk(disk)
+}
+
+// await opens the disk, once nobody else has it.
+func (d *Device) await() (backend.Disk, error) {
+	c := &d.custody
+	end := time.Now().Add(c.patience)
+	for told := false; ; told = true {
+		disk, err := c.open()
+		switch {
+		case !backend.IsInUse(err):
+			return disk, err
+		case c.tried || time.Now().After(end):
+			c.tried = true
+			return nil, fmt.Errorf("%w: queues are to start here, while the zvhost that has the disk has not let go of it; what the guest has asked for stays in its queues", err)
+		case !told:
+			d.log.Infof("%v: waiting up to %v for it", err, c.patience)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// sameDisk says what keeps a disk from being the one that the guest was shown. It
+// may have grown.
+func sameDisk(was, now backend.Info) error {
+	grown := was
+	if was.Zoned == nil && now.CapacitySectors > was.CapacitySectors {
+		grown.CapacitySectors = now.CapacitySectors
+	}
+	zoned := was.Zoned == nil && now.Zoned == nil || was.Zoned != nil && now.Zoned != nil && *was.Zoned == *now.Zoned
+	grown.Zoned, now.Zoned = nil, nil
+	if !zoned || grown != now {
+		return errors.New("the disk is not the one that the guest was shown: its size, zones or limits differ")
+	}
+	return nil
+}
+
+// borrow lends the disk to who is no queue: it is not let go of until done is
+// called.
+func (d *Device) borrow() (disk backend.Disk, done func()) {
+	d.custody.mu.RLock()
+	return d.disk, d.custody.mu.RUnlock
+}

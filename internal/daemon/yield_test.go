@@ -1,0 +1,219 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// movable makes r a device that lets go of its disk, and that does not wait for one
+// that somebody else has.
+func (r *rig) movable() *rig {
+	r.dev.custody.patience = 0
+	r.dev.custody.open = func() (backend.Disk, error) { return backend.Open(r.path, backend.Options{}) }
+	return r
+}
+
+// incomingRig is a second rig over the disk of r, which waits for that one.
+func (r *rig) incomingRig() *rig {
+	r.t.Helper()
+	disk, err := backend.Look(r.path, backend.Options{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	log, book := newLogBook()
+	dev, err := NewDevice(disk, DeviceOptions{Queues: r.dev.Queues(), Serial: rigSerial, Log: log, Away: true})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	next := &rig{t: r.t, path: r.path, disk: disk, dev: dev, book: book}
+	r.t.Cleanup(next.close)
+	return next.movable()
+}
+
+// stopAll stops the queues of g, and says where they are to go on.
+func (g *guest) stopAll() (bases []uint32) {
+	g.r.t.Helper()
+	for i := range g.r.dev.Queues() {
+		base, err := g.Queue(i).Stop()
+		if err != nil {
+			g.r.t.Fatalf("%v\n%s", err, g.r.book)
+		}
+		bases = append(bases, base)
+	}
+	return bases
+}
+
+// stays starts the queues of g again where they were.
+func (g *guest) stays(bases []uint32) error {
+	for i, base := range bases {
+		if err := g.Queue(i).Start(base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// moveTo has g go on at r, and returns the session that it has left behind.
+func (g *guest) moveTo(r *rig, bases []uint32) (left *frontend.Client, ended chan error) {
+	r.t.Helper()
+	c, next := r.dial()
+	left, err := g.Move(c, bases)
+	if err != nil {
+		r.t.Fatalf("%v\n%s", err, r.book)
+	}
+	ended, g.ended, g.r = g.ended, next, r
+	return left, ended
+}
+
+// startLog has the writes of g logged, as they are when a machine is about to move.
+func (g *guest) startLog() *frontend.DirtyLog {
+	g.r.t.Helper()
+	l, err := g.StartLog()
+	if err != nil {
+		g.r.t.Fatal(err)
+	}
+	return l
+}
+
+// quiet has loaders run without being disturbed.
+func quiet() error { return nil }
+
+// A guest with a zoned image goes to another daemon and comes back, both alive all
+// the while, with appends that are in flight when it is stopped: each is carried out
+// once, by the one or the other, and whoever has the image knows its zones. The one
+// that has not is not started by mistake.
+func TestZonedDiskMoves(t *testing.T) {
+	for name, o := range rings {
+		if o.Without&(1<<30) != 0 {
+			continue // there is no log without protocol features
+		}
+		t.Run(name, func(t *testing.T) {
+			from := zonedRig(t, loadZones, loadQueues).movable()
+			to := from.incomingRig()
+			o.Queues, o.Depth = loadQueues, 16
+			g := from.connect(o)
+			var loaders []*loader
+			for i := range loadQueues {
+				loaders = append(loaders, &loader{g: g, queue: i, landed: map[uint64]uint64{}})
+			}
+			appends := 0
+			run := func(n int) {
+				t.Helper()
+				for _, l := range loaders {
+					if err := l.run(n, quiet); err != nil {
+						t.Fatalf("%v\n%s%s", err, from.book, to.book)
+					}
+				}
+				appends += n * loadQueues
+			}
+			run(40)
+			for round, way := range [][2]*rig{{from, to}, {to, from}, {from, to}} {
+				here, there := way[0], way[1]
+				l := g.startLog()
+				for _, l := range loaders {
+					if err := l.send(8); err != nil {
+						t.Fatal(err)
+					}
+				}
+				bases := g.stopAll() // some of those have been taken, and are answered
+				left, ended := g.moveTo(there, bases)
+				for _, l := range loaders {
+					for q := g.Queue(l.queue); q.InFlight() > 0; {
+						n, err := l.take()
+						if err != nil {
+							t.Fatalf("round %d: %v\n%s%s", round, err, from.book, to.book)
+						}
+						appends += n
+					}
+				}
+				run(20)
+
+				// The one that it has left is told to start again.
+				wrong := &guest{Disk: g.Disk, r: here}
+				at := g.Client
+				g.Client = left
+				if err := wrong.stays(bases); !errors.As(err, new(frontend.RefusedError)) {
+					t.Errorf("started in two places: %v", err)
+				}
+				g.Client = at
+				here.logged("in use by process")
+				here.logged("what the guest has asked for stays in its queues")
+				run(20)
+				if err := errors.Join(l.Free(), left.Close(), <-ended); err != nil {
+					t.Fatalf("%v\n%s", err, here.book)
+				}
+			}
+			verify(g, loaders, appends)
+			g.leave()
+		})
+	}
+}
+
+// A migration is cancelled when the other side is up: the guest goes on where it
+// was. A guest that only stops for a while keeps its disk.
+func TestMigrationFails(t *testing.T) {
+	for name, r := range map[string]*rig{"zoned": zonedRig(t, smallZones, 1), "ordinary": plainRig(t, 1)} {
+		t.Run(name, func(t *testing.T) {
+			r.movable()
+			to := r.incomingRig()
+			g := r.connect(frontend.Options{})
+			free := func(want bool) {
+				t.Helper()
+				d, err := backend.Open(r.path, backend.Options{})
+				if err == nil {
+					err = d.Close()
+				}
+				if (err == nil) != want {
+					t.Fatalf("the disk can be had: %v", err)
+				}
+			}
+			write := func(sector, seed uint64) {
+				t.Helper()
+				g.want("write", driver.StatusOK, g.Queue(0).Write(pattern(4096, seed), sector))
+			}
+			write(128, 1)
+			bases := g.stopAll()
+			free(false)
+			if err := g.stays(bases); err != nil {
+				t.Fatal(err)
+			}
+			write(136, 2)
+			l := g.startLog()
+			bases = g.stopAll()
+			free(true)
+			r.logged("the disk is let go of")
+			c, ended := to.dial()
+			if p, err := c.ProtocolFeatures(); err != nil {
+				t.Fatal(err)
+			} else if err := c.SetProtocolFeatures(p); err != nil {
+				t.Fatal(err)
+			}
+			shown, err := c.Config(0, driver.BlkConfigBytes)
+			if want, werr := g.Client.Config(0, driver.BlkConfigBytes); err != nil || werr != nil || !bytes.Equal(shown, want) {
+				t.Errorf("the other side shows %x (%v), here it is %x (%v)", shown, err, want, werr)
+			}
+			if err := g.stays(bases); err != nil {
+				t.Fatalf("%v\n%s", err, r.book)
+			}
+			free(false)
+			if err := l.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			write(144, 3)
+			got := make([]byte, 3*4096)
+			g.want("read", driver.StatusOK, g.Queue(0).Read(got, 128))
+			if !bytes.Equal(got, bytes.Join([][]byte{pattern(4096, 1), pattern(4096, 2), pattern(4096, 3)}, nil)) {
+				t.Error("what was written is not there any more")
+			}
+			if err := errors.Join(c.Close(), <-ended); err != nil {
+				t.Error(err)
+			}
+			g.leave()
+		})
+	}
+}
