@@ -2,10 +2,16 @@ package daemon
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -152,6 +158,122 @@ func TestZonedDiskMoves(t *testing.T) {
 			g.leave()
 		})
 	}
+}
+
+// Queues that start while the disk is still let go of wait for it.
+func TestQueuesWaitForTheDisk(t *testing.T) {
+	from := plainRig(t, 1).movable()
+	to := from.incomingRig()
+	to.dev.custody.patience = time.Hour
+	g := from.connect(frontend.Options{})
+	g.want("write", driver.StatusOK, g.Queue(0).Write(pattern(4096, 1), 8))
+	l := g.startLog()
+	next, ended := to.dial()
+	moved, home := make(chan error), g.Client
+	go func() {
+		_, err := g.Move(next, []uint32{1})
+		moved <- err
+	}()
+	to.book.wait(1, "waiting up to 1h0m0s for it")
+	if base, err := home.VringBase(0); err != nil || base != 1 {
+		t.Fatal(base, err)
+	}
+	if err := <-moved; err != nil {
+		t.Fatalf("%v\n%s", err, to.book)
+	}
+	got := make([]byte, 4096)
+	g.want("read", driver.StatusOK, g.Queue(0).Read(got, 8))
+	if !bytes.Equal(got, pattern(4096, 1)) {
+		t.Error("it reads something else")
+	}
+	if err := errors.Join(l.Free(), home.Close(), <-g.ended); err != nil {
+		t.Error(err)
+	}
+	g.ended, g.r = ended, to
+	g.leave()
+}
+
+// What has become of the disk while it was away: a larger one is shown to the guest,
+// and what is not the same disk is refused.
+func TestDiskChangesWhileAway(t *testing.T) {
+	r := plainRig(t, 1).movable()
+	g := r.connect(frontend.Options{})
+	change := func(bytes int64) error {
+		t.Helper()
+		l := g.startLog()
+		bases := g.stopAll()
+		if err := os.Truncate(r.path, bytes); err != nil {
+			t.Fatal(err)
+		}
+		return errors.Join(g.stays(bases), l.Free())
+	}
+	if err := change(2 << 20); err != nil {
+		t.Fatal(err)
+	}
+	g.want("write", driver.StatusOK, g.Queue(0).Write(pattern(512, 1), 4095))
+	if b, err := g.Client.Config(0, 8); err != nil || binary.LittleEndian.Uint64(b) != 4096 {
+		t.Errorf("capacity %x, %v", b, err)
+	}
+	if err := change(1 << 20); !errors.As(err, new(frontend.RefusedError)) {
+		t.Errorf("a disk that has shrunk: %v", err)
+	}
+	r.logged("the disk is not the one that the guest was shown")
+	g.leave()
+
+	zoned := zonedRig(t, smallZones, 1).movable()
+	next := zoned.incomingRig()
+	zoned.close()
+	if err := os.Remove(zoned.path); err != nil {
+		t.Fatal(err)
+	}
+	other := smallZones
+	other.MaxActive = 5
+	if err := backend.CreateImage(zoned.path, other); err != nil {
+		t.Fatal(err)
+	}
+	client, ended := next.dial()
+	if _, err := frontend.Open(client, frontend.Options{}); !errors.As(err, new(frontend.RefusedError)) {
+		t.Errorf("another disk: %v", err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	next.logged("the disk is not the one that the guest was shown")
+}
+
+// What is asked of a disk over the control socket while it is away is refused.
+func TestControlWhileAway(t *testing.T) {
+	r := zonedRig(t, smallZones, 1)
+	next := r.incomingRig()
+	path := filepath.Join(t.TempDir(), "control")
+	ctl, err := openControl(path, next.disk, next.dev, next.dev.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ctl.close()
+	defer func() {
+		if err := ctl.stopListening(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, ask := range []control.Request{
+		{Command: control.FaultAdd, Faults: []backend.Fault{{Kind: backend.FaultRead}}},
+		{Command: control.SetState, Zones: "1", State: "offline"},
+		{Command: control.Resize},
+	} {
+		if _, err := control.Call(path, ask); err == nil || !strings.Contains(err.Error(), "another zvhost has") {
+			t.Errorf("%s: %v", ask.Command, err)
+		}
+	}
+	r.close()
+	g := next.connect(frontend.Options{})
+	if a, err := control.Call(path, control.Request{Command: control.SetState, Zones: "1", State: "offline"}); err != nil || a.Zones != 1 {
+		t.Errorf("the disk is here: %+v, %v", a, err)
+	}
+	if z := next.dev.disk.ReportZone(1); z.State != backend.Offline {
+		t.Errorf("zone 1: %+v", z)
+	}
+	g.leave()
 }
 
 // A migration is cancelled when the other side is up: the guest goes on where it

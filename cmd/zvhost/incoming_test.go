@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+)
+
+// times waits until the log has words so often.
+func (p *program) times(n int, words string) {
+	p.t.Helper()
+	for strings.Count(p.logged(), words) < n {
+		select {
+		case <-p.lines:
+		case <-p.read:
+			p.t.Fatalf("it ended without saying %q %d times:\n%s", words, n, p.logged())
+		}
+	}
+}
+
+// killChild kills the daemon that p, a keeper, keeps.
+func (p *program) killChild() {
+	p.t.Helper()
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				p.t.Fatal(err)
+			}
+			return
+		}
+	}
+	p.t.Fatal("it keeps no daemon")
+}
+
+// A guest goes to another daemon and comes back. Each of the two dies now and then,
+// and its keeper starts another: one that had let go of the disk leaves it alone, and
+// one that had taken it goes on with it.
+func TestMovesUnderKeepers(t *testing.T) {
+	imageHere(t)
+	here := start(t, "", nil, nil, "keeper", "--", os.Args[0], "serve", "--socket-path", "s", "--blk-file", "disk.zvh")
+	here.times(1, "serving")
+	there := start(t, "", nil, nil, "keeper", "--", os.Args[0], "serve", "--socket-path", "t", "--blk-file", "disk.zvh", "--incoming")
+	there.times(1, "is left to another zvhost until queues start here")
+
+	d, err := frontend.Open(dial(t, "s"), frontend.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, data, next := d.Queue(0), bytes.Repeat([]byte("zone"), 128), uint64(128)
+	appends := func() {
+		t.Helper()
+		at, err := q.Append(data, 128)
+		if err != nil || at != next {
+			t.Fatalf("an append went to sector %d, not %d: %v\n%s%s", at, next, err, here.logged(), there.logged())
+		}
+		next++
+	}
+	stop := func() (base uint32) {
+		t.Helper()
+		l, err := d.StartLog()
+		if err == nil {
+			base, err = q.Stop()
+			err = errors.Join(err, l.Free())
+		}
+		if err != nil {
+			t.Fatalf("%v\n%s%s", err, here.logged(), there.logged())
+		}
+		return base
+	}
+	appends()
+	there.killChild()
+	there.times(2, "is left to another zvhost until queues start here")
+
+	base := stop()
+	home, err := d.Move(dial(t, "t"), []uint32{base})
+	if err != nil {
+		t.Fatalf("%v\n%s%s", err, here.logged(), there.logged())
+	}
+	appends()
+	there.killChild()
+	appends()
+	there.times(2, "the disk is taken")
+	here.killChild()
+	here.times(1, "is left to another zvhost until queues start here")
+	appends()
+
+	base = stop()
+	away := d.Client
+	d.Client = home // the session that the daemon after the one that died has
+	if err := q.Start(base); err != nil {
+		t.Fatalf("%v\n%s%s", err, here.logged(), there.logged())
+	}
+	appends()
+	here.killChild()
+	appends()
+	if err := errors.Join(d.Close(), away.Close()); err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(here.logged(), "is left to another zvhost"); n != 1 {
+		t.Errorf("after a death with the disk it was left to another one:\n%s", here.logged())
+	}
+	for _, p := range []*program{here, there} {
+		p.signal(unix.SIGTERM)
+		if status := p.wait(); status != exitOK {
+			t.Errorf("status %d:\n%s", status, p.logged())
+		}
+	}
+	if z := zones(t)[1]; written(z) != next-128 {
+		t.Errorf("zone 1: %+v, not %d sectors", z, next-128)
+	}
+	if out := must(t, "check", "disk.zvh"); out != "disk.zvh: sound\n" {
+		t.Errorf("check says %q", out)
+	}
+}
