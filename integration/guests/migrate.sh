@@ -1,85 +1,135 @@
 #!/usr/bin/env bash
-# A guest that writes is moved from one QEMU and one daemon to another QEMU and
-# another daemon: ext4 on an ordinary disk behind the stock vhost-user-blk-pci. The
-# memory goes through a file while the guest runs on and the daemon marks what it
-# writes in the dirty log. This shows that QEMU and the daemon understand each other;
-# that no mark is missing is shown by TestLogCoversAllWrites and
-# TestDirtyLogUnderLoad, which find a planted one. This test did not find it, likely
-# because free pages of a quiet guest come back with the contents that they had.
+# A guest that writes is moved to another QEMU and another daemon, all four alive at
+# once: ext4 on an ordinary disk behind the stock vhost-user-blk-pci. Its memory goes
+# through a socket while it runs on and the daemon marks what it writes in the dirty
+# log. The first attempt is cancelled when the guest has stopped and the daemon at the
+# source has let go of the disk: it goes on there. When it has moved, the source is
+# told to go on as well, and must not.
 #
 #   integration/guests/migrate.sh [ZVHOST]
 set -euo pipefail
 # shellcheck source=integration/guests/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+declare -A qmp_in=() qmp_out=()
+
 # monitor NAME   makes the pipe of QEMU NAME's monitor, for qmp
 monitor() {
+	local in out
+	rm -f "$VM_RUN/$1.qmp.in" "$VM_RUN/$1.qmp.out"
 	mkfifo "$VM_RUN/$1.qmp.in" "$VM_RUN/$1.qmp.out"
-	exec {qmp_in}<>"$VM_RUN/$1.qmp.in" {qmp_out}<>"$VM_RUN/$1.qmp.out"
+	exec {in}<>"$VM_RUN/$1.qmp.in" {out}<>"$VM_RUN/$1.qmp.out"
+	qmp_in[$1]=$in qmp_out[$1]=$out
 }
 
-# qmp JSON   sends a command to the monitor and sets answer to what it says
+# end NAME   ends QEMU NAME and its monitor
+end() {
+	local in=${qmp_in[$1]} out=${qmp_out[$1]}
+	vm_kill "$1"
+	exec {in}>&- {out}>&-
+}
+
+# qmp NAME JSON   sends a command to a monitor and sets answer to what it says
 qmp() {
-	printf '%s\n' "$1" >&"$qmp_in"
-	while IFS= read -r -t 60 answer <&"$qmp_out"; do
+	printf '%s\n' "$2" >&"${qmp_in[$1]}"
+	while IFS= read -r -t 60 answer <&"${qmp_out[$1]}"; do
 		case $answer in
-		*'"error"'*) die "QEMU's monitor: $1: $answer" ;;
+		*'"error"'*) die "QEMU's monitor: $2: $answer" ;;
 		*'"return"'*) return ;;
 		esac
 	done
-	die "QEMU's monitor does not answer: $1"
+	die "QEMU's monitor does not answer: $2"
 }
 
-# daemon NAME   one that serves disk.raw on the socket NAME.sock
+# until_migration STATUS   waits until that of here has it
+until_migration() {
+	local end=$((SECONDS + 120))
+	until [[ $answer == *"\"status\": \"$1\""* ]]; do
+		((SECONDS < end)) || die "the migration does not get to $1: $answer"
+		sleep 0.2
+		qmp here '{"execute":"query-migrate"}'
+		[[ $answer != *'"status": "failed"'* ]] || die "QEMU: $answer"
+	done
+}
+
+# daemon NAME [OPTION...]   one that serves disk.raw on the socket NAME.sock
 daemon() {
-	run_start "$1" "$zvhost" serve --debug --socket-path "$VM_RUN/$1.sock" --blk-file "$VM_RUN/disk.raw" --queues 2
+	run_start "$1" "$zvhost" serve --debug --socket-path "$VM_RUN/$1.sock" --blk-file "$VM_RUN/disk.raw" --queues 2 "${@:2}"
 	wait_for 20 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
+}
+
+# migrate DEVICE_OPTIONS PAUSE   starts the QEMU to go to, and the migration; PAUSE
+# (true or false) is whether it stands still when the guest has stopped
+migrate() {
+	monitor there
+	vm_start there --no-wait --memory 768M --disk "$VM_RUN/to.sock,2,$1" -- \
+		-qmp "pipe:$VM_RUN/there.qmp" -incoming "unix:$VM_RUN/there.migration"
+	rm "$VM_RUN/there/booting" # it has booted, elsewhere
+	wait_for 60 "the QEMU to go to" test -S "$VM_RUN/there.migration"
+	vm_use here
+	qmp here "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"pause-before-switchover\",\"state\":$2}]}}"
+	qmp here "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"unix:$VM_RUN/there.migration\"}}"
 }
 
 # moved RINGS DEVICE_OPTIONS   the whole course; RINGS says it in words
 moved() {
 	local rings=$1 options=$2
 	step "a guest moves while it writes, $rings rings"
-	rm -f disk.raw state
+	rm -f disk.raw ./*.log
 	truncate -s 1G disk.raw
 	daemon from
 	monitor here
 	vm_start here --memory 768M --disk "$VM_RUN/from.sock,2,$options" -- -qmp "pipe:$VM_RUN/here.qmp"
 	# Files that will be read once, while it moves: what the daemon puts into memory
-	# then stays in the page cache, and is looked at when it has moved.
+	# then stays in the page cache, and is looked at when it has moved. The free pages
+	# that they come to are zeroed before, lest they have the right content already.
 	guest -t 300 'mkfs.ext4 -q /dev/vda; mkdir /x; mount -t ext4 /dev/vda /x; mkdir /sums
 		for i in $(seq 150); do dd if=/dev/urandom of=/x/r.$i bs=1M count=1 status=none; sha256sum /x/r.$i >/sums/r.$i; done
-		sync; echo 3 >/proc/sys/vm/drop_caches'
-	guest '{ for i in $(seq 150); do cat /x/r.$i >/dev/null || touch /failed; sleep 0.04; done; touch /all; } >/dev/null 2>&1 &
-		for i in 1 2; do (
+		sync; echo 3 >/proc/sys/vm/drop_caches; head -c 300M /dev/zero >/zeroes; rm /zeroes'
+	guest 'for i in 1 2; do (
 			n=0
 			while [[ ! -e /stop ]]; do
 				n=$((n + 1))
 				dd if=/dev/urandom of=/x/f$i.$n bs=64k count=$((1 + n * 7 % 23)) conv=fsync status=none || { touch /failed; exit; }
 				sha256sum /x/f$i.$n >/sums/f$i.$n
+				echo $n >/count.$i
 				if ((n > 40)); then rm -f /x/f$i.$((n - 40)) /sums/f$i.$((n - 40)); fi
 			done
-			echo $n >/count.$i
+			touch /ended.$i
 		) & done >/dev/null 2>&1'
-	qmp '{"execute":"qmp_capabilities"}'
-	qmp '{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":60000000,"downtime-limit":1000}}'
-	qmp "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"exec:cat >$VM_RUN/state\"}}"
-	until [[ $answer == *'"completed"'* ]]; do
-		sleep 0.2
-		qmp '{"execute":"query-migrate"}'
-		[[ $answer != *'"failed"'* ]] || die "QEMU: $answer"
-	done
-	vm_kill here
-	exec {qmp_in}>&- {qmp_out}>&-
-	run_stop from || die "the daemon ended with status $?"
-	assert_match "what the daemon was told" 'SET_LOG_BASE' "$(run_log from)"
-	ok "moved: $(stat -c %s state) bytes of memory and devices"
+	daemon to --incoming
+	qmp here '{"execute":"qmp_capabilities"}'
+	qmp here '{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":60000000,"downtime-limit":1000}}'
 
-	daemon to
-	vm_start there --no-wait --memory 768M --disk "$VM_RUN/to.sock,2,$options" -- -incoming "exec:cat $VM_RUN/state"
-	rm "$VM_RUN/there/booting" # it has booted, elsewhere
+	migrate "$options" true
+	until_migration pre-switchover
+	assert_match "the daemon that the guest stopped at" 'the disk is let go of' "$(run_log from)"
+	qmp here '{"execute":"migrate_cancel"}'
+	until_migration cancelled
+	end there
+	wait_for 20 "the disk back at the source" grep -q 'the disk is taken' from.log
+	local before
+	before=$(guest 'cat /count.*')
+	guest "for t in \$(seq 600); do [[ \"\$(cat /count.*)\" != '$before' || -e /failed ]] && break; sleep 0.1; done; [[ ! -e /failed && \"\$(cat /count.*)\" != '$before' ]]"
+	if grep 'the disk is taken' to.log; then die "the daemon at the other end has taken the disk"; fi
+	ok "cancelled when it had stopped: the guest writes on"
+
+	guest '{ for i in $(seq 150); do cat /x/r.$i >/dev/null || touch /failed; sleep 0.04; done; touch /all; } >/dev/null 2>&1 &'
+	migrate "$options" false
+	until_migration completed
+	assert_match "the daemon at the source" 'SET_LOG_BASE' "$(run_log from)"
+	assert_match "the daemon that it has come to" 'the disk is taken' "$(run_log to)"
+	ok "moved in $(sed -E 's/.*"total-time": ([0-9]+).*/\1/' <<<"$answer") ms, of which it stood still for $(sed -E 's/.*"downtime": ([0-9]+).*/\1/' <<<"$answer")"
+
+	qmp here '{"execute":"cont"}'
+	wait_for 60 "the source to be refused" grep -q 'what the guest has asked for stays in its queues' from.log
+	end here
+	run_stop from || die "the daemon ended with status $?"
+	ok "started at the source as well: refused"
+
+	vm_use there
 	guest -t 300 'for t in $(seq 1200); do [[ -e /all || -e /failed ]] && break; sleep 0.1; done; touch /stop
-		for i in 1 2; do for t in $(seq 600); do [[ -e /count.$i || -e /failed ]] && break; sleep 0.1; done; done
+		for i in 1 2; do for t in $(seq 600); do [[ -e /ended.$i || -e /failed ]] && break; sleep 0.1; done; done
 		[[ ! -e /failed ]]; sync; sha256sum --quiet -c /sums/*
 		echo 3 >/proc/sys/vm/drop_caches; sha256sum --quiet -c /sums/*
 		umount /x; e2fsck -fn /dev/vda >/tmp/fsck 2>&1 || { cat /tmp/fsck; exit 1; }'
@@ -90,7 +140,6 @@ moved() {
 	vm_sane there
 	vm_stop there
 	run_stop to || die "the daemon ended with status $?"
-	rm -f "$VM_RUN"/here.qmp.*
 	ok "$files files written before and after: hashes, e2fsck, dmesg"
 }
 
