@@ -85,7 +85,8 @@ moved() {
 	# that they come to are zeroed before, lest they have the right content already.
 	guest -t 300 'mkfs.ext4 -q /dev/vda; mkdir /x; mount -t ext4 /dev/vda /x; mkdir /sums
 		for i in $(seq 150); do dd if=/dev/urandom of=/x/r.$i bs=1M count=1 status=none; sha256sum /x/r.$i >/sums/r.$i; done
-		sync; echo 3 >/proc/sys/vm/drop_caches; head -c 300M /dev/zero >/zeroes; rm /zeroes'
+		sync; echo 3 >/proc/sys/vm/drop_caches; mkdir /m; mount -t tmpfs -o size=90% none /m
+		dd if=/dev/zero of=/m/z bs=1M count=$(awk "/^MemFree/ { print int(\$2 / 1280) }" /proc/meminfo) status=none; umount /m'
 	guest 'for i in 1 2; do (
 			n=0
 			while [[ ! -e /stop ]]; do
