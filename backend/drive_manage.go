@@ -39,6 +39,7 @@ func (d *drive) issueManage(r *Request) {
 	r.io.Code, r.io.FD = zoneCodes[r.Op], int(d.f.Fd())
 	if w := d.entry(int(r.zone)); r.Op == OpClose && w.state().isOpen() && w.written() == 0 {
 		r.io.Code = engine.ZoneReset // to be empty; some drives would have it closed
+		r.Mark.emptying(start)
 	}
 	r.io.Off, r.io.Len, r.io.Iov = d.offset(start), int64(d.zones[r.zone].sectors)<<SectorShift, nil
 	r.lane.eng.Queue(&r.io)

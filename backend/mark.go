@@ -25,6 +25,9 @@ const (
 	markDone   = 2 // it was successful; of an append, this is where it is
 	markFailed = 3 // it failed, and what it left is gone
 	markPast   = 4 // it goes over zones, and is done with those before this one
+	// It closes this zone, which is open with nothing written: once that is empty, the
+	// request is done. Done again it would be refused, as nothing else would be.
+	markEmptying = 5
 )
 
 // Clear forgets what was known. The owner of the request calls it before it
@@ -48,6 +51,12 @@ func (m *Mark) done(sector uint64) {
 func (m *Mark) failed() {
 	if m != nil {
 		atomic.StoreUint64(&m[0], markFailed)
+	}
+}
+
+func (m *Mark) emptying(sector uint64) {
+	if m != nil {
+		atomic.StoreUint64(&m[0], markEmptying|sector<<8)
 	}
 }
 
@@ -125,7 +134,7 @@ func Unclean(d Disk) bool {
 func Claim(d Disk, run uint64, marks []*Mark) {
 	k, ok := d.(marker)
 	for _, m := range marks {
-		switch m.load().what {
+		switch was := m.load(); was.what {
 		case markAt:
 			if ok && run == k.user() {
 				k.reserve(m)
@@ -136,8 +145,25 @@ func Claim(d Disk, run uint64, marks []*Mark) {
 			if ok && run != k.user() {
 				m.failed()
 			}
+		case markEmptying:
+			switch {
+			case ok && run != k.user():
+				m.failed()
+			case ok && emptied(d, was.sector):
+				m.done(0)
+			default:
+				m.Clear()
+			}
 		}
 	}
+}
+
+// emptied says whether the zone at sector is empty. A mark may stand in memory that a
+// front-end can write to.
+func emptied(d Disk, sector uint64) bool {
+	info := d.Info()
+	return info.Zoned != nil && sector < info.CapacitySectors &&
+		d.ReportZone(int(sector/info.Zoned.ZoneSectors)).State == Empty
 }
 
 // Release gives up what Claim has kept for m, if anything: no request will come

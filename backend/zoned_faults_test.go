@@ -162,12 +162,14 @@ func TestFailedWriteGivesBack(t *testing.T) {
 	e.release(0, fault{err: unix.EIO})
 	c.ended(r)
 	c.wantZone(2, ExpOpen, 0)
-	// Closed while its only write was in flight, which then fails: nothing was
-	// ever written, so it is empty.
-	c.submit(r)
-	c.want(c.zoneOp(OpClose, 256), nil)
+	// A close that came while its only write was in flight, which then fails:
+	// nothing was ever written, so it is empty.
+	closing := request(OpClose, 256, nil)
+	c.submit(r, closing)
+	c.quiet("nobody knows yet what is closed there")
 	e.release(0, fault{err: unix.EIO})
-	c.ended(r)
+	c.ended(r, closing)
+	c.want(closing.Err, nil)
 	c.wantZone(2, Empty, 0)
 	c.want(c.writeNow(e, 384, pattern('b', 512)), nil)
 	e.hold = nil

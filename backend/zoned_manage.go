@@ -32,16 +32,12 @@ func (d *zoned) manage(r *Request) {
 	r.zone = int32(i)
 	z := &d.zones[i]
 	z.mu.Lock()
-	if z.wait.head != nil || z.flyHead != nil && r.excludesWrites() {
+	if z.wait.head != nil || z.hinders(r) {
 		d.queue(z, r)
 		z.mu.Unlock()
 		return
 	}
-	err := d.apply(z, i, r.Op)
-	failpoint.Hit(failpoint.Managed)
-	if err == nil {
-		r.Mark.done(0)
-	}
+	err := d.change(z, i, r)
 	z.mu.Unlock()
 	if err != nil {
 		err = d.errorOf(r, err)
@@ -77,6 +73,26 @@ func (d *zoned) finish(r *Request, err error) {
 // moves the write pointer that they move.
 func (r *Request) excludesWrites() bool {
 	return r.Op == OpFinish || r.Op == OpReset || r.Op == OpResetAll || r.Op == OpSecureErase || r.Op == opSetState
+}
+
+// hinders says whether r, which is not a write, has to wait for writes in flight of
+// zone z, whose lock is held. A close has to while none has landed: closed with
+// nothing written would be a state that the next daemon cannot tell from empty.
+func (z *zone) hinders(r *Request) bool {
+	return z.flyHead != nil && (r.excludesWrites() || r.Op == OpClose && z.done == 0)
+}
+
+// change carries out r, a management request on the one zone z, whose lock is held.
+func (d *zoned) change(z *zone, i int, r *Request) error {
+	if r.Op == OpClose && z.state.isOpen() && z.next == 0 {
+		r.Mark.emptying(r.Sector)
+	}
+	err := d.apply(z, i, r.Op)
+	failpoint.Hit(failpoint.Managed)
+	if err == nil {
+		r.Mark.done(0)
+	}
+	return err
 }
 
 // apply carries out management op on zone z, whose lock is held and which has
@@ -169,7 +185,7 @@ func (d *zoned) serve(z *zone, i int) {
 	for r := z.wait.head; r != nil; r = z.wait.head {
 		var err error
 		switch {
-		case r.excludesWrites() && z.flyHead != nil:
+		case z.hinders(r):
 			return
 		case r.Op == OpResetAll:
 			r.step = stepResetAll
@@ -192,9 +208,7 @@ func (d *zoned) serve(z *zone, i int) {
 			err = d.admit(z, r)
 		default:
 			r.step = stepManaged
-			if err = d.apply(z, i, r.Op); err == nil {
-				r.Mark.done(0)
-			}
+			err = d.change(z, i, r)
 		}
 		r.Err = nil
 		if err != nil {

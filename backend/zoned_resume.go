@@ -98,7 +98,8 @@ func (d *zoned) join(z *zone, i int, r *Request) bool {
 		}
 	case Empty:
 		// It was opened by this write or its neighbours, and recovery, which knows
-		// nothing of them, has put it back. It had an active place when it died, and
+		// nothing of them, has put it back. Nobody has closed it since: a close would
+		// have waited. It had an active place when it died, and
 		// so has one now; the place of an open one it may have lost since.
 		if d.enter(z, i, ImpOpen) != nil && d.enter(z, i, Closed) != nil {
 			return false

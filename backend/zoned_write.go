@@ -73,8 +73,16 @@ func (d *zoned) admit(z *zone, r *Request) error {
 		r.from, r.end = from, from
 		return nil
 	}
-	if err := d.enter(z, i, to); err != nil {
-		return err
+	if z.state != to {
+		if err := d.enter(z, i, to); err != nil {
+			return err
+		}
+		if z.done > 0 {
+			// Before the address is on record: whoever finishes this write in the
+			// place of a daemon that died goes by the table, which says closed until
+			// now. If it fails, so it does when the write has landed, which says so.
+			d.publish(z, i)
+		}
 	}
 	r.from, r.end = from, from+sectors
 	if !plantLateMark {

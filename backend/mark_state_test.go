@@ -1,0 +1,121 @@
+package backend
+
+import "testing"
+
+// wantLive looks at what a daemon that is killed now leaves of zone i.
+func wantLive(t *testing.T, d Disk, i int, state ZoneState, written uint64) {
+	t.Helper()
+	img := d.(*zoned).img
+	live, err := readLive(img.f, &img.layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := live[i]; w.state() != state || w.written() != written {
+		t.Errorf("the live table has zone %d %v with %d sectors written, want %v with %d", i, w.state(), w.written(), state, written)
+	}
+}
+
+// What is known of a write in flight is its address. That it has opened a closed
+// zone, and whether somebody has closed that again since, the table has to say.
+func TestTableKnowsWhoIsOpen(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c, e := heldClient(t, d, isWrite)
+	c.want(c.writeNow(e, 256, pattern('a', 4096)), nil)
+	c.want(c.zoneOp(OpClose, 256), nil)
+	wantLive(t, d, 2, Closed, 8)
+	rs := c.appends(e, 256, 2)
+	wantLive(t, d, 2, ImpOpen, 8)
+	c.wantZone(2, ImpOpen, 8)
+	c.want(c.zoneOp(OpClose, 256), nil)
+	wantLive(t, d, 2, Closed, 8)
+	c.settleHeld(e)
+	c.ended(rs...)
+	c.wantZone(2, Closed, 24)
+	e.hold = nil
+	closeDisk(t, d, path)
+}
+
+// A zone whose first writes are in flight comes back empty and is opened by them
+// again; so nobody may have been told before that it is closed.
+func TestCloseWaitsForTheFirstWrite(t *testing.T) {
+	for _, how := range []Op{OpWrite, OpOpen} {
+		t.Run("after "+how.String(), func(t *testing.T) {
+			path := newFastImage(t, small)
+			d := openDisk(t, path)
+			c, e := heldClient(t, d, isWrite)
+			state := Empty // nothing has landed
+			if how == OpOpen {
+				c.want(c.zoneOp(OpOpen, 256), nil)
+				state = ExpOpen
+			}
+			rs := c.appends(e, 256, 2)
+			closing, next := request(OpClose, 256, nil), request(OpAppend, 256, pattern('z', 512))
+			closing.Mark, next.Mark = new(Mark), new(Mark)
+			c.submit(closing, next)
+			c.quiet("the close has to wait, and what comes behind it")
+			wantLive(t, d, 2, state, 0)
+			wantMark(t, closing.Mark, markNone)
+			e.release(1, fault{}) // the later one: the zone has data now
+			c.ended(rs[1])
+			wantMark(t, closing.Mark, markDone)
+			wantMark(t, next.Mark, markAt)
+			wantLive(t, d, 2, ImpOpen, 16)
+			c.ended(closing)
+			c.want(closing.Err, nil)
+			c.settleHeld(e)
+			c.ended(rs[0], next)
+			c.wantZone(2, ImpOpen, 17)
+			e.hold = nil
+			closeDisk(t, d, path)
+		})
+	}
+}
+
+// A close that made a zone empty cannot be done again: it is done if the zone is
+// empty, and as new if it is not.
+func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
+	emptying := func(sector uint64) *Mark {
+		m := new(Mark)
+		m.emptying(sector)
+		return m
+	}
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	c.want(c.zoneOp(OpOpen, 3*128), nil)
+	changed, unchanged := emptying(256), emptying(3*128)
+	Claim(d, Run(d), []*Mark{changed, unchanged})
+	c.want(c.resume(request(OpClose, 256, nil), changed), nil)
+	c.want(c.resume(request(OpClose, 3*128, nil), unchanged), nil)
+	c.wantZone(2, Empty, 0)
+	c.wantZone(3, Empty, 0)
+
+	beyond, conventional, others := emptying(1<<40), emptying(0), emptying(256)
+	Claim(d, Run(d), []*Mark{beyond, conventional})
+	Claim(d, Run(d)+1, []*Mark{others})
+	c.want(c.resume(request(OpClose, 256, nil), beyond), ErrZoneInvalid)
+	c.want(c.resume(request(OpClose, 0, nil), conventional), ErrZoneInvalid)
+	c.want(c.resume(request(OpClose, 256, nil), others), ErrIO)
+	closeDisk(t, d, path)
+
+	drive := newFakeDrive(t, small, nil, nil)
+	c = newClient(t, drive)
+	m := emptying(256)
+	Claim(drive, Run(drive), []*Mark{m})
+	c.want(c.resume(request(OpClose, 256, nil), m), nil)
+	c.want(c.zoneOp(OpOpen, 256), nil)
+	r := request(OpClose, 256, nil)
+	r.Mark = new(Mark)
+	c.want(c.do(r), nil)
+	wantMark(t, r.Mark, markDone)
+
+	plain := newPlain(t, 1<<20)
+	p := openDisk(t, plain)
+	m = emptying(0)
+	Claim(p, 0, []*Mark{m})
+	wantMark(t, m, markNone)
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+}
