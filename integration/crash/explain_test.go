@@ -33,3 +33,40 @@ func TestReopenedByWhatNeverLanded(t *testing.T) {
 		}
 	}
 }
+
+// Who opens a closed zone again leaves it open: a write with an answer, and one without
+// that another was refused for.
+func TestReopenedStaysOpen(t *testing.T) {
+	ok := byte(driver.StatusOK)
+	seen := []bool{true, true, true, true}
+	write := &op{id: 1, typ: driver.TypeOut, n: 4, call: 0, ret: 2, status: ok, seen: seen}
+	closed := &op{typ: driver.TypeZoneClose, call: 1, ret: 3, status: ok}
+	again := &op{id: 2, typ: driver.TypeZoneAppend, at: 4, n: 4, call: 4, ret: 5, status: ok, seen: seen}
+	hidden := &op{id: 3, typ: driver.TypeZoneAppend, n: 12, call: 4, ret: never, seen: make([]bool, 12)}
+	refused := &op{id: 4, typ: driver.TypeZoneAppend, n: 1, call: 6, ret: 7, status: driver.StatusZoneInvalidCmd, seen: make([]bool, 1)}
+	sectors := make([]stamp, 16)
+	for i := range uint64(8) {
+		sectors[i] = stamp{1 + i/4, i % 4}
+	}
+	before, spec := &zoneView{state: driver.ZoneEmpty, sectors: make([]stamp, 16)}, zoneSpec{capacity: 16}
+	for _, c := range []struct {
+		ops     []*op
+		written uint64
+	}{
+		{[]*op{write, closed, again}, 8},
+		{[]*op{write, closed, hidden, refused}, 4},
+	} {
+		after := &zoneView{state: driver.ZoneImpOpen, written: c.written, sectors: make([]stamp, 16)}
+		copy(after.sectors, sectors[:c.written])
+		if err := explain(spec, before, after, c.ops); err != nil {
+			t.Error(err)
+		}
+		after.state = driver.ZoneClosed
+		if err := explain(spec, before, after, c.ops); !errors.Is(err, errNoOrder) {
+			t.Errorf("closed by nobody: %v", err)
+		}
+		if err := explain(zoneSpec{capacity: 16, maxOpen: true}, before, after, c.ops); err != nil {
+			t.Errorf("closed by the device: %v", err)
+		}
+	}
+}

@@ -252,9 +252,8 @@ func (s *search) differs(b *branch) string {
 	case w == 0 && state != driver.ZoneExpOpen:
 		state = driver.ZoneEmpty
 	}
-	// Closed by the device, or opened by nothing but a write that never landed.
-	unlanded := b.tiles != nil && b.tiles.op != nil && !b.tiles.op.answered() && !b.tiles.op.whole()
-	closed := (s.spec.maxOpen || unlanded) && state == driver.ZoneImpOpen && s.after.state == driver.ZoneClosed
+	// Closed by the device.
+	closed := s.spec.maxOpen && state == driver.ZoneImpOpen && s.after.state == driver.ZoneClosed
 	if state != s.after.state && !closed {
 		return fmt.Sprintf("it is %s", stateNames[state])
 	}
