@@ -39,6 +39,11 @@ type drive struct {
 	asked  atomic.Uint64 // how often the drive was asked for a report
 	faults Faults
 	lost   atomic.Pointer[error] // a sync has failed: see errLost
+
+	claims struct {
+		mu sync.Mutex // guards of; taken with a zone's lock held
+		of map[*Mark]driveClaim
+	}
 }
 
 // A driveZone is one zone at work.

@@ -38,7 +38,29 @@ func (d *drive) reserve(m *Mark) {
 		m.done(was.sector)
 	default:
 		z.owed = append(z.owed, m)
+		d.claims.mu.Lock()
+		if d.claims.of == nil {
+			d.claims.of = map[*Mark]driveClaim{}
+		}
+		d.claims.of[m] = driveClaim{i, from, from + was.sectors}
+		d.claims.mu.Unlock()
 	}
+}
+
+// A driveClaim is where a write in flight was going: what its mark said when it was
+// claimed, whatever it says by now.
+type driveClaim struct {
+	zone      int
+	from, end uint64 // sectors from the zone's start
+}
+
+// claimed takes back what was claimed for m; false when nothing was.
+func (d *drive) claimed(m *Mark) (c driveClaim, ok bool) {
+	d.claims.mu.Lock()
+	defer d.claims.mu.Unlock()
+	c, ok = d.claims.of[m]
+	delete(d.claims.of, m)
+	return c, ok
 }
 
 // settleOwed takes m out of what zone z, whose lock is held, is kept for, and says
@@ -67,9 +89,6 @@ func (z *driveZone) settleOwed(m *Mark) bool {
 
 // forgo gives up m, whose zone i may go on then.
 func (d *drive) forgo(m *Mark, i int, lane *Lane) {
-	if i < 0 || i >= len(d.zones) {
-		return
-	}
 	z := &d.zones[i]
 	z.mu.Lock()
 	var next *Request
@@ -83,8 +102,8 @@ func (d *drive) forgo(m *Mark, i int, lane *Lane) {
 
 // disown implements marker.
 func (d *drive) disown(m *Mark) {
-	if was := m.load(); was.what == markAt {
-		d.forgo(m, int(was.sector>>d.rules.shift), nil)
+	if c, ok := d.claimed(m); ok {
+		d.forgo(m, c.zone, nil)
 	}
 }
 
@@ -92,7 +111,7 @@ func (d *drive) disown(m *Mark) {
 func (d *drive) resume(r *Request) {
 	switch was := r.Mark.load(); was.what {
 	case markAt:
-		d.readmit(r, was)
+		d.readmit(r)
 	case markDone:
 		r.AppendSector = was.sector
 		d.stable(r)
@@ -102,23 +121,23 @@ func (d *drive) resume(r *Request) {
 }
 
 // readmit puts r, a write with an address, among those that come first in its zone.
-func (d *drive) readmit(r *Request, was mark) {
-	i := int(was.sector >> d.rules.shift)
-	err := d.rules.write(d, r)
-	if err != nil || int(r.zone) != i || r.Bytes != was.sectors<<SectorShift || r.Op == OpWrite && r.Sector != was.sector {
-		d.forgo(r.Mark, i, r.lane)
-		d.fail(r, ErrIO) // not the request that it was: the guest has changed it in flight
-		return
-	}
-	z := &d.zones[i]
-	z.mu.Lock()
-	if !slices.Contains(z.owed, r.Mark) {
-		z.mu.Unlock()
+func (d *drive) readmit(r *Request) {
+	c, ok := d.claimed(r.Mark)
+	if !ok { // it was refused
 		d.fail(r, ErrIO)
 		return
 	}
-	r.from = d.rules.offset(was.sector)
-	r.end = r.from + was.sectors
+	err := d.rules.write(d, r)
+	same := err == nil && int(r.zone) == c.zone && r.Bytes>>SectorShift == c.end-c.from &&
+		(r.Op == OpAppend || r.Op == OpWrite && d.rules.offset(r.Sector) == c.from)
+	if !same {
+		d.forgo(r.Mark, c.zone, r.lane)
+		d.fail(r, ErrIO) // not the request that it was: the guest has changed it in flight
+		return
+	}
+	z := &d.zones[c.zone]
+	z.mu.Lock()
+	r.from, r.end, r.again = c.from, c.end, true
 	z.again = append(z.again, r)
 	z.settleOwed(r.Mark)
 	next := d.next(z)
@@ -129,6 +148,7 @@ func (d *drive) readmit(r *Request, was mark) {
 // admitAgain is admit for a write that has an address, in zone z, whose lock is held
 // and whose write pointer is at sector at. done says that all of it is there.
 func (d *drive) admitAgain(z *driveZone, r *Request, at uint64) (done bool, err error) {
+	r.again = false
 	switch {
 	case at >= r.end:
 		r.AppendSector = uint64(r.zone)<<d.rules.shift + r.from

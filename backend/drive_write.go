@@ -97,7 +97,7 @@ func (d *drive) next(z *driveZone) *Request {
 			r.step = stepResetAll
 		case z.stale:
 			r.step, r.cause = stepLookFirst, nil
-		case r.Mark != nil && (r.Op == OpWrite || r.Op == OpAppend) && r.Mark.load().what == markAt:
+		case r.again:
 			done, err = d.admitAgain(z, r, word(z.word.Load()).written())
 			r.step = stepIssue
 		case r.Op == OpWrite || r.Op == OpAppend:
@@ -147,7 +147,7 @@ func (d *drive) admit(z *driveZone, r *Request, at uint64) error {
 	case sectors > z.capSecs-from:
 		return ErrZoneInvalid
 	}
-	r.from, r.end, r.turn = from, from+sectors, 0
+	r.from, r.end, r.turn, r.again = from, from+sectors, 0, false
 	r.AppendSector = uint64(r.zone)<<d.rules.shift + from
 	if sectors > 0 {
 		r.Mark.at(r.AppendSector, sectors)
