@@ -54,7 +54,8 @@ type Device interface {
 	Yield() error
 	// Adopt tells of requests that were in flight when another process died, before
 	// any queue starts: what belongs to them must be given to nobody else until
-	// queues start and go on with them, or Reset.
+	// queues start and go on with them, or Reset. It takes the place of what was told
+	// before, but of queues that have started; nil says that nobody comes any more.
 	Adopt(r *Record)
 	// State is what the device has to remember beside the features when another
 	// process goes on with it: the driver's choices in the configuration space.

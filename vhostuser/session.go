@@ -140,6 +140,7 @@ func (s *Session) end() {
 	s.dev.Watch(nil)
 	s.closeBack()
 	s.endTransfer()
+	s.dev.Adopt(nil) // rings that run may wait for what was in flight in some that never came
 	for i := range s.rings {
 		s.pause(i)
 		r := &s.rings[i]

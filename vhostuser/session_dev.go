@@ -115,6 +115,7 @@ func (s *Session) getQueueNum(*Message) ([]byte, error) {
 // the connection, not to the device. Call and err descriptors stay until others
 // come; they carry nothing that a guest could see.
 func (s *Session) resetDevice(*Message) ([]byte, error) {
+	s.dev.Adopt(nil)
 	for i := range s.rings {
 		s.pause(i)
 		s.drop(&s.rings[i].kick)

@@ -59,8 +59,8 @@ type Device struct {
 	// claimed for requests of a process that died.
 	user    uint64
 	known   bool
-	adopted bool // it has a record of what was in flight
-	claimed []*backend.Mark
+	adopted bool                    // it has a record of what was in flight
+	claimed map[int][]*backend.Mark // by queue, of those that were not started since
 	// unclean are the queues that nobody has used since a daemon died with the disk.
 	unclean []bool
 
@@ -92,6 +92,7 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		errs:     errs,
 		pollMax:  o.PollMax,
 		patience: 5 * time.Second,
+		claimed:  map[int][]*backend.Mark{},
 		unclean:  make([]bool, o.Queues),
 		workers:  make([]*worker, o.Queues),
 		engine:   open,
@@ -113,11 +114,12 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 		return err
 	}
 	w := newWorker(d, i, r)
-	w.doubts = d.doubts(i, &r)
+	w.doubts, w.claimed = d.doubts(i, &r), d.claimed[i]
 	if err := w.start(); err != nil {
 		return err
 	}
 	d.workers[i], d.unclean[i] = w, false
+	delete(d.claimed, i) // they are the worker's
 	return nil
 }
 

@@ -15,6 +15,8 @@ import (
 // has left the ring; in a ring that nobody has served it does nothing. What was in
 // flight is submitted again, in the order in which it came.
 func (w *worker) pickUp() error {
+	// Whatever the record says by now, or becomes of this: nobody comes for the rest.
+	defer w.dev.release(w.claimed)
 	w.rec.SetUser(w.dev.user)
 	heads, retake, err := w.begin()
 	if err != nil {
@@ -85,7 +87,9 @@ func (d *Device) Adopt(r *vhostuser.Record) {
 			d.user, d.known = run, true // nobody else has used the disk since
 		}
 		backend.Claim(d.disk, ring.User(), marks)
-		d.claimed = append(d.claimed, marks...)
+		if len(marks) > 0 {
+			d.claimed[i] = marks
+		}
 	}
 }
 
@@ -112,12 +116,22 @@ func (d *Device) Reset() {
 	d.Blk.Reset()
 }
 
-// disown gives up what was claimed for queues that were never started.
-func (d *Device) disown() {
-	for _, m := range d.claimed {
+// disown gives up what was claimed for queues that were not started, and says whether
+// there was something.
+func (d *Device) disown() (some bool) {
+	for i, marks := range d.claimed {
+		d.release(marks)
+		delete(d.claimed, i)
+		some = true
+	}
+	return some
+}
+
+// release gives up what is still claimed for marks.
+func (d *Device) release(marks []*backend.Mark) {
+	for _, m := range marks {
 		backend.Release(d.disk, m)
 	}
-	d.claimed = nil
 }
 
 // State implements vhostuser.Device: whether the driver has switched to

@@ -27,6 +27,8 @@ type worker struct {
 	lane   *backend.Lane
 	doubts bool                  // see doubtful
 	rec    *vhostuser.RingRecord // of what is in flight; nil: nobody is to know
+	// claimed is what was in flight when another process died, until pickUp.
+	claimed []*backend.Mark
 	// packed is queue, where that is a packed one and there is a record.
 	packed *virtio.Packed
 
@@ -82,6 +84,9 @@ func (w *worker) halt() (base uint32) {
 	select {
 	case <-w.stopped:
 	case <-late.C:
+		if w.dev.disown() {
+			w.dev.log.Warnf("queue %d: the front-end stops it, and may be waiting in vain for requests that were in flight in other queues when another zvhost died: those queues were never started, and their requests are given up", w.index)
+		}
 		// The front-end waits for the answer to a message, and so does its guest.
 		w.dev.log.Warnf("queue %d: the front-end stops it, and the disk has not answered for %v what it was asked before: the session waits for it, as it must not be let go; look after the disk", w.index, w.dev.patience)
 		<-w.stopped
