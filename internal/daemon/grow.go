@@ -20,8 +20,9 @@ func (w *watch) tell() (told bool) {
 	return w.changed != nil && w.changed()
 }
 
-// Watch implements vhostuser.Device.
+// Watch implements vhostuser.Device. A session begins or ends with it.
 func (d *Device) Watch(changed func() (told bool)) {
+	d.custody.said = 0
 	d.watch.mu.Lock()
 	defer d.watch.mu.Unlock()
 	d.watch.changed = changed

@@ -31,6 +31,20 @@ type custody struct {
 	away  bool
 	tried bool              // queues have waited in vain: another one does not wait again
 	kept  *vhostuser.Record // what is to be adopted when the disk is there; nil: nothing
+	said  int               // lines of this session in the log
+}
+
+// maxMoves is how many times a session may say where its disk goes: a front-end must
+// not be able to fill the log.
+const maxMoves = 10
+
+// say logs where the disk goes.
+func (d *Device) say(format string, args ...any) {
+	if d.custody.said++; d.custody.said > maxMoves {
+		d.log.Debugf(format, args...)
+		return
+	}
+	d.log.Infof(format, args...)
 }
 
 // Yield implements vhostuser.Device.
@@ -53,7 +67,7 @@ func (d *Device) Yield() error {
 	if err != nil {
 		return fmt.Errorf("letting go of the disk: %w", err)
 	}
-	d.log.Infof("the guest is about to go on elsewhere: the disk is let go of, and taken again when queues start here")
+	d.say("the guest is about to go on elsewhere: the disk is let go of, and taken again when queues start here")
 	return nil
 }
 
@@ -78,7 +92,7 @@ func (d *Device) take() error {
 	d.found(disk)
 	c.mu.Unlock()
 	c.note(false)
-	d.log.Infof("the disk is taken: queues start here")
+	d.say("the disk is taken: queues start here")
 	if r := c.kept; r != nil {
 		d.Adopt(r)
 	}
@@ -107,7 +121,7 @@ func (d *Device) await() (backend.Disk, error) {
 			c.tried = true
 			return nil, fmt.Errorf("%w: queues are to start here, while the zvhost that has the disk has not let go of it; what the guest has asked for stays in its queues", err)
 		case !told:
-			d.log.Infof("%v: waiting up to %v for it", err, c.patience)
+			d.say("%v: waiting up to %v for it", err, c.patience)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -160,6 +160,25 @@ func TestZonedDiskMoves(t *testing.T) {
 	}
 }
 
+// A front-end that goes to and fro does not fill the log.
+func TestMovingFillsNoLog(t *testing.T) {
+	r := plainRig(t, 1).movable()
+	g := r.connect(frontend.Options{})
+	l := g.startLog()
+	for range 3 * maxMoves {
+		if err := g.stays(g.stopAll()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(r.book.String(), "<6>the "); n != maxMoves {
+		t.Errorf("%d lines:\n%s", n, r.book)
+	}
+	if err := l.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	g.leave()
+}
+
 // Queues that start while the disk is still let go of wait for it.
 func TestQueuesWaitForTheDisk(t *testing.T) {
 	from := plainRig(t, 1).movable()
