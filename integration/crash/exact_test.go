@@ -130,8 +130,11 @@ type kept struct{ *daemon }
 
 // launchKept starts a keeper, and in it zvhost.
 func launchKept(binary, dir, aio string) (*kept, error) {
-	p, err := launchAs(binary, dir, []string{"ZVHOST_FAILPOINT=" + filepath.Join(dir, "failpoint")},
-		"keeper", "--", binary, "serve", "--socket-path", "s", "--blk-file", "disk.zvh", "--queues", fmt.Sprint(queues), "--aio", aio)
+	args := []string{"keeper", "--", binary, "serve", "--socket-path", "s", "--blk-file", "disk.zvh", "--queues", fmt.Sprint(queues), "--aio", aio}
+	if aio == "threads" {
+		args = append(args, "--incoming") // each takes the disk only when rings start
+	}
+	p, err := launchAs(binary, dir, []string{"ZVHOST_FAILPOINT=" + filepath.Join(dir, "failpoint")}, args...)
 	return &kept{p}, err
 }
 
