@@ -293,17 +293,25 @@ on_zvhost() {
 	same_zones
 	# Sectors that fail behind the first ones, and zones out of service and back.
 	"$VM_RUN/zvhost" fault add "$VM_RUN/control" write,zone=4,after=8 append,zone=4,after=8 write,zone=5 append,zone=5 >/dev/null
-	host '{ drives -device /dev/vda -rounds 1000 -until /tmp/calm -refused storm >/tmp/storm 2>&1; touch /tmp/ended; } &'
+	host ': >/tmp/storm; { drives -device /dev/vda -rounds 1000 -until /tmp/calm -refused storm >>/tmp/storm 2>&1 || true; touch /tmp/ended; } &'
 	for state in read-only writable offline writable; do
-		sleep 2
+		round
 		"$VM_RUN/zvhost" zone set-state "$VM_RUN/control" 7 $state >/dev/null
 	done
+	round
 	"$VM_RUN/zvhost" fault clear "$VM_RUN/control" >/dev/null
-	host 'touch /tmp/calm; until [[ -e /tmp/ended ]]; do sleep 0.1; done; cat /tmp/storm; ! grep FOUND /tmp/storm'
+	host 'touch /tmp/calm; until [[ -e /tmp/ended ]]; do sleep 0.1; done; tail -n 1 /tmp/storm; ! grep -q FOUND /tmp/storm'
 	ok "zvhost on zvhost, writes that fail, some in part, zones out of service and back: $said"
 	same_zones
 	host "drives -device /dev/vda -rounds 1 -vanish /sys/bus/virtio/drivers/virtio_blk/unbind=\$(basename \$(readlink -f /sys/block/vda/device)) storm"
 	ok "zvhost on zvhost: $said"
+}
+
+# round: returns when the storm has begun and ended a round meanwhile, or is over.
+round() {
+	host 'rounds() { grep -c ^round /tmp/storm || true; }
+		n=$(rounds)
+		until [[ -e /tmp/ended ]] || (($(rounds) > n + 1)); do sleep 0.1; done'
 }
 
 same_zones() {

@@ -86,6 +86,15 @@ func lines(program string, args []string, first, n int) ([]driver.Zone, error) {
 	return zones, nil
 }
 
+// asKernel is how the kernel reports all zones of the drive.
+func (h *host) asKernel() (string, error) {
+	out, err := exec.Command("blkzone", "report", h.device).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("blkzone: %w\n%s", err, out)
+	}
+	return string(out), nil
+}
+
 // agreeOnce is drives agree.
 func (h *host) agreeOnce() (string, error) {
 	disk, err := h.connect(bufferBytes)

@@ -25,7 +25,7 @@ func main() {
 	flag.StringVar(&h.configfs, "configfs", "", "faults: null_blk's folder of the drive")
 	flag.StringVar(&h.errors, "errors", "", "scsi: scsi_debug's file for rules")
 	flag.StringVar(&h.vanish, "vanish", "", "faults, scsi, storm: FILE=VALUE to write so that the drive vanishes")
-	flag.StringVar(&h.until, "until", "", "storm: end before all rounds when this FILE is there")
+	flag.StringVar(&h.until, "until", "", "storm: end before all rounds when this FILE is there; others change zones up to then")
 	flag.BoolVar(&h.refused, "refused", false, "storm: something has to have been refused")
 	flag.IntVar(&h.rounds, "rounds", 5, "kill, keep, storm: how often")
 	seed := flag.Uint64("seed", 0, "what everything random follows from; 0: another one each time")

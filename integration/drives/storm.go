@@ -105,14 +105,7 @@ func (s *storm) check(what string, calm func() error, struck ...*zone) error {
 	}
 	var zones []driver.Zone
 	if err == nil {
-		zones, err = s.h.agree(s.disk)
-	}
-	if err == nil {
-		gone := make(map[uint64]bool)
-		for _, z := range zones {
-			gone[z.Start] = z.State == driver.ZoneOffline
-		}
-		_, err = l.verify(s.disk, zones, func(z *zone) bool { return !gone[z.start] })
+		zones, err = s.look()
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -122,6 +115,32 @@ func (s *storm) check(what string, calm func() error, struck ...*zone) error {
 		s.done = append(s.done, what)
 	}
 	return nil
+}
+
+// look takes the reports, which have to agree, and reads what was answered. Where
+// somebody else changes zones meanwhile, what it finds counts only if they stayed as
+// they were.
+func (s *storm) look() ([]driver.Zone, error) {
+	for tries := 1; ; tries++ {
+		before, err := s.h.asKernel()
+		if err != nil {
+			return nil, err
+		}
+		zones, found := s.h.agree(s.disk)
+		if found == nil {
+			gone := make(map[uint64]bool)
+			for _, z := range zones {
+				gone[z.Start] = z.State == driver.ZoneOffline
+			}
+			_, found = s.l.verify(s.disk, zones, func(z *zone) bool { return !gone[z.start] })
+		}
+		if found == nil || s.h.until == "" || tries == 5 {
+			return zones, found
+		}
+		if after, err := s.h.asKernel(); err != nil || after == before {
+			return nil, errors.Join(found, err)
+		}
+	}
 }
 
 // resume has the load go on with the zones as they are: what failed may have
@@ -161,13 +180,14 @@ func (s *storm) vanish() error {
 func (h *host) storm() (string, error) {
 	return h.weather(func(s *storm) error {
 		s.expect(failing)
-		for range h.rounds {
+		for round := range h.rounds {
 			if _, err := os.Stat(h.until); err == nil {
 				break
 			}
 			if err := s.check("a drive that fails now and then", nil); err != nil {
 				return err
 			}
+			fmt.Printf("round %d: %d answers\n", round+1, s.l.answers)
 		}
 		if h.refused && s.l.refused == 0 {
 			return errors.New("nothing was refused")
