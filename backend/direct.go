@@ -83,8 +83,23 @@ func (l *Lane) move(r *Request, a reach) {
 	}
 }
 
+// lend is true when r may take memory of ours for as long as it adds to l.detours.
+// If not, r waits, and its disk's ioDone is called for it when it can try again.
+func (l *Lane) lend(r *Request) bool {
+	if l.detours == maxDetours {
+		l.waiting.push(r)
+		return false
+	}
+	l.detours++
+	return true
+}
+
 // depart begins a detour.
 func (l *Lane) depart(r *Request) {
+	if r.step == stepIssue { // of lend
+		r.disk.ioDone(r)
+		return
+	}
 	l.detours++
 	io := &r.io
 	b := newBounce(min(uint64(io.Len), detourBytes))

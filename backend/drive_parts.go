@@ -19,22 +19,16 @@ func (d *drive) issue(r *Request) {
 	if !d.device.take(r) {
 		return
 	}
-	r.clip, r.step, r.seg = r.clip[:0], stepWrite, 0
+	r.clip, r.seg = r.clip[:0], 0
+	total, direct := uint64(0), true
 	for m := r; m != nil; m = m.following(r) {
-		iov, bytes := m.Iov, m.Bytes
+		iov := m.Iov
 		if m.turn > 0 { // the rest of a write that another daemon had begun
-			iov, bytes = rest(iov, m.turn<<SectorShift), bytes-m.turn<<SectorShift
+			iov = rest(iov, m.turn<<SectorShift)
 		}
-		if !d.reach.has(iov) {
-			m.bounce = newBounce(bytes)
-			have := iov
-			iov = m.bounce.iov[:]
-			if r.io.Err = gather(m.bounce.data, have, 0); r.io.Err != nil {
-				d.wrote(r)
-				return
-			}
-		}
+		direct = direct && d.reach.has(iov)
 		for _, v := range iov {
+			total += v.Len
 			for v.Len > d.partBytes || pagesOf(v) > d.partPages {
 				part := v
 				if part.Len = min(v.Len, d.partBytes); pagesOf(part) > d.partPages {
@@ -47,7 +41,55 @@ func (d *drive) issue(r *Request) {
 			r.clip = append(r.clip, v)
 		}
 	}
-	d.issuePart(r, d.offset(uint64(r.zone)<<d.rules.shift+r.from+r.turn))
+	off := d.offset(uint64(r.zone)<<d.rules.shift + r.from + r.turn)
+	switch {
+	case direct:
+		r.step = stepWrite
+		d.issuePart(r, off)
+	case !r.lane.lend(r): // issue is called again
+	default:
+		r.step, r.bounce = stepWrite, newBounce(min(total, d.copyBytes()))
+		r.bounce.far, r.bounce.off, r.bounce.len = r.clip, off, int64(total)
+		if !d.issueCopy(r, off) {
+			d.wrote(r)
+		}
+	}
+}
+
+// copyBytes is how much is copied at a time of writes that the device cannot reach:
+// what the device takes at once, too, and ends where one may write.
+func (d *drive) copyBytes() uint64 {
+	granularity := uint64(d.info.Zoned.WriteGranularity)
+	return max(min(detourBytes, d.partBytes, d.partPages*pageBytes)&^(granularity-1), granularity)
+}
+
+// issueCopy starts the I/O of the next part of r that is copied, at byte off of the
+// device. It is false, with the error in r.io, when the guest's memory is gone.
+func (d *drive) issueCopy(r *Request, off int64) bool {
+	b, io := r.bounce, &r.io
+	b.data = b.data[:min(b.off+b.len-off, int64(len(b.data)))]
+	b.iov[0].Len = uint64(len(b.data))
+	io.Code, io.FD, io.Dsync = engine.Writev, int(d.f.Fd()), r.Stable
+	io.Off, io.Len, io.Iov, io.N = off, int64(len(b.data)), b.iov[:], 0
+	if io.Err = gather(b.data, b.far, uint64(off-b.off)); io.Err != nil {
+		return false
+	}
+	r.lane.eng.Queue(io)
+	return true
+}
+
+// proceed starts the I/O of the next part of r, and is false when there is none, or
+// it cannot be had.
+func (d *drive) proceed(r *Request) bool {
+	off, b := r.io.Off+r.io.Len, r.bounce
+	switch {
+	case b == nil && int(r.seg) < len(r.clip):
+		d.issuePart(r, off)
+		return true
+	case b != nil && off < b.off+b.len:
+		return d.issueCopy(r, off)
+	}
+	return false
 }
 
 // issuePart starts the I/O of the next vectors of r.clip, from the one numbered

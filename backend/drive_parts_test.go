@@ -37,31 +37,37 @@ func TestDriveLongWrite(t *testing.T) {
 
 // Where a write is cut: at what the device takes at once, in bytes and in pages of
 // memory, and where it may be written to; the end of a write to a conventional
-// zone is what it is.
+// zone is what it is. What the device cannot reach, at an odd address, is copied
+// together, so there it does not matter how it is cut.
 func TestDriveParts(t *testing.T) {
-	memory := pageAligned(96 * 512)
+	all := pageAligned(96*512 + 1)
 	for name, tt := range map[string]struct {
 		bytes, pages uint64
 		granularity  uint32
 		sector       uint64
 		vectors      []int // sectors of each
 		want         []uint64
+		odd          int // bytes
 	}{
-		"fits":                              {64 << 9, 8, 512, 256, []int{64}, []uint64{64}},
-		"by bytes":                          {24 << 9, 100, 512, 256, []int{64}, []uint64{24, 24, 16}},
-		"by pages":                          {1 << 20, 3, 512, 256, []int{64}, []uint64{16, 16, 16, 16}},
-		"vectors by bytes":                  {24 << 9, 100, 512, 256, []int{8, 8, 9, 8, 16}, []uint64{16, 17, 16}},
-		"vectors by pages":                  {1 << 20, 2, 512, 256, []int{1, 1, 1, 1, 1}, []uint64{2, 2, 1}},
-		"not within a granule":              {1 << 20, 2, 4096, 256, []int{2, 2, 2, 2, 8}, []uint64{8, 8}},
-		"conventional, less than one":       {1 << 20, 8, 4096, 0, []int{1}, []uint64{1}},
-		"conventional, a bit more":          {8 << 9, 8, 4096, 0, []int{8, 8, 1}, []uint64{8, 8, 1}},
-		"conventional, from anywhere":       {8 << 9, 8, 4096, 3, []int{17}, []uint64{8, 8, 1}},
-		"nothing in between and at the end": {8 << 9, 100, 512, 256, []int{0, 8, 0, 8, 0, 0}, []uint64{8, 8}},
+		"fits":                              {64 << 9, 8, 512, 256, []int{64}, []uint64{64}, 0},
+		"by bytes":                          {24 << 9, 100, 512, 256, []int{64}, []uint64{24, 24, 16}, 0},
+		"by pages":                          {1 << 20, 3, 512, 256, []int{64}, []uint64{16, 16, 16, 16}, 0},
+		"vectors by bytes":                  {24 << 9, 100, 512, 256, []int{8, 8, 9, 8, 16}, []uint64{16, 17, 16}, 0},
+		"vectors by pages":                  {1 << 20, 2, 512, 256, []int{1, 1, 1, 1, 1}, []uint64{2, 2, 1}, 0},
+		"not within a granule":              {1 << 20, 2, 4096, 256, []int{2, 2, 2, 2, 8}, []uint64{8, 8}, 0},
+		"conventional, less than one":       {1 << 20, 8, 4096, 0, []int{1}, []uint64{1}, 0},
+		"conventional, a bit more":          {8 << 9, 8, 4096, 0, []int{8, 8, 1}, []uint64{8, 8, 1}, 0},
+		"conventional, from anywhere":       {8 << 9, 8, 4096, 3, []int{17}, []uint64{8, 8, 1}, 0},
+		"nothing in between and at the end": {8 << 9, 100, 512, 256, []int{0, 8, 0, 8, 0, 0}, []uint64{8, 8}, 0},
+		"odd, by bytes":                     {24 << 9, 100, 512, 256, []int{8, 8, 9, 8, 31}, []uint64{24, 24, 16}, 1},
+		"odd, by pages":                     {1 << 20, 3, 512, 256, []int{64}, []uint64{24, 24, 16}, 4},
+		"odd, less than a granule":          {512, 2, 4096, 256, []int{5, 11}, []uint64{8, 8}, 3},
+		"odd, conventional":                 {9 << 9, 8, 4096, 3, []int{17}, []uint64{8, 8, 1}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newFakeDrive(t, small, nil, nil)
 			d.partBytes, d.partPages, d.info.Zoned.WriteGranularity = tt.bytes, tt.pages, tt.granularity
-			c := newClient(t, d)
+			c, memory := newClient(t, d), all[tt.odd:]
 			r := request(OpWrite, tt.sector, nil)
 			for i, n := range tt.vectors {
 				v := unix.Iovec{Len: uint64(n) * 512}

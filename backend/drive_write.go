@@ -186,17 +186,18 @@ func (m *Request) following(leader *Request) *Request {
 // wrote goes on when the data of r and its followers has been moved, or not. If
 // not, nobody but the drive knows how far it came.
 func (d *drive) wrote(r *Request) {
-	if r.io.Err == nil && int(r.seg) < len(r.clip) {
-		d.issuePart(r, r.io.Off+r.io.Len)
+	if r.io.Err == nil && d.proceed(r) {
 		return
+	}
+	if b := r.bounce; b != nil {
+		r.bounce, b.far = nil, nil
+		b.free()
+		r.lane.detours--
 	}
 	d.device.give(d, r.lane)
 	end := r.end
-	for m := r; m != nil; m = m.following(r) {
-		if end = m.end; m.bounce != nil {
-			m.bounce.free()
-			m.bounce = nil
-		}
+	for m := r.batch.head; m != nil; m = m.next {
+		end = m.end
 	}
 	if err := r.io.Err; err != nil {
 		r.cause = err
