@@ -15,6 +15,7 @@
 #                      null_blk  dm  nvme  scsi  zvhost  newest
 #   suite, kill -9            x   x     x     x       x       x
 #   ... under a keeper        x   x     x     x       x       x
+#   to another daemon         x   a     a     a       a       a
 #   512, 4096-byte blocks     x   1     2     x       3       3
 #   limits                    x         x     4       5
 #   writes that fail          x   6     x     x       x       x
@@ -31,6 +32,7 @@
 #      scsi_debug carries out a command or fails it
 #   8  the other way round: the write pointer moves, the data is not there
 #   9  the emulation has no way to ask for it
+#   a  it is closing and opening, which is the same for all
 #
 # Of the suite, TestTable and TestRandom run, thinned as the emulator is slow; the
 # scripts of integration/suite cannot: each names the disk that it is for, with zones
@@ -177,6 +179,8 @@ on_null_blk() {
 	ok "kill -9: $said"
 	host "drives -device /dev/n0 -rounds $((2 * kills)) keep"
 	ok "under a keeper: $said"
+	host "drives -device /dev/n0 -rounds $kills move"
+	ok "$said"
 	host "drives -device /dev/n0 -configfs \$nullb/n0 -vanish \$nullb/n0/power=0 faults"
 	ok "$said"
 

@@ -33,6 +33,7 @@ func (h *host) serve(before ...string) (*daemon, error) {
 	if h.zones != "" {
 		args = append(args, "--zones", h.zones)
 	}
+	args = append(args, h.options...)
 	d.cmd = exec.Command(h.zvhost, args...)
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
 	if err := d.cmd.Start(); err != nil {

@@ -6,6 +6,7 @@
 //	drives agree    a drive that is served: three ways to see its zones agree
 //	drives kill     kill -9 of the daemon under load; every answered write is there
 //	drives keep     kill -9 under a keeper; the guest does not notice
+//	drives move     from one daemon to another and back under load; nor then
 //	drives limits   the statuses of a drive whose open or active zones are used up
 //	drives faults   null_blk: bad blocks, zones that fail and come back, under load
 //	drives scsi     scsi_debug: commands that fail, under load
@@ -13,7 +14,7 @@
 //
 // What lives here: the daemon in a process of its own (daemon.go), the load and
 // what it remembers (load.go), the three reports (agree.go), and what goes wrong
-// (limits.go, kill.go, keep.go, storm.go, faults.go, scsi.go). Faults are asked of null_blk
+// (limits.go, kill.go, keep.go, move.go, storm.go, faults.go, scsi.go). Faults are asked of null_blk
 // through configfs (Documentation/block/null_blk.rst), and of scsi_debug through
 // debugfs. Every drive can vanish.
 //

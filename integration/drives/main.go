@@ -12,6 +12,7 @@ type host struct {
 	zvhost, device, zones, socket   string
 	configfs, errors, vanish, until string
 	rounds                          int
+	options                         []string // more of serve's
 	refused                         bool
 	rng                             *rand.Rand
 }
@@ -27,14 +28,14 @@ func main() {
 	flag.StringVar(&h.vanish, "vanish", "", "faults, scsi, storm: FILE=VALUE to write so that the drive vanishes")
 	flag.StringVar(&h.until, "until", "", "storm: end before all rounds when this FILE is there; others change zones up to then")
 	flag.BoolVar(&h.refused, "refused", false, "storm: something has to have been refused")
-	flag.IntVar(&h.rounds, "rounds", 5, "kill, keep, storm: how often")
+	flag.IntVar(&h.rounds, "rounds", 5, "kill, keep, move, storm: how often")
 	seed := flag.Uint64("seed", 0, "what everything random follows from; 0: another one each time")
 	flag.Parse()
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
 	h.rng = rand.New(rand.NewPCG(*seed, 0))
-	run := map[string]func() (string, error){"agree": h.agreeOnce, "kill": h.kill, "keep": h.keep, "limits": h.limits, "faults": h.faults, "scsi": h.scsi, "storm": h.storm}[flag.Arg(0)]
+	run := map[string]func() (string, error){"agree": h.agreeOnce, "kill": h.kill, "keep": h.keep, "limits": h.limits, "move": h.move, "faults": h.faults, "scsi": h.scsi, "storm": h.storm}[flag.Arg(0)]
 	if run == nil || h.device == "" {
 		flag.Usage()
 		os.Exit(2)
