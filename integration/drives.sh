@@ -191,6 +191,8 @@ on_null_blk() {
 	ok "kill -9: $said"
 	host "drives -device /dev/n1 -rounds $kills keep"
 	ok "under a keeper: $said"
+	host "drives -device /dev/n1 -zones 1-3 -rounds 4 move"
+	ok "a window of it: $said"
 	if [[ $1 == all ]]; then
 		host "drives -device /dev/n1 -configfs \$nullb/n1 -vanish \$nullb/n1/power=0 faults"
 		ok "$said"
