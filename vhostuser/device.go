@@ -44,8 +44,12 @@ type Device interface {
 	StartQueue(i int, r Ring) error
 	// StopQueue takes ring i back. It returns when the last request taken from
 	// the ring is answered, and says where the ring is to go on, as Ring.Base does.
-	// The session waits for it, so nothing else is answered meanwhile.
-	StopQueue(i int) (base uint32)
+	// The session waits for it, so nothing else is answered meanwhile; why says in a few
+	// words what for, to be logged where it takes long.
+	StopQueue(i int, why string) (base uint32)
+	// Notify exchanges the call and err descriptors of a started ring (see Ring). It
+	// waits for no request; the old ones are not used any more when it returns.
+	Notify(i int, call, err int)
 	// Yield tells that the front-end has stopped all queues of a guest that is about to
 	// go on elsewhere: another back-end may be asked to start them once Yield has
 	// returned. What only one of the two may have is stored and let go of. Where the

@@ -69,7 +69,7 @@ func TestKeptMessagesInARow(t *testing.T) {
 		}
 		wire, fds = wire[n:], nil
 	}
-	p.tells("stop 1 at 7; start 1 at 7")
+	p.tells("signals 1")
 	// 1 region, 2 calls, 2 kicks, 1 error, the record, the journal and the connection.
 	p.call(GetFeatures, nil)
 	if n := len(store.fds); n != 9 {

@@ -171,7 +171,17 @@ func (d *fakeDevice) StartQueue(i int, r Ring) error {
 	return nil
 }
 
-func (d *fakeDevice) StopQueue(i int) uint32 {
+func (d *fakeDevice) Notify(i int, call, err int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.running[i] {
+		panic(fmt.Sprintf("queue %d signals others, but it does not run", i))
+	}
+	d.note("signals %d", i)
+	d.rings[i].Call, d.rings[i].Err = call, err
+}
+
+func (d *fakeDevice) StopQueue(i int, why string) uint32 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.running[i] {

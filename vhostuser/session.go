@@ -43,6 +43,7 @@ type Session struct {
 	pass     *FD                      // goes with the answer to the message at hand; lent
 	transfer atomic.Pointer[transfer] // of the device's state; nil: none
 
+	doing    string // what the session is at, for who waits for it
 	warnings int
 	greeted  bool // the line that says what was agreed on is logged
 	closed   atomic.Bool
@@ -136,6 +137,14 @@ func (s *Session) end() {
 	if s.keep != nil && !s.suspended.Load() {
 		s.forget()
 	}
+	switch {
+	case s.suspended.Load():
+		s.doing = "the hand-over to the next process"
+	case s.closed.Load():
+		s.doing = "the end of the daemon"
+	default:
+		s.doing = "the end of the front-end's session"
+	}
 	s.Close()
 	s.dev.Watch(nil)
 	s.closeBack()
@@ -166,6 +175,7 @@ func (s *Session) end() {
 // serve acts on one message and answers it. An error ends the session.
 func (s *Session) serve(m *Message) error {
 	r := m.Request.row()
+	s.doing = m.Request.String()
 	wantAck := m.Flags&FlagNeedReply != 0 && !r.replies
 	if wantAck && s.state.protocol&ProtocolReplyAck == 0 && m.Request != SetProtocolFeatures {
 		return fmt.Errorf("%v: need_reply is set, but REPLY_ACK was not negotiated", m.Request)

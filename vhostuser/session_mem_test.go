@@ -164,7 +164,7 @@ func TestSessionPipes(t *testing.T) {
 	p.setUp(0)
 	p.must(SetVringKick, VringFile{Index: 0}.Append(nil), pipe[0])
 	p.must(SetVringCall, VringFile{Index: 0}.Append(nil), pipe[1])
-	p.tells("features 0x100020000; start 0 at 7; stop 0 at 7; start 0 at 7")
+	p.tells("features 0x100020000; start 0 at 7; signals 0")
 	if err := p.leave(); err != nil {
 		t.Fatal(err)
 	}

@@ -228,14 +228,13 @@ func (s *Session) setVringCall(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	ran, err := s.replace(i, &s.rings[i].call, f)
-	if ran && f != nil {
+	if s.replace(i, &s.rings[i].call, f) && f != nil {
 		// The front-end had no way to know when the old descriptor went out of use,
 		// so a completion may have gone there after its last look. One notification
 		// too many does no harm, one too few hangs the guest.
 		signal(f)
 	}
-	return nil, err
+	return nil, nil
 }
 
 func (s *Session) setVringErr(m *Message) ([]byte, error) {
@@ -243,19 +242,20 @@ func (s *Session) setVringErr(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.replace(i, &s.rings[i].err, f)
-	return nil, err
+	s.replace(i, &s.rings[i].err, f)
+	return nil, nil
 }
 
-// replace exchanges a descriptor that a ring may do without.
-func (s *Session) replace(i int, slot **FD, f *FD) (ran bool, err error) {
-	ran = s.pause(i)
-	s.drop(slot)
+// replace exchanges a descriptor that a ring signals. A ring that runs goes on: QEMU
+// sends others whenever the guest masks an interrupt, and must not wait for a disk.
+func (s *Session) replace(i int, slot **FD, f *FD) (ran bool) {
+	old, r := *slot, &s.rings[i]
 	*slot = f
-	if !ran {
-		return false, nil // if it lacks something, that is not for this message to say
+	if r.running {
+		s.dev.Notify(i, r.call.Int(), r.err.Int())
 	}
-	return true, s.resume(i)
+	s.drop(&old)
+	return r.running
 }
 
 // signal makes an eventfd, or a pipe, readable. One that is full already is.
@@ -270,7 +270,7 @@ func (s *Session) pause(i int) (ran bool) {
 		return false
 	}
 	g := &s.state.rings[i]
-	g.base, g.baseSet = s.dev.StopQueue(i), true
+	g.base, g.baseSet = s.dev.StopQueue(i, s.doing), true
 	g.life, g.adopted = g.life+1, false // what is in flight: nothing
 	r.running = false
 	return true

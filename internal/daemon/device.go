@@ -124,20 +124,31 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 }
 
 // StopQueue implements vhostuser.Device.
-func (d *Device) StopQueue(i int) (base uint32) {
+func (d *Device) StopQueue(i int, why string) (base uint32) {
 	w := d.workers[i]
 	if w == nil {
 		return 0
 	}
 	d.workers[i] = nil
-	return w.halt()
+	return w.halt(why)
+}
+
+// Notify implements vhostuser.Device.
+func (d *Device) Notify(i int, call, err int) {
+	w := d.workers[i]
+	w.notify.Lock()
+	defer w.notify.Unlock()
+	if w.bad && err != w.ring.Err {
+		signalFD(err)
+	}
+	w.ring.Call, w.ring.Err = call, err
 }
 
 // Close stops the queues that a session has left running, each once its
 // requests are answered.
 func (d *Device) Close() error {
 	for i := range d.workers {
-		d.StopQueue(i)
+		d.StopQueue(i, "the end of the daemon")
 	}
 	d.errs.Flush()
 	return nil

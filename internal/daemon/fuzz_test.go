@@ -165,7 +165,7 @@ func fuzzOnce(t *testing.T, dev *Device, fds [3]int, data []byte) {
 	ring.Publish()
 	signalFD(fds[0])
 	// Somewhere in the middle it is stopped and started again.
-	base := dev.StopQueue(0)
+	base := dev.StopQueue(0, "fuzz")
 	if err := start(base); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func fuzzOnce(t *testing.T, dev *Device, fds [3]int, data []byte) {
 	for range 4 {
 		runtime.Gosched()
 	}
-	dev.StopQueue(0)
+	dev.StopQueue(0, "fuzz")
 	dev.Reset()
 }
 

@@ -42,7 +42,7 @@ func (w *worker) pickUp() error {
 		w.publish()
 	}
 	// Whoever was here may have died between an answer and its call.
-	signalFD(w.ring.Call)
+	w.call()
 	return nil
 }
 

@@ -31,7 +31,8 @@ type rig struct {
 	dev  *Device
 	book *logBook
 
-	closed bool
+	session *vhostuser.Session // the last one
+	closed  bool
 }
 
 const rigSerial = "ZV0815"
@@ -124,6 +125,7 @@ func (r *rig) dial() (*frontend.Client, chan error) {
 	s := vhostuser.NewSession(far, r.dev, vhostuser.Options{Log: func(l vhostuser.Level, format string, args ...any) {
 		r.dev.log.Info(fmt.Sprintf("session %d: ", l) + fmt.Sprintf(format, args...))
 	}})
+	r.session = s
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run() }()
 	client, err := frontend.New(near)

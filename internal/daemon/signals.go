@@ -33,7 +33,7 @@ func UntilSignal(parent context.Context, log logrus.FieldLogger) (ctx context.Co
 			if !ok {
 				return
 			}
-			log.Infof("%v: ending", sig)
+			log.Infof("%v: ending, once requests in flight are finished; a second signal ends it at once", sig)
 			if sig == unix.SIGINT {
 				cancel(nil)
 			} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,8 @@ import (
 type worker struct {
 	dev    *Device
 	index  int
+	notify sync.Mutex // guards ring.Call, ring.Err and bad, with nothing that waits
+	bad    bool       // the ring is broken
 	ring   vhostuser.Ring
 	queue  virtio.Queue
 	lane   *backend.Lane
@@ -43,6 +46,7 @@ type worker struct {
 	ioBound  bool    // the last sleep was for I/O
 	kicks    [8]byte // what the kick eventfd counted; of no interest
 	stopping atomic.Bool
+	left     atomic.Int32 // requests in flight when it last went to sleep
 	started  chan error
 	stopped  chan struct{}
 }
@@ -74,8 +78,8 @@ func (w *worker) start() error {
 }
 
 // halt ends the worker once all that it took from the ring is answered, and
-// says where the ring is to go on.
-func (w *worker) halt() (base uint32) {
+// says where the ring is to go on. why is what waits for it.
+func (w *worker) halt(why string) (base uint32) {
 	w.stopping.Store(true)
 	w.lane.Hurry(w.dev.disk)
 	w.lane.Wake()
@@ -84,14 +88,26 @@ func (w *worker) halt() (base uint32) {
 	select {
 	case <-w.stopped:
 	case <-late.C:
-		if w.dev.disown() {
-			w.dev.log.Warnf("queue %d: the front-end stops it, and may be waiting in vain for requests that were in flight in other queues when another zvhost died: those queues were never started, and their requests are given up", w.index)
-		}
-		// The front-end waits for the answer to a message, and so does its guest.
-		w.dev.log.Warnf("queue %d: the front-end stops it, and the disk has not answered for %v what it was asked before: the session waits for it, as it must not be let go; look after the disk", w.index, w.dev.patience)
+		w.sayLate(why)
 		<-w.stopped
 	}
 	return w.queue.Base()
+}
+
+// sayLate tells the operator what waits, and what for: the front-end may be waiting
+// for the answer to a message, and so its guest.
+func (w *worker) sayLate(why string) {
+	requests := "requests"
+	switch n := w.left.Load(); {
+	case n == 1:
+		requests = "1 request"
+	case n > 1:
+		requests = fmt.Sprintf("%d requests", n)
+	}
+	w.dev.log.Warnf("queue %d: %s waits for %s that the disk has not answered for %v: they must not be let go; look after the disk", w.index, why, requests, w.dev.patience)
+	if w.dev.disown() {
+		w.dev.log.Warnf("queue %d: it may wait in vain for requests that were in flight in other queues when another zvhost died: those queues were never started, and their requests are given up", w.index)
+	}
 }
 
 func (w *worker) run() {
@@ -140,6 +156,9 @@ func (w *worker) open() (err error) {
 // line is rate-limited.
 func (w *worker) broken(err error) {
 	w.dev.errs.Error(fmt.Errorf("queue %d is broken and stands still until the front-end sets it up anew: %w", w.index, err))
+	w.notify.Lock()
+	defer w.notify.Unlock()
+	w.bad = true
 	signalFD(w.ring.Err)
 }
 
@@ -215,6 +234,7 @@ func (w *worker) serve() error {
 			continue
 		}
 		w.ioBound = w.lane.InFlight() > 0
+		w.left.Store(int32(w.lane.InFlight()))
 		w.sleep()
 		if !idle.IsZero() {
 			w.poll.slept(time.Since(idle))
@@ -321,7 +341,7 @@ func (w *worker) complete(r *virtio.BlkRequest) {
 
 func (w *worker) publish() {
 	if w.queue.Publish() {
-		signalFD(w.ring.Call)
+		w.call()
 	}
 	if w.ring.Log != nil {
 		signalFD(w.ring.LogCall)
@@ -329,6 +349,13 @@ func (w *worker) publish() {
 	if w.rec != nil {
 		w.rec.Published()
 	}
+}
+
+// call tells the driver of what is published.
+func (w *worker) call() {
+	w.notify.Lock()
+	signalFD(w.ring.Call)
+	w.notify.Unlock()
 }
 
 // finish answers all that is in flight.

@@ -107,6 +107,7 @@ func (d *ramDisk) Yield() error { return nil }
 // worker serves one ring.
 type worker struct {
 	d          *ramDisk
+	notify     sync.Mutex // guards r.Call
 	r          vhostuser.Ring
 	stop       int // eventfd
 	done       chan struct{}
@@ -144,7 +145,14 @@ func (d *ramDisk) StartQueue(i int, r vhostuser.Ring) error {
 	return nil
 }
 
-func (d *ramDisk) StopQueue(i int) uint32 {
+func (d *ramDisk) Notify(i int, call, _ int) {
+	w := d.workers[i]
+	w.notify.Lock()
+	defer w.notify.Unlock()
+	w.r.Call = call
+}
+
+func (d *ramDisk) StopQueue(i int, _ string) uint32 {
 	w := d.workers[i]
 	if w == nil {
 		panic(fmt.Sprintf("queue %d stopped, but it does not run", i))
@@ -167,9 +175,11 @@ func (w *worker) run() {
 			w.next++
 			// Without avail_event a driver with EVENT_IDX may keep its kicks.
 			guestmem.Uint16At(w.used, 4+8*int(w.r.Size)).Store(w.next)
+			w.notify.Lock()
 			if w.r.Call >= 0 && !w.d.noCalls {
 				_, _ = unix.Write(w.r.Call, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 			}
+			w.notify.Unlock()
 		}
 		fds := []unix.PollFd{{Fd: int32(w.stop), Events: unix.POLLIN}, {Fd: int32(w.r.Kick), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
