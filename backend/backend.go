@@ -174,6 +174,7 @@ const (
 	stepLookFirst  // the zone is not known: it has to be looked at
 	stepReread     // the zones it has to itself have been looked at
 	stepResetRun   // zones side by side have been reset
+	stepAsk        // it waited: zones are to be looked at
 	stepReport     // zones have been looked at
 )
 

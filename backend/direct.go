@@ -96,7 +96,7 @@ func (l *Lane) lend(r *Request) bool {
 
 // depart begins a detour.
 func (l *Lane) depart(r *Request) {
-	if r.step == stepIssue { // of lend
+	if r.step == stepIssue || r.step == stepAsk { // see lend
 		r.disk.ioDone(r)
 		return
 	}

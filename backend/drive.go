@@ -328,6 +328,8 @@ func (d *drive) ioDone(r *Request) {
 		d.holdFrom(r, int(r.zone)+1)
 	case stepResetRun:
 		d.resetRunDone(r)
+	case stepAsk:
+		d.reportFrom(r, int(r.seg))
 	case stepReport:
 		d.reported(r)
 	case stepSync:

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -254,5 +255,65 @@ func TestDriveMemoryGone(t *testing.T) {
 	c.wantZone(3, Empty, 0)
 	if !bytes.Equal(c.read(256, 17*512), append(pattern('a', 8192), pattern('b', 512)...)) {
 		t.Error("the zone holds something else")
+	}
+}
+
+// Reports of many zones, and many of them, have such a limit, too.
+func TestDriveReportsCopied(t *testing.T) {
+	const zones, n = 2*zonesAtATime + 5, 2*maxDetours + 5
+	d := newFakeDrive(t, Geometry{CapacitySectors: zones * 8, ZoneSectors: 8, ConventionalZones: 1, BlockSize: 512}, nil, nil)
+	c, e := d.held(t, func(op *engine.Op) bool { return op.Code == engine.ZoneReport })
+	changed := []int{1, zonesAtATime - 1, zonesAtATime, 2*zonesAtATime - 1, 2 * zonesAtATime, zones - 1}
+	for _, i := range changed {
+		d.dev.set(i, ReadOnly)
+	}
+	rs := make([]*Request, n)
+	for i := range rs {
+		rs[i] = &Request{Op: OpReport, Bytes: zones}
+	}
+	c.submit(rs...)
+	for ended := 0; ended < n; {
+		most := 0
+		for _, r := range rs {
+			if r.bounce != nil {
+				most += len(r.bounce.data)
+			}
+		}
+		if limit := maxDetours * detourBytes; most > limit {
+			t.Fatalf("%d bytes of reports at once, want at most %d", most, limit)
+		}
+		e.release()
+		for r := c.lane.Done(); r != nil; r = c.lane.Done() {
+			c.want(r.Err, nil)
+			ended++
+		}
+	}
+	if c.lane.detours != 0 {
+		t.Errorf("%d are said to go on", c.lane.detours)
+	}
+	for i := range zones {
+		want := Empty
+		switch {
+		case i == 0:
+			want = NotWP
+		case slices.Contains(changed, i):
+			want = ReadOnly
+		}
+		if z := d.drive.ReportZone(i); z.State != want {
+			t.Errorf("zone %d is %v, want %v", i, z.State, want)
+		}
+	}
+	// One that fails ends there.
+	asked := d.dev.count(engine.ZoneReport)
+	d.dev.failing(engine.ZoneReport, 0, nil, unix.EIO)
+	c.submit(rs[0])
+	e.release()
+	if r := c.lane.Done(); r != nil {
+		t.Fatal("it has not asked about all zones")
+	}
+	e.release()
+	c.want(c.wait().Err, ErrIO)
+	if got := d.dev.count(engine.ZoneReport) - asked; got != 2 || c.lane.detours != 0 {
+		t.Errorf("%d were asked for, and %d are said to go on", got, c.lane.detours)
 	}
 }

@@ -134,7 +134,18 @@ func (d *drive) report(r *Request) {
 		return
 	}
 	r.cause = nil
-	d.ask(r, from, to)
+	d.reportFrom(r, from)
+}
+
+// zonesAtATime is how many zones are looked at at a time for a report: a guest can
+// ask for all zones of a drive, in many requests at once.
+const zonesAtATime = (detourBytes - engine.ZoneReportBytes) / engine.ZoneBytes
+
+// reportFrom looks at zone from and those behind it.
+func (d *drive) reportFrom(r *Request, from int) {
+	if r.step, r.seg = stepAsk, uint32(from); r.lane.lend(r) {
+		d.ask(r, from, min(from+zonesAtATime, int(r.Sector>>d.rules.shift+r.Bytes)))
+	}
 }
 
 // ask looks at zones that may be at work.
@@ -161,10 +172,14 @@ func (d *drive) reported(r *Request) {
 		}
 		z.mu.Unlock()
 	}
-	switch {
-	case r.Op == OpReport:
-		d.end(r, err)
-	default:
+	if r.Op != OpReport {
 		d.fail(r, d.verdict(r.zone, r.cause))
+		return
 	}
+	r.lane.detours--
+	if err == nil && uint64(r.seg) < r.Sector>>d.rules.shift+r.Bytes {
+		d.reportFrom(r, int(r.seg))
+		return
+	}
+	d.end(r, err)
 }
