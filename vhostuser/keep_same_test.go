@@ -62,3 +62,56 @@ func TestOneFileTwice(t *testing.T) {
 		t.Errorf("still kept: %v", store.fds)
 	}
 }
+
+// A transfer of the device's state that a restart cuts in two fails when the front-end
+// asks, in both directions; it neither hangs nor looks good.
+func TestTransferAcrossARestart(t *testing.T) {
+	store := &shelf{fds: map[string]int{}, once: true}
+	p := keptPeer(t, store, new(fakeDevice))
+	p.negotiate()
+	begin := func(direction uint32, fd int) {
+		t.Helper()
+		if v := p.number(SetDeviceStateFD, StateTransfer{direction, 0}.Append(nil), fd); v != stateNoFD {
+			t.Fatalf("answer %#x", v)
+		}
+		p.call(GetFeatures, nil) // what the first message brought is dropped by then
+	}
+	check := func(want uint64) {
+		t.Helper()
+		if v := p.number(CheckDeviceState, nil); v != want {
+			t.Errorf("answer %#x, want %#x", v, want)
+		}
+	}
+	r, w := pipe(t)
+	begin(StateLoad, r)
+	if _, err := unix.Write(w, []byte("all that ")); err != nil {
+		t.Fatal(err)
+	}
+	p.over(store, new(fakeDevice))
+	check(stateFailed)
+	p.tells("features 0x100020000")
+	// The front-end's own end is the only one left: nobody holds on to it.
+	if err := unix.Close(r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(w, []byte("it knows")); err != unix.EPIPE {
+		t.Errorf("writing the rest: %v", err)
+	}
+	if err := unix.Dup3(w, r, unix.O_CLOEXEC); err != nil { // its number stays taken
+		t.Fatal(err)
+	}
+
+	_, w = pipe(t)
+	begin(StateSave, w)
+	p.over(store, new(fakeDevice))
+	check(stateFailed)
+	// Another one is good.
+	begin(StateSave, w)
+	check(0)
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+	if len(store.fds) != 0 {
+		t.Errorf("still kept: %v", store.fds)
+	}
+}

@@ -154,7 +154,7 @@ func (s *Session) checkDeviceState(m *Message) ([]byte, error) {
 func (s *Session) finishTransfer() error {
 	t := s.transfer.Load()
 	if t == nil {
-		return errors.New("no transfer has begun")
+		return errors.New("no transfer has begun; one that another process had begun has ended with it")
 	}
 	defer s.endTransfer()
 	if !t.load {

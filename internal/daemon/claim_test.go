@@ -35,6 +35,48 @@ func leftBehind(t *testing.T, r *rig) *vhostuser.Record {
 	return rec
 }
 
+// setInflight has the front-end give the record to the daemon.
+func setInflight(g *guest, rec *vhostuser.Record) {
+	g.r.t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(rec.FD(), &st); err != nil {
+		g.r.t.Fatal(err)
+	}
+	area := vhostuser.InflightArea{Bytes: uint64(st.Size), Queues: 2, QueueSize: 256}
+	if err := g.Client.Set(vhostuser.SetInflightFD, area.Append(nil), rec.FD()); err != nil {
+		g.r.t.Fatal(err)
+	}
+}
+
+// A record in the place of another one: what was claimed for that is given up, while
+// its memory is still there.
+func TestRecordInThePlaceOfAnother(t *testing.T) {
+	r := zonedRig(t, smallZones, 2)
+	g := r.connect(frontend.Options{})
+	if _, err := g.Queue(0).Stop(); err != nil {
+		t.Fatal(err)
+	}
+	first := leftBehind(t, r)
+	setInflight(g, first)
+	empty, err := vhostuser.NewRecord(2, 256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setInflight(g, empty)
+	const failed = 3 // backend.markFailed
+	if m := first.Ring(1).Mark(5)[0]; m != failed {
+		t.Errorf("the mark of what was given up is %#x", m)
+	}
+	if err := empty.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := g.Queue(0).Start(0); err != nil {
+		t.Fatal(err)
+	}
+	g.want("reset", driver.StatusOK, g.Queue(0).Zone(driver.TypeZoneReset, smallZones.ZoneSectors))
+	g.leave()
+}
+
 // A front-end does not start all queues that had requests in flight when another
 // daemon died, and others wait for them: a message that stops those, and the end of
 // the session, do not wait for ever.
@@ -51,15 +93,7 @@ func TestQueueThatIsNeverStarted(t *testing.T) {
 			if _, err := g.Queue(0).Stop(); err != nil {
 				t.Fatal(err)
 			}
-			rec := leftBehind(t, r)
-			var st unix.Stat_t
-			if err := unix.Fstat(rec.FD(), &st); err != nil {
-				t.Fatal(err)
-			}
-			area := vhostuser.InflightArea{Bytes: uint64(st.Size), Queues: 2, QueueSize: 256}
-			if err := g.Client.Set(vhostuser.SetInflightFD, area.Append(nil), rec.FD()); err != nil {
-				t.Fatal(err)
-			}
+			setInflight(g, leftBehind(t, r))
 			if err := g.Queue(0).Start(0); err != nil {
 				t.Fatal(err)
 			}
