@@ -165,6 +165,8 @@ func (s *Session) runKept(m *Message) error {
 		if err := s.keepNew(*s.opt.Keep); err != nil {
 			return err
 		}
+	} else if err := s.finishMessage(); err != nil { // of the process before
+		return err
 	}
 	k := s.keep
 	for {
@@ -245,7 +247,7 @@ func (s *Session) beforeStart() error {
 // that are kept. Any goroutine may call it.
 func (s *Session) Suspend() {
 	s.suspended.Store(true)
-	_ = s.conn.uc.SetReadDeadline(time.Unix(1, 0))
+	_ = s.conn.uc.SetDeadline(time.Unix(1, 0)) // a front-end may not read its answers either
 }
 
 // Kept is what a fd store has given back: descriptors by name.
@@ -345,9 +347,6 @@ func (s *Session) pickUp(file *FD, kept Kept) error {
 		_ = s.dev.SetFeatures(s.state.features &^ ownFeatures)
 	}
 	if err := s.dev.Restore(s.state.device); err != nil {
-		return err
-	}
-	if err := s.finishMessage(); err != nil {
 		return err
 	}
 	s.keep.committed = true

@@ -2,6 +2,7 @@ package vhostuser
 
 import (
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -113,5 +114,54 @@ func TestTransferAcrossARestart(t *testing.T) {
 	}
 	if len(store.fds) != 0 {
 		t.Errorf("still kept: %v", store.fds)
+	}
+}
+
+// A front-end that sends and does not read its answers keeps no process from ending,
+// neither the one that it has filled the socket of nor the next; and it gets each
+// answer once.
+func TestFrontEndThatDoesNotRead(t *testing.T) {
+	store := &shelf{fds: map[string]int{}, once: true}
+	p := keptPeer(t, store, new(fakeDevice))
+	p.negotiate()
+	const asked = 1000 // more than the socket has room for, in one direction or both
+	sent := make(chan error, 1)
+	go func() {
+		for range asked {
+			if err := p.conn.Write(GetFeatures, Version, nil); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	// The session has answered until there was no room any more.
+	full := func() {
+		for n, was, same := 0, 0, 0; same < 10; was = n {
+			time.Sleep(time.Millisecond)
+			if err := p.conn.control(func(fd uintptr) (err error) {
+				n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if same++; n != was || n == 0 {
+				same = 0
+			}
+		}
+	}
+	for range 3 {
+		full()
+		p.over(store, new(fakeDevice))
+	}
+	for range asked {
+		p.answer(GetFeatures)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	p.tells("features 0x100020000")
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
 	}
 }
