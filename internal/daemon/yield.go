@@ -54,6 +54,11 @@ func (d *Device) Yield() error {
 		return nil
 	}
 	d.disown() // what was in flight in a ring that is not started again here
+	// The front-end waits for the answer to a message, and so does its guest.
+	late := time.AfterFunc(d.patience, func() {
+		d.log.Warnf("the guest is about to go on elsewhere, and the disk has not stored for %v what it was given: the session waits for it; look after the disk", d.patience)
+	})
+	defer late.Stop()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// Noted first: a process after this one that finds rings to be started takes it
@@ -93,6 +98,9 @@ func (d *Device) take() error {
 	c.mu.Unlock()
 	c.note(false)
 	d.say("the disk is taken: queues start here")
+	if c.said <= maxMoves {
+		warnOfFaults(d.log, disk)
+	}
 	if r := c.kept; r != nil {
 		d.Adopt(r)
 	}
