@@ -91,7 +91,7 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		log:      o.Log,
 		errs:     errs,
 		pollMax:  o.PollMax,
-		patience: 5 * time.Second,
+		patience: patience,
 		claimed:  map[int][]*backend.Mark{},
 		unclean:  make([]bool, o.Queues),
 		workers:  make([]*worker, o.Queues),
@@ -110,6 +110,7 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	if err := d.take(); err != nil {
 		return err
 	}
+	defer late(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()
 	if err := d.begin(); err != nil {
 		return err
 	}

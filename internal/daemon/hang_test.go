@@ -123,3 +123,12 @@ func TestDiskThatHangs(t *testing.T) {
 		})
 	}
 }
+
+// What else waits for a disk says so as well, where it takes long.
+func TestLate(t *testing.T) {
+	log, book := newLogBook()
+	done := late(log, time.Millisecond, "the end of the daemon")
+	book.wait(1, "the end of the daemon waits for the disk, which has not answered for 1ms")
+	done()
+	late(log, time.Hour, "something")()
+}

@@ -47,6 +47,7 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 		return err
 	}
 	disk, err = serveDisk(ctx, &c, h, disk, away, log)
+	defer late(log, patience, "the end of the daemon")()
 	if cerr := disk.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("closing %s: %w", c.what(), cerr))
 	}
@@ -85,7 +86,9 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 		err = errors.Join(s.run(ctx, f), ctl.stopListening())
 	}
 	err = errors.Join(err, dev.Close())
+	done := late(log, patience, "what was asked for on the control socket")
 	ctl.close() // what it waits for may have been in flight
+	done()
 	return dev.disk, err
 }
 
