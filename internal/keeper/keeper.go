@@ -51,7 +51,15 @@ func Run(o Options) (status int, err error) {
 	for {
 		ended, err := s.start(&o)
 		if err != nil {
-			return 1, err
+			if !served {
+				return 1, err
+			}
+			o.Log("%s cannot be started: %v; trying again", o.Args[0], err)
+			if wait(&o, pause) {
+				return 1, nil
+			}
+			pause = min(2*pause, lastPause)
+			continue
 		}
 		again := false
 		var state *os.ProcessState

@@ -158,6 +158,52 @@ func TestKeptIsNotPolled(t *testing.T) {
 	}
 }
 
+// What keeps a child from being started, once it has served, may go away: the guest's
+// descriptors are not given up for it.
+func TestStartIsTriedAgain(t *testing.T) {
+	above, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: t.TempDir() + "/n", Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = above.Close() }()
+	t.Setenv("NOTIFY_SOCKET", above.LocalAddr().String())
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(l unix.Rlimit) {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+			t.Error(err)
+		}
+	}
+	defer limit(was)
+	signals := make(chan os.Signal)
+	go func() {
+		b := make([]byte, 100)
+		for i, sig := range []os.Signal{unix.SIGHUP, unix.SIGTERM} {
+			for range 2 { // STATUS and READY
+				_, _ = above.Read(b)
+			}
+			if i == 0 {
+				limit(unix.Rlimit{Cur: 3, Max: was.Max})
+			}
+			signals <- sig
+		}
+	}()
+	t.Setenv(asChild, "1")
+	status, err := Run(Options{
+		Args: []string{os.Args[0], "kicked", t.TempDir() + "/starts"}, Self: []string{"step"}, Signals: signals,
+		Log: func(format string, args ...any) {
+			if strings.Contains(format, "cannot be started") {
+				limit(was)
+			}
+		},
+	})
+	if status != 5 || err != nil {
+		t.Errorf("status %d, %v", status, err)
+	}
+}
+
 // run runs the child until it ends.
 func run(t *testing.T, signals chan os.Signal, what string) (status int, starts int, log string) {
 	t.Helper()
