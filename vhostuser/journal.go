@@ -81,21 +81,26 @@ func mapJournal(f *FD) (*journal, error) {
 func openJournal(file *FD) (j *journal, kept []byte, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(file.Int(), &st); err != nil || st.Size != journalBytes {
-		return nil, nil, errors.Join(fmt.Errorf("the session's state has %d bytes, not %d: another version of zvhost left it", st.Size, journalBytes), err, file.Close())
+		return nil, nil, errors.Join(UnfitError{fmt.Errorf("the session's state has %d bytes, not %d: another version of zvhost left it", st.Size, journalBytes)}, err, file.Close())
 	}
 	if j, err = mapJournal(file); err != nil {
 		return nil, nil, err
 	}
+	version := uint32(journalVersion)
 	for i := range 2 {
 		s := j.slot(i)
 		n := le.Uint32(s[16:])
-		if le.Uint32(s) != journalMagic || le.Uint32(s[4:]) != journalVersion || n > slotBytes-slotKept ||
+		if le.Uint32(s) != journalMagic || n > slotBytes-slotKept ||
 			le.Uint32(s[slotSum:]) != slotCheck(s, n) || le.Uint64(s[8:]) <= j.gen {
 			continue
 		}
+		version = le.Uint32(s[4:])
 		j.now, j.gen, kept = i, le.Uint64(s[8:]), s[slotKept:][:n]
 	}
-	if j.gen == 0 {
+	switch {
+	case version != journalVersion:
+		return nil, nil, errors.Join(UnfitError{fmt.Errorf("the session's state is kept in version %d, and this zvhost knows %d", version, journalVersion)}, j.close())
+	case j.gen == 0:
 		return nil, nil, errors.Join(errors.New("the session's state is not one that this zvhost can read"), j.close())
 	}
 	return j, kept, nil

@@ -269,10 +269,18 @@ func (k Kept) Of(prefix string) Kept {
 // ended, or not yet begun.
 var ErrNothingKept = errors.New("no session was kept")
 
+// An UnfitError says that this process cannot go on with a session, but another one
+// can: of another version, or started with other options. All is left in the store.
+type UnfitError struct{ Err error }
+
+func (e UnfitError) Error() string {
+	return e.Err.Error() + "; the session is left as it is: start what can go on with it, or stop the service, or the keeper, to give it up"
+}
+
 // ResumeSession goes on with the session that another process has kept under
 // keep.Prefix, of which kept are the descriptors, without the prefix. They are
 // taken over in any case, and dropped from the store when the session cannot go
-// on. It may start queues; Run must be called.
+// on, but after an UnfitError. It may start queues; Run must be called.
 func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
 	k := *opt.Keep
 	drop := func() {
@@ -303,7 +311,14 @@ func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
 	s := NewSession(uc, dev, opt)
 	s.keep = &keeper{Keep: k, names: map[uint64]*FD{}}
 	if err := s.pickUp(file, kept); err != nil {
-		drop()
+		if errors.As(err, new(UnfitError)) {
+			s.suspended.Store(true)
+			for _, f := range kept {
+				_ = f.Close()
+			}
+		} else {
+			drop()
+		}
 		s.end()
 		return nil, fmt.Errorf("go on with the session of the process before: %w", err)
 	}
@@ -347,7 +362,7 @@ func (s *Session) pickUp(file *FD, kept Kept) error {
 		_ = s.dev.SetFeatures(s.state.features &^ ownFeatures)
 	}
 	if err := s.dev.Restore(s.state.device); err != nil {
-		return err
+		return UnfitError{err}
 	}
 	s.keep.committed = true
 	s.dev.Adopt(s.record)

@@ -1,6 +1,7 @@
 package vhostuser
 
 import (
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -178,15 +179,58 @@ func TestResumeRefuses(t *testing.T) {
 	if err := <-p.done; err != nil {
 		t.Fatal(err)
 	}
+	other := func(t *testing.T, k Kept, at int, v uint32) {
+		j, _, err := openJournal(NewFD(dupOf(t, k["state"].Int())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := j.slot(j.now)
+		was := le.Uint32(s[at:])
+		set := func(v uint32) {
+			le.PutUint32(s[at:], v)
+			le.PutUint32(s[slotSum:], slotCheck(s, le.Uint32(s[16:])))
+		}
+		set(v)
+		t.Cleanup(func() {
+			set(was)
+			if err := j.close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	// What another process could go on with is left to it.
+	for words, spoil := range map[string]func(t *testing.T, k Kept){
+		"another version of zvhost": func(t *testing.T, k Kept) { _ = k["state"].Close(); k["state"] = NewFD(dupOf(t, memFD(t, 1))) },
+		"kept in version 2":         func(t *testing.T, k Kept) { other(t, k, 4, 2) },
+		"state is of version 7":     func(t *testing.T, k Kept) { other(t, k, slotKept, 7) },
+	} {
+		t.Run(words, func(t *testing.T) {
+			k := good.kept(t)
+			spoil(t, k)
+			_, err := ResumeSession(k, new(fakeDevice), Options{Keep: good.keep()})
+			if !errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), words) {
+				t.Errorf("%v, want %q", err, words)
+			}
+		})
+	}
+	s, err := ResumeSession(good.kept(t), new(fakeDevice), Options{Keep: good.keep()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.run(s)
+	p.call(GetFeatures, nil)
+	p.s.Suspend()
+	if err := <-p.done; err != nil {
+		t.Fatal(err)
+	}
 	for words, spoil := range map[string]func(k Kept){
-		"another version of zvhost": func(k Kept) { _ = k["state"].Close(); k["state"] = NewFD(dupOf(t, memFD(t, 1))) },
-		"not one that this zvhost":  func(k Kept) { _ = k["state"].Close(); k["state"] = NewFD(dupOf(t, memFD(t, journalBytes))) },
-		"was not given back":        func(k Kept) { _ = k["1"].Close(); delete(k, "1") },
+		"not one that this zvhost": func(k Kept) { _ = k["state"].Close(); k["state"] = NewFD(dupOf(t, memFD(t, journalBytes))) },
+		"was not given back":       func(k Kept) { _ = k["1"].Close(); delete(k, "1") },
 	} {
 		k := good.kept(t)
 		spoil(k)
 		_, err := ResumeSession(k, new(fakeDevice), Options{Keep: &Keep{Put: good.put, Drop: func(string) {}}})
-		if err == nil || !strings.Contains(err.Error(), words) {
+		if err == nil || !strings.Contains(err.Error(), words) || errors.As(err, new(UnfitError)) {
 			t.Errorf("%v, want %q", err, words)
 		}
 	}

@@ -146,7 +146,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	r := &stateReader{b: b, kept: kept, s: s}
 	st, k := &s.state, s.keep
 	if v := r.u32(); v != stateVersion {
-		return fmt.Errorf("its state is of version %d, and this zvhost knows %d", v, stateVersion)
+		return UnfitError{fmt.Errorf("its state is of version %d, and this zvhost knows %d", v, stateVersion)}
 	}
 	k.reply = slices.Clone(r.bytes(int(r.u32())))
 	for n := r.u32(); n > 0 && r.err == nil; n-- {
@@ -195,7 +195,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	}
 	s.install(s.regions, mem)
 	if n := r.u64(); n > uint64(len(s.rings)) && r.err == nil {
-		return fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))
+		return UnfitError{fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))}
 	}
 	for i := 0; len(r.b) > 0 && i < len(s.rings) && r.err == nil; i++ {
 		g, p := &st.rings[i], &s.rings[i]

@@ -109,6 +109,10 @@ func (s *server) run(ctx context.Context, f *front) error {
 		s.serve(ctx, f.conn, nil)
 		return nil
 	}
+	session, err := s.resume()
+	if err != nil {
+		return errors.Join(err, f.leaveListening())
+	}
 	stop := func() error {
 		if s.leaves(ctx) {
 			return f.leaveListening()
@@ -130,9 +134,11 @@ func (s *server) run(ctx context.Context, f *front) error {
 
 	idle := status("waiting for a front-end on %s", f.where)
 	notify(s.log, sd.SdNotifyReady, idle)
-	var err error
-	for conn := s.resume(ctx, newcomers); conn != nil; {
-		conn = s.serve(ctx, conn, newcomers)
+	if session != nil {
+		notify(s.log, status("serving front-end %s", before))
+		for conn := s.serveSession(ctx, session, before, newcomers); conn != nil; {
+			conn = s.serve(ctx, conn, newcomers)
+		}
 	}
 	for ctx.Err() == nil && err == nil {
 		select {
@@ -191,24 +197,27 @@ func (s *server) options(who string) vhostuser.Options {
 	return vhostuser.Options{Log: s.sessionLog(who), Trace: s.trace, Keep: s.store.keep()}
 }
 
-// resume goes on with the session of the process before, if there is one. What it
-// returns is as of serve.
-func (s *server) resume(ctx context.Context, newcomers <-chan *net.UnixConn) *net.UnixConn {
-	const who = "of the process before"
+// before stands for the front-end of a session that another process has begun.
+const before = "of the process before"
+
+// resume goes on with the session of the process before, nil if there is none. An
+// error is why this process is not the one to do that, nor to serve anybody else.
+func (s *server) resume() (*vhostuser.Session, error) {
 	if s.store == nil || len(s.kept) == 0 {
-		return nil
+		return nil, nil
 	}
-	session, err := vhostuser.ResumeSession(s.kept, s.dev, s.options(who))
+	session, err := vhostuser.ResumeSession(s.kept, s.dev, s.options(before))
 	switch {
 	case errors.Is(err, vhostuser.ErrNothingKept):
-		return nil
+		return nil, nil
+	case errors.As(err, new(vhostuser.UnfitError)):
+		return nil, err
 	case err != nil:
-		s.log.Errorf("front-end %s: %v; its connection is closed", who, err)
-		return nil
+		s.log.Errorf("front-end %s: %v; its connection is closed", before, err)
+		return nil, nil
 	}
-	s.log.Infof("front-end %s: goes on", who)
-	notify(s.log, status("serving front-end %s", who))
-	return s.serveSession(ctx, session, who, newcomers)
+	s.log.Infof("front-end %s: goes on", before)
+	return session, nil
 }
 
 // leaves says that the process ends and leaves the session and the socket to the
