@@ -101,8 +101,14 @@ func openRecord(file *FD, off int64, queues int, size uint16) (*Record, error) {
 	if err := unix.Fstat(file.Int(), &st); err != nil {
 		return nil, fmt.Errorf("the record of requests in flight: %w", err)
 	}
+	// Huge pages can be taken away by whoever has the file, with none left to take their
+	// place, so they would fault like memory that has shrunk.
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(file.Int(), &fs); err != nil {
+		return nil, fmt.Errorf("the record of requests in flight: %w", err)
+	}
 	seals, err := unix.FcntlInt(uintptr(file.Int()), unix.F_GET_SEALS, 0)
-	if err != nil || seals&unix.F_SEAL_SHRINK == 0 || off != 0 || st.Size < n {
+	if err != nil || seals&unix.F_SEAL_SHRINK == 0 || fs.Type != unix.TMPFS_MAGIC || off != 0 || st.Size < n {
 		return nil, errRecord
 	}
 	mem, err := unix.Mmap(file.Int(), 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

@@ -176,6 +176,18 @@ func TestForeignRecord(t *testing.T) {
 	p.must(SetInflightFD, answer.Append(nil), record.Int())
 	p.mustNot("not one that zvhost has made", SetInflightFD, answer.Append(nil), memFD(t, int64(answer.Bytes)))
 	p.mustNot("not one that zvhost has made", SetInflightFD, answer.Append(nil), eventFD(t))
+	// Of huge pages one can be taken away, and there may be no other: that faults, too.
+	if huge, err := unix.MemfdCreate("huge", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_HUGETLB); err == nil { // else there are none
+		if err := unix.Ftruncate(huge, 2<<20); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.FcntlInt(uintptr(huge), unix.F_ADD_SEALS, recordSeals); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenRecord(NewFD(huge), 0, 2, 64); err == nil || !strings.Contains(err.Error(), errRecord.Error()) {
+			t.Errorf("huge pages: %v", err)
+		}
+	}
 	other := answer
 	other.Offset = 4096
 	p.mustNot("not one that zvhost has made", SetInflightFD, other.Append(nil), record.Int())
