@@ -71,7 +71,11 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 // Adopt implements vhostuser.Device.
 func (d *Device) Adopt(r *vhostuser.Record) {
 	d.disown()
-	if d.custody.kept = nil; d.custody.away {
+	d.custody.kept = nil
+	switch {
+	case r == nil:
+		return // without a look at the disk, which may hang
+	case d.custody.away:
 		d.custody.kept = r // no queue starts before the disk is taken
 		return
 	}
