@@ -45,10 +45,14 @@ func (f *FD) Close() error {
 }
 
 // isSame says whether f and g are descriptors of one open file, as after dup(2)
-// (kcmp(2), KCMP_FILE). A kernel that cannot tell says no.
+// (F_DUPFD_QUERY, from Linux 6.10 on; kcmp(2), KCMP_FILE, which containers may
+// forbid). A kernel that cannot tell says no.
 func (f *FD) isSame(g *FD) bool {
 	if f.Int() < 0 || g.Int() < 0 {
 		return false
+	}
+	if same, err := unix.FcntlInt(uintptr(f.n), unix.F_DUPFD_QUERY, g.n); err == nil {
+		return same == 1
 	}
 	const kcmpFile = 0
 	pid := uintptr(unix.Getpid())
