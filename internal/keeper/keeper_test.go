@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -154,6 +155,50 @@ func TestKeptIsNotPolled(t *testing.T) {
 		signals <- unix.SIGTERM
 	}()
 	if status, starts, log := run(t, signals, "kicked"); status != 5 || starts != 1 {
+		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
+	}
+}
+
+// Anybody on the machine can send to the notification socket. What is not the child's is
+// dropped, and said once.
+func TestStranger(t *testing.T) {
+	above, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: t.TempDir() + "/n", Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = above.Close() }()
+	t.Setenv("NOTIFY_SOCKET", above.LocalAddr().String())
+	signals := make(chan os.Signal)
+	go func() {
+		b := make([]byte, 100)
+		for range 2 { // STATUS and READY
+			_, _ = above.Read(b)
+		}
+		sockets, _ := os.ReadFile("/proc/net/unix")
+		for line := range strings.Lines(string(sockets)) {
+			f := strings.Fields(line)
+			if name := f[len(f)-1]; strings.HasPrefix(name, fmt.Sprintf("@zvhost-keeper-%d-", os.Getpid())) {
+				fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+				for range 20 {
+					if err == nil {
+						err = unix.Sendmsg(fd, []byte("FDSTORE=1\nFDNAME=mine\nREADY=1\nSTATUS=bad"), unix.UnixRights(0), &unix.SockaddrUnix{Name: name}, 0)
+					}
+				}
+				if err = errors.Join(err, unix.Close(fd)); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		signals <- unix.SIGHUP
+		for _, want := range []string{"STATUS=waiting", "READY=1"} {
+			if n, err := above.Read(b); err != nil || string(b[:n]) != want {
+				t.Errorf("heard %q, %v", b[:n], err)
+			}
+		}
+		signals <- unix.SIGTERM
+	}()
+	status, starts, log := run(t, signals, "waits")
+	if status != 5 || starts != 2 || strings.Count(log, "is not the child") != 1 {
 		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
 	}
 }

@@ -66,6 +66,7 @@ func newStore(log func(string, ...any), tell func(string)) (*store, error) {
 // read takes in messages until the socket is closed.
 func (s *store) read() {
 	defer close(s.ended)
+	strangers := false
 	b, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(253*4)+unix.CmsgSpace(unix.SizeofUcred))
 	for {
 		n, oobn, flags, _, err := s.conn.ReadMsgUnix(b, oob)
@@ -84,8 +85,9 @@ func (s *store) read() {
 			s.synced <- struct{}{}
 		case s.isChild(pid):
 			fds = s.hear(text, fds)
-		default:
-			s.log("process %d, which is not the child, sent a notification: ignored", pid)
+		case !strangers:
+			strangers = true // anybody can send as many as he likes
+			s.log("process %d, which is not the child, sent a notification: ignored, and so will others be", pid)
 		}
 		for _, fd := range fds {
 			_ = unix.Close(fd)
