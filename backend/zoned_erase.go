@@ -83,19 +83,19 @@ const eraseTries = 4
 // uncleared is what went wrong with an erase whose zones the committer has
 // dealt with: old data that could not be made to go away. again says that
 // another try is due, which a write has asked for meanwhile: r has to wait for
-// that.
+// that. A gate that a later reset has shut says nothing of r's data.
 func (d *zoned) uncleared(r *Request) (again bool, err error) {
 	for n := range r.Ranges {
 		from, to := d.erased(&r.Ranges[n])
 		for i := from; i < to; i++ {
 			z := &d.zones[i]
 			z.mu.Lock()
-			gated, stuck := z.gated, z.stuck
+			owed, stuck := z.owed, z.stuck
 			z.mu.Unlock()
-			if stuck || gated && r.seg == eraseTries {
+			if stuck || owed && r.seg == eraseTries {
 				return false, fmt.Errorf("zone %d was reset, but its old data could not be cleared", i)
 			}
-			again = again || gated
+			again = again || owed
 		}
 	}
 	r.seg++

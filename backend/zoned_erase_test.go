@@ -216,3 +216,27 @@ func TestEraseGivesUp(t *testing.T) {
 	fs.refuse(nil)
 	closeDisk(t, d, path)
 }
+
+// An erase is done when its own zones' old data is gone, however often the zones are
+// written and reset meanwhile.
+func TestEraseBesideResets(t *testing.T) {
+	path := newImage(t, small)
+	d, fs := openFaulty(t, path)
+	c, other := newClient(t, d), newClient(t, d)
+	c.want(c.write(256, pattern('f', 4096)), nil)
+	again := 0
+	fs.refuse(func(call storeCall) error {
+		if call.op == "sync" && again < 50 { // the old data is gone, and the zone's gate is open
+			again++
+			other.want(other.write(256, pattern('g', 4096)), nil)
+			other.want(other.zoneOp(OpReset, 256), nil)
+		}
+		return nil
+	})
+	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), nil)
+	if again != 1 {
+		t.Errorf("it took %d syncs", again)
+	}
+	fs.refuse(nil)
+	closeDisk(t, d, path)
+}

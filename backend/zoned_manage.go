@@ -226,11 +226,11 @@ func (d *zoned) openGate(i int, failed error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if failed == nil {
-		z.gated = false
+		z.gated, z.owed = false, false
 		d.serve(z, i)
 		return
 	}
-	z.stuck = true
+	z.stuck, z.owed = true, true
 	for r := z.wait.pop(); r != nil; r = z.wait.pop() {
 		r.step, r.Err = stepEnd, d.errorOf(r, fmt.Errorf("%w: the zone's reset could not be completed: %w", ErrIO, failed))
 		r.lane.post(r)

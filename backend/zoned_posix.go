@@ -54,8 +54,10 @@ type zone struct {
 	mu    sync.Mutex // guards what follows; never held across I/O
 	state ZoneState
 	gated bool // reset, and its old data not gone yet: writes wait
-	stuck bool // the old data could not be made to go away; the next write tries again
-	watch bool // the committer waits for writes in flight
+	// stuck: the old data could not be made to go away, and the next write tries
+	// again; owed: that was so, and it has not gone away since.
+	stuck, owed bool
+	watch       bool // the committer waits for writes in flight
 	// next is where the next admitted write goes, done the highest end of a
 	// write that has landed.
 	next, done uint64
