@@ -145,7 +145,9 @@ func (l *load) offer(i int, rng *rand.Rand, r *frontend.Request) *op {
 		o.typ = driver.TypeZoneFinish
 		l.guess[zone] = l.g.zoneCapacity(zone)
 	case k < 270, full && k < 900:
-		o.typ = driver.TypeZoneReset
+		if o.typ = driver.TypeZoneReset; k%4 == 0 {
+			o.typ = driver.TypeSecureErase
+		}
 		l.guess[zone], l.told[zone] = 0, 0
 	case k < 273:
 		o.typ, o.zone = driver.TypeZoneResetAll, -1
@@ -173,6 +175,11 @@ func (l *load) dress(o *op, r *frontend.Request) {
 	if !o.hasData() {
 		o.n = 0
 		r.SetLen(0)
+		if o.typ == driver.TypeSecureErase { // of the whole zone
+			r.SetLen(driver.SegmentBytes)
+			driver.PutSegment(r.Data, r.Sector, uint32(l.g.zoneLength(o.zone)), 0)
+			r.Sector = 0
+		}
 		return
 	}
 	if o.typ == driver.TypeOut {

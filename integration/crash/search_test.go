@@ -216,7 +216,7 @@ func (s *search) steps(b *branch) (out []branch) {
 			if o.answered() || o.visible() {
 				next.sum += (o.id ^ o.id>>31) * 0x9e3779b97f4a7c15
 			}
-		case driver.TypeZoneReset, driver.TypeZoneResetAll:
+		case driver.TypeZoneReset, driver.TypeZoneResetAll, driver.TypeSecureErase:
 			next.tiles, next.sum = nil, 1
 		}
 		out = append(out, next)

@@ -51,7 +51,7 @@ func (o *op) whole() bool {
 func (o *op) String() string {
 	name := map[uint32]string{
 		driver.TypeOut: "write", driver.TypeZoneAppend: "append", driver.TypeZoneOpen: "open", driver.TypeZoneClose: "close",
-		driver.TypeZoneFinish: "finish", driver.TypeZoneReset: "reset", driver.TypeZoneResetAll: "reset all",
+		driver.TypeZoneFinish: "finish", driver.TypeZoneReset: "reset", driver.TypeZoneResetAll: "reset all", driver.TypeSecureErase: "erase",
 	}[o.typ]
 	s := fmt.Sprintf("[%d] %s", o.call, name)
 	if o.hasData() {
@@ -132,7 +132,7 @@ func (m model) try(o *op, z *zoneSpec) (after model, lawful, effect bool) {
 		}
 	case driver.TypeZoneFinish:
 		after.state = driver.ZoneFull
-	case driver.TypeZoneReset, driver.TypeZoneResetAll:
+	case driver.TypeZoneReset, driver.TypeZoneResetAll, driver.TypeSecureErase:
 		after = model{state: driver.ZoneEmpty}
 	}
 	return after, true, true
