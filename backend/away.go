@@ -3,6 +3,8 @@ package backend
 import (
 	"errors"
 	"fmt"
+
+	"github.com/zvhost/zvhost/backend/engine"
 )
 
 // away stands in for a disk that somebody else has, or may have: it says what the
@@ -50,11 +52,29 @@ func Look(path string, o Options) (Disk, error) {
 	return newAway(p.info), p.f.Close()
 }
 
-// LetGo closes d, so that somebody else can open it, and returns what stands in its
-// place, as Look does. After an error it is closed all the same.
+// LetGo stores what d, in which no request is in flight, was given, and closes it, so
+// that somebody else can open it. It returns what stands in its place, as Look does.
+// Where it cannot be stored the error says why, and d itself is returned, open as it
+// was: no flush of it succeeds any more, but one of who opened it anew would. After
+// another error it is closed all the same.
 func LetGo(d Disk) (Disk, error) {
 	i := d.Info()
+	if !i.ReadOnly {
+		if err := commitNow(d); err != nil {
+			return d, err
+		}
+	}
 	return newAway(i), d.Close()
+}
+
+// commitNow is a flush of d that no fault strikes.
+func commitNow(d Disk) (err error) {
+	lane, err := NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lane.Close()) }()
+	return plainly(lane.carryOut(d, &Request{Op: opCommit}))
 }
 
 // IsInUse says whether err is Open's for a disk that somebody else has.

@@ -290,7 +290,7 @@ func (d *drive) submit(r *Request) {
 		d.read(r)
 	case OpWrite, OpAppend:
 		d.write(r)
-	case OpFlush:
+	case OpFlush, opCommit:
 		d.sync(r)
 	case OpOpen, OpClose, OpFinish, OpReset:
 		d.manage(r)

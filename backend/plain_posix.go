@@ -176,6 +176,9 @@ func (p *plain) submit(r *Request) {
 		}
 		p.sync(r)
 		return
+	case opCommit:
+		p.sync(r)
+		return
 	case OpDiscard, OpWriteZeroes:
 		if p.info.ReadOnly {
 			p.fail(r, ErrReadOnly)

@@ -53,8 +53,8 @@ type Device interface {
 	// Yield tells that the front-end has stopped all queues of a guest that is about to
 	// go on elsewhere: another back-end may be asked to start them once Yield has
 	// returned. What only one of the two may have is stored and let go of. Where the
-	// guest stays after all, StartQueue takes it again. An error is what could not be
-	// stored; it is let go of all the same.
+	// guest stays after all, StartQueue takes it again. An error is what went wrong:
+	// what cannot be stored is not let go of, so the guest must not go.
 	Yield() error
 	// Adopt tells of requests that were in flight when another process died, before
 	// any queue starts: what belongs to them must be given to nobody else until

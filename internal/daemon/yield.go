@@ -65,6 +65,10 @@ func (d *Device) Yield() error {
 	// again, but one that does not must leave it alone.
 	c.note(true)
 	gone, err := backend.LetGo(d.disk)
+	if gone == d.disk {
+		c.note(false)
+		return fmt.Errorf("the disk is not let go of, for it cannot store what it was given: %w", err)
+	}
 	d.swap(gone)
 	c.away = true
 	d.user, d.known, d.adopted = 0, false, false

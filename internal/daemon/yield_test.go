@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -357,4 +358,50 @@ func TestMigrationFails(t *testing.T) {
 			g.leave()
 		})
 	}
+}
+
+// A disk that cannot store what it was given stays, and goes on to say so: neither here
+// nor elsewhere may a flush behind that succeed.
+func TestDiskThatIsNotStoredStays(t *testing.T) {
+	r := plainRig(t, 1).movable()
+	bad := &syncFailsOnce{}
+	open := r.dev.engine
+	r.dev.engine = func(wake func()) (engine.Engine, error) {
+		e, err := open(wake)
+		bad.Engine = e
+		return bad, err
+	}
+	g := r.connect(frontend.Options{})
+	g.want("write", driver.StatusOK, g.Queue(0).Write(pattern(4096, 1), 8))
+	g.want("flush", driver.StatusIOErr, g.Queue(0).Flush())
+	l := g.startLog()
+	if _, err := g.Queue(0).Stop(); err == nil {
+		t.Error("the front-end is not told")
+	}
+	if err := <-g.ended; err == nil || !strings.Contains(err.Error(), "the disk is not let go of") {
+		t.Errorf("the session ends with %v", err)
+	}
+	if err := errors.Join(l.Free(), g.Abandon()); err != nil {
+		t.Error(err)
+	}
+	if _, err := backend.Open(r.path, backend.Options{}); !backend.IsInUse(err) {
+		t.Errorf("somebody else can have it: %v", err)
+	}
+	g = r.connect(frontend.Options{})
+	g.want("flush", driver.StatusIOErr, g.Queue(0).Flush())
+	g.leave()
+}
+
+// syncFailsOnce is an engine whose first sync fails.
+type syncFailsOnce struct {
+	engine.Engine
+	done bool
+}
+
+func (e *syncFailsOnce) Queue(op *engine.Op) {
+	if op.Code == engine.Fdatasync && !e.done {
+		e.done = true
+		op.FD = -1
+	}
+	e.Engine.Queue(op)
 }
