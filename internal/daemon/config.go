@@ -213,18 +213,18 @@ func (c *Config) options() backend.Options {
 	return backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window}
 }
 
-// reopener returns what opens the disk again that was found to be i: as what it
-// was, whatever a guest has written into it since.
-func (c *Config) reopener(i backend.Info) func() (backend.Disk, error) {
+// reopener returns what opens the disk again that was found to be i, and what looks at
+// it again: as what it was, whatever a guest has written into it since.
+func (c *Config) reopener(i backend.Info) (open, look func() (backend.Disk, error)) {
 	if c.NullSectors != 0 {
-		return nil
+		return nil, nil
 	}
 	again := *c
 	again.Create, again.Format = nil, backend.FormatRaw
 	if i.Zoned != nil {
 		again.Format = backend.FormatZoned
 	}
-	return again.openDisk
+	return again.openDisk, again.lookAtDisk
 }
 
 // matches returns an error that says what differs unless the image at path has

@@ -28,13 +28,13 @@ type DeviceOptions struct {
 	OrThreads bool
 	Log       logrus.FieldLogger
 
-	// Open opens the disk anew once the device has let go of it; nil for a device that
-	// never does. Away says that the disk it is made of is backend.Look's, so that it
-	// is opened when the first queue starts. Note, which may be nil, is told each time
-	// that the disk goes away or comes back.
-	Open func() (backend.Disk, error)
-	Away bool
-	Note func(away bool)
+	// Open opens the disk anew once the device has let go of it, and Look looks at it
+	// meanwhile (backend.Look); nil for a device that never does. Away says that the
+	// disk it is made of is Look's, so that it is opened when the first queue starts.
+	// Note, which may be nil, is told each time that the disk goes away or comes back.
+	Open, Look func() (backend.Disk, error)
+	Away       bool
+	Note       func(away bool)
 }
 
 // A Device is a virtio-blk device over a disk: what a vhost-user session
@@ -96,7 +96,7 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		unclean:  make([]bool, o.Queues),
 		workers:  make([]*worker, o.Queues),
 		engine:   open,
-		custody:  custody{open: o.Open, note: o.Note, patience: takePatience, away: o.Away},
+		custody:  custody{open: o.Open, look: o.Look, note: o.Note, patience: takePatience, away: o.Away},
 	}
 	d.found(disk)
 	return d, nil

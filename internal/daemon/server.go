@@ -62,9 +62,10 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 	if err != nil {
 		return disk, err
 	}
+	reopen, look := c.reopener(disk.Info())
 	dev, err := NewDevice(disk, DeviceOptions{
 		Queues: c.Queues, Serial: c.Serial, SplitRings: c.SplitRings, Engine: aio, OrThreads: c.AIO == "", PollMax: c.PollMax, Log: log,
-		Open: c.reopener(disk.Info()), Away: away, Note: h.store.noteAway,
+		Open: reopen, Look: look, Away: away, Note: h.store.noteAway,
 	})
 	if err != nil {
 		return disk, err

@@ -24,6 +24,7 @@ type custody struct {
 	mu sync.RWMutex
 	// open opens the disk anew; nil for one that is never let go of.
 	open func() (backend.Disk, error)
+	look func() (backend.Disk, error) // and this looks at it meanwhile
 	// note tells whoever comes after this process whether the disk is away.
 	note     func(away bool)
 	patience time.Duration
@@ -109,6 +110,35 @@ func (d *Device) take() error {
 		d.Adopt(r)
 	}
 	if now.CapacitySectors != was.CapacitySectors {
+		d.watch.tell()
+	}
+	return nil
+}
+
+// LoadState implements vhostuser.Device.
+func (d *Device) LoadState(state []byte) error {
+	if d.custody.away { // it may have grown since it was looked at
+		if err := d.lookAgain(); err != nil {
+			return err
+		}
+	}
+	return d.Blk.LoadState(state)
+}
+
+// lookAgain brings what is known of a disk that is away up to date.
+func (d *Device) lookAgain() error {
+	c, was := &d.custody, d.disk.Info()
+	disk, err := c.look()
+	if err != nil {
+		return err
+	}
+	if err := sameDisk(was, disk.Info()); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	d.swap(disk)
+	c.mu.Unlock()
+	if disk.Info().CapacitySectors != was.CapacitySectors {
 		d.watch.tell()
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 func (r *rig) movable() *rig {
 	r.dev.custody.patience = 0
 	r.dev.custody.open = func() (backend.Disk, error) { return backend.Open(r.path, backend.Options{}) }
+	r.dev.custody.look = func() (backend.Disk, error) { return backend.Look(r.path, backend.Options{}) }
 	return r
 }
 
@@ -404,4 +405,39 @@ func (e *syncFailsOnce) Queue(op *engine.Op) {
 		op.FD = -1
 	}
 	e.Engine.Queue(op)
+}
+
+// The disk grows between a destination's look at it and the guest's departure: the state
+// that comes along is one of the same disk.
+func TestStateOfADiskThatHasGrown(t *testing.T) {
+	from := plainRig(t, 1).movable()
+	to := from.incomingRig()
+	g := from.connect(frontend.Options{})
+	if err := os.Truncate(from.path, 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := from.dev.Grow(); err != nil {
+		t.Fatal(err)
+	}
+	g.stopAll()
+	state, err := g.Client.SaveState()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, from.book)
+	}
+	c, ended := to.dial()
+	if p, err := c.ProtocolFeatures(); err != nil {
+		t.Fatal(err)
+	} else if err := c.SetProtocolFeatures(p); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.LoadState(state); err != nil {
+		t.Errorf("%v\n%s", err, to.book)
+	}
+	if b, err := c.Config(0, 8); err != nil || binary.LittleEndian.Uint64(b) != 4096 {
+		t.Errorf("capacity %x, %v", b, err)
+	}
+	if err := errors.Join(c.Close(), <-ended); err != nil {
+		t.Error(err)
+	}
+	g.vanish()
 }
