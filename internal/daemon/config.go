@@ -157,9 +157,6 @@ func (c *Config) openDisk() (backend.Disk, error) {
 
 // lookAtDisk says what there is, and leaves it to whoever has it.
 func (c *Config) lookAtDisk() (backend.Disk, error) {
-	if c.NullSectors != 0 {
-		return c.openDisk()
-	}
 	if err := c.checkCache(); err != nil {
 		return nil, err
 	}

@@ -96,7 +96,7 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		unclean:  make([]bool, o.Queues),
 		workers:  make([]*worker, o.Queues),
 		engine:   open,
-		custody:  custody{open: o.Open, look: o.Look, note: o.Note, patience: takePatience, away: o.Away},
+		custody:  custody{open: o.Open, look: o.Look, note: o.Note, patience: takePatience, away: o.Away && o.Open != nil},
 	}
 	d.found(disk)
 	return d, nil

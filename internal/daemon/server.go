@@ -37,7 +37,7 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 	}
 	// The disk before the socket: its lock keeps a second daemon from getting that
 	// far.
-	open, away := c.openDisk, c.Incoming || h.letGo()
+	open, away := c.openDisk, (h.letGo() || c.Incoming) && c.NullSectors == 0
 	if away {
 		open = c.lookAtDisk
 	}

@@ -21,20 +21,22 @@ import (
 // that somebody else has.
 func (r *rig) movable() *rig {
 	r.dev.custody.patience = 0
-	r.dev.custody.open = func() (backend.Disk, error) { return backend.Open(r.path, backend.Options{}) }
-	r.dev.custody.look = func() (backend.Disk, error) { return backend.Look(r.path, backend.Options{}) }
+	r.dev.custody.open, r.dev.custody.look = r.reopen, r.look
 	return r
 }
+
+func (r *rig) reopen() (backend.Disk, error) { return backend.Open(r.path, backend.Options{}) }
+func (r *rig) look() (backend.Disk, error)   { return backend.Look(r.path, backend.Options{}) }
 
 // incomingRig is a second rig over the disk of r, which waits for that one.
 func (r *rig) incomingRig() *rig {
 	r.t.Helper()
-	disk, err := backend.Look(r.path, backend.Options{})
+	disk, err := r.look()
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	log, book := newLogBook()
-	dev, err := NewDevice(disk, DeviceOptions{Queues: r.dev.Queues(), Serial: rigSerial, Log: log, Away: true})
+	dev, err := NewDevice(disk, DeviceOptions{Queues: r.dev.Queues(), Serial: rigSerial, Log: log, Away: true, Open: r.reopen, Look: r.look})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -440,4 +442,23 @@ func TestStateOfADiskThatHasGrown(t *testing.T) {
 		t.Error(err)
 	}
 	g.vanish()
+}
+
+// A disk without storage is nobody else's, also where a process before this one, with
+// another disk, has left word that it had let go of that.
+func TestNothingToBeAway(t *testing.T) {
+	disk, err := backend.NewNull(2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, book := newLogBook()
+	dev, err := NewDevice(disk, DeviceOptions{Queues: 1, Log: log, Away: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, disk: disk, dev: dev, book: book}
+	defer r.close()
+	g := r.connect(frontend.Options{})
+	g.want("flush", driver.StatusOK, g.Queue(0).Flush())
+	g.leave()
 }
