@@ -27,7 +27,7 @@ type image struct {
 	// resumable says that writes which were in flight when the last daemon died may
 	// be finished where they were: the live table is what guests were told.
 	resumable bool
-	unclean   bool // the last daemon that had it died
+	unclean   bool // the last daemon that had it died, with requests in flight perhaps
 
 	stateMu sync.Mutex // guards state, once the image is open
 	state   state
@@ -154,7 +154,7 @@ func (img *image) recover() error {
 		return err
 	}
 	trustLive := img.state.trusted(here)
-	img.resumable, img.unclean = trustLive, !img.state.clean
+	img.resumable, img.unclean = trustLive, !img.state.clean && !img.state.idle
 	if img.words, err = img.found(trustLive); err != nil {
 		return err
 	}
@@ -176,6 +176,7 @@ func (img *image) recover() error {
 	}
 	failpoint.Hit(failpoint.Opened)
 	clean := img.state.clean
+	img.state.idle = !img.unclean
 	// From here on the live table may run ahead of the disk, so the image must
 	// say that it is in use. Both copies: with one gone bad the other must not
 	// say that the image is clean.

@@ -18,7 +18,7 @@ import (
 //	0   magic "ZVSTATE\0"
 //	8   sequence number
 //	16  CRC-32C of the block with this field zero
-//	20  flags, bit 0: clean
+//	20  flags, bit 0: clean; bit 1: in use, and nobody has begun
 //	24  UUID of the image
 //	40  where: boot id (16), device number (8), inode number (8)
 //	72  process id of the daemon
@@ -26,6 +26,7 @@ import (
 type state struct {
 	seq   uint64
 	clean bool
+	idle  bool // since it was clean no queue has been served: see Begin
 	where place
 	pid   uint32
 	run   uint64
@@ -39,15 +40,23 @@ type place struct {
 	dev, ino uint64
 }
 
-const stateMagic = "ZVSTATE\x00"
+const (
+	stateMagic = "ZVSTATE\x00"
+
+	stateClean = 1 << 0
+	stateIdle  = 1 << 1
+)
 
 func (s *state) encode(uuid [16]byte) []byte {
 	b := make([]byte, blockBytes)
 	le := binary.LittleEndian
 	copy(b, stateMagic)
 	le.PutUint64(b[8:], s.seq)
-	if s.clean {
-		le.PutUint32(b[20:], 1)
+	switch {
+	case s.clean:
+		le.PutUint32(b[20:], stateClean)
+	case s.idle:
+		le.PutUint32(b[20:], stateIdle)
 	}
 	copy(b[24:], uuid[:])
 	copy(b[40:], s.where.boot[:])
@@ -71,7 +80,8 @@ func decodeState(b []byte, uuid [16]byte) (state, error) {
 	}
 	s := state{
 		seq:   le.Uint64(b[8:]),
-		clean: le.Uint32(b[20:])&1 != 0,
+		clean: le.Uint32(b[20:])&stateClean != 0,
+		idle:  le.Uint32(b[20:])&stateIdle != 0,
 		where: place{dev: le.Uint64(b[56:]), ino: le.Uint64(b[64:])},
 		pid:   le.Uint32(b[72:]),
 		run:   le.Uint64(b[80:]),

@@ -119,8 +119,17 @@ func Renew(d Disk) (run uint64, err error) {
 	return 0, nil
 }
 
-// Unclean says whether d is zoned and was found as a daemon leaves it that died:
-// requests may have been in flight.
+// Begin tells the disk that queues are about to be served by its user of before, who
+// did not Renew it since it was opened.
+func Begin(d Disk) error {
+	if z, ok := d.(*zoned); ok {
+		return z.img.begin()
+	}
+	return nil
+}
+
+// Unclean says whether d is zoned and was found as a daemon leaves it that died
+// after Renew or Begin: requests may have been in flight.
 func Unclean(d Disk) bool {
 	z, ok := d.(*zoned)
 	return ok && z.img.unclean

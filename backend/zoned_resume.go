@@ -38,9 +38,27 @@ func (img *image) renew() error {
 	img.stateMu.Lock()
 	defer img.stateMu.Unlock()
 	img.state.run++
-	// Both copies: the older one must not bring the number back.
+	return img.begun()
+}
+
+// begin is Begin.
+func (img *image) begin() error {
+	img.stateMu.Lock()
+	defer img.stateMu.Unlock()
+	if img.readOnly || !img.state.idle {
+		return nil
+	}
+	return img.begun()
+}
+
+// begun notes that requests are in flight from now on. img.stateMu is held.
+func (img *image) begun() error {
+	was := img.state.idle
+	img.state.idle = false
+	// Both copies: the older one must not bring back what is not so any more.
 	for range 2 {
 		if err := img.state.write(img.store, img.uuid); err != nil {
+			img.state.idle = was // for who tries again
 			return fmt.Errorf("image %s: note that somebody else uses it: %w", img.path, err)
 		}
 	}

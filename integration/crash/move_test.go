@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -190,5 +193,47 @@ func TestKillWhileItMoves(t *testing.T) {
 	t.Logf("%d kills in %d moves, %d appends", kills, moveRounds, len(m.landed))
 	if kills == 0 {
 		t.Error("a run that shows nothing")
+	}
+}
+
+// The daemon that a guest has come to dies between the disk's opening and the first
+// request: nobody has carried out what waits in the queues, and the next one does.
+func TestKillBeforeAnythingIsServed(t *testing.T) {
+	binary := build(t, "zvhost_failpoints")
+	for _, point := range []failpoint.Point{failpoint.Opened, failpoint.InUse, failpoint.Started, failpoint.PickedUp} {
+		t.Run(point.String(), func(t *testing.T) {
+			m := &mover{dir: t.TempDir(), landed: map[uint64]uint64{}}
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := run(binary, m.dir, "create", "disk.zvh", "--size", "32M", "--zone-size", "4M")
+			must(err)
+			serve := func(socket string, env []string, options ...string) *kept {
+				p, err := launchAs(binary, m.dir, env, append([]string{"keeper", "--", binary, "serve", "--socket-path", socket, "--blk-file", "disk.zvh", "--queues", fmt.Sprint(moveQueues)}, options...)...)
+				must(err)
+				must(p.ready())
+				return &kept{p}
+			}
+			armed := filepath.Join(m.dir, "failpoint")
+			must(os.WriteFile(armed, []byte(point.String()+" 1"), 0o600))
+			from, to := serve("s", nil), serve("t", []string{"ZVHOST_FAILPOINT=" + armed}, "--incoming")
+			c, err := frontend.Dial(filepath.Join(m.dir, "s"))
+			must(err)
+			m.disk, err = frontend.Open(c, frontend.Options{Queues: moveQueues, QueueSize: 64, Depth: moveAppends, BufferBytes: moveBlock})
+			must(err)
+			must(m.send())
+			must(m.take())
+			bases, err := m.stop()
+			must(err)
+			must(m.send())
+			must(m.moveTo("t", bases))
+			if err := m.take(); err != nil || !strings.Contains(to.logged(), "failpoint "+point.String()) {
+				t.Errorf("%v\n%s", err, to.logged())
+			}
+			must(errors.Join(m.disk.Close(), from.stop(), to.stop()))
+		})
 	}
 }

@@ -101,7 +101,7 @@ func (d *Device) Adopt(r *vhostuser.Record) {
 // user of the disk.
 func (d *Device) begin() error {
 	if d.known {
-		return nil
+		return backend.Begin(d.disk)
 	}
 	var err error
 	d.user, err = backend.Renew(d.disk)

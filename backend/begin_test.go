@@ -1,0 +1,39 @@
+package backend
+
+import "testing"
+
+// A daemon that died before it served a queue has left nothing in doubt: not so one
+// that had begun, whether as another user of the image or as the one of before.
+func TestUncleanOnceBegun(t *testing.T) {
+	path := newImage(t, small)
+	for _, c := range []struct {
+		name    string
+		begin   func(Disk) error
+		clean   bool // it is closed
+		unclean bool // as the next one finds it
+	}{
+		{"opened", func(Disk) error { return nil }, false, false},
+		{"opened again", func(Disk) error { return nil }, false, false},
+		{"another user", func(d Disk) error { _, err := Renew(d); return err }, false, true},
+		{"opened after that", func(Disk) error { return nil }, false, true},
+		{"closed", func(Disk) error { return nil }, true, false},
+		{"the user of before", Begin, false, true},
+		{"closed after that", Begin, true, false},
+		{"opened", func(Disk) error { return nil }, false, false},
+	} {
+		d, fs := openFaulty(t, path)
+		if err := c.begin(d); err != nil {
+			t.Fatal(err)
+		}
+		if !c.clean {
+			kill(t, d, fs)
+		} else if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		next, fs := openFaulty(t, path)
+		if Unclean(next) != c.unclean {
+			t.Errorf("%s: unclean %v", c.name, Unclean(next))
+		}
+		kill(t, next, fs)
+	}
+}
