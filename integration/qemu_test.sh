@@ -8,7 +8,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-zvhost=$(realpath "${1:-$here/../bin/zvhost}")
+zvhost=$(realpath -m "${1:-$here/../bin/zvhost}")
 [[ -x $zvhost ]] || { echo "qemu_test.sh: $zvhost is not there: run 'make build' first" >&2; exit 1; }
 # shellcheck source=integration/vm/guest.sh
 source "$here/vm/guest.sh"

@@ -4,7 +4,7 @@
 # changes into $VM_RUN.
 
 guests=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-zvhost=$(realpath "${1:-$guests/../../bin/zvhost}")
+zvhost=$(realpath -m "${1:-$guests/../../bin/zvhost}")
 [[ -x $zvhost ]] || { echo "${0##*/}: $zvhost is not there: run 'make build' first" >&2; exit 1; }
 repository=$(realpath "$guests/../..")
 # shellcheck source=integration/vm/guest.sh
