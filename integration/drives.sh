@@ -8,7 +8,8 @@
 #                                      namespaces), scsi (SMR), zvhost (on zvhost),
 #                                      newest (null_blk of a newer kernel), plant (a
 #                                      bug that has to be found); without any, all.
-#                                      short: null_blk without the suite (make test)
+#                                      short: null_blk without the suite (make test);
+#                                      whole: null_blk with all of the suite, 6 minutes
 #
 # What is tried on which, and why not where not:
 #
@@ -34,10 +35,10 @@
 #   9  the emulation has no way to ask for it
 #   a  it is closing and opening, which is the same for all
 #
-# Of the suite, TestTable and TestRandom run, thinned as the emulator is slow; the
-# scripts of integration/suite cannot: each names the disk that it is for, with zones
-# of 64 or 128 sectors where null_blk has whole MiB, and with limits, whose rules are
-# a drive's own (see below).
+# Of the suite, TestTable and TestRandom run, thinned as the emulator is slow (but for
+# "whole"); the scripts of integration/suite cannot: each names the disk that it is
+# for, with zones of 64 or 128 sectors where null_blk has whole MiB, and with limits,
+# whose rules are a drive's own (see below).
 #
 # What needs no drive of its own sort is tried on null_blk. Drives have rules of
 # their own about which open zone is closed to make room, and what needs room, so
@@ -54,7 +55,8 @@ cd "$here/.."
 drives=("$@")
 if ((!$#)); then drives=(null_blk dm nvme scsi zvhost plant newest); fi
 
-kills=10 # under a keeper, on each drive
+kills=10     # under a keeper, on each drive
+patience=300 # seconds for a command in the guest
 
 export CGO_ENABLED=0
 go build -trimpath -o "$VM_RUN/zvhost" ./cmd/zvhost
@@ -142,7 +144,7 @@ done
 vm_start host --memory 2G "${plugged[@]}" "${add[@]}" --add "$VM_RUN/host.sh:/" -- "${disks[@]}"
 
 # begin TEXT: what comes next, and how far that is.
-declare -A parts=([short]=4 [null_blk]=5 [dm]=1 [nvme]=1 [scsi]=2 [zvhost]=1 [plant]=1 [newest]=1)
+declare -A parts=([short]=4 [whole]=1 [null_blk]=5 [dm]=1 [nvme]=1 [scsi]=2 [zvhost]=1 [plant]=1 [newest]=1)
 part=0 all_parts=0
 for drive in "${drives[@]}"; do all_parts=$((all_parts + ${parts[$drive]:-0})); done
 begin() {
@@ -153,7 +155,7 @@ begin() {
 # host COMMAND: in the guest, with what is above; its last line is left in $said.
 host() {
 	local status=0 output
-	output=$(guest -t 300 ". /host.sh; $1" 2>&1) || status=$?
+	output=$(guest -t "$patience" ". /host.sh; $1" 2>&1) || status=$?
 	if ((status)); then die "$1: $output"; fi
 	said=$(tail -n 1 <<<"$output")
 }
@@ -213,6 +215,13 @@ on_null_blk() {
 	host "stop /tmp/b; drives -device /dev/n3 -zones 5-9 -rounds 2 kill
 		drives -device /dev/n3 -zones 1-4 -socket /tmp/a agree; stop /tmp/a"
 	ok "kill -9 of a daemon with a window, while another one serves the next"
+}
+
+on_whole() {
+	local patience=2000
+	begin "null_blk, all of the suite"
+	host "nullb n8 size=14 zone_size=2 zone_capacity=1 zone_nr_conv=2 blocksize=512"
+	suite /dev/n8 "all of it" 1 100
 }
 
 on_many() {
@@ -355,6 +364,7 @@ on_newest() {
 for drive in "${drives[@]}"; do
 	case $drive in
 	short) on_null_blk short ;;
+	whole) on_whole ;;
 	dm) on_dm ;;
 	nvme) on_nvme ;;
 	scsi) on_scsi ;;
