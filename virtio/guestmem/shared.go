@@ -91,8 +91,11 @@ func Uint32At(b []byte, off int) Uint32 {
 // Load reads the field, with acquire semantics.
 func (f Uint32) Load() uint32 { return atomic.LoadUint32(f.word) }
 
-// Store writes the field, with release semantics.
-func (f Uint32) Store(v uint32) { atomic.StoreUint32(f.word, v) }
+// Store writes the field, with release semantics, ahead of every Load that follows. It
+// is a swap because the race detector makes a plain release (MOV) of a StoreUint32 to
+// memory outside of the heap, and both sides of a ring slept now and then. Without the
+// detector the two are the same instruction on amd64.
+func (f Uint32) Store(v uint32) { atomic.SwapUint32(f.word, v) }
 
 // Aligned says whether b starts at an address in this process that is a multiple
 // of n, a power of two.
