@@ -54,6 +54,18 @@ type trial struct {
 	inflight    bool // a record of requests in flight
 }
 
+// A finding is something wrong with the daemon, and not with the trial.
+type finding struct{ error }
+
+// found says whether err is a finding, for tests that want one.
+func found(t *testing.T, seed uint64, err error) {
+	t.Helper()
+	if !errors.As(err, new(finding)) {
+		t.Errorf("-seed=%d: not found, but: %v", seed, err)
+	}
+	t.Logf("found: %v", err)
+}
+
 // run kills the daemon so many times, and returns the first thing that is
 // wrong.
 func (c *trial) run(rounds int) error {
@@ -101,7 +113,7 @@ func (c *trial) round(p *daemon, before []zoneView) (*daemon, []zoneView, error)
 		return nil, nil, err
 	}
 	if _, err := run(c.binary, c.dir, "check", "disk.zvh"); err != nil {
-		return nil, nil, fmt.Errorf("after the kill: %w", err)
+		return nil, nil, finding{fmt.Errorf("after the kill: %w", err)}
 	}
 	next, starts, err := restart(c.binary, c.dir, c.rng)
 	c.tally.starts += starts
@@ -193,10 +205,7 @@ func TestPlantedBugsAreFound(t *testing.T) {
 			for i := 0; i < len(geometries) && err == nil; i++ {
 				err = start(t, binary, seed, i, &tally{}).run(10)
 			}
-			if err == nil {
-				t.Errorf("-seed=%d: not found", seed)
-			}
-			t.Logf("found: %v", err)
+			found(t, seed, err)
 		})
 	}
 }

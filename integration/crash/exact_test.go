@@ -213,18 +213,21 @@ func (c *trial) visit(before []zoneView, v visitor) ([]zoneView, error) {
 		run(func(rng *rand.Rand) error { return g.drive(i, rng) })
 	}
 	run(talk)
-	err = v.disturb(g)
+	undone := v.disturb(g)
 	g.over.Store(true)
 	group.Wait()
 	for range queues + 1 {
 		err = errors.Join(err, <-errs)
 	}
 	if err = errors.Join(err, g.failed); err != nil {
-		return nil, fmt.Errorf("the guest noticed: %w", err)
+		return nil, errors.Join(finding{fmt.Errorf("the guest noticed: %w", err)}, undone)
+	}
+	if undone != nil {
+		return nil, undone
 	}
 	for _, o := range g.ops {
 		if !o.answered() {
-			return nil, fmt.Errorf("no answer came to %v", o)
+			return nil, finding{fmt.Errorf("no answer came to %v", o)}
 		}
 	}
 	// Dead with nothing to do: who comes next has cleared what is above the write
@@ -233,7 +236,7 @@ func (c *trial) visit(before []zoneView, v visitor) ([]zoneView, error) {
 		return nil, err
 	}
 	if _, err := g.disk.Client.Status(); err != nil {
-		return nil, fmt.Errorf("the guest noticed: %w", err)
+		return nil, finding{fmt.Errorf("the guest noticed: %w", err)}
 	}
 	after, err := look(c.g, c.binary, c.dir, g.disk, c.seed)
 	if err == nil {
@@ -330,48 +333,63 @@ func TestKillUnderKeeper(t *testing.T) {
 	}
 }
 
+// killAt kills the daemon twice at a point of the code, after it has passed that some times.
+func (c *trial) killAt(name string) func(*kept, *guest, int) error {
+	return func(k *kept, g *guest, _ int) error {
+		for hit := range 2 {
+			g.answered(50)
+			if err := c.killOnceAt(k, name, 1+c.rng.IntN(1+hit*20)); err != nil {
+				return err
+			}
+		}
+		g.answered(100)
+		return nil
+	}
+}
+
+// killOnceAt kills the daemon, so that the next one dies when it comes to a point for
+// the n'th time.
+func (c *trial) killOnceAt(k *kept, name string, n int) error {
+	words := "failpoint " + name
+	was := strings.Count(k.logged(), words)
+	armed := filepath.Join(c.dir, "failpoint")
+	arm := func() error { return os.WriteFile(armed, fmt.Appendf(nil, "%s %d", name, n), 0o600) }
+	if err := arm(); err != nil {
+		return err
+	}
+	for !k.killChild() {
+		time.Sleep(time.Millisecond)
+	}
+	c.tally.kills++
+	// What happens once in a start, or only after some kills, needs others: 36 in all.
+	// Each has more time than the one before: a busy machine takes long to start.
+	for try, next := 0, 100; strings.Count(k.logged(), words) == was; try++ {
+		if try == 30_000 {
+			return fmt.Errorf("point %s was not passed %d times", name, n)
+		}
+		time.Sleep(time.Millisecond)
+		if try < next {
+			continue
+		}
+		n, next = 1, next+100+next/10
+		if _, err := os.Stat(armed); err != nil { // the last one has taken it
+			if err := arm(); err != nil {
+				return err
+			}
+		}
+		k.killChild()
+	}
+	c.tally.kills++
+	return nil
+}
+
 // The same at every point in the code where it matters.
 func TestKillAtEveryPoint(t *testing.T) {
 	binary, seed, total := build(t, "zvhost_failpoints"), newSeed(), &tally{}
 	for i, name := range failpoint.All() {
 		t.Run(name, func(t *testing.T) {
 			c := start(t, binary, seed, i%len(geometries), total)
-			err := c.runKept(1, func(k *kept, g *guest, visit int) error {
-				for hit := range 2 {
-					g.answered(50)
-					n := 1 + c.rng.IntN(1+hit*20)
-					if err := os.WriteFile(filepath.Join(c.dir, "failpoint"), fmt.Appendf(nil, "%s %d", name, n), 0o600); err != nil {
-						return err
-					}
-					words := "failpoint " + name
-					was := strings.Count(k.logged(), words)
-					for !k.killChild() {
-						time.Sleep(time.Millisecond)
-					}
-					total.kills++
-					// What happens once in a start, or only after some kills, needs others: 36 in all.
-					// Each has more time than the one before: a busy machine takes long to start.
-					for try, next := 0, 100; strings.Count(k.logged(), words) == was; try++ {
-						if try == 30_000 {
-							return fmt.Errorf("point %s was not passed %d times", name, n)
-						}
-						time.Sleep(time.Millisecond)
-						if try == next {
-							n, next = 1, next+100+next/10
-							if _, err := os.Stat(filepath.Join(c.dir, "failpoint")); err != nil {
-								if err := os.WriteFile(filepath.Join(c.dir, "failpoint"), fmt.Appendf(nil, "%s %d", name, n), 0o600); err != nil {
-									return err
-								}
-							}
-							k.killChild()
-						}
-					}
-					total.kills++
-				}
-				g.answered(100)
-				return nil
-			})
-			if err != nil {
+			if err := c.runKept(1, c.killAt(name)); err != nil {
 				t.Errorf("replay with -seed=%d: %v", seed, err)
 			}
 		})
@@ -379,16 +397,15 @@ func TestKillAtEveryPoint(t *testing.T) {
 	t.Log(total)
 }
 
-// A record that is written after the write pointer is found.
+// A record that is written after the write pointer is found: who dies between the two
+// leaves a write that is carried out again, behind the first. Random instants lie there
+// too seldom to count on (once 90 did not), so the daemon is killed at the point.
 func TestPlantedLateMarkIsFound(t *testing.T) {
-	binary, seed := build(t, "zvhost_plant_latemark"), newSeed()
+	binary, seed := build(t, "zvhost_failpoints,zvhost_plant_latemark"), newSeed()
 	var err error
 	for i := 0; i < len(geometries) && err == nil; i++ {
 		c := start(t, binary, seed, i, &tally{})
-		err = c.runKept(3, c.killOften)
+		err = c.runKept(3, c.killAt(failpoint.Table.String()))
 	}
-	if err == nil {
-		t.Errorf("-seed=%d: not found", seed)
-	}
-	t.Logf("found: %v", err)
+	found(t, seed, err)
 }

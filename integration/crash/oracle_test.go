@@ -15,7 +15,7 @@ func judge(g *geometry, before, after []zoneView, ops []*op) (undecided int, err
 	byID := map[uint64]*op{}
 	for _, o := range ops {
 		if o.answered() && (o.status == driver.StatusIOErr || o.status == driver.StatusUnsupp) {
-			return 0, fmt.Errorf("nothing was wrong with the disk, but: zone %d: %v", o.zone, o)
+			return 0, finding{fmt.Errorf("nothing was wrong with the disk, but: zone %d: %v", o.zone, o)}
 		}
 		if o.id != 0 {
 			byID[o.id] = o
@@ -50,7 +50,10 @@ func judge(g *geometry, before, after []zoneView, ops []*op) (undecided int, err
 				stateNames[before[i].state], before[i].written, stateNames[after[i].state], after[i].written, err))
 		}
 	}
-	return undecided, errors.Join(append(errs, limits(g, after))...)
+	if err := errors.Join(append(errs, limits(g, after))...); err != nil {
+		return undecided, finding{err}
+	}
+	return undecided, nil
 }
 
 // locate finds out which requests the sectors of zone i belong to, and where
