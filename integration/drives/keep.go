@@ -42,18 +42,24 @@ func (h *host) keep() (said string, err error) {
 			return "", err
 		}
 	}
+	return h.unnoticed(l, "kills")
+}
+
+// unnoticed ends a load that was to notice nothing of what was done to it, and looks
+// whether it stands on the drive, once.
+func (h *host) unnoticed(l *load, done string) (said string, err error) {
 	if err := errors.Join(l.run(100), l.drain()); err != nil {
 		return "", err
 	}
-	zones, err := h.agree(disk)
+	zones, err := h.agree(l.disk)
 	if err != nil {
 		return "", err
 	}
 	if err := l.exact(zones); err != nil {
 		return "", err
 	}
-	writes, err := l.verify(disk, zones, nil)
-	return fmt.Sprintf("%d kills under %d requests, each answered with OK: %d writes read back, and each zone is as long as they are", h.rounds, l.answers, writes), err
+	writes, err := l.verify(l.disk, zones, nil)
+	return fmt.Sprintf("%d %s under %d requests, each answered with OK: %d writes read back, and each zone is as long as they are", h.rounds, done, l.answers, writes), err
 }
 
 // exact looks whether zones end where the writes into them do, when nothing is in

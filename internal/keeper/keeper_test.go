@@ -119,21 +119,33 @@ func child(what, file string) int {
 	return 92
 }
 
-// A keeper that holds the guest's eventfds does not look at them: it would wake up
-// with each of the guest's requests.
-func TestKeptIsNotPolled(t *testing.T) {
-	above, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: t.TempDir() + "/n", Net: "unixgram"})
+// manager is a service manager above the keeper: the socket that it listens on.
+func manager(t *testing.T) *net.UnixConn {
+	t.Helper()
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: t.TempDir() + "/n", Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = above.Close() }()
-	t.Setenv("NOTIFY_SOCKET", above.LocalAddr().String())
+	t.Cleanup(func() { _ = c.Close() })
+	t.Setenv("NOTIFY_SOCKET", c.LocalAddr().String())
+	return c
+}
+
+// served waits until the child has said STATUS and READY.
+func served(above *net.UnixConn) {
+	b := make([]byte, 100)
+	for range 2 {
+		_, _ = above.Read(b)
+	}
+}
+
+// A keeper that holds the guest's eventfds does not look at them: it would wake up
+// with each of the guest's requests.
+func TestKeptIsNotPolled(t *testing.T) {
+	above := manager(t)
 	signals := make(chan os.Signal)
 	go func() {
-		b := make([]byte, 100)
-		for range 2 { // STATUS and READY
-			_, _ = above.Read(b)
-		}
+		served(above)
 		eventfds := 0
 		fds, _ := filepath.Glob("/proc/self/fd/*")
 		for _, fd := range fds {
@@ -162,18 +174,10 @@ func TestKeptIsNotPolled(t *testing.T) {
 // Anybody on the machine can send to the notification socket. What is not the child's is
 // dropped, and said once.
 func TestStranger(t *testing.T) {
-	above, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: t.TempDir() + "/n", Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = above.Close() }()
-	t.Setenv("NOTIFY_SOCKET", above.LocalAddr().String())
+	above := manager(t)
 	signals := make(chan os.Signal)
 	go func() {
-		b := make([]byte, 100)
-		for range 2 { // STATUS and READY
-			_, _ = above.Read(b)
-		}
+		served(above)
 		sockets, _ := os.ReadFile("/proc/net/unix")
 		for line := range strings.Lines(string(sockets)) {
 			f := strings.Fields(line)
@@ -190,6 +194,7 @@ func TestStranger(t *testing.T) {
 			}
 		}
 		signals <- unix.SIGHUP
+		b := make([]byte, 100)
 		for _, want := range []string{"STATUS=waiting", "READY=1"} {
 			if n, err := above.Read(b); err != nil || string(b[:n]) != want {
 				t.Errorf("heard %q, %v", b[:n], err)
@@ -206,12 +211,7 @@ func TestStranger(t *testing.T) {
 // What keeps a child from being started, once it has served, may go away: the guest's
 // descriptors are not given up for it.
 func TestStartIsTriedAgain(t *testing.T) {
-	above, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: t.TempDir() + "/n", Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = above.Close() }()
-	t.Setenv("NOTIFY_SOCKET", above.LocalAddr().String())
+	above := manager(t)
 	var was unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
 		t.Fatal(err)
@@ -302,12 +302,7 @@ func TestChildThatPanics(t *testing.T) {
 // SIGHUP starts the child anew, SIGTERM ends both; the service manager above hears
 // what the child says.
 func TestSignals(t *testing.T) {
-	above, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: t.TempDir() + "/n", Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = above.Close() }()
-	t.Setenv("NOTIFY_SOCKET", above.LocalAddr().String())
+	above := manager(t)
 	signals := make(chan os.Signal)
 	go func() {
 		hear := func(want string) {
