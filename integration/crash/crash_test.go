@@ -57,6 +57,8 @@ type trial struct {
 // A finding is something wrong with the daemon, and not with the trial.
 type finding struct{ error }
 
+func findingf(format string, args ...any) error { return finding{fmt.Errorf(format, args...)} }
+
 // found says whether err is a finding, for tests that want one.
 func found(t *testing.T, seed uint64, err error) {
 	t.Helper()
@@ -113,7 +115,7 @@ func (c *trial) round(p *daemon, before []zoneView) (*daemon, []zoneView, error)
 		return nil, nil, err
 	}
 	if _, err := run(c.binary, c.dir, "check", "disk.zvh"); err != nil {
-		return nil, nil, finding{fmt.Errorf("after the kill: %w", err)}
+		return nil, nil, findingf("after the kill: %w", err)
 	}
 	next, starts, err := restart(c.binary, c.dir, c.rng)
 	c.tally.starts += starts

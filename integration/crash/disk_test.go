@@ -59,7 +59,7 @@ func look(g *geometry, binary, dir string, d *frontend.Disk, seed uint64) ([]zon
 		return nil, err
 	}
 	if len(zones) != g.zones() {
-		return nil, fmt.Errorf("%d zones are reported, not %d", len(zones), g.zones())
+		return nil, findingf("%d zones are reported, not %d", len(zones), g.zones())
 	}
 	f, err := os.Open(filepath.Join(dir, "disk.zvh"))
 	if err != nil {
@@ -76,30 +76,30 @@ func look(g *geometry, binary, dir string, d *frontend.Disk, seed uint64) ([]zon
 		v := &views[i]
 		*v = zoneView{state: z.State, written: entries[i] & (1<<44 - 1)}
 		if state := uint8(entries[i] >> 44 & 15); state != z.State {
-			return nil, fmt.Errorf("zone %d is reported %s, but %s in the live table", i, stateNames[z.State], stateNames[state])
+			return nil, findingf("zone %d is reported %s, but %s in the live table", i, stateNames[z.State], stateNames[state])
 		}
 		switch z.State {
 		case driver.ZoneEmpty, driver.ZoneImpOpen, driver.ZoneExpOpen, driver.ZoneClosed:
 			if z.WP != z.Start+v.written {
-				return nil, fmt.Errorf("zone %d is reported with its write pointer at %d, but has %d sectors written in the live table", i, z.WP-z.Start, v.written)
+				return nil, findingf("zone %d is reported with its write pointer at %d, but has %d sectors written in the live table", i, z.WP-z.Start, v.written)
 			}
 		}
 		for at := uint64(0); at < g.zoneLength(i); {
 			b := buf[:min(uint64(len(buf)), (g.zoneLength(i)-at)*sectorBytes)]
 			if err := q.Read(b, z.Start+at); err != nil {
-				return nil, err
+				return nil, findingf("zone %d, sector %d: %w", i, at, err)
 			}
 			for ; len(b) > 0; b = b[sectorBytes:] {
 				s, err := parse(b, seed)
 				if err != nil {
-					return nil, fmt.Errorf("zone %d, sector %d: %w", i, at, err)
+					return nil, findingf("zone %d, sector %d: %w", i, at, err)
 				}
 				v.sectors = append(v.sectors, s)
 				at++
 			}
 		}
 		if err := compareFile(f, dataOff+int64(z.Start*sectorBytes), v.sectors, seed); err != nil {
-			return nil, fmt.Errorf("zone %d: %w", i, err)
+			return nil, findingf("zone %d: %w", i, err)
 		}
 	}
 	return views, compareReport(binary, dir, zones)

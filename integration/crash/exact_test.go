@@ -220,14 +220,14 @@ func (c *trial) visit(before []zoneView, v visitor) ([]zoneView, error) {
 		err = errors.Join(err, <-errs)
 	}
 	if err = errors.Join(err, g.failed); err != nil {
-		return nil, errors.Join(finding{fmt.Errorf("the guest noticed: %w", err)}, undone)
+		return nil, errors.Join(findingf("the guest noticed: %w", err), undone)
 	}
 	if undone != nil {
 		return nil, undone
 	}
 	for _, o := range g.ops {
 		if !o.answered() {
-			return nil, finding{fmt.Errorf("no answer came to %v", o)}
+			return nil, findingf("no answer came to %v", o)
 		}
 	}
 	// Dead with nothing to do: who comes next has cleared what is above the write
@@ -236,7 +236,7 @@ func (c *trial) visit(before []zoneView, v visitor) ([]zoneView, error) {
 		return nil, err
 	}
 	if _, err := g.disk.Client.Status(); err != nil {
-		return nil, finding{fmt.Errorf("the guest noticed: %w", err)}
+		return nil, findingf("the guest noticed: %w", err)
 	}
 	after, err := look(c.g, c.binary, c.dir, g.disk, c.seed)
 	if err == nil {

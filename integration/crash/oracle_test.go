@@ -15,7 +15,7 @@ func judge(g *geometry, before, after []zoneView, ops []*op) (undecided int, err
 	byID := map[uint64]*op{}
 	for _, o := range ops {
 		if o.answered() && (o.status == driver.StatusIOErr || o.status == driver.StatusUnsupp) {
-			return 0, finding{fmt.Errorf("nothing was wrong with the disk, but: zone %d: %v", o.zone, o)}
+			return 0, findingf("nothing was wrong with the disk, but: zone %d: %v", o.zone, o)
 		}
 		if o.id != 0 {
 			byID[o.id] = o
