@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -93,7 +95,23 @@ func (c *counter) take(e event) {
 		if !c.broken[e.Package] { // it does not build, panicked, leaked or timed out
 			c.failed++
 		}
+		c.unfinished(e.Package)
 		_, _ = fmt.Fprintf(c.out, "%sFAIL  %s\n", c.told(key), e.Package)
+	}
+}
+
+// unfinished prints what those tests said that were under way when a package ended: a
+// panic, or where all hung when the time was over.
+func (c *counter) unfinished(pkg string) {
+	for _, key := range slices.Sorted(maps.Keys(c.printed)) {
+		test, ok := strings.CutPrefix(key, pkg+" ")
+		if !ok || test == "" {
+			continue
+		}
+		if said := c.told(key); said != "" {
+			_, _ = fmt.Fprintf(c.out, "--- UNFINISHED %s %s\n%s", pkg, test, said)
+		}
+		delete(c.printed, key)
 	}
 }
 

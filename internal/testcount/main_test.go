@@ -21,6 +21,9 @@ func TestCounter(t *testing.T) {
 		`{"Action":"output","Package":"p/leak","Output":"FAIL: the tests leaked\n"}`,
 		`{"Action":"output","Package":"p/leak","Output":"FAIL\tp/leak\t0.1s\n"}`,
 		`{"Action":"fail","Package":"p/leak","Elapsed":0.1}`,
+		`{"Action":"output","Package":"p/hung","Test":"TestStuck","Output":"SIGQUIT: quit\n"}`,
+		`{"Action":"output","Package":"p/hung","Test":"TestQuiet","Output":"=== RUN   TestQuiet\n"}`,
+		`{"Action":"fail","Package":"p/hung","Elapsed":9}`,
 		`{"ImportPath":"p/c","Action":"build-output","Output":"c.go:1: no\n"}`,
 		`{"Action":"skip","Package":"p/none"}`,
 		`go: something else`,
@@ -30,16 +33,16 @@ func TestCounter(t *testing.T) {
 	if err := c.read(strings.NewReader(in)); err != nil {
 		t.Fatal(err)
 	}
-	if c.passed != 1 || c.failed != 3 {
-		t.Errorf("%d passed, %d failed, want 1 and 3 (a test, a skipped test, a package)", c.passed, c.failed)
+	if c.passed != 1 || c.failed != 4 {
+		t.Errorf("%d passed, %d failed, want 1 and 4 (a test, a skipped test, two packages)", c.passed, c.failed)
 	}
 	got := out.String()
-	for _, want := range []string{"ok    p/a", "1 tests", "--- FAIL p/b TestBad\n    b_test.go:7: wrong\n", "--- SKIP p/b TestLazy", "\nFAIL  p/b\n", "\nFAIL: the tests leaked\nFAIL  p/leak\n", "c.go:1: no\n", "go: something else"} {
+	for _, want := range []string{"ok    p/a", "1 tests", "--- FAIL p/b TestBad\n    b_test.go:7: wrong\n", "--- SKIP p/b TestLazy", "\nFAIL  p/b\n", "\nFAIL: the tests leaked\nFAIL  p/leak\n", "--- UNFINISHED p/hung TestStuck\nSIGQUIT: quit\nFAIL  p/hung\n", "c.go:1: no\n", "go: something else"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:\n%s", want, got)
 		}
 	}
-	for _, not := range []string{"chatter", "=== RUN", "p/none"} {
+	for _, not := range []string{"chatter", "=== RUN", "p/none", "TestQuiet"} {
 		if strings.Contains(got, not) {
 			t.Errorf("%q does not belong into:\n%s", not, got)
 		}
