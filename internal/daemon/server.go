@@ -125,10 +125,11 @@ func (s *server) run(ctx context.Context, f *front) error {
 	// The socket goes first, so that nobody connects to a daemon that only
 	// finishes what is in flight.
 	closed := make(chan error, 1)
-	unless := context.AfterFunc(ctx, func() {
+	end := func() {
 		notify(s.log, sd.SdNotifyStopping, status("ending"))
 		closed <- stop()
-	})
+	}
+	unless := context.AfterFunc(ctx, end)
 	newcomers := make(chan *net.UnixConn)
 	accepting := make(chan error, 1)
 	go func() { accepting <- s.accept(ctx, f.listener, newcomers) }()
@@ -155,8 +156,8 @@ func (s *server) run(ctx context.Context, f *front) error {
 			}
 		}
 	}
-	if unless() {
-		closed <- stop()
+	if unless() { // the listener failed, or ctx has ended just now
+		end()
 	}
 	if err == nil {
 		err = <-accepting

@@ -26,8 +26,13 @@ type daemon struct {
 // startDaemon runs c until the test ends it, and waits until it listens.
 func startDaemon(t *testing.T, c Config) *daemon {
 	t.Helper()
-	log, book := newLogBook()
 	ctx, stop := context.WithCancel(t.Context())
+	return startDaemonIn(t, ctx, stop, c)
+}
+
+func startDaemonIn(t *testing.T, ctx context.Context, stop func(), c Config) *daemon {
+	t.Helper()
+	log, book := newLogBook()
 	d := &daemon{t: t, book: book, stop: stop, done: make(chan error, 1)}
 	go func() { d.done <- Run(ctx, c, log) }()
 	t.Cleanup(stop)
@@ -276,7 +281,21 @@ func TestNotify(t *testing.T) {
 	next("STATUS=waiting for a front-end on ")
 	d.end()
 	next("STOPPING=1")
+
+	// Also when it is stopped and sees that before what was to follow from it.
+	ctx, stop := context.WithCancel(t.Context())
+	d = startDaemonIn(t, lateContext{ctx}, stop, c)
+	next("READY=1")
+	d.end()
+	next("STOPPING=1")
 }
+
+// A lateContext is done, and nothing has followed from it yet.
+type lateContext struct{ context.Context }
+
+func (lateContext) AfterFunc(func()) func() bool { return func() bool { return true } }
+
+func (lateContext) Value(any) any { return nil } // else package context looks behind it
 
 // A service manager that does not listen is no reason to stop serving.
 func TestNotifyFails(t *testing.T) {
