@@ -24,8 +24,9 @@ func TestBrokenPackedRing(t *testing.T) {
 	for name, spoil := range map[string]func(*driver.Ring, uint16){
 		"no such buffer": func(r *driver.Ring, at uint16) { r.SetPackedDesc(at, frontend.GuestBase, 16, 128, packedAvail) },
 		"buffer 65535":   func(r *driver.Ring, at uint16) { r.SetPackedDesc(at, frontend.GuestBase, 16, 0xffff, packedAvail) },
-		"no end": func(r *driver.Ring, _ uint16) {
-			for i := range uint16(128) {
+		"no end": func(r *driver.Ring, at uint16) {
+			for n := range uint16(128) { // the first one last: the device may be looking
+				i := (at + 1 + n) % 128
 				r.SetPackedDesc(i, frontend.GuestBase, 16, i, packedAvail|packedNext)
 			}
 		},
