@@ -324,13 +324,13 @@ func (c *client) writeNow(e *heldEngine, sector uint64, data []byte) error {
 // eventually waits until cond holds; that it never does ends the test.
 func eventually(t tb, cond func() bool) {
 	t.Helper()
-	for range 20_000 {
+	for range 120_000 {
 		if cond() {
 			return
 		}
 		time.Sleep(time.Millisecond)
 	}
-	t.Fatal("it did not come about within 20 s")
+	t.Fatal("it did not come about within two minutes")
 }
 
 // onWorker runs f as a queue worker runs: a fault on mapped memory is a panic

@@ -198,10 +198,9 @@ func TestServing(t *testing.T) {
 		got, err := serving(cmd, socket, func() (bench.Result, error) {
 			if name == "dies in between" {
 				check(t, os.Remove(socket))
-				for unix.Kill(cmd.Process.Pid, 0) == nil {
+				for unix.Kill(cmd.Process.Pid, 0) == nil { // until it is waited for
 					time.Sleep(time.Millisecond)
 				}
-				time.Sleep(10 * time.Millisecond) // for who waits for it to say so
 			}
 			return fine, tt.err
 		})

@@ -54,8 +54,10 @@ func serving(cmd *exec.Cmd, socket string, f func() (bench.Result, error)) (r be
 		return r, failed("it ended in the middle", errors.Join(e, err))
 	default:
 	}
-	_ = cmd.Process.Signal(unix.SIGTERM)
-	if e := <-ended; e != nil {
+	gone := cmd.Process.Signal(unix.SIGTERM)
+	if e := <-ended; errors.Is(gone, os.ErrProcessDone) {
+		err = errors.Join(err, failed("it ended in the middle", e))
+	} else if e != nil {
 		err = errors.Join(err, failed("it ended badly", e))
 	} else if err != nil {
 		err = failed("the client failed", err)

@@ -19,7 +19,7 @@ func TestBench(t *testing.T) {
 	t.Chdir(t.TempDir())
 	p := start(t, "", nil, nil, "serve", "--socket-path", "s", "--null")
 	p.until("serving")
-	args := []string{"bench", "--socket-path", "s", "--rw", "randwrite", "--runtime", "20ms", "--iodepth", "4", "--bs", "64K"}
+	args := []string{"bench", "--socket-path", "s", "--rw", "randwrite", "--runtime", "200ms", "--iodepth", "4", "--bs", "64K"}
 	var r bench.Result
 	if err := json.Unmarshal([]byte(must(t, append(args, "--json")...)), &r); err != nil {
 		t.Fatal(err)
@@ -38,7 +38,7 @@ func TestBenchOfFile(t *testing.T) {
 	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"bench", "--blk-file", file, "--runtime", "700ms", "--iodepth", "2"}
+	args := []string{"bench", "--blk-file", file, "--runtime", "3s", "--iodepth", "2"}
 	if out := must(t, args...); !strings.Contains(out, "the file itself by io_uring") {
 		t.Error(out)
 	}
@@ -48,7 +48,10 @@ func TestBenchOfFile(t *testing.T) {
 		t.Errorf("status %d: %s", status, out.String())
 	}
 	said := make([]byte, 4096)
-	n, err := master.Read(said)
+	if err := unix.SetNonblock(int(master.Fd()), true); err != nil { // what was said is there by now
+		t.Fatal(err)
+	}
+	n, err := unix.Read(int(master.Fd()), said)
 	if err != nil || !strings.HasPrefix(string(said[:n]), "\rrandread  ") || !strings.Contains(string(said[:n]), " s left") {
 		t.Errorf("the terminal shows %q, %v", said[:n], err)
 	}

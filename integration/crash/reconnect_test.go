@@ -78,7 +78,7 @@ func (g *guest) redial(dir string) error {
 		if err == nil || !errors.Is(err, frontend.ErrGone) && !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT) {
 			return err // else it was killed while it started, or has not started yet
 		}
-		if try == 2000 {
+		if try == 24_000 {
 			return err
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -164,13 +164,13 @@ func TestUpgradeUnderLoad(t *testing.T) {
 				if err := k.cmd.Process.Signal(unix.SIGHUP); err != nil {
 					return err
 				}
-				for range 5000 {
-					if now := k.child(); now != 0 && now != was {
-						upgrades++
-						break
+				for try, now := 0, was; now == 0 || now == was; now = k.child() {
+					if try++; try == 120_000 {
+						return fmt.Errorf("SIGHUP has started no other daemon:\n%s", k.logged())
 					}
 					time.Sleep(time.Millisecond)
 				}
+				upgrades++
 			}
 			g.answered(50)
 			return nil

@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpuTime is the processor time that all threads of a process have used, those
+// CPUTime is the processor time that all threads of a process have used, those
 // that have ended too. Unlike /proc/PID/stat, which counts in hundredths of a
 // second, it is exact (clock_getcpuclockid(3); its layout is in the kernel's
 // include/linux/posix-timers.h: the inverted number, and CPUCLOCK_SCHED).
-func cpuTime(pid int) (time.Duration, error) {
+func CPUTime(pid int) (time.Duration, error) {
 	const schedClock = 2
 	var ts unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts); err != nil {

@@ -88,8 +88,9 @@ func (l *fileLoop) run(start time.Time, runtimeNS int64, stop *atomic.Bool) (err
 	for i := range l.c.Depth {
 		l.free = append(l.free, uint64(i))
 	}
-	for now := int64(time.Since(start)); ; {
-		if now < runtimeNS && !stop.Load() {
+	now := int64(time.Since(start))
+	for first := true; ; first = false { // see loop.run
+		if (now < runtimeNS || first) && !stop.Load() {
 			l.stage(now)
 		}
 		if l.inFlight == 0 {

@@ -37,6 +37,12 @@ func TestFile(t *testing.T) {
 			}
 		}
 	}
+	c := fileConfig(path, Write)
+	for r := (Result{}); r.Requests <= size/4096; c.Runtime *= 2 { // a busy machine gets to little
+		var err error
+		r, err = Run(context.Background(), c, nil)
+		check(t, err)
+	}
 	got, err := os.ReadFile(path)
 	check(t, err)
 	for at := 0; at+4096 <= size; at += 4096 {

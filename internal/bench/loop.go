@@ -70,8 +70,8 @@ func (l *loop) run(start time.Time, runtimeNS int64, stop *atomic.Bool) error {
 	defer runtime.UnlockOSThread()
 	l.start = start
 	now := int64(time.Since(start))
-	for {
-		if now < runtimeNS && !stop.Load() {
+	for first := true; ; first = false { // who begins when the time is over sends once all the same
+		if (now < runtimeNS || first) && !stop.Load() {
 			if err := l.send(now); err != nil {
 				return err
 			}

@@ -194,10 +194,10 @@ type cpu struct{ client, server time.Duration }
 // cpuTimes asks for our own and, where it is known, that of the server.
 func cpuTimes(server int) (t cpu, err error) {
 	if server != 0 {
-		if t.server, err = cpuTime(server); err != nil {
+		if t.server, err = CPUTime(server); err != nil {
 			return t, err
 		}
 	}
-	t.client, err = cpuTime(0)
+	t.client, err = CPUTime(0)
 	return t, err
 }

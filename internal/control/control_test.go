@@ -255,7 +255,7 @@ func TestHostileClients(t *testing.T) {
 // Clients that say nothing, or do not take their answers, keep their places for
 // as long as the server has patience, and no longer.
 func TestSlowClients(t *testing.T) {
-	r := newRig(t, func(s *Server) { s.patience = 50 * time.Millisecond })
+	r := newRig(t, func(s *Server) { s.patience = time.Second })
 	var many []backend.Fault
 	for range 900 {
 		many = append(many, faults(t, "latency=1s,op=read,op=write,op=append,zone=3-14,times=100000")...)

@@ -210,7 +210,7 @@ func newEventFD(t testing.TB) int {
 }
 
 // hopeless ends a wait for what will never come, in milliseconds.
-const hopeless = 20000
+const hopeless = 120_000
 
 // readable waits until fd is readable.
 func readable(t testing.TB, what string, fd int) {

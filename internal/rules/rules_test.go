@@ -38,8 +38,8 @@ var mayImport = map[string][]string{
 
 	"bench/compare": {"internal/bench"},
 
-	"integration/crash":      {}, // tests only
-	"integration/cost":       {}, // runs the binary
+	"integration/crash":      {},                 // tests only
+	"integration/cost":       {"internal/bench"}, // runs the binary; bench tells its processor time
 	"integration/powercut":   {"vhostuser/frontend", "virtio/driver"},
 	"integration/drives":     {"vhostuser/frontend", "virtio/driver"},
 	"bench/drives":           {"vhostuser/frontend", "virtio/driver"},
