@@ -11,9 +11,16 @@ if ((EUID != 0)); then
 	exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
-get=(apt-get install --yes --no-install-recommends -qq "$@")
-# Machines come without package lists, or with old ones.
-if ! out=$("${get[@]}" 2>&1) && ! out=$(apt-get update -qq 2>&1 && "${get[@]}" 2>&1); then
+apt=(apt-get -qq -o DPkg::Lock::Timeout=600 -o Acquire::Retries=5)
+get=("${apt[@]}" install --yes --no-install-recommends "$@")
+# Machines come without package lists, or with old ones, or with a repository that cannot
+# be reached and has nothing of ours; and a mirror changes now and then while it is read.
+for pause in 0 5 15 60; do
+	if out=$("${get[@]}" 2>&1); then exit 0; fi
+	sleep "$pause"
+	out+=$'\n'$("${apt[@]}" update 2>&1) || true
+done
+if ! out+=$'\n'$("${get[@]}" 2>&1); then
 	printf '%s\ninstall.sh: apt-get could not install %s\n' "$out" "$*" >&2
 	exit 1
 fi

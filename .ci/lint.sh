@@ -48,6 +48,12 @@ if ! command -v shellcheck >/dev/null; then
 	echo "installing shellcheck"
 	.ci/install.sh shellcheck
 fi
+# What the checks below need, fetched where a network that is not there for a moment
+# is tried again; what is wrong with it they say.
+for pause in 0 5 15 30; do
+	sleep "$pause"
+	if go mod download 2>/dev/null && go tool -n staticcheck >/dev/null 2>&1; then break; fi
+done
 try gofmt unformatted
 try "go mod tidy" go mod tidy -diff
 try "go vet" go vet ./...

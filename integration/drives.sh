@@ -88,7 +88,7 @@ serve() {
 	shift 2
 	zvhost serve --socket-path "$socket" --blk-file "$drive" --queues 4 "$@" >"$socket.log" 2>&1 &
 	echo $! >"$socket.pid"
-	for _ in {1..200}; do
+	for _ in {1..1200}; do
 		if [[ -S $socket ]]; then return; fi
 		sleep 0.05
 	done
@@ -100,7 +100,7 @@ stop() {
 	local pid
 	pid=$(<"$1.pid")
 	kill "$pid"
-	for _ in {1..200}; do
+	for _ in {1..1200}; do
 		if ! grep -qs '^State:.[^Z]' "/proc/$pid/status"; then return; fi
 		sleep 0.05
 	done
@@ -136,7 +136,7 @@ for drive in "${drives[@]}"; do
 	zvhost)
 		"$VM_RUN/zvhost" create "$VM_RUN/outer.zvh" --size 2M --zone-size 128K --zone-capacity 96K --conventional 2 >/dev/null
 		run_start outer "$VM_RUN/zvhost" serve --socket-path "$VM_RUN/outer" --blk-file "$VM_RUN/outer.zvh" --queues 4 --control-path "$VM_RUN/control"
-		wait_for 10 "the outer zvhost's socket" test -S "$VM_RUN/outer"
+		wait_for 60 "the outer zvhost's socket" test -S "$VM_RUN/outer"
 		plugged+=(--zoned "$VM_RUN/outer,2")
 		;;
 	esac

@@ -25,7 +25,7 @@ go build -trimpath -o "$VM_RUN/powercut" ./integration/powercut
 vm_start host --memory 3G --add "$VM_RUN/zvhost:/bin/" --add "$VM_RUN/zvhost-unsynced:/bin/" --add "$VM_RUN/powercut:/bin/"
 
 # Both at once: each waits for its own disk now and then.
-guest -t $((120 + 20 * cuts)) "
+guest -t $((300 + 60 * cuts)) "
 	powercut -fs xfs -dir /tmp/xfs -cuts $cuts -seed $seed >/tmp/xfs.log 2>&1 & other=\$!
 	status=0
 	powercut -fs ext4 -dir /tmp/ext4 -cuts $cuts -seed $seed || status=1

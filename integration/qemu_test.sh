@@ -32,7 +32,7 @@ geometry() {
 # serve NAME FILE QUEUES MORE...   a daemon for FILE on the socket $VM_RUN/NAME.sock
 serve() {
 	run_start "$1" "$zvhost" serve --socket-path "$VM_RUN/$1.sock" --blk-file "$2" --queues "$3" --serial "zv-$1" "${@:4}"
-	wait_for 10 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
+	wait_for 60 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
 }
 
 # retire NAME FILE   ends daemon NAME; FILE, if it is an image, must be sound

@@ -39,7 +39,7 @@ func (h *host) serve(before ...string) (*daemon, error) {
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
-	for range 1000 {
+	for range 6000 {
 		if c, err := net.Dial("unix", h.socket); err == nil {
 			return d, c.Close()
 		}

@@ -81,7 +81,7 @@ func (l *load) exact(zones []driver.Zone) error {
 
 // killChild kills the daemon of a keeper, once there is one.
 func (d *daemon) killChild() error {
-	for range 1000 {
+	for range 6000 {
 		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", d.cmd.Process.Pid))
 		for _, list := range lists {
 			text, _ := os.ReadFile(list)

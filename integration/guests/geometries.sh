@@ -59,7 +59,7 @@ same_zones "when they are new"
 ok "sysfs and the first reports of all are as they were created"
 
 # Two at a time, as most hosts of tests have two processors.
-guest -t 240 'printf "%s\n" /dev/vd? | xargs -n 1 -P 2 zonestates' >states || die "$(<states)"
+guest -t 720 'printf "%s\n" /dev/vd? | xargs -n 1 -P 2 zonestates' >states || die "$(<states)"
 assert_eq "the disks that were tried" "${#disks[@]}" "$(grep -c 'operations tried' states)"
 same_zones "after every operation in every state"
 ok "every operation in every zone state, in service and out of it, on each: $(awk '{ n += $2 } END { print n }' states) tried"
@@ -88,7 +88,7 @@ for disk in "${disks[@]}"; do
 	printf 'vd%s,%s\n' "$name" "$fs"
 done >courses
 guest_push courses /tmp/courses
-guest -t 400 'xargs -P 2 -n 1 filesystems.sh </tmp/courses' >filesystems || die "file systems: $(tail -n 15 filesystems)"
+guest -t 1200 'xargs -P 2 -n 1 filesystems.sh </tmp/courses' >filesystems || die "file systems: $(tail -n 15 filesystems)"
 same_zones "after the file systems"
 for fs in zonefs btrfs f2fs; do
 	on=$(grep -o "^vd. $fs:" filesystems | sed 's/^vd\(.\).*/\1/' | sort | paste -sd ' ')

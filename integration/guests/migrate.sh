@@ -133,7 +133,7 @@ moved() {
 	ok "started at the source as well: refused"
 
 	vm_use there
-	guest -t 300 'for t in $(seq 1200); do [[ -e /all || -e /failed ]] && break; sleep 0.1; done; touch /stop
+	guest -t 900 'for t in $(seq 1200); do [[ -e /all || -e /failed ]] && break; sleep 0.1; done; touch /stop
 		for i in 1 2; do for t in $(seq 600); do [[ -e /ended.$i || -e /failed ]] && break; sleep 0.1; done; done
 		[[ ! -e /failed ]]; sync; sha256sum --quiet -c /sums/*
 		echo 3 >/proc/sys/vm/drop_caches; sha256sum --quiet -c /sums/*

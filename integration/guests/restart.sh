@@ -101,8 +101,10 @@ ok "$files files written while it was replaced 5 times"
 step "ext4 on an ordinary disk, the daemon killed $kills times, QEMU reconnects"
 truncate -s 1G disk.raw
 plain() {
+	rm -f p.sock # the last one's
+	: >p.log
 	run_start p "$zvhost" serve --socket-path "$VM_RUN/p.sock" --blk-file "$VM_RUN/disk.raw" --queues 2
-	wait_for 20 "the socket" test -S "$VM_RUN/p.sock"
+	wait_for 60 "the socket" test -S "$VM_RUN/p.sock"
 }
 plain
 vm_start ext4 --disk "$VM_RUN/p.sock,2" --reconnect 100
@@ -112,8 +114,7 @@ for ((i = 0; i < kills; i++)); do
 	sleep "0.$((5 + RANDOM % 5))$((RANDOM % 10))"
 	run_stop p KILL 2>/dev/null || true
 	plain
-	wait_for 20 "the front-end" grep -q "took features" "$VM_RUN/p.log"
-	: >"$VM_RUN/p.log"
+	wait_for 60 "the front-end" grep -q "took features" "$VM_RUN/p.log"
 done
 files=$(guest -t 300 "$settle")
 guest 'umount /x; e2fsck -fn /dev/vda >/tmp/fsck 2>&1 || { cat /tmp/fsck; exit 1; }'

@@ -22,7 +22,7 @@
 #                                runs COMMAND in the guest (bash -euo pipefail),
 #                                prints its stdout and stderr as they are,
 #                                returns its exit status; 124 if it took longer
-#                                than SECONDS (120), 125 if the guest is gone or
+#                                than SECONDS (300), 125 if the guest is gone or
 #                                stuck; both show the end of the console log.
 #                                Write to >&2, not >/dev/stderr: that is a file
 #   guest_fails PATTERN COMMAND  COMMAND must fail and its output match (grep -E)
@@ -146,12 +146,12 @@ run_stop() {
 	local name=$1 pid=${_run_pid[$1]:-} status=0
 	if [[ ! $pid ]]; then die "run_stop $name: it was not started"; fi
 	kill -s "${2:-TERM}" "$pid" 2>/dev/null || true
-	_vm_reap "$pid" 30 || status=$?
+	_vm_reap "$pid" 300 || status=$?
 	unset "_run_pid[$name]"
 	if ((status == 255)); then
 		kill -s KILL "$pid"
 		wait "$pid" 2>/dev/null || true
-		die "$name did not end within 30 s of SIG${2:-TERM}; its log ends: $(tail -n 5 "$VM_RUN/$name.log")"
+		die "$name did not end within 300 s of SIG${2:-TERM}; its log ends: $(tail -n 5 "$VM_RUN/$name.log")"
 	fi
 	return "$status"
 }
@@ -236,10 +236,13 @@ vm_start() {
 	# log goes to the console, which costs nothing to be measured. A panic ends
 	# QEMU at once, and a hung task is named.
 	local arguments="console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off tsc=reliable no_timer_check"
-	arguments+=" cryptomgr.notests random.trust_cpu=on sysctl.kernel.hung_task_timeout_secs=30 $append"
+	arguments+=" cryptomgr.notests random.trust_cpu=on sysctl.kernel.hung_task_timeout_secs=300 $append"
+	# Without the old timer and interrupt controller the kernel takes the measure of its
+	# clock from the HPET: from the PIT it got one up to ten times too fast where QEMU did
+	# not run for a moment, and every time-out in the guest came too soon.
 	"${_vm_tether[@]}" "$VM_DIR/bin/qemu-system-x86_64" -name "$name" \
 		-nodefaults -no-user-config -display none -no-reboot \
-		-machine q35,memory-backend=mem -accel tcg,thread=multi -cpu max -smp "$cpus" \
+		-machine q35,pic=off,pit=off,memory-backend=mem -accel tcg,thread=multi -cpu max -smp "$cpus" \
 		-m "$memory" -object "memory-backend-memfd,id=mem,size=$memory,share=on" \
 		-kernel "$kernel" -initrd "$dir/initrd" -append "$arguments" \
 		-chardev "file,id=console,path=$dir/console" -serial chardev:console \
@@ -266,7 +269,7 @@ vm_wait() {
 }
 
 guest() {
-	local name=$_vm_current seconds=120 input='' OPTIND=1 option
+	local name=$_vm_current seconds=300 input='' OPTIND=1 option
 	while getopts n:t:i: option; do
 		case $option in
 		n) name=$OPTARG ;;
@@ -350,7 +353,7 @@ vm_stop() {
 	_vm_own vm_stop
 	if [[ ! $pid ]]; then die "vm_stop $name: it does not run"; fi
 	printf 'off\n' >&"${_vm_to[$name]}"
-	_vm_reap "$pid" 60 || status=$?
+	_vm_reap "$pid" 300 || status=$?
 	if ((status)); then
 		_vm_gone "$name" "did not power off (status $status)"
 		_vm_end "$name"

@@ -74,17 +74,26 @@ if [[ ! -r $keyring ]]; then
 fi
 
 progress_step "package lists of Debian $VM_SUITE and $VM_BACKPORTS"
+# A network or a mirror that is not there, or changes, while it is asked is tried again.
+pauses=(0 10 30 60)
 found=
-while read -r mirror; do
-	for suite in "$VM_SUITE" "$VM_BACKPORTS"; do
-		printf 'deb %s%s %s main\n' "$([[ -r $keyring ]] && echo "[signed-by=$keyring] ")" "$mirror" "$suite"
-	done >"$apt/etc/sources.list"
-	if apt-get update >"$apt/log" 2>&1; then
-		found=$mirror
-		break
-	fi
-	cat "$apt/log" >>"$apt/log.all"
-done < <(if [[ ${ZVHOST_DEBIAN_MIRROR:-} ]]; then echo "$ZVHOST_DEBIAN_MIRROR"; else "$VM_SRC/mirrors.sh"; fi)
+look() {
+	while read -r mirror; do
+		for suite in "$VM_SUITE" "$VM_BACKPORTS"; do
+			printf 'deb %s%s %s main\n' "$([[ -r $keyring ]] && echo "[signed-by=$keyring] ")" "$mirror" "$suite"
+		done >"$apt/etc/sources.list"
+		if apt-get update >"$apt/log" 2>&1; then
+			found=$mirror
+			return
+		fi
+		cat "$apt/log" >>"$apt/log.all"
+	done < <(if [[ ${ZVHOST_DEBIAN_MIRROR:-} ]]; then echo "$ZVHOST_DEBIAN_MIRROR"; else "$VM_SRC/mirrors.sh"; fi)
+	return 1
+}
+for pause in "${pauses[@]}"; do
+	sleep "$pause"
+	if look; then break; fi
+done
 if [[ ! $found ]]; then
 	grep -h '^[EW]:' "$apt/log.all" 2>/dev/null | sort -u | head -n 5 >&2 || true
 	err "no Debian mirror serves $VM_SUITE and $VM_BACKPORTS: looked at the mirrors in /etc/apt; set ZVHOST_DEBIAN_MIRROR to one that does"
@@ -109,10 +118,21 @@ count=$(wc -l <"$apt/uris")
 progress_step "fetching $count packages, $(awk '{ n += $3 } END { printf "%d", n / 1e6 }' "$apt/uris") MB"
 
 # apt reports as dlstatus:FILE:PERCENT:TEXT on the descriptor it is given.
-"${get[@]}" --download-only -o APT::Status-Fd=3 "${packages[@]}" 3>&1 >"$apt/log" 2>&1 |
-	while IFS=: read -r kind n _; do
-		if [[ $kind == dlstatus ]]; then progress_at "$n" "$count" packages; fi
-	done || {
+fetch() {
+	"${get[@]}" --download-only -o APT::Status-Fd=3 "${packages[@]}" 3>&1 >"$apt/log" 2>&1 |
+		while IFS=: read -r kind n _; do
+			if [[ $kind == dlstatus ]]; then progress_at "$n" "$count" packages; fi
+		done
+}
+fetched=
+for pause in "${pauses[@]}"; do
+	sleep "$pause"
+	if fetch; then
+		fetched=yes
+		break
+	fi
+done
+[[ $fetched ]] || {
 	grep -h '^[EW]:' "$apt/log" >&2 || tail -n 5 "$apt/log" >&2
 	err "fetching packages failed: run it again, what was fetched is kept"
 	exit 1
