@@ -11,18 +11,7 @@ import (
 // says so and leaves it: the guest goes on when one comes that can.
 func TestUnfitDaemon(t *testing.T) {
 	imageHere(t)
-	options := func(text string) {
-		t.Helper()
-		if err := os.WriteFile("options", []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	options("--queues=2")
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := start(t, "", nil, nil, "keeper", "--", "sh", "-c", `exec "$0" serve --socket-path=s --blk-file=disk.zvh $(cat options)`, self)
+	p, options := kept(t, "--queues=2")
 	p.until("serving disk.zvh on s")
 	c := dial(t, "s")
 	if n, err := c.QueueNum(); n != 2 || err != nil {
@@ -44,5 +33,61 @@ func TestUnfitDaemon(t *testing.T) {
 	p.signal(unix.SIGTERM)
 	if status := p.wait(); status != exitOK {
 		t.Errorf("status %d:\n%s", status, p.logged())
+	}
+}
+
+// kept is a keeper whose daemon has besides its own what stands in the file options,
+// at each start anew.
+func kept(t *testing.T, first string) (p *program, options func(text string)) {
+	t.Helper()
+	options = func(text string) {
+		t.Helper()
+		if err := os.WriteFile("options", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	options(first)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return start(t, "", nil, nil, "keeper", "--", "sh", "-c", `exec "$0" serve --socket-path=s --blk-file=disk.zvh $(cat options)`, self), options
+}
+
+// A daemon that cannot begin leaves the session, and the socket, to one that can.
+func TestDaemonThatCannotBegin(t *testing.T) {
+	for _, wrong := range []string{"--control-path=none/c", "--socket-path=none/s"} {
+		imageHere(t)
+		p, options := kept(t, "")
+		p.until("serving disk.zvh on s")
+		c := dial(t, "s")
+		options(wrong)
+		p.signal(unix.SIGHUP)
+		p.until("the socket's directory none")
+		options("")
+		if n, err := c.QueueNum(); n != 1 || err != nil {
+			t.Fatalf("%s: %d queues, %v:\n%s", wrong, n, err, p.logged())
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		p.until("front-end of the process before: left")
+		dial(t, "s")
+		p.signal(unix.SIGTERM)
+		if status := p.wait(); status != exitOK {
+			t.Errorf("%s: status %d:\n%s", wrong, status, p.logged())
+		}
+	}
+}
+
+// One that cannot begin at the first start leaves nothing behind.
+func TestFirstDaemonThatCannotBegin(t *testing.T) {
+	imageHere(t)
+	p, _ := kept(t, "--control-path=none/c")
+	if status := p.wait(); status != exitFailure {
+		t.Errorf("status %d:\n%s", status, p.logged())
+	}
+	if _, err := os.Lstat("s"); err == nil {
+		t.Error("the socket is still there")
 	}
 }

@@ -24,6 +24,7 @@ type front struct {
 	// inode; empty when the socket is someone else's.
 	path     string
 	dev, ino uint64
+	before   bool // it was there before this process, in the fd store
 }
 
 // openFront listens, or takes over what the parent or the service manager
@@ -45,10 +46,10 @@ func openFront(c *Config, h *handed) (*front, error) {
 		if f := fromStore(f, c.SocketPath); f != nil {
 			return f, nil
 		}
-		h.store.drop(listenerName)
 	}
 	f, err := listenAgain(c)
 	if err == nil && h.store != nil {
+		h.store.drop(listenerName) // one that is kept is of another path
 		err = f.keep(h.store)
 	}
 	return f, err
@@ -73,7 +74,7 @@ func fromStore(fd *vhostuser.FD, path string) *front {
 		return nil
 	}
 	f.listener.SetUnlinkOnClose(false)
-	f.path, f.dev, f.ino = path, st.Dev, st.Ino
+	f.path, f.dev, f.ino, f.before = path, st.Dev, st.Ino, true
 	return f
 }
 
@@ -321,6 +322,18 @@ func (f *front) stopListening() error {
 	f.path = ""
 	errs = append(errs, f.listener.Close())
 	return errors.Join(errs...)
+}
+
+// giveUp is for a process that cannot begin: what it has made goes away, and what was
+// there before is left to another one.
+func (f *front) giveUp(s *fdStore) error {
+	if f.before {
+		return f.leaveListening()
+	}
+	if f.path != "" {
+		s.drop(listenerName)
+	}
+	return f.close()
 }
 
 // close gives up everything that a server has not taken over.

@@ -57,7 +57,8 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 // serveDisk serves disk, which is away or not, and returns the one to be closed in
 // its place.
 func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, away bool, log *logrus.Logger) (backend.Disk, error) {
-	defer h.close()
+	done := h.leave // a guest may wait for what was handed down: it is for one that can begin
+	defer func() { done() }()
 	aio, err := chooseEngine(c.AIO, disk.Info(), engine.Kind.Probe, log)
 	if err != nil {
 		return disk, err
@@ -74,10 +75,11 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 	var ctl *controller
 	if err == nil {
 		if ctl, err = openControl(c.ControlPath, disk, dev, log); err != nil {
-			err = errors.Join(err, f.close())
+			err = errors.Join(err, f.giveUp(h.store))
 		}
 	}
 	if err == nil {
+		done = h.close
 		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix)}
 		log.Infof("serving %s on %s: %s", c.what(), f.where, describeDisk(disk.Info()))
 		if away {
@@ -87,9 +89,9 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 		err = errors.Join(s.run(ctx, f), ctl.stopListening())
 	}
 	err = errors.Join(err, dev.Close())
-	done := late(log, patience, "what was asked for on the control socket")
+	told := late(log, patience, "what was asked for on the control socket")
 	ctl.close() // what it waits for may have been in flight
-	done()
+	told()
 	return dev.disk, err
 }
 
