@@ -128,10 +128,11 @@ func (c *Conn) waitWritable() error {
 	if err != nil {
 		return err
 	}
-	first := true
-	return raw.Write(func(uintptr) bool {
-		again := !first
-		first = false
-		return again
+	return raw.Write(func(fd uintptr) bool {
+		// The runtime wakes up for what changes from here on, and the socket may have
+		// become writable before: nothing would change any more.
+		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(p[:], 0)
+		return n > 0 || err != nil && err != unix.EINTR
 	})
 }
