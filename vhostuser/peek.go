@@ -56,10 +56,9 @@ func (c *Conn) peekInto(m *Message) (pieces []uint32, err error) {
 			// of a message behind this one: each is sent by itself.
 			n -= have - want
 			part.Close()
-			fds = 0
+			part.Surplus, fds = 0, 0
 		}
-		m.Files = append(m.Files, part.Files...)
-		m.Surplus += part.Surplus * min(fds, 1)
+		m.takeOver(&part)
 		// A part without descriptors and what follows it are taken in one go.
 		if joined {
 			pieces[len(pieces)-1] += uint32(n)
@@ -67,12 +66,21 @@ func (c *Conn) peekInto(m *Message) (pieces []uint32, err error) {
 			pieces = append(pieces, uint32(n))
 		}
 		joined = fds == 0
+		if len(pieces) > maxPieces {
+			return nil, fmt.Errorf("reading a message: it came with descriptors in more than %d places: send all of them with its first byte", maxPieces)
+		}
 	}
 	m.Payload = m.buf[HeaderSize:][:m.Header.Size]
-	if len(pieces) > maxPieces {
-		return nil, fmt.Errorf("%v came in %d parts, more than %d", m.Request, len(pieces), maxPieces)
-	}
 	return pieces, nil
+}
+
+// takeOver adds the descriptors of a part of m to those of m, as far as there is room.
+func (m *Message) takeOver(part *Message) {
+	n := min(len(part.Files), MaxTableRegions-len(m.Files))
+	m.Files = append(m.Files, part.Files[:n]...)
+	m.Surplus += len(part.Files) - n + part.Surplus
+	part.Files = part.Files[n:]
+	part.Close()
 }
 
 // peek looks at what is in the socket behind what was looked at already, and waits

@@ -1,6 +1,7 @@
 package vhostuser
 
 import (
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -9,10 +10,7 @@ import (
 // An answer that found the socket full waits for the front-end to read, also when that
 // has happened before the wait begins.
 func TestWaitWritable(t *testing.T) {
-	near, far := socketPair(t)
-	c, d := NewConn(near), NewConn(far)
-	defer func() { _ = c.Close() }()
-	defer func() { _ = d.Close() }()
+	c, d := conns(t)
 	block := make([]byte, 4096)
 	until := func(c *Conn, move func(fd int) error) {
 		t.Helper()
@@ -54,5 +52,33 @@ func TestWaitWritable(t *testing.T) {
 	_, _ = a.Close(), b.Close()
 	if err := c.waitWritable(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// However many parts a message has, and each of them descriptors, no more of them are
+// held than a message may have.
+func TestPeekedDescriptors(t *testing.T) {
+	for _, parts := range []int{maxPieces, HeaderSize} {
+		a, b := conns(t)
+		fd := eventFD(t)
+		wire := Header{GetFeatures, Version, 0}.Append(nil)
+		for i := range parts {
+			end := i + 1
+			if end == parts {
+				end = len(wire)
+			}
+			if err := a.WriteRaw(wire[i:end], fd, fd, fd, fd, fd); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m := new(Message)
+		pieces, err := b.peekInto(m)
+		if len(m.Files) != MaxTableRegions || m.Surplus < 5*maxPieces-MaxTableRegions || m.Surplus > 5*(maxPieces+1)-MaxTableRegions {
+			t.Errorf("%d parts: %d descriptors are held and %d were too many", parts, len(m.Files), m.Surplus)
+		}
+		if tooMany := parts > maxPieces; tooMany && (err == nil || !strings.Contains(err.Error(), "in more than 4 places")) || !tooMany && (err != nil || len(pieces) != parts) {
+			t.Errorf("%d parts: %d pieces, %v", parts, len(pieces), err)
+		}
+		m.Close()
 	}
 }
