@@ -3,8 +3,8 @@
 // and zvhost resize talk to the daemon.
 //
 // What lives here: the words of the protocol (protocol.go), the daemon's side of
-// it (server.go: connections; commands.go: what a request does) and the client's
-// (client.go). A request is one line of JSON, and so is its answer; a connection
+// it (server.go: connections; accept.go: how they come, also to internal/daemon's own
+// socket; commands.go: what a request does) and the client's (client.go). A request is one line of JSON, and so is its answer; a connection
 // may carry any number of them, one after the other.
 //
 // It may import backend. The server is used by internal/daemon, the client by

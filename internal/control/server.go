@@ -43,7 +43,8 @@ type Server struct {
 }
 
 // NewServer makes a server of a disk, which it does not own. note is called from
-// any goroutine, with a line for each thing that a client has changed.
+// any goroutine, with a line for each thing that a client has changed, and when none
+// can be let in.
 func NewServer(disk backend.Disk, note func(string)) *Server {
 	own := uint32(os.Geteuid())
 	return &Server{
@@ -61,12 +62,11 @@ func NewServer(disk backend.Disk, note func(string)) *Server {
 func (s *Server) Serve(l *net.UnixListener) error {
 	for {
 		s.slots <- struct{}{}
-		conn, err := l.AcceptUnix()
+		conn, err := Accept(l, func(err error) {
+			s.note(fmt.Sprintf("the control socket lets nobody in at the moment: %v; it is tried again and again (raise the limit of open files, or look after the machine's memory)", err))
+		})
 		if err != nil {
 			<-s.slots
-			if errors.Is(err, unix.ECONNABORTED) {
-				continue // it left before it was let in
-			}
 			if errors.Is(err, net.ErrClosed) {
 				return nil
 			}

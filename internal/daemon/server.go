@@ -13,6 +13,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -170,13 +171,13 @@ func (s *server) run(ctx context.Context, f *front) error {
 // accept passes on connections until ctx ends or the listener fails.
 func (s *server) accept(ctx context.Context, l *net.UnixListener, newcomers chan<- *net.UnixConn) error {
 	for {
-		conn, err := l.AcceptUnix()
+		conn, err := control.Accept(l, func(err error) {
+			s.log.Errorf("no front-end is let in at the moment: %v; it is tried again and again (raise the limit of open files, or look after the machine's memory)", errnoOf(err))
+		})
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, unix.ECONNABORTED):
-			continue // it left before it was let in
 		default:
 			return fmt.Errorf("accepting a front-end: %w", errnoOf(err))
 		}

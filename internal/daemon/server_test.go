@@ -314,3 +314,51 @@ func TestHandOver(t *testing.T) {
 		t.Errorf("a newcomer waits %v", handOver)
 	}
 }
+
+// An instant without descriptors does not end the daemon: a front-end that comes then
+// waits.
+func TestAcceptWithoutDescriptors(t *testing.T) {
+	c := socketConfig(t)
+	d := startDaemon(t, c)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := os.NewFile(uintptr(fd), "socket")
+	defer func() { _ = socket.Close() }()
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(l unix.Rlimit) {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(unix.Rlimit{Cur: uint64(fd) + 1, Max: was.Max})
+	defer limit(was)
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: c.SocketPath}); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(d.book.String(), "no front-end is let in at the moment: too many open files") {
+		select {
+		case err := <-d.done:
+			t.Fatalf("the daemon has ended: %v", err)
+		case <-d.book.grew:
+		}
+	}
+	limit(was)
+	conn, err := net.FileConn(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := frontend.New(conn.(*net.UnixConn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := f.Features(); err != nil {
+		t.Error(err)
+	}
+	d.end()
+}
