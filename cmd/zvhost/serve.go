@@ -26,7 +26,7 @@ type serveOptions struct {
 
 func newServeOptions() *serveOptions {
 	return &serveOptions{
-		config: daemon.Config{FD: daemon.NoFD, Queues: 1},
+		config: daemon.Config{FD: daemon.NoFD, Queues: 1, PollMax: daemon.DefaultPollMax},
 		mode:   modeFlag{daemon.DefaultSocketMode},
 		// As large as a disk needs to be to look like one.
 		nullSize: sizeFlag{bytes: 64 << 30, text: "64G"},
@@ -84,26 +84,31 @@ socket activation the handed-over socket is used.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return opts.serve(cmd) },
 	}
-	fs := cmd.Flags()
-	opts.addConventional(fs)
-	fs.IntVar(&opts.config.Queues, "queues", 1, "offer `N` request queues; give the front-end as many")
-	fs.BoolVar(&opts.config.SplitRings, "split-rings", false, "offer no packed rings")
-	fs.StringVar(&opts.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
-	fs.StringVar((*string)(&opts.config.Format), "format", "", "what FILE has to be, a `FORMAT`: raw or zoned (default: what it is)")
-	fs.StringVar((*string)(&opts.config.AIO), "aio", "", "`ENGINE` for I/O: io_uring (default where the kernel has it), native or threads")
-	fs.DurationVar(&opts.config.PollMax, "poll-max", daemon.DefaultPollMax, "look so long, a `TIME`, for more work before sleeping; 0: never")
-	fs.StringVar((*string)(&opts.config.Cache), "cache", "", "page cache `MODE`: buffered, or direct (the default for zoned drives)")
-	fs.Var(&opts.window, "zones", "serve these zones of a zoned device only, numbered from 0")
-	fs.BoolVar(&opts.config.Incoming, "incoming", false, "take the disk when queues start: a guest is to come from another zvhost")
-	fs.Var(&opts.mode, "socket-mode", "permissions of the socket: who may write may connect")
-	fs.StringVar(&opts.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")
-	fs.StringVar(&opts.config.ControlPath, "control-path", "", "take zvhost fault and zvhost zone on this UNIX `PATH`, from root and its own user")
-	fs.Var(&opts.faults, "fault", "let something go wrong in this run (see zvhost fault add); may be given again")
-	fs.BoolVar(&opts.null, "null", false, "instead of --blk-file: a disk without storage, to measure all else with")
-	fs.Var(&opts.nullSize, "null-size", "size of that disk")
-	fs.BoolVar(&opts.create, "create", false, "make a zoned image first if FILE does not exist, with the options below")
-	opts.geometry.add(fs)
+	opts.add(cmd.Flags())
 	return cmd
+}
+
+// add adds the flags of serve. Their defaults are those of newServeOptions: the root
+// command has them too, and not the flags.
+func (o *serveOptions) add(fs *pflag.FlagSet) {
+	o.addConventional(fs)
+	fs.IntVar(&o.config.Queues, "queues", 1, "offer `N` request queues; give the front-end as many")
+	fs.BoolVar(&o.config.SplitRings, "split-rings", false, "offer no packed rings")
+	fs.StringVar(&o.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
+	fs.StringVar((*string)(&o.config.Format), "format", "", "what FILE has to be, a `FORMAT`: raw or zoned (default: what it is)")
+	fs.StringVar((*string)(&o.config.AIO), "aio", "", "`ENGINE` for I/O: io_uring (default where the kernel has it), native or threads")
+	fs.DurationVar(&o.config.PollMax, "poll-max", daemon.DefaultPollMax, "look so long, a `TIME`, for more work before sleeping; 0: never")
+	fs.StringVar((*string)(&o.config.Cache), "cache", "", "page cache `MODE`: buffered, or direct (the default for zoned drives)")
+	fs.Var(&o.window, "zones", "serve these zones of a zoned device only, numbered from 0")
+	fs.BoolVar(&o.config.Incoming, "incoming", false, "take the disk when queues start: a guest is to come from another zvhost")
+	fs.Var(&o.mode, "socket-mode", "permissions of the socket: who may write may connect")
+	fs.StringVar(&o.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")
+	fs.StringVar(&o.config.ControlPath, "control-path", "", "take zvhost fault and zvhost zone on this UNIX `PATH`, from root and its own user")
+	fs.Var(&o.faults, "fault", "let something go wrong in this run (see zvhost fault add); may be given again")
+	fs.BoolVar(&o.null, "null", false, "instead of --blk-file: a disk without storage, to measure all else with")
+	fs.Var(&o.nullSize, "null-size", "size of that disk")
+	fs.BoolVar(&o.create, "create", false, "make a zoned image first if FILE does not exist, with the options below")
+	o.geometry.add(fs)
 }
 
 // serve puts the flags together and runs the daemon.

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"testing"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/vhostuser/frontend"
@@ -70,6 +72,16 @@ func TestServesAndRemembers(t *testing.T) {
 	}
 	if err := d.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Without the command, as management software starts it, zvhost serves as serve does.
+func TestServesWithoutCommand(t *testing.T) {
+	root, serve := newServeOptions(), newServeOptions()
+	root.addConventional(pflag.NewFlagSet("", pflag.ContinueOnError))
+	serve.add(pflag.NewFlagSet("", pflag.ContinueOnError))
+	if !reflect.DeepEqual(root, serve) {
+		t.Errorf("without flags serve has\n%+v, and no command\n%+v", *serve, *root)
 	}
 }
 
