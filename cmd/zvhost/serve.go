@@ -139,6 +139,11 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 			}
 		}
 	}
+	for _, name := range []string{"socket-mode", "socket-group"} {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && o.config.SocketPath == "" {
+			return usagef("--%s is for the socket that zvhost makes: add --socket-path, or leave it out and let who makes the socket say who may connect", name)
+		}
+	}
 	if err := o.config.Validate(); err != nil {
 		return &usageError{err}
 	}

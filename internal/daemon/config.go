@@ -95,6 +95,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.NullSectors != 0 && (c.BlkFile != "" || c.Create != nil || c.Window != nil || c.ReadOnly):
 		return errors.New("--null is a disk without storage: leave --blk-file, --create, --zones and --read-only out")
+	case c.NullSectors != 0 && (c.Format != backend.FormatAny || c.Cache == CacheDirect):
+		return errors.New("--null is a disk without storage, which has no format and no page cache to go past: leave --format and --cache out")
 	case c.NullSectors == 0 && c.BlkFile == "":
 		return errors.New("nothing to serve: give the image, file or device with --blk-file=FILE")
 	case c.SocketPath != "" && c.FD != NoFD:
