@@ -27,14 +27,14 @@ func (p *program) times(n int, words string) {
 	}
 }
 
-// killChild kills the daemon that p, a keeper, keeps.
-func (p *program) killChild() {
+// signalChild sends sig to the daemon that p, a keeper, keeps.
+func (p *program) signalChild(sig unix.Signal) {
 	p.t.Helper()
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
 	for _, list := range lists {
 		text, _ := os.ReadFile(list)
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			if err := unix.Kill(pid, sig); err != nil {
 				p.t.Fatal(err)
 			}
 			return
@@ -79,7 +79,7 @@ func TestMovesUnderKeepers(t *testing.T) {
 		return base
 	}
 	appends()
-	there.killChild()
+	there.signalChild(unix.SIGKILL)
 	there.times(2, "is left to another zvhost until queues start here")
 
 	base := stop()
@@ -88,10 +88,10 @@ func TestMovesUnderKeepers(t *testing.T) {
 		t.Fatalf("%v\n%s%s", err, here.logged(), there.logged())
 	}
 	appends()
-	there.killChild()
+	there.signalChild(unix.SIGKILL)
 	appends()
 	there.times(2, "the disk is taken")
-	here.killChild()
+	here.signalChild(unix.SIGKILL)
 	here.times(1, "is left to another zvhost until queues start here")
 	appends()
 
@@ -102,7 +102,7 @@ func TestMovesUnderKeepers(t *testing.T) {
 		t.Fatalf("%v\n%s%s", err, here.logged(), there.logged())
 	}
 	appends()
-	here.killChild()
+	here.signalChild(unix.SIGKILL)
 	appends()
 	if err := errors.Join(d.Close(), away.Close()); err != nil {
 		t.Error(err)

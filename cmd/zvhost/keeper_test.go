@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
 // A daemon that cannot go on with its predecessor's session, here for want of queues,
@@ -89,5 +91,35 @@ func TestFirstDaemonThatCannotBegin(t *testing.T) {
 	}
 	if _, err := os.Lstat("s"); err == nil {
 		t.Error("the socket is still there")
+	}
+}
+
+// SIGTERM sent to the daemon, and not to its keeper, has it hand over: the keeper starts
+// the next one. With SIGINT it ends, and the keeper with it.
+func TestSIGTERMToTheDaemon(t *testing.T) {
+	for _, session := range []bool{true, false} {
+		imageHere(t)
+		p, _ := kept(t, "")
+		p.until("serving disk.zvh on s")
+		var c *frontend.Client
+		if session {
+			c = dial(t, "s")
+		}
+		p.signalChild(unix.SIGTERM)
+		p.until("starting it again")
+		if !session {
+			c = dial(t, "s")
+		}
+		if n, err := c.QueueNum(); n != 1 || err != nil {
+			t.Fatalf("%d queues, %v:\n%s", n, err, p.logged())
+		}
+		p.times(2, "serving disk.zvh on s")
+		p.signalChild(unix.SIGINT)
+		if status := p.wait(); status != exitOK {
+			t.Errorf("status %d:\n%s", status, p.logged())
+		}
+		if _, err := os.Lstat("s"); err == nil {
+			t.Error("the socket is still there")
+		}
 	}
 }

@@ -165,6 +165,9 @@ func (s *server) run(ctx context.Context, f *front) error {
 	if err == nil {
 		err = <-accepting
 	}
+	if !s.leaves(ctx) {
+		s.store.drop(awayName) // nothing is left that another process could go on with
+	}
 	return errors.Join(err, <-closed)
 }
 

@@ -36,7 +36,8 @@ type Options struct {
 
 // Run runs the program until it ends by itself or a signal ends it, and returns
 // its status. A program that dies is started again, and finds the descriptors
-// that it had stored.
+// that it had stored; so is one that has left some of them for who comes after it,
+// as zvhost does when it is sent SIGTERM.
 func Run(o Options) (status int, err error) {
 	// The child is told of the death of the thread that has started it.
 	runtime.LockOSThread()
@@ -85,7 +86,7 @@ func Run(o Options) (status int, err error) {
 		served = served || ready
 		code := state.ExitCode() // -1: a signal
 		switch {
-		case ending, code == 0 && !again:
+		case ending, code == 0 && !again && s.isEmpty():
 			return max(code, 0), nil
 		case code > 0 && !served:
 			return code, nil // a command line that is wrong does not get better by itself
@@ -96,6 +97,9 @@ func Run(o Options) (status int, err error) {
 		}
 		o.Log("%s ended (%v): starting it again", o.Args[0], state)
 		if wait(&o, pause) {
+			if code == 0 {
+				return 0, nil // a manager that has stopped both ended the program first
+			}
 			return 1, nil
 		}
 		pause = min(2*pause, lastPause)
@@ -165,6 +169,12 @@ func (s *store) isReady() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ready
+}
+
+func (s *store) isEmpty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.kept) == 0
 }
 
 // upstream passes on what the child says of itself to the service manager that

@@ -97,6 +97,17 @@ func child(what, file string) int {
 		if got, err := unix.Read(listenFDs, b); got != 0 || err != nil {
 			return 93
 		}
+		say("FDSTOREREMOVE=1\nFDNAME=one")
+		return 0
+	case "leaves":
+		// It ends well, and something is to be gone on with, but for the last time.
+		if n == 3 {
+			say("FDSTOREREMOVE=1\nFDNAME=stdin")
+			return 0
+		}
+		if n == 1 {
+			say("READY=1\nFDSTORE=1\nFDNAME=stdin", 0)
+		}
 		return 0
 	case "kicked":
 		fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK)
@@ -274,6 +285,13 @@ func run(t *testing.T, signals chan os.Signal, what string) (status int, starts 
 // A child that dies is started again, with what it had stored, and nothing else.
 func TestStoredDescriptorsComeBack(t *testing.T) {
 	if status, starts, log := run(t, nil, "stores"); status != 0 || starts != 3 {
+		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
+	}
+}
+
+// One that ends well and has left something in the store is to be followed by another.
+func TestChildThatLeavesSomething(t *testing.T) {
+	if status, starts, log := run(t, nil, "leaves"); status != 0 || starts != 3 {
 		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
 	}
 }
