@@ -137,7 +137,7 @@ func (d *Device) StopQueue(i int, why string) (base uint32) {
 // Notify implements vhostuser.Device.
 func (d *Device) Notify(i int, call, err int) {
 	w := d.workers[i]
-	w.notify.Lock()
+	w.hold()
 	defer w.notify.Unlock()
 	if w.bad && err != w.ring.Err {
 		signalFD(err)

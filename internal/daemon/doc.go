@@ -6,7 +6,7 @@
 // (server.go), the control socket (control.go; what it says is internal/control's),
 // the service manager's protocols (systemd.go), the log (log.go,
 // ratelimit.go), and the virtio-blk device with its queue workers (device.go,
-// worker.go).
+// worker.go; halt.go: what waits for one to end; notify.go: what it signals).
 //
 // It may import every other package of the project but cmd, logrus and
 // go-systemd (daemon and activation). Nothing but cmd/zvhost imports it.

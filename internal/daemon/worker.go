@@ -77,39 +77,6 @@ func (w *worker) start() error {
 	return <-w.started
 }
 
-// halt ends the worker once all that it took from the ring is answered, and
-// says where the ring is to go on. why is what waits for it.
-func (w *worker) halt(why string) (base uint32) {
-	w.stopping.Store(true)
-	w.lane.Hurry(w.dev.disk)
-	w.lane.Wake()
-	late := time.NewTimer(w.dev.patience)
-	defer late.Stop()
-	select {
-	case <-w.stopped:
-	case <-late.C:
-		w.sayLate(why)
-		<-w.stopped
-	}
-	return w.queue.Base()
-}
-
-// sayLate tells the operator what waits, and what for: the front-end may be waiting
-// for the answer to a message, and so its guest.
-func (w *worker) sayLate(why string) {
-	requests := "requests"
-	switch n := w.left.Load(); {
-	case n == 1:
-		requests = "1 request"
-	case n > 1:
-		requests = fmt.Sprintf("%d requests", n)
-	}
-	w.dev.log.Warnf("queue %d: %s waits for %s that the disk has not answered for %v: they must not be let go; look after the disk", w.index, why, requests, w.dev.patience)
-	if w.dev.disown() {
-		w.dev.log.Warnf("queue %d: it may wait in vain for requests that were in flight in other queues when another zvhost died: those queues were never started, and their requests are given up", w.index)
-	}
-}
-
 func (w *worker) run() {
 	defer close(w.stopped)
 	// An engine's ring belongs to the thread that makes it, and so does the fault
@@ -351,13 +318,6 @@ func (w *worker) publish() {
 	}
 }
 
-// call tells the driver of what is published.
-func (w *worker) call() {
-	w.notify.Lock()
-	signalFD(w.ring.Call)
-	w.notify.Unlock()
-}
-
 // finish answers all that is in flight.
 func (w *worker) finish() {
 	for {
@@ -378,22 +338,10 @@ func (w *worker) sleep() {
 	if !w.lane.Sleep(w.kick) {
 		return
 	}
-	if got, err := unix.Read(w.ring.Kick, w.kicks[:]); got == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR {
+	if got, err := vhostuser.ReadNoWait(w.ring.Kick, w.kicks[:]); got == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR {
 		// A pipe whose other end is closed, or no eventfd at all: it would be
 		// readable for ever.
 		w.dev.errs.Error(fmt.Errorf("queue %d: its kick descriptor does not work any more; no kick will be seen until the front-end sends another", w.index))
 		w.kick = -1
-	}
-}
-
-// one is what an eventfd is written with. Nobody changes it; it stands here, and
-// not in a frame, because the race detector's builds would allocate it.
-var one = [8]byte{1}
-
-// signalFD writes to an eventfd, -1 meaning that nobody wants to hear. A full
-// eventfd or pipe has been signalled already.
-func signalFD(fd int) {
-	if fd >= 0 {
-		_, _ = unix.Write(fd, one[:])
 	}
 }

@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"encoding/binary"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// fullEventFD fills an eventfd.
+func fullEventFD(t *testing.T, fd int) {
+	t.Helper()
+	var b [8]byte
+	_, _ = unix.Read(fd, b[:]) // what was signalled is out of the way
+	binary.NativeEndian.PutUint64(b[:], 1<<64-2)
+	if _, err := unix.Write(fd, b[:]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A front-end has its call descriptor block, and full: neither the end of the session
+// nor a message that stops the ring, or replaces the descriptor, waits for it for ever.
+func TestCallThatBlocks(t *testing.T) {
+	for kind, open := range map[string]func(t testing.TB) int{
+		"eventfd": newEventFD,
+		"pipe": func(t testing.TB) int {
+			var fds [2]int
+			if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _, _ = unix.Close(fds[0]), unix.Close(fds[1]) })
+			return fds[1]
+		},
+	} {
+		for name, do := range map[string]func(g *guest) error{
+			"SET_VRING_CALL": func(g *guest) error { return g.Client.SetVringCall(0, g.Queue(0).CallFD()) },
+			"GET_VRING_BASE": func(g *guest) error { return firstOf(g.Queue(0).Stop()) },
+			"the end":        func(g *guest) error { g.r.session.Close(); return nil },
+		} {
+			t.Run(kind+", "+name, func(t *testing.T) {
+				r := plainRig(t, 1)
+				g := r.connect(frontend.Options{Depth: 1, BufferBytes: 4096})
+				fd := open(t)
+				if err := g.Client.SetVringCall(0, fd); err != nil {
+					t.Fatal(err)
+				}
+				if kind == "eventfd" {
+					fullEventFD(t, fd)
+				} else {
+					for b := make([]byte, 4096); ; {
+						if _, err := unix.Write(fd, b); err != nil {
+							break
+						}
+					}
+				}
+				if err := unix.SetNonblock(fd, false); err != nil {
+					t.Fatal(err)
+				}
+				send(g, driver.TypeIn, 0, 4096)
+				// Answers are published before the worker calls.
+				for done := make([]*frontend.Request, 1); ; runtime.Gosched() {
+					if n, err := g.Queue(0).Poll(done); n > 0 || err != nil {
+						break
+					}
+				}
+				if err := do(g); err != nil {
+					t.Error(err)
+				}
+				_ = g.Abandon()
+				if err := <-g.ended; err != nil {
+					t.Error(err)
+				}
+				r.nextIsServed()
+			})
+		}
+	}
+}

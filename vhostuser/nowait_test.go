@@ -1,0 +1,66 @@
+package vhostuser
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// blocking makes two ends of something whose O_NONBLOCK is not set.
+func blocking(t *testing.T, kind string) (r, w int) {
+	t.Helper()
+	var fds [2]int
+	var err error
+	switch kind {
+	case "eventfd":
+		fds[0] = eventFD(t)
+		return fds[0], fds[0]
+	case "pipe":
+		err = unix.Pipe2(fds[:], unix.O_CLOEXEC)
+	default:
+		fds, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = unix.Close(fds[0])
+		_ = unix.Close(fds[1])
+	})
+	return fds[0], fds[1]
+}
+
+// A front-end that clears O_NONBLOCK does not get anybody stuck.
+func TestNoWait(t *testing.T) {
+	for _, kind := range []string{"eventfd", "pipe", "socket"} {
+		r, w := blocking(t, kind)
+		b := make([]byte, 4096)
+		if n, err := ReadNoWait(r, b); err != unix.EAGAIN {
+			t.Errorf("%s: with nothing there it reads %d bytes, %v", kind, n, err)
+		}
+		if kind == "eventfd" {
+			continue
+		}
+		for n := 0; ; {
+			more, err := writeNoWait(w, b)
+			if err == unix.EAGAIN && n > 0 {
+				break
+			} else if err != nil {
+				t.Fatalf("%s: behind %d bytes: %v", kind, n, err)
+			}
+			n += more
+		}
+		if n, err := ReadNoWait(r, b); n != len(b) || err != nil {
+			t.Errorf("%s: %d bytes, %v", kind, n, err)
+		}
+	}
+	fd := eventFD(t)
+	b := AppendU64(nil, 1)
+	allocs := testing.AllocsPerRun(100, func() {
+		_, _ = unix.Write(fd, b)
+		_, _ = ReadNoWait(fd, b)
+	})
+	if allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}
