@@ -57,7 +57,7 @@ func (t StateTransfer) Append(b []byte) []byte {
 // A transfer is a state on its way.
 type transfer struct {
 	load bool
-	file *os.File      // of a state that comes in
+	file *os.File      // of a state that comes in; receive closes it
 	done chan struct{} // closed once data and err are there
 	data []byte
 	err  error
@@ -92,14 +92,16 @@ func (s *Session) beginTransfer(m *Message) (*transfer, error) {
 	if typ := st.Mode & unix.S_IFMT; typ != unix.S_IFIFO && typ != unix.S_IFSOCK {
 		return nil, fmt.Errorf("its descriptor is neither a pipe nor a socket (file type %#o)", typ)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, fmt.Errorf("its descriptor cannot be set to non-blocking: %w", err)
+	own, err := ownFile(fd, st.Mode&unix.S_IFMT == unix.S_IFIFO, p.Direction)
+	if err != nil {
+		return nil, err
 	}
 	t := &transfer{load: p.Direction == StateLoad, done: make(chan struct{})}
 	if !t.load {
+		defer func() { _ = unix.Close(own) }()
 		// A pipe or socket that nobody has filled has room for it.
 		data := s.dev.SaveState()
-		n, err := unix.Write(fd, data)
+		n, err := writeNoWait(own, data)
 		if err == nil && n != len(data) {
 			err = io.ErrShortWrite
 		}
@@ -112,23 +114,69 @@ func (s *Session) beginTransfer(m *Message) (*transfer, error) {
 		close(t.done)
 		return t, nil
 	}
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("its descriptor cannot be duplicated: %w", err)
-	}
 	t.file = os.NewFile(uintptr(own), "device state")
 	go t.receive()
 	return t, nil
+}
+
+// ownFile opens a pipe or socket of the front-end's anew, non-blocking: O_NONBLOCK is
+// ours then. A pipe of another user's, and a socket, can only be duplicated, and may
+// block when the front-end wants it to; how they are read takes care of that, but for
+// pipes before Linux 6.4.
+func ownFile(fd int, pipe bool, direction uint32) (int, error) {
+	how := unix.O_WRONLY
+	if direction == StateLoad {
+		how = unix.O_RDONLY
+	}
+	// One that was opened for the other direction is wrong, and stays so.
+	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); pipe && err == nil && flags&unix.O_ACCMODE == how {
+		if own, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), how|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+			return own, nil
+		}
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return -1, fmt.Errorf("its descriptor cannot be set to non-blocking: %w", err)
+	}
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("its descriptor cannot be duplicated: %w", err)
+	}
+	return own, nil
+}
+
+// Read reads what is there, and waits for it in the runtime, which goes by the
+// file's deadline.
+func (t *transfer) Read(b []byte) (n int, err error) {
+	raw, err := t.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	rerr := raw.Read(func(fd uintptr) bool {
+		for err = unix.EINTR; err == unix.EINTR; {
+			n, err = ReadNoWait(int(fd), b)
+		}
+		return err != unix.EAGAIN
+	})
+	switch {
+	case rerr != nil:
+		return 0, rerr
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 // receive takes in a state, to its end whatever its length: the front-end must not
 // get stuck on writing more than any state has.
 func (t *transfer) receive() {
 	defer close(t.done)
+	defer func() { _ = t.file.Close() }()
 	b := make([]byte, maxState+1)
-	n, err := io.ReadFull(t.file, b)
+	n, err := io.ReadFull(t, b)
 	if err == nil {
-		_, err = io.Copy(io.Discard, t.file)
+		_, err = io.Copy(io.Discard, t)
 	} else if err == io.EOF || err == io.ErrUnexpectedEOF {
 		err = nil
 	}
@@ -160,10 +208,13 @@ func (s *Session) finishTransfer() error {
 	if !t.load {
 		return nil
 	}
-	if err := t.file.SetReadDeadline(time.Now().Add(statePatience)); err != nil {
-		return fmt.Errorf("reading the device's state: %w", err)
+	t.until(time.Now().Add(statePatience))
+	if s.closed.Load() {
+		t.interrupt() // it may have come before the line above
 	}
-	<-t.done
+	if err := t.wait(); err != nil {
+		return err
+	}
 	if t.err != nil {
 		return t.err
 	}
@@ -173,10 +224,27 @@ func (s *Session) finishTransfer() error {
 	return s.dev.LoadState(t.data)
 }
 
-// interrupt ends a wait for a state. Any goroutine may call it.
-func (t *transfer) interrupt() {
+// until ends the wait for a state at a certain time. It does not close the file, which
+// would wait for whoever reads it. An error means that nobody does any more.
+func (t *transfer) until(end time.Time) {
 	if t != nil && t.file != nil {
-		_ = t.file.Close() // a second one reports an error that means nothing
+		_ = t.file.SetReadDeadline(end)
+	}
+}
+
+// interrupt ends a wait for a state. Any goroutine may call it.
+func (t *transfer) interrupt() { t.until(time.Unix(1, 0)) }
+
+// wait waits for the end of a transfer, which has a deadline. Where that cannot end a
+// read (see ownFile), the front-end ends it sooner or later, by dying if need be.
+func (t *transfer) wait() error {
+	late := time.NewTimer(statePatience + time.Second)
+	defer late.Stop()
+	select {
+	case <-t.done:
+		return nil
+	case <-late.C:
+		return errors.New("reading the device's state: its descriptor blocks, as the front-end wants it to")
 	}
 }
 
@@ -184,7 +252,10 @@ func (t *transfer) interrupt() {
 func (s *Session) endTransfer() {
 	t := s.transfer.Swap(nil)
 	t.interrupt()
-	if t != nil {
-		<-t.done
+	if t == nil {
+		return
+	}
+	if err := t.wait(); err != nil {
+		s.warn("%v: it is left to itself", err)
 	}
 }

@@ -114,6 +114,53 @@ func TestSessionStateInterrupted(t *testing.T) {
 	p.m.Close()
 }
 
+// A front-end that clears O_NONBLOCK, and does not end the state, gets nobody stuck:
+// neither the end of the session, nor the answer once there is one.
+func TestSessionStateBlocks(t *testing.T) {
+	for _, kind := range []string{"pipe", "socket"} {
+		for _, check := range []bool{true, false} {
+			p := connect(t, new(fakeDevice))
+			p.negotiate()
+			r, w := blocking(t, kind)
+			if v := p.number(SetDeviceStateFD, StateTransfer{StateLoad, 0}.Append(nil), r); v != stateNoFD {
+				t.Fatalf("%s: answer %#x", kind, v)
+			}
+			if err := unix.SetNonblock(r, false); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unix.Write(w, []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			for n := 1; n > 0; { // until the session has read it, and reads on
+				var err error
+				if n, err = unix.IoctlGetInt(r, unix.TIOCINQ); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if check {
+				p.send(CheckDeviceState, nil)
+				if err := unix.Dup3(r, w, unix.O_CLOEXEC); err != nil { // closes w, whose number stays taken
+					t.Fatal(err)
+				}
+				if v, err := ParseU64(p.answer(CheckDeviceState)); v != stateFailed || err != nil || !p.logged(LevelWarn, `what is "x"`) {
+					t.Errorf("%s: answer %#x, %v: %q", kind, v, err, p.logs)
+				}
+				if err := p.leave(); err != nil {
+					t.Error(err)
+				}
+				continue
+			}
+			p.send(CheckDeviceState, nil)
+			p.s.Close()
+			if err := <-p.done; err != nil {
+				t.Errorf("%s: ended with %v", kind, err)
+			}
+			_ = p.conn.Close()
+			p.m.Close()
+		}
+	}
+}
+
 // What is wrong with a transfer is said in its answer, and the session goes on.
 func TestSessionStateRefuses(t *testing.T) {
 	p := connect(t, new(fakeDevice))
