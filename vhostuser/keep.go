@@ -1,12 +1,9 @@
 package vhostuser
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/zvhost/zvhost/internal/failpoint"
@@ -248,131 +245,4 @@ func (s *Session) beforeStart() error {
 func (s *Session) Suspend() {
 	s.suspended.Store(true)
 	_ = s.conn.uc.SetDeadline(time.Unix(1, 0)) // a front-end may not read its answers either
-}
-
-// Kept is what a fd store has given back: descriptors by name.
-type Kept map[string]*FD
-
-// Of splits off what belongs to the prefix.
-func (k Kept) Of(prefix string) Kept {
-	mine := Kept{}
-	for name, f := range k {
-		if rest, ok := strings.CutPrefix(name, prefix); ok {
-			mine[rest] = f
-			delete(k, name)
-		}
-	}
-	return mine
-}
-
-// ErrNothingKept says that there is no session to go on with: the one before had
-// ended, or not yet begun.
-var ErrNothingKept = errors.New("no session was kept")
-
-// An UnfitError says that this process cannot go on with a session, but another one
-// can: of another version, or started with other options. All is left in the store.
-type UnfitError struct{ Err error }
-
-func (e UnfitError) Error() string {
-	return e.Err.Error() + "; the session is left as it is: start what can go on with it, or stop the service, or the keeper, to give it up"
-}
-
-// ResumeSession goes on with the session that another process has kept under
-// keep.Prefix, of which kept are the descriptors, without the prefix. They are
-// taken over in any case, and dropped from the store when the session cannot go
-// on, but after an UnfitError. It may start queues; Run must be called.
-func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
-	k := *opt.Keep
-	drop := func() {
-		for name, f := range kept {
-			k.Drop(k.Prefix + name)
-			_ = f.Close()
-		}
-	}
-	conn := kept[keptConn]
-	if conn == nil {
-		drop()
-		return nil, ErrNothingKept
-	}
-	delete(kept, keptConn)
-	uc, err := conn.unixConn()
-	if err != nil {
-		drop()
-		k.Drop(k.Prefix + keptConn)
-		return nil, err
-	}
-	file := kept[keptJournal]
-	if file == nil {
-		// It had just begun: nothing was taken from the socket.
-		drop()
-		return NewSession(uc, dev, opt), nil
-	}
-	delete(kept, keptJournal)
-	s := NewSession(uc, dev, opt)
-	s.keep = &keeper{Keep: k, names: map[uint64]*FD{}}
-	if err := s.pickUp(file, kept); err != nil {
-		if errors.As(err, new(UnfitError)) {
-			s.suspended.Store(true)
-			for _, f := range kept {
-				_ = f.Close()
-			}
-		} else {
-			drop()
-		}
-		s.end()
-		return nil, fmt.Errorf("go on with the session of the process before: %w", err)
-	}
-	for name, f := range kept { // of a message that nobody has acted on
-		k.Drop(k.Prefix + name)
-		_ = f.Close()
-	}
-	return s, nil
-}
-
-// unixConn makes a connection of a descriptor, which is closed.
-func (f *FD) unixConn() (*net.UnixConn, error) {
-	n := f.n
-	f.n = -1
-	file := os.NewFile(uintptr(n), "session")
-	defer func() { _ = file.Close() }()
-	c, err := net.FileConn(file)
-	if err != nil {
-		return nil, err
-	}
-	uc, ok := c.(*net.UnixConn)
-	if !ok {
-		return nil, errors.Join(errors.New("what was kept as a connection is none"), c.Close())
-	}
-	return uc, nil
-}
-
-// pickUp rebuilds the session from its journal and kept, from which it takes what
-// it uses.
-func (s *Session) pickUp(file *FD, kept Kept) error {
-	j, b, err := openJournal(file)
-	if err != nil {
-		return err
-	}
-	s.keep.journal = j
-	if err := s.decode(b, kept); err != nil {
-		return err
-	}
-	if s.state.featuresSet {
-		// It may refuse them, as it did before: that is in the state.
-		_ = s.dev.SetFeatures(s.state.features &^ ownFeatures)
-	}
-	if err := s.dev.Restore(s.state.device); err != nil {
-		return UnfitError{err}
-	}
-	s.keep.committed = true
-	s.dev.Adopt(s.record)
-	s.greeted = s.state.featuresSet
-	if s.logging() {
-		// The process before may have died between a write and its mark.
-		for i := range s.state.numRegions {
-			d := &s.state.regions[i]
-			s.dirty.log.Mark(d.GuestAddr, d.Size)
-		}
-	}
-	return s.resumeCovered()
 }
