@@ -117,11 +117,7 @@ func (s *Session) pickUp(file *FD, kept Kept) error {
 	if err := s.decode(b, kept); err != nil {
 		return err
 	}
-	if s.state.featuresSet {
-		// It may refuse them, as it did before: that is in the state.
-		_ = s.dev.SetFeatures(s.state.features &^ ownFeatures)
-	}
-	if err := s.dev.Restore(s.state.device); err != nil {
+	if err := s.resumeDevice(); err != nil {
 		return UnfitError{err}
 	}
 	s.keep.committed = true
@@ -135,4 +131,22 @@ func (s *Session) pickUp(file *FD, kept Kept) error {
 		}
 	}
 	return s.resumeCovered()
+}
+
+// resumeDevice makes the device what the driver was shown, and what it has taken.
+func (s *Session) resumeDevice() error {
+	var refused error
+	if st := &s.state; st.featuresSet {
+		if extra := st.features &^ s.offered(); extra != 0 {
+			return fmt.Errorf("its driver has taken features %#x, which are not offered any more: start zvhost with the same disk and options", extra)
+		}
+		if refused = s.dev.SetFeatures(st.features &^ ownFeatures); st.refused {
+			refused = nil // as it did before
+		}
+	}
+	// A disk that is another one may refuse them, too: that is said first.
+	if err := s.dev.Restore(s.state.device); err != nil {
+		return err
+	}
+	return refused
 }

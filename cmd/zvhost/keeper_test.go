@@ -2,27 +2,47 @@ package main
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
 )
+
+// kept is a keeper whose daemon serves file, with options that set changes for the
+// next one.
+func kept(t *testing.T, file, first string) (p *program, set func(options string)) {
+	t.Helper()
+	set = func(options string) {
+		t.Helper()
+		if err := os.WriteFile("options", []byte(options), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(first)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return start(t, "", nil, nil, "keeper", "--", "sh", "-c", `exec "$0" serve --socket-path=s --blk-file=`+file+` $(cat options)`, self), set
+}
 
 // A daemon that cannot go on with its predecessor's session, here for want of queues,
 // says so and leaves it: the guest goes on when one comes that can.
 func TestUnfitDaemon(t *testing.T) {
 	imageHere(t)
-	p, options := kept(t, "--queues=2")
+	p, set := kept(t, "disk.zvh", "--queues=2")
 	p.until("serving disk.zvh on s")
 	c := dial(t, "s")
 	if n, err := c.QueueNum(); n != 2 || err != nil {
 		t.Fatalf("%d queues, %v", n, err)
 	}
-	options("--queues=1")
+	set("--queues=1")
 	p.signal(unix.SIGHUP)
 	p.until("start zvhost with the same --queues; the session is left as it is")
-	options("--queues=2")
+	set("--queues=2")
 	p.until("front-end of the process before: goes on")
 	if n, err := c.QueueNum(); n != 2 || err != nil {
 		t.Errorf("%d queues, %v:\n%s", n, err, p.logged())
@@ -38,29 +58,11 @@ func TestUnfitDaemon(t *testing.T) {
 	}
 }
 
-// kept is a keeper whose daemon has besides its own what stands in the file options,
-// at each start anew.
-func kept(t *testing.T, first string) (p *program, options func(text string)) {
-	t.Helper()
-	options = func(text string) {
-		t.Helper()
-		if err := os.WriteFile("options", []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	options(first)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return start(t, "", nil, nil, "keeper", "--", "sh", "-c", `exec "$0" serve --socket-path=s --blk-file=disk.zvh $(cat options)`, self), options
-}
-
 // A daemon that cannot begin leaves the session, and the socket, to one that can.
 func TestDaemonThatCannotBegin(t *testing.T) {
 	for _, wrong := range []string{"--control-path=none/c", "--socket-path=none/s"} {
 		imageHere(t)
-		p, options := kept(t, "")
+		p, options := kept(t, "disk.zvh", "")
 		p.until("serving disk.zvh on s")
 		c := dial(t, "s")
 		options(wrong)
@@ -85,7 +87,7 @@ func TestDaemonThatCannotBegin(t *testing.T) {
 // One that cannot begin at the first start leaves nothing behind.
 func TestFirstDaemonThatCannotBegin(t *testing.T) {
 	imageHere(t)
-	p, _ := kept(t, "--control-path=none/c")
+	p, _ := kept(t, "disk.zvh", "--control-path=none/c")
 	if status := p.wait(); status != exitFailure {
 		t.Errorf("status %d:\n%s", status, p.logged())
 	}
@@ -99,7 +101,7 @@ func TestFirstDaemonThatCannotBegin(t *testing.T) {
 func TestSIGTERMToTheDaemon(t *testing.T) {
 	for _, session := range []bool{true, false} {
 		imageHere(t)
-		p, _ := kept(t, "")
+		p, _ := kept(t, "disk.zvh", "")
 		p.until("serving disk.zvh on s")
 		var c *frontend.Client
 		if session {
@@ -121,5 +123,47 @@ func TestSIGTERMToTheDaemon(t *testing.T) {
 		if _, err := os.Lstat("s"); err == nil {
 			t.Error("the socket is still there")
 		}
+	}
+}
+
+// A daemon that was started with other options, and so does not offer what the guest's
+// driver has taken, does not go on in its own way: it leaves the session.
+func TestUnfitOptions(t *testing.T) {
+	for name, c := range map[string]struct{ file, option string }{
+		"zoned, split rings": {"disk.zvh", "--split-rings"},
+		"plain, split rings": {"disk.raw", "--split-rings"},
+		"zoned, read-only":   {"disk.zvh", "--read-only"},
+		"plain, read-only":   {"disk.raw", "--read-only"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			imageHere(t)
+			if err := os.WriteFile("disk.raw", make([]byte, 1<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p, set := kept(t, c.file, "")
+			p.until("serving " + c.file + " on s")
+			d, err := frontend.Open(dial(t, "s"), frontend.Options{Packed: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			set(c.option)
+			p.signal(unix.SIGHUP)
+			p.until("of the process before: ")
+			if log := p.logged(); !strings.Contains(log, "start zvhost with the same disk and options; the session is left as it is") {
+				t.Fatal(log)
+			}
+			set("")
+			p.until("front-end of the process before: goes on")
+			buf := make([]byte, 4096)
+			status(t, "write", driver.StatusOK, d.Queue(0).Write(buf, 0))
+			status(t, "read", driver.StatusOK, d.Queue(0).Read(buf, 0))
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+			p.signal(unix.SIGTERM)
+			if status := p.wait(); status != exitOK {
+				t.Errorf("status %d:\n%s", status, p.logged())
+			}
+		})
 	}
 }
