@@ -194,10 +194,10 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		return err
 	}
 	s.install(s.regions, mem)
-	if n := r.u64(); n > uint64(len(s.rings)) && r.err == nil {
+	if n := r.u64(); n != uint64(len(s.rings)) && r.err == nil {
 		return UnfitError{fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))}
 	}
-	for i := 0; len(r.b) > 0 && i < len(s.rings) && r.err == nil; i++ {
+	for i := 0; i < len(s.rings) && r.err == nil; i++ {
 		g, p := &st.rings[i], &s.rings[i]
 		g.num, g.base = uint16(r.u64()), uint32(r.u64())
 		flags := r.u64()

@@ -29,8 +29,8 @@ func kept(t *testing.T, file, first string) (p *program, set func(options string
 	return start(t, "", nil, nil, "keeper", "--", "sh", "-c", `exec "$0" serve --socket-path=s --blk-file=`+file+` $(cat options)`, self), set
 }
 
-// A daemon that cannot go on with its predecessor's session, here for want of queues,
-// says so and leaves it: the guest goes on when one comes that can.
+// A daemon that cannot go on with its predecessor's session, here for want of queues or
+// with more of them, says so and leaves it: the guest goes on when one comes that can.
 func TestUnfitDaemon(t *testing.T) {
 	imageHere(t)
 	p, set := kept(t, "disk.zvh", "--queues=2")
@@ -39,13 +39,15 @@ func TestUnfitDaemon(t *testing.T) {
 	if n, err := c.QueueNum(); n != 2 || err != nil {
 		t.Fatalf("%d queues, %v", n, err)
 	}
-	set("--queues=1")
-	p.signal(unix.SIGHUP)
-	p.until("start zvhost with the same --queues; the session is left as it is")
-	set("--queues=2")
-	p.until("front-end of the process before: goes on")
-	if n, err := c.QueueNum(); n != 2 || err != nil {
-		t.Errorf("%d queues, %v:\n%s", n, err, p.logged())
+	for i, queues := range []string{"1", "3"} {
+		set("--queues=" + queues)
+		p.signal(unix.SIGHUP)
+		p.until("it has 2 queues, and this device " + queues + ": start zvhost with the same --queues; the session is left as it is")
+		set("--queues=2")
+		p.times(1+i, "front-end of the process before: goes on")
+		if n, err := c.QueueNum(); n != 2 || err != nil {
+			t.Errorf("%d queues, %v:\n%s", n, err, p.logged())
+		}
 	}
 	if err := c.Close(); err != nil {
 		t.Error(err)
