@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // How a session that another process has kept is gone on with.
@@ -30,11 +32,23 @@ func (k Kept) Of(prefix string) Kept {
 var ErrNothingKept = errors.New("no session was kept")
 
 // An UnfitError says that this process cannot go on with a session, but another one
-// can: of another version, or started with other options. All is left in the store.
+// can: of another version, started with other options, or later. All is left in the
+// store.
 type UnfitError struct{ Err error }
 
 func (e UnfitError) Error() string {
 	return e.Err.Error() + "; the session is left as it is: start what can go on with it, or stop the service, or the keeper, to give it up"
+}
+
+// unfitOr is err, as an UnfitError where it is for want of what a process may have
+// later: descriptors or memory.
+func unfitOr(err error) error {
+	for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN} {
+		if errors.Is(err, e) {
+			return UnfitError{err}
+		}
+	}
+	return err
 }
 
 // ResumeSession goes on with the session that another process has kept under
@@ -43,50 +57,55 @@ func (e UnfitError) Error() string {
 // on, but after an UnfitError. It may start queues; Run must be called.
 func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
 	k := *opt.Keep
-	drop := func() {
-		for name, f := range kept {
-			k.Drop(k.Prefix + name)
-			_ = f.Close()
-		}
-	}
 	conn := kept[keptConn]
 	if conn == nil {
-		drop()
+		kept.drop(k)
 		return nil, ErrNothingKept
 	}
-	delete(kept, keptConn)
 	uc, err := conn.unixConn()
 	if err != nil {
-		drop()
-		k.Drop(k.Prefix + keptConn)
+		err = unfitOr(fmt.Errorf("go on with the connection of the process before: %w", err))
+		kept.end(k, err)
 		return nil, err
 	}
+	delete(kept, keptConn)
 	file := kept[keptJournal]
 	if file == nil {
 		// It had just begun: nothing was taken from the socket.
-		drop()
+		kept.drop(k)
 		return NewSession(uc, dev, opt), nil
 	}
 	delete(kept, keptJournal)
 	s := NewSession(uc, dev, opt)
 	s.keep = &keeper{Keep: k, names: map[uint64]*FD{}}
 	if err := s.pickUp(file, kept); err != nil {
-		if errors.As(err, new(UnfitError)) {
-			s.suspended.Store(true)
-			for _, f := range kept {
-				_ = f.Close()
-			}
-		} else {
-			drop()
-		}
+		err = unfitOr(fmt.Errorf("go on with the session of the process before: %w", err))
+		s.suspended.Store(errors.As(err, new(UnfitError)))
+		kept.end(k, err)
 		s.end()
-		return nil, fmt.Errorf("go on with the session of the process before: %w", err)
+		return nil, err
 	}
-	for name, f := range kept { // of a message that nobody has acted on
-		k.Drop(k.Prefix + name)
+	kept.drop(k) // what is of a message that nobody has acted on
+	return s, nil
+}
+
+// end closes what the session does not go on with because of err, and drops it from
+// the store, but where another process can go on with it.
+func (k Kept) end(keep Keep, err error) {
+	if !errors.As(err, new(UnfitError)) {
+		k.drop(keep)
+	}
+	for _, f := range k {
 		_ = f.Close()
 	}
-	return s, nil
+}
+
+// drop closes all of k, and drops it from the store.
+func (k Kept) drop(keep Keep) {
+	for name, f := range k {
+		keep.Drop(keep.Prefix + name)
+		_ = f.Close()
+	}
 }
 
 // unixConn makes a connection of a descriptor, which is closed.
@@ -130,7 +149,7 @@ func (s *Session) pickUp(file *FD, kept Kept) error {
 			s.dirty.log.Mark(d.GuestAddr, d.Size)
 		}
 	}
-	return s.resumeCovered()
+	return s.resumeKept()
 }
 
 // resumeDevice makes the device what the driver was shown, and what it has taken.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // rest has the session end as one does whose process hands over.
@@ -56,6 +58,109 @@ func TestResumedFeatures(t *testing.T) {
 	p.send(SetFeatures, AppendU64(nil, needed))
 	p.tells("features 0x100020000")
 	p.over(store, refuses())
+	p.tells("features 0x100020000")
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A queue that does not start at the moment (no engine is to be had, the disk is in use)
+// does not cost the session: a later process goes on.
+func TestResumedRingDoesNotStart(t *testing.T) {
+	store := &shelf{fds: map[string]int{}}
+	p := keptPeer(t, store, new(fakeDevice))
+	p.negotiate()
+	p.setUp(0)
+	p.kick(0)
+	p.rest()
+	p.leaves(store, &fakeDevice{noStart: errors.New("no engine")}, "ring 0 does not start: no engine")
+	p.goesOn(store, new(fakeDevice))
+	p.tells("features 0x100020000; start 0 at 7")
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A ring that was refused stands still in the next process as well, until the front-end
+// says something about it; when it has started, whoever comes next has to start it.
+func TestResumedRingThatWasRefused(t *testing.T) {
+	store := &shelf{fds: map[string]int{}}
+	cannot := func() *fakeDevice { return &fakeDevice{noStart: errors.New("no engine")} }
+	p := keptPeer(t, store, cannot())
+	p.negotiate()
+	p.setUp(0)
+	if p.ask(SetVringKick, VringFile{Index: 0}.Append(nil), eventFD(t)) {
+		t.Fatal("taken")
+	}
+	p.tells("features 0x100020000; no start 0")
+	for range 2 {
+		p.over(store, new(fakeDevice))
+		p.tells("features 0x100020000")
+	}
+	p.kick(0)
+	p.tells("start 0 at 7")
+	p.rest()
+	p.leaves(store, cannot(), "ring 0 does not start")
+	p.goesOn(store, new(fakeDevice))
+	p.tells("features 0x100020000; start 0 at 7")
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// So does one whose set-up makes no sense, here with a used ring that is to be logged
+// where the log has no place for it. Others go on.
+func TestResumedRingThatMakesNoSense(t *testing.T) {
+	store := &shelf{fds: map[string]int{}}
+	p := keptPeer(t, store, new(fakeDevice))
+	p.negotiate()
+	p.setUp(0)
+	p.kick(0)
+	p.call(SetLogBase, LogArea{64, 0}.Append(nil), memFD(t, 4096)) // of 2 MiB
+	p.must(SetFeatures, AppendU64(nil, needed|FeatureProtocol|FeatureLogAll))
+	p.must(SetVringNum, VringState{1, 64}.Append(nil))
+	a := ringAddr(1)
+	a.Flags, a.Log = VringLog, 1<<40
+	p.must(SetVringAddr, a.Append(nil))
+	p.must(SetVringEnable, VringState{1, 1}.Append(nil))
+	if p.ask(SetVringKick, VringFile{Index: 1}.Append(nil), eventFD(t)) {
+		t.Fatal("taken")
+	}
+	p.over(store, new(fakeDevice))
+	p.tells("features 0x100020000; start 0 at 7")
+	a.Log = 0
+	p.must(SetVringAddr, a.Append(nil))
+	p.tells("start 1 at 0")
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Nor does a process that has no descriptor left cost the session.
+func TestResumeWithoutDescriptors(t *testing.T) {
+	store := &shelf{fds: map[string]int{}}
+	p := keptPeer(t, store, new(fakeDevice))
+	p.negotiate()
+	p.rest()
+	kept := store.kept(t)
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	none := was
+	none.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	n := len(store.fds)
+	_, err := ResumeSession(kept, new(fakeDevice), Options{Keep: store.keep()})
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.As(err, new(UnfitError)) || len(store.fds) != n {
+		t.Errorf("%v, and of %d descriptors %d are kept", err, n, len(store.fds))
+	}
+	p.goesOn(store, new(fakeDevice))
 	p.tells("features 0x100020000")
 	if err := p.leave(); err != nil {
 		t.Fatal(err)

@@ -37,10 +37,19 @@ func (s *Session) ready(i int) bool {
 
 // resume starts ring i if it is ready and does not run.
 func (s *Session) resume(i int) error {
-	r, p := &s.state.rings[i], &s.rings[i]
-	if p.running || !s.ready(i) {
+	r := &s.state.rings[i]
+	if s.rings[i].running || !s.ready(i) {
 		return nil
 	}
+	r.refused = false // a commit before it starts says that it runs
+	err := s.start(i)
+	r.refused = err != nil
+	return err
+}
+
+// start starts ring i, which is ready.
+func (s *Session) start(i int) error {
+	r, p := &s.state.rings[i], &s.rings[i]
 	if err := covered(s.mem, r, s.state.features); err != nil {
 		return uncoveredError{i, err}
 	}
@@ -59,7 +68,7 @@ func (s *Session) resume(i int) error {
 		Record: s.recordOf(i), Life: r.life,
 	})
 	if err != nil {
-		return fmt.Errorf("ring %d does not start: %w", i, err)
+		return startError{i, err}
 	}
 	p.running = true
 	failpoint.Hit(failpoint.Started)
@@ -69,10 +78,19 @@ func (s *Session) resume(i int) error {
 // resumeAll starts every ring that is ready. One that fails does not keep the
 // others from running; the first failure is returned, others are logged.
 func (s *Session) resumeAll() (first error) {
+	s.forgive()
 	for i := range s.rings {
 		s.keepFirst(&first, s.resume(i))
 	}
 	return first
+}
+
+// forgive has all rings that were refused tried again. The commit before the first one
+// starts is for all of them.
+func (s *Session) forgive() {
+	for i := range s.rings {
+		s.state.rings[i].refused = false
+	}
 }
 
 func (s *Session) keepFirst(first *error, err error) {
@@ -88,6 +106,7 @@ func (s *Session) keepFirst(first *error, err error) {
 // resumeCovered is resumeAll while memory is being rearranged: a ring without
 // memory is not an error, it waits for the next region.
 func (s *Session) resumeCovered() (first error) {
+	s.forgive()
 	for i := range s.rings {
 		err := s.resume(i)
 		if errors.As(err, new(uncoveredError)) {
@@ -99,13 +118,25 @@ func (s *Session) resumeCovered() (first error) {
 	return first
 }
 
-// uncoveredError is a ring that does not lie in memory.
-type uncoveredError struct {
-	ring int
-	err  error
+// resumeKept starts the rings that ran in the process before. What was refused there,
+// or makes no sense, stands still here as well; one that the device does not start, for
+// want of an engine perhaps, or of a disk that is in use, is for a process that can.
+func (s *Session) resumeKept() error {
+	for i := range s.rings {
+		if s.state.rings[i].refused && s.ready(i) {
+			s.warn("ring %d was refused in the process before: it stands still until the front-end sets it up anew", i)
+			continue
+		}
+		err := s.resume(i)
+		switch {
+		case errors.As(err, new(startError)):
+			return UnfitError{err}
+		case err != nil:
+			s.warn("%v; it stands still until the front-end sets it up anew", err)
+		}
+	}
+	return nil
 }
-
-func (e uncoveredError) Error() string { return fmt.Sprintf("ring %d: %v", e.ring, e.err) }
 
 // allStopped says whether all rings are stopped in the protocol's words.
 func (s *Session) allStopped() bool {
@@ -125,3 +156,20 @@ func (s *Session) anyRunning() int {
 	}
 	return -1
 }
+
+// uncoveredError is a ring that does not lie in memory.
+type uncoveredError struct {
+	ring int
+	err  error
+}
+
+func (e uncoveredError) Error() string { return fmt.Sprintf("ring %d: %v", e.ring, e.err) }
+
+// startError is a ring that the device does not start.
+type startError struct {
+	ring int
+	err  error
+}
+
+func (e startError) Error() string { return fmt.Sprintf("ring %d does not start: %v", e.ring, e.err) }
+func (e startError) Unwrap() error { return e.err }

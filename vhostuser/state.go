@@ -41,6 +41,7 @@ type ringState struct {
 	baseSet bool   // else a ring begins at its beginning
 	enabled bool
 	addrSet bool
+	refused bool // it was to start and did not: another process leaves it alone, too
 	// life counts what the ring was: it is another one after each stop. adopted
 	// says that the record of requests in flight came from the front-end and is to
 	// be gone on from, whatever base says.
