@@ -29,9 +29,10 @@ type fakeDevice struct {
 
 	config [96]byte
 	// What to answer, set before the session runs.
-	refuse   error // SetFeatures
-	noStart  error // StartQueue
-	noYield  error // Yield
+	refuse   error  // SetFeatures
+	noStart  error  // StartQueue
+	noYield  error  // Yield
+	adopting func() // called by Adopt
 	progress uint16
 }
 
@@ -196,7 +197,12 @@ func (d *fakeDevice) StopQueue(i int, why string) uint32 {
 	return base
 }
 
-func (d *fakeDevice) Adopt(*Record)        {}
+func (d *fakeDevice) Adopt(*Record) {
+	if d.adopting != nil {
+		d.adopting()
+	}
+}
+
 func (d *fakeDevice) State() uint64        { return 0 }
 func (d *fakeDevice) Restore(uint64) error { return nil }
 

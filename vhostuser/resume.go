@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
 // How a session that another process has kept is gone on with.
@@ -143,10 +145,9 @@ func (s *Session) pickUp(file *FD, kept Kept) error {
 	s.dev.Adopt(s.record)
 	s.greeted = s.state.featuresSet
 	if s.logging() {
-		// The process before may have died between a write and its mark.
-		for i := range s.state.numRegions {
-			d := &s.state.regions[i]
-			s.dirty.log.Mark(d.GuestAddr, d.Size)
+		// Without these marks a machine that moves would lose what was written.
+		if err := guestmem.Guard(s.markAll); err != nil {
+			return fmt.Errorf("the dirty log: %w", err)
 		}
 	}
 	return s.resumeKept()
@@ -168,4 +169,14 @@ func (s *Session) resumeDevice() error {
 		return err
 	}
 	return refused
+}
+
+// markAll marks all memory in the dirty log: the process before may have died between a
+// write and its mark.
+func (s *Session) markAll() error {
+	for i := range s.state.numRegions {
+		d := &s.state.regions[i]
+		s.dirty.log.Mark(d.GuestAddr, d.Size)
+	}
+	return nil
 }

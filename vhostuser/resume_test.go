@@ -166,3 +166,30 @@ func TestResumeWithoutDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A dirty log that the front-end takes away while the next process marks all in it ends
+// that session, and not the process, which would be started again and again.
+func TestResumedLogGoesAway(t *testing.T) {
+	store := &shelf{fds: map[string]int{}}
+	p := keptPeer(t, store, new(fakeDevice))
+	p.negotiate()
+	p.setUp(0)
+	p.kick(0)
+	log := memFD(t, 4096)
+	p.call(SetLogBase, LogArea{64, 0}.Append(nil), log)
+	p.must(SetFeatures, AppendU64(nil, needed|FeatureProtocol|FeatureLogAll))
+	p.rest()
+	dev := &fakeDevice{adopting: func() {
+		if err := unix.Ftruncate(log, 0); err != nil {
+			t.Error(err)
+		}
+	}}
+	_, err := ResumeSession(store.kept(t), dev, Options{Keep: store.keep()})
+	if err == nil || errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "the dirty log: its memory is not there") {
+		t.Error(err)
+	}
+	if len(store.fds) != 0 {
+		t.Errorf("still kept: %v", store.fds)
+	}
+	_ = p.conn.Close()
+}

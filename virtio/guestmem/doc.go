@@ -3,8 +3,9 @@
 // written atomically.
 //
 // What lives here: one mapped region (region.go), an immutable set of them with
-// address translation (memory.go), and 16 and 32 bit fields that two sides
-// access at once (shared.go).
+// address translation (memory.go), 16 and 32 bit fields that two sides access at
+// once (shared.go), the dirty log (log.go), and what becomes of memory that is taken
+// away (guard.go).
 //
 // It imports nothing but the standard library and golang.org/x/sys/unix; virtio,
 // virtio/driver and vhostuser all stand on it.
@@ -24,7 +25,7 @@
 // goroutine has called debug.SetPanicOnFault(true): then it is a run-time panic
 // that a deferred function can recover. (A system call that is handed such an
 // address fails with EFAULT instead.) Every goroutine that touches guest memory
-// must do that, and so the code that touches it, here and in package virtio,
-// holds no lock while it does. After such a fault the ring is to be given up:
-// what was half done in it stays half done.
+// must do that, or do it in Guard (guard.go), and so the code that touches it, here
+// and in package virtio, holds no lock while it does. After such a fault the ring is
+// to be given up: what was half done in it stays half done.
 package guestmem
