@@ -1,6 +1,9 @@
 package backend
 
-import "sync/atomic"
+import (
+	"runtime/debug"
+	"sync/atomic"
+)
 
 // A Mark is what has to be known of a request in flight by whoever finishes it
 // in the place of a daemon that died: two words in memory that outlives the
@@ -141,6 +144,7 @@ func Unclean(d Disk) bool {
 // disk's user then; where it is not that of today, others have used the disk
 // since, and writes in flight are failed.
 func Claim(d Disk, run uint64, marks []*Mark) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
 	k, ok := d.(marker)
 	for _, m := range marks {
 		switch was := m.load(); was.what {
@@ -178,6 +182,7 @@ func emptied(d Disk, sector uint64) bool {
 // Release gives up what Claim has kept for m, if anything: no request will come
 // for it. What it had written is cleared.
 func Release(d Disk, m *Mark) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
 	if d, ok := d.(marker); ok {
 		d.disown(m)
 	}

@@ -1,6 +1,9 @@
 package backend
 
-import "testing"
+import (
+	"os"
+	"testing"
+)
 
 // wantLive looks at what a daemon that is killed now leaves of zone i.
 func wantLive(t *testing.T, d Disk, i int, state ZoneState, written uint64) {
@@ -117,5 +120,26 @@ func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
 	wantMark(t, m, markNone)
 	if err := p.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Claims are made and given up by a goroutine that no worker is: a live table that faults
+// then costs nobody the daemon either.
+func TestLiveTableFaultsUnderClaims(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	for zone := range uint64(small.MaxOpen) {
+		c.want(c.write((2+zone)*128, pattern('a', 512)), nil)
+	}
+	if err := os.Truncate(path, liveOff); err != nil {
+		t.Fatal(err)
+	}
+	m := inFlightAt(8*128, 8) // takes the place of an open zone
+	Claim(d, Run(d), []*Mark{m})
+	Release(d, m)
+	c.want(c.write(9*128, pattern('a', 512)), ErrIO)
+	if err := d.Close(); err == nil {
+		t.Error("closed cleanly")
 	}
 }
