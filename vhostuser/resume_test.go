@@ -193,3 +193,47 @@ func TestResumedLogGoesAway(t *testing.T) {
 	}
 	_ = p.conn.Close()
 }
+
+// Every ring that runs in a session that is kept has a record: without one the next
+// process would begin it where it was begun, and do again all that was done since. So a
+// ring that the front-end's own record has no place for is refused.
+func TestKeptRingWithoutARecord(t *testing.T) {
+	store := &shelf{fds: map[string]int{}}
+	p := keptPeer(t, store, &fakeDevice{progress: 3})
+	p.negotiate()
+	p.call(GetInflightFD, InflightArea{Queues: 1, QueueSize: 64}.Append(nil))
+	p.setUp(0)
+	p.kick(0)
+	p.must(SetVringNum, VringState{1, 64}.Append(nil))
+	p.must(SetVringAddr, ringAddr(1).Append(nil))
+	p.must(SetVringEnable, VringState{1, 1}.Append(nil))
+	kick := VringFile{Index: 1}.Append(nil)
+	if p.ask(SetVringKick, kick, eventFD(t)) {
+		t.Error("taken")
+	}
+	p.tells("features 0x100020000; start 0 at 7")
+	p.over(store, new(fakeDevice))
+	p.tells("features 0x100020000; start 0 at 7")
+	if r := p.dev.ring(0); r.Record == nil {
+		t.Error("ring 0 has no record")
+	}
+	// With a record for both it starts.
+	p.call(GetVringBase, VringState{0, 0}.Append(nil))
+	p.call(GetInflightFD, InflightArea{Queues: 2, QueueSize: 64}.Append(nil))
+	p.must(SetVringKick, kick, eventFD(t))
+	p.tells("stop 0 at 7; start 1 at 0")
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+
+	// Nobody goes on with a session that is not kept.
+	p = connect(t, new(fakeDevice))
+	p.negotiate()
+	p.call(GetInflightFD, InflightArea{Queues: 1, QueueSize: 64}.Append(nil))
+	p.setUp(1)
+	p.kick(1)
+	p.tells("features 0x100020000; start 1 at 7")
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -105,9 +105,6 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 	return nil, nil
 }
 
-// recordOf is the record of ring i, nil for none.
-func (s *Session) recordOf(i int) *RingRecord { return s.record.Ring(i) }
-
 // attach makes r the session's record. No ring runs. The device lets go of what it
 // had claimed for the one before while that is still mapped.
 func (s *Session) attach(r *Record) {

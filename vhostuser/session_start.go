@@ -53,6 +53,10 @@ func (s *Session) start(i int) error {
 	if err := covered(s.mem, r, s.state.features); err != nil {
 		return uncoveredError{i, err}
 	}
+	rec := s.record.Ring(i)
+	if rec == nil && s.keep != nil {
+		return fmt.Errorf("ring %d: the record of requests in flight was made for %d queues, and without one the next zvhost could not go on with it: ask GET_INFLIGHT_FD for as many queues as are used", i, s.record.Rings())
+	}
 	log, usedLog, logCall, err := s.ringLog(i)
 	if err != nil {
 		return err
@@ -65,7 +69,7 @@ func (s *Session) start(i int) error {
 		Features: s.state.features &^ ownFeatures, Mem: s.mem,
 		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(),
 		Log: log, UsedLog: usedLog, LogCall: logCall,
-		Record: s.recordOf(i), Life: r.life,
+		Record: rec, Life: r.life,
 	})
 	if err != nil {
 		return startError{i, err}
