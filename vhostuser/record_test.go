@@ -1,6 +1,7 @@
 package vhostuser
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -200,6 +201,29 @@ func TestForeignRecord(t *testing.T) {
 	p.mustNot("ring 0 runs", SetInflightFD, answer.Append(nil), record.Int())
 	_ = record.Close()
 	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A front-end that begins anew with an empty record, as after a reset of the guest, is
+// not held to what an earlier one said: its rings begin where it says.
+func TestEmptyRecordAfterAnother(t *testing.T) {
+	p := connect(t, new(fakeDevice))
+	p.negotiate()
+	rec, err := NewRecord(2, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Ring(0).store(rec.Ring(0).own, 5) // ring 0 was served in its 5th life
+	area := InflightArea{Bytes: uint64(recordBytes(2, 64)), Queues: 2, QueueSize: 64}
+	p.must(SetInflightFD, area.Append(nil), rec.FD())
+	p.call(GetInflightFD, area.Append(nil))
+	empty := p.m.Take(0)
+	p.must(SetInflightFD, area.Append(nil), empty.Int())
+	p.setUp(0)
+	p.kick(0)
+	p.tells("features 0x100020000; start 0 at 7")
+	if err := errors.Join(empty.Close(), rec.Close(), p.leave()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -105,11 +105,15 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 	return nil, nil
 }
 
-// attach makes r the session's record. No ring runs. The device lets go of what it
-// had claimed for the one before while that is still mapped.
+// attach makes r the session's record. No ring runs. What the one before said of rings
+// that were to go on from it counts no more, and the device lets go of what it had
+// claimed for it while that is still mapped.
 func (s *Session) attach(r *Record) {
 	old := s.record
 	s.record = r
+	for i := range s.rings {
+		s.state.rings[i].adopted = false
+	}
 	s.dev.Adopt(r)
 	if err := old.Close(); err != nil {
 		s.log(LevelWarn, "%v", err)
