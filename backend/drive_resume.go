@@ -107,6 +107,16 @@ func (d *drive) disown(m *Mark) {
 	}
 }
 
+// unclaim implements marker.
+func (d *drive) unclaim(m *Mark) {
+	if c, ok := d.claimed(m); ok {
+		z := &d.zones[c.zone]
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		z.settleOwed(m)
+	}
+}
+
 // resume implements marker.
 func (d *drive) resume(r *Request) {
 	switch was := r.Mark.load(); was.what {

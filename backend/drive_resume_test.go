@@ -157,3 +157,23 @@ func TestDriveClaims(t *testing.T) {
 		}
 	}
 }
+
+// What a daemon has claimed and leaves to the next one is claimed by that.
+func TestDriveClaimsThatAreLeft(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	m := inFlightAt(256, 8)
+	Claim(d, Run(d), []*Mark{m})
+	Unclaim(d, m)
+	Unclaim(d, m)
+	wantMark(t, m, markAt)
+	c := newClient(t, d)
+	if _, err := c.append(3*128, pattern(1, 4096)); err != nil {
+		t.Error(err)
+	}
+	c.want(c.zoneOp(OpReset, 256), nil) // nothing keeps the zone
+	d = openFakeDrive(t, small, d.dev, nil, false)
+	c = newClient(t, d)
+	Claim(d, Run(d), []*Mark{m})
+	c.want(c.resume(request(OpAppend, 256, pattern(2, 4096)), m), nil)
+	wantMark(t, m, markDone)
+}

@@ -97,6 +97,7 @@ type marker interface {
 	renew() error
 	reserve(m *Mark)
 	disown(m *Mark)
+	unclaim(m *Mark)
 	resume(r *Request)
 }
 
@@ -139,7 +140,7 @@ func Unclean(d Disk) bool {
 }
 
 // Claim keeps the addresses that were given to requests in flight when a daemon
-// died, until each has come to Lane.Resume or Release. It has to be called for
+// died, until each has come to Lane.Resume, Release or Unclaim. It has to be called for
 // all of them before anything is submitted to the disk. run is the number of the
 // disk's user then; where it is not that of today, others have used the disk
 // since, and writes in flight are failed.
@@ -185,6 +186,15 @@ func Release(d Disk, m *Mark) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
 	if d, ok := d.(marker); ok {
 		d.disown(m)
+	}
+}
+
+// Unclaim takes back what Claim has done for m, if anything, and leaves m as it is: for
+// another daemon to claim it. Nothing may be in flight any more.
+func Unclaim(d Disk, m *Mark) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+	if d, ok := d.(marker); ok {
+		d.unclaim(m)
 	}
 }
 

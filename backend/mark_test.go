@@ -180,6 +180,34 @@ func TestClaimsThatAreGivenUp(t *testing.T) {
 	closeDisk(t, d, path)
 }
 
+// What a daemon has claimed and leaves to the next one is claimed by that: in an image
+// that was closed in good order, and where nobody else was given the place.
+func TestClaimsThatAreLeft(t *testing.T) {
+	path := newImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	first, second := inFlightAt(256, 8), inFlightAt(256+8, 8)
+	Claim(d, Run(d), []*Mark{first, second})
+	c.want(c.resume(request(OpAppend, 256, pattern(1, 4096)), first), nil)
+	Unclaim(d, second)
+	Unclaim(d, second)
+	wantMark(t, second, markAt)
+	c.wantZone(2, ImpOpen, 8)
+	closeDisk(t, d, path)
+
+	d = openDisk(t, path)
+	c = newClient(t, d)
+	Claim(d, Run(d), []*Mark{first, second})
+	if at, err := c.append(256, pattern(3, 4096)); err != nil || at != 256+16 {
+		t.Errorf("an append meanwhile: at %d, %v", at, err)
+	}
+	c.want(c.resume(request(OpAppend, 256, pattern(2, 4096)), second), nil)
+	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern(1, 4096), pattern(2, 4096)...)) {
+		t.Error("the zone holds something else")
+	}
+	closeDisk(t, d, path)
+}
+
 // Marks that nobody has written like that, or of another user, cost their
 // requests an error and nothing else.
 func TestClaimsThatCannotBe(t *testing.T) {

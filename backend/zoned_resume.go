@@ -163,6 +163,15 @@ func (d *zoned) disown(m *Mark) {
 	}
 }
 
+// unclaim implements marker. What was written there is cleared, for the image may be
+// closed in good order.
+func (d *zoned) unclaim(m *Mark) {
+	if r := d.claimed(m); r != nil {
+		r.Mark = nil
+		d.giveUp(r)
+	}
+}
+
 // giveUp ends what was claimed without anybody who writes it, as a write that
 // failed.
 func (d *zoned) giveUp(r *Request) {

@@ -58,9 +58,12 @@ type Device interface {
 	Yield() error
 	// Adopt tells of requests that were in flight when another process died, before
 	// any queue starts: what belongs to them must be given to nobody else until
-	// queues start and go on with them, or Reset. It takes the place of what was told
+	// queues start and go on with them, Leave or Reset. It takes the place of what was told
 	// before, but of queues that have started; nil says that nobody comes any more.
 	Adopt(r *Record)
+	// Leave leaves what queues were told of by Adopt, and were not started for, to
+	// another process, as it stands in the record. No queue is started then.
+	Leave()
 	// State is what the device has to remember beside the features when another
 	// process goes on with it: the driver's choices in the configuration space.
 	State() uint64

@@ -203,6 +203,7 @@ func (d *fakeDevice) Adopt(*Record) {
 	}
 }
 
+func (d *fakeDevice) Leave()               {}
 func (d *fakeDevice) State() uint64        { return 0 }
 func (d *fakeDevice) Restore(uint64) error { return nil }
 

@@ -134,11 +134,12 @@ func (s *Session) runPlain(m *Message) error {
 
 // end gives everything back. What was suspended stays where it is kept.
 func (s *Session) end() {
-	if s.keep != nil && !s.suspended.Load() {
+	leaves := s.suspended.Load()
+	if s.keep != nil && !leaves {
 		s.forget()
 	}
 	switch {
-	case s.suspended.Load():
+	case leaves:
 		s.doing = "the hand-over to the next process"
 	case s.closed.Load():
 		s.doing = "the end of the daemon"
@@ -149,13 +150,18 @@ func (s *Session) end() {
 	s.dev.Watch(nil)
 	s.closeBack()
 	s.endTransfer()
-	s.dev.Adopt(nil) // rings that run may wait for what was in flight in some that never came
+	if !leaves {
+		s.dev.Adopt(nil) // rings that run may wait for what was in flight in some that never came
+	}
 	for i := range s.rings {
 		s.pause(i)
 		r := &s.rings[i]
 		for _, f := range []**FD{&r.kick, &r.call, &r.err} {
 			s.drop(f)
 		}
+	}
+	if leaves {
+		s.dev.Leave() // what was in flight in those is the next process's
 	}
 	s.freeRegions(s.regions)
 	s.regions, s.mem = nil, nil

@@ -120,6 +120,16 @@ func (d *Device) Reset() {
 	d.Blk.Reset()
 }
 
+// Leave implements vhostuser.Device.
+func (d *Device) Leave() {
+	for i, marks := range d.claimed {
+		for _, m := range marks {
+			backend.Unclaim(d.disk, m)
+		}
+		delete(d.claimed, i)
+	}
+}
+
 // disown gives up what was claimed for queues that were not started, and says whether
 // there was something.
 func (d *Device) disown() (some bool) {

@@ -1,0 +1,136 @@
+package daemon
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/driver"
+)
+
+// A shelf is a fd store of one session.
+type shelf map[string]int
+
+func (s shelf) keep() *vhostuser.Keep { return &vhostuser.Keep{Put: s.put, Drop: s.drop} }
+
+func (s shelf) put(name string, fd int) (err error) {
+	s[name], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	return err
+}
+
+func (s shelf) drop(name string) {
+	_ = unix.Close(s[name])
+	delete(s, name)
+}
+
+// take is what the store gives to the next process.
+func (s shelf) take(t *testing.T) vhostuser.Kept {
+	t.Helper()
+	k := vhostuser.Kept{}
+	for name, fd := range s {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k[name] = vhostuser.NewFD(n)
+	}
+	return k
+}
+
+// keptGuest is a front-end whose session is kept in s. Its queues are stopped, and it has
+// given the daemon a record with an append in flight in queue 1 (leftBehind).
+func keptGuest(r *rig, s shelf) (*guest, *vhostuser.Record) {
+	r.t.Helper()
+	far, near := socketPair(r.t)
+	r.session = vhostuser.NewSession(far, r.dev, vhostuser.Options{Keep: s.keep()})
+	ended := make(chan error, 1)
+	go func() { ended <- r.session.Run() }()
+	client, err := frontend.New(near)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	d, err := frontend.Open(client, frontend.Options{})
+	if err != nil {
+		r.t.Fatalf("%v\n%s", err, r.book)
+	}
+	g := &guest{Disk: d, r: r, ended: ended}
+	if _, err := g.Queue(0).Stop(); err != nil {
+		r.t.Fatal(err)
+	}
+	rec := leftBehind(r.t.(*testing.T), r)
+	setInflight(g, rec)
+	return g, rec
+}
+
+// A write that was in flight when a daemon died, in a queue that the front-end has not
+// started yet, is not given up when the next daemon hands over to yet another one: that
+// one keeps its place, in an image that was closed in good order.
+func TestHandOverLeavesClaims(t *testing.T) {
+	r, s := zonedRig(t, smallZones, 2), shelf{}
+	g, rec := keptGuest(r, s)
+	mark := rec.Ring(1).Mark(5)
+	was := mark[0]
+	r.session.Suspend()
+	if err := <-g.ended; err != nil {
+		t.Fatal(err)
+	}
+	if mark[0] != was {
+		t.Errorf("the next daemon finds the mark %#x, and it was %#x", mark[0], was)
+	}
+	r.close()
+	next := newRig(t, r.path, 2)
+	session, err := vhostuser.ResumeSession(s.take(t), next.dev, vhostuser.Options{Keep: s.keep()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mark[0] != was || len(next.dev.claimed[1]) != 1 {
+		t.Errorf("the next daemon makes the mark %#x, and it was %#x; its claims: %v", mark[0], was, next.dev.claimed)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- session.Run() }()
+	if err := g.Queue(0).Start(0); err != nil {
+		t.Fatal(err)
+	}
+	at, err := g.Queue(0).Append(pattern(4096, 1), smallZones.ZoneSectors)
+	if err != nil || at != smallZones.ZoneSectors+8 {
+		t.Errorf("an append beside it is at sector %d, %v", at, err)
+	}
+	if err := errors.Join(g.Close(), <-ended); err != nil {
+		t.Error(err)
+	}
+	if len(s) != 0 {
+		t.Errorf("still kept: %v", s)
+	}
+}
+
+// A hand-over does not wait for ever for such a write, where something that is to be
+// answered first waits for it.
+func TestHandOverWithSomethingBehindAClaim(t *testing.T) {
+	r, s := zonedRig(t, smallZones, 2), shelf{}
+	r.dev.patience = time.Millisecond
+	g, _ := keptGuest(r, s)
+	if err := g.Queue(0).Start(0); err != nil {
+		t.Fatal(err)
+	}
+	reset := send(g, driver.TypeZoneReset, smallZones.ZoneSectors, 0)
+	read := send(g, driver.TypeIn, 0, 4096)
+	done := make([]*frontend.Request, 2)
+	if n, err := g.Queue(0).Wait(done); n != 1 || err != nil || done[0] != read {
+		t.Fatalf("%d are done, %v: the reset did not wait", n, err)
+	}
+	r.session.Suspend()
+	if err := <-g.ended; err != nil {
+		t.Fatal(err)
+	}
+	if n, err := g.Queue(0).Wait(done); n != 1 || err != nil || done[0] != reset || reset.Status != driver.StatusOK {
+		t.Errorf("%d are done, %v", n, err)
+	}
+	for name := range s {
+		s.drop(name)
+	}
+	_ = g.Abandon()
+}
