@@ -2,7 +2,9 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -167,5 +169,26 @@ func TestUnfitOptions(t *testing.T) {
 				t.Errorf("status %d:\n%s", status, p.logged())
 			}
 		})
+	}
+}
+
+// Ctrl-C is sent to all processes of the terminal's foreground: the daemon hears of it once,
+// from its keeper, and finishes what is in flight.
+func TestInterruptFromTheTerminal(t *testing.T) {
+	imageHere(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "keeper", "--", self, "serve", "--socket-path=s", "--blk-file=disk.zvh")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p := launch(t, cmd, nil)
+	p.until("serving disk.zvh on s")
+	dial(t, "s")
+	if err := unix.Kill(-cmd.Process.Pid, unix.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if status := p.wait(); status != exitOK || strings.Contains(p.logged(), "again") {
+		t.Errorf("status %d:\n%s", status, p.logged())
 	}
 }

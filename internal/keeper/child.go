@@ -43,7 +43,10 @@ func (s *store) command(self, args []string) (cmd *exec.Cmd, done func(), err er
 	cmd.Args[0] = os.Args[0]
 	// A keeper that is killed takes the child along: one that nobody keeps would hold
 	// the image against the keeper that is started next.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGINT}
+	//
+	// It has a process group of its own: Ctrl-C on a terminal is the keeper's to pass on,
+	// and a second one to the child would be to end at once.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGINT, Setpgid: true}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(plainEnviron(), "NOTIFY_SOCKET="+s.addr, "FDSTORE="+strconv.Itoa(capacity))
 	cmd.ExtraFiles = files
