@@ -56,7 +56,7 @@ type driveZone struct {
 	mu    sync.Mutex // guards what follows; never held across I/O
 	busy  bool       // an I/O is in flight that has the zone to itself
 	since uint64     // how often the drive had been asked when busy last changed
-	stale bool       // word may be wrong, and could not be read again
+	stale bool       // word may be wrong: the drive has to be asked first
 	stand bool       // a lane has the line begin to move with its next Start
 	line  reqList    // who waits for the zone, first come first served
 	// What is to be finished before anything else: marks whose requests have not
@@ -160,6 +160,9 @@ func (d *drive) take(zones []kernelZone) {
 		z := &d.zones[i]
 		z.typ, z.sectors, z.capSecs = k.typ, k.length, k.capacity
 		z.word.Store(uint64(k.entry(i)))
+		// A guest may have opened it in the time of another daemon. To ask the drive
+		// about all such zones now would take as long as a report of all of it does.
+		z.stale = k.state == condUnwritten
 	}
 	d.faults.refuse = "a real drive has faults of its own: they can be asked of images and ordinary disks"
 }

@@ -27,6 +27,8 @@ type fakeDevice struct {
 	ops   []engine.Op // that were carried out
 	moves int         // how many of them could change a zone
 	gone  bool
+	// cached says that it has a cached report, with what Linux 6.19 to 7.3 put there.
+	cached bool
 }
 
 // A fakeDrive is a drive over a fakeDevice.
@@ -62,9 +64,7 @@ func openFakeDrive(t tb, g Geometry, dev *fakeDevice, w *Window, readOnly bool) 
 	}
 	f := os.NewFile(uintptr(fd), "device")
 	d := &drive{f: f, path: "fake"}
-	b := make([]byte, engine.ZoneReportBytes+len(dev.m.Zones)*engine.ZoneBytes)
-	dev.report(b, 0)
-	all, err := decodeZones(b)
+	all, err := reportZones(dev.ask, g.CapacitySectors, true)
 	if err == nil {
 		all, err = d.cut(all, w)
 	}
@@ -280,6 +280,23 @@ func (v *fakeDevice) report(b []byte, sector uint64) {
 		}
 		ne.PutUint64(e[32:], z.Capacity)
 	}
+}
+
+// ask implements reporter.
+func (v *fakeDevice) ask(sector uint64, b []byte, cached bool) error {
+	if cached && !v.cached {
+		return unix.ENOTTY
+	}
+	v.report(b, sector)
+	for e := b[engine.ZoneReportBytes:]; cached && len(e) >= engine.ZoneBytes; e = e[engine.ZoneBytes:] {
+		switch s := ZoneState(e[25]); {
+		case s.isActive() && binary.NativeEndian.Uint64(e[16:]) > binary.NativeEndian.Uint64(e):
+			e[25] = uint8(condActive)
+		case s.isActive():
+			e[25] = uint8(Empty)
+		}
+	}
+	return nil
 }
 
 // A written is one write that a device was sent, in sectors from its start.

@@ -25,8 +25,13 @@ type kernelZone struct {
 	state                       ZoneState
 }
 
-// condActive is BLK_ZONE_COND_ACTIVE: open or closed, in a cached report.
-const condActive ZoneState = 0xff
+// What a cached report leaves open, beside the states that zones have.
+const (
+	condActive ZoneState = 0xff // BLK_ZONE_COND_ACTIVE: open or closed
+	// condUnwritten is our own: the kernel says empty, and knows nothing of zones that
+	// were opened and have not been written (Linux 6.19 to 7.3).
+	condUnwritten ZoneState = 0xfe
+)
 
 // decodeZones reads a struct blk_zone_report. It fails when the kernel speaks of
 // zones as no kernel that is known does.
@@ -85,8 +90,11 @@ func (z *kernelZone) entry(i int) word {
 		written = 0
 	}
 	s := z.state
-	if s == condActive {
+	switch s {
+	case condActive:
 		s = Closed
+	case condUnwritten:
+		s = Empty
 	}
 	return pack(i, s, written)
 }
@@ -109,8 +117,8 @@ func reporterOf(fd int) reporter {
 const reportChunk = 1<<20/engine.ZoneBytes - 1
 
 // reportZones reads all zones of a device of so many sectors. With cached it takes
-// the kernel's own knowledge, where the kernel shares that: it is faster, but a zone
-// that was opened and has not been written is empty to Linux 7.3.
+// the kernel's own knowledge, where the kernel shares that: it is faster, but leaves
+// open which zones without data are open: condUnwritten.
 func reportZones(ask reporter, sectors uint64, cached bool) ([]kernelZone, error) {
 	var all []kernelZone
 	b := make([]byte, engine.ZoneReportBytes+reportChunk*engine.ZoneBytes)
@@ -125,7 +133,7 @@ func reportZones(ask reporter, sectors uint64, cached bool) ([]kernelZone, error
 		}
 		zones, err := decodeZones(b)
 		if err == nil && cached {
-			err = settleActive(ask, zones)
+			err = settleCached(ask, zones)
 		}
 		if err != nil {
 			return nil, err
@@ -144,10 +152,16 @@ func reportZones(ask reporter, sectors uint64, cached bool) ([]kernelZone, error
 	return all, nil
 }
 
-// settleActive asks the device for the states that a cached report leaves open,
-// from the first such zone to the last in one go: they tend to be neighbours, and
-// are few where the device has a limit.
-func settleActive(ask reporter, zones []kernelZone) error {
+// settleCached asks the device for the states of active zones that a cached report
+// leaves open, from the first such zone to the last in one go: they tend to be
+// neighbours, and are few where the device has a limit. Those without data are not
+// few: of a new drive, all. They are asked about when somebody comes for them.
+func settleCached(ask reporter, zones []kernelZone) error {
+	for i := range zones {
+		if zones[i].state == Empty {
+			zones[i].state = condUnwritten
+		}
+	}
 	open := func(z kernelZone) bool { return z.state == condActive }
 	first := slices.IndexFunc(zones, open)
 	if first < 0 {

@@ -9,25 +9,25 @@ var zoneCodes = [numOps]engine.Code{
 // manage gets a zone management request on one zone in line.
 func (d *drive) manage(r *Request) {
 	i := int(r.Sector >> d.rules.shift)
-	switch {
-	case r.Sector >= d.info.CapacitySectors || d.conventional(i) || d.rules.offset(r.Sector) != 0:
+	if r.Sector >= d.info.CapacitySectors || d.conventional(i) || d.rules.offset(r.Sector) != 0 {
 		d.fail(r, ErrZoneInvalid)
-	case d.info.ReadOnly:
-		if err := frozen(r.Op, d.entry(i)); err != nil {
-			d.fail(r, err)
-			return
-		}
-		r.lane.finish(r, nil)
-	default:
-		r.zone = int32(i)
-		d.enter(r)
+		return
 	}
+	r.zone = int32(i)
+	d.enter(r)
 }
 
 // admitManage says whether zone z, whose lock is held, allows r; done if there is
 // nothing to do for it.
 func (d *drive) admitManage(z *driveZone, r *Request) (done bool, err error) {
 	w := word(z.word.Load())
+	switch {
+	case d.info.ReadOnly:
+		return true, frozen(r.Op, w)
+	case w.state() == Empty && r.wasEmptying():
+		r.Mark.done(0)
+		return !r.Stable, nil // or reset once more, durably
+	}
 	to, err := transition(w.state(), events[r.Op], w.written() != 0)
 	return err == nil && to == w.state() && !r.Stable, err
 }
@@ -37,7 +37,7 @@ func (d *drive) issueManage(r *Request) {
 	start := uint64(r.zone) << d.rules.shift
 	r.step = stepManageDone
 	r.io.Code, r.io.FD = zoneCodes[r.Op], int(d.f.Fd())
-	if w := d.entry(int(r.zone)); r.Op == OpClose && w.state().isOpen() && w.written() == 0 {
+	if w := d.entry(int(r.zone)); r.Op == OpClose && w.written() == 0 && w.state() != Closed {
 		r.io.Code = engine.ZoneReset // to be empty; some drives would have it closed
 		r.Mark.emptying(start)
 	}

@@ -100,6 +100,20 @@ func (d *drive) forgo(m *Mark, i int, lane *Lane) {
 	d.run(next, lane)
 }
 
+// emptied implements marker. Whether the zone is empty the drive may have to be asked,
+// so it is looked at when the close comes: admitManage.
+func (d *drive) emptied(*Mark, uint64) {}
+
+// wasEmptying says that r is a close which another daemon was about to make its zone
+// empty with: where that is empty, r is done.
+func (r *Request) wasEmptying() bool {
+	if r.Op != OpClose || r.Mark == nil {
+		return false
+	}
+	was := r.Mark.load()
+	return was.what == markEmptying && was.sector == r.Sector
+}
+
 // disown implements marker.
 func (d *drive) disown(m *Mark) {
 	if c, ok := d.claimed(m); ok {
@@ -125,6 +139,8 @@ func (d *drive) resume(r *Request) {
 	case markDone:
 		r.AppendSector = was.sector
 		d.stable(r)
+	case markEmptying:
+		d.submit(r)
 	default:
 		d.fail(r, ErrIO)
 	}

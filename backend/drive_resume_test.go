@@ -15,15 +15,16 @@ import (
 // was, once.
 func TestDriveResumesWrites(t *testing.T) {
 	for seed := range uint64(300) {
-		if err := resumeDrive(t, rand.New(rand.NewPCG(seed, 1))); err != nil {
+		if err := resumeDrive(t, rand.New(rand.NewPCG(seed, 1)), seed%2 == 0); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 	}
 }
 
-func resumeDrive(t *testing.T, rng *rand.Rand) error {
+func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 	g := small
 	before := newFakeDrive(t, g, nil, nil)
+	before.dev.cached = cached
 	e := &fakeEngine{dev: before.dev, hold: func(op *engine.Op) bool { return op.Code == engine.Writev }}
 	lane, err := NewLane(func(func()) (engine.Engine, error) { return e, nil })
 	if err != nil {
@@ -113,6 +114,68 @@ func resumeDrive(t *testing.T, rng *rand.Rand) error {
 		}
 	}
 	return late.Err
+}
+
+// What the kernel knows of a drive says empty of zones that a guest has opened and not
+// written. The daemon that comes after one that died, or that ended, has it from the
+// drive before it decides anything about them, and asks nothing when it starts.
+func TestDriveRemembersOpenZones(t *testing.T) {
+	open := map[int]ZoneState{2: ExpOpen, 3: ExpOpen, 4: ExpOpen}
+	again := func(readOnly bool) (*fakeDrive, *client) {
+		d := newFakeDrive(t, small, open, nil)
+		d.dev.cached = true
+		d.dev.ops = nil
+		d = openFakeDrive(t, small, d.dev, nil, readOnly)
+		if n := len(d.dev.ops); n > 0 {
+			t.Errorf("%d zones were looked at", n)
+		}
+		return d, newClient(t, d)
+	}
+	d, c := again(false)
+	c.want(c.zoneOp(OpReset, 3*128), nil)
+	c.want(c.zoneOp(OpClose, 256), nil)
+	c.want(c.zoneOp(OpClose, 256), ErrZoneInvalid)
+	c.want(c.zoneOp(OpClose, 5*128), ErrZoneInvalid)
+	c.want(c.write(4*128, pattern('a', 512)), nil)
+	for i, s := range map[int]ZoneState{2: Empty, 3: Empty, 4: ExpOpen, 5: Empty} {
+		if is := ZoneState(d.dev.m.Zones[i].State); is != s {
+			t.Errorf("zone %d of the drive is %v, want %v", i, is, s)
+		}
+		if w := d.entry(i); w.state() != s {
+			t.Errorf("zone %d is %v, want %v", i, w.state(), s)
+		}
+	}
+
+	d, c = again(false)
+	c.want(c.zoneOp(OpResetAll, 0), nil)
+	if s := ZoneState(d.dev.m.Zones[3].State); s != Empty {
+		t.Errorf("a reset of all has left zone 3 %v", s)
+	}
+
+	// A close that was under way: of one zone it was done, of the other it was not.
+	d, c = again(false)
+	d.dev.set(3, Empty)
+	for i, stable := range []bool{false, true, false} {
+		sector := uint64(2+i%2) * 128
+		m := new(Mark)
+		m.emptying(sector)
+		Claim(d, Run(d), []*Mark{m})
+		r := request(OpClose, sector, nil)
+		r.Stable = stable
+		c.want(c.resume(r, m), nil)
+		wantMark(t, m, markDone)
+		if s := ZoneState(d.dev.m.Zones[2+i%2].State); s != Empty {
+			t.Errorf("zone %d was closed, and is %v", 2+i%2, s)
+		}
+	}
+	other := new(Mark)
+	other.emptying(3 * 128)
+	Claim(d, Run(d), []*Mark{other})
+	c.want(c.resume(request(OpClose, 256, nil), other), ErrZoneInvalid) // not the request that it was
+
+	_, c = again(true)
+	c.want(c.zoneOp(OpOpen, 256), nil) // it is open
+	c.want(c.zoneOp(OpOpen, 5*128), ErrZoneInvalid)
 }
 
 // What is claimed and never comes does not keep the zone; what cannot be is

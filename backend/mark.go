@@ -96,6 +96,7 @@ type marker interface {
 	user() uint64
 	renew() error
 	reserve(m *Mark)
+	emptied(m *Mark, sector uint64) // m is that of a close which made the zone at sector empty, or was about to
 	disown(m *Mark)
 	unclaim(m *Mark)
 	resume(r *Request)
@@ -163,21 +164,13 @@ func Claim(d Disk, run uint64, marks []*Mark) {
 			switch {
 			case ok && run != k.user():
 				m.failed()
-			case ok && emptied(d, was.sector):
-				m.done(0)
+			case ok:
+				k.emptied(m, was.sector)
 			default:
 				m.Clear()
 			}
 		}
 	}
-}
-
-// emptied says whether the zone at sector is empty. A mark may stand in memory that a
-// front-end can write to.
-func emptied(d Disk, sector uint64) bool {
-	info := d.Info()
-	return info.Zoned != nil && sector < info.CapacitySectors &&
-		d.ReportZone(int(sector/info.Zoned.ZoneSectors)).State == Empty
 }
 
 // Release gives up what Claim has kept for m, if anything: no request will come

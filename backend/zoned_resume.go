@@ -147,6 +147,15 @@ func (d *zoned) join(z *zone, i int, r *Request) bool {
 	return true
 }
 
+// emptied implements marker. A mark may stand in memory that a front-end can write to.
+func (d *zoned) emptied(m *Mark, sector uint64) {
+	if sector < d.zinfo.CapacitySectors && d.entry(int(sector>>d.shift)).state() == Empty {
+		m.done(0)
+		return
+	}
+	m.Clear()
+}
+
 // claimed takes back what was claimed for m; nil when nothing was.
 func (d *zoned) claimed(m *Mark) *Request {
 	d.claims.mu.Lock()
