@@ -88,7 +88,7 @@ func (d *drive) reread(r *Request) {
 			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != ZoneConventional && m.end <= landed || plantMerged && m != r {
 				return nil
 			}
-			return d.verdict(m.zone, r.cause)
+			return d.verdict(m.Op, m.zone, r.cause)
 		})
 	}
 }
@@ -108,9 +108,10 @@ func landedIn(w word, tried [2]uint64) uint64 {
 }
 
 // verdict is the error of a request that failed with cause, now that its zone
-// has been looked at: one that turned read-only or offline says so.
-func (d *drive) verdict(zone int32, cause error) error {
-	if s := d.entry(int(zone)).state(); s == ReadOnly || s == Offline {
+// has been looked at: one that turned read-only or offline says so, but for reads,
+// which a read-only zone allows.
+func (d *drive) verdict(op Op, zone int32, cause error) error {
+	if s := d.entry(int(zone)).state(); s == ReadOnly && op != OpRead || s == Offline {
 		return fmt.Errorf("%w: the zone is %v by now: %w", ErrZoneInvalid, s, cause)
 	}
 	return driveError(cause)
@@ -173,7 +174,7 @@ func (d *drive) reported(r *Request) {
 		z.mu.Unlock()
 	}
 	if r.Op != OpReport {
-		d.fail(r, d.verdict(r.zone, r.cause))
+		d.fail(r, d.verdict(r.Op, r.zone, r.cause))
 		return
 	}
 	r.lane.detours--

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"testing"
 
@@ -283,6 +284,29 @@ func TestDriveZonesFail(t *testing.T) {
 			d.dev.set(3, Empty)
 			c.wantZone(3, Empty, 0)
 			c.want(c.write(3*128, pattern('c', 512)), nil)
+		}
+	}
+}
+
+// Read-only zones can be read: what the drive fails to read there is a medium error,
+// and no request that the zone's state does not allow.
+func TestDriveReadFailsInReadOnlyZone(t *testing.T) {
+	for s, want := range map[ZoneState]error{ReadOnly: ErrIO, Offline: ErrZoneInvalid, Closed: ErrIO} {
+		for _, reported := range []bool{false, true} {
+			d := newFakeDrive(t, small, nil, nil)
+			c := newClient(t, d)
+			c.want(c.write(256, pattern('a', 4096)), nil)
+			c.want(c.write(384, pattern('a', 4096)), nil)
+			d.dev.set(2, s)
+			if reported {
+				c.wantZone(2, s, map[ZoneState]uint64{ReadOnly: 8, Closed: 8}[s])
+			}
+			d.dev.failing(engine.Readv, 0, unix.EIO)
+			err := c.do(request(OpRead, 256, make([]byte, 512)))
+			c.want(err, want)
+			if errors.Is(err, ErrZoneInvalid) && s != Offline {
+				t.Errorf("a read in a zone that is %v: %v", s, err)
+			}
 		}
 	}
 }
