@@ -311,6 +311,35 @@ func TestDriveReadFailsInReadOnlyZone(t *testing.T) {
 	}
 }
 
+// Of a read-only zone all that can have been written is read from the drive, and
+// nothing above: a zone reads as zeroes there, and not every drive lets one.
+func TestDriveReadsReadOnlyZoneToItsCapacity(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c := newClient(t, d)
+	for i := range uint64(3) {
+		c.want(c.write(256+32*i, pattern('a', 32*512)), nil)
+	}
+	d.dev.set(2, ReadOnly)
+	c.wantZone(2, ReadOnly, 96)
+	d.dev.ops = nil
+	if got := c.read(256+88, 16*512); !bytes.Equal(got, append(pattern('a', 8*512), make([]byte, 8*512)...)) {
+		t.Error("across the capacity something else is read")
+	}
+	if got := c.read(256+96, 32*512); !bytes.Equal(got, make([]byte, 32*512)) {
+		t.Error("above the capacity there are no zeroes")
+	}
+	if ops := d.dev.ops; len(ops) != 1 || ops[0].Off != (256+88)<<SectorShift || ops[0].Len != 8<<SectorShift {
+		t.Errorf("the drive was asked for %+v", ops)
+	}
+	// Conventional zones have no capacity, and reads go over several of them.
+	d.dev.set(0, ReadOnly)
+	c.wantZone(0, ReadOnly, 0)
+	c.want(c.write(128, pattern('c', 512)), nil)
+	if got := c.read(127, 1024); !bytes.Equal(got[512:], pattern('c', 512)) {
+		t.Error("behind a read-only conventional zone something else is read")
+	}
+}
+
 // A write in flight when a report finds its zone out of service.
 func TestDriveZoneFailsUnderWrite(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)

@@ -18,7 +18,7 @@ func (d *drive) read(r *Request) {
 		r.lane.finish(r, nil)
 		return
 	case d.entry(int(r.Sector>>d.rules.shift)).state() == ReadOnly:
-		written = r.Bytes // its write pointer is nothing to go by
+		written = d.readable(r) // its write pointer is nothing to go by
 	}
 	iov, err := r.zeroBehind(written)
 	if err != nil || written == 0 {
@@ -29,6 +29,16 @@ func (d *drive) read(r *Request) {
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, int(d.f.Fd()), false
 	r.io.Off, r.io.Len, r.io.Iov = d.offset(r.Sector), int64(written), iov
 	r.lane.move(r, d.reach)
+}
+
+// readable is how many bytes of r, a read, can have been written.
+func (d *drive) readable(r *Request) uint64 {
+	z := &d.zones[r.Sector>>d.rules.shift]
+	if z.typ == ZoneConventional {
+		return r.Bytes
+	}
+	off := d.rules.offset(r.Sector)
+	return min(r.Bytes, (max(z.capSecs, off)-off)<<SectorShift)
 }
 
 func (d *drive) readDone(r *Request) {
