@@ -284,3 +284,48 @@ func TestResetAllGoesOn(t *testing.T) {
 	c.wantZone(3, Empty, 0)
 	closeDisk(t, d, path)
 }
+
+// A mark may stand in memory that a front-end can write to, or be another daemon's,
+// that could write: what it says of requests that are not so ends with an error.
+func TestDoneMarksThatCannotBe(t *testing.T) {
+	path := newImage(t, small)
+	done := func(sector uint64) *Mark {
+		m := new(Mark)
+		m.done(sector)
+		return m
+	}
+	stable := func(r *Request, ranges ...Range) *Request {
+		r.Stable, r.Ranges = true, ranges
+		return r
+	}
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	erase := stable(request(OpSecureErase, 1<<40, nil), Range{Sector: 1 << 40, Sectors: 1 << 20})
+	c.want(c.resume(erase, done(256)), ErrIO) // nobody marks it like that
+	c.want(c.resume(stable(request(OpReset, 256, nil)), done(0)), nil)
+	closeDisk(t, d, path)
+
+	d, err := Open(path, Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = newClient(t, d)
+	for _, op := range []Op{OpAppend, OpReset} {
+		c.want(c.resume(request(op, 256, nil), done(256)), nil)
+		c.want(c.resume(stable(request(op, 256, nil)), done(256)), ErrReadOnly)
+	}
+	for _, op := range []Op{OpWrite, OpClose, OpFinish, OpResetAll, OpSecureErase, OpFlush} {
+		for _, m := range []*Mark{inFlightAt(256, 8), done(256), new(Mark)} {
+			if m.load().what == markNone {
+				m.past(0, 3)
+			}
+			Claim(d, Run(d), []*Mark{m})
+			if err := c.resume(stable(request(op, 256, pattern('a', 4096))), m); err == nil {
+				t.Errorf("%v, with the mark %+v: done", op, m.load())
+			}
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -199,12 +199,24 @@ func (d *zoned) resume(r *Request) {
 	case markAt:
 		d.readmit(r, was)
 	case markDone:
-		r.AppendSector = was.sector
-		d.finish(r, nil)
+		d.wasDone(r, was)
 	case markPast:
 		d.goOn(r, was)
 	default:
 		d.fail(r, ErrIO)
+	}
+}
+
+// wasDone answers r, which another daemon was done with.
+func (d *zoned) wasDone(r *Request, was mark) {
+	switch {
+	case r.Op == OpSecureErase: // it is marked past zones: this is somebody else's mark
+		d.fail(r, ErrIO)
+	case r.Stable && d.img.readOnly: // it may not be durable, and will not be made so here
+		d.fail(r, ErrReadOnly)
+	default:
+		r.AppendSector = was.sector
+		d.finish(r, nil)
 	}
 }
 
