@@ -219,7 +219,7 @@ type Disk interface {
 	// Faults are what is to go wrong on this disk.
 	Faults() *Faults
 	// Close ends the disk: no request may be in flight. What was written is
-	// synced, and the image marked clean.
+	// synced, and the image marked clean. What Claim keeps is left as it is marked.
 	Close() error
 
 	submit(r *Request) // admits r: it ends on r.lane, now or later

@@ -329,3 +329,44 @@ func TestDoneMarksThatCannotBe(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A disk is closed while there are claims that nobody has come for: the session goes on
+// in another process, which finds them as this one did.
+func TestCloseLeavesClaims(t *testing.T) {
+	path := newFastImage(t, small)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	c.want(c.write(4*128, pattern('o', 88*512)), nil)
+	// Behind one of them others write; one is all of its zone; one was to fill it.
+	behind, alone, last := inFlightAt(256, 8), inFlightAt(384, 8), inFlightAt(4*128+88, 4)
+	marks := []*Mark{behind, alone, last}
+	Claim(d, Run(d), marks)
+	if at, err := c.append(256, pattern('b', 4096)); err != nil || at != 256+8 {
+		t.Fatalf("an append meanwhile: at %d, %v", at, err)
+	}
+	if at, err := c.append(4*128, pattern('b', 2048)); err != nil || at != 4*128+92 {
+		t.Fatalf("an append meanwhile: at %d, %v", at, err)
+	}
+	closeDisk(t, d, path)
+
+	d = openDisk(t, path)
+	c = newClient(t, d)
+	c.wantZone(2, ImpOpen, 16)
+	c.wantZone(3, Empty, 0)
+	c.wantZone(4, Full, 96)
+	for _, m := range marks {
+		wantMark(t, m, markAt)
+	}
+	Claim(d, Run(d), marks)
+	c.want(c.resume(request(OpAppend, 256, pattern('a', 4096)), behind), nil)
+	c.want(c.resume(request(OpWrite, 384, pattern('a', 4096)), alone), nil)
+	c.want(c.resume(request(OpAppend, 4*128, pattern('a', 2048)), last), nil)
+	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern('a', 4096), pattern('b', 4096)...)) {
+		t.Error("zone 2 holds something else")
+	}
+	if got := c.read(4*128+88, 4096); !bytes.Equal(got, append(pattern('a', 2048), pattern('b', 2048)...)) {
+		t.Error("zone 4 holds something else")
+	}
+	c.wantZone(3, ImpOpen, 8)
+	closeDisk(t, d, path)
+}

@@ -122,6 +122,7 @@ func (d *zoned) Close() error {
 		return d.img.close()
 	}
 	d.com.stop() // from here on its state and the zones' are ours
+	d.leaveClaims()
 	var again []uint32
 	for i := range d.zones {
 		if d.zones[i].gated {

@@ -3,6 +3,7 @@ package backend
 import (
 	"encoding/binary"
 	"fmt"
+	"runtime/debug"
 	"slices"
 
 	"github.com/zvhost/zvhost/internal/failpoint"
@@ -190,6 +191,19 @@ func (d *zoned) giveUp(r *Request) {
 	// write had left, which nobody was promised anything about.
 	_ = d.img.store.wipe(d.img.offset(start+r.from), int64(r.Bytes))
 	d.leave(r)
+}
+
+// leaveClaims takes back what nobody has come for before the disk is closed. The marks
+// stay as they are: whoever goes on with the session claims it again.
+func (d *zoned) leaveClaims() {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+	d.claims.mu.Lock()
+	defer d.claims.mu.Unlock()
+	for _, r := range d.claims.of {
+		r.Mark = nil
+		d.giveUp(r)
+	}
+	d.claims.of = nil
 }
 
 // resume implements marker.
