@@ -147,6 +147,7 @@ type Request struct {
 	to     ZoneTarget   // of opSetState
 	from   uint64       // first sector of a write, and the first behind it,
 	end    uint64       // both counted from the zone's start
+	soiled bool         // a write: what it left when it failed could not be cleared
 	again  bool         // drives: another daemon had given it its place
 	turn   uint64       // its turn among the zone's writes; drives: among reports
 	// the zone's list of writes in flight, in the order of their addresses

@@ -31,6 +31,7 @@ type committer struct {
 	work    sync.Cond
 	flushes reqList  // wait for a commit
 	resets  []uint32 // zones whose old data has to go
+	debris  []uint32 // zones with something that failed writes have left
 	erases  reqList  // wait for that, and for a commit
 	closing bool
 
@@ -108,6 +109,14 @@ func (c *committer) reset(i int) {
 	c.mu.Unlock()
 }
 
+// clear makes what failed writes have left in zone i go away, and then opens its gate.
+func (c *committer) clear(i int) {
+	c.mu.Lock()
+	c.debris = append(c.debris, uint32(i))
+	c.work.Signal()
+	c.mu.Unlock()
+}
+
 // erase ends r once the old data of zones that were reset before is gone, durably.
 func (c *committer) erase(r *Request) {
 	r.step = stepEnd
@@ -129,22 +138,26 @@ func (c *committer) stop() {
 func (c *committer) run() {
 	defer close(c.ended)
 	debug.SetPanicOnFault(true) // storeLive
-	var resets []uint32
+	var resets, debris []uint32
 	for {
 		c.mu.Lock()
-		for c.flushes.head == nil && c.erases.head == nil && len(c.resets) == 0 && !c.closing {
+		for c.flushes.head == nil && c.erases.head == nil && len(c.resets) == 0 && len(c.debris) == 0 && !c.closing {
 			c.work.Wait()
 		}
 		flushes, erases := c.flushes, c.erases
 		c.flushes, c.erases = reqList{}, reqList{}
 		resets, c.resets = c.resets, resets[:0]
+		debris, c.debris = c.debris, debris[:0]
 		closing := c.closing
 		c.mu.Unlock()
 
-		idle := flushes.head == nil && erases.head == nil && len(resets) == 0
+		idle := flushes.head == nil && erases.head == nil && len(resets) == 0 && len(debris) == 0
 		c.answer(flushes)
 		if len(resets) > 0 {
 			c.commitResets(resets)
+		}
+		for _, i := range debris {
+			c.d.clearDebris(int(i))
 		}
 		c.answer(erases)
 		if closing && idle {

@@ -120,7 +120,7 @@ func (d *zoned) place(z *zone, i int, to ZoneState, reset bool) error {
 		// Until the reset is durable the old data must stay: a power cut may
 		// bring the old write pointer back. And until it is gone no write may
 		// land. So the guest has its answer now, and the next write waits.
-		z.gated = true
+		z.gated, z.stuck, z.debris = true, false, 0
 		d.com.reset(i)
 	}
 	if !d.publish(z, i) {
@@ -172,10 +172,15 @@ func (d *zoned) queue(z *zone, r *Request) {
 // unstick tries again to make the old data of zone z, whose lock is held, go
 // away.
 func (d *zoned) unstick(z *zone, i int) {
-	if z.stuck {
-		z.stuck = false
+	switch {
+	case !z.stuck:
+		return
+	case z.debris != 0:
+		d.com.clear(i)
+	default:
 		d.com.reset(i)
 	}
+	z.stuck = false
 }
 
 // serve lets those who wait at zone z, whose lock is held, have their turn, as
@@ -202,6 +207,7 @@ func (d *zoned) serve(z *zone, i int) {
 			err = d.put(z, i, r.to)
 		case r.Op == OpWrite || r.Op == OpAppend:
 			if z.gated {
+				d.unstick(z, i)
 				return
 			}
 			r.step = stepIssue
@@ -225,6 +231,14 @@ func (d *zoned) openGate(i int, failed error) {
 	z := &d.zones[i]
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	if failed != nil {
+		failed = fmt.Errorf("%w: the zone's reset could not be completed: %w", ErrIO, failed)
+	}
+	d.open(z, i, failed)
+}
+
+// open is openGate for zone z, whose lock is held, with what those who wait fail with.
+func (d *zoned) open(z *zone, i int, failed error) {
 	if failed == nil {
 		z.gated, z.owed = false, false
 		d.serve(z, i)
@@ -232,7 +246,7 @@ func (d *zoned) openGate(i int, failed error) {
 	}
 	z.stuck, z.owed = true, true
 	for r := z.wait.pop(); r != nil; r = z.wait.pop() {
-		r.step, r.Err = stepEnd, d.errorOf(r, fmt.Errorf("%w: the zone's reset could not be completed: %w", ErrIO, failed))
+		r.step, r.Err = stepEnd, d.errorOf(r, failed)
 		r.lane.post(r)
 	}
 }

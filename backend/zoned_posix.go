@@ -6,10 +6,6 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/zvhost/zvhost/backend/engine"
 )
 
 // zoned is a host-managed zoned disk over an image file.
@@ -53,11 +49,12 @@ type zone struct {
 
 	mu    sync.Mutex // guards what follows; never held across I/O
 	state ZoneState
-	gated bool // reset, and its old data not gone yet: writes wait
+	gated bool // old data stands where the next write goes: writes wait
 	// stuck: the old data could not be made to go away, and the next write tries
 	// again; owed: that was so, and it has not gone away since.
 	stuck, owed bool
-	watch       bool // the committer waits for writes in flight
+	debris      uint64 // up to here failed writes may have left something, 0 for nothing: zoned_scrub.go
+	watch       bool   // the committer waits for writes in flight
 	// next is where the next admitted write goes, done the highest end of a
 	// write that has landed.
 	next, done uint64
@@ -125,7 +122,10 @@ func (d *zoned) Close() error {
 	d.leaveClaims()
 	var again []uint32
 	for i := range d.zones {
-		if d.zones[i].gated {
+		switch z := &d.zones[i]; {
+		case z.debris != 0:
+			d.clearDebris(i)
+		case z.gated:
 			again = append(again, uint32(i))
 		}
 	}
@@ -140,7 +140,7 @@ func (d *zoned) Close() error {
 		// Old data that is still there would show behind writes that are in
 		// flight when the next daemon is killed; recovery clears it.
 		if d.zones[i].gated {
-			err = fmt.Errorf("%w: zone %d was reset, but its old data could not be cleared", ErrIO, i)
+			err = fmt.Errorf("%w: old data in zone %d could not be cleared", ErrIO, i)
 		}
 	}
 	if err != nil {
@@ -197,12 +197,7 @@ func (d *zoned) ioDone(r *Request) {
 	case stepWrite:
 		d.wrote(r)
 	case stepScrub:
-		if r.io.Err == unix.EOPNOTSUPP && r.io.Code == engine.PunchHole {
-			r.io.Code = engine.ZeroRange
-			r.lane.eng.Queue(&r.io)
-			return
-		}
-		d.landed(r)
+		d.scrubbed(r)
 	case stepIssue:
 		d.issue(r)
 	case stepManaged:

@@ -187,9 +187,7 @@ func (d *zoned) unclaim(m *Mark) {
 func (d *zoned) giveUp(r *Request) {
 	start := uint64(r.zone) << d.shift
 	r.Err = d.errorOf(r, ErrIO)
-	// If that fails there is nobody to tell: whoever reads there gets what the
-	// write had left, which nobody was promised anything about.
-	_ = d.img.store.wipe(d.img.offset(start+r.from), int64(r.Bytes))
+	r.soiled = d.img.store.wipe(d.img.offset(start+r.from), int64(r.Bytes)) != nil
 	d.leave(r)
 }
 

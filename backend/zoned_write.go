@@ -141,9 +141,7 @@ func (d *zoned) wrote(r *Request) {
 		return
 	}
 	r.Err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, r.io.Err))
-	r.step = stepScrub
-	r.io.Code, r.io.Iov = engine.PunchHole, nil
-	r.lane.eng.Queue(&r.io)
+	d.scrub(r, r.io.Off, r.io.Len)
 }
 
 // spoilt goes on when a fault has made a write fail, with what it lets land on
@@ -154,11 +152,7 @@ func (d *zoned) spoilt(r *Request) {
 		r.fate.good = 0 // and then it failed indeed
 	}
 	r.Err = d.errorOf(r, r.fate.err)
-	r.step = stepScrub
-	r.io.Code, r.io.Iov = engine.PunchHole, nil
-	r.io.Off = d.img.offset(uint64(r.zone)<<d.shift + r.from + r.fate.good)
-	r.io.Len = int64(r.Bytes - r.fate.good<<SectorShift)
-	r.lane.eng.Queue(&r.io)
+	d.scrub(r, d.img.offset(uint64(r.zone)<<d.shift+r.from+r.fate.good), int64(r.Bytes-r.fate.good<<SectorShift))
 }
 
 // landed takes r out of the writes in flight and moves the write pointer that
@@ -189,6 +183,10 @@ func (d *zoned) leave(r *Request) {
 		z.done = max(z.done, r.end)
 	case r.fate != nil && r.fate.good > 0:
 		z.done = max(z.done, r.from+r.fate.good)
+	}
+	if r.soiled {
+		r.soiled = false
+		z.debris = max(z.debris, r.end)
 	}
 	if z.flyHead == nil {
 		d.settled(z, i)
@@ -221,6 +219,7 @@ func (d *zoned) leave(r *Request) {
 // more: what failed at its end gives its address back.
 func (d *zoned) settled(z *zone, i int) {
 	z.next = z.done
+	z.shut()
 	to := z.state
 	switch {
 	case z.done == d.img.capacity(i):

@@ -1,0 +1,69 @@
+package backend
+
+import (
+	"fmt"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// This file is about what a write leaves behind that failed half way. It is made to go
+// away before the write ends: later ones of the zone may stand behind it. Where that
+// fails too it is debris, and the zone gives no address out again that has some under
+// it: a write there that fails in its turn, or never ends, could let it show below the
+// write pointer. So the zone's gate is shut, as after a reset whose old data is still
+// there, and each write that comes has it tried again. What others have been written
+// behind stays: that address is nobody's again before a reset, which clears it.
+
+// scrub makes n bytes from off on of the file go away, for r, which has failed.
+func (d *zoned) scrub(r *Request, off, n int64) {
+	r.step = stepScrub
+	r.io.Code, r.io.Iov, r.io.Off, r.io.Len = engine.PunchHole, nil, off, n
+	r.lane.eng.Queue(&r.io)
+}
+
+// scrubbed goes on when that is done, or not.
+func (d *zoned) scrubbed(r *Request) {
+	if r.io.Err != nil && r.io.Code == engine.PunchHole { // there are no holes, or not now
+		r.io.Code = engine.ZeroRange
+		r.lane.eng.Queue(&r.io)
+		return
+	}
+	r.soiled = r.io.Err != nil
+	d.landed(r)
+}
+
+// shut shuts the gate of zone z, whose lock is held and which has no writes in flight,
+// where there is debris above its write pointer.
+func (z *zone) shut() {
+	if z.debris <= z.done {
+		z.debris = 0
+		return
+	}
+	z.gated, z.stuck, z.owed = true, true, true
+}
+
+// clearDebris makes what stands above the write pointer of zone i go away, and opens its
+// gate. It is the committer's.
+func (d *zoned) clearDebris(i int) {
+	z := &d.zones[i]
+	z.mu.Lock()
+	from, to := z.done, z.debris
+	z.mu.Unlock()
+	if to == 0 {
+		return // it was reset since
+	}
+	start := uint64(i) << d.shift
+	err := d.img.store.wipe(d.img.offset(start+from), int64(to-from)<<SectorShift)
+	if err != nil {
+		err = fmt.Errorf("%w: what a failed write left in the zone cannot be cleared: %w", ErrIO, err)
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.debris == 0 {
+		return // reset meanwhile, with a gate of its own
+	}
+	if err == nil {
+		z.debris = 0
+	}
+	d.open(z, i, err)
+}
