@@ -244,3 +244,24 @@ func TestTornCopyIsMended(t *testing.T) {
 		closeDisk(t, openDisk(t, path), path)
 	}
 }
+
+// A state block that could not be written may be torn. Who tries again goes there
+// again, for the other one is all that is left.
+func TestStateBlockIsTriedAgain(t *testing.T) {
+	path := newFastImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	c.want(c.flush(), nil)
+	fs.refuse(tearing(d.img.f, 512))
+	for range 2 { // a session begins, and the front-end tries again
+		if _, err := Renew(d); err == nil {
+			t.Error("renewed")
+		}
+	}
+	kill(t, d, fs)
+	d = openDisk(t, path).(*zoned)
+	c = newClient(t, d)
+	c.wantZone(2, ImpOpen, 8)
+	closeDisk(t, d, path)
+}

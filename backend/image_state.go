@@ -126,11 +126,18 @@ func checkSeq(seq uint64, odd bool) error {
 	return nil
 }
 
-// write makes s the newest state, over the older of the two copies, durably.
+// write makes s the newest state, over the older of the two copies, durably. What
+// failed may have torn that one, so who tries again goes there again, and not over
+// the only copy that is whole.
 func (s *state) write(to store, uuid [16]byte) error {
-	s.seq++
+	next := *s
+	next.seq++
 	// Odd sequence numbers stand in block 0, even ones in block 1.
-	return to.writeStable(s.encode(uuid), stateOff+int64((s.seq+1)%2)*blockBytes)
+	if err := to.writeStable(next.encode(uuid), stateOff+int64((next.seq+1)%2)*blockBytes); err != nil {
+		return err
+	}
+	s.seq = next.seq
+	return nil
 }
 
 // bootID is where the kernel tells one of its runs from the next.
