@@ -29,7 +29,7 @@ func setBoth(t *testing.T, f *os.File, l *layout, ws map[int]word) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img := &image{layout: *l, store: fileStore{int(f.Fd())}, commits: make([]word, len(words)), seqs: seqs}
+	img := &image{layout: *l, store: fileStore{fd: int(f.Fd())}, commits: make([]word, len(words)), seqs: seqs}
 	for i, w := range ws {
 		words[i] = w
 		setLive(t, f, i, w)

@@ -194,7 +194,7 @@ func setStates(t tb, path string, zones map[int]ZoneState) {
 			binary.LittleEndian.PutUint64(live, uint64(words[i]))
 			patch(t, f, live, liveOff+8*int64(i))
 		}
-		img := &image{layout: *l, store: fileStore{int(f.Fd())}, commits: make([]word, len(words)), seqs: seqs}
+		img := &image{layout: *l, store: fileStore{fd: int(f.Fd())}, commits: make([]word, len(words)), seqs: seqs}
 		if err := img.commit(words, img.allBlocks()); err != nil {
 			t.Fatal(err)
 		}

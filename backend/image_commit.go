@@ -25,9 +25,14 @@ type store interface {
 }
 
 // fileStore is the store of an image that stands in a file.
-type fileStore struct{ fd int }
+type fileStore struct {
+	fd    int
+	syncs int // the same file: see openSyncs
+}
 
-func (s fileStore) sync() error { return engine.Retry(func() error { return unix.Fdatasync(s.fd) }) }
+func (s fileStore) sync() error {
+	return engine.Retry(func() error { return unix.Fdatasync(s.syncs) })
+}
 
 func (s fileStore) writeStable(b []byte, off int64) error {
 	var n int

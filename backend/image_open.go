@@ -32,6 +32,7 @@ type image struct {
 	stateMu sync.Mutex // guards state, once the image is open
 	state   state
 
+	syncs  *os.File // f once more, for syncs: see openSyncs; nil on a read-only image
 	data   int      // what is in the zones is read and written here: f, or
 	direct *os.File // f once more, open for direct I/O
 	reach  reach    // and what memory that takes
@@ -56,15 +57,21 @@ func openImage(path string, o Options) (_ *image, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the image: %w", err)
 	}
-	img := &image{f: f, data: int(f.Fd()), store: fileStore{int(f.Fd())}, path: path, readOnly: o.ReadOnly}
-	if o.wrap != nil {
-		img.store = o.wrap(img.store)
-	}
+	img := &image{f: f, data: int(f.Fd()), path: path, readOnly: o.ReadOnly}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("image %s: %w", path, err), img.release())
 		}
 	}()
+	if mode == os.O_RDWR { // before the lock: it is told of what fails from here on
+		if img.syncs, err = openSyncs(f); err != nil {
+			return nil, err
+		}
+		img.store = fileStore{fd: int(f.Fd()), syncs: int(img.syncs.Fd())}
+	}
+	if o.wrap != nil {
+		img.store = o.wrap(img.store)
+	}
 	if !o.look {
 		if err := lockFile(f, o.ReadOnly); err != nil {
 			return nil, err
@@ -382,8 +389,10 @@ func (img *image) release() error {
 		err = unix.Munmap(img.live)
 		img.live = nil
 	}
-	if img.direct != nil {
-		err = errors.Join(err, img.direct.Close())
+	for _, f := range []*os.File{img.direct, img.syncs} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
 	}
 	return errors.Join(err, unlockFile(img.f), img.f.Close())
 }

@@ -25,7 +25,7 @@ func Repair(path string) (mended []Finding, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the image: %w", err)
 	}
-	r := &repairer{f: f, to: fileStore{int(f.Fd())}}
+	r := &repairer{f: f, to: fileStore{fd: int(f.Fd())}}
 	if err = lockFile(f, false); err == nil {
 		err = r.run()
 	}

@@ -1,0 +1,22 @@
+package backend
+
+import (
+	"fmt"
+	"os"
+)
+
+// openSyncs opens f's file once more, for syncs and nothing else. Data that the
+// kernel could not write back is told of once to each open file description,
+// by the fdatasync or RWF_DSYNC write that comes first, whatever that is about
+// (file_check_and_advance_wb_err in mm/filemap.c). A write that took the news would
+// leave the next flush to say that all is well; here nobody else can take it.
+//
+// It has no lock: that belongs to the description of f.
+func openSyncs(f *os.File) (*os.File, error) {
+	// By its descriptor: its path may be another file by now.
+	syncs, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open it once more, to sync it: %w", err)
+	}
+	return syncs, nil
+}
