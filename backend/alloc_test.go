@@ -41,9 +41,9 @@ func TestNoAllocations(t *testing.T) {
 	for i := range batch {
 		batch[i] = new(Request)
 	}
-	many := func(op Op, sector uint64) {
+	many := func(d Disk, op Op, sector uint64) {
 		for _, r := range batch {
-			r.Op, r.Sector, r.Iov, r.Bytes = op, sector, iov, 4096
+			r.Op, r.Sector, r.Iov, r.Bytes, r.Stable = op, sector, iov, 4096, false
 			c.lane.Submit(d, r)
 		}
 		c.lane.Start()
@@ -61,11 +61,12 @@ func TestNoAllocations(t *testing.T) {
 		"append":              func() { one(d, OpAppend, zone*2) },
 		"write conventional":  func() { one(d, OpWrite, 100) },
 		"flush":               func() { one(d, OpFlush, 0) },
-		"batch of reads":      func() { many(OpRead, zone*3) },
-		"batch of appends":    func() { many(OpAppend, zone*5) },
+		"batch of reads":      func() { many(d, OpRead, zone*3) },
+		"batch of appends":    func() { many(d, OpAppend, zone*5) },
 		"read, ordinary disk": func() { one(plain, OpRead, 0) },
 		"write, ordinary":     func() { one(plain, OpWrite, 8) },
 		"flush, ordinary":     func() { one(plain, OpFlush, 0) },
+		"flushes, ordinary":   func() { many(plain, OpFlush, 0) },
 		"report":              func() { _ = d.ReportZone(3) },
 	} {
 		f()

@@ -49,7 +49,7 @@ func Look(path string, o Options) (Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newAway(p.info), p.f.Close()
+	return newAway(p.info), p.release()
 }
 
 // LetGo stores what d, in which no request is in flight, was given, and closes it, so

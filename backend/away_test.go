@@ -42,7 +42,7 @@ func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
 		}
 		defer r.Close()
 		defer w.Close()
-		d.(*plain).fd = int(w.Fd())
+		d.(*plain).syncFD = int(w.Fd())
 		check(t, path, d, c.flush)
 	})
 	t.Run("plain, an earlier flush failed", func(t *testing.T) {

@@ -137,7 +137,7 @@ type Request struct {
 	io     engine.Op    // the I/O in flight for this request, one at a time
 	clip   []unix.Iovec // part of Iov, when not all of it goes to the file
 	step   step         // what ioDone has to do next
-	batch  reqList      // drives: those whose data moves with this one's
+	batch  reqList      // drives: those whose data moves with this one's; ordinary disks: whose sync is this one's
 	detour *bounce      // memory in the place of that in io.Iov
 	bounce *bounce      // drives: memory in the place of Iov
 	cause  error        // drives: what its I/O failed with
@@ -166,6 +166,8 @@ const (
 	stepIssue                // it waited for its zone and is admitted: write
 	stepRange                // one of Ranges is done
 	stepSync                 // the file is synced
+	stepLead                 // ordinary disks: it waited, and is to lead the next sync
+	stepShared               // the same: a sync that another led has ended
 	stepManaged              // it waited for its zone and has been carried out
 	stepHeld                 // a fault has held its answer back
 	stepResetAll             // it waited for zone number zone: go on behind it

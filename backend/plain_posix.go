@@ -26,15 +26,14 @@ type plain struct {
 
 	faults Faults
 
+	syncs  *os.File // for syncs: see openSyncs; nil on a disk that is only read
+	syncFD int      // its descriptor, or that of f
 	// lost is set once a sync has failed, to its error: see errLost.
 	lost atomic.Pointer[error]
-}
 
-// errLost is what every sync returns after one has failed. The kernel then may
-// have dropped data that guests wrote, and says so only once: the next
-// fdatasync would report that all is well (fsync(2), "EIO").
-func errLost(cause error) error {
-	return fmt.Errorf("an earlier sync failed and may have lost data: %w; restart zvhost to go on with what is on the disk", cause)
+	syncing sync.Mutex // guards what follows; never held across I/O
+	busy    bool       // a sync is under way
+	waiting reqList    // for the next one
 }
 
 // maxRangeSectors bounds one discard or write-zeroes segment: 1 GiB, so that no
@@ -58,11 +57,18 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	}
 	f := p.f
 	p.fd = int(f.Fd())
+	p.syncFD = p.fd
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("disk %s: %w", path, err), f.Close())
+			err = errors.Join(fmt.Errorf("disk %s: %w", path, err), p.release())
 		}
 	}()
+	if mode == os.O_RDWR {
+		if p.syncs, err = openSyncs(f); err != nil {
+			return nil, err
+		}
+		p.syncFD = int(p.syncs.Fd())
+	}
 	if !o.look {
 		if err := lockFile(f, o.ReadOnly); err != nil {
 			return nil, err
@@ -133,13 +139,29 @@ func (p *plain) Faults() *Faults { return &p.faults }
 
 // Close implements Disk.
 func (p *plain) Close() error {
-	var err error
-	if !p.info.ReadOnly {
-		if err = unix.Fdatasync(int(p.f.Fd())); err != nil {
-			err = fmt.Errorf("disk %s: sync: %w", p.f.Name(), err)
-		}
+	err := p.lastSync()
+	if err != nil {
+		err = fmt.Errorf("disk %s: sync: %w", p.f.Name(), err)
 	}
-	return errors.Join(err, unlockFile(p.f), p.f.Close())
+	return errors.Join(err, unlockFile(p.f), p.release())
+}
+
+func (p *plain) lastSync() error {
+	if lost := p.lost.Load(); lost != nil {
+		return errLost(*lost)
+	}
+	if p.info.ReadOnly {
+		return nil
+	}
+	return unix.Fdatasync(p.syncFD)
+}
+
+// release lets the file go as it is.
+func (p *plain) release() (err error) {
+	if p.syncs != nil {
+		err = p.syncs.Close()
+	}
+	return errors.Join(err, p.f.Close())
 }
 
 // submit implements Disk.
@@ -230,51 +252,53 @@ func (p *plain) nextRange(r *Request) {
 	r.lane.eng.Queue(io)
 }
 
-// sync ends r once all that was done before is durable.
-func (p *plain) sync(r *Request) {
-	if lost := p.lost.Load(); lost != nil {
-		p.fail(r, fmt.Errorf("%w: %w", ErrIO, errLost(*lost)))
-		return
-	}
-	r.io.Code, r.io.Off, r.io.Len, r.step = engine.Fdatasync, 0, 0, stepSync
-	r.lane.eng.Queue(&r.io)
-}
-
 // ioDone implements Disk.
 func (p *plain) ioDone(r *Request) {
-	if r.step == stepHeld {
+	switch r.step {
+	case stepHeld:
 		r.lane.finish(r, r.Err)
+	case stepLead:
+		p.lead(r)
+	case stepSync:
+		p.synced(r)
+	case stepShared:
+		p.answer(r)
+	case stepRange:
+		p.rangeDone(r)
+	default:
+		p.moved(r)
+	}
+}
+
+// rangeDone goes on when one of Ranges is done.
+func (p *plain) rangeDone(r *Request) {
+	err := r.io.Err
+	switch {
+	case err == unix.EOPNOTSUPP && r.Op == OpDiscard:
+		err = nil // a discard is advice
+	case err == unix.EOPNOTSUPP && r.io.Code == engine.PunchHole:
+		r.io.Code = engine.ZeroRange // the zeroes are a promise, the space is not
+		r.lane.eng.Queue(&r.io)
 		return
 	}
-	err := r.io.Err
-	if r.step == stepRange {
-		switch {
-		case err == unix.EOPNOTSUPP && r.Op == OpDiscard:
-			err = nil // a discard is advice
-		case err == unix.EOPNOTSUPP && r.io.Code == engine.PunchHole:
-			r.io.Code = engine.ZeroRange // the zeroes are a promise, the space is not
-			r.lane.eng.Queue(&r.io)
-			return
-		}
-		if err == nil {
-			r.seg++
-			p.nextRange(r)
-			return
-		}
-	}
 	if err != nil {
-		if r.step == stepSync {
-			lost := err // of its own, or every err would be allocated
-			p.lost.CompareAndSwap(nil, &lost)
-		}
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, err))
 		return
 	}
-	if r.fate != nil && r.fate.err != nil {
+	r.seg++
+	p.nextRange(r)
+}
+
+// moved goes on when the data of a read or write has been moved, or not.
+func (p *plain) moved(r *Request) {
+	switch {
+	case r.io.Err != nil:
+		p.fail(r, fmt.Errorf("%w: %w", ErrIO, r.io.Err))
+	case r.fate != nil && r.fate.err != nil:
 		p.fail(r, r.fate.err)
-		return
+	default:
+		r.lane.finish(r, nil)
 	}
-	r.lane.finish(r, nil)
 }
 
 func (p *plain) fail(r *Request, err error) {

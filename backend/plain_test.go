@@ -173,7 +173,6 @@ func TestPlainFaults(t *testing.T) {
 // all is well. A guest must not believe that.
 func TestPlainFailedSyncIsSticky(t *testing.T) {
 	d := openDisk(t, newPlain(t, 1<<20))
-	defer d.Close()
 	c, e := heldClient(t, d, nil)
 	c.want(c.write(0, make([]byte, 512)), nil)
 	e.fault = func(op *engine.Op) fault {
@@ -193,6 +192,9 @@ func TestPlainFailedSyncIsSticky(t *testing.T) {
 	stable.Stable = true
 	c.want(c.do(stable), nil) // says only that it is stable itself
 	c.read(0, 4096)
+	if err := d.Close(); err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
+		t.Errorf("closed with %v", err)
+	}
 }
 
 // A file that shrinks under its disk costs the requests that miss it an error.

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
 )
 
 // A writeback is how the kernel writes a file's data back, and fails. Each open
@@ -138,4 +140,12 @@ func TestSyncsAreTheFiles(t *testing.T) {
 	if err := img.close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// fault is how an Op ends with w under its file.
+func (w *writeback) fault(op *engine.Op) fault {
+	if op.Code == engine.Fdatasync || op.Dsync {
+		return fault{err: w.check(op.FD)}
+	}
+	return fault{}
 }

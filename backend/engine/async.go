@@ -42,7 +42,7 @@ func newAsync(wake func()) *async {
 	return a
 }
 
-// inMemory says whether a file is one in memory. A disk has one or two, so a list
+// inMemory says whether a file is one in memory. A disk has two or three, so a list
 // of what was found out is searched fast.
 func (a *async) inMemory(fd int) bool {
 	for i := range a.files {

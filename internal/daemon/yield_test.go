@@ -393,6 +393,13 @@ func TestDiskThatIsNotStoredStays(t *testing.T) {
 	g = r.connect(frontend.Options{})
 	g.want("flush", driver.StatusIOErr, g.Queue(0).Flush())
 	g.leave()
+	r.closed = true
+	if err := r.dev.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := r.dev.disk.Close(); err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
+		t.Errorf("closed with %v", err)
+	}
 }
 
 // syncFailsOnce is an engine whose first sync fails.

@@ -1,0 +1,84 @@
+package backend
+
+import (
+	"fmt"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// errLost is what every sync returns after one has failed. The kernel then may
+// have dropped data that guests wrote, and says so only once: the next
+// fdatasync would report that all is well (fsync(2), "EIO").
+func errLost(cause error) error {
+	return fmt.Errorf("an earlier sync failed and may have lost data: %w; restart zvhost to go on with what is on the disk", cause)
+}
+
+// sync ends r once all that was done before is durable. One sync is under way at a
+// time, for of two that are told of data that is lost the kernel tells one. It may
+// have begun before what r has to cover was written, so r waits for the next one,
+// which is everybody's who waits by then.
+func (p *plain) sync(r *Request) {
+	if p.lost.Load() != nil {
+		p.answer(r)
+		return
+	}
+	p.syncing.Lock()
+	wait := p.busy
+	if wait {
+		p.waiting.push(r)
+	}
+	p.busy = true
+	p.syncing.Unlock()
+	if !wait {
+		p.lead(r)
+	}
+}
+
+// lead begins a sync for r and for those that wait, on r's lane.
+func (p *plain) lead(r *Request) {
+	p.syncing.Lock()
+	r.batch, p.waiting = p.waiting, reqList{}
+	p.syncing.Unlock()
+	r.io.Code, r.io.FD, r.io.Off, r.io.Len, r.step = engine.Fdatasync, p.syncFD, 0, 0, stepSync
+	r.lane.eng.Queue(&r.io)
+}
+
+// synced goes on when the sync that r led has ended: those that it was for have
+// their answers, and the first of those who have come since leads the next one.
+func (p *plain) synced(r *Request) {
+	err := r.io.Err
+	if err != nil {
+		lost := err // of its own, or every err would be allocated
+		p.lost.Store(&lost)
+	}
+	p.syncing.Lock()
+	for err != nil && p.waiting.head != nil {
+		r.batch.push(p.waiting.pop()) // no other sync will do for them
+	}
+	next := p.waiting.pop()
+	p.busy = next != nil
+	p.syncing.Unlock()
+	if next != nil {
+		next.step = stepLead
+		next.lane.post(next)
+	}
+	for q := r.batch.pop(); q != nil; q = r.batch.pop() {
+		q.step = stepShared
+		q.lane.post(q)
+	}
+	if err != nil {
+		p.fail(r, fmt.Errorf("%w: %w", ErrIO, err))
+		return
+	}
+	p.answer(r)
+}
+
+// answer ends r, with success unless any sync has failed: that one may have been
+// told of what r covers.
+func (p *plain) answer(r *Request) {
+	if lost := p.lost.Load(); lost != nil {
+		p.fail(r, fmt.Errorf("%w: %w", ErrIO, errLost(*lost)))
+		return
+	}
+	r.lane.finish(r, nil)
+}
