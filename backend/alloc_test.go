@@ -43,7 +43,7 @@ func TestNoAllocations(t *testing.T) {
 	}
 	many := func(d Disk, op Op, sector uint64) {
 		for _, r := range batch {
-			r.Op, r.Sector, r.Iov, r.Bytes, r.Stable = op, sector, iov, 4096, false
+			r.Op, r.Sector, r.Iov, r.Bytes, r.Stable = op, sector, iov, 4096, op == OpWrite
 			c.lane.Submit(d, r)
 		}
 		c.lane.Start()
@@ -67,6 +67,8 @@ func TestNoAllocations(t *testing.T) {
 		"write, ordinary":     func() { one(plain, OpWrite, 8) },
 		"flush, ordinary":     func() { one(plain, OpFlush, 0) },
 		"flushes, ordinary":   func() { many(plain, OpFlush, 0) },
+		"stable, ordinary":    func() { many(plain, OpWrite, 8) },
+		"stable conventional": func() { many(d, OpWrite, 100) },
 		"report":              func() { _ = d.ReportZone(3) },
 	} {
 		f()

@@ -165,6 +165,7 @@ const (
 	stepScrub                // what a failed write left behind has been zeroed
 	stepIssue                // it waited for its zone and is admitted: write
 	stepRange                // one of Ranges is done
+	stepThrough              // the data has been written, and has yet to be made stable
 	stepSync                 // the file is synced
 	stepLead                 // ordinary disks: it waited, and is to lead the next sync
 	stepShared               // the same: a sync that another led has ended

@@ -21,6 +21,8 @@ type plain struct {
 	info  Info
 	reach reach
 
+	direct bool // data goes past the page cache
+
 	capacity atomic.Uint64 // sectors, instead of info's: more after Grow
 	growing  sync.Mutex    // one Grow at a time
 
@@ -45,7 +47,7 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	if o.ReadOnly || o.look {
 		mode = os.O_RDONLY
 	}
-	p := new(plain)
+	p := &plain{direct: o.Direct}
 	var directBlock uint32
 	if o.Direct {
 		p.f, p.reach, directBlock, err = openDirect(path, mode)
@@ -184,7 +186,8 @@ func (p *plain) submit(r *Request) {
 		}
 		io.Code, r.step = engine.Readv, stepEnd
 		if r.Op == OpWrite {
-			io.Code, io.Dsync = engine.Writev, r.Stable
+			io.Code = engine.Writev
+			r.through(p.direct)
 		}
 		io.Off, io.Len, io.Iov = int64(r.Sector)<<SectorShift, int64(r.Bytes), r.Iov
 		if p.faults.strike(r, r.Sector, sectors) && !r.cutShort() {
@@ -296,6 +299,8 @@ func (p *plain) moved(r *Request) {
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, r.io.Err))
 	case r.fate != nil && r.fate.err != nil:
 		p.fail(r, r.fate.err)
+	case r.step == stepThrough:
+		p.sync(r)
 	default:
 		r.lane.finish(r, nil)
 	}

@@ -13,15 +13,29 @@ import (
 // reporting completion of the write" or the flush (virtio, "Device Operation"):
 // what an ordinary disk asks of its engine, and that it waits for it.
 func TestPlainStable(t *testing.T) {
-	d := openDisk(t, newPlain(t, 1<<20))
+	for _, direct := range []bool{false, true} {
+		testPlainStable(t, Options{Direct: direct})
+	}
+}
+
+func testPlainStable(t *testing.T, o Options) {
+	d, err := Open(newPlain(t, 1<<20), o)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer d.Close()
+	write := engine.Op{Code: engine.Fdatasync} // see Request.through
+	if o.Direct {
+		write = engine.Op{Code: engine.Writev, Dsync: true}
+	}
+	block := int(d.Info().LogicalBlockSize)
 	c, e := heldClient(t, d, nil)
 	for _, stable := range []bool{false, true} {
 		for _, step := range []struct {
 			r    *Request
 			last engine.Op // what it ends with, where it has to be stable
 		}{
-			{request(OpWrite, 0, make([]byte, 512)), engine.Op{Code: engine.Writev, Dsync: true}},
+			{request(OpWrite, 0, make([]byte, block)), write},
 			{ranges(OpWriteZeroes, Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
 			{ranges(OpDiscard, Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
 			{request(OpFlush, 0, nil), engine.Op{Code: engine.Fdatasync}},
@@ -36,7 +50,10 @@ func TestPlainStable(t *testing.T) {
 			}
 			c.want(c.do(step.r), nil)
 			if len(got) == 0 || got[len(got)-1] != want || slices.Contains(got, true) != want {
-				t.Errorf("%v, to be stable %v: ends with what makes it so: %v", step.r.Op, stable, got)
+				t.Errorf("%v, direct %v, to be stable %v: ends with what makes it so: %v", step.r.Op, o.Direct, stable, got)
+			}
+			if step.r.Op == OpFlush && len(got) != 1 {
+				t.Errorf("a flush is %d system calls", len(got))
 			}
 			if !want {
 				continue

@@ -121,6 +121,36 @@ func TestPlainLooksBeforeItAnswers(t *testing.T) {
 	c.want(r.Err, ErrIO)
 }
 
+// Stable writes at the same time, none of which reaches the disk: none is answered
+// with success, on an ordinary disk or in a conventional zone.
+func TestStableWritesBesideAFailedOne(t *testing.T) {
+	w := new(writeback)
+	plain := openDisk(t, newPlain(t, 1<<20))
+	defer plain.Close()
+	image, fs := openFaulty(t, newFastImage(t, small))
+	defer image.Close()
+	w.under(fs)
+	for _, d := range []Disk{plain, image} {
+		c, e := heldClient(t, d, nil)
+		w.fail()
+		e.fault = w.fault
+		var rs []*Request
+		for i := range uint64(4) {
+			r := request(OpWrite, 8*i, make([]byte, 4096))
+			r.Stable = true
+			rs = append(rs, r)
+		}
+		c.submit(rs...)
+		c.allEnded(rs...)
+		for i, r := range rs {
+			if r.Err == nil {
+				t.Errorf("%T: write %d is on the disk, it says", d, i)
+			}
+		}
+		c.want(c.flush(), ErrIO)
+	}
+}
+
 // Queues that flush and write through all the time have all their answers, with
 // every engine.
 func TestPlainSyncsFromEverywhere(t *testing.T) {

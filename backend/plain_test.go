@@ -190,7 +190,8 @@ func TestPlainFailedSyncIsSticky(t *testing.T) {
 	}
 	stable := request(OpWrite, 0, make([]byte, 512))
 	stable.Stable = true
-	c.want(c.do(stable), nil) // says only that it is stable itself
+	c.want(c.do(stable), ErrIO)
+	c.want(c.write(0, make([]byte, 512)), nil) // promises nothing
 	c.read(0, 4096)
 	if err := d.Close(); err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
 		t.Errorf("closed with %v", err)

@@ -103,7 +103,7 @@ func (s *script) one(lane int, op Op, sector, bytes uint64, stable bool) {
 		return
 	}
 	s.note(before)
-	if r.Err == nil && (op == OpFlush || stable && op != OpRead && !(op == OpWrite && sector < uint64(s.m.g.ConventionalZones)*s.m.g.ZoneSectors) && !(isMove(op) && bytes == 0)) {
+	if r.Err == nil && (op == OpFlush || stable && op != OpRead && !(isMove(op) && bytes == 0)) {
 		s.flush()
 	}
 }

@@ -20,3 +20,14 @@ func openSyncs(f *os.File) (*os.File, error) {
 	}
 	return syncs, nil
 }
+
+// through has r, a write to be that stands in the page cache when it is done unless
+// direct says otherwise, made stable if it has to be. A write in the page cache with
+// RWF_DSYNC may not be told that it has failed: another one was. So a sync follows,
+// and that is one for all.
+func (r *Request) through(direct bool) {
+	r.io.Dsync = r.Stable && direct
+	if r.Stable && !direct {
+		r.step = stepThrough
+	}
+}

@@ -104,10 +104,7 @@ func TestStable(t *testing.T) {
 	if calls := fs.seen(); len(calls) == 0 || committed(t, path)[2].state() != Full {
 		t.Errorf("finish that waited: %v, committed %v", calls, committed(t, path)[2].state())
 	}
-	// Conventional zones have no entry: the data alone is written through.
-	conv := request(OpWrite, 10, pattern('c', 512))
-	conv.Stable = true
-	c.want(c.do(conv), nil)
+	stable(OpWrite, 10, 512) // a conventional zone, which has no entry
 	e.hold = nil
 	closeDisk(t, d, path)
 }

@@ -192,7 +192,7 @@ func (d *zoned) submit(r *Request) {
 // ioDone implements Disk.
 func (d *zoned) ioDone(r *Request) {
 	switch r.step {
-	case stepRead:
+	case stepRead, stepThrough:
 		d.end(r, r.io.Err)
 	case stepWrite:
 		d.wrote(r)
@@ -221,6 +221,9 @@ func (d *zoned) end(r *Request, err error) {
 		err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, err))
 	case r.fate != nil && r.fate.err != nil:
 		err = d.errorOf(r, r.fate.err)
+	case r.step == stepThrough:
+		d.com.flush(r)
+		return
 	}
 	r.lane.finish(r, err)
 }

@@ -43,7 +43,8 @@ func (d *zoned) writeConventional(r *Request) {
 		return
 	}
 	r.step = stepRead // nothing but its outcome is left, as for a read
-	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, d.img.data, r.Stable
+	r.io.Code, r.io.FD = engine.Writev, d.img.data
+	r.through(d.img.direct != nil)
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(r.Bytes), r.Iov
 	if d.faults.strike(r, r.Sector, r.Bytes>>SectorShift) && !r.cutShort() {
 		d.end(r, nil)

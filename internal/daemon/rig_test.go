@@ -273,7 +273,7 @@ func pattern(n int, seed uint64) []byte {
 type gate struct {
 	shut, broken atomic.Bool
 	held         atomic.Int64 // Ops that wait
-	stable       atomic.Int64 // writes that were to be stable when done
+	stable       atomic.Int64 // those that make something stable
 
 	mu    sync.Mutex
 	wakes []func()
@@ -311,7 +311,7 @@ type gatedEngine struct {
 }
 
 func (e *gatedEngine) Queue(op *engine.Op) {
-	if op.Dsync {
+	if op.Dsync || op.Code == engine.Fdatasync {
 		e.gate.stable.Add(1)
 	}
 	switch {

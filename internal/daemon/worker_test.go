@@ -82,7 +82,7 @@ func TestDiskFails(t *testing.T) {
 }
 
 // Write-through makes writes stable before they are answered, which shows here
-// as I/O that asks for it (RWF_DSYNC); write-back does not.
+// as a sync behind each; write-back does not.
 func TestCacheMode(t *testing.T) {
 	r := plainRig(t, 1)
 	gate := r.newGate()
@@ -93,7 +93,7 @@ func TestCacheMode(t *testing.T) {
 		was := gate.stable.Load()
 		g.want("write", driver.StatusOK, q.Write(pattern(4096, 1), 0))
 		if got := gate.stable.Load() - was; got != want {
-			t.Errorf("%d stable writes of 1, want %d", got, want)
+			t.Errorf("%d syncs behind a write, want %d", got, want)
 		}
 	}
 	mode := func(want byte) {
