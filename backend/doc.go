@@ -7,7 +7,7 @@
 // one goroutine that makes things durable (committer.go), what a test lets go
 // wrong (fault.go, faults.go, zoned_state.go), the image file under
 // them (image.go: the layout; image_table.go, image_state.go: its parts;
-// image_open.go: recovery; image_commit.go: its changes; lock.go, report.go,
+// image_recover.go: recovery; image_commit.go: its changes; lock.go, report.go,
 // check.go), zoned drives of the host (drive.go, drive_*.go) and ordinary disks
 // (plain_posix.go; null.go: without storage).
 //

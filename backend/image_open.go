@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
 // An image is an open zoned image file: the layout, the zone tables and the
@@ -144,131 +141,6 @@ func readSuper(f *os.File) (*layout, error) {
 		err = fmt.Errorf("%w; run 'zvhost check'", err)
 	}
 	return nil, err
-}
-
-// recover finds out what the zones are, makes the image consistent and marks
-// it as in use. docs/image-format.md has the argument for each step.
-func (img *image) recover() error {
-	here, err := whereIs(img.f)
-	if err != nil {
-		return err
-	}
-	if img.state, _, err = readState(img.f, img.uuid); err != nil {
-		return err
-	}
-	var torn []Finding
-	if img.commits, img.seqs, torn, err = readCommitted(img.f, &img.layout); err != nil {
-		return err
-	}
-	trustLive := img.state.trusted(here)
-	img.resumable, img.unclean = trustLive, !img.state.clean && !img.state.idle
-	if img.words, err = img.found(trustLive); err != nil {
-		return err
-	}
-	if err := img.checkLimits(img.words); err != nil {
-		return err
-	}
-	if img.readOnly {
-		return nil
-	}
-	if img.live, err = unix.Mmap(int(img.f.Fd()), liveOff, int(img.tableOff-liveOff),
-		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		return fmt.Errorf("map the zone table: %w", err)
-	}
-	// The live table first: in a clean image it says this already, and while the
-	// state block names another place nobody trusts it. Once the block names
-	// this place it must be right, whenever the daemon is killed.
-	if !img.storeAll(img.words) {
-		return errors.New("write the zone table: the disk under it failed")
-	}
-	failpoint.Hit(failpoint.Opened)
-	clean := img.state.clean
-	img.state.idle = !img.unclean
-	// From here on the live table may run ahead of the disk, so the image must
-	// say that it is in use. Both copies: with one gone bad the other must not
-	// say that the image is clean.
-	img.state.clean, img.state.where, img.state.pid = false, here, uint32(os.Getpid())
-	for range 2 {
-		if err := img.state.write(img.store, img.uuid); err != nil {
-			return fmt.Errorf("mark the image as in use: %w", err)
-		}
-	}
-	failpoint.Hit(failpoint.InUse)
-	if clean {
-		return nil
-	}
-	// What guests were told becomes durable, and then what lies at or above the
-	// write pointers, from requests that were never answered, goes away. In
-	// this order: a reset that was not committed yet keeps its data until it is.
-	if err := img.store.sync(); err != nil {
-		return fmt.Errorf("sync after an unclean stop: %w", err)
-	}
-	if err := img.commit(img.words, img.allBlocks()); err != nil {
-		return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
-	}
-	if len(torn) > 0 {
-		if err := img.mendTorn(); err != nil {
-			return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
-		}
-	}
-	failpoint.Hit(failpoint.Recovered)
-	if plantStaleData {
-		return nil
-	}
-	return img.punchAbove(img.words)
-}
-
-// found is the zone table to go on from: the live one where it can be trusted,
-// else the committed one as a drive shows it after a power cycle.
-func (img *image) found(trustLive bool) ([]word, error) {
-	if !trustLive {
-		return img.powerCycled(img.commits), nil
-	}
-	words, err := readLive(img.f, &img.layout)
-	if err != nil {
-		return nil, err
-	}
-	for i, w := range words {
-		if err := w.verify(&img.Geometry, i); err != nil {
-			return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check'", i, err)
-		}
-		words[i] = img.settled(i, w)
-	}
-	return words, nil
-}
-
-// powerCycled is the committed table as a drive shows it after a power cycle.
-func (l *layout) powerCycled(commits []word) []word {
-	words := slices.Clone(commits)
-	for i, w := range words {
-		if w.state().isActive() {
-			words[i] = l.settled(i, pack(i, Closed, w.written()))
-		}
-	}
-	return words
-}
-
-// settled is the entry w of zone i now that no write is in flight any more.
-func (l *layout) settled(i int, w word) word {
-	switch s := w.state(); {
-	case (s == ImpOpen || s == Closed) && w.written() == 0:
-		return pack(i, Empty, 0) // opened by a write that was never answered
-	case s.isActive() && w.written() == l.capacity(i):
-		return pack(i, Full, w.written()) // the last write had landed, and one before it had not
-	}
-	return w
-}
-
-// checkLimits says whether more zones are open or active than may be. No crash
-// leaves an image like that, so nobody knows what is wrong with it.
-func (l *layout) checkLimits(words []word) error {
-	r := resources{maxOpen: l.MaxOpen, maxActive: l.MaxActive}
-	for i, w := range words {
-		if err := r.move(Empty, w.state()); err != nil {
-			return fmt.Errorf("zone %d is %v, but there are %w; run 'zvhost check'", i, w.state(), err)
-		}
-	}
-	return nil
 }
 
 func readLive(f *os.File, l *layout) ([]word, error) {
