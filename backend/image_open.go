@@ -250,8 +250,18 @@ func (img *image) close() error {
 		img.state.clean = true
 		err = img.state.write(img.store, img.uuid)
 		img.stateMu.Unlock()
+	} else {
+		_ = img.distrust() // nobody is told again
 	}
 	return errors.Join(err, img.release())
+}
+
+// doubt is for who lets the image go after a write of its tables has failed: that
+// may have been the news that data is gone, and then a sync is told as well.
+func (img *image) doubt() {
+	if img.store.sync() != nil {
+		_ = img.distrust()
+	}
 }
 
 // release lets the file go as it is.

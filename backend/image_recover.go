@@ -48,6 +48,22 @@ func (img *image) recover() error {
 	}
 	failpoint.Hit(failpoint.Opened)
 	clean := img.state.clean
+	err = img.takeOver(here, len(torn) > 0)
+	switch {
+	case err != nil && !clean:
+		// It may have been the news that data is gone, which nobody is told again.
+		_ = img.distrust()
+		return err
+	case err != nil || clean || plantStaleData:
+		return err
+	}
+	return img.punchAbove(img.words)
+}
+
+// takeOver marks the image as in use in this place, and makes what it was found to be
+// durable.
+func (img *image) takeOver(here place, torn bool) error {
+	clean := img.state.clean
 	img.state.idle = !img.unclean
 	// From here on the live table may run ahead of the disk, so the image must
 	// say that it is in use. Both copies: with one gone bad the other must not
@@ -71,16 +87,13 @@ func (img *image) recover() error {
 	if err := img.commit(img.words, img.allBlocks()); err != nil {
 		return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
 	}
-	if len(torn) > 0 {
+	if torn {
 		if err := img.mendTorn(); err != nil {
 			return fmt.Errorf("commit the zone table after an unclean stop: %w", err)
 		}
 	}
 	failpoint.Hit(failpoint.Recovered)
-	if plantStaleData {
-		return nil
-	}
-	return img.punchAbove(img.words)
+	return nil
 }
 
 // found is the zone table to go on from: the live one where it can be trusted,

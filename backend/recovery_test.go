@@ -35,6 +35,7 @@ func TestKilledDuringRecovery(t *testing.T) {
 		n := 0
 		fs.after = func(storeCall) error {
 			if n++; n > last {
+				fs.dead = true
 				return errDead
 			}
 			return nil

@@ -1,7 +1,9 @@
 package backend
 
 import (
+	"errors"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -148,4 +150,96 @@ func (w *writeback) fault(op *engine.Op) fault {
 		return fault{err: w.check(op.FD)}
 	}
 	return fault{}
+}
+
+// Recovery is told that data is lost, by its sync or by a write before or after
+// that, and nobody is told again: whoever opens the image next goes on from the last
+// commit all the same.
+func TestRecoveryThatIsToldOfLoss(t *testing.T) {
+	for fatal := 0; ; fatal++ { // this change of the file, and those behind it
+		path := newFastImage(t, small)
+		d, fs := openFaulty(t, path)
+		c := newClient(t, d)
+		c.want(c.write(256, pattern('a', 4096)), nil)
+		c.want(c.flush(), nil)
+		c.want(c.write(384, pattern('b', 4096)), nil)
+		kill(t, d, fs)
+
+		n := 0
+		fs = new(faultStore)
+		fs.before = func(call storeCall) error {
+			if n++; n == fatal+1 && call.op != "wipe" {
+				return unix.EIO
+			}
+			return nil
+		}
+		d, err := openZoned(path, Options{wrap: fs.over})
+		if err == nil {
+			kill(t, d, fs)
+			if fatal != 4 { // two states, a sync, a block of the table
+				t.Errorf("recovery makes %d changes that can fail", fatal)
+			}
+			return
+		}
+		if !errors.Is(err, unix.EIO) || strings.Count(err.Error(), "\n") > 0 {
+			t.Errorf("got %v, want one line that tells of it", err)
+		}
+		d = openDisk(t, path).(*zoned)
+		c = newClient(t, d)
+		if d.img.resumable {
+			t.Errorf("change %d failed, and what the last daemon had begun can be gone on with", fatal)
+		}
+		c.wantZone(2, Closed, 8)
+		c.wantZone(3, Empty, 0)
+		closeDisk(t, d, path)
+	}
+}
+
+// The same of a close: the last sync fails; or the table cannot be written, and
+// that was the news.
+func TestCloseThatIsToldOfLoss(t *testing.T) {
+	for name, c := range map[string]struct {
+		fail    func(fs *faultStore, w *writeback)
+		trusted bool
+	}{
+		"last sync": {func(fs *faultStore, w *writeback) {
+			syncs := 0
+			fs.refuse(func(call storeCall) error {
+				if call.op == "sync" {
+					if syncs++; syncs == 2 {
+						return unix.EIO
+					}
+				}
+				return nil
+			})
+		}, false},
+		"table, after a loss": {func(fs *faultStore, w *writeback) {
+			w.under(fs)
+			kernel, synced := fs.before, false
+			fs.refuse(func(call storeCall) error {
+				if call.op == "stable" && !synced {
+					synced = true
+					w.fail() // behind the sync, before the table
+				}
+				return kernel(call)
+			})
+		}, false},
+		"table": {func(fs *faultStore, w *writeback) { fs.refuse(failing("stable", unix.ENOSPC)) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := newFastImage(t, small)
+			d, fs := openFaulty(t, path)
+			cl := newClient(t, d)
+			cl.want(cl.write(256, pattern('a', 4096)), nil)
+			c.fail(fs, new(writeback))
+			if err := d.Close(); err == nil {
+				t.Error("closed cleanly")
+			}
+			d = openDisk(t, path).(*zoned)
+			if d.img.resumable != c.trusted {
+				t.Errorf("the live table is trusted: %v", d.img.resumable)
+			}
+			closeDisk(t, d, path)
+		})
+	}
 }

@@ -144,6 +144,9 @@ func (d *zoned) Close() error {
 		}
 	}
 	if err != nil {
+		if d.com.lost == nil {
+			d.img.doubt()
+		}
 		return errors.Join(fmt.Errorf("image %s: it stays marked as in use: %w", d.img.path, err), d.img.release())
 	}
 	return d.img.close()
