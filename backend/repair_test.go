@@ -19,7 +19,7 @@ var repairable = map[string]string{
 
 func TestRepair(t *testing.T) {
 	all := append(slices.Clone(damages), damage{name: "one state block", do: func(t *testing.T, f *os.File, _ *layout) {
-		patch(t, f, []byte("x"), stateOff+blockBytes+30)
+		patch(t, f, []byte("x"), stateOff+blockBytes+3)
 	}})
 	for _, dm := range all {
 		t.Run(dm.name, func(t *testing.T) {
@@ -78,8 +78,8 @@ func TestRepairDoesNotGuess(t *testing.T) {
 	c.want(c.write(256, pattern('a', 4096)), nil)
 	closeDisk(t, d, path)
 	edit(t, path, func(f *os.File, l *layout) {
-		patch(t, f, []byte("x"), stateOff+30)
-		patch(t, f, []byte("x"), stateOff+blockBytes+30)
+		patch(t, f, []byte("x"), stateOff+3)
+		patch(t, f, []byte("x"), stateOff+blockBytes+3)
 		patch(t, f, []byte("x"), l.tableOff+blockBytes+100) // the newer one
 	})
 	before := contents(t, path)
@@ -117,7 +117,7 @@ func TestRepairAfterKill(t *testing.T) {
 	kill(t, d, fs)
 	edit(t, path, func(f *os.File, l *layout) {
 		patch(t, f, []byte("x"), superOff+70)
-		patch(t, f, []byte("x"), stateOff+30)
+		patch(t, f, []byte("x"), stateOff+3)
 		patch(t, f, []byte("x"), l.tableOff+100)
 	})
 	if mended, err := Repair(path); err != nil || len(mended) != 3 {
