@@ -16,7 +16,7 @@ func openSyncs(f *os.File) (*os.File, error) {
 	// By its descriptor: its path may be another file by now.
 	syncs, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open it once more, to sync it: %w", err)
+		return nil, fmt.Errorf("open it once more, to sync it (this needs /proc to be mounted): %w", err)
 	}
 	return syncs, nil
 }
