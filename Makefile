@@ -69,7 +69,7 @@ robust: build ## kill the daemon ROUNDS (1000) times under load, KILLS (2000) ti
 	$(GO) test ./backend -run '^TestPowerCuts$$' -count=1 -timeout 2h -v -args -powercuts=50000 -powerseed=$(SEED)
 	$(GO) test ./integration/suite -run '^TestRandom$$' -count=1 -timeout 2h -v -args -rounds=$(DISKS)
 
-vm-test: build ## real guests under QEMU (integration/qemu_test.sh and integration/guests)
+vm-test: build ## real guests under QEMU (integration/qemu_test.sh, integration/guests and integration/writeback.sh)
 	@integration/qemu_test.sh
 	@integration/guests/geometries.sh
 	@integration/guests/small.sh
@@ -78,6 +78,7 @@ vm-test: build ## real guests under QEMU (integration/qemu_test.sh and integrati
 	@integration/guests/xfs.sh
 	@integration/guests/restart.sh
 	@integration/guests/systemd.sh
+	@integration/writeback.sh
 
 drives: ## zvhost serves null_blk, dm-linear, NVMe and SMR drives and itself, some of which fail, in a guest that plays the host (integration/drives.sh)
 	@integration/drives.sh

@@ -22,6 +22,7 @@ steps=(
 	"moving to another host" "integration/guests/migrate.sh"
 	"zoned drives" "integration/drives.sh short"
 	"power cuts" "integration/powercut.sh 10"
+	"data the kernel has lost" "integration/writeback.sh"
 )
 export FUZZTIME
 

@@ -50,7 +50,7 @@ func (img *image) recover() error {
 	clean := img.state.clean
 	err = img.takeOver(here, len(torn) > 0)
 	switch {
-	case err != nil && !clean:
+	case err != nil && !clean && !plantToldOnce:
 		// It may have been the news that data is gone, which nobody is told again.
 		_ = img.distrust()
 		return err

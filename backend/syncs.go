@@ -3,6 +3,8 @@ package backend
 import (
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // openSyncs opens f's file once more, for syncs and nothing else. Data that the
@@ -13,6 +15,10 @@ import (
 //
 // It has no lock: that belongs to the description of f.
 func openSyncs(f *os.File) (*os.File, error) {
+	if plantToldOnce {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewFile(uintptr(fd), f.Name()), err
+	}
 	// By its descriptor: its path may be another file by now.
 	syncs, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR, 0)
 	if err != nil {
@@ -26,6 +32,7 @@ func openSyncs(f *os.File) (*os.File, error) {
 // RWF_DSYNC may not be told that it has failed: another one was. So a sync follows,
 // and that is one for all.
 func (r *Request) through(direct bool) {
+	direct = direct || plantToldOnce
 	r.io.Dsync = r.Stable && direct
 	if r.Stable && !direct {
 		r.step = stepThrough

@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 	"integration/crash":      {},                 // tests only
 	"integration/cost":       {"internal/bench"}, // runs the binary; bench tells its processor time
 	"integration/powercut":   {"vhostuser/frontend", "virtio/driver"},
+	"integration/writeback":  {"vhostuser/frontend", "virtio/driver"},
 	"integration/drives":     {"vhostuser/frontend", "virtio/driver"},
 	"bench/drives":           {"vhostuser/frontend", "virtio/driver"},
 	"integration/zonestates": {},
