@@ -22,6 +22,11 @@ func (w *worker) halt(why string) (base uint32) {
 			w.sayLate(why)
 		case <-look.C:
 			w.unstick()
+			for _, other := range w.dev.workers { // w may wait for what they have in flight
+				if other != nil {
+					other.unstick()
+				}
+			}
 		}
 	}
 }

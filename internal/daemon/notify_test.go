@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/binary"
+	"errors"
 	"runtime"
 	"testing"
 
@@ -78,4 +79,50 @@ func TestCallThatBlocks(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Nor does a ring that waits for what such a ring has in flight: here for a sync that
+// flushes of both share.
+func TestCallThatBlocksAnotherRing(t *testing.T) {
+	r := plainRig(t, 2)
+	gate := r.newGate()
+	g := r.connect(frontend.Options{Queues: 2, Depth: 2, BufferBytes: 4096})
+	fd := newEventFD(t)
+	if err := g.Client.SetVringCall(0, fd); err != nil {
+		t.Fatal(err)
+	}
+	fullEventFD(t, fd)
+	if err := unix.SetNonblock(fd, false); err != nil {
+		t.Fatal(err)
+	}
+	gate.shut.Store(true)
+	send(g, driver.TypeFlush, 0, 0)
+	gate.wait(1)
+	send(g, driver.TypeGetID, 0, 20)
+	for done := make([]*frontend.Request, 1); ; runtime.Gosched() { // it is answered, and the call has begun or will
+		if n, err := g.Queue(0).Poll(done); n > 0 || err != nil {
+			break
+		}
+	}
+	q := g.Queue(1)
+	flush := q.Get()
+	flush.Type, flush.Sector = driver.TypeFlush, 0
+	flush.SetLen(0)
+	if err := errors.Join(q.Submit(flush), q.Kick()); err != nil {
+		t.Fatal(err)
+	}
+	for kick := []unix.PollFd{{Fd: int32(q.KickFD()), Events: unix.POLLIN}}; ; runtime.Gosched() { // until it is heard
+		if n, err := unix.Poll(kick, 0); n == 0 && err == nil {
+			break
+		}
+	}
+	gate.open()
+	if _, err := q.Stop(); err != nil {
+		t.Error(err)
+	}
+	_ = g.Abandon()
+	if err := <-g.ended; err != nil {
+		t.Error(err)
+	}
+	r.nextIsServed()
 }
