@@ -63,7 +63,7 @@ func (l *Lane) Submit(d Disk, r *Request) {
 // prepare makes r a request in flight.
 func (l *Lane) prepare(d Disk, r *Request) {
 	r.lane, r.disk = l, d
-	r.Err, r.fate = nil, nil
+	r.Err, r.fate, r.step = nil, nil, stepEnd
 	r.io.Owner = r
 	l.inFlight++
 }

@@ -334,3 +334,22 @@ func TestFlushedFinishOutlivesReset(t *testing.T) {
 	c.wantZone(2, Full, 0)
 	closeDisk(t, d2, path)
 }
+
+// A read above the write pointer asks nobody, whatever became of the write that its
+// request was before.
+func TestReadAfterAWriteThatFailed(t *testing.T) {
+	path := newFastImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.fault("write,once")
+	r := request(OpWrite, 0, pattern('a', 512))
+	r.Stable = true
+	c.want(c.do(r), ErrIO)
+	fs.seen()
+	r.Op, r.Sector, r.Stable, r.Err = OpRead, 256, false, nil
+	c.want(c.do(r), nil)
+	if calls := fs.seen(); len(calls) != 0 {
+		t.Errorf("it has led to %v", calls)
+	}
+	closeDisk(t, d, path)
+}

@@ -36,6 +36,9 @@ func (d *zoned) scrubbed(r *Request) {
 // where there is debris above its write pointer.
 func (z *zone) shut() {
 	if z.debris <= z.done {
+		if z.debris != 0 { // the gate, if it is shut, is so for that: a reset takes debris along
+			z.gated, z.stuck, z.owed = false, false, false
+		}
 		z.debris = 0
 		return
 	}

@@ -144,3 +144,16 @@ func TestDebrisOfAClaim(t *testing.T) {
 	e.hold = nil
 	closeDisk(t, d, path)
 }
+
+// A gate that was shut for debris is open, and not one of a reset, once a write that was
+// in flight before has landed over it.
+func TestDebrisThatIsWrittenOver(t *testing.T) {
+	z := &zone{debris: 8, done: 16, gated: true, stuck: true, owed: true}
+	if z.shut(); z.gated || z.stuck || z.owed || z.debris != 0 {
+		t.Errorf("%t, %t, %t, debris up to %d", z.gated, z.stuck, z.owed, z.debris)
+	}
+	z = &zone{done: 16, gated: true, stuck: true, owed: true} // a reset's
+	if z.shut(); !z.gated || !z.stuck || !z.owed {
+		t.Error("the gate of a reset was opened")
+	}
+}
