@@ -117,6 +117,17 @@ func (c *Conn) peek(m *Message, b []byte) (n int, err error) {
 	return n, nil
 }
 
+// gone says whether the other end has hung up.
+func (c *Conn) gone() bool {
+	p := [1]unix.PollFd{{Events: unix.POLLRDHUP}}
+	err := c.control(func(fd uintptr) error {
+		p[0].Fd = int32(fd)
+		_, err := unix.Poll(p[:], 0)
+		return err
+	})
+	return err == nil && p[0].Revents != 0
+}
+
 // control runs f on the connection's descriptor, unless it is closed.
 func (c *Conn) control(f func(fd uintptr) error) error {
 	raw, err := c.uc.SyscallConn()

@@ -82,6 +82,9 @@ func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
 	s.keep = &keeper{Keep: k, names: map[uint64]*FD{}}
 	if err := s.pickUp(file, kept); err != nil {
 		err = unfitOr(fmt.Errorf("go on with the session of the process before: %w", err))
+		if errors.As(err, new(UnfitError)) && s.conn.gone() {
+			err = fmt.Errorf("its front-end is gone (%v)", err) // nobody waits for a process that fits
+		}
 		s.suspended.Store(errors.As(err, new(UnfitError)))
 		kept.end(k, err)
 		s.end()

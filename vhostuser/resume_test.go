@@ -237,3 +237,22 @@ func TestKeptRingWithoutARecord(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Where the front-end is gone, no process that fits is waited for: the next front-end is
+// let in.
+func TestUnfitWithoutAFrontEnd(t *testing.T) {
+	store := &shelf{fds: map[string]int{}}
+	p := keptPeer(t, store, new(fakeDevice))
+	p.negotiate()
+	p.setUp(0)
+	p.kick(0)
+	p.rest()
+	unfit := &fakeDevice{noStart: errors.New("no engine")}
+	p.leaves(store, unfit, "ring 0 does not start: no engine")
+	_ = p.conn.Close()
+	p.m.Close()
+	_, err := ResumeSession(store.kept(t), unfit, Options{Keep: store.keep()})
+	if err == nil || errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "its front-end is gone") || len(store.fds) != 0 {
+		t.Errorf("%v, and %d descriptors are kept", err, len(store.fds))
+	}
+}
