@@ -234,8 +234,7 @@ func (img *image) storeAll(words []word) bool {
 func (img *image) distrust() error {
 	img.stateMu.Lock()
 	defer img.stateMu.Unlock()
-	img.state.where = place{}
-	return errors.Join(img.state.write(img.store, img.uuid), img.state.write(img.store, img.uuid))
+	return img.state.distrust(img.store, img.uuid)
 }
 
 // close marks the image clean, unless it is read-only, and lets it go. Its

@@ -140,6 +140,32 @@ func (s *state) write(to store, uuid [16]byte) error {
 	return nil
 }
 
+// distrust makes s the newest state, without a place to be trusted in, and both copies
+// say so: the older one must not bring back what is not so any more. A write of it may
+// fail with the news that is why, and the next one on the same block succeeds. Where
+// none does the other copy is written over: one of them has to say it. It fails when
+// neither does.
+func (s *state) distrust(to store, uuid [16]byte) error {
+	s.where = place{}
+	was, good := s.seq, 0
+	var failed error
+	for tries := 0; tries < 4 && good < 2; tries++ {
+		if tries == 2 && good == 0 {
+			s.seq++ // on to the other block
+		}
+		if err := s.write(to, uuid); err != nil {
+			failed = err
+			continue
+		}
+		good++
+	}
+	if good == 0 {
+		s.seq = was
+		return failed
+	}
+	return nil
+}
+
 // bootID is where the kernel tells one of its runs from the next.
 const bootID = "/proc/sys/kernel/random/boot_id"
 

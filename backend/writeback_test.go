@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -92,6 +93,61 @@ func TestLossIsToldToFlushes(t *testing.T) {
 			c = newClient(t, d)
 			c.wantZone(3, Empty, 0)
 			closeDisk(t, d, path)
+		})
+	}
+}
+
+// Both state blocks say that the live table is not to be trusted, though the first
+// write of them is told of the loss in its turn. Where a block cannot be written the
+// newest one says so, and an error if neither can.
+func TestDistrustIsSaidTwice(t *testing.T) {
+	for name, c := range map[string]struct {
+		ill  []int64 // state blocks that cannot be written
+		says int     // blocks that say so
+	}{
+		"both are good": {nil, 2},
+		"block 0":       {[]int64{0}, 1},
+		"block 1":       {[]int64{1}, 1},
+		"neither":       {[]int64{0, 1}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := newFastImage(t, small)
+			d, fs := openFaulty(t, path)
+			w := new(writeback)
+			w.under(fs)
+			kernel := fs.before
+			fs.refuse(func(call storeCall) error {
+				if call.op == "stable" && slices.Contains(c.ill, (call.off-stateOff)/blockBytes) {
+					return unix.EIO
+				}
+				return kernel(call)
+			})
+			w.fail()
+			if err := d.img.distrust(); (err != nil) != (c.says == 0) {
+				t.Errorf("distrust: %v", err)
+			}
+			edit(t, path, func(f *os.File, l *layout) {
+				says := 0
+				for i := range int64(2) {
+					b := make([]byte, blockBytes)
+					if _, err := f.ReadAt(b, stateOff+i*blockBytes); err != nil {
+						t.Fatal(err)
+					}
+					if s, err := decodeState(b, l.uuid); err != nil {
+						t.Error(err)
+					} else if s.where == (place{}) {
+						says++
+					}
+				}
+				newest, _, err := readState(f, l.uuid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if says != c.says || (newest.where == place{}) != (says > 0) {
+					t.Errorf("%d state blocks say so, want %d; the newest is %+v", says, c.says, newest)
+				}
+			})
+			kill(t, d, fs)
 		})
 	}
 }
