@@ -91,9 +91,10 @@ func (c *committer) mark(i int) {
 	}
 }
 
-// flush ends r once all that was done before is durable.
-func (c *committer) flush(r *Request) {
-	r.step = stepEnd
+// flush ends r with err, or with what it fails with itself, once all that was done
+// before is durable.
+func (c *committer) flush(r *Request, err error) {
+	r.step, r.Err = stepEnd, err
 	c.mu.Lock()
 	c.flushes.push(r)
 	c.work.Signal()
@@ -119,7 +120,7 @@ func (c *committer) clear(i int) {
 
 // erase ends r once the old data of zones that were reset before is gone, durably.
 func (c *committer) erase(r *Request) {
-	r.step = stepEnd
+	r.step, r.Err = stepEnd, nil
 	c.mu.Lock()
 	c.erases.push(r)
 	c.work.Signal()
@@ -181,7 +182,6 @@ func (c *committer) answer(waiting reqList) {
 				continue
 			}
 		}
-		r.Err = nil
 		if failed != nil {
 			r.Err = c.d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, failed))
 		}
@@ -208,7 +208,7 @@ func (c *committer) commitAll() error {
 	if plantUnsynced {
 		return c.commitTouched()
 	}
-	if err := c.d.img.store.sync(); err != nil {
+	if err := c.d.img.sync(); err != nil {
 		return c.lose(err)
 	}
 	return c.commitTouched()
@@ -263,6 +263,9 @@ func (c *committer) set(i int, w word) {
 // written by the next commit: what they say is true by now.
 func (c *committer) commitTouched() error {
 	if err := c.d.img.commit(c.words, c.touched.list); err != nil {
+		if lost := c.d.img.sync(); lost != nil && c.lost == nil {
+			err = c.lose(lost)
+		}
 		return fmt.Errorf("commit the zone table: %w", err)
 	}
 	c.touched.clear()

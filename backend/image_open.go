@@ -29,6 +29,9 @@ type image struct {
 	stateMu sync.Mutex // guards state, once the image is open
 	state   state
 
+	syncing sync.Mutex // guards lost, and has one sync at a time: see sync
+	lost    error      // what a sync has failed with
+
 	syncs  *os.File // f once more, for syncs: see openSyncs; nil on a read-only image
 	data   int      // what is in the zones is read and written here: f, or
 	direct *os.File // f once more, open for direct I/O
@@ -243,7 +246,7 @@ func (img *image) close() error {
 	if img.readOnly {
 		return img.release()
 	}
-	err := img.store.sync() // the live table too: a sync of a file covers its mappings
+	err := img.sync() // the live table too: a sync of a file covers its mappings
 	if err == nil {
 		img.stateMu.Lock()
 		img.state.clean = true
@@ -255,12 +258,18 @@ func (img *image) close() error {
 	return errors.Join(err, img.release())
 }
 
-// doubt is for who lets the image go after a write of its tables has failed: that
-// may have been the news that data is gone, and then a sync is told as well.
-func (img *image) doubt() {
-	if img.store.sync() != nil {
-		_ = img.distrust()
+// sync makes everything durable that was written before, unless a sync has failed once.
+// There is one at a time, for of two that are told of data that is lost the kernel tells
+// one. A write of the tables that fails may have been told as well, by a description of
+// its own: a sync behind it knows, and has to come at once, for a later daemon's
+// descriptions are told of nothing that anybody has been told of.
+func (img *image) sync() error {
+	img.syncing.Lock()
+	defer img.syncing.Unlock()
+	if img.lost == nil {
+		img.lost = img.store.sync()
 	}
+	return img.lost
 }
 
 // release lets the file go as it is.

@@ -58,21 +58,24 @@ func (w *writeback) under(fs *faultStore) {
 	})
 }
 
+// toldFirst are requests that are told of a loss in the place of a flush.
+var toldFirst = map[string]func(*client){
+	"reset": func(c *client) {
+		c.want(c.zoneOp(OpReset, 256), nil)
+		c.want(c.write(256, pattern('n', 512)), ErrIO) // it waits for the table
+	},
+	"session": func(c *client) {
+		if _, err := Renew(c.disk); err == nil {
+			c.t.Error("renewed")
+		}
+	},
+}
+
 // What was written is lost, and whoever comes first is told: a reset's write of the
 // table, or of a session's state. The flush behind it fails all the same, and the
 // next daemon goes on from what was committed.
 func TestLossIsToldToFlushes(t *testing.T) {
-	for name, first := range map[string]func(*client){
-		"reset": func(c *client) {
-			c.want(c.zoneOp(OpReset, 256), nil)
-			c.want(c.write(256, pattern('n', 512)), ErrIO) // it waits for the table
-		},
-		"session": func(c *client) {
-			if _, err := Renew(c.disk); err == nil {
-				c.t.Error("renewed")
-			}
-		},
-	} {
+	for name, first := range toldFirst {
 		t.Run(name, func(t *testing.T) {
 			path := newFastImage(t, small)
 			d, fs := openFaulty(t, path)
@@ -95,6 +98,94 @@ func TestLossIsToldToFlushes(t *testing.T) {
 			closeDisk(t, d, path)
 		})
 	}
+}
+
+// The same, but the daemon is killed before any flush. The next one opens the file
+// anew, and is told of nothing that somebody has been told of (errseq_sample).
+func TestLossOutlivesKill(t *testing.T) {
+	for name, first := range toldFirst {
+		t.Run(name, func(t *testing.T) {
+			path := newFastImage(t, small)
+			d, fs := openFaulty(t, path)
+			c := newClient(t, d)
+			c.want(c.write(256, pattern('o', 4096)), nil)
+			c.want(c.flush(), nil)
+			c.want(c.write(384, pattern('a', 4096)), nil)
+			w := new(writeback)
+			w.under(fs)
+			w.fail()
+			first(c)
+			kill(t, d, fs)
+			d = openDisk(t, path).(*zoned)
+			newClient(t, d).wantZone(3, Empty, 0)
+			closeDisk(t, d, path)
+		})
+	}
+}
+
+// The same of a flush's own write of the table, behind its sync.
+func TestLossOutlivesKillInAFlush(t *testing.T) {
+	path := newFastImage(t, small)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	w := new(writeback)
+	w.under(fs)
+	kernel, lost := fs.before, false
+	fs.refuse(func(call storeCall) error {
+		if call.op == "stable" && !lost {
+			lost = true
+			w.fail()
+		}
+		return kernel(call)
+	})
+	c.want(c.flush(), ErrIO)
+	kill(t, d, fs)
+	d = openDisk(t, path).(*zoned)
+	newClient(t, d).wantZone(2, Empty, 0)
+	closeDisk(t, d, path)
+}
+
+// The same of a write past the page cache that has to be stable: it is a third
+// description that is told.
+func TestStableWriteIsToldOfLoss(t *testing.T) {
+	path := newImage(t, small)
+	fs := new(faultStore)
+	d, err := openZoned(path, Options{Direct: true, wrap: fs.over})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, e := heldClient(t, d, nil)
+	c.want(c.write(256, pattern('a', 4096)), nil)
+	w := new(writeback)
+	w.under(fs)
+	e.fault = w.fault
+	w.fail()
+	r := request(OpWrite, 0, pattern('c', 4096))
+	r.Stable = true
+	c.want(c.do(r), ErrIO)
+	kill(t, d, fs)
+	d = openDisk(t, path).(*zoned)
+	newClient(t, d).wantZone(2, Empty, 0)
+	closeDisk(t, d, path)
+}
+
+// One that fails for itself leaves flushes alone, and is no success for the sync behind it.
+func TestStableWriteThatFails(t *testing.T) {
+	d, err := Open(newImage(t, small), Options{Direct: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	c, e := heldClient(t, d, nil)
+	e.fault = func(op *engine.Op) fault { return fault{err: unix.ENOSPC} }
+	r := request(OpWrite, 0, pattern('c', 4096))
+	r.Stable = true
+	c.want(c.do(r), ErrIO)
+	e.fault = nil
+	c.want(c.do(r), nil)
+	r = request(OpFlush, 0, nil)
+	c.want(c.do(r), nil)
 }
 
 // Both state blocks say that the live table is not to be trusted, though the first

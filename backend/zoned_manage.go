@@ -63,7 +63,7 @@ func frozen(op Op, w word) error {
 // finish ends r with err; a good one that has to be stable, once it is.
 func (d *zoned) finish(r *Request, err error) {
 	if err == nil && r.Stable {
-		d.com.flush(r)
+		d.com.flush(r, nil)
 		return
 	}
 	r.lane.finish(r, err)

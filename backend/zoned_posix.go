@@ -144,9 +144,6 @@ func (d *zoned) Close() error {
 		}
 	}
 	if err != nil {
-		if d.com.lost == nil {
-			d.img.doubt()
-		}
 		return errors.Join(fmt.Errorf("image %s: it stays marked as in use: %w", d.img.path, err), d.img.release())
 	}
 	return d.img.close()
@@ -169,7 +166,7 @@ func (d *zoned) submit(r *Request) {
 		case d.com == nil:
 			r.lane.finish(r, nil)
 		default:
-			d.com.flush(r)
+			d.com.flush(r, nil)
 		}
 	case OpOpen, OpClose, OpFinish, OpReset:
 		d.manage(r)
@@ -186,7 +183,7 @@ func (d *zoned) submit(r *Request) {
 	case opSetState:
 		d.setState(r)
 	case opCommit:
-		d.com.flush(r)
+		d.com.flush(r, nil)
 	default:
 		d.fail(r, ErrUnsupported)
 	}
@@ -222,10 +219,14 @@ func (d *zoned) end(r *Request, err error) {
 	switch {
 	case err != nil:
 		err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, err))
+		if r.Op == OpWrite && r.io.Dsync { // it may have been told that data is lost: see image.sync
+			d.com.flush(r, err)
+			return
+		}
 	case r.fate != nil && r.fate.err != nil:
 		err = d.errorOf(r, r.fate.err)
 	case r.step == stepThrough:
-		d.com.flush(r)
+		d.com.flush(r, nil)
 		return
 	}
 	r.lane.finish(r, err)

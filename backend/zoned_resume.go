@@ -60,6 +60,9 @@ func (img *image) begun() error {
 	for range 2 {
 		if err := img.state.write(img.store, img.uuid); err != nil {
 			img.state.idle = was // for who tries again
+			if img.sync() != nil {
+				_ = img.state.distrust(img.store, img.uuid)
+			}
 			return fmt.Errorf("image %s: note that somebody else uses it: %w", img.path, err)
 		}
 	}
