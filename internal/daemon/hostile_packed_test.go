@@ -125,7 +125,7 @@ func TestPackedRingMemoryGoesAway(t *testing.T) {
 	gate.open()
 	g.kick(0)
 	readable(t, "the err eventfd", errs)
-	r.logged("guest memory went away under it")
+	r.logged("its memory is not there (fault at 0x")
 	g.vanish()
 	r.nextIsServed()
 }

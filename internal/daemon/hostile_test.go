@@ -186,7 +186,7 @@ func TestRingMemoryGoesAway(t *testing.T) {
 		gate.open()
 		g.kick(0)
 		readable(t, "the err eventfd", errs)
-		r.logged("guest memory went away under it")
+		r.logged("its memory is not there (fault at 0x")
 		// Our own look at the ring would fault as well: no Stop.
 		g.vanish()
 		r.nextIsServed()

@@ -14,6 +14,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio"
+	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
 // A worker serves one queue: it takes requests off the ring in batches, hands
@@ -79,18 +80,17 @@ func (w *worker) start() error {
 
 func (w *worker) run() {
 	defer close(w.stopped)
-	// An engine's ring belongs to the thread that makes it, and so does the fault
-	// handling, see guarded.
+	// An engine's ring belongs to the thread that makes it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	debug.SetPanicOnFault(true)
+	debug.SetPanicOnFault(true) // for what handles a fault itself, also behind Guard: zeroFrom, storeLive
 
 	if err := w.open(); err != nil {
 		w.started <- fmt.Errorf("queue %d: %w", w.index, err)
 		return
 	}
 	w.started <- nil
-	if err := w.guarded(w.serve); err != nil {
+	if err := guestmem.Guard(w.serve); err != nil {
 		w.broken(err)
 		// Answers cannot be given any more, but nothing may be left in flight.
 		for w.lane.InFlight() > 0 {
@@ -112,7 +112,7 @@ func (w *worker) open() (err error) {
 	if w.lane, err = backend.NewLane(w.dev.engine); err != nil {
 		return err
 	}
-	if err := w.guarded(w.openRing); err != nil {
+	if err := guestmem.Guard(w.openRing); err != nil {
 		return errors.Join(err, w.lane.Close())
 	}
 	return nil
@@ -127,26 +127,6 @@ func (w *worker) broken(err error) {
 	defer w.notify.Unlock()
 	w.bad = true
 	signalFD(w.ring.Err)
-}
-
-// guarded runs f, and turns a fault on memory that the front-end took away
-// (package guestmem) into an error. Other panics are bugs and go on.
-func (w *worker) guarded(f func() error) (err error) {
-	defer func() {
-		v := recover()
-		if v == nil {
-			return
-		}
-		fault, ok := v.(interface {
-			runtime.Error
-			Addr() uintptr
-		})
-		if !ok {
-			panic(v)
-		}
-		err = fmt.Errorf("guest memory went away under it (fault at %#x)", fault.Addr())
-	}()
-	return f()
 }
 
 func (w *worker) openRing() error {
