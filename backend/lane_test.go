@@ -59,11 +59,16 @@ func TestLaneWakes(t *testing.T) {
 
 func readable(t *testing.T, fd int) bool {
 	t.Helper()
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-	if err != nil {
-		t.Fatal(err)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		switch err {
+		case nil:
+			return n == 1
+		case unix.EINTR: // the runtime's signals
+		default:
+			t.Fatal(err)
+		}
 	}
-	return n == 1
 }
 
 // The eventfd is written when the lane is armed, once, and not otherwise: a

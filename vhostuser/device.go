@@ -99,9 +99,11 @@ type Ring struct {
 	UsedLog uint64
 	LogCall int
 	// Record is where to keep what is in flight for whoever comes after this
-	// process; nil where nobody will. Life is what the ring's life is called in it.
-	Record *RingRecord
-	Life   uint64
+	// process; nil where nobody will. Life is what the ring's life is called in it, and
+	// Records are those of all rings.
+	Record  *RingRecord
+	Life    uint64
+	Records *Record
 }
 
 // Level is how much a log line matters.

@@ -26,7 +26,7 @@ import (
 //	3+2i     its place in the order in which requests came
 //	own      which life of the ring this is of; own+1 who uses the disk (the
 //	         device's number); own+2 by how much the available index was ahead of
-//	         the used index when the ring started
+//	         the used index when the ring started; own+3 is 1 once Settle was called
 //	own+8+2i a mark for the device: two words, cleared when i is taken
 //	         (and behind these what a packed ring's has: record_packed.go)
 //
@@ -187,6 +187,16 @@ func (q *RingRecord) User() uint64 { return q.load(q.own + 1) }
 
 // SetUser stores a number for the device.
 func (q *RingRecord) SetUser(n uint64) { q.store(q.own+1, n) }
+
+// Settled says whether Settle was called, by this process or one before it.
+func (q *RingRecord) Settled() bool { return q != nil && q.load(q.own+3) != 0 }
+
+// Settle notes for the device that nothing that waits in the ring is in doubt any more.
+func (q *RingRecord) Settle() {
+	if q != nil {
+		q.store(q.own+3, 1)
+	}
+}
 
 // life is the ring's life that the record is of; 0: of none.
 func (q *RingRecord) life() uint64 { return q.load(q.own) }

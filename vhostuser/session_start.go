@@ -69,7 +69,7 @@ func (s *Session) start(i int) error {
 		Features: s.state.features &^ ownFeatures, Mem: s.mem,
 		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(),
 		Log: log, UsedLog: usedLog, LogCall: logCall,
-		Record: rec, Life: r.life,
+		Record: rec, Life: r.life, Records: s.record,
 	})
 	if err != nil {
 		return startError{i, err}

@@ -59,7 +59,7 @@ func launchAs(binary, dir string, env []string, args ...string) (*daemon, error)
 			p.mu.Lock()
 			p.log.WriteString(r.Text() + "\n")
 			p.mu.Unlock()
-			if !said && strings.Contains(r.Text(), "serving disk.zvh") {
+			if !said && strings.Contains(r.Text(), ".zvh on ") {
 				said = true
 				close(p.serving)
 			}

@@ -196,44 +196,126 @@ func TestKillWhileItMoves(t *testing.T) {
 	}
 }
 
+// keep starts a daemon under a keeper.
+func (m *mover) keep(t *testing.T, binary, socket, disk string, env []string, options ...string) *kept {
+	t.Helper()
+	args := []string{"keeper", "--", binary, "serve", "--socket-path", socket, "--blk-file", disk, "--queues", fmt.Sprint(moveQueues)}
+	p, err := launchAs(binary, m.dir, env, append(args, options...)...)
+	if err == nil {
+		err = p.ready()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &kept{p}
+}
+
+// arm has the daemon die at point that is started with the environment it returns.
+func (m *mover) arm(t *testing.T, point failpoint.Point) (env []string) {
+	t.Helper()
+	armed := filepath.Join(m.dir, "failpoint")
+	if err := os.WriteFile(armed, []byte(point.String()+" 1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"ZVHOST_FAILPOINT=" + armed}
+}
+
+// newMover is a guest that has written to the disk that a daemon serves.
+func newMover(t *testing.T, binary string) (m *mover, from *kept) {
+	t.Helper()
+	m = &mover{dir: t.TempDir(), landed: map[uint64]uint64{}}
+	if _, err := run(binary, m.dir, "create", "disk.zvh", "--size", "32M", "--zone-size", "4M"); err != nil {
+		t.Fatal(err)
+	}
+	from = m.keep(t, binary, "s", "disk.zvh", nil)
+	c, err := frontend.Dial(filepath.Join(m.dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.disk, err = frontend.Open(c, frontend.Options{Queues: moveQueues, QueueSize: 64, Depth: moveAppends, BufferBytes: moveBlock}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(m.send(), m.take()); err != nil {
+		t.Fatal(err)
+	}
+	return m, from
+}
+
 // The daemon that a guest has come to dies between the disk's opening and the first
 // request: nobody has carried out what waits in the queues, and the next one does.
 func TestKillBeforeAnythingIsServed(t *testing.T) {
 	binary := build(t, "zvhost_failpoints")
-	for _, point := range []failpoint.Point{failpoint.Opened, failpoint.InUse, failpoint.Started, failpoint.PickedUp} {
+	for _, point := range []failpoint.Point{failpoint.Opened, failpoint.InUse, failpoint.Begun, failpoint.Started, failpoint.PickedUp} {
 		t.Run(point.String(), func(t *testing.T) {
-			m := &mover{dir: t.TempDir(), landed: map[uint64]uint64{}}
-			must := func(err error) {
-				t.Helper()
-				if err != nil {
-					t.Fatal(err)
-				}
-			}
-			_, err := run(binary, m.dir, "create", "disk.zvh", "--size", "32M", "--zone-size", "4M")
-			must(err)
-			serve := func(socket string, env []string, options ...string) *kept {
-				p, err := launchAs(binary, m.dir, env, append([]string{"keeper", "--", binary, "serve", "--socket-path", socket, "--blk-file", "disk.zvh", "--queues", fmt.Sprint(moveQueues)}, options...)...)
-				must(err)
-				must(p.ready())
-				return &kept{p}
-			}
-			armed := filepath.Join(m.dir, "failpoint")
-			must(os.WriteFile(armed, []byte(point.String()+" 1"), 0o600))
-			from, to := serve("s", nil), serve("t", []string{"ZVHOST_FAILPOINT=" + armed}, "--incoming")
-			c, err := frontend.Dial(filepath.Join(m.dir, "s"))
-			must(err)
-			m.disk, err = frontend.Open(c, frontend.Options{Queues: moveQueues, QueueSize: 64, Depth: moveAppends, BufferBytes: moveBlock})
-			must(err)
-			must(m.send())
-			must(m.take())
+			m, from := newMover(t, binary)
+			to := m.keep(t, binary, "t", "disk.zvh", m.arm(t, point), "--incoming")
 			bases, err := m.stop()
-			must(err)
-			must(m.send())
-			must(m.moveTo("t", bases))
+			if err := errors.Join(err, m.send(), m.moveTo("t", bases)); err != nil {
+				t.Fatal(err)
+			}
 			if err := m.take(); err != nil || !strings.Contains(to.logged(), "failpoint "+point.String()) {
 				t.Errorf("%v\n%s", err, to.logged())
 			}
-			must(errors.Join(m.disk.Close(), from.stop(), to.stop()))
+			if err := errors.Join(m.disk.Close(), from.stop(), to.stop()); err != nil {
+				t.Error(err)
+			}
 		})
 	}
+}
+
+// A guest that has no record comes from a daemon that died to one that dies as well:
+// what waits in its queues, and may have been carried out, stays in doubt until it is
+// answered. Nothing is carried out by the third one.
+func TestKillWhileInDoubt(t *testing.T) {
+	binary := build(t, "zvhost_failpoints")
+	for _, point := range []failpoint.Point{failpoint.Begun, failpoint.Started, failpoint.PickedUp, failpoint.Take, failpoint.Pushed, failpoint.Published, failpoint.Called} {
+		t.Run(point.String(), func(t *testing.T) {
+			m, from := newMover(t, binary)
+			if err := m.disk.Queue(0).Flush(); err != nil {
+				t.Fatal(err)
+			}
+			// As it is on the disk when the daemon dies.
+			image, err := os.ReadFile(filepath.Join(m.dir, "disk.zvh"))
+			if err == nil {
+				err = os.WriteFile(filepath.Join(m.dir, "dead.zvh"), image, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			to := m.keep(t, binary, "t", "dead.zvh", m.arm(t, point))
+			bases, err := m.stop()
+			if err := errors.Join(err, m.send(), m.moveTo("t", bases)); err != nil {
+				t.Fatal(err)
+			}
+			if refused, err := m.refused(); err != nil || refused != moveQueues*moveAppends || !strings.Contains(to.logged(), "failpoint "+point.String()) {
+				t.Errorf("%d appends are refused, %v\n%s", refused, err, to.logged())
+			}
+			if err := errors.Join(m.send(), m.take()); err != nil { // where nobody has written
+				t.Errorf("what comes later: %v\n%s", err, to.logged())
+			}
+			if err := errors.Join(m.disk.Close(), from.stop(), to.stop()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// refused waits until all are answered, and says how many have an I/O error.
+func (m *mover) refused() (n int, err error) {
+	var done [moveAppends]*frontend.Request
+	for i := range moveQueues {
+		for q := m.disk.Queue(i); q.InFlight() > 0; {
+			k, err := q.Wait(done[:])
+			if err != nil {
+				return n, err
+			}
+			for _, r := range done[:k] {
+				if r.Status == driver.StatusIOErr {
+					n++
+				}
+				q.Put(r)
+			}
+		}
+	}
+	return n, nil
 }

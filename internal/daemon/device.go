@@ -59,9 +59,9 @@ type Device struct {
 	// claimed for requests of a process that died.
 	user    uint64
 	known   bool
-	adopted bool                    // it has a record of what was in flight
 	claimed map[int][]*backend.Mark // by queue, of those that were not started since
-	// unclean are the queues that nobody has used since a daemon died with the disk.
+	// unclean are the queues that nobody has used since a daemon died with the disk, or
+	// not for long enough to look at what waited there. See doubts.
 	unclean []bool
 
 	// engine makes what a queue does its I/O with.
@@ -111,15 +111,16 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 		return err
 	}
 	defer late(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()
+	w := newWorker(d, i, r)
+	w.doubts, w.claimed = d.doubts(i, &r), d.claimed[i]
+	d.settle(i, w.doubts, r.Records)
 	if err := d.begin(); err != nil {
 		return err
 	}
-	w := newWorker(d, i, r)
-	w.doubts, w.claimed = d.doubts(i, &r), d.claimed[i]
 	if err := w.start(); err != nil {
 		return err
 	}
-	d.workers[i], d.unclean[i] = w, false
+	d.workers[i] = w
 	delete(d.claimed, i) // they are the worker's
 	return nil
 }
@@ -131,7 +132,9 @@ func (d *Device) StopQueue(i int, why string) (base uint32) {
 		return 0
 	}
 	d.workers[i] = nil
-	return w.halt(why)
+	base = w.halt(why)
+	d.unclean[i] = w.doubts
+	return base
 }
 
 // Notify implements vhostuser.Device.

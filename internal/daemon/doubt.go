@@ -34,13 +34,29 @@ func (d *Device) found(disk backend.Disk) {
 // doubts says whether what waits in ring i, which starts, may have been carried out by
 // a daemon that died. It is so once for each ring of the first session: what comes to
 // a ring that is only stopped for a moment is new.
+//
+// Where there is a record it says so across processes. One that dies must leave what
+// was in doubt in doubt, until that is answered; and must not put into doubt what was
+// not, by what it does to the disk.
 func (d *Device) doubts(i int, r *vhostuser.Ring) bool {
-	return d.unclean[i] && !d.adopted && inMidstream(r)
+	return d.unclean[i] && !r.Record.Settled() && inMidstream(r)
+}
+
+// settle notes which rings are not in doubt: ring i, which starts, unless it is in
+// doubt, and others that are not. It does so before the disk is told that requests may
+// be in flight.
+func (d *Device) settle(i int, doubts bool, all *vhostuser.Record) {
+	for k := range all.Rings() {
+		if k == i && !doubts || k != i && !d.unclean[k] {
+			all.Ring(k).Settle()
+		}
+	}
 }
 
 // doubtful says whether r must not be carried out: it was waiting when the ring was
 // started in midstream on a disk whose last daemon died, and would do something
-// else the second time. What was in flight then is waiting now.
+// else the second time. What was in flight then is waiting now, or was taken by a
+// process that died before it could say no.
 func (w *worker) doubtful(r *virtio.BlkRequest) bool {
 	if !w.doubts {
 		return false

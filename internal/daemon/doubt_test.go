@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -33,15 +34,7 @@ func reconnectWithoutRecord(t *testing.T, o frontend.Options) {
 	if err := q.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	// As it is on the disk when the daemon dies.
-	bytes, err := os.ReadFile(r.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "disk.zvh")
-	if err := os.WriteFile(path, bytes, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path := copyOf(t, r.path)
 	if _, err := q.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -104,22 +97,102 @@ func reconnectWithoutRecord(t *testing.T, o frontend.Options) {
 }
 
 // A message that stops a ring for a moment says nothing of another one, which has not
-// started yet; the end of the session does.
+// started yet, nor of what the ring has not been looked at for; the end of the session
+// does. The record says it to the next process.
 func TestEachRingIsInDoubt(t *testing.T) {
 	r := zonedRig(t, smallZones, 1)
 	g := r.connect(frontend.Options{})
 	g.want("append", driver.StatusOK, firstOf(g.Queue(0).Append(pattern(4096, 1), 128)))
-	bytes, err := os.ReadFile(r.path)
+	dead := copyOf(t, r.path)
+	g.leave()
+
+	rec, err := vhostuser.NewRecord(2, 32)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.leave()
-	path := filepath.Join(t.TempDir(), "disk.zvh")
-	if err := os.WriteFile(path, bytes, 0o600); err != nil {
+	defer func() { _ = rec.Close() }()
+	rings := [2]vhostuser.Ring{midstream(t), midstream(t)}
+	for i := range rings {
+		rings[i].Record, rings[i].Records, rings[i].Life = rec.Ring(i), rec, 1
+	}
+	var dev *Device
+	want := func(zero, one bool) {
+		t.Helper()
+		if is := [2]bool{dev.doubts(0, &rings[0]), dev.doubts(1, &rings[1])}; is != [2]bool{zero, one} {
+			t.Errorf("rings in doubt: %v", is)
+		}
+	}
+	dev = newRig(t, copyOf(t, dead), 2).dev
+	want(true, true)
+	broken := rings[0]
+	broken.Base = 5 // nobody has got there
+	if err := dev.StartQueue(0, broken); err != nil {
 		t.Fatal(err)
 	}
+	dev.StopQueue(0, "test")
+	want(true, true)
+	rings[0].Life++
+	if err := dev.StartQueue(0, rings[0]); err != nil {
+		t.Fatal(err)
+	}
+	for !rec.Ring(0).Settled() {
+		time.Sleep(time.Millisecond)
+	}
+	dev.StopQueue(0, "test")
+	want(false, true)
+	rings[0].Record = nil // it need not look there
+	want(false, true)
+	dev.Reset()
+	want(false, false)
 
-	dev := newRig(t, path, 2).dev
+	rings[0].Record = rec.Ring(0)
+	dev = newRig(t, dead, 2).dev
+	want(false, true)
+}
+
+// A ring on a disk that was found clean is not put into doubt by another one that
+// starts before it, and a process that dies then.
+func TestNoRingIsInDoubt(t *testing.T) {
+	r := zonedRig(t, smallZones, 2)
+	rec, err := vhostuser.NewRecord(2, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rec.Close() }()
+	ring := midstream(t)
+	ring.Record, ring.Records, ring.Life = rec.Ring(1), rec, 1
+	if err := r.dev.StartQueue(1, ring); err != nil {
+		t.Fatal(err)
+	}
+	dead := copyOf(t, r.path)
+	r.dev.StopQueue(1, "test")
+	next := newRig(t, dead, 2).dev
+	ring.Record = rec.Ring(0)
+	if next.doubts(0, &ring) {
+		t.Error("ring 0 is in doubt")
+	}
+	if ring.Record = nil; !next.doubts(0, &ring) {
+		t.Error("without a record it is not")
+	}
+}
+
+// copyOf is the disk as it is when its daemon dies now.
+func copyOf(t *testing.T, path string) string {
+	t.Helper()
+	bytes, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := filepath.Join(t.TempDir(), "disk.zvh")
+	if err := os.WriteFile(dead, bytes, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dead
+}
+
+// midstream is a ring in which three requests were answered, and none waits.
+func midstream(t *testing.T) vhostuser.Ring {
+	t.Helper()
 	mem, err := guestmem.New([]*guestmem.Region{guestmem.Heap(guestmem.RegionDesc{Size: 1 << 16, UserAddr: fuzzUser})})
 	if err != nil {
 		t.Fatal(err)
@@ -129,22 +202,15 @@ func TestEachRingIsInDoubt(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := at.Config()
-	ring := vhostuser.Ring{
+	for _, part := range []uint64{l.Avail, l.Used} {
+		b, err := mem.Bytes(part, 4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[2] = 3 // the index
+	}
+	return vhostuser.Ring{
 		Size: 32, Desc: fuzzUser + l.Desc, Avail: fuzzUser + l.Avail, Used: fuzzUser + l.Used,
 		Base: 3, Mem: mem, Kick: newEventFD(t), Call: -1, Err: -1,
 	}
-	want := func(zero, one bool) {
-		t.Helper()
-		if is := [2]bool{dev.doubts(0, &ring), dev.doubts(1, &ring)}; is != [2]bool{zero, one} {
-			t.Errorf("rings in doubt: %v", is)
-		}
-	}
-	want(true, true)
-	if err := dev.StartQueue(0, ring); err != nil {
-		t.Fatal(err)
-	}
-	dev.StopQueue(0, "test")
-	want(false, true)
-	dev.Reset()
-	want(false, false)
 }

@@ -29,7 +29,7 @@ func (w *worker) pickUp() error {
 		}
 		w.free = w.free[:len(w.free)-1]
 		r.Mark = (*backend.Mark)(w.rec.Mark(head))
-		if w.dev.Decode(r) {
+		if w.dev.Decode(r) && !w.doubtful(r) {
 			w.lane.Resume(w.dev.disk, &r.Request)
 			continue
 		}
@@ -86,7 +86,6 @@ func (d *Device) Adopt(r *vhostuser.Record) {
 		for _, m := range ring.InFlight() {
 			marks = append(marks, (*backend.Mark)(m))
 		}
-		d.adopted = d.adopted || ring.User() != 0
 		if ring.User() == run {
 			d.user, d.known = run, true // nobody else has used the disk since
 		}
@@ -115,7 +114,7 @@ func (d *Device) Reset() {
 	if d.known { // its session is over, and nobody goes on with another one's
 		clear(d.unclean)
 	}
-	d.user, d.known, d.adopted = 0, false, false
+	d.user, d.known = 0, false
 	d.custody.kept, d.custody.tried = nil, false
 	d.Blk.Reset()
 }

@@ -250,10 +250,13 @@ func (w *worker) take() (taken int, err error) {
 		}
 		w.complete(r)
 	}
-	w.doubts = false
 	if taken > 0 {
 		w.lane.Start()
 		w.publish()
+	}
+	if w.doubts && err == nil { // what waited is answered
+		w.doubts = false
+		w.rec.Settle()
 	}
 	return taken, err
 }

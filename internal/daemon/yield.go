@@ -72,7 +72,7 @@ func (d *Device) Yield() error {
 	}
 	d.swap(gone)
 	c.away = true
-	d.user, d.known, d.adopted = 0, false, false
+	d.user, d.known = 0, false
 	clear(d.unclean)
 	if err != nil {
 		return fmt.Errorf("letting go of the disk: %w", err)

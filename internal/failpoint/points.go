@@ -26,6 +26,7 @@ const (
 	InUse                   // it is marked as in use
 	Recovered               // it is recovered
 	Claimed                 // an address in flight is claimed
+	Begun                   // it says that requests may be in flight
 	Readmitted              // a request in flight is submitted once more
 	PickedUp                // a ring is gone on with
 	numPoints
@@ -34,7 +35,7 @@ const (
 var names = [numPoints]string{
 	"take", "admit", "table", "landed", "managed", "past", "pushed", "published", "batch", "called",
 	"peeked", "put", "committed", "taken", "answered", "started", "dropped",
-	"opened", "in-use", "recovered", "claimed", "readmitted", "picked-up",
+	"opened", "in-use", "recovered", "claimed", "begun", "readmitted", "picked-up",
 }
 
 func (p Point) String() string { return names[p] }
