@@ -66,7 +66,6 @@ func (img *image) begun() error {
 			return fmt.Errorf("image %s: note that somebody else uses it: %w", img.path, err)
 		}
 	}
-	failpoint.Hit(failpoint.Begun)
 	return nil
 }
 

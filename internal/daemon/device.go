@@ -10,6 +10,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio"
 )
@@ -117,6 +118,7 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	if err := d.begin(); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.Begun)
 	if err := w.start(); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ const (
 	InUse                   // it is marked as in use
 	Recovered               // it is recovered
 	Claimed                 // an address in flight is claimed
-	Begun                   // it says that requests may be in flight
+	Begun                   // a disk says that requests may be in flight
 	Readmitted              // a request in flight is submitted once more
 	PickedUp                // a ring is gone on with
 	numPoints
