@@ -41,7 +41,10 @@ type Device interface {
 	// StartQueue hands ring i to the device's worker, which looks at the ring at
 	// once: requests may be waiting whose kick came before. Everything in r is
 	// lent until StopQueue(i) returns. After an error the queue is not started.
+	// Of a ring that is Held nothing is touched before Serve.
 	StartQueue(i int, r Ring) error
+	// Serve lets the queues go that were started with rings that are Held: all that run.
+	Serve()
 	// StopQueue takes ring i back. It returns when the last request taken from
 	// the ring is answered, and says where the ring is to go on, as Ring.Base does.
 	// The session waits for it, so nothing else is answered meanwhile; why says in a few
@@ -104,6 +107,8 @@ type Ring struct {
 	Record  *RingRecord
 	Life    uint64
 	Records *Record
+	// Held rings are not served before Device.Serve.
+	Held bool
 }
 
 // Level is how much a log line matters.

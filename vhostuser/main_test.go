@@ -172,6 +172,8 @@ func (d *fakeDevice) StartQueue(i int, r Ring) error {
 	return nil
 }
 
+func (d *fakeDevice) Serve() {}
+
 func (d *fakeDevice) Notify(i int, call, err int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -43,6 +43,7 @@ type Session struct {
 	pass     *FD                      // goes with the answer to the message at hand; lent
 	transfer atomic.Pointer[transfer] // of the device's state; nil: none
 
+	held     bool   // rings start Held, and none is served
 	doing    string // what the session is at, for who waits for it
 	warnings int
 	greeted  bool // the line that says what was agreed on is logged
@@ -150,7 +151,7 @@ func (s *Session) end() {
 	s.dev.Watch(nil)
 	s.closeBack()
 	s.endTransfer()
-	if !leaves {
+	if !leaves && !s.held {
 		s.dev.Adopt(nil) // rings that run may wait for what was in flight in some that never came
 	}
 	for i := range s.rings {
@@ -160,8 +161,8 @@ func (s *Session) end() {
 			s.drop(f)
 		}
 	}
-	if leaves {
-		s.dev.Leave() // what was in flight in those is the next process's
+	if leaves || s.held {
+		s.dev.Leave() // what was in flight in those is the next process's, or comes back with the front-end
 	}
 	s.freeRegions(s.regions)
 	s.regions, s.mem = nil, nil

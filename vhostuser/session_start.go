@@ -69,7 +69,7 @@ func (s *Session) start(i int) error {
 		Features: s.state.features &^ ownFeatures, Mem: s.mem,
 		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(),
 		Log: log, UsedLog: usedLog, LogCall: logCall,
-		Record: rec, Life: r.life, Records: s.record,
+		Record: rec, Life: r.life, Records: s.record, Held: s.held,
 	})
 	if err != nil {
 		return startError{i, err}
@@ -124,8 +124,10 @@ func (s *Session) resumeCovered() (first error) {
 
 // resumeKept starts the rings that ran in the process before. What was refused there,
 // or makes no sense, stands still here as well; one that the device does not start, for
-// want of an engine perhaps, or of a disk that is in use, is for a process that can.
+// want of an engine perhaps, or of a disk that is in use, is for a process that can; none
+// is served before all have started, for what is in flight in one may wait for another.
 func (s *Session) resumeKept() error {
+	s.held = true
 	for i := range s.rings {
 		if s.state.rings[i].refused && s.ready(i) {
 			s.warn("ring %d was refused in the process before: it stands still until the front-end sets it up anew", i)
@@ -139,6 +141,8 @@ func (s *Session) resumeKept() error {
 			s.warn("%v; it stands still until the front-end sets it up anew", err)
 		}
 	}
+	s.held = false
+	s.dev.Serve()
 	return nil
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
+const markAt = 1 // backend.markAt
+
 // leftBehind is a record of two queues, as a daemon leaves it that dies with an append
 // of 8 sectors to zone 1 in flight in queue 1.
 func leftBehind(t *testing.T, r *rig) *vhostuser.Record {
@@ -28,10 +30,9 @@ func leftBehind(t *testing.T, r *rig) *vhostuser.Record {
 		t.Fatal(err)
 	}
 	ring.SetUser(backend.Run(r.disk))
-	const at = 1 // backend.markAt
 	m := ring.Take(5)
 	m[1] = 8
-	m[0] = at | smallZones.ZoneSectors<<8
+	m[0] = markAt | smallZones.ZoneSectors<<8
 	return rec
 }
 

@@ -123,8 +123,24 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 		return err
 	}
 	d.workers[i] = w
-	delete(d.claimed, i) // they are the worker's
+	if !r.Held {
+		d.serve(i)
+	}
 	return nil
+}
+
+// Serve implements vhostuser.Device.
+func (d *Device) Serve() {
+	for i, w := range d.workers {
+		if w != nil {
+			d.serve(i)
+		}
+	}
+}
+
+func (d *Device) serve(i int) {
+	d.workers[i].goes <- struct{}{}
+	delete(d.claimed, i) // they are the worker's
 }
 
 // StopQueue implements vhostuser.Device.

@@ -8,6 +8,7 @@ import (
 // halt ends the worker once all that it took from the ring is answered, and
 // says where the ring is to go on. why is what waits for it.
 func (w *worker) halt(why string) (base uint32) {
+	close(w.goes)
 	w.stopping.Store(true)
 	w.lane.Hurry(w.dev.disk)
 	w.lane.Wake()

@@ -196,7 +196,12 @@ func TestRingMemoryGoesAway(t *testing.T) {
 // send puts a request into queue 0 and does not wait for it.
 func send(g *guest, typ uint32, sector uint64, n int) *frontend.Request {
 	g.r.t.Helper()
-	q := g.Queue(0)
+	return sendTo(g, 0, typ, sector, n)
+}
+
+func sendTo(g *guest, queue int, typ uint32, sector uint64, n int) *frontend.Request {
+	g.r.t.Helper()
+	q := g.Queue(queue)
 	req := q.Get()
 	req.Type, req.Sector = typ, sector
 	req.SetLen(n)

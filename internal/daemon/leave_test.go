@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -41,9 +42,8 @@ func (s shelf) take(t *testing.T) vhostuser.Kept {
 	return k
 }
 
-// keptGuest is a front-end whose session is kept in s. Its queues are stopped, and it has
-// given the daemon a record with an append in flight in queue 1 (leftBehind).
-func keptGuest(r *rig, s shelf) (*guest, *vhostuser.Record) {
+// keptGuest is a front-end whose session is kept in s.
+func keptGuest(r *rig, s shelf, o frontend.Options) *guest {
 	r.t.Helper()
 	far, near := socketPair(r.t)
 	r.session = vhostuser.NewSession(far, r.dev, vhostuser.Options{Keep: s.keep()})
@@ -53,11 +53,18 @@ func keptGuest(r *rig, s shelf) (*guest, *vhostuser.Record) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	d, err := frontend.Open(client, frontend.Options{})
+	d, err := frontend.Open(client, o)
 	if err != nil {
 		r.t.Fatalf("%v\n%s", err, r.book)
 	}
-	g := &guest{Disk: d, r: r, ended: ended}
+	return &guest{Disk: d, r: r, ended: ended}
+}
+
+// guestWithRecord is a keptGuest whose queues are stopped, and which has given the daemon
+// a record with an append in flight in queue 1 (leftBehind).
+func guestWithRecord(r *rig, s shelf) (*guest, *vhostuser.Record) {
+	r.t.Helper()
+	g := keptGuest(r, s, frontend.Options{})
 	if _, err := g.Queue(0).Stop(); err != nil {
 		r.t.Fatal(err)
 	}
@@ -71,7 +78,7 @@ func keptGuest(r *rig, s shelf) (*guest, *vhostuser.Record) {
 // one keeps its place, in an image that was closed in good order.
 func TestHandOverLeavesClaims(t *testing.T) {
 	r, s := zonedRig(t, smallZones, 2), shelf{}
-	g, rec := keptGuest(r, s)
+	g, rec := guestWithRecord(r, s)
 	mark := rec.Ring(1).Mark(5)
 	was := mark[0]
 	r.session.Suspend()
@@ -112,7 +119,7 @@ func TestHandOverLeavesClaims(t *testing.T) {
 func TestHandOverWithSomethingBehindAClaim(t *testing.T) {
 	r, s := zonedRig(t, smallZones, 2), shelf{}
 	r.dev.patience = time.Millisecond
-	g, _ := keptGuest(r, s)
+	g, _ := guestWithRecord(r, s)
 	if err := g.Queue(0).Start(0); err != nil {
 		t.Fatal(err)
 	}
@@ -133,4 +140,83 @@ func TestHandOverWithSomethingBehindAClaim(t *testing.T) {
 		s.drop(name)
 	}
 	_ = g.Abandon()
+}
+
+// A process that cannot start all rings of a session serves none of them: what a ring has
+// in flight may wait for what another one has, here a reset for an append, and all of it
+// is for a process that can; or, where the front-end is gone, for who comes back with the
+// record.
+func TestUnfitProcessServesNothing(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		dead, s := zonedRig(t, smallZones, 2), shelf{}
+		g := keptGuest(dead, s, frontend.Options{Queues: 2})
+		dead.session.Suspend()
+		if err := <-g.ended; err != nil {
+			t.Fatal(err)
+		}
+		dead.close() // in good order, and yet with requests in flight: as if it had died after these
+		reset := send(g, driver.TypeZoneReset, smallZones.ZoneSectors, 0)
+		write := sendTo(g, 1, driver.TypeZoneAppend, smallZones.ZoneSectors, 4096)
+		rec, err := vhostuser.OpenRecord(shelf{"1": s["1"]}.take(t)["1"], 0, 2, 32768)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec.Ring(0).Take(0)
+		mark := rec.Ring(1).Take(0)
+		was := [2]uint64{markAt | smallZones.ZoneSectors<<8, 8}
+		*mark = was
+		if gone {
+			_ = g.Abandon()
+		}
+
+		unfit := newRig(t, dead.path, 2)
+		open, opened := unfit.dev.engine, 0
+		unfit.dev.engine = func(wake func()) (engine.Engine, error) {
+			if opened++; opened == 2 {
+				return nil, unix.EAGAIN
+			}
+			return open(wake)
+		}
+		_, err = vhostuser.ResumeSession(s.take(t), unfit.dev, vhostuser.Options{Keep: s.keep()})
+		if err == nil || errors.As(err, new(vhostuser.UnfitError)) == gone {
+			t.Fatal(err)
+		}
+		if *mark != was {
+			t.Errorf("the mark of what was in flight is %#x", *mark)
+		}
+		if err := rec.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if gone {
+			unfit.nextIsServed()
+			continue
+		}
+		done := make([]*frontend.Request, 1)
+		if n, err := g.Queue(0).Poll(done); n != 0 || err != nil {
+			t.Fatalf("it has answered %d, %v", n, err)
+		}
+		unfit.close()
+
+		next := newRig(t, unfit.path, 2)
+		session, err := vhostuser.ResumeSession(s.take(t), next.dev, vhostuser.Options{Keep: s.keep()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- session.Run() }()
+		for i, r := range []*frontend.Request{reset, write} {
+			if n, err := g.Queue(i).Wait(done); n != 1 || err != nil || done[0] != r || r.Status != driver.StatusOK {
+				t.Errorf("queue %d: %d are done, %v: %s", i, n, err, driver.StatusString(r.Status))
+			}
+		}
+		if write.AppendSector != smallZones.ZoneSectors {
+			t.Errorf("the append is at sector %d", write.AppendSector)
+		}
+		if err := errors.Join(g.Close(), <-ended); err != nil {
+			t.Error(err)
+		}
+		if len(s) != 0 {
+			t.Errorf("still kept: %v", s)
+		}
+	}
 }

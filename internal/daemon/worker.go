@@ -49,6 +49,7 @@ type worker struct {
 	stopping atomic.Bool
 	left     atomic.Int32 // requests in flight when it last went to sleep
 	started  chan error
+	goes     chan struct{} // it may serve; closed: no longer
 	stopped  chan struct{}
 }
 
@@ -63,6 +64,7 @@ func newWorker(d *Device, index int, r vhostuser.Ring) *worker {
 		reqs:    make([]virtio.BlkRequest, int(r.Size)+1),
 		free:    make([]uint32, int(r.Size)+1),
 		started: make(chan error, 1),
+		goes:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
 	}
 	for i := range w.reqs {
@@ -144,6 +146,9 @@ func (w *worker) openRing() error {
 // serve goes round until the worker is stopped, or the ring broken, and nothing
 // is in flight. An error means that not even answers can be given any more.
 func (w *worker) serve() error {
+	if _, ok := <-w.goes; !ok {
+		return nil
+	}
 	if w.rec != nil {
 		if err := w.pickUp(); err != nil {
 			return err
