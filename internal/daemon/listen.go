@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/vhostuser"
@@ -29,7 +30,7 @@ type front struct {
 
 // openFront listens, or takes over what the parent or the service manager
 // handed down.
-func openFront(c *Config, h *handed) (*front, error) {
+func openFront(c *Config, h *handed, log logrus.FieldLogger) (*front, error) {
 	if c.FD != NoFD {
 		return inherited(os.NewFile(uintptr(c.FD), "fd"), fmt.Sprintf("--fd=%d", c.FD))
 	}
@@ -44,6 +45,9 @@ func openFront(c *Config, h *handed) (*front, error) {
 	if f := h.kept[listenerName]; f != nil {
 		delete(h.kept, listenerName)
 		if f := fromStore(f, c.SocketPath); f != nil {
+			if err := f.allow(c); err != nil {
+				log.Warnf("%s: the socket of the process before, with permissions that --socket-mode and --socket-group do not say: %v", c.SocketPath, err)
+			}
 			return f, nil
 		}
 	}
@@ -76,6 +80,31 @@ func fromStore(fd *vhostuser.FD, path string) *front {
 	f.listener.SetUnlinkOnClose(false)
 	f.path, f.dev, f.ino, f.before = path, st.Dev, st.Ino, true
 	return f
+}
+
+// allow gives the socket of the process before the group and the mode that this one was
+// told.
+func (f *front) allow(c *Config) error {
+	err := f.setGroup(c.SocketGroup)
+	if merr := os.Chmod(f.path, c.SocketMode); err == nil {
+		err = merr
+	}
+	return err
+}
+
+// setGroup gives the socket file its group; empty: it has it.
+func (f *front) setGroup(group string) error {
+	if group == "" {
+		return nil
+	}
+	gid, err := groupID(group)
+	if err == nil {
+		err = os.Lchown(f.path, -1, gid)
+	}
+	if err != nil {
+		return fmt.Errorf("giving the socket to its group: %w", err)
+	}
+	return nil
 }
 
 // keep puts the listening socket into the fd store, so that front-ends can
@@ -215,14 +244,8 @@ func (f *front) publish(e endpoint) error {
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
 	f.dev, f.ino = st.Dev, st.Ino
-	if e.group != "" {
-		gid, err := groupID(e.group)
-		if err == nil {
-			err = os.Lchown(f.path, -1, gid)
-		}
-		if err != nil {
-			return fmt.Errorf("giving the socket to its group: %w", err)
-		}
+	if err := f.setGroup(e.group); err != nil {
+		return err
 	}
 	if err := os.Rename(f.path, e.path); err != nil {
 		return fmt.Errorf("the socket's path: %w", err)

@@ -10,13 +10,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser"
 )
 
 // listenAt opens a front at path, closed at the end of the test.
 func listenAt(t *testing.T, c Config) *front {
 	t.Helper()
-	f, err := openFront(&c, new(handed))
+	f, err := openFront(&c, new(handed), logrus.New())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +95,7 @@ func TestListenRefuses(t *testing.T) {
 	} {
 		c := goodConfig()
 		c.SocketPath = tt.path
-		f, err := openFront(&c, new(handed))
+		f, err := openFront(&c, new(handed), logrus.New())
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("listening on %q: %v, want %q", tt.path, err, tt.want)
 		}
@@ -131,11 +134,53 @@ func TestSocketModeAndGroup(t *testing.T) {
 	}
 	c := goodConfig()
 	c.SocketPath, c.SocketGroup = filepath.Join(dir, "s"), "no-such-group"
-	if _, err := openFront(&c, new(handed)); err == nil || !strings.Contains(err.Error(), "--socket-group=no-such-group") {
+	if _, err := openFront(&c, new(handed), logrus.New()); err == nil || !strings.Contains(err.Error(), "--socket-group=no-such-group") {
 		t.Errorf("a group that does not exist: %v", err)
 	}
 	if left, err := filepath.Glob("*"); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %q, %v", left, err)
+	}
+}
+
+// The socket of the process before gets the permissions that this one was told; it is gone
+// on with where that fails, and the log says so.
+func TestKeptSocketModeAndGroup(t *testing.T) {
+	c := goodConfig()
+	c.SocketPath, c.SocketMode = filepath.Join(socketDir(t), "s"), 0o660
+	first := listenAt(t, c)
+	log, book := newLogBook()
+	for _, tt := range []struct {
+		mode         fs.FileMode
+		group, wrong string
+	}{
+		{0o600, "", ""}, {0o666, strconv.Itoa(os.Getegid()), ""}, {0o600, "no-such-group", "--socket-group=no-such-group"},
+	} {
+		file, err := first.listener.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := takeFD(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SocketMode, c.SocketGroup = tt.mode, tt.group
+		f, err := openFront(&c, &handed{kept: vhostuser.Kept{listenerName: fd}}, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Lstat(c.SocketPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !f.before || st.Mode().Perm() != tt.mode {
+			t.Errorf("the socket, of the process before: %v, has mode %#o, want %#o", f.before, st.Mode().Perm(), tt.mode)
+		}
+		if text := book.String(); !strings.Contains(text, tt.wrong) || tt.wrong == "" && text != "" {
+			t.Errorf("the log: %q, want %q", text, tt.wrong)
+		}
+		if err := f.leaveListening(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

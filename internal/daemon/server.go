@@ -72,7 +72,7 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 	if err != nil {
 		return disk, err
 	}
-	f, err := openFront(c, h)
+	f, err := openFront(c, h, log)
 	var ctl *controller
 	if err == nil {
 		if ctl, err = openControl(c.ControlPath, disk, dev, log); err != nil {
