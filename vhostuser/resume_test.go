@@ -136,6 +136,106 @@ func TestResumedRingThatMakesNoSense(t *testing.T) {
 	}
 }
 
+// killed has a process with dev go on with the session, and die over a message to start
+// ring 0: after the commit that comes before the start. begun says that the ring's worker
+// had begun by then.
+func (p *peer) killed(store *shelf, dev *fakeDevice, flags uint32, begun bool) {
+	p.t.Helper()
+	s, err := ResumeSession(store.kept(p.t), dev, Options{Keep: store.keep()})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := p.conn.Write(SetVringKick, Version|flags, VringFile{Index: 0}.Append(nil), eventFD(p.t)); err != nil {
+		p.t.Fatal(err)
+	}
+	m := new(Message)
+	defer m.Close()
+	if s.keep.pieces, err = s.conn.peekRequest(m); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := s.put(m.Files[0]); err != nil {
+		p.t.Fatal(err)
+	}
+	s.keep.reply, s.keep.committed = nil, false
+	_ = s.serve(m) // what comes of it is not committed
+	if begun {
+		r := dev.ring(0)
+		if _, _, err := r.Record.Begin(&r, 0); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	s.suspended.Store(true) // it drops nothing
+	s.end()
+}
+
+// A process that was killed between the commit that says that a ring starts and the one
+// that says that it did not has refused nothing: the next one does, with the answer that
+// it would have given, where it cannot start the ring either.
+func TestKilledBeforeItRefused(t *testing.T) {
+	cannot := func() *fakeDevice { return &fakeDevice{noStart: errors.New("no engine")} }
+	asks := func() (*shelf, *peer) {
+		store := &shelf{fds: map[string]int{}}
+		p := keptPeer(t, store, new(fakeDevice))
+		p.negotiate()
+		p.setUp(0)
+		p.rest()
+		return store, p
+	}
+	for _, can := range []bool{true, false} {
+		store, p := asks()
+		p.killed(store, cannot(), FlagNeedReply, false)
+		dev, told, want := new(fakeDevice), "start 0 at 7", uint64(0)
+		if !can {
+			dev, told, want = cannot(), "no start 0", 1
+		}
+		p.goesOn(store, dev)
+		if v, err := ParseU64(p.answer(SetVringKick)); err != nil || v != want {
+			t.Errorf("answered %d, %v; want %d", v, err, want)
+		}
+		p.tells("features 0x100020000; " + told)
+		p.rest()
+		if can { // from here on it is one that runs
+			p.leaves(store, cannot(), "ring 0 does not start")
+			p.goesOn(store, new(fakeDevice))
+			p.tells("features 0x100020000; start 0 at 7")
+		} else {
+			p.goesOn(store, new(fakeDevice))
+			p.tells("features 0x100020000")
+			p.kick(0)
+			p.tells("start 0 at 7")
+		}
+		if err := p.leave(); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// Without an answer to say it in the session ends, as it would have.
+	store, p := asks()
+	p.killed(store, cannot(), 0, false)
+	_, err := ResumeSession(store.kept(t), cannot(), Options{Keep: store.keep()})
+	if err == nil || errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "ring 0 does not start: no engine") || len(store.fds) != 0 {
+		t.Errorf("%v, and %d descriptors are kept", err, len(store.fds))
+	}
+	_ = p.conn.Close()
+	p.m.Close()
+
+	// A ring that ran, when the message came or since, is for a process that can start it.
+	store, p = asks()
+	p.killed(store, new(fakeDevice), FlagNeedReply, true)
+	p.leaves(store, cannot(), "ring 0 does not start")
+	p.goesOn(store, new(fakeDevice))
+	p.answer(SetVringKick)
+	p.rest()
+	p.killed(store, new(fakeDevice), FlagNeedReply, false) // stopped, and about to start anew
+	p.leaves(store, cannot(), "ring 0 does not start")
+	p.goesOn(store, new(fakeDevice))
+	p.answer(SetVringKick)
+	p.tells("features 0x100020000; start 0 at 7")
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Nor does a process that has no descriptor left cost the session.
 func TestResumeWithoutDescriptors(t *testing.T) {
 	store := &shelf{fds: map[string]int{}}

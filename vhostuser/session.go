@@ -63,6 +63,7 @@ type region struct {
 type ring struct {
 	kick, call, err *FD
 	running         bool // the device has it
+	unsure          bool // the process before died over a message, when it was about to start it
 }
 
 // NewSession makes a session that takes over uc and drives dev. Run must be

@@ -124,10 +124,12 @@ func (s *Session) resumeCovered() (first error) {
 
 // resumeKept starts the rings that ran in the process before. What was refused there,
 // or makes no sense, stands still here as well; one that the device does not start, for
-// want of an engine perhaps, or of a disk that is in use, is for a process that can; none
-// is served before all have started, for what is in flight in one may wait for another.
+// want of an engine perhaps, or of a disk that is in use, is for a process that can, unless
+// that process was only about to start it. None is served before all have started, for what
+// is in flight in one may wait for another.
 func (s *Session) resumeKept() error {
 	s.held = true
+	var refused error
 	for i := range s.rings {
 		if s.state.rings[i].refused && s.ready(i) {
 			s.warn("ring %d was refused in the process before: it stands still until the front-end sets it up anew", i)
@@ -135,15 +137,41 @@ func (s *Session) resumeKept() error {
 		}
 		err := s.resume(i)
 		switch {
-		case errors.As(err, new(startError)):
+		case errors.As(err, new(startError)) && (!s.rings[i].unsure || s.ran(i)):
 			return UnfitError{err}
+		case errors.As(err, new(startError)):
+			s.keepFirst(&refused, err)
 		case err != nil:
 			s.warn("%v; it stands still until the front-end sets it up anew", err)
+		}
+	}
+	if refused != nil {
+		if err := s.refuseKept(refused); err != nil {
+			return err
 		}
 	}
 	s.held = false
 	s.dev.Serve()
 	return nil
+}
+
+// ran says whether ring i ran when the message at hand came, or has since: the record is of
+// its life, or of the one that the message has ended.
+func (s *Session) ran(i int) bool {
+	life := s.record.Ring(i).life()
+	return life != 0 && life+1 >= s.state.rings[i].life
+}
+
+// refuseKept refuses the message that the process before died over, as that one would
+// have: what it was to start does not start here either, because of err, and never ran.
+func (s *Session) refuseKept(err error) error {
+	h, herr := ParseHeader(s.keep.reply[:min(HeaderSize, len(s.keep.reply))])
+	if herr != nil || h.Request.row().replies { // there is no way to say so
+		return errors.New(err.Error()) // not what err wraps: no other process is waited for
+	}
+	s.warn("refused %v: %v", h.Request, err)
+	s.stage(&Message{Header: h}, AppendU64(nil, 1))
+	return s.commit()
 }
 
 // allStopped says whether all rings are stopped in the protocol's words.

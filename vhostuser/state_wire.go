@@ -39,6 +39,7 @@ const (
 	bitBaseSet
 	bitLogUsed
 	bitRingRefused
+	bitRingUnsure
 )
 
 func bit(on bool, b uint64) uint64 {
@@ -78,7 +79,8 @@ func (s *Session) encode(b []byte) []byte {
 	for i := range s.rings {
 		r, p := &st.rings[i], &s.rings[i]
 		flags := bit(r.enabled, bitEnabled) | bit(r.addrSet, bitAddrSet) | bit(r.adopted, bitAdopted) |
-			bit(r.baseSet, bitBaseSet) | bit(r.logUsed, bitLogUsed) | bit(r.refused, bitRingRefused)
+			bit(r.baseSet, bitBaseSet) | bit(r.logUsed, bitLogUsed) | bit(r.refused, bitRingRefused) |
+			bit(s.ready(i) && !r.refused && !p.running, bitRingUnsure) // the commit before it starts: see beforeStart
 		for _, v := range []uint64{uint64(r.num), uint64(r.base), flags, r.life, r.log, r.desc, r.avail, r.used, p.kick.ident(), p.call.ident(), p.err.ident()} {
 			b = le.AppendUint64(b, v)
 		}
@@ -204,6 +206,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		flags := r.u64()
 		g.enabled, g.addrSet, g.adopted = flags&bitEnabled != 0, flags&bitAddrSet != 0, flags&bitAdopted != 0
 		g.baseSet, g.logUsed, g.refused = flags&bitBaseSet != 0, flags&bitLogUsed != 0, flags&bitRingRefused != 0
+		p.unsure = flags&bitRingUnsure != 0
 		g.life, g.log, g.desc, g.avail, g.used = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
 		p.kick, p.call, p.err = r.fd(), r.fd(), r.fd()
 	}
