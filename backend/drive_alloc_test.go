@@ -1,3 +1,7 @@
+//go:build !zvhost_onelock
+
+// See drive_zones_test.go for why not in that build.
+
 package backend
 
 import (

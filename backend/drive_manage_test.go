@@ -217,37 +217,6 @@ func TestDriveResetAllFails(t *testing.T) {
 	}
 }
 
-// A reset-all waits where a zone is at work, holds what it has passed, and two of
-// them do not wait for each other.
-func TestDriveResetAllWaits(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
-	c, e := d.held(t, isWrite)
-	other, third := newClient(t, d), newClient(t, d)
-	third.want(third.write(256, pattern('z', 512)), nil)
-	at3, at6 := request(OpWrite, 384, pattern('a', 512)), request(OpWrite, 768, pattern('a', 512))
-	c.submit(at3, at6)
-	all, again := request(OpResetAll, 0, nil), request(OpResetAll, 0, nil)
-	held, behind := request(OpAppend, 256, pattern('b', 512)), request(OpAppend, 384, pattern('b', 512))
-	other.submit(all)
-	third.submit(again, held, behind)
-	other.quiet("zone 3 is at work")
-	free := newClient(t, d)
-	free.want(free.write(1024, pattern('f', 512)), nil) // nobody holds it
-	e.release()
-	c.ended(at3)
-	other.quiet("zone 6 is at work")
-	third.quiet("all is held")
-	e.release()
-	c.ended(at6)
-	other.ended(all)
-	for range 3 {
-		third.want(third.wait().Err, nil)
-	}
-	for _, i := range []int{2, 3, 6, 8} { // the second one found them written
-		c.wantZone(i, Empty, 0)
-	}
-}
-
 // A zone that goes out of service while it is served: what its requests get, and
 // the report.
 func TestDriveZonesFail(t *testing.T) {

@@ -1,0 +1,254 @@
+//go:build !zvhost_onelock
+
+// What is here holds drives to what the benchmark's build leaves out on purpose: writes
+// that follow one another are made one, and zones do not wait for each other
+// (drive_lock_one.go). It would fail there, or wait for ever.
+
+package backend
+
+import (
+	"bytes"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// Only what the device cannot reach itself is copied, together with what is written
+// with it: where a vector begins at an odd address, or is no whole blocks. What is
+// written and read is right either way.
+func TestDriveBuffers(t *testing.T) {
+	memory := pageAligned(64 << 10)
+	for name, tt := range map[string]struct {
+		at      int // where in the page the data begins
+		lengths []int
+		direct  bool
+	}{
+		"aligned":                   {0, []int{8192}, true},
+		"at the device's grain":     {8, []int{8192}, true},
+		"whole blocks":              {0, []int{512, 1024, 6656}, true},
+		"an odd address":            {4, []int{8192}, false},
+		"a very odd address":        {1, []int{8192}, false},
+		"odd lengths":               {0, []int{1000, 3096, 4096}, false},
+		"odd by one":                {0, []int{511, 1, 7680}, false},
+		"the last one odd":          {0, []int{4096, 4000, 96}, false},
+		"aligned, the others not":   {0, []int{4096, 1, 4095}, false},
+		"lengths of bytes":          {0, []int{1, 1, 1, 1, 1, 8187}, false},
+		"whole blocks, odd address": {3, []int{512, 512, 7168}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newFakeDrive(t, small, nil, nil)
+			c, e := d.held(t, isWrite)
+			aligned := pageAligned(4096)
+			lead, neighbour := request(OpAppend, 256, aligned), request(OpAppend, 256, aligned)
+			data := memory[tt.at:][:8192]
+			for i := range data {
+				data[i] = byte(i * 7 >> 3)
+			}
+			want := bytes.Clone(data)
+			r := &Request{Op: OpAppend, Sector: 256, Bytes: 8192, Iov: vectorsOf(data, tt.lengths...)}
+			c.submit(lead)
+			c.submit(r, neighbour)
+			e.release()
+			c.ended(lead)
+			c.lane.Start()
+			ours, others := 0, 0
+			for _, v := range e.kept[0].Iov {
+				switch at := uintptr(unsafe.Pointer(v.Base)); {
+				case at >= uintptr(unsafe.Pointer(&memory[0])) && at <= uintptr(unsafe.Pointer(&memory[len(memory)-1])):
+					ours++
+				case at == uintptr(unsafe.Pointer(&aligned[0])):
+					others++
+				}
+			}
+			if (ours > 0) != tt.direct || (others == 1) != tt.direct {
+				t.Errorf("the device is given %d vectors of the request, %d of its neighbour", ours, others)
+			}
+			e.release()
+			for range 2 {
+				c.want(c.wait().Err, nil)
+			}
+			if r.bounce != nil {
+				t.Error("its memory was not given back")
+			}
+			clear(data)
+			read := &Request{Op: OpRead, Sector: r.AppendSector, Bytes: 8192, Iov: r.Iov}
+			c.want(c.do(read), nil)
+			if !bytes.Equal(data, want) {
+				t.Error("it reads otherwise")
+			}
+			op := d.dev.ops[len(d.dev.ops)-1]
+			if direct := op.Iov[0].Base == r.Iov[0].Base; op.Code != engine.Readv || direct != tt.direct {
+				t.Errorf("read directly: %v", direct)
+			}
+			// Across the write pointer: half of it is zeroes.
+			clear(data)
+			read.Sector = 256 + 24
+			c.want(c.do(read), nil)
+			if !bytes.Equal(data, append(bytes.Clone(aligned), make([]byte, 4096)...)) {
+				t.Error("it reads otherwise across the write pointer")
+			}
+		})
+	}
+}
+
+// Memory that the front-end has taken away costs the request that uses it an
+// error, and those that were made one with it; the zone is as it was, and goes on.
+func TestDriveMemoryGone(t *testing.T) {
+	gone, err := unix.Mmap(-1, 0, 4*pageBytes, unix.PROT_NONE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Munmap(gone); err != nil {
+			t.Error(err)
+		}
+	})
+	at := func(op Op, sector uint64, off int) *Request {
+		base := (*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(gone)), off))
+		return &Request{Op: op, Sector: sector, Bytes: 8192, Iov: []unix.Iovec{{Base: base, Len: 8192}}}
+	}
+	d := newFakeDrive(t, small, nil, nil)
+	c, e := d.held(t, isWrite)
+	lead, behind := request(OpAppend, 256, pattern('a', 8192)), request(OpWrite, 256+16, pattern('b', 512))
+	batch := []*Request{request(OpAppend, 256, pattern('x', 512)), at(OpAppend, 256, 4), request(OpAppend, 256, pattern('x', 512))}
+	c.submit(lead)
+	c.submit(batch...)
+	c.submit(behind)
+	if err := onWorker(func() error {
+		e.release()
+		for n := 0; n < 5; {
+			if c.lane.Done() != nil {
+				n++
+			} else if len(e.kept) > 0 {
+				e.release()
+			}
+		}
+		for _, r := range batch {
+			c.want(r.Err, unix.EFAULT)
+			c.want(r.Err, ErrIO)
+		}
+		e.hold = nil
+		for _, off := range []int{0, 4, 3} { // the device's own EFAULT, and that of a copy
+			for _, r := range []*Request{
+				at(OpWrite, 256+17, off), at(OpAppend, 384, off), at(OpWrite, 0, off), at(OpRead, 256, off),
+				at(OpRead, 256+16, off), at(OpRead, 640, off), at(OpRead, 0, off),
+			} {
+				err := c.do(r)
+				c.want(err, unix.EFAULT)
+				c.want(err, ErrIO)
+				if r.bounce != nil {
+					t.Error("its memory was not given back")
+				}
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	c.want(lead.Err, nil)
+	c.want(behind.Err, nil)
+	c.wantZone(2, ImpOpen, 17)
+	c.wantZone(3, Empty, 0)
+	if !bytes.Equal(c.read(256, 17*512), append(pattern('a', 8192), pattern('b', 512)...)) {
+		t.Error("the zone holds something else")
+	}
+}
+
+// Some of several writes that were made one land, and then it fails: what landed
+// whole is good, what did not fails, and who stood in line behind them is
+// admitted by the drive's write pointer. A stable one fails, for nobody knows
+// that it is; and so do all where the write pointer has moved over the whole write:
+// something of it failed, and nobody knows what.
+func TestDriveWritesFailHalfWay(t *testing.T) {
+	for _, stable := range []bool{false, true} {
+		for landed := int64(0); landed <= 24; landed++ {
+			d := newFakeDrive(t, small, nil, nil)
+			c, e := d.held(t, isWrite)
+			first := request(OpAppend, 256, pattern('z', 8*512))
+			var batch []*Request
+			for i := range 3 {
+				r := request(OpAppend, 256, pattern(byte('a'+i), 8*512))
+				r.Stable = stable
+				batch = append(batch, r)
+			}
+			appended := request(OpAppend, 256, pattern('d', 32*512)) // too long to come with them
+			fits := request(OpWrite, 256+8+uint64(landed)+32, pattern('e', 512))
+			wrong := request(OpWrite, 256+8+24+32, pattern('f', 512)) // where it would have been
+			c.submit(first)
+			c.submit(batch...)
+			c.submit(appended, fits, wrong)
+			e.release()
+			c.ended(first)
+			c.lane.Start()
+			d.dev.failing(engine.Writev, landed, unix.EIO)
+			e.release()
+			for n := 0; n < 6; {
+				if c.lane.Done() != nil {
+					n++
+				} else if len(e.kept) > 0 {
+					e.release()
+				}
+			}
+			for i, r := range batch {
+				if whole := landed >= int64(i+1)*8; whole && landed < 24 && !stable {
+					c.want(r.Err, nil)
+				} else {
+					c.want(r.Err, ErrIO)
+				}
+			}
+			wp := 8 + uint64(landed)
+			c.want(appended.Err, nil)
+			c.want(fits.Err, nil)
+			if landed == 23 {
+				c.want(wrong.Err, nil) // now it is there
+			} else {
+				c.want(wrong.Err, ErrUnalignedWP)
+			}
+			if appended.AppendSector != 256+wp {
+				t.Errorf("%d landed: the next append is at %d", landed, appended.AppendSector-256)
+			}
+			for i, r := range batch {
+				if r.Err == nil && !bytes.Equal(c.read(r.AppendSector, 8*512), pattern(byte('a'+i), 8*512)) {
+					t.Errorf("%d landed: %d is good, but it is not there", landed, i)
+				}
+			}
+			if got := c.read(256, int(wp)*512); !bytes.Equal(got, d.dev.m.Data(256, wp*512)) {
+				t.Error("the zone reads otherwise than the drive has it")
+			}
+		}
+	}
+}
+
+// A reset-all waits where a zone is at work, holds what it has passed, and two of
+// them do not wait for each other.
+func TestDriveResetAllWaits(t *testing.T) {
+	d := newFakeDrive(t, small, nil, nil)
+	c, e := d.held(t, isWrite)
+	other, third := newClient(t, d), newClient(t, d)
+	third.want(third.write(256, pattern('z', 512)), nil)
+	at3, at6 := request(OpWrite, 384, pattern('a', 512)), request(OpWrite, 768, pattern('a', 512))
+	c.submit(at3, at6)
+	all, again := request(OpResetAll, 0, nil), request(OpResetAll, 0, nil)
+	held, behind := request(OpAppend, 256, pattern('b', 512)), request(OpAppend, 384, pattern('b', 512))
+	other.submit(all)
+	third.submit(again, held, behind)
+	other.quiet("zone 3 is at work")
+	free := newClient(t, d)
+	free.want(free.write(1024, pattern('f', 512)), nil) // nobody holds it
+	e.release()
+	c.ended(at3)
+	other.quiet("zone 6 is at work")
+	third.quiet("all is held")
+	e.release()
+	c.ended(at6)
+	other.ended(all)
+	for range 3 {
+		third.want(third.wait().Err, nil)
+	}
+	for _, i := range []int{2, 3, 6, 8} { // the second one found them written
+		c.wantZone(i, Empty, 0)
+	}
+}
