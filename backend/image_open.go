@@ -24,7 +24,9 @@ type image struct {
 	// resumable says that writes which were in flight when the last daemon died may
 	// be finished where they were: the live table is what guests were told.
 	resumable bool
-	unclean   bool // the last daemon that had it died, with requests in flight perhaps
+	unclean   bool // a daemon that had it died, with requests in flight perhaps
+
+	leaveUnclean bool // closed now, it is to be found unclean once more
 
 	stateMu sync.Mutex // guards state, once the image is open
 	state   state
@@ -249,7 +251,7 @@ func (img *image) close() error {
 	err := img.sync() // the live table too: a sync of a file covers its mappings
 	if err == nil {
 		img.stateMu.Lock()
-		img.state.clean = true
+		img.state.clean, img.state.doubt = true, img.leaveUnclean
 		err = img.state.write(img.store, img.uuid)
 		img.stateMu.Unlock()
 	} else {

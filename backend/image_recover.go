@@ -26,7 +26,7 @@ func (img *image) recover() error {
 		return err
 	}
 	trustLive := img.state.trusted(here)
-	img.resumable, img.unclean = trustLive, !img.state.clean && !img.state.idle
+	img.resumable, img.unclean = trustLive, img.state.doubt || !img.state.clean && !img.state.idle
 	if img.words, err = img.found(trustLive); err != nil {
 		return err
 	}

@@ -18,7 +18,8 @@ import (
 //	0   magic "ZVSTATE\0"
 //	8   sequence number
 //	16  CRC-32C of the block with this field zero
-//	20  flags, bit 0: clean; bit 1: in use, and nobody has begun
+//	20  flags, bit 0: clean; bit 1: in use, and nobody has begun; bit 2: clean, but
+//	    nobody has begun since a daemon died
 //	24  UUID of the image
 //	40  where: boot id (16), device number (8), inode number (8)
 //	72  process id of the daemon
@@ -27,6 +28,7 @@ type state struct {
 	seq   uint64
 	clean bool
 	idle  bool // since it was clean no queue has been served: see Begin
+	doubt bool // clean, but see LeaveUnclean
 	where place
 	pid   uint32
 	run   uint64
@@ -45,6 +47,7 @@ const (
 
 	stateClean = 1 << 0
 	stateIdle  = 1 << 1
+	stateDoubt = 1 << 2
 )
 
 func (s *state) encode(uuid [16]byte) []byte {
@@ -53,6 +56,8 @@ func (s *state) encode(uuid [16]byte) []byte {
 	copy(b, stateMagic)
 	le.PutUint64(b[8:], s.seq)
 	switch {
+	case s.clean && s.doubt:
+		le.PutUint32(b[20:], stateClean|stateDoubt)
 	case s.clean:
 		le.PutUint32(b[20:], stateClean)
 	case s.idle:
@@ -82,6 +87,7 @@ func decodeState(b []byte, uuid [16]byte) (state, error) {
 		seq:   le.Uint64(b[8:]),
 		clean: le.Uint32(b[20:])&stateClean != 0,
 		idle:  le.Uint32(b[20:])&stateIdle != 0,
+		doubt: le.Uint32(b[20:])&stateDoubt != 0,
 		where: place{dev: le.Uint64(b[56:]), ino: le.Uint64(b[64:])},
 		pid:   le.Uint32(b[72:]),
 		run:   le.Uint64(b[80:]),

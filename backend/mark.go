@@ -140,6 +140,14 @@ func Unclean(d Disk) bool {
 	return ok && z.img.unclean
 }
 
+// LeaveUnclean has d, which is Unclean and which nobody has begun to use since, found so
+// once more when it has been closed.
+func LeaveUnclean(d Disk) {
+	if z, ok := d.(*zoned); ok {
+		z.img.leaveUnclean = true
+	}
+}
+
 // Claim keeps the addresses that were given to requests in flight when a daemon
 // died, until each has come to Lane.Resume, Release or Unclaim. It has to be called for
 // all of them before anything is submitted to the disk. run is the number of the

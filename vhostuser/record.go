@@ -26,7 +26,7 @@ import (
 //	3+2i     its place in the order in which requests came
 //	own      which life of the ring this is of; own+1 who uses the disk (the
 //	         device's number); own+2 by how much the available index was ahead of
-//	         the used index when the ring started; own+3 is 1 once Settle was called
+//	         the used index when the ring started; own+3 a note of the device's
 //	own+8+2i a mark for the device: two words, cleared when i is taken
 //	         (and behind these what a packed ring's has: record_packed.go)
 //
@@ -188,13 +188,19 @@ func (q *RingRecord) User() uint64 { return q.load(q.own + 1) }
 // SetUser stores a number for the device.
 func (q *RingRecord) SetUser(n uint64) { q.store(q.own+1, n) }
 
-// Settled says whether Settle was called, by this process or one before it.
-func (q *RingRecord) Settled() bool { return q != nil && q.load(q.own+3) != 0 }
+// Note is what SetNote has stored for the device, in this process or one before it; 0
+// before, and of no record.
+func (q *RingRecord) Note() uint64 {
+	if q == nil {
+		return 0
+	}
+	return q.load(q.own + 3)
+}
 
-// Settle notes for the device that nothing that waits in the ring is in doubt any more.
-func (q *RingRecord) Settle() {
+// SetNote stores a note for the device, where there is a record.
+func (q *RingRecord) SetNote(n uint64) {
 	if q != nil {
-		q.store(q.own+3, 1)
+		q.store(q.own+3, n)
 	}
 }
 

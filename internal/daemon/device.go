@@ -64,6 +64,7 @@ type Device struct {
 	// unclean are the queues that nobody has used since a daemon died with the disk, or
 	// not for long enough to look at what waited there. See doubts.
 	unclean []bool
+	begun   bool // a queue was started since the disk was opened
 
 	// engine makes what a queue does its I/O with.
 	engine func(wake func()) (engine.Engine, error)
@@ -114,10 +115,11 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	defer late(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()
 	w := newWorker(d, i, r)
 	w.doubts, w.claimed = d.doubts(i, &r), d.claimed[i]
-	d.settle(i, w.doubts, r.Records)
+	d.noteDoubts(i, w.doubts, r.Records)
 	if err := d.begin(); err != nil {
 		return err
 	}
+	d.begun = true
 	failpoint.Hit(failpoint.Begun)
 	if err := w.start(); err != nil {
 		return err
@@ -172,6 +174,7 @@ func (d *Device) Close() error {
 	for i := range d.workers {
 		d.StopQueue(i, "the end of the daemon")
 	}
+	d.leaveDoubts()
 	d.errs.Flush()
 	return nil
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -24,8 +25,15 @@ func inMidstream(r *vhostuser.Ring) bool {
 	return r.Base != 0
 }
 
+// What the record notes of a ring, from the first start of any ring on.
+const (
+	noteSettled = 1 // nothing that waits in it is in doubt
+	noteDoubted = 2 // what waits may have been carried out, and nobody has answered it
+)
+
 // found notes how the last daemon has left the disk, which was opened just now.
 func (d *Device) found(disk backend.Disk) {
+	d.begun = false
 	for i := range d.unclean {
 		d.unclean[i] = backend.Unclean(disk)
 	}
@@ -39,17 +47,38 @@ func (d *Device) found(disk backend.Disk) {
 // was in doubt in doubt, until that is answered; and must not put into doubt what was
 // not, by what it does to the disk.
 func (d *Device) doubts(i int, r *vhostuser.Ring) bool {
-	return d.unclean[i] && !r.Record.Settled() && inMidstream(r)
+	if !inMidstream(r) {
+		return false
+	}
+	switch r.Record.Note() {
+	case noteSettled:
+		return false
+	case noteDoubted:
+		return true
+	}
+	return d.unclean[i]
 }
 
-// settle notes which rings are not in doubt: ring i, which starts, unless it is in
-// doubt, and others that are not. It does so before the disk is told that requests may
-// be in flight.
-func (d *Device) settle(i int, doubts bool, all *vhostuser.Record) {
+// noteDoubts has the record say which rings are in doubt: ring i, which starts, and
+// others, where it does not say so yet. That is before the disk is told that requests
+// may be in flight.
+func (d *Device) noteDoubts(i int, doubts bool, all *vhostuser.Record) {
 	for k := range all.Rings() {
-		if k == i && !doubts || k != i && !d.unclean[k] {
-			all.Ring(k).Settle()
+		note, r := uint64(noteSettled), all.Ring(k)
+		if k == i && doubts || k != i && d.unclean[k] {
+			note = noteDoubted
 		}
+		if k == i || r.Note() == 0 {
+			r.SetNote(note)
+		}
+	}
+}
+
+// leaveDoubts leaves a disk that nobody has used since a daemon died with it as it was
+// found, for the next process.
+func (d *Device) leaveDoubts() {
+	if !d.begun && slices.Contains(d.unclean, true) {
+		backend.LeaveUnclean(d.disk)
 	}
 }
 

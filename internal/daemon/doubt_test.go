@@ -135,7 +135,7 @@ func TestEachRingIsInDoubt(t *testing.T) {
 	if err := dev.StartQueue(0, rings[0]); err != nil {
 		t.Fatal(err)
 	}
-	for !rec.Ring(0).Settled() {
+	for rec.Ring(0).Note() != noteSettled {
 		time.Sleep(time.Millisecond)
 	}
 	dev.StopQueue(0, "test")
@@ -143,11 +143,53 @@ func TestEachRingIsInDoubt(t *testing.T) {
 	rings[0].Record = nil // it need not look there
 	want(false, true)
 	dev.Reset()
+	rings[1].Record = nil
 	want(false, false)
 
-	rings[0].Record = rec.Ring(0)
+	rings[0].Record, rings[1].Record = rec.Ring(0), rec.Ring(1)
 	dev = newRig(t, dead, 2).dev
 	want(false, true)
+}
+
+// A process that ends in good order before it has served anything leaves in doubt what
+// was: by the disk where no queue was started, by the record where some were.
+func TestDoubtsOutliveWhoServesNothing(t *testing.T) {
+	r := zonedRig(t, smallZones, 1)
+	g := r.connect(frontend.Options{})
+	g.want("append", driver.StatusOK, firstOf(g.Queue(0).Append(pattern(4096, 1), 128)))
+	path := copyOf(t, r.path)
+	g.leave()
+
+	rec, err := vhostuser.NewRecord(2, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rec.Close() }()
+	ring := midstream(t)
+	doubted := func(r *rig, zero, one *vhostuser.RingRecord) {
+		t.Helper()
+		for i, rec := range []*vhostuser.RingRecord{zero, one} {
+			if ring.Record = rec; !r.dev.doubts(i, &ring) {
+				t.Errorf("ring %d is in no doubt", i)
+			}
+		}
+	}
+	for range 2 {
+		r := newRig(t, path, 2)
+		doubted(r, nil, nil)
+		r.close()
+	}
+	r = newRig(t, path, 2)
+	ring.Record, ring.Records, ring.Life, ring.Held = rec.Ring(0), rec, 1, true
+	if err := r.dev.StartQueue(0, ring); err != nil {
+		t.Fatal(err)
+	}
+	r.close()
+	r = newRig(t, path, 2)
+	doubted(r, rec.Ring(0), rec.Ring(1))
+	if ring.Record = nil; r.dev.doubts(0, &ring) {
+		t.Error("the disk says so too, though somebody has begun to use it")
+	}
 }
 
 // A ring on a disk that was found clean is not put into doubt by another one that

@@ -261,7 +261,7 @@ func (w *worker) take() (taken int, err error) {
 	}
 	if w.doubts && err == nil { // what waited is answered
 		w.doubts = false
-		w.rec.Settle()
+		w.rec.SetNote(noteSettled)
 	}
 	return taken, err
 }
