@@ -38,11 +38,12 @@ var mayImport = map[string][]string{
 
 	"bench/compare": {"internal/bench"},
 
-	"integration/crash":      {},                 // tests only
-	"integration/cost":       {"internal/bench"}, // runs the binary; bench tells its processor time
-	"integration/powercut":   {"vhostuser/frontend", "virtio/driver"},
-	"integration/writeback":  {"vhostuser/frontend", "virtio/driver"},
-	"integration/drives":     {"vhostuser/frontend", "virtio/driver"},
+	"integration/rig":        {"vhostuser/frontend", "virtio/driver"}, // what those that run the binary share
+	"integration/crash":      {"integration/rig"},                     // tests only
+	"integration/cost":       {"integration/rig", "internal/bench"},   // bench tells its processor time
+	"integration/powercut":   {"integration/rig", "vhostuser/frontend", "virtio/driver"},
+	"integration/writeback":  {"integration/rig", "vhostuser/frontend", "virtio/driver"},
+	"integration/drives":     {"integration/rig", "vhostuser/frontend", "virtio/driver"},
 	"bench/drives":           {"vhostuser/frontend", "virtio/driver"},
 	"integration/zonestates": {},
 	// What serves the disks, internal/daemon, is its tests' alone.
