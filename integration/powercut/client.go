@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -13,6 +14,8 @@ const (
 	queues      = 4
 	depth       = 16 // requests in flight on each
 	bufferBytes = 64 << 10
+
+	sectorBytes = rig.SectorBytes
 )
 
 // A zoneLoad is what is under way in a zone.
@@ -34,9 +37,9 @@ type op struct {
 // A client keeps the queues of a disk busy, and notes what it does. It is one
 // goroutine, so that its stamps are the order of things.
 type client struct {
-	g      *geometry
+	g      *rig.Geometry
 	disk   *frontend.Disk
-	daemon *daemon
+	daemon *rig.Daemon
 	log    *logDevice
 	rng    *rand.Rand
 	seed   uint64
@@ -56,10 +59,9 @@ type client struct {
 
 // run has target requests answered, and waits for what is in flight then.
 func (c *client) run(target int) error {
-	c.zones = make([]zoneLoad, c.g.zones())
+	c.zones = make([]zoneLoad, c.g.Zones())
 	if c.through {
-		const writebackOffset = 32 // struct virtio_blk_config
-		if err := c.disk.Client.SetConfig(writebackOffset, []byte{0}); err != nil {
+		if err := c.disk.Client.SetConfig(driver.WritebackOffset, []byte{0}); err != nil {
 			return err
 		}
 	}
@@ -99,7 +101,7 @@ func (c *client) run(target int) error {
 			moved = moved || n > 0
 		}
 		if !moved {
-			if err := c.daemon.gone(); err != nil {
+			if err := c.daemon.Gone(); err != nil {
 				return err
 			}
 			time.Sleep(time.Millisecond) // whoever works wants a processor, too
@@ -122,7 +124,7 @@ func (c *client) offer(queue int, r *frontend.Request) bool {
 		}
 		c.draining = false
 		c.send(queue, r, op{typ: driver.TypeZoneResetAll})
-		for i := c.g.conventional; i < len(c.zones); i++ {
+		for i := c.g.Conventional; i < len(c.zones); i++ {
 			c.zones[i].busy = true
 		}
 		return true
@@ -138,26 +140,26 @@ func (c *client) offer(queue int, r *frontend.Request) bool {
 
 // choose picks a request that the zone it is for can take now.
 func (c *client) choose() (o op, ok bool) {
-	i := c.g.conventional + c.rng.IntN(len(c.zones)-c.g.conventional)
+	i := c.g.Conventional + c.rng.IntN(len(c.zones)-c.g.Conventional)
 	if c.rng.IntN(3) > 0 { // some zones see more than others
-		i = c.g.conventional + (i-c.g.conventional)%7
+		i = c.g.Conventional + (i-c.g.Conventional)%7
 	}
 	k := c.rng.IntN(1000)
 	o.zone = i
-	if c.g.conventional > 0 && k >= 60 && k < 160 {
-		o.zone = c.rng.IntN(c.g.conventional)
+	if c.g.Conventional > 0 && k >= 60 && k < 160 {
+		o.zone = c.rng.IntN(c.g.Conventional)
 	}
 	z := &c.zones[o.zone]
 	alone := z.flight == 0 && !z.busy
-	n := min(c.g.block<<c.rng.IntN(6), bufferBytes/sectorBytes)
-	fits := !z.busy && !z.full && z.reserved+n <= c.g.capacity(o.zone)
+	n := min(c.g.Block<<c.rng.IntN(6), bufferBytes/sectorBytes)
+	fits := !z.busy && !z.full && z.reserved+n <= c.g.Capacity(o.zone)
 	switch {
 	case k < 60:
 		o.typ = driver.TypeFlush
 		return o, true
-	case o.zone < c.g.conventional:
-		n = min(n, c.g.length(o.zone))
-		at := c.rng.Uint64N((c.g.length(o.zone)-n)/c.g.block+1) * c.g.block
+	case o.zone < c.g.Conventional:
+		n = min(n, c.g.Length(o.zone))
+		at := c.rng.Uint64N((c.g.Length(o.zone)-n)/c.g.Block+1) * c.g.Block
 		o.typ, o.w = driver.TypeOut, &write{at: at, n: n, ret: never}
 		return o, alone
 	case k == 999:
@@ -189,7 +191,7 @@ const nowhere = ^uint64(0) >> 1
 // send makes r carry o and notes that.
 func (c *client) send(queue int, r *frontend.Request, o op) {
 	o.call = c.h.tick()
-	r.Type, r.Sector = o.typ, uint64(o.zone)*c.g.zone
+	r.Type, r.Sector = o.typ, uint64(o.zone)*c.g.Zone
 	r.SetLen(0)
 	z := &c.zones[o.zone]
 	lives := c.h.zones[o.zone]
@@ -202,13 +204,13 @@ func (c *client) send(queue int, r *frontend.Request, o op) {
 			z.busy = true // requests of different queues overtake each other
 		}
 		r.SetLen(int(o.w.n * sectorBytes))
-		fill(r.Data, c.seed, o.w.id)
+		rig.Fill(r.Data, c.seed, o.w.id)
 		z.flight++
 		z.reserved += o.w.n
 		l := lives[len(lives)-1]
 		l.writes = append(l.writes, o.w)
 	case o.typ == driver.TypeZoneResetAll:
-		for i := c.g.conventional; i < len(c.zones); i++ {
+		for i := c.g.Conventional; i < len(c.zones); i++ {
 			c.h.zones[i] = append(c.h.zones[i], newLife(o.call, never))
 		}
 	case o.typ == driver.TypeZoneReset:
@@ -239,17 +241,17 @@ func (c *client) answer(o *op, r *frontend.Request) error {
 		o.w.ret = now
 		z.flight--
 		if o.typ == driver.TypeZoneAppend {
-			o.w.at = r.AppendSector - uint64(o.zone)*c.g.zone
+			o.w.at = r.AppendSector - uint64(o.zone)*c.g.Zone
 		} else {
 			z.busy = false
 		}
-		if o.zone < c.g.conventional {
+		if o.zone < c.g.Conventional {
 			z.reserved = 0
 		}
 	case o.typ == driver.TypeFlush:
 		return c.promise(o.call)
 	case o.typ == driver.TypeZoneResetAll:
-		for i := c.g.conventional; i < len(c.zones); i++ {
+		for i := c.g.Conventional; i < len(c.zones); i++ {
 			c.h.zones[i][len(c.h.zones[i])-1].resetRet = now
 			c.zones[i] = zoneLoad{}
 		}
@@ -270,8 +272,8 @@ func (c *client) answer(o *op, r *frontend.Request) error {
 
 // refusal takes note of a request that was answered with an error.
 func (c *client) refusal(o *op, r *frontend.Request, z *zoneLoad, l *life) error {
-	resources := c.g.maxOpen != 0 && r.Status == driver.StatusZoneOpenResource ||
-		c.g.maxActive != 0 && r.Status == driver.StatusZoneActiveResource
+	resources := c.g.MaxOpen != 0 && r.Status == driver.StatusZoneOpenResource ||
+		c.g.MaxActive != 0 && r.Status == driver.StatusZoneActiveResource
 	switch {
 	case o.w != nil && resources:
 		for i, w := range l.writes {

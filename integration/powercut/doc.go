@@ -12,16 +12,15 @@
 // this is no kill -9), checked, served again, and compared.
 //
 // What lives here: the log's format and the cuts (log.go, cut.go), the machine's
-// parts (host.go, daemon.go), the load (client.go), sectors that say which
-// request they belong to (content.go), and who judges (history.go, judge.go,
-// look.go). docs/durability.md has the promises.
+// disks (host.go), what is done to one of them (trial.go), the load (client.go), and
+// who judges (history.go, judge.go, look.go). docs/durability.md has the promises.
 //
 // The log tells the order in which writes ended, so it knows less than a disk
 // does: where two flushes overlap it may take a write for one that only the
 // later covers. The block layer under the log (a loop device's) lets only one
 // flush run at a time and ends them in order, so that this does not come up.
 //
-// It may import vhostuser/frontend and virtio/driver. It knows the image's
+// It may import integration/rig, vhostuser/frontend and virtio/driver. It knows the image's
 // layout from docs/image-format.md and shares no code with backend, so that a
 // mistake on one side shows.
 package main

@@ -1,24 +1,6 @@
 package main
 
-// A geometry is a disk to try. Lengths are in sectors of 512 bytes.
-type geometry struct {
-	name               string
-	size, zone, cap    uint64
-	conventional       int
-	maxOpen, maxActive int
-	block              uint64 // sectors
-}
-
-func (g *geometry) zones() int { return int((g.size + g.zone - 1) / g.zone) }
-
-func (g *geometry) length(i int) uint64 { return min(g.zone, g.size-uint64(i)*g.zone) }
-
-func (g *geometry) capacity(i int) uint64 {
-	if i < g.conventional {
-		return g.length(i)
-	}
-	return min(g.cap, g.length(i))
-}
+import "github.com/zvhost/zvhost/integration/rig"
 
 // never is the stamp of what has not happened.
 const never = int(^uint(0) >> 1)
@@ -59,15 +41,15 @@ type promise struct{ covers, after int }
 
 // A history is what a client has done to a disk and what it was told.
 type history struct {
-	g        *geometry
+	g        *rig.Geometry
 	zones    [][]*life // of a conventional zone the only one
 	promises []promise
 	clock    int // the last stamp
 }
 
-func newHistory(g *geometry) *history {
+func newHistory(g *rig.Geometry) *history {
 	h := &history{g: g, clock: 1}
-	for range g.zones() {
+	for range g.Zones() {
 		h.zones = append(h.zones, []*life{newLife(0, 0)})
 	}
 	return h

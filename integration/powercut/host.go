@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"os/exec"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/integration/rig"
 )
 
 // diskBytes is the size of the disk under a file system: the least that XFS
@@ -18,59 +18,9 @@ const (
 	logBytes  = 1 << 30
 )
 
-// command runs a program of the host, and returns what it printed.
-func command(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
-// undo collects what has to be taken down again, the last first.
-type undo []func() error
-
-func (u *undo) add(f func() error) { *u = append(*u, f) }
-
-// run takes everything down, and returns the first thing that failed.
-func (u *undo) run() (err error) {
-	for n := len(*u) - 1; n >= 0; n-- {
-		if e := (*u)[n](); err == nil {
-			err = e
-		}
-	}
-	*u = nil
-	return err
-}
-
-// loop makes a block device of a file.
-func loop(u *undo, path string) (device string, err error) {
-	if device, err = command("losetup", "--find", "--show", path); err == nil {
-		u.add(func() error { _, err := command("losetup", "--detach", device); return err })
-	}
-	return device, err
-}
-
-// mount mounts device at dir, which is made.
-func mount(u *undo, device, dir, fs, options string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount(device, dir, fs, 0, options); err != nil {
-		return fmt.Errorf("mount %s as %s: %w", device, fs, err)
-	}
-	u.add(func() error {
-		if err := unix.Unmount(dir, 0); err != nil {
-			return fmt.Errorf("unmount %s: %w", dir, err)
-		}
-		return nil
-	})
-	return nil
-}
-
 // makeFS makes an empty file system, and returns the disk that it is on.
 func makeFS(fs, path string) (disk, error) {
-	if err := sparse(path, diskBytes); err != nil {
+	if err := rig.Sparse(path, diskBytes); err != nil {
 		return nil, err
 	}
 	defer os.Remove(path)
@@ -81,19 +31,10 @@ func makeFS(fs, path string) (disk, error) {
 	if args == nil {
 		return nil, fmt.Errorf("there is no file system %q here: ext4 or xfs", fs)
 	}
-	if _, err := command(args[0], args[1:]...); err != nil {
+	if _, err := rig.Run(args[0], args[1:]...); err != nil {
 		return nil, err
 	}
 	return readDisk(path)
-}
-
-func sparse(path string, bytes int64) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Truncate(bytes)
 }
 
 // A logDevice is a log-writes device.
@@ -104,14 +45,14 @@ type logDevice struct {
 }
 
 // logWrites makes a device that writes to disk and notes it in log.
-func logWrites(u *undo, name, disk, log string) (*logDevice, error) {
-	table := fmt.Sprintf("0 %d log-writes %s %s", diskBytes/sectorBytes, disk, log)
-	if _, err := command("dmsetup", "create", name, "--noudevsync", "--table", table); err != nil {
+func logWrites(u *rig.Undo, name, disk, log string) (*logDevice, error) {
+	table := fmt.Sprintf("0 %d log-writes %s %s", diskBytes/rig.SectorBytes, disk, log)
+	if _, err := rig.Run("dmsetup", "create", name, "--noudevsync", "--table", table); err != nil {
 		return nil, err
 	}
-	u.add(func() error { _, err := command("dmsetup", "remove", "--noudevsync", name); return err })
+	u.Add(func() error { _, err := rig.Run("dmsetup", "remove", "--noudevsync", name); return err })
 	// There is no udev to make a node of the name.
-	node, err := command("dmsetup", "info", "--columns", "--noheadings", "-o", "blkdevname", name)
+	node, err := rig.Run("dmsetup", "info", "--columns", "--noheadings", "-o", "blkdevname", name)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +60,7 @@ func logWrites(u *undo, name, disk, log string) (*logDevice, error) {
 	if err != nil {
 		return nil, err
 	}
-	u.add(control.Close)
+	u.Add(control.Close)
 	return &logDevice{name, "/dev/" + node, control}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -11,7 +12,7 @@ import (
 type view struct {
 	state   uint8
 	written uint64 // sectors below the write pointer; of a full zone, those that are not zeroes
-	sectors []stamp
+	sectors []rig.Stamp
 }
 
 // judge says whether the zones are what a power cut may leave of the history,
@@ -20,20 +21,20 @@ func (h *history) judge(views []view, lower, upper int) error {
 	active := 0
 	for i := range views {
 		v, err := &views[i], error(nil)
-		if i < h.g.conventional {
+		if i < h.g.Conventional {
 			err = judgeConventional(h.zones[i][0], v, lower, upper)
 		} else {
 			err = h.judgeZone(i, v, lower, upper)
 		}
 		if err != nil {
-			return fmt.Errorf("zone %d is %s with %d sectors written: %w", i, stateNames[v.state], v.written, err)
+			return fmt.Errorf("zone %d is %s with %d sectors written: %w", i, rig.StateNames[v.state], v.written, err)
 		}
 		if v.state == driver.ZoneClosed {
 			active++
 		}
 	}
-	if h.g.maxActive != 0 && active > h.g.maxActive {
-		return fmt.Errorf("%d zones are active, at most %d may be", active, h.g.maxActive)
+	if h.g.MaxActive != 0 && active > h.g.MaxActive {
+		return fmt.Errorf("%d zones are active, at most %d may be", active, h.g.MaxActive)
 	}
 	return nil
 }
@@ -53,7 +54,7 @@ func (h *history) judgeZone(i int, v *view, lower, upper int) error {
 		if n == first {
 			floor = lower // later lives are promised nothing
 		}
-		err := lives[n].allows(v, h.g.capacity(i), floor, upper)
+		err := lives[n].allows(v, h.g.Capacity(i), floor, upper)
 		if err == nil {
 			return nil
 		}
@@ -69,19 +70,19 @@ func (l *life) allows(v *view, capacity uint64, lower, upper int) error {
 		return fmt.Errorf("a flush has covered %d sectors", least)
 	}
 	ends := v.written == 0
-	want := make([]stamp, v.written)
+	want := make([]rig.Stamp, v.written)
 	for _, w := range l.writes {
 		ends = ends || w.at+w.n == v.written
 		for k := uint64(0); k < w.n && w.at+k < v.written; k++ {
 			if w.call >= upper {
 				return fmt.Errorf("sectors from %d on were sent after the power went", w.at)
 			}
-			want[w.at+k] = stamp{w.id, k}
+			want[w.at+k] = rig.Stamp{ID: w.id, Index: k}
 		}
 	}
 	for at, s := range v.sectors {
 		switch {
-		case uint64(at) >= v.written && s != stamp{}:
+		case uint64(at) >= v.written && s != rig.Stamp{}:
 			return fmt.Errorf("sector %d above the write pointer is %v", at, s)
 		case uint64(at) < v.written && s != want[at]:
 			return fmt.Errorf("sector %d below the write pointer is %v, and %v was written", at, s, want[at])
@@ -112,9 +113,9 @@ func judgeConventional(l *life, v *view, lower, upper int) error {
 	if v.state != driver.ZoneNotWP {
 		return errors.New("it is a conventional zone")
 	}
-	allowed := make([][]stamp, len(v.sectors))
+	allowed := make([][]rig.Stamp, len(v.sectors))
 	for i := range allowed {
-		allowed[i] = []stamp{{}}
+		allowed[i] = []rig.Stamp{{}}
 	}
 	for _, w := range l.writes {
 		for k := uint64(0); k < w.n && w.call < upper; k++ {
@@ -122,7 +123,7 @@ func judgeConventional(l *life, v *view, lower, upper int) error {
 			if w.ret < lower {
 				allowed[at] = allowed[at][:0]
 			}
-			allowed[at] = append(allowed[at], stamp{w.id, k})
+			allowed[at] = append(allowed[at], rig.Stamp{ID: w.id, Index: k})
 		}
 	}
 	for at, s := range v.sectors {
@@ -135,9 +136,4 @@ func judgeConventional(l *life, v *view, lower, upper int) error {
 		}
 	}
 	return nil
-}
-
-var stateNames = map[uint8]string{
-	driver.ZoneNotWP: "not-wp", driver.ZoneEmpty: "empty", driver.ZoneImpOpen: "imp-open", driver.ZoneExpOpen: "exp-open",
-	driver.ZoneClosed: "closed", driver.ZoneReadOnly: "read-only", driver.ZoneFull: "full", driver.ZoneOffline: "offline",
 }

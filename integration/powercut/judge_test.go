@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -16,7 +17,7 @@ import (
 //	16-17  reset                     18-19 write 4 of 4 sectors
 //	20-21  flush
 func oneZone() *history {
-	h := newHistory(&geometry{size: 16, zone: 16, cap: 16, block: 1})
+	h := newHistory(&rig.Geometry{Size: 16, Zone: 16, Cap: 16, Block: 1})
 	old := h.zones[0][0]
 	old.writes = []*write{
 		{id: 1, at: 0, n: 4, call: 2, ret: 3},
@@ -33,11 +34,11 @@ func oneZone() *history {
 
 // zone makes a view with the content of writes, one after the other.
 func zone(state uint8, ids ...uint64) []view {
-	v := view{state: state, written: uint64(len(ids)) * 4, sectors: make([]stamp, 16)}
+	v := view{state: state, written: uint64(len(ids)) * 4, sectors: make([]rig.Stamp, 16)}
 	for i, id := range ids {
 		for k := range uint64(4) {
 			if id != 0 {
-				v.sectors[uint64(i)*4+k] = stamp{id, k}
+				v.sectors[uint64(i)*4+k] = rig.Stamp{ID: id, Index: k}
 			}
 		}
 	}
@@ -47,9 +48,9 @@ func zone(state uint8, ids ...uint64) []view {
 func TestJudge(t *testing.T) {
 	const empty, closed, full = driver.ZoneEmpty, driver.ZoneClosed, driver.ZoneFull
 	above := zone(closed, 1)
-	above[0].sectors[4] = stamp{2, 0}
+	above[0].sectors[4] = rig.Stamp{ID: 2, Index: 0}
 	middle := zone(closed, 1)
-	middle[0].written, middle[0].sectors[3] = 3, stamp{}
+	middle[0].written, middle[0].sectors[3] = 3, rig.Stamp{}
 	for name, c := range map[string]struct {
 		promises int
 		views    []view
@@ -94,7 +95,7 @@ func TestJudge(t *testing.T) {
 }
 
 func TestJudgeConventional(t *testing.T) {
-	h := newHistory(&geometry{size: 16, zone: 16, cap: 16, block: 1, conventional: 1})
+	h := newHistory(&rig.Geometry{Size: 16, Zone: 16, Cap: 16, Block: 1, Conventional: 1})
 	h.zones[0][0].writes = []*write{
 		{id: 1, at: 0, n: 8, call: 2, ret: 3},
 		{id: 2, at: 4, n: 8, call: 7, ret: 8},
@@ -103,16 +104,16 @@ func TestJudgeConventional(t *testing.T) {
 	const nw = driver.ZoneNotWP
 	shifted := zone(nw, 1, 0, 0)
 	for k := range uint64(4) {
-		shifted[0].sectors[4+k] = stamp{1, 4 + k}
+		shifted[0].sectors[4+k] = rig.Stamp{ID: 1, Index: 4 + k}
 	}
 	part := zone(nw, 1, 0, 0)
 	for k := range uint64(4) {
-		part[0].sectors[4+k] = stamp{1, 4 + k}
+		part[0].sectors[4+k] = rig.Stamp{ID: 1, Index: 4 + k}
 	}
-	part[0].sectors[5] = stamp{2, 1}
+	part[0].sectors[5] = rig.Stamp{ID: 2, Index: 1}
 	whole := zone(nw, 1, 2, 0)
 	for k := range uint64(4) {
-		whole[0].sectors[8+k] = stamp{2, 4 + k}
+		whole[0].sectors[8+k] = rig.Stamp{ID: 2, Index: 4 + k}
 	}
 	for name, c := range map[string]struct {
 		promises int
@@ -140,7 +141,7 @@ func TestJudgeConventional(t *testing.T) {
 
 // The limit on active zones holds after a power cut.
 func TestJudgeLimits(t *testing.T) {
-	h := newHistory(&geometry{size: 32, zone: 16, cap: 16, block: 1, maxActive: 1})
+	h := newHistory(&rig.Geometry{Size: 32, Zone: 16, Cap: 16, Block: 1, MaxActive: 1})
 	var views []view
 	for i := range h.zones {
 		h.zones[i][0].writes = []*write{{id: uint64(i + 1), at: 0, n: 4, call: 2, ret: 3}}
@@ -148,25 +149,5 @@ func TestJudgeLimits(t *testing.T) {
 	}
 	if err := h.judge(views, 0, never); err == nil || !strings.Contains(err.Error(), "2 zones are active") {
 		t.Error(err)
-	}
-}
-
-// A torn or foreign sector is no content.
-func TestParse(t *testing.T) {
-	b := make([]byte, 3*sectorBytes)
-	fill(b[sectorBytes:], 9, 5)
-	got, err := parse(b, 9)
-	if err != nil || got[0] != (stamp{}) || got[2] != (stamp{5, 1}) {
-		t.Errorf("%v %v", got, err)
-	}
-	for name, at := range map[string]int{"zeroes that are not": 100, "begins as a stamp": sectorBytes + 300, "ends otherwise": 2*sectorBytes - 20} {
-		c := append([]byte(nil), b...)
-		c[at] ^= 1
-		if _, err := parse(c, 9); err == nil {
-			t.Errorf("%s: taken for content", name)
-		}
-	}
-	if _, err := parse(b, 8); err == nil {
-		t.Error("another run's content is taken for this one's")
 	}
 }

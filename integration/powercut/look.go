@@ -8,20 +8,21 @@ import (
 	"math/rand/v2"
 	"os"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
 // look reads the whole disk over a session, and compares what it says with the
 // file: what recovery has not kept has to be gone from there, too.
-func look(g *geometry, image string, d *frontend.Disk, seed uint64) ([]view, error) {
+func look(g *rig.Geometry, image string, d *frontend.Disk, seed uint64) ([]view, error) {
 	q := d.Queue(0)
 	zones, err := q.ReportAll()
 	if err != nil {
 		return nil, err
 	}
-	if len(zones) != g.zones() {
-		return nil, fmt.Errorf("%d zones are reported, not %d", len(zones), g.zones())
+	if len(zones) != g.Zones() {
+		return nil, fmt.Errorf("%d zones are reported, not %d", len(zones), g.Zones())
 	}
 	f, err := os.Open(image)
 	if err != nil {
@@ -47,14 +48,14 @@ func look(g *geometry, image string, d *frontend.Disk, seed uint64) ([]view, err
 	for i, z := range zones {
 		v := &views[i]
 		v.state = z.State
-		if v.sectors, err = parse(content[z.Start*sectorBytes:][:g.length(i)*sectorBytes], seed); err != nil {
-			return nil, fmt.Errorf("zone %d, which is %s with its write pointer at %d: %w", i, stateNames[z.State], z.WP-z.Start, err)
+		if v.sectors, err = rig.Parse(content[z.Start*sectorBytes:][:g.Length(i)*sectorBytes], seed); err != nil {
+			return nil, fmt.Errorf("zone %d, which is %s with its write pointer at %d: %w", i, rig.StateNames[z.State], z.WP-z.Start, err)
 		}
 		switch z.State {
 		case driver.ZoneNotWP:
 		case driver.ZoneFull: // a full zone has no write pointer to show
 			for at, s := range v.sectors {
-				if s != (stamp{}) {
+				if s != (rig.Stamp{}) {
 					v.written = uint64(at) + 1
 				}
 			}
@@ -66,17 +67,17 @@ func look(g *geometry, image string, d *frontend.Disk, seed uint64) ([]view, err
 }
 
 // readAll reads the whole disk, with several requests in flight.
-func readAll(g *geometry, q *frontend.Queue) ([]byte, error) {
-	content := make([]byte, g.size*sectorBytes)
+func readAll(g *rig.Geometry, q *frontend.Queue) ([]byte, error) {
+	content := make([]byte, g.Size*sectorBytes)
 	done := make([]*frontend.Request, depth)
-	for at := uint64(0); at < g.size || q.InFlight() > 0; {
-		for at < g.size {
+	for at := uint64(0); at < g.Size || q.InFlight() > 0; {
+		for at < g.Size {
 			r := q.Get()
 			if r == nil {
 				break
 			}
 			// Not across zones.
-			n := min(bufferBytes/sectorBytes, g.zone-at%g.zone, g.size-at)
+			n := min(bufferBytes/sectorBytes, g.Zone-at%g.Zone, g.Size-at)
 			r.Type, r.Sector = driver.TypeIn, at
 			r.SetLen(int(n * sectorBytes))
 			if err := q.Submit(r); err != nil {
@@ -104,25 +105,25 @@ func readAll(g *geometry, q *frontend.Queue) ([]byte, error) {
 
 // goOn uses the disk again: writing goes on where it stopped, and a reset zone
 // takes new data.
-func goOn(g *geometry, d *frontend.Disk, views []view, rng *rand.Rand, seed uint64) error {
+func goOn(g *rig.Geometry, d *frontend.Disk, views []view, rng *rand.Rand, seed uint64) error {
 	q := d.Queue(0)
-	n := g.block * sectorBytes
+	n := g.Block * sectorBytes
 	want, got := make([]byte, n), make([]byte, n)
 	last := uint64(1) << 40 // ids that the load has not used
 	place := map[int]uint64{}
 	for range 3 {
-		i := g.conventional + rng.IntN(len(views)-g.conventional)
-		v, start := &views[i], uint64(i)*g.zone
+		i := g.Conventional + rng.IntN(len(views)-g.Conventional)
+		v, start := &views[i], uint64(i)*g.Zone
 		if v.state == driver.ZoneFull {
 			if err := q.Zone(driver.TypeZoneReset, start); err != nil {
 				return err
 			}
 			v.state, v.written = driver.ZoneEmpty, 0
 		}
-		if _, ok := place[i]; ok || v.written+g.block > g.capacity(i) {
+		if _, ok := place[i]; ok || v.written+g.Block > g.Capacity(i) {
 			continue
 		}
-		fill(want, seed, last+uint64(i))
+		rig.Fill(want, seed, last+uint64(i))
 		sector, err := q.Append(want, start)
 		if err != nil {
 			if s := frontend.Status(err); s == driver.StatusZoneActiveResource || s == driver.StatusZoneOpenResource {
@@ -139,7 +140,7 @@ func goOn(g *geometry, d *frontend.Disk, views []view, rng *rand.Rand, seed uint
 		return fmt.Errorf("a flush: %w", err)
 	}
 	for i, sector := range place {
-		fill(want, seed, last+uint64(i))
+		rig.Fill(want, seed, last+uint64(i))
 		if err := q.Read(got, sector); err != nil {
 			return err
 		}
@@ -151,9 +152,9 @@ func goOn(g *geometry, d *frontend.Disk, views []view, rng *rand.Rand, seed uint
 }
 
 // finish takes the session and the daemon down.
-func finish(d *frontend.Disk, p *daemon, err error) error {
+func finish(d *frontend.Disk, p *rig.Daemon, err error) error {
 	if d != nil {
 		err = errors.Join(err, d.Close())
 	}
-	return errors.Join(err, p.end(15))
+	return errors.Join(err, p.End(15))
 }

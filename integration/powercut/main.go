@@ -52,7 +52,7 @@ func run(binary, dir, fs string, cuts, requests int, seed uint64, total *tally) 
 			t.requests /= 8
 		}
 		if err := t.run((cuts + n) / loads); err != nil {
-			return fmt.Errorf("%s: %w", t.g.name, err)
+			return fmt.Errorf("%s: %w", t.g.Name, err)
 		}
 	}
 	return nil

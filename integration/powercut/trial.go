@@ -9,15 +9,18 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/integration/rig"
+	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
 // geometries are the disks that a run goes through: small, so that zones fill
 // up and are reset; and one whose table has several blocks.
-var geometries = []geometry{
-	{name: "conventional zones", size: 12288, zone: 512, cap: 512, conventional: 2, block: 1},
-	{name: "limits, 4096-byte blocks, smaller last zone", size: 12000, zone: 512, cap: 384, maxOpen: 3, maxActive: 5, block: 8},
-	{name: "600 zones", size: 600 * 16, zone: 16, cap: 16, maxActive: 24, block: 1},
-	{name: "write-through", size: 8192, zone: 512, cap: 448, conventional: 1, maxOpen: 6, block: 1},
+var geometries = []rig.Geometry{
+	{Name: "conventional zones", Size: 12288, Zone: 512, Cap: 512, Conventional: 2, Block: 1},
+	{Name: "limits, 4096-byte blocks, smaller last zone", Size: 12000, Zone: 512, Cap: 384, MaxOpen: 3, MaxActive: 5, Block: 8},
+	{Name: "600 zones", Size: 600 * 16, Zone: 16, Cap: 16, MaxActive: 24, Block: 1},
+	{Name: "write-through", Size: 8192, Zone: 512, Cap: 448, Conventional: 1, MaxOpen: 6, Block: 1},
 }
 
 // writeThrough is the geometry whose disk is used without a write cache, and
@@ -28,7 +31,7 @@ const writeThrough = 3
 type trial struct {
 	binary, dir, fs string
 	base            disk // with an empty file system
-	g               *geometry
+	g               *rig.Geometry
 	through         bool
 	seed            uint64
 	rng             *rand.Rand
@@ -106,20 +109,20 @@ var atoms = map[string]int{"xfs": 8}
 
 // load runs the client on a new image, and returns its history.
 func (t *trial) load() (h *history, err error) {
-	var u undo
-	defer func() { err = errors.Join(err, u.run()) }()
+	var u rig.Undo
+	defer func() { err = errors.Join(err, u.Run()) }()
 	if err := t.base.save(t.path("disk"), diskBytes); err != nil {
 		return nil, err
 	}
-	u.add(func() error { return os.Remove(t.path("disk")) })
-	if err := sparse(t.path("log"), logBytes); err != nil {
+	u.Add(func() error { return os.Remove(t.path("disk")) })
+	if err := rig.Sparse(t.path("log"), logBytes); err != nil {
 		return nil, err
 	}
-	diskLoop, err := loop(&u, t.path("disk"))
+	diskLoop, err := u.Loop(t.path("disk"))
 	if err != nil {
 		return nil, err
 	}
-	logLoop, err := loop(&u, t.path("log"))
+	logLoop, err := u.Loop(t.path("log"))
 	if err != nil {
 		return nil, err
 	}
@@ -127,69 +130,74 @@ func (t *trial) load() (h *history, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := mount(&u, dev.device, t.path("mnt"), t.fs, map[string]string{"ext4": "commit=1"}[t.fs]); err != nil {
+	if err := u.Mount(dev.device, t.path("mnt"), t.fs, map[string]string{"ext4": "commit=1"}[t.fs]); err != nil {
 		return nil, err
 	}
 	image := t.path("mnt/disk.zvh")
-	bytes := func(sectors uint64) string { return fmt.Sprint(sectors * sectorBytes) }
-	g := t.g
-	if _, err := command(t.binary, "create", image, "--size", bytes(g.size), "--zone-size", bytes(g.zone),
-		"--zone-capacity", bytes(g.cap), "--conventional", fmt.Sprint(g.conventional), "--block-size", bytes(g.block),
-		"--max-open", fmt.Sprint(g.maxOpen), "--max-active", fmt.Sprint(g.maxActive)); err != nil {
+	if err := t.g.Create(t.binary, image); err != nil {
 		return nil, err
 	}
 	if err := dev.mark("created"); err != nil {
 		return nil, err
 	}
-	p, err := serve(t.binary, image, t.path("s"))
+	p, err := t.serve(image)
 	if err != nil {
 		return nil, err
 	}
-	u.add(func() error { return p.end(unix.SIGKILL) })
-	session, err := p.connect()
+	u.Add(func() error { return p.End(unix.SIGKILL) })
+	session, err := t.connect()
 	if err != nil {
 		return nil, err
 	}
-	u.add(session.Abandon)
-	c := &client{g: g, disk: session, daemon: p, log: dev, rng: t.rng, seed: t.seed, h: newHistory(g), through: t.through}
+	u.Add(session.Abandon)
+	c := &client{g: t.g, disk: session, daemon: p, log: dev, rng: t.rng, seed: t.seed, h: newHistory(t.g), through: t.through}
 	return c.h, c.run(t.requests)
+}
+
+// serve starts zvhost on an image, and waits until it serves.
+func (t *trial) serve(image string) (*rig.Daemon, error) {
+	return rig.Serve(t.binary, "serve", "--socket-path", t.path("s"), "--blk-file", image, "--queues", fmt.Sprint(queues))
+}
+
+func (t *trial) connect() (*frontend.Disk, error) {
+	return rig.Connect(t.path("s"), frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes})
 }
 
 // examine starts the machine again after a power cut that left d.
 func (t *trial) examine(h *history, d disk, lower, upper int) (err error) {
-	var u undo
-	defer func() { err = errors.Join(err, u.run()) }()
+	var u rig.Undo
+	defer func() { err = errors.Join(err, u.Run()) }()
 	if err := d.save(t.path("disk"), diskBytes); err != nil {
 		return err
 	}
-	u.add(func() error { return os.Remove(t.path("disk")) })
-	device, err := loop(&u, t.path("disk"))
+	u.Add(func() error { return os.Remove(t.path("disk")) })
+	device, err := u.Loop(t.path("disk"))
 	if err != nil {
 		return err
 	}
-	if err := mount(&u, device, t.path("mnt"), t.fs, ""); err != nil {
+	if err := u.Mount(device, t.path("mnt"), t.fs, ""); err != nil {
 		return err
 	}
 	image := t.path("mnt/disk.zvh")
-	if _, err := command(t.binary, "check", image); err != nil {
+	if _, err := rig.Run(t.binary, "check", image); err != nil {
 		return fmt.Errorf("before it is served again: %w", err)
 	}
 	if err := t.serveAgain(h, image, lower, upper); err != nil {
 		return err
 	}
-	if _, err := command(t.binary, "check", image); err != nil {
+	if _, err := rig.Run(t.binary, "check", image); err != nil {
 		return fmt.Errorf("after it was served again: %w", err)
 	}
-	t.tally.zones += t.g.zones()
+	t.tally.zones += t.g.Zones()
 	return nil
 }
 
 func (t *trial) serveAgain(h *history, image string, lower, upper int) error {
-	p, err := serve(t.binary, image, t.path("s"))
+	p, err := t.serve(image)
 	if err != nil {
 		return err
 	}
-	disk, err := p.connect()
+	disk, err := t.connect()
 	if err == nil {
 		var views []view
 		if views, err = look(t.g, image, disk, t.seed); err == nil {
