@@ -15,5 +15,5 @@
 // image (zoned.go) and of an ordinary disk (plain.go). docs/durability.md has the
 // promises.
 //
-// It may import vhostuser/frontend and virtio/driver. It implements nothing.
+// It may import integration/rig, vhostuser/frontend and virtio/driver. It implements nothing.
 package main

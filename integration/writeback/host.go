@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/integration/rig"
 )
 
 // What the machine is made of. The file system has one block group, so that all that
@@ -22,76 +22,30 @@ const (
 // A host is the machine that zvhost runs on.
 type host struct {
 	zvhost, dir string
-	undo        undo
+	undo        rig.Undo
 }
 
 func (h *host) path(name string) string   { return filepath.Join(h.dir, name) }
 func (h *host) onDisk(name string) string { return filepath.Join(h.dir, "mnt", name) }
 
-// command runs a program of the host, and returns what it printed.
-func command(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
-// undo collects what has to be taken down again, the last first.
-type undo []func() error
-
-func (u *undo) add(f func() error) { *u = append(*u, f) }
-
-// run takes everything down, and returns the first thing that failed.
-func (u *undo) run() (err error) {
-	for n := len(*u) - 1; n >= 0; n-- {
-		if e := (*u)[n](); err == nil {
-			err = e
-		}
-	}
-	*u = nil
-	return err
-}
-
-func (h *host) mount(what, at, fs, options string) error {
-	if err := os.MkdirAll(at, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount(what, at, fs, 0, options); err != nil {
-		return fmt.Errorf("mount %s as %s: %w", what, fs, err)
-	}
-	h.undo.add(func() error {
-		if err := unix.Unmount(at, 0); err != nil {
-			return fmt.Errorf("unmount %s: %w", at, err)
-		}
-		return nil
-	})
-	return nil
-}
-
 // prepare makes the file system.
 func (h *host) prepare() error {
-	if err := h.mount("tmpfs", h.path("under"), "tmpfs", fmt.Sprintf("size=%d", tmpfsBytes)); err != nil {
+	if err := h.undo.Mount("tmpfs", h.path("under"), "tmpfs", fmt.Sprintf("size=%d", tmpfsBytes)); err != nil {
 		return err
 	}
 	disk := h.path("under/disk")
-	f, err := os.Create(disk)
+	if err := rig.Sparse(disk, diskBytes); err != nil {
+		return err
+	}
+	loop, err := h.undo.Loop(disk)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Truncate(diskBytes), f.Close()); err != nil {
-		return err
-	}
-	loop, err := command("losetup", "--find", "--show", disk)
-	if err != nil {
-		return err
-	}
-	h.undo.add(func() error { _, err := command("losetup", "--detach", loop); return err })
-	if _, err := command("mkfs.ext4", "-q", "-b", "4096", "-N", "256", "-J", "size=4",
+	if _, err := rig.Run("mkfs.ext4", "-q", "-b", "4096", "-N", "256", "-J", "size=4",
 		"-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", loop); err != nil {
 		return err
 	}
-	return h.mount(loop, h.path("mnt"), "ext4", "errors=remount-ro")
+	return h.undo.Mount(loop, h.path("mnt"), "ext4", "errors=remount-ro")
 }
 
 // fill takes the room that the disk would need for what is new.

@@ -20,7 +20,7 @@ func main() {
 	only := flag.String("only", "", "the name of the one trial to run; empty: all")
 	flag.Parse()
 	h := &host{zvhost: *binary, dir: *dir}
-	if err := errors.Join(h.run(*only), h.undo.run()); err != nil {
+	if err := errors.Join(h.run(*only), h.undo.Run()); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}

@@ -72,11 +72,11 @@ func (h *host) region(path string, start uint64, lost, stable bool) (bad int, er
 	}
 	w, err := newWitness(path)
 	if err != nil {
-		return 0, errors.Join(err, p.end(unix.SIGKILL, true))
+		return 0, errors.Join(err, p.End(unix.SIGKILL))
 	}
 	defer w.close()
-	requests, err := h.ask(p, start, lost, stable)
-	err = errors.Join(err, p.end(unix.SIGTERM, lost))
+	requests, err := h.ask(start, lost, stable)
+	err = errors.Join(err, end(p, lost))
 	if err == nil {
 		err = w.end(lost)
 	}
@@ -106,8 +106,8 @@ func (h *host) region(path string, start uint64, lost, stable bool) (bad int, er
 }
 
 // ask returns the answers that the queues get.
-func (h *host) ask(p *daemon, start uint64, lost, stable bool) (answers []byte, err error) {
-	disk, err := p.connect()
+func (h *host) ask(start uint64, lost, stable bool) (answers []byte, err error) {
+	disk, err := h.connect()
 	if err != nil {
 		return nil, err
 	}

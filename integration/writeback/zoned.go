@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -27,7 +28,7 @@ const (
 type zonedTrial struct {
 	h      *host
 	image  string
-	daemon *daemon
+	daemon *rig.Daemon
 	disk   *frontend.Disk
 	stable bool // the write to the conventional zone was answered with success
 }
@@ -58,7 +59,7 @@ func (h *host) zoned(name string, lost bool, then func(*zonedTrial) error) (said
 	t := &zonedTrial{h: h, image: h.onDisk(fmt.Sprintf("%x.zvh", name))}
 	defer func() {
 		if t.daemon != nil {
-			err = errors.Join(err, t.daemon.end(unix.SIGKILL, true))
+			err = errors.Join(err, t.daemon.End(unix.SIGKILL))
 		}
 		if t.disk != nil {
 			err = errors.Join(err, t.disk.Abandon())
@@ -133,14 +134,14 @@ func outcome(failed bool) string {
 
 // create makes the image and serves it. All zones have a block, flushed.
 func (t *zonedTrial) create() (err error) {
-	if _, err := command(t.h.zvhost, "create", t.image, "--size", fmt.Sprint(zones*zoneSectors*sectorBytes),
+	if _, err := rig.Run(t.h.zvhost, "create", t.image, "--size", fmt.Sprint(zones*zoneSectors*sectorBytes),
 		"--zone-size", fmt.Sprint(zoneSectors*sectorBytes), "--conventional", "1"); err != nil {
 		return err
 	}
 	if t.daemon, err = t.h.serve(t.image); err != nil {
 		return err
 	}
-	if t.disk, err = t.daemon.connect(); err != nil {
+	if t.disk, err = t.h.connect(); err != nil {
 		return err
 	}
 	q := t.disk.Queue(0)
@@ -156,7 +157,7 @@ func (t *zonedTrial) create() (err error) {
 func (t *zonedTrial) leave(lost bool) error {
 	disk, daemon := t.disk, t.daemon
 	t.disk, t.daemon = nil, nil
-	return errors.Join(disk.Close(), daemon.end(unix.SIGTERM, lost))
+	return errors.Join(disk.Close(), end(daemon, lost))
 }
 
 // written is how many sectors of zone 3 are below its write pointer.
@@ -250,7 +251,7 @@ func (t *zonedTrial) session() (err error) {
 	}
 	t.disk = nil
 	for range 3 {
-		t.disk, err = t.daemon.connect()
+		t.disk, err = t.h.connect()
 		if !errors.Is(err, frontend.ErrGone) && !errors.As(err, new(frontend.RefusedError)) {
 			return err
 		}
@@ -262,7 +263,7 @@ func (t *zonedTrial) session() (err error) {
 func (t *zonedTrial) kill() (err error) {
 	d := t.daemon
 	t.daemon = nil
-	if err := errors.Join(d.end(unix.SIGKILL, true), t.disk.Abandon()); err != nil {
+	if err := errors.Join(d.End(unix.SIGKILL), t.disk.Abandon()); err != nil {
 		return err
 	}
 	t.disk = nil
@@ -281,6 +282,6 @@ func (t *zonedTrial) start() (err error) {
 	if t.daemon, err = t.h.serveAgain(t.image); err != nil {
 		return err
 	}
-	t.disk, err = t.daemon.connect()
+	t.disk, err = t.h.connect()
 	return err
 }
