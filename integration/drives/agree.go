@@ -3,9 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -56,11 +56,11 @@ func pointed(state uint8) bool { return state >= driver.ZoneEmpty && state <= dr
 // lines runs a program that reports as blkzone does, and reads n of its zones.
 // Their write pointers count from the zone's start.
 func lines(program string, args []string, first, n int) ([]driver.Zone, error) {
-	out, err := exec.Command(program, args...).CombinedOutput()
+	out, err := rig.Run(program, args...)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w\n%s", program, err, out)
+		return nil, err
 	}
-	text := strings.Split(strings.TrimSpace(string(out)), "\n")
+	text := strings.Split(out, "\n")
 	if len(text) < first+n {
 		return nil, fmt.Errorf("%s reports %d zones and not %d", program, len(text), first+n)
 	}
@@ -87,13 +87,7 @@ func lines(program string, args []string, first, n int) ([]driver.Zone, error) {
 }
 
 // asKernel is how the kernel reports all zones of the drive.
-func (h *host) asKernel() (string, error) {
-	out, err := exec.Command("blkzone", "report", h.device).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("blkzone: %w\n%s", err, out)
-	}
-	return string(out), nil
-}
+func (h *host) asKernel() (string, error) { return rig.Run("blkzone", "report", h.device) }
 
 // agreeOnce is drives agree.
 func (h *host) agreeOnce() (string, error) {

@@ -12,12 +12,12 @@
 //	drives scsi     scsi_debug: commands that fail, under load
 //	drives storm    any drive: it fails by itself, under load
 //
-// What lives here: the daemon in a process of its own (daemon.go), the load and
+// What lives here: how the drive is served (daemon.go), the load and
 // what it remembers (load.go), the three reports (agree.go), and what goes wrong
 // (limits.go, kill.go, keep.go, move.go, storm.go, faults.go, scsi.go). Faults are asked of null_blk
 // through configfs (Documentation/block/null_blk.rst), and of scsi_debug through
 // debugfs. Every drive can vanish.
 //
-// It may import vhostuser/frontend and virtio/driver. It shares no code with
+// It may import integration/rig, vhostuser/frontend and virtio/driver. It shares no code with
 // backend: the zones come from util-linux' blkzone and from zvhost report.
 package main

@@ -3,10 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +18,7 @@ func (h *host) keep() (said string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, d.end(unix.SIGTERM)) }()
+	defer func() { err = errors.Join(err, d.End(unix.SIGTERM)) }()
 	disk, err := h.connect(bufferBytes)
 	if err != nil {
 		return "", err
@@ -38,8 +34,11 @@ func (h *host) keep() (said string, err error) {
 			return "", err
 		}
 		time.Sleep(time.Duration(h.rng.IntN(3000)) * time.Microsecond)
-		if err := d.killChild(); err != nil {
-			return "", err
+		for try := 0; !d.KillChild(); try++ {
+			if try == 6000 {
+				return "", errors.New("the keeper has no daemon")
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
 	}
 	return h.unnoticed(l, "kills")
@@ -77,19 +76,4 @@ func (l *load) exact(zones []driver.Zone) error {
 		}
 	}
 	return nil
-}
-
-// killChild kills the daemon of a keeper, once there is one.
-func (d *daemon) killChild() error {
-	for range 6000 {
-		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", d.cmd.Process.Pid))
-		for _, list := range lists {
-			text, _ := os.ReadFile(list)
-			if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-				return unix.Kill(pid, unix.SIGKILL)
-			}
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return errors.New("the keeper has no daemon")
 }

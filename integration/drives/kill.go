@@ -32,13 +32,13 @@ func (h *host) killOnce(id uint64) (l *load, writes int, err error) {
 	}
 	disk, err := h.connect(bufferBytes)
 	if err != nil {
-		return nil, 0, errors.Join(err, d.end(unix.SIGKILL))
+		return nil, 0, errors.Join(err, d.End(unix.SIGKILL))
 	}
 	l, err = newLoad(disk, h.rng, id)
 	if err == nil {
 		err = l.run(100 + h.rng.IntN(400))
 	}
-	if err = errors.Join(err, d.end(unix.SIGKILL)); err == nil {
+	if err = errors.Join(err, d.End(unix.SIGKILL)); err == nil {
 		_, err = l.collect() // what it has answered last
 	}
 	if errors.Is(err, frontend.ErrGone) {
@@ -51,11 +51,11 @@ func (h *host) killOnce(id uint64) (l *load, writes int, err error) {
 		return nil, 0, err
 	}
 	if disk, err = h.connect(bufferBytes); err != nil {
-		return nil, 0, errors.Join(err, d.end(unix.SIGKILL))
+		return nil, 0, errors.Join(err, d.End(unix.SIGKILL))
 	}
 	zones, err := h.agree(disk)
 	if err == nil {
 		writes, err = l.verify(disk, zones, nil)
 	}
-	return l, writes, errors.Join(err, disk.Close(), d.end(unix.SIGTERM))
+	return l, writes, errors.Join(err, disk.Close(), d.End(unix.SIGTERM))
 }

@@ -21,7 +21,7 @@ func (h *host) limits() (said string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, d.end(unix.SIGTERM)) }()
+	defer func() { err = errors.Join(err, d.End(unix.SIGTERM)) }()
 	disk, err := h.connect(longBytes)
 	if err != nil {
 		return "", err

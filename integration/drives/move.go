@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
@@ -13,14 +14,14 @@ import (
 // that moves to another host: every request is answered with OK, by the one or the
 // other, and each zone is written exactly as far as the requests for it say.
 func (h *host) move() (said string, err error) {
-	var daemons [2]*daemon
+	var daemons [2]*rig.Daemon
 	sides := [2]host{*h, *h}
 	sides[1].socket, sides[1].options = h.socket+".incoming", []string{"--incoming"}
 	for i := range sides {
 		if daemons[i], err = sides[i].serve(); err != nil {
 			return "", err
 		}
-		defer func() { err = errors.Join(err, daemons[i].end(unix.SIGTERM)) }()
+		defer func() { err = errors.Join(err, daemons[i].End(unix.SIGTERM)) }()
 	}
 	disk, err := h.connect(bufferBytes)
 	if err != nil {

@@ -40,7 +40,7 @@ func (h *host) weather(f func(*storm) error) (said string, err error) {
 	}
 	var s *storm
 	defer func() {
-		end := d.end(unix.SIGTERM)
+		end := d.End(unix.SIGTERM)
 		if s != nil && s.vanished && end != nil && strings.Contains(end.Error(), ": sync: ") {
 			end = nil // it may say that it could not sync what is not there any more
 		}
