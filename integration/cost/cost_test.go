@@ -1,7 +1,6 @@
 package cost
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,22 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/internal/bench"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
-
-// build builds zvhost as it is shipped: the tests themselves may run with the race
-// detector, which costs both.
-func build(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "zvhost")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/zvhost/zvhost/cmd/zvhost")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return binary
-}
 
 // A disk is a zoned image that is served on four queues.
 type disk struct {
@@ -35,33 +24,28 @@ type disk struct {
 	pid    int
 }
 
-// serve makes and serves an image of so many zones of 1 MiB.
-func serve(t *testing.T, binary string, zones int) *disk {
+// serve makes and serves an image of so many zones of 1 MiB, with zvhost as it is
+// shipped: the tests themselves may run with the race detector, which costs both.
+func serve(t *testing.T, zones int) *disk {
 	t.Helper()
 	dir := t.TempDir()
-	d := &disk{t: t, binary: binary, socket: filepath.Join(dir, "socket")}
-	cmd := exec.Command(binary, "serve", "--socket-path", d.socket, "--queues", "4",
-		"--blk-file", filepath.Join(dir, "disk.zvh"), "--create", "--size", fmt.Sprintf("%dM", zones), "--zone-size", "1M")
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
+	binary, err := rig.Build(dir, "")
+	if err != nil {
 		t.Fatal(err)
 	}
-	d.pid = cmd.Process.Pid
+	d := &disk{t: t, binary: binary, socket: filepath.Join(dir, "socket")}
+	p, err := rig.Serve(binary, "serve", "--socket-path", d.socket, "--queues", "4",
+		"--blk-file", filepath.Join(dir, "disk.zvh"), "--create", "--size", fmt.Sprintf("%dM", zones), "--zone-size", "1M")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.pid = p.Cmd.Process.Pid
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%v\n%s", err, &log)
+		if err := p.End(unix.SIGINT); err != nil {
+			t.Error(err)
 		}
 	})
-	for range 12_000 {
-		if _, err := os.Stat(d.socket); err == nil {
-			return d
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("it does not begin to serve")
-	return nil
+	return d
 }
 
 // load starts a front-end that keeps the disk busy for so long.
@@ -105,7 +89,7 @@ func (d *disk) processor() time.Duration {
 // However many zones there are and however busy its queues, the daemon stays small.
 // Guest memory is not its own, and is counted as shared.
 func TestResidentMemory(t *testing.T) {
-	d := serve(t, build(t), 16384)
+	d := serve(t, 16384)
 	const limit = 48 << 10
 	for _, rw := range []string{"append", "read", "report"} {
 		load := d.load(rw, "2s")
@@ -134,16 +118,12 @@ func ended(cmd *exec.Cmd) bool {
 // A daemon that nobody asks for anything uses no processor, though a front-end is
 // there with four queues, and was a busy one before.
 func TestIdleUsesNoProcessor(t *testing.T) {
-	d := serve(t, build(t), 64)
+	d := serve(t, 64)
 	load := d.load("append", "1s")
 	if err := load.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	client, err := frontend.Dial(d.socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk, err := frontend.Open(client, frontend.Options{Queues: 4})
+	disk, err := rig.Connect(d.socket, frontend.Options{Queues: 4})
 	if err != nil {
 		t.Fatal(err)
 	}

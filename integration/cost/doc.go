@@ -3,5 +3,6 @@
 // about amounts that are the same everywhere; how fast zvhost is, is for
 // benchmarks.
 //
-// It holds tests only, and imports vhostuser/frontend and internal/testleak.
+// It holds tests only, and imports integration/rig, internal/bench, vhostuser/frontend and
+// internal/testleak.
 package cost
