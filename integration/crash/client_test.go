@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"sync"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -14,11 +15,13 @@ const (
 	queues      = 4
 	depth       = 8 // requests in flight on each
 	bufferBytes = 128 << 10
+
+	sectorBytes = rig.SectorBytes
 )
 
 // A load is what the four queues do in one round, and its history.
 type load struct {
-	g    *geometry
+	g    *rig.Geometry
 	disk *frontend.Disk
 	seed uint64
 
@@ -103,12 +106,12 @@ func (l *load) answer(table *[depth]*op, done []*frontend.Request) {
 func (l *load) note(o *op, r *frontend.Request) {
 	o.ret, o.status = l.stamp, r.Status
 	l.stamp++
-	if o.zone < l.g.conventional {
+	if o.zone < l.g.Conventional {
 		return
 	}
 	switch {
 	case o.status == driver.StatusOK && o.typ == driver.TypeZoneAppend:
-		o.at = r.AppendSector - uint64(o.zone)*l.g.zone
+		o.at = r.AppendSector - uint64(o.zone)*l.g.Zone
 		l.told[o.zone] = max(l.told[o.zone], o.at+o.n)
 	case o.status == driver.StatusOK && o.typ == driver.TypeOut:
 		l.told[o.zone] = max(l.told[o.zone], o.at+o.n)
@@ -122,28 +125,28 @@ func (l *load) note(o *op, r *frontend.Request) {
 func (l *load) offer(i int, rng *rand.Rand, r *frontend.Request) *op {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	zone := l.g.conventional + rng.IntN(l.g.zones()-l.g.conventional)
+	zone := l.g.Conventional + rng.IntN(l.g.Zones()-l.g.Conventional)
 	if rng.IntN(3) > 0 { // some zones see more than others
-		zone = l.g.conventional + (zone-l.g.conventional)/3
+		zone = l.g.Conventional + (zone-l.g.Conventional)/3
 	}
-	n := uint64(1) << (2 * rng.IntN(3)) * l.g.block
-	o := &op{zone: zone, ret: never, typ: driver.TypeZoneAppend, n: min(n, l.g.zoneCapacity(zone), bufferBytes/sectorBytes)}
-	full := l.guess[zone]+o.n > l.g.zoneCapacity(zone)
+	n := uint64(1) << (2 * rng.IntN(3)) * l.g.Block
+	o := &op{zone: zone, ret: never, typ: driver.TypeZoneAppend, n: min(n, l.g.Capacity(zone), bufferBytes/sectorBytes)}
+	full := l.guess[zone]+o.n > l.g.Capacity(zone)
 	switch k := rng.IntN(1000); {
 	case k < 50:
 		r.Type, r.Sector, r.Data = driver.TypeFlush, 0, r.Buffer()[:0]
 		return nil
-	case k < 150 && l.g.conventional > 0:
-		o.typ, o.zone = driver.TypeOut, rng.IntN(l.g.conventional)
-		o.n = min(o.n, l.g.zoneLength(o.zone))
-		o.at = rng.Uint64N((l.g.zoneLength(o.zone)-o.n)/l.g.block+1) * l.g.block
+	case k < 150 && l.g.Conventional > 0:
+		o.typ, o.zone = driver.TypeOut, rng.IntN(l.g.Conventional)
+		o.n = min(o.n, l.g.Length(o.zone))
+		o.at = rng.Uint64N((l.g.Length(o.zone)-o.n)/l.g.Block+1) * l.g.Block
 	case k < 180:
 		o.typ = driver.TypeZoneOpen
 	case k < 220:
 		o.typ = driver.TypeZoneClose
 	case k < 240:
 		o.typ = driver.TypeZoneFinish
-		l.guess[zone] = l.g.zoneCapacity(zone)
+		l.guess[zone] = l.g.Capacity(zone)
 	case k < 270, full && k < 900:
 		if o.typ = driver.TypeZoneReset; k%4 == 0 {
 			o.typ = driver.TypeSecureErase
@@ -159,7 +162,7 @@ func (l *load) offer(i int, rng *rand.Rand, r *frontend.Request) *op {
 	case k < 610 && !full: // but for some that are in nobody's interest
 		o.typ, o.at = driver.TypeOut, l.guess[zone]
 	default:
-		l.guess[zone] = min(l.guess[zone]+o.n, l.g.zoneCapacity(zone))
+		l.guess[zone] = min(l.guess[zone]+o.n, l.g.Capacity(zone))
 	}
 	l.dress(o, r)
 	o.call = l.stamp
@@ -171,13 +174,13 @@ func (l *load) offer(i int, rng *rand.Rand, r *frontend.Request) *op {
 // dress makes r carry o.
 func (l *load) dress(o *op, r *frontend.Request) {
 	r.Type = o.typ
-	r.Sector = uint64(max(o.zone, 0)) * l.g.zone
+	r.Sector = uint64(max(o.zone, 0)) * l.g.Zone
 	if !o.hasData() {
 		o.n = 0
 		r.SetLen(0)
 		if o.typ == driver.TypeSecureErase { // of the whole zone
 			r.SetLen(driver.SegmentBytes)
-			driver.PutSegment(r.Data, r.Sector, uint32(l.g.zoneLength(o.zone)), 0)
+			driver.PutSegment(r.Data, r.Sector, uint32(l.g.Length(o.zone)), 0)
 			r.Sector = 0
 		}
 		return
@@ -188,11 +191,11 @@ func (l *load) dress(o *op, r *frontend.Request) {
 	*l.nextID++
 	o.id = *l.nextID
 	r.SetLen(int(o.n * sectorBytes))
-	fill(r.Data, l.seed, o.id)
+	rig.Fill(r.Data, l.seed, o.id)
 }
 
 // storm runs the load until the daemon is killed at its chosen instant.
-func (l *load) storm(p *daemon, rng *rand.Rand) error {
+func (l *load) storm(p *rig.Daemon, rng *rand.Rand) error {
 	var group sync.WaitGroup
 	errs := make(chan error, queues)
 	for i := range queues {
@@ -204,11 +207,11 @@ func (l *load) storm(p *daemon, rng *rand.Rand) error {
 	case <-l.due:
 	case err = <-errs: // nobody leaves before the daemon does
 		if err == nil {
-			err = fmt.Errorf("zvhost left by itself:\n%s", p.logged())
+			err = fmt.Errorf("zvhost left by itself:\n%s", p.Log())
 		}
 		errs <- nil
 	}
-	p.kill()
+	kill(p)
 	group.Wait()
 	for range queues {
 		err = errors.Join(err, <-errs)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
@@ -18,13 +19,13 @@ var (
 
 // geometries are the disks that the rounds are spread over: small, so that
 // zones fill up, are reset and meet again often.
-var geometries = []geometry{
-	{name: "plain", size: 4096, zone: 512, cap: 512, block: 1},
-	{name: "limits", size: 4096, zone: 256, cap: 192, maxOpen: 3, maxActive: 5, block: 1},
-	{name: "conventional zones, 4096-byte blocks", size: 8192, zone: 512, cap: 512, conventional: 2, maxOpen: 4, block: 8},
-	{name: "active limit, smaller last zone", size: 2000, zone: 128, cap: 96, maxActive: 6, block: 1},
-	{name: "one zone", size: 1024, zone: 1024, cap: 1000, block: 1},
-	{name: "everything at once", size: 3944, zone: 256, cap: 248, conventional: 1, maxOpen: 2, maxActive: 3, block: 8},
+var geometries = []rig.Geometry{
+	{Name: "plain", Size: 4096, Zone: 512, Cap: 512, Block: 1},
+	{Name: "limits", Size: 4096, Zone: 256, Cap: 192, MaxOpen: 3, MaxActive: 5, Block: 1},
+	{Name: "conventional zones, 4096-byte blocks", Size: 8192, Zone: 512, Cap: 512, Conventional: 2, MaxOpen: 4, Block: 8},
+	{Name: "active limit, smaller last zone", Size: 2000, Zone: 128, Cap: 96, MaxActive: 6, Block: 1},
+	{Name: "one zone", Size: 1024, Zone: 1024, Cap: 1000, Block: 1},
+	{Name: "everything at once", Size: 3944, Zone: 256, Cap: 248, Conventional: 1, MaxOpen: 2, MaxActive: 3, Block: 8},
 }
 
 // A tally is what a run has done.
@@ -46,7 +47,7 @@ func (s *tally) String() string {
 // A trial is one image, whose daemon is killed over and over.
 type trial struct {
 	binary, dir string
-	g           *geometry
+	g           *rig.Geometry
 	seed        uint64
 	rng         *rand.Rand
 	nextID      uint64
@@ -71,18 +72,11 @@ func found(t *testing.T, seed uint64, err error) {
 // run kills the daemon so many times, and returns the first thing that is
 // wrong.
 func (c *trial) run(rounds int) error {
-	before, err := c.g.create(c.binary, c.dir)
+	before, p, err := c.begin()
 	if err != nil {
 		return err
 	}
-	p, err := launch(c.binary, c.dir)
-	if err != nil {
-		return err
-	}
-	defer func() { p.kill() }()
-	if err := p.ready(); err != nil {
-		return err
-	}
+	defer func() { kill(p) }()
 	for round := range rounds {
 		next, after, err := c.round(p, before)
 		if next != nil {
@@ -96,8 +90,19 @@ func (c *trial) run(rounds int) error {
 	return nil
 }
 
+// begin makes the image and serves it.
+func (c *trial) begin() (before []zoneView, p *rig.Daemon, err error) {
+	if before, err = create(c.g, c.binary, c.dir); err != nil {
+		return nil, nil, err
+	}
+	if p, err = launch(c.binary, c.dir); err == nil {
+		err = p.Ready()
+	}
+	return before, p, err
+}
+
 // round loads p, kills it, starts another one and compares.
-func (c *trial) round(p *daemon, before []zoneView) (*daemon, []zoneView, error) {
+func (c *trial) round(p *rig.Daemon, before []zoneView) (*rig.Daemon, []zoneView, error) {
 	l := &load{
 		g: c.g, seed: c.seed, nextID: &c.nextID, due: make(chan struct{}),
 		guess: make([]uint64, len(before)), told: make([]uint64, len(before)),
@@ -114,7 +119,7 @@ func (c *trial) round(p *daemon, before []zoneView) (*daemon, []zoneView, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := run(c.binary, c.dir, "check", "disk.zvh"); err != nil {
+	if _, err := rig.Run(c.binary, "check", image(c.dir)); err != nil {
 		return nil, nil, findingf("after the kill: %w", err)
 	}
 	next, starts, err := restart(c.binary, c.dir, c.rng)
@@ -137,11 +142,7 @@ func (c *trial) round(p *daemon, before []zoneView) (*daemon, []zoneView, error)
 }
 
 func (c *trial) connect(queues int) (*frontend.Disk, error) {
-	client, err := frontend.Dial(filepath.Join(c.dir, "s"))
-	if err != nil {
-		return nil, err
-	}
-	return frontend.Open(client, frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes, Packed: c.rng.IntN(2) == 1, Inflight: c.inflight})
+	return rig.Connect(filepath.Join(c.dir, "s"), frontend.Options{Queues: queues, QueueSize: 64, Depth: depth, BufferBytes: bufferBytes, Packed: c.rng.IntN(2) == 1, Inflight: c.inflight})
 }
 
 func (c *trial) count(l *load) {
@@ -162,7 +163,7 @@ func (c *trial) count(l *load) {
 
 // start begins a trial on the geometry with number i.
 func start(t *testing.T, binary string, seed uint64, i int, total *tally) *trial {
-	t.Logf("%s: -seed=%d", geometries[i].name, seed)
+	t.Logf("%s: -seed=%d", geometries[i].Name, seed)
 	return &trial{
 		binary: binary, dir: t.TempDir(), g: &geometries[i], seed: seed,
 		rng: rand.New(rand.NewPCG(seed, uint64(i))), tally: total,
@@ -185,7 +186,7 @@ func TestKill(t *testing.T) {
 		if i < *roundsFlag%len(geometries) {
 			rounds++
 		}
-		t.Run(geometries[i].name, func(t *testing.T) {
+		t.Run(geometries[i].Name, func(t *testing.T) {
 			if err := start(t, binary, seed, i, total).run(rounds); err != nil {
 				t.Errorf("replay with -seed=%d -rounds=%d: %v", seed, *roundsFlag, err)
 			}

@@ -6,62 +6,41 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
-// A geometry is a disk to try. Lengths are in sectors of 512 bytes.
-type geometry struct {
-	name               string
-	size, zone, cap    uint64
-	conventional       int
-	maxOpen, maxActive int
-	block              uint64 // sectors
-}
+// image is the one in dir.
+func image(dir string) string { return filepath.Join(dir, "disk.zvh") }
 
-func (g *geometry) zones() int { return int((g.size + g.zone - 1) / g.zone) }
-
-func (g *geometry) zoneLength(i int) uint64 { return min(g.zone, g.size-uint64(i)*g.zone) }
-
-func (g *geometry) zoneCapacity(i int) uint64 {
-	if i < g.conventional {
-		return g.zoneLength(i)
-	}
-	return min(g.cap, g.zoneLength(i))
-}
-
-// create makes the image, and what a new disk looks like.
-func (g *geometry) create(binary, dir string) ([]zoneView, error) {
-	bytes := func(sectors uint64) string { return strconv.FormatUint(sectors*sectorBytes, 10) }
-	_, err := run(binary, dir, "create", "disk.zvh", "--size", bytes(g.size), "--zone-size", bytes(g.zone),
-		"--zone-capacity", bytes(g.cap), "--conventional", strconv.Itoa(g.conventional), "--block-size", bytes(g.block),
-		"--max-open", strconv.Itoa(g.maxOpen), "--max-active", strconv.Itoa(g.maxActive))
-	views := make([]zoneView, g.zones())
+// create makes the image, and says what a new disk looks like.
+func create(g *rig.Geometry, binary, dir string) ([]zoneView, error) {
+	views := make([]zoneView, g.Zones())
 	for i := range views {
-		views[i] = zoneView{state: driver.ZoneEmpty, sectors: make([]stamp, g.zoneLength(i))}
-		if i < g.conventional {
+		views[i] = zoneView{state: driver.ZoneEmpty, sectors: make([]rig.Stamp, g.Length(i))}
+		if i < g.Conventional {
 			views[i].state = driver.ZoneNotWP
 		}
 	}
-	return views, err
+	return views, g.Create(binary, image(dir))
 }
 
 // look reads the whole disk: the zones over the session of d and over the
 // command line, which have to agree, and every sector over the session and in
 // the file. The daemon has recovered, so what it has not written must be gone
 // from the file, too.
-func look(g *geometry, binary, dir string, d *frontend.Disk, seed uint64) ([]zoneView, error) {
+func look(g *rig.Geometry, binary, dir string, d *frontend.Disk, seed uint64) ([]zoneView, error) {
 	q := d.Queue(0)
 	zones, err := q.ReportAll()
 	if err != nil {
 		return nil, err
 	}
-	if len(zones) != g.zones() {
-		return nil, findingf("%d zones are reported, not %d", len(zones), g.zones())
+	if len(zones) != g.Zones() {
+		return nil, findingf("%d zones are reported, not %d", len(zones), g.Zones())
 	}
-	f, err := os.Open(filepath.Join(dir, "disk.zvh"))
+	f, err := os.Open(image(dir))
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +55,7 @@ func look(g *geometry, binary, dir string, d *frontend.Disk, seed uint64) ([]zon
 		v := &views[i]
 		*v = zoneView{state: z.State, written: entries[i] & (1<<44 - 1)}
 		if state := uint8(entries[i] >> 44 & 15); state != z.State {
-			return nil, findingf("zone %d is reported %s, but %s in the live table", i, stateNames[z.State], stateNames[state])
+			return nil, findingf("zone %d is reported %s, but %s in the live table", i, rig.StateNames[z.State], rig.StateNames[state])
 		}
 		switch z.State {
 		case driver.ZoneEmpty, driver.ZoneImpOpen, driver.ZoneExpOpen, driver.ZoneClosed:
@@ -84,19 +63,16 @@ func look(g *geometry, binary, dir string, d *frontend.Disk, seed uint64) ([]zon
 				return nil, findingf("zone %d is reported with its write pointer at %d, but has %d sectors written in the live table", i, z.WP-z.Start, v.written)
 			}
 		}
-		for at := uint64(0); at < g.zoneLength(i); {
-			b := buf[:min(uint64(len(buf)), (g.zoneLength(i)-at)*sectorBytes)]
+		for at := uint64(0); at < g.Length(i); at = uint64(len(v.sectors)) {
+			b := buf[:min(uint64(len(buf)), (g.Length(i)-at)*sectorBytes)]
 			if err := q.Read(b, z.Start+at); err != nil {
 				return nil, findingf("zone %d, sector %d: %w", i, at, err)
 			}
-			for ; len(b) > 0; b = b[sectorBytes:] {
-				s, err := parse(b, seed)
-				if err != nil {
-					return nil, findingf("zone %d, sector %d: %w", i, at, err)
-				}
-				v.sectors = append(v.sectors, s)
-				at++
+			s, err := rig.Parse(b, seed)
+			if err != nil {
+				return nil, findingf("zone %d, from sector %d on: %w", i, at, err)
 			}
+			v.sectors = append(v.sectors, s...)
 		}
 		if err := compareFile(f, dataOff+int64(z.Start*sectorBytes), v.sectors, seed); err != nil {
 			return nil, findingf("zone %d: %w", i, err)
@@ -122,23 +98,26 @@ func liveTable(f *os.File, zones int) (entries []uint64, dataOff int64, err erro
 }
 
 // compareFile looks whether the file holds at off what the guest was shown.
-func compareFile(f *os.File, off int64, want []stamp, seed uint64) error {
+func compareFile(f *os.File, off int64, want []rig.Stamp, seed uint64) error {
 	b := make([]byte, len(want)*sectorBytes)
 	if _, err := f.ReadAt(b, off); err != nil {
 		return err
 	}
-	for at := range want {
-		s, err := parse(b[at*sectorBytes:], seed)
-		if err != nil || s != want[at] {
-			return fmt.Errorf("sector %d reads as %v, but the file has %v there (%v)", at, want[at], s, err)
+	got, err := rig.Parse(b, seed)
+	for at, s := range got {
+		if s != want[at] {
+			return fmt.Errorf("sector %d reads as %v, but the file has %v there", at, want[at], s)
 		}
+	}
+	if err != nil {
+		return fmt.Errorf("the file: %w", err)
 	}
 	return nil
 }
 
 // compareReport looks whether zvhost report says what the guest was told.
 func compareReport(binary, dir string, zones []driver.Zone) error {
-	out, err := run(binary, dir, "report", "disk.zvh", "--json")
+	out, err := rig.Run(binary, "report", image(dir), "--json")
 	if err != nil {
 		return err
 	}
@@ -148,11 +127,11 @@ func compareReport(binary, dir string, zones []driver.Zone) error {
 			WP    *uint64 `json:"write_pointer_sector"`
 		} `json:"zones"`
 	}
-	if err := json.Unmarshal(out, &report); err != nil || len(report.Zones) != len(zones) {
+	if err := json.Unmarshal([]byte(out), &report); err != nil || len(report.Zones) != len(zones) {
 		return fmt.Errorf("zvhost report: %d zones, not %d: %v", len(report.Zones), len(zones), err)
 	}
 	for i, z := range report.Zones {
-		if z.State != stateNames[zones[i].State] || z.WP != nil && *z.WP != zones[i].WP {
+		if z.State != rig.StateNames[zones[i].State] || z.WP != nil && *z.WP != zones[i].WP {
 			return fmt.Errorf("zone %d: zvhost report says %+v, the guest was told %+v", i, z, zones[i])
 		}
 	}

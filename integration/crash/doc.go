@@ -2,10 +2,9 @@
 // finishes and flushes on four queues against the real zvhost binary, which is
 // killed at random instants and started again on the same image.
 //
-// What lives here: the daemon as a process (daemon_test.go), sectors that say
-// which request they belong to (content_test.go), the load (client_test.go),
-// what a disk shows after a kill (disk_test.go), and the oracle that says
-// whether that is what was acknowledged (zone_test.go, search_test.go,
+// What lives here: how the daemon is started (daemon_test.go), the load
+// (client_test.go), what a disk shows after a kill (disk_test.go), and the oracle
+// that says whether that is what was acknowledged (zone_test.go, search_test.go,
 // oracle_test.go). docs/durability.md has the rules that it holds the daemon to.
 //
 // exact_test.go has the client that must not notice anything: under a keeper, at
@@ -23,7 +22,8 @@
 //
 //	go test ./integration/crash -v -args -seed=42 -rounds=1000
 //
-// It may import, in its tests, vhostuser/frontend, virtio/driver and
-// internal/testleak and internal/failpoint. It knows the image's layout from docs/image-format.md and
-// shares no code with backend, so that a mistake on one side shows.
+// It may import, in its tests, integration/rig, vhostuser/frontend, virtio/driver,
+// virtio/guestmem, internal/testleak and internal/failpoint. It knows the image's layout
+// from docs/image-format.md and shares no code with backend, so that a mistake on one
+// side shows.
 package crash

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -85,8 +85,8 @@ func (g *guest) talk(rng *rand.Rand) error {
 		switch q := g.disk.Queue(rng.IntN(queues)); rng.IntN(5) {
 		case 0:
 			var b []byte
-			if b, err = c.Config(0, driver.BlkConfigBytes); err == nil && b[writebackAt] != g.cache {
-				err = fmt.Errorf("the cache mode is %d, and %d was chosen", b[writebackAt], g.cache)
+			if b, err = c.Config(0, driver.BlkConfigBytes); err == nil && b[driver.WritebackOffset] != g.cache {
+				err = fmt.Errorf("the cache mode is %d, and %d was chosen", b[driver.WritebackOffset], g.cache)
 			}
 		case 1:
 			var r *frontend.Region
@@ -125,48 +125,14 @@ func (g *guest) callsAgain() error {
 	return nil
 }
 
-// kept is zvhost under a keeper.
-type kept struct{ *daemon }
-
 // launchKept starts a keeper, and in it zvhost.
-func launchKept(binary, dir, aio string) (*kept, error) {
+func launchKept(binary, dir, aio string) (*rig.Daemon, error) {
 	args := []string{"keeper", "--", binary, "serve", "--socket-path", "s", "--blk-file", "disk.zvh", "--queues", fmt.Sprint(queues), "--aio", aio}
 	if aio == "threads" {
 		args = append(args, "--incoming") // each takes the disk only when rings start
 	}
-	p, err := launchAs(binary, dir, []string{"ZVHOST_FAILPOINT=" + filepath.Join(dir, "failpoint")}, args...)
-	return &kept{p}, err
+	return launchAs(binary, dir, []string{"ZVHOST_FAILPOINT=" + filepath.Join(dir, "failpoint")}, args...)
 }
-
-// child is the number of the daemon's process, 0 while there is none.
-func (k *kept) child() int {
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", k.cmd.Process.Pid))
-	for _, list := range lists {
-		text, _ := os.ReadFile(list)
-		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-			return n
-		}
-	}
-	return 0
-}
-
-// killChild kills the daemon, and says whether there was one.
-func (k *kept) killChild() bool {
-	pid := k.child()
-	return pid != 0 && unix.Kill(pid, unix.SIGKILL) == nil
-}
-
-// stop ends both.
-func (k *kept) stop() error {
-	if err := k.cmd.Process.Signal(unix.SIGTERM); err != nil {
-		return err
-	}
-	<-k.ended
-	return k.cmd.Wait()
-}
-
-// writebackAt is where the cache mode stands in the configuration space.
-const writebackAt = 32
 
 // A visitor is one session of a guest, during which what disturb does to the daemon
 // makes no difference. idle kills it when there is nothing to do.
@@ -195,7 +161,7 @@ func (c *trial) visit(before []zoneView, v visitor) ([]zoneView, error) {
 	}
 	if g.cache = 1; !v.reconnects && c.rng.IntN(3) == 0 {
 		g.cache = 0 // every write is a flush then
-		if err := g.disk.Client.SetConfig(writebackAt, []byte{0}); err != nil {
+		if err := g.disk.Client.SetConfig(driver.WritebackOffset, []byte{0}); err != nil {
 			return nil, err
 		}
 	}
@@ -249,8 +215,8 @@ func (c *trial) visit(before []zoneView, v visitor) ([]zoneView, error) {
 }
 
 // runKept makes so many visits on one image.
-func (c *trial) runKept(visits int, disturb func(k *kept, g *guest, visit int) error) error {
-	before, err := c.g.create(c.binary, c.dir)
+func (c *trial) runKept(visits int, disturb func(k *rig.Daemon, g *guest, visit int) error) error {
+	before, err := create(c.g, c.binary, c.dir)
 	if err != nil {
 		return err
 	}
@@ -259,14 +225,14 @@ func (c *trial) runKept(visits int, disturb func(k *kept, g *guest, visit int) e
 	if err != nil {
 		return err
 	}
-	if err := k.ready(); err != nil {
+	if err := k.Ready(); err != nil {
 		return err
 	}
 	for v := range visits {
 		before, err = c.visit(before, visitor{
 			disturb: func(g *guest) error { return disturb(k, g, v) },
 			idle: func(*guest) error {
-				for !k.killChild() {
+				for !k.KillChild() {
 					time.Sleep(time.Millisecond)
 				}
 				c.tally.kills++
@@ -274,11 +240,11 @@ func (c *trial) runKept(visits int, disturb func(k *kept, g *guest, visit int) e
 			},
 		})
 		if err != nil {
-			err = fmt.Errorf("visit %d, --aio=%s: %w\n%s", v, aio, err, k.logged())
+			err = fmt.Errorf("visit %d, --aio=%s: %w\n%s", v, aio, err, k.Log())
 			break
 		}
 	}
-	return errors.Join(err, k.stop())
+	return errors.Join(err, k.End(unix.SIGTERM))
 }
 
 // answered waits until n more requests are answered, or a while.
@@ -301,11 +267,11 @@ func (g *guest) answered(n int) {
 const perVisit = 5
 
 // killOften kills the daemon at random instants.
-func (c *trial) killOften(k *kept, g *guest, _ int) error {
+func (c *trial) killOften(k *rig.Daemon, g *guest, _ int) error {
 	for range perVisit {
 		g.answered(1 + c.rng.IntN(1+c.rng.IntN(600)))
 		time.Sleep(time.Duration(c.rng.IntN(3000)) * time.Microsecond)
-		if k.killChild() {
+		if k.KillChild() {
 			c.tally.kills++
 		}
 	}
@@ -318,7 +284,7 @@ func (c *trial) killOften(k *kept, g *guest, _ int) error {
 func TestKillUnderKeeper(t *testing.T) {
 	binary, seed, total := build(t, ""), newSeed(), &tally{}
 	for i := range geometries {
-		t.Run(geometries[i].name, func(t *testing.T) {
+		t.Run(geometries[i].Name, func(t *testing.T) {
 			c := start(t, binary, seed, i, total)
 			each := (perVisit + 1) * len(geometries)
 			visits := (*killsFlag + each - 1) / each
@@ -334,8 +300,8 @@ func TestKillUnderKeeper(t *testing.T) {
 }
 
 // killAt kills the daemon twice at a point of the code, after it has passed that some times.
-func (c *trial) killAt(name string) func(*kept, *guest, int) error {
-	return func(k *kept, g *guest, _ int) error {
+func (c *trial) killAt(name string) func(*rig.Daemon, *guest, int) error {
+	return func(k *rig.Daemon, g *guest, _ int) error {
 		for hit := range 2 {
 			g.answered(50)
 			if err := c.killOnceAt(k, name, 1+c.rng.IntN(1+hit*20)); err != nil {
@@ -349,21 +315,21 @@ func (c *trial) killAt(name string) func(*kept, *guest, int) error {
 
 // killOnceAt kills the daemon, so that the next one dies when it comes to a point for
 // the n'th time.
-func (c *trial) killOnceAt(k *kept, name string, n int) error {
+func (c *trial) killOnceAt(k *rig.Daemon, name string, n int) error {
 	words := "failpoint " + name
-	was := strings.Count(k.logged(), words)
+	was := strings.Count(k.Log(), words)
 	armed := filepath.Join(c.dir, "failpoint")
 	arm := func() error { return os.WriteFile(armed, fmt.Appendf(nil, "%s %d", name, n), 0o600) }
 	if err := arm(); err != nil {
 		return err
 	}
-	for !k.killChild() {
+	for !k.KillChild() {
 		time.Sleep(time.Millisecond)
 	}
 	c.tally.kills++
 	// What happens once in a start, or only after some kills, needs others: 36 in all.
 	// Each has more time than the one before: a busy machine takes long to start.
-	for try, next := 0, 100; strings.Count(k.logged(), words) == was; try++ {
+	for try, next := 0, 100; strings.Count(k.Log(), words) == was; try++ {
 		if try == 30_000 {
 			return fmt.Errorf("point %s was not passed %d times", name, n)
 		}
@@ -377,7 +343,7 @@ func (c *trial) killOnceAt(k *kept, name string, n int) error {
 				return err
 			}
 		}
-		k.killChild()
+		k.KillChild()
 	}
 	c.tally.kills++
 	return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -14,10 +15,10 @@ func TestReopenedByWhatNeverLanded(t *testing.T) {
 	write := &op{id: 1, typ: driver.TypeOut, n: 4, call: 0, ret: 2, status: ok, seen: []bool{true, true, true, true}}
 	closed := &op{typ: driver.TypeZoneClose, call: 1, ret: 3, status: ok}
 	hidden := &op{id: 2, typ: driver.TypeZoneAppend, n: 8, call: 4, ret: never, seen: make([]bool, 8)}
-	before := &zoneView{state: driver.ZoneEmpty, sectors: make([]stamp, 16)}
-	after := &zoneView{state: driver.ZoneImpOpen, written: 4, sectors: make([]stamp, 16)}
+	before := &zoneView{state: driver.ZoneEmpty, sectors: make([]rig.Stamp, 16)}
+	after := &zoneView{state: driver.ZoneImpOpen, written: 4, sectors: make([]rig.Stamp, 16)}
 	for i := range uint64(4) {
-		after.sectors[i] = stamp{1, i}
+		after.sectors[i] = rig.Stamp{ID: 1, Index: i}
 	}
 	spec := zoneSpec{capacity: 16}
 	if err := explain(spec, before, after, []*op{write, closed, hidden}); err != nil {
@@ -44,11 +45,11 @@ func TestReopenedStaysOpen(t *testing.T) {
 	again := &op{id: 2, typ: driver.TypeZoneAppend, at: 4, n: 4, call: 4, ret: 5, status: ok, seen: seen}
 	hidden := &op{id: 3, typ: driver.TypeZoneAppend, n: 12, call: 4, ret: never, seen: make([]bool, 12)}
 	refused := &op{id: 4, typ: driver.TypeZoneAppend, n: 1, call: 6, ret: 7, status: driver.StatusZoneInvalidCmd, seen: make([]bool, 1)}
-	sectors := make([]stamp, 16)
+	sectors := make([]rig.Stamp, 16)
 	for i := range uint64(8) {
-		sectors[i] = stamp{1 + i/4, i % 4}
+		sectors[i] = rig.Stamp{ID: 1 + i/4, Index: i % 4}
 	}
-	before, spec := &zoneView{state: driver.ZoneEmpty, sectors: make([]stamp, 16)}, zoneSpec{capacity: 16}
+	before, spec := &zoneView{state: driver.ZoneEmpty, sectors: make([]rig.Stamp, 16)}, zoneSpec{capacity: 16}
 	for _, c := range []struct {
 		ops     []*op
 		written uint64
@@ -56,7 +57,7 @@ func TestReopenedStaysOpen(t *testing.T) {
 		{[]*op{write, closed, again}, 8},
 		{[]*op{write, closed, hidden, refused}, 4},
 	} {
-		after := &zoneView{state: driver.ZoneImpOpen, written: c.written, sectors: make([]stamp, 16)}
+		after := &zoneView{state: driver.ZoneImpOpen, written: c.written, sectors: make([]rig.Stamp, 16)}
 		copy(after.sectors, sectors[:c.written])
 		if err := explain(spec, before, after, c.ops); err != nil {
 			t.Error(err)

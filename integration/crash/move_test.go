@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -125,33 +128,14 @@ func (m *mover) moveTo(socket string, bases []uint32) (err error) {
 func TestKillWhileItMoves(t *testing.T) {
 	binary, seed := build(t, ""), newSeed()
 	t.Logf("-seed=%d", seed)
-	m := &mover{dir: t.TempDir(), rng: rand.New(rand.NewPCG(seed, 0)), landed: map[uint64]uint64{}}
-	if _, err := run(binary, m.dir, "create", "disk.zvh", "--size", "32M", "--zone-size", "4M"); err != nil {
-		t.Fatal(err)
-	}
+	m, from := newMover(t, binary)
+	m.rng = rand.New(rand.NewPCG(seed, 0))
 	sockets := [2]string{"s", "t"}
-	var sides [2]*kept
-	for i, options := range [2][]string{nil, {"--incoming"}} {
-		p, err := launchAs(binary, m.dir, nil, append([]string{"keeper", "--", binary, "serve", "--socket-path", sockets[i], "--blk-file", "disk.zvh", "--queues", fmt.Sprint(moveQueues)}, options...)...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sides[i] = &kept{p}
-		if err := p.ready(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := frontend.Dial(filepath.Join(m.dir, sockets[0]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m.disk, err = frontend.Open(c, frontend.Options{Queues: moveQueues, QueueSize: 64, Depth: moveAppends, BufferBytes: moveBlock}); err != nil {
-		t.Fatal(err)
-	}
+	sides := [2]*rig.Daemon{from, m.keep(t, binary, sockets[1], "disk.zvh", nil, "--incoming")}
 	fail := func(what string, round int, err error) {
 		t.Helper()
 		if err != nil {
-			t.Fatalf("replay with -seed=%d: round %d: %s: %v\n%s\n%s", seed, round, what, err, sides[0].logged(), sides[1].logged())
+			t.Fatalf("replay with -seed=%d: round %d: %s: %v\n%s\n%s", seed, round, what, err, sides[0].Log(), sides[1].Log())
 		}
 	}
 	kills := 0
@@ -161,7 +145,7 @@ func TestKillWhileItMoves(t *testing.T) {
 		killed := make(chan bool)
 		go func() {
 			time.Sleep(after)
-			killed <- victim.killChild()
+			killed <- victim.KillChild()
 		}()
 		bases, err := m.stop()
 		fail("stop", round, err)
@@ -186,9 +170,9 @@ func TestKillWhileItMoves(t *testing.T) {
 	if want := uint64(len(m.landed)) * moveBlock / 512; written != want || m.sent != uint64(len(m.landed)) {
 		t.Errorf("%d appends were sent, %d answered, and the zones have %d sectors, not %d", m.sent, len(m.landed), written, want)
 	}
-	fail("the end", moveRounds, errors.Join(m.disk.Close(), sides[0].stop(), sides[1].stop()))
-	if out, err := run(binary, m.dir, "check", "disk.zvh"); err != nil {
-		t.Errorf("%v: %s", err, out)
+	fail("the end", moveRounds, errors.Join(m.disk.Close(), sides[0].End(unix.SIGTERM), sides[1].End(unix.SIGTERM)))
+	if _, err := rig.Run(binary, "check", image(m.dir)); err != nil {
+		t.Error(err)
 	}
 	t.Logf("%d kills in %d moves, %d appends", kills, moveRounds, len(m.landed))
 	if kills == 0 {
@@ -197,17 +181,17 @@ func TestKillWhileItMoves(t *testing.T) {
 }
 
 // keep starts a daemon under a keeper.
-func (m *mover) keep(t *testing.T, binary, socket, disk string, env []string, options ...string) *kept {
+func (m *mover) keep(t *testing.T, binary, socket, disk string, env []string, options ...string) *rig.Daemon {
 	t.Helper()
 	args := []string{"keeper", "--", binary, "serve", "--socket-path", socket, "--blk-file", disk, "--queues", fmt.Sprint(moveQueues)}
 	p, err := launchAs(binary, m.dir, env, append(args, options...)...)
 	if err == nil {
-		err = p.ready()
+		err = p.Ready()
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &kept{p}
+	return p
 }
 
 // arm has the daemon die at point that is started with the environment it returns.
@@ -221,18 +205,15 @@ func (m *mover) arm(t *testing.T, point failpoint.Point) (env []string) {
 }
 
 // newMover is a guest that has written to the disk that a daemon serves.
-func newMover(t *testing.T, binary string) (m *mover, from *kept) {
+func newMover(t *testing.T, binary string) (m *mover, from *rig.Daemon) {
 	t.Helper()
 	m = &mover{dir: t.TempDir(), landed: map[uint64]uint64{}}
-	if _, err := run(binary, m.dir, "create", "disk.zvh", "--size", "32M", "--zone-size", "4M"); err != nil {
+	if _, err := rig.Run(binary, "create", image(m.dir), "--size", "32M", "--zone-size", "4M"); err != nil {
 		t.Fatal(err)
 	}
 	from = m.keep(t, binary, "s", "disk.zvh", nil)
-	c, err := frontend.Dial(filepath.Join(m.dir, "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m.disk, err = frontend.Open(c, frontend.Options{Queues: moveQueues, QueueSize: 64, Depth: moveAppends, BufferBytes: moveBlock}); err != nil {
+	var err error
+	if m.disk, err = rig.Connect(filepath.Join(m.dir, "s"), frontend.Options{Queues: moveQueues, QueueSize: 64, Depth: moveAppends, BufferBytes: moveBlock}); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(m.send(), m.take()); err != nil {
@@ -253,10 +234,10 @@ func TestKillBeforeAnythingIsServed(t *testing.T) {
 			if err := errors.Join(err, m.send(), m.moveTo("t", bases)); err != nil {
 				t.Fatal(err)
 			}
-			if err := m.take(); err != nil || !strings.Contains(to.logged(), "failpoint "+point.String()) {
-				t.Errorf("%v\n%s", err, to.logged())
+			if err := m.take(); err != nil || !strings.Contains(to.Log(), "failpoint "+point.String()) {
+				t.Errorf("%v\n%s", err, to.Log())
 			}
-			if err := errors.Join(m.disk.Close(), from.stop(), to.stop()); err != nil {
+			if err := errors.Join(m.disk.Close(), from.End(unix.SIGTERM), to.End(unix.SIGTERM)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -275,7 +256,7 @@ func TestKillWhileInDoubt(t *testing.T) {
 				t.Fatal(err)
 			}
 			// As it is on the disk when the daemon dies.
-			image, err := os.ReadFile(filepath.Join(m.dir, "disk.zvh"))
+			image, err := os.ReadFile(image(m.dir))
 			if err == nil {
 				err = os.WriteFile(filepath.Join(m.dir, "dead.zvh"), image, 0o600)
 			}
@@ -287,13 +268,13 @@ func TestKillWhileInDoubt(t *testing.T) {
 			if err := errors.Join(err, m.send(), m.moveTo("t", bases)); err != nil {
 				t.Fatal(err)
 			}
-			if refused, err := m.refused(); err != nil || refused != moveQueues*moveAppends || !strings.Contains(to.logged(), "failpoint "+point.String()) {
-				t.Errorf("%d appends are refused, %v\n%s", refused, err, to.logged())
+			if refused, err := m.refused(); err != nil || refused != moveQueues*moveAppends || !strings.Contains(to.Log(), "failpoint "+point.String()) {
+				t.Errorf("%d appends are refused, %v\n%s", refused, err, to.Log())
 			}
 			if err := errors.Join(m.send(), m.take()); err != nil { // where nobody has written
-				t.Errorf("what comes later: %v\n%s", err, to.logged())
+				t.Errorf("what comes later: %v\n%s", err, to.Log())
 			}
-			if err := errors.Join(m.disk.Close(), from.stop(), to.stop()); err != nil {
+			if err := errors.Join(m.disk.Close(), from.End(unix.SIGTERM), to.End(unix.SIGTERM)); err != nil {
 				t.Error(err)
 			}
 		})

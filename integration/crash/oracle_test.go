@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
 // judge says what is wrong with a disk that was like before, saw the requests
 // of ops, was killed, and is like after.
-func judge(g *geometry, before, after []zoneView, ops []*op) (undecided int, err error) {
+func judge(g *rig.Geometry, before, after []zoneView, ops []*op) (undecided int, err error) {
 	zones := make([][]*op, len(before))
 	byID := map[uint64]*op{}
 	for _, o := range ops {
@@ -25,7 +26,7 @@ func judge(g *geometry, before, after []zoneView, ops []*op) (undecided int, err
 			zones[o.zone] = append(zones[o.zone], o)
 			continue
 		}
-		for i := g.conventional; i < len(zones); i++ {
+		for i := g.Conventional; i < len(zones); i++ {
 			part := *o
 			part.zone = i
 			zones[i] = append(zones[i], &part)
@@ -36,10 +37,10 @@ func judge(g *geometry, before, after []zoneView, ops []*op) (undecided int, err
 		err := locate(i, before[i].sectors, after[i].sectors, byID)
 		switch {
 		case err != nil:
-		case i < g.conventional:
+		case i < g.Conventional:
 			err = judgeConventional(&before[i], &after[i], zones[i])
 		default:
-			spec := zoneSpec{g.zoneCapacity(i), g.maxOpen > 0, g.maxActive > 0}
+			spec := zoneSpec{g.Capacity(i), g.MaxOpen > 0, g.MaxActive > 0}
 			err = explain(spec, &before[i], &after[i], zones[i])
 		}
 		switch {
@@ -47,7 +48,7 @@ func judge(g *geometry, before, after []zoneView, ops []*op) (undecided int, err
 			undecided++
 		case err != nil:
 			errs = append(errs, fmt.Errorf("zone %d, %s with %d sectors written before and now %s with %d: %w", i,
-				stateNames[before[i].state], before[i].written, stateNames[after[i].state], after[i].written, err))
+				rig.StateNames[before[i].state], before[i].written, rig.StateNames[after[i].state], after[i].written, err))
 		}
 	}
 	if err := errors.Join(append(errs, limits(g, after))...); err != nil {
@@ -59,31 +60,31 @@ func judge(g *geometry, before, after []zoneView, ops []*op) (undecided int, err
 // locate finds out which requests the sectors of zone i belong to, and where
 // those without an answer have landed. A request that stands anywhere else than
 // in one piece in its own zone is an error.
-func locate(i int, before, after []stamp, byID map[uint64]*op) error {
+func locate(i int, before, after []rig.Stamp, byID map[uint64]*op) error {
 	for at, s := range after {
 		at := uint64(at)
-		o := byID[s.id]
+		o := byID[s.ID]
 		switch {
-		case s == stamp{} || o == nil && s == before[at]:
+		case s == rig.Stamp{} || o == nil && s == before[at]:
 			continue
 		case o == nil:
 			return fmt.Errorf("sector %d holds %v, which is old or from elsewhere", at, s)
-		case o.zone != i || s.index >= o.n || s.index > at:
+		case o.zone != i || s.Index >= o.n || s.Index > at:
 			return fmt.Errorf("sector %d holds %v, which is not of this zone: %v", at, s, o)
 		}
 		if o.typ == driver.TypeZoneAppend && !o.answered() && !o.visible() {
-			o.at = at - s.index
+			o.at = at - s.Index
 		}
-		if o.at != at-s.index {
-			return fmt.Errorf("sector %d holds %v, which belongs to sector %d: %v", at, s, o.at+s.index, o)
+		if o.at != at-s.Index {
+			return fmt.Errorf("sector %d holds %v, which belongs to sector %d: %v", at, s, o.at+s.Index, o)
 		}
-		o.seen[s.index] = true
+		o.seen[s.Index] = true
 	}
 	return nil
 }
 
 // limits says whether more zones are open or active than may be.
-func limits(g *geometry, zones []zoneView) error {
+func limits(g *rig.Geometry, zones []zoneView) error {
 	open, active := 0, 0
 	for i := range zones {
 		switch zones[i].state {
@@ -94,8 +95,8 @@ func limits(g *geometry, zones []zoneView) error {
 			active++
 		}
 	}
-	if g.maxOpen > 0 && open > g.maxOpen || g.maxActive > 0 && active > g.maxActive {
-		return fmt.Errorf("%d zones are open and %d active, but at most %d and %d may be", open, active, g.maxOpen, g.maxActive)
+	if g.MaxOpen > 0 && open > g.MaxOpen || g.MaxActive > 0 && active > g.MaxActive {
+		return fmt.Errorf("%d zones are open and %d active, but at most %d and %d may be", open, active, g.MaxOpen, g.MaxActive)
 	}
 	return nil
 }
@@ -105,7 +106,7 @@ func limits(g *geometry, zones []zoneView) error {
 // answer, what any of them writes.
 func judgeConventional(before, after *zoneView, ops []*op) error {
 	if after.state != driver.ZoneNotWP {
-		return fmt.Errorf("a conventional zone is %s", stateNames[after.state])
+		return fmt.Errorf("a conventional zone is %s", rig.StateNames[after.state])
 	}
 	for at := range uint64(len(after.sectors)) {
 		got := after.sectors[at]
@@ -118,7 +119,7 @@ func judgeConventional(before, after *zoneView, ops []*op) error {
 				writers = append(writers, o)
 			}
 		}
-		i := slices.IndexFunc(writers, func(o *op) bool { return o.id == got.id })
+		i := slices.IndexFunc(writers, func(o *op) bool { return o.id == got.ID })
 		written := -1 // when what stands there was answered, at the latest
 		if i >= 0 {
 			written = writers[i].ret

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
@@ -90,7 +91,7 @@ func (g *guest) redial(dir string) error {
 func TestKillAndReconnect(t *testing.T) {
 	binary, seed, total := build(t, ""), newSeed(), &tally{}
 	for i := range geometries {
-		t.Run(geometries[i].name, func(t *testing.T) {
+		t.Run(geometries[i].Name, func(t *testing.T) {
 			c := start(t, binary, seed, i, total)
 			if err := c.runReconnecting(max(1, *reconnectsFlag/perVisit/len(geometries))); err != nil {
 				t.Errorf("replay with -seed=%d -reconnects=%d: %v", seed, *reconnectsFlag, err)
@@ -105,20 +106,13 @@ func TestKillAndReconnect(t *testing.T) {
 
 func (c *trial) runReconnecting(visits int) error {
 	c.inflight = true
-	before, err := c.g.create(c.binary, c.dir)
+	before, p, err := c.begin()
 	if err != nil {
 		return err
 	}
-	p, err := launch(c.binary, c.dir)
-	if err != nil {
-		return err
-	}
-	defer func() { p.kill() }()
-	if err := p.ready(); err != nil {
-		return err
-	}
+	defer func() { kill(p) }()
 	again := func() (err error) {
-		p.kill()
+		kill(p)
 		c.tally.kills++
 		p, _, err = restart(c.binary, c.dir, c.rng)
 		return err
@@ -144,7 +138,7 @@ func (c *trial) runReconnecting(visits int) error {
 			},
 		})
 		if err != nil {
-			return fmt.Errorf("visit %d: %w\n%s", v, err, p.logged())
+			return fmt.Errorf("visit %d: %w\n%s", v, err, p.Log())
 		}
 	}
 	return nil
@@ -157,16 +151,16 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	upgrades := 0 // kills besides: a visit may end with one
 	for _, i := range []int{0, len(geometries) - 1} {
 		c := start(t, binary, seed, i, total)
-		err := c.runKept(2, func(k *kept, g *guest, _ int) error {
+		err := c.runKept(2, func(k *rig.Daemon, g *guest, _ int) error {
 			for range 5 {
 				g.answered(50)
-				was := k.child()
-				if err := k.cmd.Process.Signal(unix.SIGHUP); err != nil {
+				was := k.Child()
+				if err := k.Cmd.Process.Signal(unix.SIGHUP); err != nil {
 					return err
 				}
-				for try, now := 0, was; now == 0 || now == was; now = k.child() {
+				for try, now := 0, was; now == 0 || now == was; now = k.Child() {
 					if try++; try == 120_000 {
-						return fmt.Errorf("SIGHUP has started no other daemon:\n%s", k.logged())
+						return fmt.Errorf("SIGHUP has started no other daemon:\n%s", k.Log())
 					}
 					time.Sleep(time.Millisecond)
 				}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -255,7 +256,7 @@ func (s *search) differs(b *branch) string {
 	// Closed by the device.
 	closed := s.spec.maxOpen && state == driver.ZoneImpOpen && s.after.state == driver.ZoneClosed
 	if state != s.after.state && !closed {
-		return fmt.Sprintf("it is %s", stateNames[state])
+		return fmt.Sprintf("it is %s", rig.StateNames[state])
 	}
 	return s.differsAt(b, w)
 }
@@ -267,13 +268,13 @@ func (s *search) differsAt(b *branch, written uint64) string {
 		for i := range t.n {
 			at := t.at + i
 			got := s.after.sectors[at]
-			var want stamp
+			var want rig.Stamp
 			switch {
 			case at >= written:
 			case t.op == nil:
 				want = s.before.sectors[at]
-			case t.op.answered() || t.op.visible() && got != stamp{}:
-				want = stamp{t.op.id, i}
+			case t.op.answered() || t.op.visible() && got != rig.Stamp{}:
+				want = rig.Stamp{ID: t.op.id, Index: i}
 			}
 			if got != want {
 				return fmt.Sprintf("sector %d holds %v instead of %v", at, got, want)
@@ -282,7 +283,7 @@ func (s *search) differsAt(b *branch, written uint64) string {
 		covered = max(covered, t.at+t.n)
 	}
 	for at := covered; at < uint64(len(s.after.sectors)); at++ {
-		if got := s.after.sectors[at]; got != (stamp{}) {
+		if got := s.after.sectors[at]; got != (rig.Stamp{}) {
 			return fmt.Sprintf("sector %d, above the write pointer, holds %v", at, got)
 		}
 	}
@@ -306,11 +307,4 @@ func (s *search) hiddenUseful(b *branch) bool {
 		}
 	}
 	return reopened
-}
-
-func (s stamp) String() string {
-	if s == (stamp{}) {
-		return "zeroes"
-	}
-	return fmt.Sprintf("sector %d of request %d", s.index, s.id)
 }

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -54,7 +57,7 @@ func TestStateOutlivesTheDaemon(t *testing.T) {
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			dir := t.TempDir()
-			if _, err := geometries[0].create(binary, dir); err != nil {
+			if _, err := create(&geometries[0], binary, dir); err != nil {
 				t.Fatal(err)
 			}
 			k, err := launchKept(binary, dir, "threads")
@@ -62,18 +65,14 @@ func TestStateOutlivesTheDaemon(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() {
-				if err := k.stop(); err != nil {
-					t.Errorf("%v\n%s", err, k.logged())
+				if err := k.End(unix.SIGTERM); err != nil {
+					t.Error(err)
 				}
 			}()
-			if err := k.ready(); err != nil {
+			if err := k.Ready(); err != nil {
 				t.Fatal(err)
 			}
-			client, err := frontend.Dial(filepath.Join(dir, "s"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			disk, err := frontend.Open(client, frontend.Options{Queues: 1, QueueSize: 8, Depth: 1, BufferBytes: 4096})
+			disk, err := rig.Connect(filepath.Join(dir, "s"), frontend.Options{Queues: 1, QueueSize: 8, Depth: 1, BufferBytes: 4096})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +88,7 @@ func TestStateOutlivesTheDaemon(t *testing.T) {
 			if err := os.WriteFile(armed, []byte(c.point.String()+" 1"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			for !k.killChild() {
+			for !k.KillChild() {
 				time.Sleep(time.Millisecond)
 			}
 			for try := 0; ; try++ {
@@ -104,15 +103,15 @@ func TestStateOutlivesTheDaemon(t *testing.T) {
 			if err := c.last(q); err != nil {
 				t.Error(err)
 			}
-			if !strings.Contains(k.logged(), "failpoint "+c.point.String()) {
-				t.Errorf("it did not die:\n%s", k.logged())
+			if !strings.Contains(k.Log(), "failpoint "+c.point.String()) {
+				t.Errorf("it did not die:\n%s", k.Log())
 			}
 			zones, err := q.ReportAll()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if z := zones[0]; z.State != c.state || z.WP != c.written {
-				t.Errorf("the zone is %s with %d sectors written, want %s with %d", stateNames[z.State], z.WP, stateNames[c.state], c.written)
+				t.Errorf("the zone is %s with %d sectors written, want %s with %d", rig.StateNames[z.State], z.WP, rig.StateNames[c.state], c.written)
 			}
 		})
 	}

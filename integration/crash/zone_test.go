@@ -3,6 +3,7 @@ package crash
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/integration/rig"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -78,13 +79,8 @@ type zoneSpec struct {
 // written is its length.
 type zoneView struct {
 	state   uint8
-	written uint64  // sectors, also of a full zone
-	sectors []stamp // all of the zone
-}
-
-var stateNames = map[uint8]string{
-	driver.ZoneNotWP: "not-wp", driver.ZoneEmpty: "empty", driver.ZoneImpOpen: "imp-open", driver.ZoneExpOpen: "exp-open",
-	driver.ZoneClosed: "closed", driver.ZoneReadOnly: "read-only", driver.ZoneFull: "full", driver.ZoneOffline: "offline",
+	written uint64      // sectors, also of a full zone
+	sectors []rig.Stamp // all of the zone
 }
 
 // A model is a zone between two requests: the specification's states, and
