@@ -37,6 +37,10 @@ const (
 // submits the request.
 func (m *Mark) Clear() { atomic.StoreUint64(&m[0], markNone) }
 
+// Refuse notes that the request is not carried out: whoever comes next fails it, too.
+// The owner of one that it does not submit calls it.
+func (m *Mark) Refuse() { m.failed() }
+
 func (m *Mark) at(sector, sectors uint64) {
 	if m == nil {
 		return

@@ -77,6 +77,9 @@ func Serve(binary string, args ...string) (*Daemon, error) {
 	return p, nil
 }
 
+// notStarted is what a keeper says that is ended between one daemon and the next.
+const notStarted = "is not started again"
+
 // patience is how long a start may take, on a machine that is busy.
 const patience = 2 * time.Minute
 
@@ -111,11 +114,11 @@ func (p *Daemon) Gone() error {
 }
 
 // End sends it a signal and waits until nothing of it runs any more. What comes of
-// SIGKILL is no error.
+// SIGKILL is no error, nor that a keeper is ended whose daemon was killed just before.
 func (p *Daemon) End(s unix.Signal) error {
 	_ = p.Cmd.Process.Signal(s) // it fails when it is gone already
 	<-p.ended
-	if err := p.Cmd.Wait(); err != nil && s != unix.SIGKILL {
+	if err := p.Cmd.Wait(); err != nil && s != unix.SIGKILL && !strings.Contains(p.Log(), notStarted) {
 		return fmt.Errorf("zvhost ended with %w\n%s", err, p.Log())
 	}
 	return nil

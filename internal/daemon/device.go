@@ -60,6 +60,7 @@ type Device struct {
 	// claimed for requests of a process that died.
 	user    uint64
 	known   bool
+	records *vhostuser.Record       // of what is in flight in its rings; nil: nobody is to know
 	claimed map[int][]*backend.Mark // by queue, of those that were not started since
 	// unclean are the queues that nobody has used since a daemon died with the disk, or
 	// not for long enough to look at what waited there. See doubts.
@@ -115,7 +116,8 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	defer late(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()
 	w := newWorker(d, i, r)
 	w.doubts, w.claimed = d.doubts(i, &r), d.claimed[i]
-	d.noteDoubts(i, w.doubts, r.Records)
+	d.records = r.Records
+	d.noteDoubts(i, w.doubts)
 	if err := d.begin(); err != nil {
 		return err
 	}

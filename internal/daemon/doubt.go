@@ -62,15 +62,24 @@ func (d *Device) doubts(i int, r *vhostuser.Ring) bool {
 // noteDoubts has the record say which rings are in doubt: ring i, which starts, and
 // others, where it does not say so yet. That is before the disk is told that requests
 // may be in flight.
-func (d *Device) noteDoubts(i int, doubts bool, all *vhostuser.Record) {
-	for k := range all.Rings() {
-		note, r := uint64(noteSettled), all.Ring(k)
+func (d *Device) noteDoubts(i int, doubts bool) {
+	for k := range d.records.Rings() {
+		note, r := uint64(noteSettled), d.records.Ring(k)
 		if k == i && doubts || k != i && d.unclean[k] {
 			note = noteDoubted
 		}
 		if k == i || r.Note() == 0 {
 			r.SetNote(note)
 		}
+	}
+}
+
+// forgetDoubts has the record say nothing of doubts, once somebody else may have the disk:
+// what waits may be carried out there.
+func (d *Device) forgetDoubts() {
+	clear(d.unclean)
+	for k := range d.records.Rings() {
+		d.records.Ring(k).SetNote(0)
 	}
 }
 
@@ -100,6 +109,7 @@ func (w *worker) doubtful(r *virtio.BlkRequest) bool {
 			return false
 		}
 	}
+	r.Mark.Refuse() // to stay refused once the ring is settled
 	r.Err = &backend.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: int(min(r.Sector/z.ZoneSectors, uint64(z.Zones-1))), Err: errDoubtful}
 	return true
 }

@@ -192,6 +192,53 @@ func TestDoubtsOutliveWhoServesNothing(t *testing.T) {
 	}
 }
 
+// A process that ends in good order, and leaves its session to the next one, leaves in
+// doubt what was: the ring that has not started yet.
+func TestHandOverLeavesDoubt(t *testing.T) {
+	r := zonedRig(t, smallZones, 2)
+	g := r.connect(frontend.Options{})
+	g.want("append", driver.StatusOK, firstOf(g.Queue(0).Append(pattern(4096, 1), 128)))
+	dead := copyOf(t, r.path)
+	g.leave()
+	rec, err := vhostuser.NewRecord(2, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rec.Close() }()
+	rings := [2]vhostuser.Ring{midstream(t), midstream(t)}
+	for i := range rings {
+		rings[i].Record, rings[i].Records, rings[i].Life = rec.Ring(i), rec, 1
+	}
+	want := [2]bool{true, true} // as each process finds them
+	for process := range 3 {
+		p := newRig(t, dead, 2)
+		p.dev.Adopt(rec)
+		if is := [2]bool{p.dev.doubts(0, &rings[0]), p.dev.doubts(1, &rings[1])}; is != want {
+			t.Errorf("process %d: rings in doubt: %v", process, is)
+		}
+		for i := range min(process+1, 2) {
+			rings[i].Life++
+			if err := p.dev.StartQueue(i, rings[i]); err != nil {
+				t.Fatal(err)
+			}
+			for rec.Ring(i).Note() != noteSettled {
+				time.Sleep(time.Millisecond)
+			}
+			want[i] = false
+		}
+		for i := range rings {
+			p.dev.StopQueue(i, "test")
+		}
+		p.dev.Leave()
+		p.dev.Reset()
+		p.close()
+	}
+	rings[0].Record = nil
+	if newRig(t, dead, 2).dev.doubts(0, &rings[0]) {
+		t.Error("ring 0 is in doubt when all were settled")
+	}
+}
+
 // A ring on a disk that was found clean is not put into doubt by another one that
 // starts before it, and a process that dies then.
 func TestNoRingIsInDoubt(t *testing.T) {

@@ -37,13 +37,16 @@ func (w *worker) pickUp() error {
 		w.complete(r)
 	}
 	failpoint.Hit(failpoint.PickedUp)
+	if w.doubts { // what waits as well, before the driver hears of any of it
+		_, err = w.take()
+	}
 	if len(heads) > 0 {
 		w.lane.Start()
 		w.publish()
 	}
 	// Whoever was here may have died between an answer and its call.
 	w.call()
-	return nil
+	return err
 }
 
 // begin begins with the record, and puts the queue where it says. heads are those
@@ -71,7 +74,7 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 // Adopt implements vhostuser.Device.
 func (d *Device) Adopt(r *vhostuser.Record) {
 	d.disown()
-	d.custody.kept = nil
+	d.custody.kept, d.records = nil, r
 	switch {
 	case r == nil:
 		return // without a look at the disk, which may hang
@@ -114,7 +117,7 @@ func (d *Device) Reset() {
 	if d.known { // its session is over, and nobody goes on with another one's
 		clear(d.unclean)
 	}
-	d.user, d.known = 0, false
+	d.user, d.known, d.records = 0, false, nil
 	d.custody.kept, d.custody.tried = nil, false
 	d.Blk.Reset()
 }

@@ -255,13 +255,14 @@ func (w *worker) take() (taken int, err error) {
 		}
 		w.complete(r)
 	}
+	if w.doubts && err == nil {
+		// All that waited is refused. What comes once the driver has seen that is new.
+		w.doubts = false
+		w.rec.SetNote(noteSettled)
+	}
 	if taken > 0 {
 		w.lane.Start()
 		w.publish()
-	}
-	if w.doubts && err == nil { // what waited is answered
-		w.doubts = false
-		w.rec.SetNote(noteSettled)
 	}
 	return taken, err
 }

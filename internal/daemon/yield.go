@@ -73,7 +73,7 @@ func (d *Device) Yield() error {
 	d.swap(gone)
 	c.away = true
 	d.user, d.known = 0, false
-	clear(d.unclean)
+	d.forgetDoubts() // not before: a process that dies before finds the disk closed cleanly
 	if err != nil {
 		return fmt.Errorf("letting go of the disk: %w", err)
 	}

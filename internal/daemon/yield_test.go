@@ -299,6 +299,45 @@ func TestControlWhileAway(t *testing.T) {
 	g.leave()
 }
 
+// A migration is cancelled when the daemon on the other side has died with the disk: what
+// waits may have been carried out there, whatever the record of requests in flight says
+// of the time before.
+func TestMigrationFailsWithADeadDaemon(t *testing.T) {
+	r := zonedRig(t, smallZones, 1).movable()
+	g := r.connect(frontend.Options{Inflight: true})
+	q := g.Queue(0)
+	g.want("append", driver.StatusOK, firstOf(q.Append(pattern(4096, 1), 128)))
+	l := g.startLog()
+	bases := g.stopAll()
+	req := q.Get()
+	req.Type, req.Sector = driver.TypeZoneAppend, 128
+	req.SetLen(4096)
+	if err := errors.Join(q.Submit(req), q.Kick()); err != nil {
+		t.Fatal(err)
+	}
+	other, err := r.reopen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backend.Renew(other); err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.ReadFile(copyOf(t, r.path)) // as it is when that one dies
+	if err := errors.Join(err, other.Close(), os.WriteFile(r.path, image, 0o600), g.stays(bases)); err != nil {
+		t.Fatal(err)
+	}
+	var done [1]*frontend.Request
+	if _, err := q.Wait(done[:]); err != nil || done[0].Status != driver.StatusIOErr {
+		t.Fatalf("what waited: status %d, %v", done[0].Status, err)
+	}
+	q.Put(done[0])
+	g.want("what comes later", driver.StatusOK, firstOf(q.Append(pattern(4096, 1), 128)))
+	if err := l.Free(); err != nil {
+		t.Error(err)
+	}
+	g.leave()
+}
+
 // A migration is cancelled when the other side is up: the guest goes on where it
 // was. A guest that only stops for a while keeps its disk.
 func TestMigrationFails(t *testing.T) {

@@ -100,6 +100,7 @@ func Run(o Options) (status int, err error) {
 			if code == 0 {
 				return 0, nil // a manager that has stopped both ended the program first
 			}
+			o.Log("%s is not started again: what it had in flight is not finished", o.Args[0])
 			return 1, nil
 		}
 		pause = min(2*pause, lastPause)
