@@ -100,21 +100,8 @@ func reconnectWithoutRecord(t *testing.T, o frontend.Options) {
 // started yet, nor of what the ring has not been looked at for; the end of the session
 // does. The record says it to the next process.
 func TestEachRingIsInDoubt(t *testing.T) {
-	r := zonedRig(t, smallZones, 1)
-	g := r.connect(frontend.Options{})
-	g.want("append", driver.StatusOK, firstOf(g.Queue(0).Append(pattern(4096, 1), 128)))
-	dead := copyOf(t, r.path)
-	g.leave()
-
-	rec, err := vhostuser.NewRecord(2, 32)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rec.Close() }()
-	rings := [2]vhostuser.Ring{midstream(t), midstream(t)}
-	for i := range rings {
-		rings[i].Record, rings[i].Records, rings[i].Life = rec.Ring(i), rec, 1
-	}
+	dead := deadDisk(t)
+	rings, rec := recordedRings(t)
 	var dev *Device
 	want := func(zero, one bool) {
 		t.Helper()
@@ -135,9 +122,7 @@ func TestEachRingIsInDoubt(t *testing.T) {
 	if err := dev.StartQueue(0, rings[0]); err != nil {
 		t.Fatal(err)
 	}
-	for rec.Ring(0).Note() != noteSettled {
-		time.Sleep(time.Millisecond)
-	}
+	untilSettled(rec.Ring(0))
 	dev.StopQueue(0, "test")
 	want(false, true)
 	rings[0].Record = nil // it need not look there
@@ -154,18 +139,9 @@ func TestEachRingIsInDoubt(t *testing.T) {
 // A process that ends in good order before it has served anything leaves in doubt what
 // was: by the disk where no queue was started, by the record where some were.
 func TestDoubtsOutliveWhoServesNothing(t *testing.T) {
-	r := zonedRig(t, smallZones, 1)
-	g := r.connect(frontend.Options{})
-	g.want("append", driver.StatusOK, firstOf(g.Queue(0).Append(pattern(4096, 1), 128)))
-	path := copyOf(t, r.path)
-	g.leave()
-
-	rec, err := vhostuser.NewRecord(2, 32)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rec.Close() }()
-	ring := midstream(t)
+	path := deadDisk(t)
+	rings, rec := recordedRings(t)
+	ring := rings[0]
 	doubted := func(r *rig, zero, one *vhostuser.RingRecord) {
 		t.Helper()
 		for i, rec := range []*vhostuser.RingRecord{zero, one} {
@@ -179,8 +155,8 @@ func TestDoubtsOutliveWhoServesNothing(t *testing.T) {
 		doubted(r, nil, nil)
 		r.close()
 	}
-	r = newRig(t, path, 2)
-	ring.Record, ring.Records, ring.Life, ring.Held = rec.Ring(0), rec, 1, true
+	r := newRig(t, path, 2)
+	ring.Record, ring.Held = rec.Ring(0), true
 	if err := r.dev.StartQueue(0, ring); err != nil {
 		t.Fatal(err)
 	}
@@ -195,20 +171,8 @@ func TestDoubtsOutliveWhoServesNothing(t *testing.T) {
 // A process that ends in good order, and leaves its session to the next one, leaves in
 // doubt what was: the ring that has not started yet.
 func TestHandOverLeavesDoubt(t *testing.T) {
-	r := zonedRig(t, smallZones, 2)
-	g := r.connect(frontend.Options{})
-	g.want("append", driver.StatusOK, firstOf(g.Queue(0).Append(pattern(4096, 1), 128)))
-	dead := copyOf(t, r.path)
-	g.leave()
-	rec, err := vhostuser.NewRecord(2, 32)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rec.Close() }()
-	rings := [2]vhostuser.Ring{midstream(t), midstream(t)}
-	for i := range rings {
-		rings[i].Record, rings[i].Records, rings[i].Life = rec.Ring(i), rec, 1
-	}
+	dead := deadDisk(t)
+	rings, rec := recordedRings(t)
 	want := [2]bool{true, true} // as each process finds them
 	for process := range 3 {
 		p := newRig(t, dead, 2)
@@ -221,9 +185,7 @@ func TestHandOverLeavesDoubt(t *testing.T) {
 			if err := p.dev.StartQueue(i, rings[i]); err != nil {
 				t.Fatal(err)
 			}
-			for rec.Ring(i).Note() != noteSettled {
-				time.Sleep(time.Millisecond)
-			}
+			untilSettled(rec.Ring(i))
 			want[i] = false
 		}
 		for i := range rings {
@@ -243,13 +205,8 @@ func TestHandOverLeavesDoubt(t *testing.T) {
 // starts before it, and a process that dies then.
 func TestNoRingIsInDoubt(t *testing.T) {
 	r := zonedRig(t, smallZones, 2)
-	rec, err := vhostuser.NewRecord(2, 32)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rec.Close() }()
-	ring := midstream(t)
-	ring.Record, ring.Records, ring.Life = rec.Ring(1), rec, 1
+	rings, rec := recordedRings(t)
+	ring := rings[1]
 	if err := r.dev.StartQueue(1, ring); err != nil {
 		t.Fatal(err)
 	}
@@ -277,6 +234,38 @@ func copyOf(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return dead
+}
+
+// deadDisk is one of a daemon that died when it had carried out an append.
+func deadDisk(t *testing.T) string {
+	t.Helper()
+	r := zonedRig(t, smallZones, 1)
+	g := r.connect(frontend.Options{})
+	g.want("append", driver.StatusOK, firstOf(g.Queue(0).Append(pattern(4096, 1), 128)))
+	dead := copyOf(t, r.path)
+	g.leave()
+	return dead
+}
+
+// recordedRings are two rings in midstream, with a record.
+func recordedRings(t *testing.T) (rings [2]vhostuser.Ring, rec *vhostuser.Record) {
+	t.Helper()
+	rec, err := vhostuser.NewRecord(len(rings), 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = rec.Close() })
+	for i := range rings {
+		rings[i] = midstream(t)
+		rings[i].Record, rings[i].Records, rings[i].Life = rec.Ring(i), rec, 1
+	}
+	return rings, rec
+}
+
+func untilSettled(r *vhostuser.RingRecord) {
+	for r.Note() != noteSettled {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // midstream is a ring in which three requests were answered, and none waits.
