@@ -30,7 +30,7 @@ func TestKillWhileInDoubt(t *testing.T) {
 			if err := errors.Join(err, m.send(), m.moveTo("t", bases)); err != nil {
 				t.Fatal(err)
 			}
-			if refused, err := m.refused(); err != nil || refused != moveQueues*moveAppends || !strings.Contains(to.Log(), "failpoint "+point.String()) {
+			if refused, err := m.refused(); err != nil || refused != moveQueues*moveAppends || !died(to, point) {
 				t.Errorf("%d appends are refused, %v\n%s", refused, err, to.Log())
 			}
 			if err := errors.Join(m.send(), m.take()); err != nil { // where nobody has written
@@ -106,7 +106,7 @@ func TestKillOnceDoubtIsAnswered(t *testing.T) {
 				t.Fatal(err)
 			}
 			// In the other queue.
-			if refused, err := m.refused(); err != nil || refused != moveAppends || !strings.Contains(to.Log(), "failpoint "+point.String()) {
+			if refused, err := m.refused(); err != nil || refused != moveAppends || !died(to, point) {
 				t.Errorf("%d appends are refused, %v\n%s", refused, err, to.Log())
 			}
 			if err := errors.Join(m.disk.Close(), from.End(unix.SIGTERM), to.End(unix.SIGTERM)); err != nil {

@@ -3,7 +3,6 @@ package crash
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -103,7 +102,7 @@ func TestStateOutlivesTheDaemon(t *testing.T) {
 			if err := c.last(q); err != nil {
 				t.Error(err)
 			}
-			if !strings.Contains(k.Log(), "failpoint "+c.point.String()) {
+			if !died(k, c.point) {
 				t.Errorf("it did not die:\n%s", k.Log())
 			}
 			zones, err := q.ReportAll()
