@@ -232,10 +232,7 @@ func (c *trial) runKept(visits int, disturb func(k *rig.Daemon, g *guest, visit 
 		before, err = c.visit(before, visitor{
 			disturb: func(g *guest) error { return disturb(k, g, v) },
 			idle: func(*guest) error {
-				for !k.KillChild() {
-					time.Sleep(time.Millisecond)
-				}
-				c.tally.kills++
+				c.kill(k)
 				return nil
 			},
 		})
@@ -266,14 +263,20 @@ func (g *guest) answered(n int) {
 // perVisit is how often the daemon is killed in one session.
 const perVisit = 5
 
+// kill kills the daemon, once there is one.
+func (c *trial) kill(k *rig.Daemon) {
+	for !k.KillChild() {
+		time.Sleep(time.Millisecond)
+	}
+	c.tally.kills++
+}
+
 // killOften kills the daemon at random instants.
 func (c *trial) killOften(k *rig.Daemon, g *guest, _ int) error {
 	for range perVisit {
 		g.answered(1 + c.rng.IntN(1+c.rng.IntN(600)))
 		time.Sleep(time.Duration(c.rng.IntN(3000)) * time.Microsecond)
-		if k.KillChild() {
-			c.tally.kills++
-		}
+		c.kill(k)
 	}
 	g.answered(100)
 	return nil
@@ -323,10 +326,7 @@ func (c *trial) killOnceAt(k *rig.Daemon, name string, n int) error {
 	if err := arm(); err != nil {
 		return err
 	}
-	for !k.KillChild() {
-		time.Sleep(time.Millisecond)
-	}
-	c.tally.kills++
+	c.kill(k)
 	// What happens once in a start, or only after some kills, needs others: 36 in all.
 	// Each has more time than the one before: a busy machine takes long to start.
 	for try, next := 0, 100; strings.Count(k.Log(), words) == was; try++ {
