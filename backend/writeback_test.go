@@ -75,31 +75,43 @@ var toldFirst = map[string]func(*client){
 	},
 }
 
+// losing is an image of which zone 2 was flushed, and what zone 3 was given is lost.
+func losing(t *testing.T) (path string, fs *faultStore, c *client) {
+	t.Helper()
+	path = newFastImage(t, small)
+	d, fs := openFaulty(t, path)
+	c = newClient(t, d)
+	c.want(c.write(256, pattern('o', 4096)), nil)
+	c.want(c.flush(), nil)
+	c.want(c.write(384, pattern('a', 4096)), nil)
+	w := new(writeback)
+	w.under(fs)
+	w.fail()
+	return path, fs, c
+}
+
+// wantEmptyNext says that the next daemon finds zone i empty.
+func wantEmptyNext(t *testing.T, path string, i int) {
+	t.Helper()
+	d := openDisk(t, path).(*zoned)
+	newClient(t, d).wantZone(i, Empty, 0)
+	closeDisk(t, d, path)
+}
+
 // What was written is lost, and whoever comes first is told: a reset's write of the
 // table, or of a session's state. The flush behind it fails all the same, and the
 // next daemon goes on from what was committed.
 func TestLossIsToldToFlushes(t *testing.T) {
 	for name, first := range toldFirst {
 		t.Run(name, func(t *testing.T) {
-			path := newFastImage(t, small)
-			d, fs := openFaulty(t, path)
-			c := newClient(t, d)
-			c.want(c.write(256, pattern('o', 4096)), nil)
-			c.want(c.flush(), nil)
-			c.want(c.write(384, pattern('a', 4096)), nil)
-			w := new(writeback)
-			w.under(fs)
-			w.fail()
+			path, _, c := losing(t)
 			first(c)
 			c.want(c.flush(), ErrIO)
 			c.want(c.flush(), ErrIO)
-			if err := d.Close(); err == nil {
+			if err := c.disk.Close(); err == nil {
 				t.Error("closed cleanly")
 			}
-			d = openDisk(t, path).(*zoned)
-			c = newClient(t, d)
-			c.wantZone(3, Empty, 0)
-			closeDisk(t, d, path)
+			wantEmptyNext(t, path, 3)
 		})
 	}
 }
@@ -109,20 +121,10 @@ func TestLossIsToldToFlushes(t *testing.T) {
 func TestLossOutlivesKill(t *testing.T) {
 	for name, first := range toldFirst {
 		t.Run(name, func(t *testing.T) {
-			path := newFastImage(t, small)
-			d, fs := openFaulty(t, path)
-			c := newClient(t, d)
-			c.want(c.write(256, pattern('o', 4096)), nil)
-			c.want(c.flush(), nil)
-			c.want(c.write(384, pattern('a', 4096)), nil)
-			w := new(writeback)
-			w.under(fs)
-			w.fail()
+			path, fs, c := losing(t)
 			first(c)
-			kill(t, d, fs)
-			d = openDisk(t, path).(*zoned)
-			newClient(t, d).wantZone(3, Empty, 0)
-			closeDisk(t, d, path)
+			kill(t, c.disk.(*zoned), fs)
+			wantEmptyNext(t, path, 3)
 		})
 	}
 }
@@ -145,9 +147,7 @@ func TestLossOutlivesKillInAFlush(t *testing.T) {
 	})
 	c.want(c.flush(), ErrIO)
 	kill(t, d, fs)
-	d = openDisk(t, path).(*zoned)
-	newClient(t, d).wantZone(2, Empty, 0)
-	closeDisk(t, d, path)
+	wantEmptyNext(t, path, 2)
 }
 
 // The same of a write past the page cache that has to be stable: it is a third
@@ -169,9 +169,7 @@ func TestStableWriteIsToldOfLoss(t *testing.T) {
 	r.Stable = true
 	c.want(c.do(r), ErrIO)
 	kill(t, d, fs)
-	d = openDisk(t, path).(*zoned)
-	newClient(t, d).wantZone(2, Empty, 0)
-	closeDisk(t, d, path)
+	wantEmptyNext(t, path, 2)
 }
 
 // One that fails for itself leaves flushes alone, and is no success for the sync behind it.
