@@ -72,6 +72,9 @@ type Device interface {
 	State() uint64
 	// Restore puts back what State said. It fails where the device is not the same.
 	Restore(state uint64) error
+	// NeedsReset says whether a queue cannot be served any more since the device was
+	// last reset: DEVICE_NEEDS_RESET of the device status.
+	NeedsReset() bool
 	// Reset puts the device back to where it was before SetFeatures. No queue is
 	// started then. What is stored on the disk is not touched.
 	Reset()

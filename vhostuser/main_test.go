@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,8 @@ type fakeDevice struct {
 	rings   [2]Ring
 	starts  int
 	changed func() bool
+
+	needsReset atomic.Bool
 
 	config [96]byte
 	// What to answer, set before the session runs.
@@ -208,6 +211,7 @@ func (d *fakeDevice) Adopt(*Record) {
 func (d *fakeDevice) Leave()               {}
 func (d *fakeDevice) State() uint64        { return 0 }
 func (d *fakeDevice) Restore(uint64) error { return nil }
+func (d *fakeDevice) NeedsReset() bool     { return d.needsReset.Load() }
 
 func (d *fakeDevice) Reset() {
 	d.mu.Lock()

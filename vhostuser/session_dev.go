@@ -128,10 +128,17 @@ func (s *Session) resetDevice(*Message) ([]byte, error) {
 
 // The bits of the virtio device status that matter here (virtio, "Device Status
 // Field").
-const statusFeaturesOK uint8 = 8
+const (
+	statusFeaturesOK uint8 = 8
+	statusNeedsReset uint8 = 64
+)
 
 func (s *Session) getStatus(*Message) ([]byte, error) {
-	return AppendU64(nil, uint64(s.state.status)), nil
+	status := s.state.status
+	if s.dev.NeedsReset() {
+		status |= statusNeedsReset
+	}
+	return AppendU64(nil, uint64(status)), nil
 }
 
 func (s *Session) setStatus(m *Message) ([]byte, error) {
@@ -145,7 +152,7 @@ func (s *Session) setStatus(m *Message) ([]byte, error) {
 	if v == 0 {
 		return s.resetDevice(m)
 	}
-	status := uint8(v)
+	status := uint8(v) &^ statusNeedsReset // the device's to say; front-ends add to what they have read
 	if status&statusFeaturesOK != 0 && (!s.state.featuresSet || s.state.refused) {
 		// The driver reads the status back to see whether its features were taken.
 		// Where the device refused them, the log has its reason already.

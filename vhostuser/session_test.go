@@ -259,6 +259,16 @@ func TestSessionStatus(t *testing.T) {
 	p.setUp(0)
 	p.kick(0)
 	p.tells("features 0x100020000; start 0 at 7")
+	// DEVICE_NEEDS_RESET is the device's to say, and not what the front-end writes back.
+	dev.needsReset.Store(true)
+	if v := status(); v != 64|15 {
+		t.Fatalf("status %#x of a device that needs a reset", v)
+	}
+	p.must(SetStatus, AppendU64(nil, 64|15))
+	dev.needsReset.Store(false)
+	if v := status(); v != 15 {
+		t.Fatalf("status %#x of a device that needs no reset any more", v)
+	}
 	p.must(SetStatus, AppendU64(nil, 0))
 	p.tells("stop 0 at 7; reset")
 	if v := status(); v != 0 {

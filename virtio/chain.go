@@ -39,8 +39,9 @@ type Chain struct {
 	Out, In []unix.Iovec
 	// OutBytes and InBytes are their lengths, together at most 2^32.
 	OutBytes, InBytes uint64
-	// Err says what is wrong with the chain; everything above but Head is empty
-	// then.
+	// Err says what is wrong with the chain. Out is empty then, and In is the one
+	// byte that the status goes to; nothing, where that cannot be found or reached
+	// (answer.go).
 	Err error
 }
 
@@ -64,7 +65,7 @@ func (c *Chain) reset(head uint16) {
 	*c = Chain{Head: head, Out: c.Out[:0], In: c.In[:0]}
 }
 
-// fail makes c a bad chain.
+// fail makes c a bad chain, of which nothing can be reached yet.
 func (c *Chain) fail(index uint16, err error) {
 	c.reset(c.Head)
 	c.Err = fmt.Errorf("descriptor %d: %w", index, err)

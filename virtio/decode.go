@@ -16,14 +16,18 @@ import (
 // type says. What stands on the other side, and data of requests that have none,
 // is left alone.
 //
-// A chain that Pop found bad is finished without being touched.
+// A chain that Pop found bad is finished with its Err, and its status where there
+// is a place for it.
 func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 	r.begin()
 	c := &r.Chain
-	if c.Err != nil {
+	switch {
+	case c.Err != nil && c.InBytes < statusBytes:
 		return r.done(c.Err)
-	}
-	if c.InBytes < statusBytes {
+	case c.Err != nil:
+		r.cut()
+		return r.done(c.Err)
+	case c.InBytes < statusBytes:
 		return r.done(errNoStatus)
 	}
 	var h [headerBytes]byte

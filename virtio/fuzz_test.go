@@ -51,8 +51,8 @@ func fuzzDesc(data []byte) (desc, []byte) {
 
 // FuzzChain lets a guest put anything into descriptors, indirect tables and
 // requests. Whatever it is: nothing but the device-writable part of the chain
-// changes, every vector lies in guest memory, the sums are right, and the length
-// claims no more than there is.
+// changes, every vector lies in guest memory, the sums are right, the length
+// claims no more than there is, and each chain that can be taken gets a status.
 func FuzzChain(f *testing.F) {
 	for _, seed := range chainSeeds() {
 		f.Add(seed)
@@ -98,7 +98,9 @@ func FuzzChain(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		q, err := virtio.NewQueue(ringConfig(mem, ring, features))
+		cfg := ringConfig(mem, ring, features)
+		cfg.Answers = mode&64 != 0
+		q, err := virtio.NewQueue(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -146,6 +148,9 @@ func FuzzChain(f *testing.F) {
 				t.Fatalf("head %d twice", r.Chain.Head)
 			}
 			seen[r.Chain.Head] = true
+			if cfg.Answers && r.Chain.InBytes == 0 {
+				t.Fatal("a chain that has no place for a status was taken")
+			}
 			checkRequest(t, blk, &r, low, high)
 		}
 		for h := range seen {
@@ -165,10 +170,14 @@ func checkRequest(t *testing.T, blk *virtio.Blk, r *virtio.BlkRequest, low, high
 	if got := inside(t, c.In, low, high); got != c.InBytes {
 		t.Fatalf("In of %d bytes, InBytes %d", got, c.InBytes)
 	}
-	if len(c.Out)+len(c.In) > virtio.MaxChain || (c.Err != nil && len(c.Out)+len(c.In) > 0) {
+	if len(c.Out)+len(c.In) > virtio.MaxChain || (c.Err != nil && c.OutBytes+c.InBytes > 1) {
 		t.Fatalf("%d pieces, %v", len(c.Out)+len(c.In), c.Err)
 	}
 	in := slices.Clone(c.In)
+	if len(in) > 0 { // a status that nobody writes shows
+		last := in[len(in)-1]
+		guestmem.IovecBytes(last)[last.Len-1] = driver.StatusNone
+	}
 	before := [2][]byte{bytes.Clone(low), bytes.Clone(high)}
 
 	if blk.Decode(r) {
@@ -246,7 +255,7 @@ func chainSeeds() [][]byte {
 	var seeds [][]byte
 	for _, typ := range []uint32{driver.TypeIn, driver.TypeOut, driver.TypeFlush, driver.TypeGetID, driver.TypeDiscard, driver.TypeWriteZeroes,
 		driver.TypeZoneAppend, driver.TypeZoneReport, driver.TypeZoneReset, 77} {
-		for _, mode := range []byte{3, 4 | 3, 16 | 4, 32 | 7} {
+		for _, mode := range []byte{3, 4 | 3, 16 | 4, 32 | 7, 64 | 3, 64 | 32 | 7} {
 			s := []byte{mode, 0, 4, 8, 31, 31, 31}
 			n := map[uint32]int{driver.TypeGetID: 20, driver.TypeDiscard: 32, driver.TypeWriteZeroes: 32, driver.TypeZoneReport: 200}[typ]
 			if n == 0 {

@@ -40,6 +40,7 @@ type Packed struct {
 	mem      *guestmem.Memory
 	eventIdx bool
 	indirect bool
+	answers  bool // see RingConfig.Answers
 	tables   tableReader
 
 	desc        []byte          // size descriptors
@@ -119,6 +120,7 @@ func NewPacked(cfg RingConfig) (*Packed, error) {
 		mem:      cfg.Mem,
 		eventIdx: cfg.Features&FeatureEventIdx != 0,
 		indirect: cfg.Features&FeatureIndirectDesc != 0,
+		answers:  cfg.Answers,
 		tables:   tableReader{mem: cfg.Mem},
 		next:     placeOf(uint16(cfg.Base)),
 		used:     placeOf(uint16(cfg.Base >> 16)),
@@ -159,7 +161,7 @@ func (q *Packed) flagsAt(index uint16) uint16 {
 
 // Pop is Queue.Pop. A ring is broken when more descriptors are available than
 // are the driver's to give, or a chain has a buffer id that is none or is in
-// flight already.
+// flight already. See also RingConfig.Answers.
 func (q *Packed) Pop(c *Chain) (bool, error) {
 	if q.broken != nil {
 		return false, q.broken
@@ -175,6 +177,13 @@ func (q *Packed) Pop(c *Chain) (bool, error) {
 		q.broken = err
 		return false, err
 	}
+	if c.Err != nil {
+		q.salvage(c, int(n), q.standing)
+	}
+	if q.answers && c.InBytes == 0 {
+		q.broken = unanswerable(c)
+		return false, q.broken
+	}
 	q.chains[c.Head] = n
 	q.taken += n
 	q.next = q.next.plus(n, q.size)
@@ -182,6 +191,12 @@ func (q *Packed) Pop(c *Chain) (bool, error) {
 		q.log.hold(c)
 	}
 	return true, nil
+}
+
+// standing is the i-th descriptor of the chain at next, as RingRecord has them.
+func (q *Packed) standing(i int) [2]uint64 {
+	d := parseDesc(q.desc[int(q.next.plus(uint16(i), q.size).index)*descBytes:])
+	return [2]uint64{d.addr, uint64(d.len) | uint64(d.next)<<32} // flags stand in the place of next
 }
 
 // walk fills c from the chain at next ("Next Flag: Descriptor Chaining") and

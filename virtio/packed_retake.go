@@ -55,20 +55,25 @@ func (q *Packed) Rebase(base uint32) error {
 
 // Retake fills c with the chain of buffer id, which Pop has given to a process
 // that died, from what Raw was then, and puts it in flight. An error means that
-// there can be no such chain.
+// there can be no such chain, or that it cannot be answered (RingConfig.Answers);
+// then others still can.
 func (q *Packed) Retake(id uint16, raw [][2]uint64, c *Chain) error {
 	if id >= q.size || q.chains[id] != 0 || len(raw) == 0 || len(raw) > int(q.taken) {
 		return q.fail(fmt.Errorf("buffer %d of %d, with %d descriptors, was in flight when another process died, or twice", id, q.size, len(raw)))
 	}
-	q.chains[id] = uint16(len(raw))
 	c.reset(id)
 	writes := false
 	for i, d := range raw {
 		if err := q.element(c, uint16(i+1), d[0], uint32(d[1]), uint16(d[1]>>32), &writes); err != nil {
 			c.fail(uint16(i), err)
+			q.salvage(c, len(raw), func(i int) [2]uint64 { return raw[i] })
 			break
 		}
 	}
+	if q.answers && c.InBytes == 0 {
+		return q.fail(unanswerable(c))
+	}
+	q.chains[id] = uint16(len(raw))
 	if q.log != nil {
 		q.log.hold(c)
 	}

@@ -13,9 +13,10 @@ type Queue interface {
 	// showed last time is used up.
 	//
 	// A chain that makes no sense is still popped, with c.Err set: it is to be
-	// pushed back used with length 0, and costs nothing but that request. An
-	// error is about the ring itself: it is broken, no more can be taken from
-	// it, and every further Pop says so again.
+	// pushed back used, and costs nothing but that request. An error is about the
+	// ring itself: it is broken, no more can be taken from it, and every further Pop
+	// says so again. That is also so of a chain that cannot be answered, where
+	// RingConfig.Answers asks for that.
 	Pop(c *Chain) (bool, error)
 	// Push stages the chain with that head as used; written is what the device
 	// wrote into its device-writable part, in bytes from its beginning. A head
@@ -64,6 +65,10 @@ type RingConfig struct {
 	// matter here.
 	Features uint64
 	Mem      *guestmem.Memory
+	// Answers says that each chain is answered in its last device-writable byte, as
+	// those of a block device are. One without such a byte in guest memory breaks the
+	// ring and stays in it: Base does not count it, and it is never pushed.
+	Answers bool
 	// Log, where it is not nil, has every byte marked that is written into guest
 	// memory: the device-writable parts of chains when they are pushed, and the
 	// ring's own as they are written. Marks of a split ring's used ring, and of a

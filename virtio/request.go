@@ -98,9 +98,11 @@ func (r *BlkRequest) submit(op backend.Op, sector uint64) bool {
 // Used Ring": an underestimate is allowed, an overestimate is not). So it is the
 // whole part for a read that succeeded, 1 for a request without data in it, and 0
 // for a read that failed: the status stands behind data of which nothing is known.
-// Linux reads the status whatever the length says.
+// Linux reads the status whatever the length says. It is 1 for a chain that makes
+// no sense: there is no beginning to count from, and the status was written.
 //
-// A chain without room for a status is left alone, and its length is 0.
+// A chain without room for a status is left alone, and its length is 0; with
+// RingConfig.Answers there is none.
 func (r *BlkRequest) Complete() (written uint32) {
 	if r.status == nil {
 		return 0

@@ -50,6 +50,7 @@ type Split struct {
 	event     uint16 // where we want a kick, as the driver sees it
 	fresh     bool   // nothing was published yet
 	inFlight  []bool // by head
+	answers   bool   // see RingConfig.Answers
 	tables    tableReader
 	log       *dirtyLog // nil: nothing is logged
 	broken    error
@@ -75,6 +76,7 @@ func NewSplit(cfg RingConfig) (*Split, error) {
 		seen:     uint16(cfg.Base),
 		fresh:    true,
 		inFlight: make([]bool, n),
+		answers:  cfg.Answers,
 		tables:   tableReader{mem: cfg.Mem},
 		log:      newDirtyLog(&cfg),
 	}
@@ -126,6 +128,7 @@ func ringPart(mem *guestmem.Memory, what string, addr uint64, n int, align uint6
 
 // Pop is Queue.Pop. A ring is broken when its available index is more than Size
 // ahead, or an entry names a head that is no descriptor or is in flight already.
+// See also RingConfig.Answers.
 func (q *Split) Pop(c *Chain) (bool, error) {
 	if q.broken != nil {
 		return false, q.broken
@@ -153,14 +156,29 @@ func (q *Split) Pop(c *Chain) (bool, error) {
 	if q.inFlight[head] {
 		return false, q.fail("available entry %d names descriptor %d, which is in flight", q.next, head)
 	}
-	q.inFlight[head] = true
-	q.next++
 	c.reset(head)
+	if err := q.read(c); err != nil {
+		return false, err
+	}
+	q.next++
+	return true, nil
+}
+
+// read fills c from the chain at c.Head and puts it in flight.
+func (q *Split) read(c *Chain) error {
 	q.walk(c)
+	if c.Err != nil {
+		q.salvage(c)
+	}
+	if q.answers && c.InBytes == 0 {
+		q.broken = unanswerable(c)
+		return q.broken
+	}
+	q.inFlight[c.Head] = true
 	if q.log != nil {
 		q.log.hold(c)
 	}
-	return true, nil
+	return nil
 }
 
 func (q *Split) fail(format string, args ...any) error {
@@ -282,18 +300,14 @@ func (q *Split) Used() uint16 { return q.usedIdx }
 func (q *Split) Rebase(base uint16) { q.next, q.seen = base, base }
 
 // Retake fills c with the chain at head, which Pop has given to a process that
-// died, and puts it in flight. An error means that there can be no such chain.
+// died, and puts it in flight. An error means that there can be no such chain, or
+// that it cannot be answered (RingConfig.Answers); then others still can.
 func (q *Split) Retake(head uint16, c *Chain) error {
 	if head >= q.size || q.inFlight[head] {
 		return q.fail("descriptor %d of %d was in flight when another process died, or twice", head, q.size)
 	}
-	q.inFlight[head] = true
 	c.reset(head)
-	q.walk(c)
-	if q.log != nil {
-		q.log.hold(c)
-	}
-	return nil
+	return q.read(c)
 }
 
 // Base is Queue.Base.

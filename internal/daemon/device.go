@@ -53,6 +53,7 @@ type Device struct {
 	patience time.Duration
 	workers  []*worker // nil where the queue is not started
 	watch    watch
+	faulty   faultiness
 	growing  sync.Mutex // one Grow at a time
 	custody  custody
 

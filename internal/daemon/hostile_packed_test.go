@@ -60,57 +60,6 @@ func TestBrokenPackedRing(t *testing.T) {
 	}
 }
 
-func TestBadPackedChains(t *testing.T) {
-	const mem = frontend.GuestBase
-	type desc struct {
-		addr  uint64
-		len   uint32
-		flags uint16
-	}
-	for name, chain := range map[string][]desc{
-		"outside":           {{1, 16, 0}},
-		"across the end":    {{mem, 1 << 31, packedWrite}},
-		"wraps around":      {{^uint64(0) - 8, 16, packedWrite}},
-		"no length":         {{mem, 0, 0}},
-		"empty table":       {{mem, 0, packedIndirect}},
-		"table outside":     {{64, 32, packedIndirect}},
-		"no status":         {{mem, 16, 0}},
-		"readable at last":  {{mem, 16, packedNext | packedWrite}, {mem, 16, 0}},
-		"table that chains": {{mem, 32, packedIndirect | packedNext}, {mem, 16, 0}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := plainRig(t, 1)
-			g := r.connect(frontend.Options{Packed: true})
-			q := g.Queue(0)
-			ring := q.Ring()
-			ring.DisableCalls()
-			for i := len(chain) - 1; i >= 0; i-- {
-				d := chain[i]
-				ring.SetPackedDesc(uint16(i), d.addr, d.len, 9, d.flags|packedAvail)
-			}
-			g.kick(0)
-			base := ring.Base()
-			for base == ring.Base() { // it may have been stopped before it saw it
-				var err error
-				if base, err = q.Stop(); err == nil {
-					err = q.Start(base)
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-			}
-			if _, n, id, flags := ring.PackedDesc(0); id != 9 || n != 0 || flags&^packedWrite != 0x8080 {
-				t.Errorf("used descriptor: buffer %d, %d bytes, flags %#x", id, n, flags)
-			}
-			if want := uint32(0x8000_8000 + 0x1_0001*len(chain)); base != want {
-				t.Errorf("base %#x, not %#x", base, want)
-			}
-			g.vanish()
-			r.nextIsServed()
-		})
-	}
-}
-
 func TestPackedRingMemoryGoesAway(t *testing.T) {
 	r := zonedRig(t, smallZones, 1)
 	gate := r.newGate()

@@ -121,52 +121,6 @@ func TestBrokenRingIsNotLoggedForEver(t *testing.T) {
 	r.nextIsServed()
 }
 
-// A chain that makes no sense costs that request: it comes back with nothing
-// written, and the queue goes on.
-func TestBadChains(t *testing.T) {
-	const next, write, indirect = 1, 2, 4
-	for name, put := range map[string]func(r *driver.Ring, mem uint64){
-		"loop":              func(r *driver.Ring, mem uint64) { r.SetDesc(0, mem, 16, next, 1); r.SetDesc(1, mem, 16, next, 0) },
-		"outside":           func(r *driver.Ring, _ uint64) { r.SetDesc(0, 1, 16, 0, 0) },
-		"across the end":    func(r *driver.Ring, mem uint64) { r.SetDesc(0, mem, 1<<31, write, 0) },
-		"wraps around":      func(r *driver.Ring, _ uint64) { r.SetDesc(0, ^uint64(0)-8, 16, write, 0) },
-		"next outside":      func(r *driver.Ring, mem uint64) { r.SetDesc(0, mem, 16, next, 128) },
-		"no length":         func(r *driver.Ring, mem uint64) { r.SetDesc(0, mem, 0, 0, 0) },
-		"empty table":       func(r *driver.Ring, mem uint64) { r.SetDesc(0, mem, 0, indirect, 0) },
-		"table outside":     func(r *driver.Ring, _ uint64) { r.SetDesc(0, 64, 32, indirect, 0) },
-		"no status":         func(r *driver.Ring, mem uint64) { r.SetDesc(0, mem, 16, 0, 0) },
-		"readable at last":  func(r *driver.Ring, mem uint64) { r.SetDesc(0, mem, 16, next|write, 1); r.SetDesc(1, mem, 16, 0, 0) },
-		"table that chains": func(r *driver.Ring, mem uint64) { r.SetDesc(0, mem, 32, indirect|next, 1) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := plainRig(t, 1)
-			g := r.connect(frontend.Options{})
-			ring := g.Queue(0).Ring()
-			ring.DisableCalls()
-			put(ring, frontend.GuestBase)
-			ring.PutAvail(0)
-			ring.Publish()
-			g.kick(0)
-			if _, err := g.Queue(0).Stop(); err != nil { // which drains
-				t.Fatal(err)
-			}
-			for ring.DeviceIdx() == 0 { // it may have been stopped before it saw it
-				if err := g.Queue(0).Start(0); err != nil {
-					t.Fatal(err)
-				}
-				if _, err := g.Queue(0).Stop(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if id, n := ring.UsedEntry(0); id != 0 || n != 0 || ring.DeviceIdx() != 1 {
-				t.Errorf("used entry %d of %d bytes, index %d", id, n, ring.DeviceIdx())
-			}
-			g.vanish()
-			r.nextIsServed()
-		})
-	}
-}
-
 // A front-end shrinks the memory of its rings: that queue is broken, said in the
 // log, and nobody else notices.
 func TestRingMemoryGoesAway(t *testing.T) {

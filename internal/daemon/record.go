@@ -13,19 +13,23 @@ import (
 
 // pickUp goes on where the record of requests in flight says that another process
 // has left the ring; in a ring that nobody has served it does nothing. What was in
-// flight is submitted again, in the order in which it came.
-func (w *worker) pickUp() error {
+// flight is submitted again, in the order in which it came. spoiled is why no more can
+// be taken from the ring, while what is in flight can be answered.
+func (w *worker) pickUp() (spoiled, err error) {
 	// Whatever the record says by now, or becomes of this: nobody comes for the rest.
 	defer w.dev.release(w.claimed)
 	w.rec.SetUser(w.dev.user)
 	heads, retake, err := w.begin()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, head := range heads {
 		r := &w.reqs[w.free[len(w.free)-1]]
-		if err := retake(head, &r.Chain); err != nil {
-			return err
+		if err := retake(head, &r.Chain); errors.Is(err, virtio.ErrNoAnswer) {
+			spoiled = err // the others are answered first
+			continue
+		} else if err != nil {
+			return nil, err
 		}
 		w.free = w.free[:len(w.free)-1]
 		r.Mark = (*backend.Mark)(w.rec.Mark(head))
@@ -37,8 +41,8 @@ func (w *worker) pickUp() error {
 		w.complete(r)
 	}
 	failpoint.Hit(failpoint.PickedUp)
-	if w.doubts { // what waits as well, before the driver hears of any of it
-		_, err = w.take()
+	if w.doubts && spoiled == nil { // what waits as well, before the driver hears of any of it
+		_, spoiled = w.take()
 	}
 	if len(heads) > 0 {
 		w.lane.Start()
@@ -46,7 +50,7 @@ func (w *worker) pickUp() error {
 	}
 	// Whoever was here may have died between an answer and its call.
 	w.call()
-	return err
+	return spoiled, nil
 }
 
 // begin begins with the record, and puts the queue where it says. heads are those
@@ -119,6 +123,8 @@ func (d *Device) Reset() {
 	}
 	d.user, d.known, d.records = 0, false, nil
 	d.custody.kept, d.custody.tried = nil, false
+	d.faulty.broken.Store(false)
+	d.faulty.missing.Store(false)
 	d.Blk.Reset()
 }
 

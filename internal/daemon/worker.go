@@ -120,22 +120,11 @@ func (w *worker) open() (err error) {
 	return nil
 }
 
-// broken tells the operator and the front-end that the ring cannot be served any
-// more. A front-end can set the ring up and break it as often as it likes, so the
-// line is rate-limited.
-func (w *worker) broken(err error) {
-	w.dev.errs.Error(fmt.Errorf("queue %d is broken and stands still until the front-end sets it up anew: %w", w.index, err))
-	w.notify.Lock()
-	defer w.notify.Unlock()
-	w.bad = true
-	signalFD(w.ring.Err)
-}
-
 func (w *worker) openRing() error {
 	q, err := virtio.NewQueue(virtio.RingConfig{
 		Size: w.ring.Size, Desc: w.ring.Desc, Avail: w.ring.Avail, Used: w.ring.Used,
 		Base: w.ring.Base, Features: w.ring.Features, Mem: w.ring.Mem,
-		Log: w.ring.Log, UsedLog: w.ring.UsedLog,
+		Log: w.ring.Log, UsedLog: w.ring.UsedLog, Answers: true,
 	})
 	if err == nil {
 		w.queue = q
@@ -150,8 +139,14 @@ func (w *worker) serve() error {
 		return nil
 	}
 	if w.rec != nil {
-		if err := w.pickUp(); err != nil {
+		spoiled, err := w.pickUp()
+		switch {
+		case err != nil:
 			return err
+		case spoiled != nil:
+			w.broken(spoiled)
+			w.finish()
+			return nil
 		}
 	}
 	w.queue.EnableKicks()
@@ -286,6 +281,7 @@ func (w *worker) complete(r *virtio.BlkRequest) {
 	}
 	if err != nil {
 		w.dev.failed(fmt.Errorf("queue %d: %w", w.index, err))
+		w.dev.sayMissing(w.index, err)
 	}
 	written := r.Complete()
 	if w.rec != nil {

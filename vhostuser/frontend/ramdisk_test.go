@@ -75,6 +75,7 @@ func (d *ramDisk) Serve()                  {}
 func (d *ramDisk) Leave()                  {}
 func (d *ramDisk) State() uint64           { return 0 }
 func (d *ramDisk) Restore(uint64) error    { return nil }
+func (d *ramDisk) NeedsReset() bool        { return false }
 
 func (d *ramDisk) Reset() {
 	d.idle("Reset")

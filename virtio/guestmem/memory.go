@@ -76,6 +76,14 @@ func (m *Memory) Bytes(guestAddr, n uint64) ([]byte, error) {
 	return nil, fmt.Errorf("guest address %#x, %#x bytes: not inside one memory region", guestAddr, n)
 }
 
+// A MissingError is a guest address that lies in no region, or the first of several
+// that do not.
+type MissingError struct{ Addr uint64 }
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("not all of it is guest memory: %#x is not", e.Addr)
+}
+
 // UserBytes returns the n bytes at an address of the front-end's, n > 0. They
 // must lie in one region. It is for setting up rings, and looks at every region.
 func (m *Memory) UserBytes(userAddr, n uint64) ([]byte, error) {
@@ -90,8 +98,8 @@ func (m *Memory) UserBytes(userAddr, n uint64) ([]byte, error) {
 
 // AppendIovecs appends the n bytes at a guest address to dst, as many vectors as
 // there are regions that they cross: regions that follow each other without a
-// gap are one piece of memory to the guest. On an error dst is returned as it
-// was. It allocates only when dst has no room.
+// gap are one piece of memory to the guest. On an error, which wraps a MissingError,
+// dst is returned as it was. It allocates only when dst has no room.
 func (m *Memory) AppendIovecs(dst []unix.Iovec, guestAddr, n uint64) ([]unix.Iovec, error) {
 	if n == 0 {
 		return dst, nil
@@ -110,7 +118,7 @@ func (m *Memory) AppendIovecs(dst []unix.Iovec, guestAddr, n uint64) ([]unix.Iov
 		}
 		addr += k
 	}
-	return dst[:was], fmt.Errorf("guest address %#x, %#x bytes: not all of it is guest memory", guestAddr, n)
+	return dst[:was], fmt.Errorf("guest address %#x, %#x bytes: %w", guestAddr, n, &MissingError{addr})
 }
 
 // ReadAt copies len(dst) bytes from a guest address; they may cross regions that
