@@ -33,8 +33,8 @@ func lockFile(f *os.File, shared bool) error {
 		// open, in its own time.
 		switch {
 		case waited < 100*time.Millisecond:
-		case waited > 3*time.Second || lockHolder(f) != unknownHolder:
-			return &InUseError{Holder: lockHolder(f)}
+		case waited > 3*time.Second || LockHolder(f) != unknownHolder:
+			return &InUseError{Holder: LockHolder(f)}
 		}
 		time.Sleep(step)
 	}
@@ -66,10 +66,10 @@ func (e *InUseError) Error() string {
 // unknownHolder is a holder that is not known, or gone.
 const unknownHolder = "another process"
 
-// lockHolder names the process that holds the lock on f, as far as the kernel
+// LockHolder names the process that holds the lock on f, as far as the kernel
 // tells: /proc/locks has the process of every flock, zero when it lives in
 // another container. One that has ended is not named.
-func lockHolder(f *os.File) string {
+func LockHolder(f *os.File) string {
 	var st unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &st) != nil {
 		return unknownHolder

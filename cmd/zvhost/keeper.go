@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/daemon"
 	"github.com/zvhost/zvhost/internal/keeper"
 )
 
@@ -25,7 +26,7 @@ sees a disk that is slow for a moment. Where systemd starts zvhost, its fd store
 does the same (FileDescriptorStoreMax= in the unit), and no keeper is needed.
 
 SIGHUP starts the command anew, for example from a newer file, once it has
-finished what is in flight. SIGTERM ends both.`,
+finished what is in flight; under nohup(1) it does nothing. SIGTERM ends both.`,
 		Example: `  zvhost keeper -- zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -38,7 +39,10 @@ finished what is in flight. SIGTERM ends both.`,
 				return keeper.Exec(args)
 			}
 			signals := make(chan os.Signal, 4)
-			signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+			signal.Notify(signals, daemon.EndSignals()...)
+			// The child is ended by SIGINT: it must not find that ignored, whatever the keeper
+			// does with its own. Nobody reads these.
+			signal.Notify(make(chan os.Signal, 1), unix.SIGINT)
 			defer signal.Stop(signals)
 			status, err := keeper.Run(keeper.Options{
 				Args: args, Self: []string{"keeper", "--" + childFlag, "--"}, Signals: signals,

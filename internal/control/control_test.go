@@ -285,6 +285,35 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
+// Clients that say nothing cost nobody: whoever comes next takes the place of the one that
+// has been silent for longest.
+func TestSilentClientsCostNobody(t *testing.T) {
+	r := newRig(t, func(s *Server) { s.patience, s.grace = time.Hour, 10*time.Millisecond })
+	first := r.dial()
+	lines := bufio.NewReader(first)
+	ask := func() {
+		t.Helper()
+		r.send(first, `{"command":"fault-list"}`+"\n")
+		if line, err := lines.ReadString('\n'); err != nil || line != "{}\n" {
+			t.Errorf("%q, %v", line, err)
+		}
+	}
+	ask()
+	for i := range 3 * maxClients {
+		conn := r.dial()
+		if i%2 == 1 {
+			r.send(conn, `{"comm`)
+		}
+		if i%(maxClients/4) == 0 {
+			r.call(Request{Command: FaultList})
+		}
+	}
+	r.call(Request{Command: FaultList})
+	if n, err := first.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("the client that was silent for longest has its place still: %d, %v", n, err)
+	}
+}
+
 // Only root and the daemon's own user are served, whatever the socket's mode.
 func TestStrangers(t *testing.T) {
 	var asked uint32

@@ -15,9 +15,13 @@ import (
 	"github.com/zvhost/zvhost/backend"
 )
 
-// maxClients is how many clients are served at a time. Others wait until one of
-// them leaves, or its Patience ends.
-const maxClients = 16
+// maxClients is how many clients are served at a time. One more waits until one of them
+// leaves or has been silent for the server's grace: the one that has been silent for
+// longest is disconnected then.
+const maxClients = 64
+
+// silentGrace is how long a client may be silent where another one wants its place.
+const silentGrace = time.Second
 
 // A Server carries out requests on a disk, for any number of clients.
 type Server struct {
@@ -32,14 +36,21 @@ type Server struct {
 	disk     backend.Disk
 	note     func(string)
 	patience time.Duration
+	grace    time.Duration // silentGrace, but in tests
 	allowed  func(uid uint32) bool
 
-	slots   chan struct{} // one for each client that may be served
 	running sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
-	clients map[*net.UnixConn]struct{}
+	changed *sync.Cond // a client has left, or is silent from now on, or the server is closed
+	clients map[*net.UnixConn]*client
 	closed  bool
+}
+
+// A client is what is known of one that is connected.
+type client struct {
+	busy   bool      // what it has asked for is being carried out
+	silent time.Time // since when it is not
 }
 
 // NewServer makes a server of a disk, which it does not own. note is called from
@@ -47,33 +58,32 @@ type Server struct {
 // can be let in.
 func NewServer(disk backend.Disk, note func(string)) *Server {
 	own := uint32(os.Geteuid())
-	return &Server{
+	s := &Server{
 		disk:     disk,
 		note:     note,
 		patience: Patience,
+		grace:    silentGrace,
 		allowed:  func(uid uint32) bool { return uid == 0 || uid == own },
-		slots:    make(chan struct{}, maxClients),
-		clients:  map[*net.UnixConn]struct{}{},
+		clients:  map[*net.UnixConn]*client{},
 	}
+	s.changed = sync.NewCond(&s.mu)
+	return s
 }
 
 // Serve lets clients in through l until the server or l is closed. l stays the
 // caller's.
 func (s *Server) Serve(l *net.UnixListener) error {
 	for {
-		s.slots <- struct{}{}
 		conn, err := Accept(l, func(err error) {
 			s.note(fmt.Sprintf("the control socket lets nobody in at the moment: %v; it is tried again and again (raise the limit of open files, or look after the machine's memory)", err))
 		})
 		if err != nil {
-			<-s.slots
 			if errors.Is(err, net.ErrClosed) {
 				return nil
 			}
 			return fmt.Errorf("accepting a client of the control socket: %w", err)
 		}
 		if !s.enter(conn) {
-			<-s.slots
 			return conn.Close()
 		}
 		go func() {
@@ -83,24 +93,78 @@ func (s *Server) Serve(l *net.UnixListener) error {
 	}
 }
 
-// enter notes a client, unless the server is closed.
+// enter notes a client once there is room for it, unless the server is closed.
 func (s *Server) enter(conn *net.UnixConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for len(s.clients) >= maxClients && !s.closed {
+		most, wait := s.mostSilent()
+		if most != nil && wait <= 0 {
+			delete(s.clients, most)
+			_ = most.Close()
+			continue
+		}
+		var look *time.Timer
+		if most != nil {
+			look = time.AfterFunc(wait, s.changed.Signal)
+		}
+		s.changed.Wait()
+		if look != nil {
+			look.Stop()
+		}
+	}
 	if s.closed {
 		return false
 	}
-	s.clients[conn] = struct{}{}
+	s.clients[conn] = &client{silent: time.Now()}
 	s.running.Add(1)
+	return true
+}
+
+// mostSilent is the client that has been silent for longest, and how long it may still
+// be; nil: none is silent. mu is held.
+func (s *Server) mostSilent() (most *net.UnixConn, wait time.Duration) {
+	for conn, c := range s.clients {
+		if !c.busy && (most == nil || c.silent.Before(s.clients[most].silent)) && !hasInput(conn) {
+			most = conn
+		}
+	}
+	if most != nil {
+		wait = s.grace - time.Since(s.clients[most].silent)
+	}
+	return most, wait
+}
+
+// hasInput says whether a client has sent something that its goroutine has not read yet.
+func hasInput(conn *net.UnixConn) bool {
+	n := 0
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	}
+	return n > 0
+}
+
+// setBusy notes that what a client has asked for is being carried out, or is no longer.
+// It reports false where the client has been disconnected meanwhile.
+func (s *Server) setBusy(conn *net.UnixConn, busy bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.clients[conn]
+	if c == nil {
+		return false
+	}
+	c.busy, c.silent = busy, time.Now()
+	s.changed.Signal()
 	return true
 }
 
 func (s *Server) leave(conn *net.UnixConn) {
 	s.mu.Lock()
 	delete(s.clients, conn)
+	s.changed.Signal()
 	s.mu.Unlock()
 	_ = conn.Close() // it may be closed already
-	<-s.slots
 	s.running.Done()
 }
 
@@ -109,6 +173,7 @@ func (s *Server) leave(conn *net.UnixConn) {
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
+	s.changed.Signal()
 	for conn := range s.clients {
 		_ = conn.Close()
 	}
@@ -136,7 +201,11 @@ func (s *Server) talk(conn *net.UnixConn) {
 		case err != nil:
 			return // it left, or was too slow
 		}
-		if s.say(conn, s.answer(line)) != nil {
+		if !s.setBusy(conn, true) {
+			return
+		}
+		a := s.answer(line)
+		if !s.setBusy(conn, false) || s.say(conn, a) != nil {
 			return
 		}
 	}

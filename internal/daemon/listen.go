@@ -204,7 +204,7 @@ type endpoint struct {
 // It is made under another name and renamed: whoever sees it can connect, so that
 // scripts may wait for the file.
 func listen(e endpoint) (*front, error) {
-	unlock, err := lockDir(filepath.Dir(e.path), e.option)
+	unlock, err := lockDir(filepath.Dir(e.path), e.option, lockPatience)
 	if err != nil {
 		return nil, err
 	}
@@ -252,28 +252,6 @@ func (f *front) publish(e endpoint) error {
 	}
 	f.path = e.path
 	return nil
-}
-
-// lockDir holds other daemons off the directory for a moment, so that two that
-// start at once do not each remove the other's socket. A directory that cannot
-// be opened is left to bind to complain about.
-func lockDir(dir, option string) (unlock func(), err error) {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("the socket's directory %s: %w: create it, or choose another %s", dir, err, option)
-	}
-	for {
-		// Closing the descriptor gives the lock back.
-		err = unix.Flock(fd, unix.LOCK_EX)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("locking the socket's directory %s: %w", dir, err)
-	}
-	return func() { _ = unix.Close(fd) }, nil
 }
 
 // removeStale removes a socket file that no process has bound any more. A live

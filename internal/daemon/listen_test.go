@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -328,4 +330,28 @@ func TestActivationPathMustAgree(t *testing.T) {
 			_ = f.close()
 		}
 	}
+}
+
+// Whoever can read the socket's directory can lock it, for as long as they like: a daemon
+// that starts says who does, instead of waiting for ever.
+func TestLockedDirectory(t *testing.T) {
+	dir, err := os.Open(socketDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = dir.Close() }()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	_, err = lockDir(".", "--socket-path", 50*time.Millisecond)
+	if want := fmt.Sprintf("the socket's directory . has been locked (flock) for 50ms by process %d (", os.Getpid()); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+	// One that lets go in time is waited for.
+	go func() { _ = unix.Flock(int(dir.Fd()), unix.LOCK_UN) }()
+	unlock, err := lockDir(".", "--socket-path", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 }

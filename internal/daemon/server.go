@@ -134,8 +134,12 @@ func (s *server) run(ctx context.Context, f *front) error {
 	}
 	unless := context.AfterFunc(ctx, end)
 	newcomers := make(chan *net.UnixConn)
-	accepting := make(chan error, 1)
-	go func() { accepting <- s.accept(ctx, f.listener, newcomers) }()
+	var failed error // of the listener, once accepting is closed
+	accepting := make(chan struct{})
+	go func() {
+		defer close(accepting)
+		failed = s.accept(ctx, f.listener, newcomers)
+	}()
 
 	idle := status("waiting for a front-end on %s", f.where)
 	notify(s.log, sd.SdNotifyReady, idle)
@@ -145,10 +149,11 @@ func (s *server) run(ctx context.Context, f *front) error {
 			conn = s.serve(ctx, conn, newcomers)
 		}
 	}
-	for ctx.Err() == nil && err == nil {
+	for over := false; ctx.Err() == nil && !over; {
 		select {
 		case <-ctx.Done():
-		case err = <-accepting:
+		case <-accepting:
+			over = true
 		case conn := <-newcomers:
 			// The one that waited for this one to leave comes next.
 			for conn != nil {
@@ -162,13 +167,11 @@ func (s *server) run(ctx context.Context, f *front) error {
 	if unless() { // the listener failed, or ctx has ended just now
 		end()
 	}
-	if err == nil {
-		err = <-accepting
-	}
+	<-accepting
 	if !s.leaves(ctx) {
 		s.store.drop(awayName) // nothing is left that another process could go on with
 	}
-	return errors.Join(err, <-closed)
+	return errors.Join(failed, <-closed)
 }
 
 // accept passes on connections until ctx ends or the listener fails.

@@ -297,6 +297,23 @@ func (lateContext) AfterFunc(func()) func() bool { return func() bool { return t
 
 func (lateContext) Value(any) any { return nil } // else package context looks behind it
 
+// The end of the accept loop may be seen before the end of the context that it follows
+// from, as here, where the latter is never seen: it is waited for once.
+func TestEndSeenByTheAcceptLoopFirst(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	d := startDaemonIn(t, unseenEnd{ctx}, stop, socketConfig(t))
+	d.end()
+}
+
+// An unseenEnd never says by its channel that it has ended.
+type unseenEnd struct{ context.Context }
+
+func (unseenEnd) Done() <-chan struct{} { return never }
+
+var never = make(chan struct{})
+
+func (c unseenEnd) AfterFunc(f func()) func() bool { return context.AfterFunc(c.Context, f) }
+
 // A service manager that does not listen is no reason to stop serving.
 func TestNotifyFails(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))

@@ -22,6 +22,10 @@ const (
 )
 
 // Options say what to keep.
+// secondSignal is how long after the first signal to end another one is taken for the
+// same request: timeout(1) signals a process and then its group.
+var secondSignal = time.Second
+
 type Options struct {
 	// Args are the program and its arguments.
 	Args []string
@@ -29,7 +33,7 @@ type Options struct {
 	Self []string
 	// Signals are what the keeper is sent: SIGHUP starts the program anew, once it
 	// has finished what it does; SIGTERM and SIGINT end it, and the keeper with it; the
-	// second of those kills it.
+	// second of those kills it, unless it comes within a second of the first.
 	Signals <-chan os.Signal
 	Log     func(format string, args ...any)
 }
@@ -49,6 +53,7 @@ func Run(o Options) (status int, err error) {
 	defer s.close()
 	s.fixed = inherit()
 	pause, served, ending := firstPause, false, false
+	var asked time.Time // when it was first told to end
 	for {
 		ended, err := s.start(&o)
 		if err != nil {
@@ -73,11 +78,13 @@ func Run(o Options) (status int, err error) {
 					o.Log("%v: starting %s anew", sig, o.Args[0])
 					again = true
 					s.signal(unix.SIGTERM)
+				case ending && time.Since(asked) < secondSignal:
+					o.Log("%v within %v of the first signal: taken for the same request", sig, secondSignal)
 				case ending:
 					o.Log("%v again: killing %s", sig, o.Args[0])
 					s.signal(unix.SIGKILL)
 				default:
-					ending = true
+					ending, asked = true, time.Now()
 					s.signal(unix.SIGINT)
 				}
 			}

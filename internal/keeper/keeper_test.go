@@ -19,7 +19,11 @@ import (
 )
 
 // asChild makes the test binary the last step of a child, and then the child.
-const asChild = "KEEPER_TEST_AS_CHILD"
+const (
+	asChild = "KEEPER_TEST_AS_CHILD"
+	// finishFile is where a child that finishes something looks for its end.
+	finishFile = "KEEPER_TEST_FINISH"
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asChild) != "" {
@@ -109,6 +113,18 @@ func child(what, file string) int {
 			say("READY=1\nFDSTORE=1\nFDNAME=stdin", 0)
 		}
 		return 0
+	case "finishes":
+		// It ends once the test lets it, whatever it is sent meanwhile.
+		c := make(chan os.Signal, 1)
+		notifySignals(c)
+		say("READY=1\nSTATUS=waiting")
+		<-c
+		for {
+			if _, err := os.Stat(os.Getenv(finishFile)); err == nil {
+				return 5
+			}
+			time.Sleep(time.Millisecond)
+		}
 	case "kicked":
 		fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK)
 		if err != nil {
@@ -338,6 +354,28 @@ func TestSignals(t *testing.T) {
 		}
 	}()
 	if status, starts, log := run(t, signals, "waits"); status != 5 || starts != 3 {
+		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
+	}
+}
+
+// timeout(1) sends SIGTERM twice, to the keeper and to its group: that is one request, and
+// what the child has in flight is finished.
+func TestSignalsThatComeTogetherAreOne(t *testing.T) {
+	defer func(was time.Duration) { secondSignal = was }(secondSignal)
+	secondSignal = time.Hour // however slow this machine is
+	above := manager(t)
+	finish := t.TempDir() + "/finish"
+	t.Setenv(finishFile, finish)
+	signals := make(chan os.Signal)
+	go func() {
+		served(above)
+		signals <- unix.SIGTERM
+		signals <- unix.SIGTERM
+		if err := os.WriteFile(finish, nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	}()
+	if status, starts, log := run(t, signals, "finishes"); status != 5 || starts != 1 || !strings.Contains(log, "taken for the same request") {
 		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
 	}
 }
