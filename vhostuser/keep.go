@@ -46,10 +46,7 @@ func (s *Session) keepNew(k Keep) error {
 		return err
 	}
 	s.keep = &keeper{Keep: k, journal: j, names: map[uint64]*FD{}}
-	if s.record, err = NewRecord(len(s.rings), maxRingSize); err != nil {
-		return err
-	}
-	if err := s.put(s.record.file); err != nil {
+	if err := s.keepRecord(); err != nil {
 		return err
 	}
 	if err := s.commit(); err != nil {

@@ -203,6 +203,8 @@ func (m *Message) admit(r row, negotiated uint64) error {
 		return fmt.Errorf("it needs protocol feature %s, which was not negotiated", showProtocolMask(r.needs))
 	case r.size != anySize && len(m.Payload) != r.size:
 		return fmt.Errorf("payload of %d bytes instead of %d", len(m.Payload), r.size)
+	case fds == 0 && m.Request == AddMemReg:
+		return fmt.Errorf("0 descriptors came along instead of 1: %s", mustShare)
 	case fds < r.minFDs || fds > r.maxFDs:
 		if r.minFDs == r.maxFDs {
 			return fmt.Errorf("%d descriptors came along instead of %d", fds, r.maxFDs)

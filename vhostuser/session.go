@@ -47,7 +47,10 @@ type Session struct {
 	doing    string // what the session is at, for who waits for it
 	warnings int
 	greeted  bool // the line that says what was agreed on is logged
-	closed   atomic.Bool
+	// memoryGiven says that the front-end has given memory, memoryMissed that the log says
+	// that it has not.
+	memoryGiven, memoryMissed bool
+	closed                    atomic.Bool
 
 	suspended atomic.Bool
 }
@@ -150,29 +153,7 @@ func (s *Session) end() {
 	}
 	s.Close()
 	s.dev.Watch(nil)
-	s.closeBack()
-	s.endTransfer()
-	if !leaves && !s.held {
-		s.dev.Adopt(nil) // rings that run may wait for what was in flight in some that never came
-	}
-	for i := range s.rings {
-		s.pause(i)
-		r := &s.rings[i]
-		for _, f := range []**FD{&r.kick, &r.call, &r.err} {
-			s.drop(f)
-		}
-	}
-	if leaves || s.held {
-		s.dev.Leave() // what was in flight in those is the next process's, or comes back with the front-end
-	}
-	s.freeRegions(s.regions)
-	s.regions, s.mem = nil, nil
-	s.freeLog()
-	s.drop(&s.dirty.call)
-	s.dev.Reset()
-	if err := s.record.Close(); err != nil {
-		s.log(LevelWarn, "%v", err)
-	}
+	s.giveBack(leaves, false)
 	if s.keep != nil {
 		if err := s.keep.journal.close(); err != nil {
 			s.log(LevelWarn, "%v", err)
@@ -194,11 +175,16 @@ func (s *Session) serve(m *Message) error {
 	if s.keep != nil && (r.replies || wantAck && s.state.protocol&ProtocolReplyAck != 0) {
 		s.stage(m, AppendU64(nil, 0)) // what it will be, most likely, where rings start: see beforeStart
 	}
+	acked := s.state.protocol&ProtocolReplyAck != 0
 	if err == nil {
+		if !m.Request.mayPrecedeOwner() {
+			s.state.protocolNew, s.state.backNew = false, false
+		}
 		reply, err = r.handle(s, m)
 	}
-	// The message that negotiates REPLY_ACK may already make use of it.
-	wantAck = wantAck && s.state.protocol&ProtocolReplyAck != 0
+	// The message that negotiates REPLY_ACK may already make use of it, and so may the
+	// one that ends it: see setOwner.
+	wantAck = wantAck && (acked || s.state.protocol&ProtocolReplyAck != 0)
 	switch {
 	case err == nil && r.replies:
 		return s.answer(m, reply)

@@ -45,6 +45,7 @@ func (s *Session) setBackendReqFD(m *Message) ([]byte, error) {
 	}
 	s.closeBack()
 	s.back.set(m.Take(0), s.state.protocol)
+	s.state.backNew = true
 	return nil, nil
 }
 

@@ -1,7 +1,6 @@
 package vhostuser
 
 import (
-	"errors"
 	"fmt"
 	"math"
 )
@@ -82,26 +81,7 @@ func (s *Session) setProtocolFeatures(m *Message) ([]byte, error) {
 	if i := s.anyRunning(); i >= 0 && f != s.state.protocol {
 		return nil, fmt.Errorf("protocol features cannot change while ring %d runs", i)
 	}
-	s.state.protocol, s.state.protocolSet = f, true
-	return nil, nil
-}
-
-func (s *Session) setOwner(*Message) ([]byte, error) {
-	if s.state.owned {
-		return nil, errors.New("the session has its owner already")
-	}
-	s.state.owned = true
-	return nil, nil
-}
-
-// resetOwner disables all rings, which is one of the two things that the
-// protocol still recommends for this deprecated message.
-func (s *Session) resetOwner(*Message) ([]byte, error) {
-	for i := range s.rings {
-		s.pause(i)
-		s.state.rings[i].enabled = false
-	}
-	s.state.owned = false
+	s.state.protocol, s.state.protocolSet, s.state.protocolNew = f, true, true
 	return nil, nil
 }
 

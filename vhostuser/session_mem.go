@@ -10,12 +10,18 @@ import (
 // checked while the rings still run on the old ones; only the exchange itself
 // stops them. What is wrong with a new table so leaves the old one in force.
 
+// mustShare is what to do about a front-end that has no memory to share.
+const mustShare = "the guest's memory must be shared (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on and -machine memory-backend=mem; cloud-hypervisor: --memory shared=on)"
+
 func (s *Session) setMemTable(m *Message) ([]byte, error) {
 	descs, err := ParseMemTable(m.Payload)
 	if err != nil {
 		return nil, err
 	}
-	if n := len(m.Files) + m.Surplus; n != len(descs) {
+	switch n := len(m.Files) + m.Surplus; {
+	case n == 0:
+		return nil, fmt.Errorf("no descriptor came along with %d regions: %s", len(descs), mustShare)
+	case n != len(descs):
 		return nil, fmt.Errorf("%d descriptors came along with %d regions", n, len(descs))
 	}
 	var fresh []region
@@ -125,6 +131,7 @@ func memoryOf(regions []region) (*guestmem.Memory, error) {
 // install makes regions the session's memory. No ring may run.
 func (s *Session) install(regions []region, mem *guestmem.Memory) {
 	s.regions, s.mem = regions, mem
+	s.memoryGiven = s.memoryGiven || mem != nil
 	s.state.numRegions = uint32(len(regions))
 	clear(s.state.regions[:])
 	for i, r := range regions {

@@ -63,7 +63,7 @@ func TestSessionRefuses(t *testing.T) {
 		{"kick with none and one", negotiated, SetVringKick, VringFile{NoFD: true}.Append(nil), []int{event}, "bit 8 says that there is none"},
 		{"call without fd", negotiated, SetVringCall, VringFile{}.Append(nil), nil, "no descriptor came along"},
 		{"err with none and one", negotiated, SetVringErr, VringFile{NoFD: true}.Append(nil), []int{event}, "bit 8 says that there is none"},
-		{"table without fds", negotiated, SetMemTable, table, nil, "0 descriptors came along with 1 regions"},
+		{"table without fds", negotiated, SetMemTable, table, nil, "no descriptor came along with 1 regions"},
 		{"table with one fd too many", negotiated, SetMemTable, table, []int{mem, mem}, "2 descriptors came along with 1 regions"},
 		{"table with nine fds", negotiated, SetMemTable, table, []int{mem, mem, mem, mem, mem, mem, mem, mem, mem}, "9 descriptors"},
 		{"region without fd", negotiated, AddMemReg, AppendMemReg(nil, desc(0, pageSize, 0)), nil, "0 descriptors came along instead of 1"},
@@ -117,7 +117,6 @@ func TestSessionRefuses(t *testing.T) {
 		{"table with the ring unaligned", running, SetMemTable, AppendMemTable(nil, []guestmem.RegionDesc{desc(0, 1<<19, 9)}), []int{mem}, "unaligned"},
 
 		// Wrong time.
-		{"second owner", negotiated, SetOwner, nil, nil, "owner already"},
 		{"other features while a ring runs", running, SetFeatures, AppendU64(nil, needed), nil, "while ring 0 runs"},
 		{"other protocol features while a ring runs", running, SetProtocolFeatures, AppendU64(nil, ProtocolReplyAck), nil, "while ring 0 runs"},
 		{"num while the ring runs", running, SetVringNum, state(0, 32), nil, "ring 0 runs"},

@@ -38,6 +38,7 @@ func (s *Session) ready(i int) bool {
 // resume starts ring i if it is ready and does not run.
 func (s *Session) resume(i int) error {
 	r := &s.state.rings[i]
+	s.missMemory(i)
 	if s.rings[i].running || !s.ready(i) {
 		return nil
 	}
@@ -45,6 +46,16 @@ func (s *Session) resume(i int) error {
 	err := s.start(i)
 	r.refused = err != nil
 	return err
+}
+
+// missMemory tells the operator, once, of a ring that is set up by a front-end that has
+// given no memory. Nobody else would: QEMU does not say that it has none to share.
+func (s *Session) missMemory(i int) {
+	if s.memoryGiven || s.memoryMissed || s.rings[i].kick == nil || !s.state.rings[i].enabled {
+		return
+	}
+	s.memoryMissed = true
+	s.warn("ring %d is set up, but the front-end has given no memory, and it cannot start without: %s", i, mustShare)
 }
 
 // start starts ring i, which is ready.

@@ -23,8 +23,11 @@ type state struct {
 	refused     bool   // but the device cannot work like that
 	protocolSet bool   // SET_PROTOCOL_FEATURES came
 	owned       bool   // SET_OWNER came
-	status      uint8  // virtio device status
-	device      uint64 // what the device keeps: Device.State
+	// protocolNew and backNew say that nothing but what may precede SET_OWNER has come
+	// since protocol features were agreed on, and the back channel was given.
+	protocolNew, backNew bool
+	status               uint8  // virtio device status
+	device               uint64 // what the device keeps: Device.State
 
 	logSize, logOffset uint64 // the dirty log's place in its file; size 0: none
 

@@ -30,6 +30,8 @@ const (
 	bitRefused
 	bitProtocolSet
 	bitOwned
+	bitProtocolNew
+	bitBackNew
 )
 
 const (
@@ -67,7 +69,8 @@ func (s *Session) encode(b []byte) []byte {
 		b = le.AppendUint32(b, n)
 	}
 	b = le.AppendUint64(b, s.pass.ident())
-	flags := bit(st.featuresSet, bitFeaturesSet) | bit(st.refused, bitRefused) | bit(st.protocolSet, bitProtocolSet) | bit(st.owned, bitOwned)
+	flags := bit(st.featuresSet, bitFeaturesSet) | bit(st.refused, bitRefused) | bit(st.protocolSet, bitProtocolSet) | bit(st.owned, bitOwned) |
+		bit(st.protocolNew, bitProtocolNew) | bit(st.backNew, bitBackNew)
 	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.logSize, st.logOffset, s.dirty.file.ident(), s.dirty.call.ident(), s.back.ident(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
 		b = le.AppendUint64(b, v)
 	}
@@ -160,6 +163,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	flags := r.u64()
 	st.featuresSet, st.refused = flags&bitFeaturesSet != 0, flags&bitRefused != 0
 	st.protocolSet, st.owned = flags&bitProtocolSet != 0, flags&bitOwned != 0
+	st.protocolNew, st.backNew = flags&bitProtocolNew != 0, flags&bitBackNew != 0
 	st.status, st.device = uint8(r.u64()), r.u64()
 	st.logSize, st.logOffset = r.u64(), r.u64()
 	if s.dirty.file = r.fd(); s.dirty.file != nil {

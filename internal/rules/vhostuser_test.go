@@ -234,14 +234,14 @@ func TestVhostUserTableIsChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const setOwner = "| SET_OWNER | 3 | supported | `vhostuser TestSessionLife` |"
+	const setOwner = "| SET_OWNER | 3 | supported | `vhostuser TestSessionLife`; a second one begins the session anew: `vhostuser TestSecondOwnerBeginsAnew` |"
 	for name, c := range map[string]struct{ from, to, want string }{
 		"a row is missing":       {setOwner + "\n", "", "SET_OWNER has no row"},
 		"a feature is missing":   {"| MQ | 0 |", "| MQQ | 0 |", "MQ has no row"},
 		"twice":                  {setOwner, setOwner + "\n" + setOwner, "stands there twice"},
 		"wrong number":           {"| SET_OWNER | 3 |", "| SET_OWNER | 4 |", "number 4 is not that of the sources"},
 		"no number":              {"| SET_OWNER | 3 |", "| SET_OWNER | three |", "invalid syntax"},
-		"no such test":           {"| SET_OWNER | 3 | supported | `vhostuser TestSessionLife` |", "| SET_OWNER | 3 | supported | `vhostuser TestNobodyWrote` |", "has no TestNobodyWrote"},
+		"no such test":           {"| SET_OWNER | 3 | supported | `vhostuser TestSessionLife`", "| SET_OWNER | 3 | supported | `vhostuser TestNobodyWrote`", "has no TestNobodyWrote"},
 		"no test":                {setOwner, "| SET_OWNER | 3 | supported | it works |", "is not a package and a test"},
 		"supported, but said no": {setOwner, "| SET_OWNER | 3 | not yet | nobody has come around to it |", `it is "not yet", and in the sources supported: true`},
 		"said yes, but not":      {"| SEND_RARP | 19 | not applicable | for network devices |", "| SEND_RARP | 19 | supported | `vhostuser TestSessionLife` |", "supported: false"},

@@ -1,0 +1,102 @@
+package vhostuser
+
+import "errors"
+
+// How a session begins anew on the same connection, and how all that a front-end has set
+// up is given back.
+
+// mayPrecedeOwner says whether a front-end may send a message before its SET_OWNER: QEMU
+// negotiates protocol features and opens the back channel first (hw/virtio/vhost-user.c,
+// vhost_user_backend_init; hw/virtio/vhost.c, vhost_dev_init).
+func (r Request) mayPrecedeOwner() bool {
+	switch r {
+	case GetFeatures, GetProtocolFeatures, SetProtocolFeatures, GetQueueNum, GetMaxMemSlots, SetBackendReqFD, SetOwner:
+		return true
+	}
+	return false
+}
+
+// setOwner begins the session. A second one on the same connection begins it anew, for
+// another device: QEMU's device_add after a device_del on the same chardev. What the
+// former owner has set up is gone then, in whatever state it was. Of protocol features
+// and back channel, which the new owner negotiates before it says so, those stay that
+// came after the last message of the former one.
+func (s *Session) setOwner(*Message) ([]byte, error) {
+	if !s.state.owned {
+		s.state.owned = true
+		return nil, nil
+	}
+	s.log(LevelInfo, "begins anew on the same connection (SET_OWNER)")
+	s.giveBack(false, s.state.protocolNew && s.state.backNew)
+	old := s.state
+	s.state = state{owned: true}
+	if old.protocolNew {
+		s.state.protocol, s.state.protocolSet = old.protocol, old.protocolSet
+	}
+	for i := range s.rings {
+		s.state.rings[i].life = old.rings[i].life + 1
+		s.rings[i] = ring{}
+	}
+	s.greeted, s.memoryGiven, s.memoryMissed = false, false, false
+	if s.keep == nil {
+		return nil, nil
+	}
+	return nil, s.keepRecord()
+}
+
+// resetOwner disables all rings, which is one of the two things that the
+// protocol still recommends for this deprecated message. The next SET_OWNER begins the
+// session anew.
+func (s *Session) resetOwner(*Message) ([]byte, error) {
+	for i := range s.rings {
+		s.pause(i)
+		s.state.rings[i].enabled = false
+	}
+	return nil, nil
+}
+
+// giveBack stops the rings, gives back all that the front-end has set up, but for its
+// back channel where that stays, and puts the device back to its beginning. leaves says
+// that another process goes on with the session: what is in flight is left to it.
+func (s *Session) giveBack(leaves, backStays bool) {
+	if !backStays {
+		s.closeBack()
+	}
+	s.endTransfer()
+	if !leaves && !s.held {
+		s.dev.Adopt(nil) // rings that run may wait for what was in flight in some that never came
+	}
+	for i := range s.rings {
+		s.pause(i)
+		r := &s.rings[i]
+		for _, f := range []**FD{&r.kick, &r.call, &r.err} {
+			s.drop(f)
+		}
+	}
+	if leaves || s.held {
+		s.dev.Leave() // what was in flight in those is the next process's, or comes back with the front-end
+	}
+	s.freeRegions(s.regions)
+	s.regions, s.mem = nil, nil
+	s.freeLog()
+	s.drop(&s.dirty.call)
+	s.dev.Reset()
+	record := s.record
+	s.record, s.pass = nil, nil
+	if err := record.Close(); err != nil {
+		s.log(LevelWarn, "%v", err)
+	}
+}
+
+// keepRecord makes a record of requests in flight that is kept beyond this process.
+func (s *Session) keepRecord() error {
+	r, err := NewRecord(len(s.rings), maxRingSize)
+	if err != nil {
+		return err
+	}
+	if err := s.put(r.file); err != nil {
+		return errors.Join(err, r.Close())
+	}
+	s.record = r
+	return nil
+}
