@@ -138,7 +138,7 @@ func (c *committer) stop() {
 
 func (c *committer) run() {
 	defer close(c.ended)
-	debug.SetPanicOnFault(true) // storeLive
+	debug.SetPanicOnFault(true) // liveTable.store
 	var resets, debris []uint32
 	for {
 		c.mu.Lock()

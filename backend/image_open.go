@@ -5,12 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"sync"
-	"sync/atomic"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // An image is an open zoned image file: the layout, the zone tables and the
@@ -39,9 +34,7 @@ type image struct {
 	direct *os.File // f once more, open for direct I/O
 	reach  reach    // and what memory that takes
 
-	// live is the mapped live table; an entry is stored as one 64-bit word. Nil
-	// on a read-only image.
-	live    []byte
+	live    liveTable        // none on a read-only image
 	faults  []Fault          // that it was created with
 	words   []word           // how the zones were found, after recovery
 	commits []word           // the committed table, as it stands in the file
@@ -213,27 +206,6 @@ func readBlock(f *os.File, l *layout, n int, words []word) (seq uint64, damaged 
 	return seq, damaged, nil
 }
 
-// storeLive makes w the live entry of zone i. One aligned 64-bit store: a
-// kill -9 leaves the old entry or the new one. It reports false when the store
-// faulted, which is the disk under the image failing; the caller's goroutine
-// has debug.SetPanicOnFault on.
-func (img *image) storeLive(i int, w word) (ok bool) {
-	defer func() { _ = recover() }()
-	atomic.StoreUint64((*uint64)(unsafe.Pointer(&img.live[8*i])), uint64(w)) // page-aligned mapping, so aligned
-	return true
-}
-
-// storeAll makes words the live table. It reports false when a store faulted.
-func (img *image) storeAll(words []word) bool {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	for i, w := range words {
-		if !img.storeLive(i, w) {
-			return false
-		}
-	}
-	return true
-}
-
 // distrust makes the next one who opens the image go on from the committed
 // table, whatever the live one says.
 func (img *image) distrust() error {
@@ -276,11 +248,7 @@ func (img *image) sync() error {
 
 // release lets the file go as it is.
 func (img *image) release() error {
-	var err error
-	if img.live != nil {
-		err = unix.Munmap(img.live)
-		img.live = nil
-	}
+	err := img.live.close()
 	for _, f := range []*os.File{img.direct, img.syncs} {
 		if f != nil {
 			err = errors.Join(err, f.Close())

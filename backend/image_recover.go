@@ -6,8 +6,6 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
@@ -36,14 +34,13 @@ func (img *image) recover() error {
 	if img.readOnly {
 		return nil
 	}
-	if img.live, err = unix.Mmap(int(img.f.Fd()), liveOff, int(img.tableOff-liveOff),
-		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		return fmt.Errorf("map the zone table: %w", err)
+	if img.live, err = openLive(img.f, int(img.tableOff-liveOff)); err != nil {
+		return err
 	}
 	// The live table first: in a clean image it says this already, and while the
 	// state block names another place nobody trusts it. Once the block names
 	// this place it must be right, whenever the daemon is killed.
-	if !img.storeAll(img.words) {
+	if !img.live.storeAll(img.words) {
 		return errors.New("write the zone table: the disk under it failed")
 	}
 	failpoint.Hit(failpoint.Opened)

@@ -158,7 +158,7 @@ func LeaveUnclean(d Disk) {
 // disk's user then; where it is not that of today, others have used the disk
 // since, and writes in flight are failed.
 func Claim(d Disk, run uint64, marks []*Mark) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
 	k, ok := d.(marker)
 	for _, m := range marks {
 		switch was := m.load(); was.what {
@@ -188,7 +188,7 @@ func Claim(d Disk, run uint64, marks []*Mark) {
 // Release gives up what Claim has kept for m, if anything: no request will come
 // for it. What it had written is cleared.
 func Release(d Disk, m *Mark) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
 	if d, ok := d.(marker); ok {
 		d.disown(m)
 	}
@@ -197,7 +197,7 @@ func Release(d Disk, m *Mark) {
 // Unclaim takes back what Claim has done for m, if anything, and leaves m as it is: for
 // another daemon to claim it. Nothing may be in flight any more.
 func Unclaim(d Disk, m *Mark) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
 	if d, ok := d.(marker); ok {
 		d.unclaim(m)
 	}

@@ -126,7 +126,7 @@ func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
 // Claims are made and given up by a goroutine that no worker is: a live table that faults
 // then costs nobody the daemon either.
 func TestLiveTableFaultsUnderClaims(t *testing.T) {
-	path := newImage(t, small)
+	path := newFastImage(t, small)
 	d := openDisk(t, path)
 	c := newClient(t, d)
 	for zone := range uint64(small.MaxOpen) {

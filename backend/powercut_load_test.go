@@ -257,10 +257,9 @@ func (u *cutLoad) abandon() error {
 	u.h.dead = true
 	u.h.phase = "kill"
 	// Nothing that is yet to end may reach the table.
-	if err := unix.Munmap(u.d.img.live); err != nil {
+	if err := u.d.img.live.close(); err != nil {
 		return err
 	}
-	u.d.img.live = nil
 	if err := u.drain(); err != nil {
 		return err
 	}

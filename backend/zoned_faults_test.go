@@ -346,35 +346,75 @@ func TestFailedReads(t *testing.T) {
 	closeDisk(t, d, path)
 }
 
-// The live table stands in a mapping; when the disk under that fails, the
-// process gets SIGBUS. It costs the write an error, and nobody the daemon.
+// The live table cannot be written any more: in memory, where it is mapped, the process
+// gets SIGBUS, elsewhere a system call fails. It costs the write an error, and nobody the
+// daemon.
 func TestLiveTableFaults(t *testing.T) {
-	path := newImage(t, small)
-	d, _ := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('a', 512)), nil)
-	if err := os.Truncate(path, liveOff); err != nil {
-		t.Fatal(err)
-	}
-	err := onWorker(func() error { return c.zoneOp(OpFinish, 256) })
-	c.want(err, ErrIO)
-	if err == nil || !strings.Contains(err.Error(), "zone table cannot be written") {
-		t.Errorf("got %v", err)
-	}
-	c.want(c.write(384, pattern('a', 512)), ErrIO)
-	c.want(c.zoneOp(OpReset, 256), ErrIO)
-	if err := onWorker(func() error {
-		if err := os.Truncate(path, liveOff); err != nil {
-			return err
+	for _, mapped := range []bool{true, false} {
+		path := newImageIn(t, diskDir(t, mapped), small)
+		d, _ := openFaulty(t, path)
+		if table := &d.img.live; (table.mem != nil) != mapped || (table.words != nil) == mapped {
+			t.Fatalf("%s: the table is mapped: %v, but %v is right there", path, table.mem != nil, mapped)
 		}
-		if d.img.storeAll(make([]word, len(d.zones))) {
-			return errors.New("a table that is not there was written")
+		c := newClient(t, d)
+		c.want(c.write(256, pattern('a', 512)), nil)
+		lose := func() error { return os.Truncate(path, liveOff) }
+		if !mapped { // a write would make the file longer again
+			r, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			lose = func() error { d.img.live.fd = int(r.Fd()); return nil }
 		}
-		return nil
-	}); err != nil {
-		t.Error(err)
+		if err := lose(); err != nil {
+			t.Fatal(err)
+		}
+		err := onWorker(func() error { return c.zoneOp(OpFinish, 256) })
+		c.want(err, ErrIO)
+		if err == nil || !strings.Contains(err.Error(), "zone table cannot be written") {
+			t.Errorf("got %v", err)
+		}
+		c.want(c.write(384, pattern('a', 512)), ErrIO)
+		c.want(c.zoneOp(OpReset, 256), ErrIO)
+		if err := onWorker(func() error {
+			if err := lose(); err != nil {
+				return err
+			}
+			if d.img.live.storeAll(make([]word, len(d.zones))) {
+				return errors.New("a table that is not there was written")
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		if err := d.Close(); err == nil {
+			t.Error("closed cleanly")
+		}
 	}
-	if err := d.Close(); err == nil {
-		t.Error("closed cleanly")
+}
+
+// diskDir is a folder on a file system in memory, or on one that is not.
+func diskDir(t *testing.T, memory bool) string {
+	t.Helper()
+	dir := fastDir(t)
+	if !memory {
+		dir = t.TempDir()
 	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil || inMemory(fs.Type) != memory {
+		t.Fatalf("%s: in memory is %v here, %v: /dev/shm has to be a tmpfs, and TMPDIR none", dir, inMemory(fs.Type), err)
+	}
+	return dir
+}
+
+// Only the mapping's faults are recovered from: all else is a bug.
+func TestOnlyFaultsOfTheTableAreRecovered(t *testing.T) {
+	table := liveTable{mem: make([]byte, 64)}
+	defer func() {
+		if recover() == nil {
+			t.Error("a zone that is not there was stored")
+		}
+	}()
+	table.store(8, 1)
 }

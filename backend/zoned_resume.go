@@ -197,7 +197,7 @@ func (d *zoned) giveUp(r *Request) {
 // leaveClaims takes back what nobody has come for before the disk is closed. The marks
 // stay as they are: whoever goes on with the session claims it again.
 func (d *zoned) leaveClaims() {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
 	d.claims.mu.Lock()
 	defer d.claims.mu.Unlock()
 	for _, r := range d.claims.of {

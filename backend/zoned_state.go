@@ -65,7 +65,7 @@ func SetZoneStates(d Disk, zones []int, to ZoneTarget) (err error) {
 	case z.Moves:
 		return errors.New("a real drive sets its zones itself: this can be done to images only")
 	}
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
 	lane, err := NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
 	if err != nil {
 		return err

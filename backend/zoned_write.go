@@ -245,7 +245,7 @@ func (d *zoned) publish(z *zone, i int) bool {
 		z.word.Store(uint64(w)) // guests see it, the next daemon does not
 		return true
 	}
-	if !d.img.storeLive(i, w) {
+	if !d.img.live.store(i, w) {
 		d.broken.Store(true)
 		return false
 	}

@@ -34,6 +34,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 		w.free = w.free[:len(w.free)-1]
 		r.Mark = (*backend.Mark)(w.rec.Mark(head))
 		if w.dev.Decode(r) && !w.doubtful(r) {
+			w.overdue.add(r.Tag, r.Op)
 			w.lane.Resume(w.dev.disk, &r.Request)
 			continue
 		}

@@ -48,6 +48,7 @@ type worker struct {
 	kicks    [8]byte // what the kick eventfd counted; of no interest
 	stopping atomic.Bool
 	left     atomic.Int32 // requests in flight when it last went to sleep
+	overdue  *overdue
 	started  chan error
 	goes     chan struct{} // it may serve; closed: no longer
 	stopped  chan struct{}
@@ -71,6 +72,7 @@ func newWorker(d *Device, index int, r vhostuser.Ring) *worker {
 		w.reqs[i].Tag = uint32(i)
 		w.free[i] = uint32(i)
 	}
+	w.overdue = newOverdue(w)
 	return w
 }
 
@@ -85,13 +87,14 @@ func (w *worker) run() {
 	// An engine's ring belongs to the thread that makes it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	debug.SetPanicOnFault(true) // for what handles a fault itself, also behind Guard: zeroFrom, storeLive
+	debug.SetPanicOnFault(true) // for what handles a fault itself, also behind Guard: zeroFrom and the live table
 
 	if err := w.open(); err != nil {
 		w.started <- fmt.Errorf("queue %d: %w", w.index, err)
 		return
 	}
 	w.started <- nil
+	defer w.overdue.start(w.dev.patience)()
 	if err := guestmem.Guard(w.serve); err != nil {
 		w.broken(err)
 		// Answers cannot be given any more, but nothing may be left in flight.
@@ -245,6 +248,7 @@ func (w *worker) take() (taken int, err error) {
 			r.Mark = (*backend.Mark)(w.rec.Take(r.Chain.Head))
 		}
 		if w.dev.Decode(r) && !w.doubtful(r) {
+			w.overdue.add(r.Tag, r.Op)
 			w.lane.Submit(w.dev.disk, &r.Request)
 			continue
 		}
@@ -289,6 +293,7 @@ func (w *worker) complete(r *virtio.BlkRequest) {
 	}
 	w.queue.Push(r.Chain.Head, written)
 	w.free = append(w.free, r.Tag)
+	w.overdue.done(r.Tag)
 }
 
 func (w *worker) publish() {

@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+// overdue tells the operator of requests that the disk leaves without an answer for
+// longer than patience, also when nothing else waits for them: a file system that is
+// frozen, full or out of reach shows nowhere else. The worker of the queue may be stuck
+// in a system call itself, so a goroutine beside it looks.
+//
+// A request is dated by the round in which it was taken: a clock would be read for each.
+type overdue struct {
+	queue  int
+	round  atomic.Uint32   // how often look was called, from 1 on
+	taken  []atomic.Uint32 // by tag: round << opBits | operation; 0: not in flight
+	told   bool            // the requests that are overdue now were told of
+	warn   func(format string, args ...any)
+	inform func(format string, args ...any)
+}
+
+const (
+	opBits = 8
+	// rounds is in how many rounds patience passes.
+	rounds     = 2
+	roundsMask = 1<<(32-opBits) - 1 // they begin anew behind it, after a year: only differences count
+)
+
+func newOverdue(w *worker) *overdue {
+	o := &overdue{queue: w.index, taken: make([]atomic.Uint32, len(w.reqs)), warn: w.dev.log.Warnf, inform: w.dev.log.Infof}
+	o.round.Store(1)
+	return o
+}
+
+// add notes that a request goes to the disk, and done that it is answered. The worker
+// calls them.
+func (o *overdue) add(tag uint32, op backend.Op) { o.taken[tag].Store(o.round.Load()<<opBits | uint32(op)) }
+func (o *overdue) done(tag uint32)               { o.taken[tag].Store(0) }
+
+// start has somebody look until stop is called.
+func (o *overdue) start(patience time.Duration) (stop func()) {
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(max(patience/rounds, time.Millisecond))
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				o.look(patience)
+			case <-over:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(over)
+		<-ended
+	}
+}
+
+// look begins another round. It tells of what is overdue once, until nothing is.
+func (o *overdue) look(patience time.Duration) {
+	now := o.round.Load()
+	count, age, op := 0, uint32(0), backend.Op(0)
+	for i := range o.taken {
+		t := o.taken[i].Load()
+		if t == 0 {
+			continue
+		}
+		if d := (now - t>>opBits) & roundsMask; d >= rounds {
+			if count++; d >= age {
+				age, op = d, backend.Op(t&(1<<opBits-1))
+			}
+		}
+	}
+	switch {
+	case count > 0 && !o.told:
+		what := fmt.Sprintf("a request (%v)", op)
+		if count > 1 {
+			what = fmt.Sprintf("%d requests (the oldest: %v)", count, op)
+		}
+		o.warn("queue %d: %s waits for the disk, which has not answered for %v: look after the disk (is its file system frozen, full or out of reach?)", o.queue, what, patience)
+		o.told = true
+	case count == 0 && o.told:
+		o.inform("queue %d: the disk has answered what was waited for", o.queue)
+		o.told = false
+	}
+	if now = (now + 1) & roundsMask; now == 0 {
+		now = 1
+	}
+	o.round.Store(now)
+}

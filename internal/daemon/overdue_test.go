@@ -1,0 +1,51 @@
+package daemon
+
+import (
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+// What the disk leaves without an answer for two whole rounds is told of once, and its
+// end too; requests that come and go beside it make no difference. The number of rounds
+// may begin anew meanwhile.
+func TestOverdue(t *testing.T) {
+	for _, first := range []uint32{1, roundsMask - 1, roundsMask} {
+		var said []string
+		say := func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+		o := &overdue{queue: 3, taken: make([]atomic.Uint32, 4), warn: say, inform: say}
+		o.round.Store(first)
+		o.add(1, backend.OpRead)
+		for range 3 {
+			o.add(0, backend.OpWrite)
+			o.done(0)
+			o.look(5 * time.Second)
+		}
+		o.add(2, backend.OpAppend)
+		for range 4 {
+			o.look(5 * time.Second)
+		}
+		o.done(1)
+		o.look(5 * time.Second)
+		o.done(2)
+		o.look(5 * time.Second)
+		o.add(2, backend.OpAppend)
+		o.add(3, backend.OpFlush)
+		for range 3 {
+			o.look(5 * time.Second)
+		}
+		const which = "waits for the disk, which has not answered for 5s: look after the disk (is its file system frozen, full or out of reach?)"
+		want := []string{
+			"queue 3: a request (read) " + which,
+			"queue 3: the disk has answered what was waited for",
+			"queue 3: 2 requests (the oldest: flush) " + which,
+		}
+		if !slices.Equal(said, want) {
+			t.Errorf("from round %d on: said %q", first, said)
+		}
+	}
+}
