@@ -131,6 +131,21 @@ func (img *image) commitBlock(n int, words []word) error {
 	return nil
 }
 
+// renumber has the numbers of block n of the committed table begin anew where they have
+// come far: see lateSeq.
+func (img *image) renumber(n int) error {
+	if img.seqs[n] < lateSeq {
+		return nil
+	}
+	img.seqs[n] = early(img.seqs[n])
+	for range 2 {
+		if err := img.commitBlock(n, img.entries(n)); err != nil {
+			return fmt.Errorf("number block %d of the committed zone table anew: %w", n, err)
+		}
+	}
+	return nil
+}
+
 // mendTorn writes the copies of blocks anew that a power cut tore, where no
 // commit has done it by now: torn copies are no damage in an image that is in
 // use, but in one that is closed cleanly they would be.

@@ -61,17 +61,28 @@ func (img *image) recover() error {
 // durable.
 func (img *image) takeOver(here place, torn bool) error {
 	clean := img.state.clean
+	if err := img.state.renumber(img.store, img.uuid); err != nil {
+		return err
+	}
 	img.state.idle = !img.unclean
 	// From here on the live table may run ahead of the disk, so the image must
 	// say that it is in use. Both copies: with one gone bad the other must not
 	// say that the image is clean.
 	img.state.clean, img.state.where, img.state.pid = false, here, uint32(os.Getpid())
+	if img.user() == 0 {
+		img.state.run++
+	}
 	for range 2 {
 		if err := img.state.write(img.store, img.uuid); err != nil {
 			return fmt.Errorf("mark the image as in use: %w", err)
 		}
 	}
 	failpoint.Hit(failpoint.InUse)
+	for n := range img.seqs { // now that a torn copy is no damage
+		if err := img.renumber(n); err != nil {
+			return err
+		}
+	}
 	if clean {
 		return nil
 	}

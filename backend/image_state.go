@@ -123,10 +123,23 @@ func readState(f *os.File, uuid [16]byte) (newest state, findings []Finding, err
 	return newest, findings, nil
 }
 
+// Sequence numbers, of state blocks and of blocks of the committed table, end at
+// lastSeq. An image that has come to lateSeq is numbered anew when it is opened for
+// writing, or repaired: nobody counts from there to the end.
+const (
+	lateSeq = 1 << 62
+	lastSeq = 1<<63 - 1
+)
+
+// early is the number to go on from in the place of seq, so that the next two numbers
+// are written over the older copy and then over the newer one, with the same contents
+// both. Until the second write the newer copy counts, and behind it the other one.
+func early(seq uint64) uint64 { return seq % 2 }
+
 // checkSeq says whether seq can stand in its place: of two copies one has the odd
 // numbers, and nobody counts to the end.
 func checkSeq(seq uint64, odd bool) error {
-	if seq == 0 || seq >= 1<<63 || (seq%2 == 1) != odd {
+	if seq == 0 || seq > lastSeq || (seq%2 == 1) != odd {
 		return fmt.Errorf("its sequence number %d does not belong there", seq)
 	}
 	return nil
@@ -137,12 +150,28 @@ func checkSeq(seq uint64, odd bool) error {
 // the only copy that is whole.
 func (s *state) write(to store, uuid [16]byte) error {
 	next := *s
-	next.seq++
+	if next.seq++; next.seq > lastSeq {
+		next.seq = early(s.seq) + 1
+	}
 	// Odd sequence numbers stand in block 0, even ones in block 1.
 	if err := to.writeStable(next.encode(uuid), stateOff+int64((next.seq+1)%2)*blockBytes); err != nil {
 		return err
 	}
 	s.seq = next.seq
+	return nil
+}
+
+// renumber has the numbers of the state blocks begin anew where they have come far.
+func (s *state) renumber(to store, uuid [16]byte) error {
+	if s.seq < lateSeq {
+		return nil
+	}
+	s.seq = early(s.seq)
+	for range 2 {
+		if err := s.write(to, uuid); err != nil {
+			return fmt.Errorf("number the state blocks anew: %w", err)
+		}
+	}
 	return nil
 }
 

@@ -127,10 +127,14 @@ func (r *repairer) states(l *layout) (clean, known bool, err error) {
 	case err != nil:
 		return false, false, err
 	case len(bad) == 0:
-		return s.clean, true, nil
+		return s.clean, true, s.renumber(r.to, l.uuid)
 	}
 	// The next one goes where the bad one is, and says the same.
-	if err := s.write(r.to, l.uuid); err != nil {
+	write := s.write
+	if s.seq >= lateSeq {
+		write = s.renumber
+	}
+	if err := write(r.to, l.uuid); err != nil {
 		return false, false, fmt.Errorf("write the %s: %w", bad[0].Where, err)
 	}
 	r.mended = append(r.mended, Finding{bad[0].Where, "written anew from the other one"})
@@ -170,7 +174,15 @@ func (r *repairer) committed(l *layout, clean bool) error {
 				continue
 			}
 			// The next copy goes where the damaged one is, and says the same.
-			if err := img.commitBlock(n, part); err != nil {
+			late := img.seqs[n] >= lateSeq
+			if late {
+				img.seqs[n] = early(img.seqs[n])
+			}
+			err := img.commitBlock(n, part)
+			if late && err == nil {
+				err = img.commitBlock(n, part)
+			}
+			if err != nil {
 				return fmt.Errorf("write the %s: %w", copyName(n, c), err)
 			}
 			r.mended = append(r.mended, Finding{copyName(n, c), "written anew from the other one"})

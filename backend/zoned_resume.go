@@ -24,12 +24,17 @@ func (d *zoned) user() uint64 { return d.img.run() }
 // renew implements marker.
 func (d *zoned) renew() error { return d.img.renew() }
 
-// run is the number of the image's user, made different from other images'.
+// run is the number of the image's user, made different from other images', and
+// never 0.
 func (img *image) run() uint64 {
 	img.stateMu.Lock()
 	defer img.stateMu.Unlock()
-	return binary.LittleEndian.Uint64(img.uuid[:]) ^ img.state.run
+	return img.user()
 }
+
+// user is run with img.stateMu held. It begins anew behind the last number: only
+// whether two are the same counts. 0, which says that there is none, is passed over.
+func (img *image) user() uint64 { return binary.LittleEndian.Uint64(img.uuid[:]) ^ img.state.run }
 
 // renew counts another user of the image, durably.
 func (img *image) renew() error {
@@ -38,7 +43,9 @@ func (img *image) renew() error {
 	}
 	img.stateMu.Lock()
 	defer img.stateMu.Unlock()
-	img.state.run++
+	if img.state.run++; img.user() == 0 {
+		img.state.run++
+	}
 	return img.begun()
 }
 

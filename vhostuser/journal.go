@@ -86,25 +86,30 @@ func openJournal(file *FD) (j *journal, kept []byte, err error) {
 	if j, err = mapJournal(file); err != nil {
 		return nil, nil, err
 	}
-	version := uint32(journalVersion)
+	version, found := uint32(journalVersion), false
 	for i := range 2 {
 		s := j.slot(i)
 		n := le.Uint32(s[16:])
 		if le.Uint32(s) != journalMagic || n > slotBytes-slotKept ||
-			le.Uint32(s[slotSum:]) != slotCheck(s, n) || le.Uint64(s[8:]) <= j.gen {
+			le.Uint32(s[slotSum:]) != slotCheck(s, n) || found && !after(le.Uint64(s[8:]), j.gen) {
 			continue
 		}
+		found = true
 		version = le.Uint32(s[4:])
 		j.now, j.gen, kept = i, le.Uint64(s[8:]), s[slotKept:][:n]
 	}
 	switch {
 	case version != journalVersion:
 		return nil, nil, errors.Join(UnfitError{fmt.Errorf("the session's state is kept in version %d, and this zvhost knows %d", version, journalVersion)}, j.close())
-	case j.gen == 0:
+	case !found:
 		return nil, nil, errors.Join(errors.New("the session's state is not one that this zvhost can read"), j.close())
 	}
 	return j, kept, nil
 }
+
+// after says whether commit a came after b. Their numbers begin anew behind the last one,
+// and no two slots are further apart than one commit.
+func after(a, b uint64) bool { return int64(a-b) > 0 }
 
 func (j *journal) slot(i int) []byte { return j.mem[i*slotBytes:][:slotBytes] }
 

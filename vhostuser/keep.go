@@ -72,13 +72,22 @@ func (s *Session) put(f *FD) error {
 			return nil
 		}
 	}
-	k.lastID++
-	f.id = k.lastID
+	f.id = k.newID()
 	k.names[f.id] = f
 	if err := k.Put(k.name(f.id), f.Int()); err != nil {
 		return fmt.Errorf("keep a descriptor for who comes after this process: %w", err)
 	}
 	return nil
+}
+
+// newID is an id that no descriptor has, and never 0, which says that there is none. Ids
+// begin anew behind the last one.
+func (k *keeper) newID() uint64 {
+	for {
+		if k.lastID++; k.lastID != 0 && k.names[k.lastID] == nil {
+			return k.lastID
+		}
+	}
 }
 
 func (k *keeper) name(id uint64) string { return k.Prefix + strconv.FormatUint(id, 10) }

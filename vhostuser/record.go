@@ -1,6 +1,7 @@
 package vhostuser
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -259,17 +260,32 @@ func (q *RingRecord) Begin(ring *Ring, used uint16) (base uint16, heads []uint16
 	for i := range q.size {
 		if q.load(wordDesc+2*int(i))&0xff != 0 {
 			counters[i] = q.load(wordDesc + 2*int(i) + 1)
-			q.counter = max(q.counter, counters[i]+1)
 			heads = append(heads, i)
 		}
 	}
-	slices.SortStableFunc(heads, func(a, b uint16) int {
-		if counters[a] < counters[b] {
-			return -1
-		}
-		return 1
-	})
+	q.inOrder(heads, counters)
 	return used + uint16(q.load(q.own+2)) + uint16(len(heads)), heads, nil
+}
+
+// lateCounter is where the numbers of requests in flight begin anew at the next Begin:
+// nobody counts that far, but a front-end may have stored anything.
+const lateCounter = 1 << 63
+
+// inOrder sorts heads, which are in flight, by when they came, and has q.counter be what
+// comes behind all of them.
+func (q *RingRecord) inOrder(heads []uint16, counters []uint64) {
+	slices.SortStableFunc(heads, func(a, b uint16) int { return cmp.Compare(counters[a], counters[b]) })
+	q.counter = 0
+	if n := len(heads); n > 0 {
+		q.counter = counters[heads[n-1]] + 1
+	}
+	if q.counter-1 < lateCounter || len(heads) == 0 {
+		return
+	}
+	for i, head := range heads {
+		q.store(wordDesc+2*int(head)+1, uint64(i))
+	}
+	q.counter = uint64(len(heads))
 }
 
 // begin empties the record. The life comes last: until then it is of the one

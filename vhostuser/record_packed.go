@@ -190,7 +190,6 @@ func (q *RingRecord) adopt() (ids []uint16, err error) {
 			continue
 		}
 		counters[i] = q.load(wordDesc + 2*int(i) + 1)
-		q.counter = max(q.counter, counters[i]+1)
 		ids = append(ids, i)
 		p.descs[i], p.first[i] = uint16(w>>16), uint16(w>>32)
 		j := p.first[i]
@@ -206,12 +205,7 @@ func (q *RingRecord) adopt() (ids []uint16, err error) {
 			j = p.next[j]
 		}
 	}
-	slices.SortStableFunc(ids, func(a, b uint16) int {
-		if counters[a] < counters[b] {
-			return -1
-		}
-		return 1
-	})
+	q.inOrder(ids, counters)
 	return ids, nil
 }
 

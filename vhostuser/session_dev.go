@@ -99,7 +99,7 @@ func (s *Session) resetDevice(*Message) ([]byte, error) {
 	for i := range s.rings {
 		s.pause(i)
 		s.drop(&s.rings[i].kick)
-		s.state.rings[i] = ringState{life: s.state.rings[i].life + 1}
+		s.state.rings[i] = ringState{life: nextLife(s.state.rings[i].life)}
 	}
 	s.state.features, s.state.featuresSet, s.state.refused, s.state.status = 0, false, false, 0
 	s.dev.Reset()

@@ -78,7 +78,7 @@ func (s *Session) setVringBase(m *Message) ([]byte, error) {
 		// An adopted one goes on from the record, which knows more than the
 		// front-end: QEMU sends the used index after a disconnect.
 		r.base, r.baseSet = num, true
-		r.life++
+		r.life = nextLife(r.life)
 	}
 	return nil, nil
 }

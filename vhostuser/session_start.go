@@ -17,7 +17,7 @@ func (s *Session) pause(i int) (ran bool) {
 	}
 	g := &s.state.rings[i]
 	g.base, g.baseSet = s.dev.StopQueue(i, s.doing), true
-	g.life, g.adopted = g.life+1, false // what is in flight: nothing
+	g.life, g.adopted = nextLife(g.life), false // what is in flight: nothing
 	r.running = false
 	return true
 }
@@ -170,7 +170,7 @@ func (s *Session) resumeKept() error {
 // its life, or of the one that the message has ended.
 func (s *Session) ran(i int) bool {
 	life := s.record.Ring(i).life()
-	return life != 0 && life+1 >= s.state.rings[i].life
+	return life != 0 && (life == s.state.rings[i].life || nextLife(life) == s.state.rings[i].life)
 }
 
 // refuseKept refuses the message that the process before died over, as that one would

@@ -37,6 +37,10 @@ type state struct {
 	rings [MaxQueues]ringState
 }
 
+// nextLife is the life behind another one: they begin anew behind the last number, for a
+// front-end may have put any into the record, and 0 says that there is none.
+func nextLife(life uint64) uint64 { return max(life+1, 1) }
+
 // ringState is a ring as the front-end set it up.
 type ringState struct {
 	num     uint16 // descriptors; 0: not set

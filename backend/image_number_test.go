@@ -1,0 +1,193 @@
+package backend
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// renumbered gives the newest state block number state, and the newest copy of each
+// block of the committed table number table, and the other copies the numbers before.
+// Each stays in its place, so both have to be odd or even as they were.
+func renumbered(t *testing.T, path string, state, table uint64) {
+	t.Helper()
+	edit(t, path, func(f *os.File, l *layout) {
+		s, _, err := readState(f, l.uuid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		move := func(off int64, at, sum int, newest, to uint64) {
+			b := make([]byte, blockBytes)
+			if _, err := f.ReadAt(b, off); err != nil {
+				t.Fatal(err)
+			}
+			n := binary.LittleEndian.Uint64(b[at:])
+			if n > newest || newest-n >= to {
+				t.Fatalf("number %d stands beside %d", n, newest)
+			}
+			binary.LittleEndian.PutUint64(b[at:], to-(newest-n))
+			binary.LittleEndian.PutUint32(b[sum:], checksum(b, sum))
+			patch(t, f, b, off)
+		}
+		same := func(was, to uint64) uint64 { return to - (was+to)%2 } // in its place
+		for i := range int64(2) {
+			move(stateOff+i*blockBytes, 8, 16, s.seq, same(s.seq, state))
+		}
+		_, seqs, _, err := readCommitted(f, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n, seq := range seqs {
+			for c := range int64(2) {
+				move(l.tableOff+(int64(2*n)+c)*blockBytes, 8, 4, seq, same(seq, table))
+			}
+		}
+	})
+}
+
+// farNumbers are where numbers on disk may have come to.
+var farNumbers = []uint64{lateSeq - 2, lateSeq - 1, lateSeq, lateSeq + 1, lateSeq + 2, lastSeq - 3, lastSeq - 2, lastSeq - 1, lastSeq}
+
+// An image of which numbers have come to their end is opened, closed and opened again,
+// and nothing of it is lost, wherever the daemon is killed or a write is torn meanwhile.
+func TestNumbersComeToTheirEnd(t *testing.T) {
+	for _, clean := range []bool{true, false} {
+		for _, far := range farNumbers {
+			path := newFastImage(t, small)
+			data := pattern('a', 4096)
+			make := func() {
+				d, fs := openFaulty(t, path)
+				c := newClient(t, d)
+				c.want(c.write(256, data), nil)
+				c.want(c.flush(), nil)
+				if clean {
+					closeDisk(t, d, path)
+				} else {
+					kill(t, d, fs)
+				}
+				renumbered(t, path, far, far)
+				wantClean(t, path)
+			}
+			make()
+			for broken := 0; ; broken++ {
+				n := 0
+				d, err := openZoned(path, Options{wrap: func(s store) store {
+					return &faultStore{under: s, before: func(call storeCall) error {
+						switch n++; {
+						case n <= broken/2:
+							return nil
+						case n == broken/2+1 && broken%2 == 1:
+							return tearing(s, 1000)(call)
+						}
+						return unix.EIO
+					}}
+				}})
+				if err != nil {
+					wantClean(t, path)
+					if rep, err := ReadReport(path); err != nil || rep.Zones[2].WP != 264 {
+						t.Fatalf("from %#x, write %d fails: %v, %+v", far, broken/2, err, rep)
+					}
+					continue
+				}
+				if err := d.img.release(); err != nil { // killed before anything was done
+					t.Fatal(err)
+				}
+				d.com.stop()
+				break
+			}
+			d, fs := openFaulty(t, path)
+			c := newClient(t, d)
+			if string(c.read(256, 4096)) != string(data) {
+				t.Errorf("from %#x: other data", far)
+			}
+			c.want(c.write(264, data), nil)
+			c.want(c.flush(), nil)
+			if n := max(d.img.state.seq, d.img.seqs[0]); n > lateSeq+100 {
+				t.Errorf("from %#x: numbers go on at %#x", far, n)
+			}
+			kill(t, d, fs)
+			d, _ = openFaulty(t, path)
+			c = newClient(t, d)
+			c.wantZone(2, ImpOpen, 16)
+			closeDisk(t, d, path)
+			closeDisk(t, openDisk(t, path), path)
+		}
+	}
+}
+
+// A repair writes over a damaged copy, whatever the number of the good one.
+func TestRepairAtTheEndOfNumbers(t *testing.T) {
+	for _, far := range farNumbers {
+		for damaged := range 2 {
+			path := newFastImage(t, small)
+			d := openDisk(t, path)
+			c := newClient(t, d)
+			c.want(c.write(256, pattern('a', 4096)), nil)
+			closeDisk(t, d, path)
+			renumbered(t, path, far, far)
+			edit(t, path, func(f *os.File, l *layout) {
+				s, _, err := readState(f, l.uuid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// The older state block: the newer one is the only one that says that the image
+				// was closed.
+				patch(t, f, []byte("x"), stateOff+int64(s.seq%2)*blockBytes)
+				patch(t, f, []byte("x"), l.tableOff+int64(damaged)*blockBytes+100)
+			})
+			if mended, err := Repair(path); err != nil || len(mended) != 2 {
+				t.Errorf("from %#x: mended %q, %v", far, mended, err)
+			}
+			wantClean(t, path)
+			d = openDisk(t, path)
+			newClient(t, d).wantZone(2, ImpOpen, 8)
+			closeDisk(t, d, path)
+		}
+	}
+}
+
+// The number of an image's user begins anew behind the last one, and is never 0.
+func TestUsersComeToTheirEnd(t *testing.T) {
+	path := newFastImage(t, small)
+	var uuid uint64
+	set := func(user uint64) {
+		t.Helper()
+		edit(t, path, func(f *os.File, l *layout) {
+			uuid = binary.LittleEndian.Uint64(l.uuid[:])
+			s, _, err := readState(f, l.uuid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.run = user ^ uuid
+			s.seq++
+			for range 2 {
+				if err := s.write(fileStore{fd: int(f.Fd())}, l.uuid); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+	for _, before := range []uint64{0, 1, ^uint64(0) ^ uuid} {
+		set(before)
+		d := openDisk(t, path)
+		seen := map[uint64]bool{0: true}
+		for range 5 {
+			run, err := Renew(d)
+			if err != nil || seen[run] || run != Run(d) {
+				err = errors.Join(err, errors.New("it was there already"))
+				t.Errorf("from %#x: user %#x: %v", before, run, err)
+			}
+			seen[run] = true
+		}
+		closeDisk(t, d, path)
+	}
+	set(0)
+	d := openDisk(t, path)
+	if Run(d) == 0 {
+		t.Error("user 0")
+	}
+	closeDisk(t, d, path)
+}
