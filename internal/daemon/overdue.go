@@ -38,8 +38,10 @@ func newOverdue(w *worker) *overdue {
 
 // add notes that a request goes to the disk, and done that it is answered. The worker
 // calls them.
-func (o *overdue) add(tag uint32, op backend.Op) { o.taken[tag].Store(o.round.Load()<<opBits | uint32(op)) }
-func (o *overdue) done(tag uint32)               { o.taken[tag].Store(0) }
+func (o *overdue) add(tag uint32, op backend.Op) {
+	o.taken[tag].Store(o.round.Load()<<opBits | uint32(op))
+}
+func (o *overdue) done(tag uint32) { o.taken[tag].Store(0) }
 
 // start has somebody look until stop is called.
 func (o *overdue) start(patience time.Duration) (stop func()) {
