@@ -1,10 +1,11 @@
 package vhostuser
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +20,9 @@ type Message struct {
 	Files []*FD
 	// Surplus counts descriptors that came along beyond those, and were closed.
 	Surplus int
+	// sender is the process that has sent the last of it, 0 where that is not known
+	// (SCM_CREDENTIALS, unix(7)).
+	sender int32
 
 	// A message with its header, and one byte more: see peekRequest.
 	buf [HeaderSize + MaxPayload + 1]byte
@@ -46,6 +50,11 @@ type Conn struct {
 	uc  *net.UnixConn
 	oob []byte
 	out []byte
+
+	limit     time.Duration // of a message that has begun, and of an answer; 0: none
+	limited   atomic.Bool   // the limit runs
+	deadlines deadlines
+	rescind   func() // takes back the deadline of the message that has begun; nil: there is none
 }
 
 // scmMaxFD is the most descriptors that one sendmsg can carry (SCM_MAX_FD of the
@@ -57,7 +66,7 @@ func NewConn(uc *net.UnixConn) *Conn {
 	// Room for as many descriptors as the kernel can deliver at once: nobody can
 	// overflow it, so a truncated delivery means that this process may open no
 	// more.
-	return &Conn{uc: uc, oob: make([]byte, unix.CmsgSpace(scmMaxFD*4))}
+	return &Conn{uc: uc, oob: make([]byte, unix.CmsgSpace(scmMaxFD*4)+unix.CmsgSpace(unix.SizeofUcred))}
 }
 
 // Close ends the connection; a blocked Read or Write returns net.ErrClosed.
@@ -73,8 +82,9 @@ func (c *Conn) ReadReply(m *Message) error { return c.read(m, true) }
 
 func (c *Conn) read(m *Message, reply bool) error {
 	m.Close()
-	m.Header, m.Payload, m.Surplus = Header{}, nil, 0
+	m.Header, m.Payload, m.Surplus, m.sender = Header{}, nil, 0, 0
 	err := c.readInto(m, reply)
+	c.whole()
 	if err != nil {
 		m.Close()
 	}
@@ -83,7 +93,7 @@ func (c *Conn) read(m *Message, reply bool) error {
 
 func (c *Conn) readInto(m *Message, reply bool) error {
 	head := m.buf[:HeaderSize]
-	if err := c.fill(m, head); err != nil {
+	if err := c.fill(m, head, false); err != nil {
 		if err == io.EOF {
 			return err
 		}
@@ -98,7 +108,7 @@ func (c *Conn) readInto(m *Message, reply bool) error {
 		return err
 	}
 	m.Payload = m.buf[:h.Size]
-	if err := c.fill(m, m.Payload); err != nil {
+	if err := c.fill(m, m.Payload, true); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
@@ -108,28 +118,19 @@ func (c *Conn) readInto(m *Message, reply bool) error {
 }
 
 // fill reads exactly b from the stream, and takes in every descriptor on the
-// way. Exact lengths keep descriptors with their message: one recvmsg never
+// way; begun says that the message has begun. Exact lengths keep descriptors with their message: one recvmsg never
 // returns those of bytes that it did not read (net/unix/af_unix.c,
 // unix_stream_read_generic). io.EOF means that not one byte came.
-func (c *Conn) fill(m *Message, b []byte) error {
+func (c *Conn) fill(m *Message, b []byte, begun bool) error {
 	for done := 0; done < len(b); {
-		// Go's net package sets MSG_CMSG_CLOEXEC here.
-		n, oobn, flags, _, err := c.uc.ReadMsgUnix(b[done:], c.oob)
-		if oobn > 0 {
-			if cerr := m.receive(c.oob[:oobn]); cerr != nil {
-				return cerr
-			}
-		}
+		n, err := c.recv(m, b[done:], 0, begun || done > 0)
 		switch {
-		case flags&unix.MSG_CTRUNC != 0:
-			return errors.New("descriptors were lost: this process may have no more open (raise its limit of open files)")
-		case n == 0 && (err == nil || errors.Is(err, io.EOF)):
-			if done == 0 && len(m.Files)+m.Surplus == 0 {
-				return io.EOF
-			}
-			return io.ErrUnexpectedEOF
 		case err != nil:
 			return err
+		case n == 0 && done == 0 && len(m.Files)+m.Surplus == 0:
+			return io.EOF
+		case n == 0:
+			return io.ErrUnexpectedEOF
 		}
 		done += n
 	}
@@ -144,6 +145,10 @@ func (m *Message) receive(oob []byte) error {
 		return fmt.Errorf("control message: %w", err)
 	}
 	for i := range cmsgs {
+		if cred, err := unix.ParseUnixCredentials(&cmsgs[i]); err == nil {
+			m.sender = cred.Pid
+			continue
+		}
 		if cmsgs[i].Header.Level != unix.SOL_SOCKET || cmsgs[i].Header.Type != unix.SCM_RIGHTS {
 			continue
 		}
@@ -182,10 +187,13 @@ func (c *Conn) WriteRaw(b []byte, fds ...int) error {
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
+	if c.limit > 0 {
+		defer c.expire(c.uc.SetWriteDeadline, c.limit)()
+	}
 	for len(b) > 0 {
 		n, _, err := c.uc.WriteMsgUnix(b, oob, nil)
 		if err != nil {
-			return err
+			return c.notTaken(err, func() bool { return false })
 		}
 		b, oob = b[n:], nil
 	}

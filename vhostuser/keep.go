@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"time"
 
 	"github.com/zvhost/zvhost/internal/failpoint"
 )
@@ -177,6 +176,7 @@ func (s *Session) runKept(m *Message) error {
 		if k.pieces, err = s.conn.peekRequest(m); err != nil {
 			return err
 		}
+		s.heard(m.sender)
 		if s.opt.Trace {
 			s.log(LevelDebug, "%v", m)
 		}
@@ -250,5 +250,5 @@ func (s *Session) beforeStart() error {
 // that are kept. Any goroutine may call it.
 func (s *Session) Suspend() {
 	s.suspended.Store(true)
-	_ = s.conn.uc.SetDeadline(time.Unix(1, 0)) // a front-end may not read its answers either
+	s.conn.interrupt() // a front-end may not read its answers either
 }

@@ -1,7 +1,6 @@
 package vhostuser
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
@@ -15,8 +14,10 @@ import (
 // for.
 func (c *Conn) peekRequest(m *Message) (pieces []uint32, err error) {
 	m.Close()
-	m.Header, m.Payload, m.Surplus = Header{}, nil, 0
-	if pieces, err = c.peekInto(m); err != nil {
+	m.Header, m.Payload, m.Surplus, m.sender = Header{}, nil, 0, 0
+	pieces, err = c.peekInto(m)
+	c.whole()
+	if err != nil {
 		m.Close()
 	}
 	return pieces, err
@@ -30,7 +31,10 @@ func (c *Conn) peekInto(m *Message) (pieces []uint32, err error) {
 	joined := false // what was looked at last goes on
 	for have, want := 0, HeaderSize; have < want; {
 		var part Message // of its descriptors
-		n, err := c.peek(&part, m.buf[have:])
+		// The descriptors that a look comes across are of the last byte, or of what stands
+		// behind it where there is no more room: the kernel goes on looking then
+		// (net/unix/af_unix.c, unix_stream_read_generic).
+		n, err := c.recv(&part, m.buf[have:], unix.MSG_PEEK, have > 0)
 		switch {
 		case err != nil:
 			part.Close()
@@ -58,8 +62,10 @@ func (c *Conn) peekInto(m *Message) (pieces []uint32, err error) {
 			part.Close()
 			part.Surplus, fds = 0, 0
 		}
+		// A part without descriptors and what follows it are taken in one go, but for
+		// what another process has sent: the kernel joins no such parts either.
+		joined = joined && part.sender == m.sender
 		m.takeOver(&part)
-		// A part without descriptors and what follows it are taken in one go.
 		if joined {
 			pieces[len(pieces)-1] += uint32(n)
 		} else {
@@ -79,79 +85,7 @@ func (m *Message) takeOver(part *Message) {
 	n := min(len(part.Files), MaxTableRegions-len(m.Files))
 	m.Files = append(m.Files, part.Files[:n]...)
 	m.Surplus += len(part.Files) - n + part.Surplus
+	m.sender = part.sender
 	part.Files = part.Files[n:]
 	part.Close()
-}
-
-// peek looks at what is in the socket behind what was looked at already, and waits
-// for it. The descriptors that it comes across are of the last byte, or of what
-// stands behind it where b is full: the kernel goes on looking then
-// (net/unix/af_unix.c, unix_stream_read_generic).
-func (c *Conn) peek(m *Message, b []byte) (n int, err error) {
-	raw, err := c.uc.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var oobn, flags int
-	rerr := raw.Read(func(fd uintptr) bool {
-		for {
-			n, oobn, flags, _, err = unix.Recvmsg(int(fd), b, c.oob, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-			if err != unix.EINTR {
-				return err != unix.EAGAIN
-			}
-		}
-	})
-	if rerr != nil {
-		return 0, rerr
-	} else if err != nil {
-		return 0, err
-	}
-	if oobn > 0 {
-		if err := m.receive(c.oob[:oobn]); err != nil {
-			return 0, err
-		}
-	}
-	if flags&unix.MSG_CTRUNC != 0 {
-		return 0, errors.New("descriptors were lost: this process may have no more open (raise its limit of open files)")
-	}
-	return n, nil
-}
-
-// gone says whether the other end has hung up.
-func (c *Conn) gone() bool {
-	p := [1]unix.PollFd{{Events: unix.POLLRDHUP}}
-	err := c.control(func(fd uintptr) error {
-		p[0].Fd = int32(fd)
-		_, err := unix.Poll(p[:], 0)
-		return err
-	})
-	return err == nil && p[0].Revents != 0
-}
-
-// control runs f on the connection's descriptor, unless it is closed.
-func (c *Conn) control(f func(fd uintptr) error) error {
-	raw, err := c.uc.SyscallConn()
-	if err != nil {
-		return err
-	}
-	cerr := raw.Control(func(fd uintptr) { err = f(fd) })
-	if cerr != nil {
-		return cerr
-	}
-	return err
-}
-
-// waitWritable waits until the socket takes an answer.
-func (c *Conn) waitWritable() error {
-	raw, err := c.uc.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Write(func(fd uintptr) bool {
-		// The runtime wakes up for what changes from here on, and the socket may have
-		// become writable before: nothing would change any more.
-		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		n, err := unix.Poll(p[:], 0)
-		return n > 0 || err != nil && err != unix.EINTR
-	})
 }

@@ -15,10 +15,13 @@ import (
 // zero value is good.
 type Options struct {
 	// Log takes the session's log lines; nil drops them. It is called from Run's
-	// goroutine. The error that Run returns is not logged: that is the caller's.
+	// goroutine, and from what Behind runs. The error that Run returns is not logged: that is the caller's.
 	Log LogFunc
 	// Trace logs each message in words, at LevelDebug.
 	Trace bool
+	// Behind runs what nobody has to wait for: giving back the memory of a session that has
+	// ended, which takes a moment for each GiB. nil: at once.
+	Behind func(func())
 	// Keep is where to put what has to outlive this process; nil for nowhere.
 	Keep *Keep
 }
@@ -53,6 +56,10 @@ type Session struct {
 	closed                    atomic.Bool
 
 	suspended atomic.Bool
+
+	speaker    speaker
+	ending     atomic.Bool
+	superseded atomic.Bool
 }
 
 // region is a memory region in this process. The descriptor is kept so that
@@ -77,6 +84,8 @@ func NewSession(uc *net.UnixConn, dev Device, opt Options) *Session {
 		panic(fmt.Sprintf("vhostuser: a device with %d queues, the protocol has 1 to %d", queues, MaxQueues))
 	}
 	s := &Session{conn: NewConn(uc), dev: dev, opt: opt, rings: make([]ring, queues)}
+	s.conn.limit = messageLimit
+	s.listen()
 	for i := range s.rings {
 		s.state.rings[i].life = 1
 	}
@@ -94,7 +103,7 @@ func (s *Session) Close() {
 // Run serves the front-end until it leaves or Close is called, then it returns
 // nil, or until something is wrong, then it returns what. In each case every
 // queue is stopped (what was in flight is answered), every descriptor closed,
-// the memory unmapped and the device reset. Run is called once.
+// the memory unmapped (by Options.Behind) and the device reset. Run is called once.
 func (s *Session) Run() error {
 	s.dev.Watch(s.configChanged)
 	defer s.end()
@@ -127,6 +136,7 @@ func (s *Session) runPlain(m *Message) error {
 			}
 			return err
 		}
+		s.heard(m.sender)
 		if s.opt.Trace {
 			s.log(LevelDebug, "%v", m)
 		}
@@ -139,6 +149,7 @@ func (s *Session) runPlain(m *Message) error {
 
 // end gives everything back. What was suspended stays where it is kept.
 func (s *Session) end() {
+	s.ending.Store(true)
 	leaves := s.suspended.Load()
 	if s.keep != nil && !leaves {
 		s.forget()
@@ -146,6 +157,8 @@ func (s *Session) end() {
 	switch {
 	case leaves:
 		s.doing = "the hand-over to the next process"
+	case s.superseded.Load():
+		s.doing = "the end of the session of a front-end that is dead"
 	case s.closed.Load():
 		s.doing = "the end of the daemon"
 	default:
@@ -154,6 +167,7 @@ func (s *Session) end() {
 	s.Close()
 	s.dev.Watch(nil)
 	s.giveBack(leaves, false)
+	s.speaker.close()
 	if s.keep != nil {
 		if err := s.keep.journal.close(); err != nil {
 			s.log(LevelWarn, "%v", err)

@@ -43,6 +43,9 @@ func (s *Session) setBackendReqFD(m *Message) ([]byte, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return nil, fmt.Errorf("its descriptor is no socket (file type %#o)", st.Mode&unix.S_IFMT)
 	}
+	if err := s.checkBack(m.Files[0].Int()); err != nil {
+		return nil, err
+	}
 	s.closeBack()
 	s.back.set(m.Take(0), s.state.protocol)
 	s.state.backNew = true

@@ -149,3 +149,17 @@ func (s *Session) freeRegions(regions []region) {
 		s.drop(&r.file)
 	}
 }
+
+// freeBehind is freeRegions where nobody waits for it. No ring runs on them any more.
+func (s *Session) freeBehind(regions []region) {
+	if s.opt.Behind == nil || len(regions) == 0 {
+		s.freeRegions(regions)
+		return
+	}
+	s.opt.Behind(func() {
+		for i := range regions {
+			regions[i].mem.Drain()
+			s.freeRegions(regions[i : i+1])
+		}
+	})
+}

@@ -76,7 +76,7 @@ func (s *Session) giveBack(leaves, backStays bool) {
 	if leaves || s.held {
 		s.dev.Leave() // what was in flight in those is the next process's, or comes back with the front-end
 	}
-	s.freeRegions(s.regions)
+	s.freeBehind(s.regions)
 	s.regions, s.mem = nil, nil
 	s.freeLog()
 	s.drop(&s.dirty.call)

@@ -92,6 +92,11 @@ func (s *Session) beginTransfer(m *Message) (*transfer, error) {
 	if typ := st.Mode & unix.S_IFMT; typ != unix.S_IFIFO && typ != unix.S_IFSOCK {
 		return nil, fmt.Errorf("its descriptor is neither a pipe nor a socket (file type %#o)", typ)
 	}
+	if p.Direction == StateLoad {
+		// Nothing is written to it. A front-end that sends its own end of the session ends
+		// that: it would stay open for as long as the state is waited for.
+		_ = unix.Shutdown(fd, unix.SHUT_WR) // a pipe has no such thing
+	}
 	own, err := ownFile(fd, st.Mode&unix.S_IFMT == unix.S_IFIFO, p.Direction)
 	if err != nil {
 		return nil, err

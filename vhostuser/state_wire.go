@@ -88,7 +88,7 @@ func (s *Session) encode(b []byte) []byte {
 			b = le.AppendUint64(b, v)
 		}
 	}
-	return b
+	return le.AppendUint64(b, uint64(s.speaker.pid))
 }
 
 // A stateReader reads what encode has written. After the first thing that is
@@ -173,7 +173,13 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		}
 	}
 	s.dirty.call = r.fd()
-	s.back.set(r.fd(), st.protocol)
+	if f := r.fd(); f != nil {
+		if err := s.checkBack(f.Int()); err != nil { // an older zvhost has taken any
+			s.log(LevelWarn, "the socket of SET_BACKEND_REQ_FD is not used: %v", err)
+			s.drop(&f)
+		}
+		s.back.set(f, st.protocol)
+	}
 	file, queues, size := r.fd(), int(r.u64()), uint16(r.u64())
 	if file != nil {
 		var err error
@@ -213,6 +219,9 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		p.unsure = flags&bitRingUnsure != 0
 		g.life, g.log, g.desc, g.avail, g.used = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
 		p.kick, p.call, p.err = r.fd(), r.fd(), r.fd()
+	}
+	if r.err == nil && len(r.b) > 0 { // an older zvhost does not say who has spoken last
+		s.heard(int32(r.u64()))
 	}
 	return r.err
 }

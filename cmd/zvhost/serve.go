@@ -57,8 +57,8 @@ host-managed zoned disk; any other file or block device becomes an ordinary disk
 with discard and write-zeroes. With --zones several daemons can share a drive.
 
 One front-end at a time: another one that connects meanwhile is let in if the
-first leaves within two seconds, and disconnected otherwise. When a front-end
-leaves, the next may come; with a connected socket in --fd, zvhost ends then.
+first leaves within two seconds, and disconnected otherwise; it takes the place of
+one whose process is dead at once. When a front-end leaves, the next may come; with a connected socket in --fd, zvhost ends then.
 
 A guest can write into its ordinary disk what makes the file a zoned image the
 next time it is served; --format raw serves it as it was, whatever stands in it.

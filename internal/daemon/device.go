@@ -47,6 +47,7 @@ type Device struct {
 	disk    backend.Disk // what custody says
 	log     logrus.FieldLogger
 	errs    *errorLog
+	lines   *lineLimit // of what front-ends bring about
 	pollMax time.Duration
 	// patience is how long a queue that is to stop may wait for the disk before the
 	// operator is told.
@@ -94,6 +95,7 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		disk:     disk,
 		log:      o.Log,
 		errs:     errs,
+		lines:    newLineLimit(o.Log),
 		pollMax:  o.PollMax,
 		patience: patience,
 		claimed:  map[int][]*backend.Mark{},
@@ -179,6 +181,7 @@ func (d *Device) Close() error {
 	}
 	d.leaveDoubts()
 	d.errs.Flush()
+	d.lines.Flush()
 	return nil
 }
 

@@ -348,8 +348,12 @@ func TestLockedDirectory(t *testing.T) {
 		t.Errorf("%v, want %q", err, want)
 	}
 	// One that lets go in time is waited for.
-	go func() { _ = unix.Flock(int(dir.Fd()), unix.LOCK_UN) }()
+	fd, unlocked := int(dir.Fd()), make(chan error)
+	go func() { unlocked <- unix.Flock(fd, unix.LOCK_UN) }()
 	unlock, err := lockDir(".", "--socket-path", time.Hour)
+	if err := <-unlocked; err != nil {
+		t.Error(err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

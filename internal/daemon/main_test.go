@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,13 @@ import (
 const asHanging = "DAEMON_TEST_AS_HANGING"
 
 func TestMain(m *testing.M) {
+	if what := os.Getenv(asFrontEnd); what != "" {
+		if err := playFrontEnd(what); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(asHanging) != "" {
 		log := logrus.New()
 		ctx, _ := UntilSignal(context.Background(), log)

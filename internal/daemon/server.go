@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -81,7 +82,7 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 	}
 	if err == nil {
 		done = h.close
-		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix)}
+		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix), lines: newLineLimit(log)}
 		log.Infof("serving %s on %s: %s", c.what(), f.where, describeDisk(disk.Info()))
 		if away {
 			log.Infof("%s is left to another zvhost until queues start here", c.what())
@@ -104,10 +105,16 @@ type server struct {
 	handOver time.Duration
 	store    *fdStore       // nil: sessions end with the process
 	kept     vhostuser.Kept // the session of the process before
+	lines    *lineLimit     // to log with what front-ends bring about
+	waiting  []newcomer     // in the order in which they came
+	behind   sync.WaitGroup // what is given back behind the hand-over
 }
 
 // run serves what comes through f, and closes it.
 func (s *server) run(ctx context.Context, f *front) error {
+	defer s.lines.Flush()
+	defer s.behind.Wait()
+	defer s.dismissAll()
 	if f.listener == nil {
 		notify(s.log, sd.SdNotifyReady)
 		s.serve(ctx, f.conn, nil)
@@ -145,9 +152,8 @@ func (s *server) run(ctx context.Context, f *front) error {
 	notify(s.log, sd.SdNotifyReady, idle)
 	if session != nil {
 		notify(s.log, status("serving front-end %s", before))
-		for conn := s.serveSession(ctx, session, before, newcomers); conn != nil; {
-			conn = s.serve(ctx, conn, newcomers)
-		}
+		s.serveSession(ctx, session, before, newcomers)
+		s.serveWaiting(ctx, newcomers)
 	}
 	for over := false; ctx.Err() == nil && !over; {
 		select {
@@ -155,10 +161,8 @@ func (s *server) run(ctx context.Context, f *front) error {
 		case <-accepting:
 			over = true
 		case conn := <-newcomers:
-			// The one that waited for this one to leave comes next.
-			for conn != nil {
-				conn = s.serve(ctx, conn, newcomers)
-			}
+			s.serve(ctx, conn, newcomers)
+			s.serveWaiting(ctx, newcomers)
 			if ctx.Err() == nil {
 				notify(s.log, idle)
 			}
@@ -195,17 +199,28 @@ func (s *server) accept(ctx context.Context, l *net.UnixListener, newcomers chan
 	}
 }
 
-// serve runs one session to its end. A newcomer is kept waiting for a moment;
-// it is returned if the session ends in time, and refused otherwise.
-func (s *server) serve(ctx context.Context, conn *net.UnixConn, newcomers <-chan *net.UnixConn) *net.UnixConn {
+// serveWaiting serves those that have waited, one after the other.
+func (s *server) serveWaiting(ctx context.Context, newcomers <-chan *net.UnixConn) {
+	for ctx.Err() == nil {
+		conn := s.next()
+		if conn == nil {
+			return
+		}
+		s.serve(ctx, conn, newcomers)
+	}
+}
+
+// serve runs one session to its end. Newcomers are kept waiting for a moment, and refused
+// if it does not end by then; see attend.
+func (s *server) serve(ctx context.Context, conn *net.UnixConn, newcomers <-chan *net.UnixConn) {
 	who := peerName(conn)
-	s.log.Infof("front-end %s: connected", who)
+	s.lines.Logf(logrus.InfoLevel, "front-end %s: connected", who)
 	notify(s.log, status("serving front-end %s", who))
-	return s.serveSession(ctx, vhostuser.NewSession(conn, s.dev, s.options(who)), who, newcomers)
+	s.serveSession(ctx, vhostuser.NewSession(conn, s.dev, s.options(who)), who, newcomers)
 }
 
 func (s *server) options(who string) vhostuser.Options {
-	return vhostuser.Options{Log: s.sessionLog(who), Trace: s.trace, Keep: s.store.keep()}
+	return vhostuser.Options{Log: s.sessionLog(who), Trace: s.trace, Keep: s.store.keep(), Behind: s.behind.Go}
 }
 
 // before stands for the front-end of a session that another process has begun.
@@ -238,7 +253,7 @@ func (s *server) leaves(ctx context.Context) bool {
 }
 
 // serveSession runs session to its end; see serve.
-func (s *server) serveSession(ctx context.Context, session *vhostuser.Session, who string, newcomers <-chan *net.UnixConn) *net.UnixConn {
+func (s *server) serveSession(ctx context.Context, session *vhostuser.Session, who string, newcomers <-chan *net.UnixConn) {
 	ended := make(chan error, 1)
 	go func() { ended <- session.Run() }()
 	defer context.AfterFunc(ctx, func() {
@@ -248,35 +263,32 @@ func (s *server) serveSession(ctx context.Context, session *vhostuser.Session, w
 		}
 		session.Close()
 	})()
-
-	var next *net.UnixConn // waits
-	var patience <-chan time.Time
+	look := time.NewTicker(lookPeriod)
+	defer look.Stop()
 	for {
-		from := newcomers
-		if next != nil {
-			from = nil // one waits, others stay in the backlog
+		from, now := newcomers, look.C
+		if len(s.waiting) == 0 {
+			now = nil
+		}
+		if len(s.waiting) >= maxNewcomers {
+			from = nil // others stay in the backlog
 		}
 		select {
 		case err := <-ended:
 			switch {
 			case err != nil:
-				s.log.Warnf("front-end %s: session ended: %v", who, err)
+				s.lines.Logf(logrus.WarnLevel, "front-end %s: session ended: %v", who, err)
 			case s.leaves(ctx):
 				s.log.Infof("front-end %s: left to the next process", who)
 			default:
-				s.log.Infof("front-end %s: left", who)
+				s.lines.Logf(logrus.InfoLevel, "front-end %s: left", who)
 			}
-			if next != nil && ctx.Err() != nil {
-				_ = next.Close()
-				next = nil
-			}
-			return next
-		case next = <-from:
-			patience = time.After(s.handOver)
-		case <-patience:
-			s.log.Warnf("front-end %s: refused, front-end %s is using the disk: end that one first, or start another zvhost with another disk", peerName(next), who)
-			_ = next.Close() // it was never ours to talk to
-			next, patience = nil, nil
+			return
+		case conn := <-from:
+			s.wait(conn)
+			s.attend(session, who)
+		case <-now:
+			s.attend(session, who)
 		}
 	}
 }
@@ -289,10 +301,7 @@ func (s *server) sessionLog(who string) vhostuser.LogFunc {
 		vhostuser.LevelWarn:  logrus.WarnLevel,
 	}
 	return func(level vhostuser.Level, format string, args ...any) {
-		l := levels[level]
-		if s.log.IsLevelEnabled(l) {
-			s.log.Logf(l, "front-end %s: %s", who, fmt.Sprintf(format, args...))
-		}
+		s.lines.Logf(levels[level], "front-end %s: "+format, append([]any{who}, args...)...)
 	}
 }
 

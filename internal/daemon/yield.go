@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/vhostuser"
 )
@@ -45,7 +47,7 @@ func (d *Device) say(format string, args ...any) {
 		d.log.Debugf(format, args...)
 		return
 	}
-	d.log.Infof(format, args...)
+	d.lines.Logf(logrus.InfoLevel, format, args...)
 }
 
 // Yield implements vhostuser.Device.

@@ -1,0 +1,107 @@
+package daemon
+
+import (
+	"net"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser"
+)
+
+// Front-ends that connect while another one is served.
+
+const (
+	// maxNewcomers is how many may wait side by side; more stay in the socket's backlog.
+	maxNewcomers = 16
+	// lookPeriod is how often it is looked at what has become of them, and of the
+	// front-end that they wait for.
+	lookPeriod = 50 * time.Millisecond
+)
+
+// A newcomer is a front-end that waits for the one that is served to leave.
+type newcomer struct {
+	conn  *net.UnixConn
+	who   string
+	until time.Time // then it is refused, unless the other one is gone
+	told  bool      // the log says what it waits for
+}
+
+// wait has a front-end wait.
+func (s *server) wait(conn *net.UnixConn) {
+	s.waiting = append(s.waiting, newcomer{conn: conn, who: peerName(conn), until: time.Now().Add(s.handOver)})
+}
+
+// next is the newcomer that is served next, nil: none waits.
+func (s *server) next() *net.UnixConn {
+	for len(s.waiting) > 0 {
+		n := s.waiting[0]
+		s.waiting = s.waiting[1:]
+		if !hungUp(n.conn) {
+			return n.conn
+		}
+		s.dismiss(n)
+	}
+	return nil
+}
+
+// dismissAll is for the end.
+func (s *server) dismissAll() {
+	for _, n := range s.waiting {
+		_ = n.conn.Close()
+	}
+	s.waiting = nil
+}
+
+// dismiss closes the connection of a newcomer that has hung up, with whatever it has sent.
+func (s *server) dismiss(n newcomer) {
+	s.lines.Logf(logrus.DebugLevel, "front-end %s: left before it was served", n.who)
+	_ = n.conn.Close()
+}
+
+// attend looks after those that wait for the front-end of session, who. One that is dead
+// gives way at once, also where something holds its connection open; one that has left is
+// waited for, however long the disk takes for what it had in flight. Of one that is still
+// there a newcomer is told so, by a closed connection.
+func (s *server) attend(session *vhostuser.Session, who string) {
+	presence := session.Presence()
+	still := s.waiting[:0]
+	for _, n := range s.waiting {
+		switch {
+		case hungUp(n.conn):
+			s.dismiss(n)
+			continue
+		case presence == vhostuser.Dead:
+			s.lines.Logf(logrus.WarnLevel, "front-end %s is dead, and something holds its connection open: its session ends for front-end %s", who, n.who)
+			session.Supersede()
+			presence = vhostuser.Left
+		case presence == vhostuser.Here && !time.Now().Before(n.until):
+			s.lines.Logf(logrus.WarnLevel, "front-end %s: refused, front-end %s is using the disk: end that one first, or start another zvhost with another disk", n.who, who)
+			_ = n.conn.Close() // it was never ours to talk to
+			continue
+		case presence == vhostuser.Left && !n.told && !time.Now().Before(n.until):
+			s.lines.Logf(logrus.InfoLevel, "front-end %s waits: front-end %s is gone, and what it had in flight is finished first", n.who, who)
+			n.told = true
+		}
+		still = append(still, n)
+	}
+	clear(s.waiting[len(still):])
+	s.waiting = still
+}
+
+// hungUp says whether a connection's other end is closed.
+func hungUp(conn *net.UnixConn) bool {
+	p := [1]unix.PollFd{{Events: unix.POLLRDHUP}}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	if raw.Control(func(fd uintptr) {
+		p[0].Fd = int32(fd)
+		_, err = unix.Poll(p[:], 0)
+	}) != nil {
+		return true
+	}
+	return err == nil && p[0].Revents != 0
+}

@@ -1,0 +1,170 @@
+package vhostuser
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// How it is told that a front-end is gone, also where its connection stays open.
+//
+// A connection ends when the last process that has its other end closes it. That may be
+// another process than the front-end: a child that has inherited it, or one that it was
+// passed to. And the process that has connected need not be the front-end: management
+// software may connect and pass the socket on. So the front-end is the process that has
+// sent the last message, as the kernel says (SO_PASSCRED). That it is dead does not end
+// the session by itself; but a front-end that comes then takes its place.
+
+// A speaker is the process that has sent the last message.
+type speaker struct {
+	mu   sync.Mutex
+	pid  int32
+	fd   *FD  // pidfd; nil: it is not known, or dead
+	dead bool // it was dead when it was looked for
+}
+
+// listen has the kernel say who sends what.
+func (s *Session) listen() {
+	// Without it nobody is taken for dead.
+	_ = s.conn.control(func(fd uintptr) error {
+		return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
+	})
+}
+
+// heard notes who has sent a message; 0: it is not known.
+func (s *Session) heard(pid int32) {
+	p := &s.speaker
+	if pid <= 0 || pid == p.pid { // only this goroutine changes it
+		return
+	}
+	// A number that was given to another process meanwhile makes a dead one look alive,
+	// which is the safe mistake. The process that has connected is known without one.
+	fd, err := -1, error(nil)
+	if cred, fderr := s.connector(); cred == pid && fderr >= 0 {
+		fd = fderr
+	} else if fd, err = unix.PidfdOpen(int(pid), 0); fderr >= 0 {
+		_ = unix.Close(fderr)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = p.fd.Close()
+	p.pid, p.fd, p.dead = pid, nil, err == unix.ESRCH
+	if err == nil {
+		p.fd = NewFD(fd)
+	}
+}
+
+// connector is the process that has connected, and a pidfd of it (SO_PEERPIDFD, from Linux
+// 6.5 on), or -1.
+func (s *Session) connector() (pid int32, fd int) {
+	fd = -1
+	_ = s.conn.control(func(sock uintptr) error {
+		cred, err := unix.GetsockoptUcred(int(sock), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil {
+			return err
+		}
+		pid = cred.Pid
+		if n, err := unix.GetsockoptInt(int(sock), unix.SOL_SOCKET, unix.SO_PEERPIDFD); err == nil {
+			fd = n
+		}
+		return nil
+	})
+	return pid, fd
+}
+
+func (p *speaker) isDead() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fd == nil {
+		return p.dead
+	}
+	poll := [1]unix.PollFd{{Fd: int32(p.fd.Int()), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll[:], 0)
+	return err == nil && n > 0
+}
+
+func (p *speaker) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = p.fd.Close()
+	p.fd = nil
+}
+
+// Presence says what is known of a session's front-end.
+type Presence uint8
+
+// What may be known of it.
+const (
+	Here    Presence = iota // as far as can be told
+	Stalled                 // a message, or the taking of an answer, has begun: soon that is over, or the session is
+	Left                    // it has hung up, or the session ends: Run returns once what is in flight is answered
+	Dead                    // the process is, while its connection is held open: Supersede would end the session
+)
+
+// Presence says whether the front-end is still there. Any goroutine may call it.
+func (s *Session) Presence() Presence {
+	switch {
+	case s.ending.Load(), s.closed.Load(), s.conn.gone():
+		return Left
+	case s.speaker.isDead():
+		return Dead
+	case s.conn.limited.Load():
+		return Stalled
+	}
+	return Here
+}
+
+// Supersede ends the session of a front-end that is dead, for another one, as Close does.
+func (s *Session) Supersede() {
+	s.superseded.Store(true)
+	s.Close()
+}
+
+// checkBack says what is wrong with a socket for messages of the back-end. It must not
+// hold anything open, least of all the session's own connection: a front-end could send
+// its end of that, or a socket with that in its queue, and the session would never end.
+// So nothing may come through it any more, and nothing may have come.
+func (s *Session) checkBack(fd int) error {
+	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return err
+	}
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return err
+	}
+	if domain != unix.AF_UNIX || typ != unix.SOCK_STREAM {
+		return fmt.Errorf("its descriptor is no UNIX stream socket (domain %d, type %d)", domain, typ)
+	}
+	switch peer, err := unix.Getpeername(fd); peer := peer.(type) {
+	case *unix.SockaddrUnix:
+		if peer.Name != "" && peer.Name != "@" { // which is what package unix calls none
+			return fmt.Errorf("its descriptor is a connection to %q: send one end of a socketpair", peer.Name)
+		}
+	default:
+		return fmt.Errorf("its descriptor is a socket that is not connected (%v)", err)
+	}
+	if err := unix.Shutdown(fd, unix.SHUT_RD); err != nil {
+		return fmt.Errorf("its descriptor: %w", err)
+	}
+	own := s.conn.control(func(conn uintptr) error {
+		_, err := unix.SendmsgN(int(conn), nil, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return err
+	})
+	if own == unix.EPIPE { // what was shut down is where our answers would go
+		return errOwnEnd
+	}
+	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	if err != nil {
+		return fmt.Errorf("its descriptor: %w", err)
+	}
+	if n > 0 || hasOutOfBand(uintptr(fd)) {
+		return fmt.Errorf("its descriptor is a socket in which something waits to be read (%d bytes): send a new one", n)
+	}
+	return nil
+}
+
+// errOwnEnd is a front-end that sends its own end of the session: it ends, for nobody
+// could read an answer.
+var errOwnEnd = fmt.Errorf("its descriptor is the front-end's own end of this session, which would never end")
