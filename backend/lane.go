@@ -22,8 +22,9 @@ type Lane struct {
 	detours  int     // see move
 	waiting  reqList // for a detour of others to end
 	inFlight int
-	hurry    atomic.Bool // no answer is held back any more
-	standing []standing  // lines of a drive's zones that begin to move with Start
+	hurry    atomic.Bool  // no answer is held back any more
+	quit     *atomic.Bool // see QuitOn
+	standing []standing   // lines of a drive's zones that begin to move with Start
 
 	armed  atomic.Bool
 	wakeFD int // eventfd, readable when the worker must look
@@ -53,6 +54,10 @@ func NewLane(open func(wake func()) (engine.Engine, error)) (*Lane, error) {
 	return l, nil
 }
 
+// QuitOn has reads that have not begun end with an error, engine.ErrQuit, once flag is
+// true. It is called before the first Submit.
+func (l *Lane) QuitOn(flag *atomic.Bool) { l.quit = flag }
+
 // Submit admits r to d. It may be done at once, or later; Start must be called
 // after the last Submit of a batch, Done tells.
 func (l *Lane) Submit(d Disk, r *Request) {
@@ -64,7 +69,10 @@ func (l *Lane) Submit(d Disk, r *Request) {
 func (l *Lane) prepare(d Disk, r *Request) {
 	r.lane, r.disk = l, d
 	r.Err, r.fate, r.step = nil, nil, stepEnd
-	r.io.Owner = r
+	r.io.Owner, r.io.Quit = r, nil
+	if r.Op == OpRead {
+		r.io.Quit = l.quit
+	}
 	l.inFlight++
 }
 

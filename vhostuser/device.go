@@ -50,6 +50,10 @@ type Device interface {
 	// The session waits for it, so nothing else is answered meanwhile; why says in a few
 	// words what for, to be logged where it takes long.
 	StopQueue(i int, why string) (base uint32)
+	// Abandon tells, from any goroutine, that the front-end is dead, so that nobody will see
+	// an answer: requests that have not begun need not be carried out, and stay in flight in
+	// the record if there is one. false, at the session's end, takes it back.
+	Abandon(dead bool)
 	// Notify exchanges the call and err descriptors of a started ring (see Ring). It
 	// waits for no request; the old ones are not used any more when it returns.
 	Notify(i int, call, err int)

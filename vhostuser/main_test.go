@@ -28,6 +28,8 @@ type fakeDevice struct {
 	starts  int
 	changed func() bool
 
+	abandoned atomic.Bool
+
 	needsReset atomic.Bool
 
 	config [96]byte
@@ -176,6 +178,8 @@ func (d *fakeDevice) StartQueue(i int, r Ring) error {
 }
 
 func (d *fakeDevice) Serve() {}
+
+func (d *fakeDevice) Abandon(dead bool) { d.abandoned.Store(dead) }
 
 func (d *fakeDevice) Notify(i int, call, err int) {
 	d.mu.Lock()

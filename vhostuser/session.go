@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -57,6 +58,8 @@ type Session struct {
 
 	suspended atomic.Bool
 
+	deathMu    sync.Mutex // guards over
+	over       bool       // the device is another session's
 	speaker    speaker
 	ending     atomic.Bool
 	superseded atomic.Bool
@@ -166,7 +169,9 @@ func (s *Session) end() {
 	}
 	s.Close()
 	s.dev.Watch(nil)
+	over := s.watchDeath()
 	s.giveBack(leaves, false)
+	over()
 	s.speaker.close()
 	if s.keep != nil {
 		if err := s.keep.journal.close(); err != nil {

@@ -3,6 +3,7 @@ package vhostuser
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -115,9 +116,56 @@ func (s *Session) Presence() Presence {
 	return Here
 }
 
+// deathPeriod is how often it is looked whether a front-end that has hung up is dead: its
+// connection is closed a moment before (exit_files and exit_notify in the kernel's
+// kernel/exit.c).
+const deathPeriod = 10 * time.Millisecond
+
+// abandon tells the device that the front-end is dead, unless the session is over.
+func (s *Session) abandon(dead bool) {
+	s.deathMu.Lock()
+	defer s.deathMu.Unlock()
+	if !s.over {
+		s.dev.Abandon(dead)
+	}
+	s.over = s.over || !dead
+}
+
+// watchDeath has the device told once the front-end is dead, while the session ends.
+func (s *Session) watchDeath() (stop func()) {
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		look := time.NewTicker(deathPeriod)
+		defer look.Stop()
+		for !s.speaker.isDead() {
+			select {
+			case <-ended:
+				return
+			case <-look.C:
+			}
+		}
+		s.abandon(true)
+	}()
+	return func() {
+		close(ended)
+		<-done
+		s.abandon(false)
+	}
+}
+
+// GiveUp has what a dead front-end has asked for given up, as far as it has not begun,
+// where its session is still at a message. Any goroutine may call it.
+func (s *Session) GiveUp() {
+	if s.speaker.isDead() {
+		s.abandon(true)
+	}
+}
+
 // Supersede ends the session of a front-end that is dead, for another one, as Close does.
 func (s *Session) Supersede() {
 	s.superseded.Store(true)
+	s.abandon(true)
 	s.Close()
 }
 

@@ -63,6 +63,15 @@ func (a *async) place(op *Op) (slot uint32) {
 	return slot
 }
 
+// skipQuits ends what quits and stands first in line for the kernel.
+func (a *async) skipQuits() {
+	for a.staged.head != nil && a.staged.head.quits() {
+		op := a.staged.pop()
+		op.Err, op.rest = ErrQuit, nil
+		a.done.push(op)
+	}
+}
+
 // runInline carries out what is done in place.
 func (a *async) runInline() {
 	for op := a.inline.pop(); op != nil; op = a.inline.pop() {

@@ -1,6 +1,11 @@
 package engine
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
 
 // Code says what an Op does.
 type Code uint8
@@ -42,6 +47,10 @@ type Op struct {
 	N   int64
 	Err error
 
+	// Quit, where it is not nil and becomes true, has a read end with ErrQuit as far as
+	// it has not begun: nobody wants its data any more.
+	Quit *atomic.Bool
+
 	// Owner is the submitter's, untouched by the engine.
 	Owner any
 
@@ -49,6 +58,12 @@ type Op struct {
 	rest  []unix.Iovec // what is left of Iov after a short transfer, in spare
 	spare []unix.Iovec
 }
+
+// ErrQuit is what a read ends with that was not carried out because of Op.Quit.
+var ErrQuit = errors.New("the read was given up: nobody waits for it any more")
+
+// quits says whether op is not to be carried out, or not any further.
+func (op *Op) quits() bool { return op.Quit != nil && op.Code == Readv && op.Quit.Load() }
 
 // An Engine carries out Ops. All its methods but the completion of Ops belong
 // to one goroutine.

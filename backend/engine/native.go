@@ -110,9 +110,9 @@ func (n *Native) Submit() {
 
 // enter hands to the kernel what is staged, as far as there is room.
 func (n *Native) enter() {
-	for n.staged.head != nil && len(n.free) > 0 {
+	for n.skipQuits(); n.staged.head != nil && len(n.free) > 0; n.skipQuits() {
 		k := 0
-		for n.staged.head != nil && len(n.free) > 0 {
+		for ; n.staged.head != nil && len(n.free) > 0; n.skipQuits() {
 			op := n.staged.pop()
 			slot := n.place(op)
 			n.iocbs[slot] = n.iocb(op, slot)

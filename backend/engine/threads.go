@@ -212,6 +212,10 @@ const iovMax = 1024
 func (op *Op) transfer(scratch *[]unix.Iovec) {
 	iov := op.Iov
 	for op.N < op.Len {
+		if op.quits() {
+			op.Err = ErrQuit
+			return
+		}
 		n, err := op.call(iov[:min(len(iov), iovMax)])
 		switch {
 		case err == unix.EINTR:

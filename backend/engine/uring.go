@@ -66,7 +66,7 @@ func (u *Uring) Submit() {
 
 // enter hands to the kernel what is staged, as far as there is room.
 func (u *Uring) enter() {
-	for u.staged.head != nil && len(u.free) > 0 {
+	for u.skipQuits(); u.staged.head != nil && len(u.free) > 0; u.skipQuits() {
 		sqe := u.ring.SQE()
 		if sqe == nil {
 			break

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -52,11 +53,13 @@ type Device struct {
 	// patience is how long a queue that is to stop may wait for the disk before the
 	// operator is told.
 	patience time.Duration
-	workers  []*worker // nil where the queue is not started
-	watch    watch
-	faulty   faultiness
-	growing  sync.Mutex // one Grow at a time
-	custody  custody
+	// abandoned says that the front-end is dead: what has not begun is dropped.
+	abandoned atomic.Bool
+	workers   []*worker // nil where the queue is not started
+	watch     watch
+	faulty    faultiness
+	growing   sync.Mutex // one Grow at a time
+	custody   custody
 
 	// The session's: which user of the disk it is, once known, and what it has
 	// claimed for requests of a process that died.
@@ -161,6 +164,9 @@ func (d *Device) StopQueue(i int, why string) (base uint32) {
 	d.unclean[i] = w.doubts
 	return base
 }
+
+// Abandon implements vhostuser.Device.
+func (d *Device) Abandon(dead bool) { d.abandoned.Store(dead) }
 
 // Notify implements vhostuser.Device.
 func (d *Device) Notify(i int, call, err int) {

@@ -66,6 +66,9 @@ func (s *server) dismiss(n newcomer) {
 // there a newcomer is told so, by a closed connection.
 func (s *server) attend(session *vhostuser.Session, who string) {
 	presence := session.Presence()
+	if presence == vhostuser.Left {
+		session.GiveUp()
+	}
 	still := s.waiting[:0]
 	for _, n := range s.waiting {
 		switch {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -116,7 +117,7 @@ func (s *server) run(ctx context.Context, f *front) error {
 	defer s.behind.Wait()
 	defer s.dismissAll()
 	if f.listener == nil {
-		notify(s.log, sd.SdNotifyReady)
+		s.notify(sd.SdNotifyReady)
 		s.serve(ctx, f.conn, nil)
 		return nil
 	}
@@ -136,7 +137,7 @@ func (s *server) run(ctx context.Context, f *front) error {
 	// finishes what is in flight.
 	closed := make(chan error, 1)
 	end := func() {
-		notify(s.log, sd.SdNotifyStopping, status("ending"))
+		s.notify(sd.SdNotifyStopping, status("ending"))
 		closed <- stop()
 	}
 	unless := context.AfterFunc(ctx, end)
@@ -149,9 +150,9 @@ func (s *server) run(ctx context.Context, f *front) error {
 	}()
 
 	idle := status("waiting for a front-end on %s", f.where)
-	notify(s.log, sd.SdNotifyReady, idle)
+	s.notify(sd.SdNotifyReady, idle)
 	if session != nil {
-		notify(s.log, status("serving front-end %s", before))
+		s.notify(status("serving front-end %s", before))
 		s.serveSession(ctx, session, before, newcomers)
 		s.serveWaiting(ctx, newcomers)
 	}
@@ -164,7 +165,7 @@ func (s *server) run(ctx context.Context, f *front) error {
 			s.serve(ctx, conn, newcomers)
 			s.serveWaiting(ctx, newcomers)
 			if ctx.Err() == nil {
-				notify(s.log, idle)
+				s.notify(idle)
 			}
 		}
 	}
@@ -178,11 +179,19 @@ func (s *server) run(ctx context.Context, f *front) error {
 	return errors.Join(failed, <-closed)
 }
 
+// notify tells the service manager a state (sd_notify(3)), if there is one. A
+// failure is worth a line and no more: the disk is served all the same.
+func (s *server) notify(state ...string) {
+	if _, err := sd.SdNotify(false, strings.Join(state, "\n")); err != nil {
+		s.lines.Logf(logrus.WarnLevel, "telling the service manager %q: %v", state[0], err)
+	}
+}
+
 // accept passes on connections until ctx ends or the listener fails.
 func (s *server) accept(ctx context.Context, l *net.UnixListener, newcomers chan<- *net.UnixConn) error {
 	for {
 		conn, err := control.Accept(l, func(err error) {
-			s.log.Errorf("no front-end is let in at the moment: %v; it is tried again and again (raise the limit of open files, or look after the machine's memory)", errnoOf(err))
+			s.lines.Logf(logrus.ErrorLevel, "no front-end is let in at the moment: %v; it is tried again and again (raise the limit of open files, or look after the machine's memory)", errnoOf(err))
 		})
 		switch {
 		case err == nil:
@@ -215,7 +224,7 @@ func (s *server) serveWaiting(ctx context.Context, newcomers <-chan *net.UnixCon
 func (s *server) serve(ctx context.Context, conn *net.UnixConn, newcomers <-chan *net.UnixConn) {
 	who := peerName(conn)
 	s.lines.Logf(logrus.InfoLevel, "front-end %s: connected", who)
-	notify(s.log, status("serving front-end %s", who))
+	s.notify(status("serving front-end %s", who))
 	s.serveSession(ctx, vhostuser.NewSession(conn, s.dev, s.options(who)), who, newcomers)
 }
 

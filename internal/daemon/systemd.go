@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
-	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
@@ -204,14 +203,6 @@ func (s *fdStore) keep() *vhostuser.Keep {
 		return nil
 	}
 	return &vhostuser.Keep{Put: s.put, Drop: s.drop, Prefix: sessionPrefix}
-}
-
-// notify tells the service manager a state (sd_notify(3)), if there is one. A
-// failure is worth a line and no more: the disk is served all the same.
-func notify(log logrus.FieldLogger, state ...string) {
-	if _, err := sd.SdNotify(false, strings.Join(state, "\n")); err != nil {
-		log.Warnf("telling the service manager %q: %v", state[0], err)
-	}
 }
 
 func status(format string, args ...any) string {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -117,6 +118,7 @@ func (w *worker) open() (err error) {
 	if w.lane, err = backend.NewLane(w.dev.engine); err != nil {
 		return err
 	}
+	w.lane.QuitOn(&w.dev.abandoned)
 	if err := guestmem.Guard(w.openRing); err != nil {
 		return errors.Join(err, w.lane.Close())
 	}
@@ -179,7 +181,7 @@ func (w *worker) serve() error {
 		switch {
 		case stopping && w.lane.InFlight() == 0:
 			return nil
-		case !stopping && w.queue.EnableKicks(), w.answer() > 0:
+		case !stopping && !w.dev.abandoned.Load() && w.queue.EnableKicks(), w.answer() > 0:
 			w.lane.Disarm()
 			continue
 		}
@@ -233,6 +235,9 @@ func (w *worker) take() (taken int, err error) {
 		most = min(most, burst)
 	}
 	for range most {
+		if w.dev.abandoned.Load() {
+			break // who would see an answer is dead
+		}
 		r := &w.reqs[w.free[len(w.free)-1]]
 		ok, perr := w.queue.Pop(&r.Chain)
 		if perr != nil || !ok {
@@ -254,7 +259,7 @@ func (w *worker) take() (taken int, err error) {
 		}
 		w.complete(r)
 	}
-	if w.doubts && err == nil {
+	if w.doubts && err == nil && !w.dev.abandoned.Load() {
 		// All that waited is refused. What comes once the driver has seen that is new.
 		w.doubts = false
 		w.rec.SetNote(noteSettled)
@@ -280,6 +285,12 @@ func (w *worker) answer() (n int) {
 
 func (w *worker) complete(r *virtio.BlkRequest) {
 	err := r.Err
+	if errors.Is(err, engine.ErrQuit) {
+		// It was not carried out, and stays in flight in the record for who may come with that.
+		w.free = append(w.free, r.Tag)
+		w.overdue.done(r.Tag)
+		return
+	}
 	if err == nil {
 		err = r.Chain.Err
 	}

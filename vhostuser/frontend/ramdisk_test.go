@@ -72,6 +72,7 @@ func (d *ramDisk) SetFeatures(f uint64) error {
 
 func (d *ramDisk) Adopt(*vhostuser.Record) {}
 func (d *ramDisk) Serve()                  {}
+func (d *ramDisk) Abandon(bool)            {}
 func (d *ramDisk) Leave()                  {}
 func (d *ramDisk) State() uint64           { return 0 }
 func (d *ramDisk) Restore(uint64) error    { return nil }
