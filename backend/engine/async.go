@@ -10,6 +10,10 @@ import (
 // beyond waits its turn. A ring of a common guest has 128 or 256 entries.
 const depth = 256
 
+// mostAtOnce is how many bytes one system call submits, or one more Op's. The kernel moves
+// data that is in the page cache right there, so what quits meanwhile would be moved, too.
+const mostAtOnce = 64 << 20
+
 // async is what the engines have in common that leave I/O to the kernel: which
 // Ops wait, which are in the kernel under which number, and what comes next for
 // one that comes back.

@@ -111,13 +111,14 @@ func (n *Native) Submit() {
 // enter hands to the kernel what is staged, as far as there is room.
 func (n *Native) enter() {
 	for n.skipQuits(); n.staged.head != nil && len(n.free) > 0; n.skipQuits() {
-		k := 0
-		for ; n.staged.head != nil && len(n.free) > 0; n.skipQuits() {
+		k, bytes := 0, int64(0)
+		for ; n.staged.head != nil && len(n.free) > 0 && bytes < mostAtOnce; n.skipQuits() {
 			op := n.staged.pop()
 			slot := n.place(op)
 			n.iocbs[slot] = n.iocb(op, slot)
 			n.batch[k] = &n.iocbs[slot]
 			k++
+			bytes += op.Len - op.N
 		}
 		if !n.submit(n.batch[:k]) {
 			return

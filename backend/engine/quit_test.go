@@ -67,3 +67,28 @@ func TestQuit(t *testing.T) {
 		}
 	}
 }
+
+// Much data goes to the kernel in several system calls, so that what quits meanwhile is not
+// moved: one call would move all that the page cache has.
+func TestMuchIsNotSubmittedAtOnce(t *testing.T) {
+	f := newFile(t, t.TempDir())
+	if err := f.Truncate(mostAtOnce); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, KindUring.Open)
+	u := r.Engine.(*Uring)
+	buf := make([]byte, mostAtOnce)
+	ops := make([]Op, 4)
+	before := u.ring.Calls()
+	for i := range ops {
+		ops[i] = Op{Code: Readv, FD: int(f.Fd()), Len: mostAtOnce, Iov: iovecs(buf)}
+		r.Queue(&ops[i])
+	}
+	r.Submit()
+	if calls := u.ring.Calls() - before; calls < 4 {
+		t.Errorf("%d system calls for 4 reads of %d bytes", calls, mostAtOnce)
+	}
+	for range ops {
+		r.next()
+	}
+}

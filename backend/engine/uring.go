@@ -66,6 +66,7 @@ func (u *Uring) Submit() {
 
 // enter hands to the kernel what is staged, as far as there is room.
 func (u *Uring) enter() {
+	bytes := int64(0)
 	for u.skipQuits(); u.staged.head != nil && len(u.free) > 0; u.skipQuits() {
 		sqe := u.ring.SQE()
 		if sqe == nil {
@@ -74,6 +75,10 @@ func (u *Uring) enter() {
 		op := u.staged.pop()
 		sqe.UserData = uint64(u.place(op))
 		op.fill(sqe)
+		if bytes += op.Len - op.N; bytes >= mostAtOnce {
+			bytes = 0
+			u.syscall(0)
+		}
 	}
 	if u.ring.Staged() > 0 {
 		u.syscall(0)

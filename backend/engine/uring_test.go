@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A batch is one system call, however large, and one more to sleep for what has not
+// A batch is one system call, however many requests, and one more to sleep for what has not
 // ended by then; a batch of files in memory enters no ring at all.
 func TestUringCalls(t *testing.T) {
 	r := newRig(t, KindUring.Open)
