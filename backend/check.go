@@ -3,7 +3,9 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +14,39 @@ import (
 type Finding struct {
 	Where string // which part of the image
 	What  string // what is wrong with it
+	// Remedy is the command line that deals with it, "FILE" being the image; empty where
+	// there is none, or the usual one, 'zvhost check FILE --repair'.
+	Remedy string
+}
+
+// mostFindings is how many findings of one kind are listed: an image has up to MaxZones
+// zones, and damage is rarely that of one.
+const mostFindings = 20
+
+// Findings are listed up to mostFindings of a kind, and counted from there on.
+type findings struct {
+	list []Finding
+	more map[string]int // not listed, by kind
+}
+
+func (l *findings) add(kind string, f Finding) {
+	if l.more == nil {
+		l.more = map[string]int{}
+	}
+	if l.more[kind]++; l.more[kind] <= mostFindings {
+		l.list = append(l.list, f)
+	}
+}
+
+// all is the list, with a line for what is not in it.
+func (l *findings) all() []Finding {
+	list := l.list
+	for _, kind := range slices.Sorted(maps.Keys(l.more)) {
+		if n := l.more[kind] - mostFindings; n > 0 {
+			list = append(list, Finding{Where: kind, What: fmt.Sprintf("and %d more like these", n)})
+		}
+	}
+	return list
 }
 
 func (f Finding) String() string { return f.Where + ": " + f.What }
@@ -39,16 +74,16 @@ func Check(path string) ([]Finding, error) {
 	if err := c.run(); err != nil {
 		return nil, fmt.Errorf("image %s: %w", path, err)
 	}
-	return c.findings, nil
+	return c.findings.all(), nil
 }
 
 type checker struct {
 	f        *os.File
-	findings []Finding
+	findings findings
 }
 
 func (c *checker) found(where, format string, args ...any) {
-	c.findings = append(c.findings, Finding{where, fmt.Sprintf(format, args...)})
+	c.findings.add(where, Finding{Where: where, What: fmt.Sprintf(format, args...)})
 }
 
 func (c *checker) run() error {
@@ -61,17 +96,24 @@ func (c *checker) run() error {
 		return err
 	}
 	if st.Size() < l.fileBytes() {
+		// It may be the superblock that is wrong, and then all else would be looked for in
+		// the wrong place.
 		c.found("file", "%d bytes long, but the zones need %d: it was cut short", st.Size(), l.fileBytes())
+		return nil
 	}
-	if st.Size() < l.dataOff {
-		return nil // the tables are not all there
+	if err := l.checkTables(c.f); err != nil {
+		c.found("file", "%v", err)
+		return nil
 	}
 	c.faults(l)
 	s, findings, err := readState(c.f, l.uuid)
 	// One torn state block is what a power cut during its write leaves, and
 	// the next open mends it.
 	if err != nil {
-		c.findings = append(c.findings, findings...)
+		for _, f := range findings {
+			f.Remedy = remedyCommitted
+			c.findings.add(f.Where, f)
+		}
 		if len(findings) == 0 {
 			c.found("state blocks", "%v", err)
 		}
@@ -81,8 +123,8 @@ func (c *checker) run() error {
 	live := c.live(l, &s)
 	for i, w := range live {
 		if s.clean && committed != nil && w != committed[i] {
-			c.found(fmt.Sprintf("zone %d", i), "the live table says %v with %d sectors written, the committed one %v with %d, though the image was closed cleanly",
-				w.state(), w.written(), committed[i].state(), committed[i].written())
+			c.findings.add("zones", Finding{Where: fmt.Sprintf("zone %d", i), What: fmt.Sprintf("the live table says %v with %d sectors written, the committed one %v with %d, though the image was closed cleanly",
+				w.state(), w.written(), committed[i].state(), committed[i].written())})
 		}
 	}
 	switch {
@@ -90,7 +132,7 @@ func (c *checker) run() error {
 		c.zones(l, live)
 	case committed != nil:
 		// One commit may show more zones open than there can be at a time.
-		c.zones(l, l.powerCycled(committed))
+		c.zones(l, l.allPowerCycled(committed))
 	}
 	return nil
 }
@@ -127,7 +169,9 @@ func (c *checker) supers() *layout {
 func (c *checker) committed(l *layout, clean bool) []word {
 	words, _, findings, err := readCommitted(c.f, l)
 	if err != nil || clean {
-		c.findings = append(c.findings, findings...)
+		for _, f := range findings {
+			c.findings.add("committed zone table", f)
+		}
 	}
 	if err != nil {
 		c.found("committed zone table", "%v", err)
@@ -154,7 +198,11 @@ func (c *checker) live(l *layout, s *state) []word {
 	whole := true
 	for i, w := range words {
 		if err := w.verify(&l.Geometry, i); err != nil {
-			c.found(fmt.Sprintf("live zone table, zone %d", i), "%v", err)
+			f := Finding{Where: fmt.Sprintf("live zone table, zone %d", i), What: err.Error()}
+			if !s.clean {
+				f.Remedy = remedyZones
+			}
+			c.findings.add("live zone table", f)
 			whole = false
 		}
 	}

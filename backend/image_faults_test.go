@@ -106,7 +106,7 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 		}
 		// What is damaged can be done without, but nothing else is thrown away.
 		damaged := strings.HasPrefix(findings[0].What, "damaged: ")
-		mended, err := Repair(path)
+		mended, err := Repair(path, RepairSafe)
 		if err != nil || (len(mended) == 1) != damaged {
 			t.Errorf("%s: repaired %q, %v", want, mended, err)
 		}

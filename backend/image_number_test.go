@@ -138,7 +138,7 @@ func TestRepairAtTheEndOfNumbers(t *testing.T) {
 				patch(t, f, []byte("x"), stateOff+int64(s.seq%2)*blockBytes)
 				patch(t, f, []byte("x"), l.tableOff+int64(damaged)*blockBytes+100)
 			})
-			if mended, err := Repair(path); err != nil || len(mended) != 2 {
+			if mended, err := Repair(path, RepairSafe); err != nil || len(mended) != 2 {
 				t.Errorf("from %#x: mended %q, %v", far, mended, err)
 			}
 			wantClean(t, path)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // An image is an open zoned image file: the layout, the zone tables and the
@@ -82,6 +84,9 @@ func openImage(path string, o Options) (_ *image, err error) {
 	} else if err := l.checkSize(st.Size()); err != nil {
 		return nil, err
 	}
+	if err := l.checkTables(f); err != nil {
+		return nil, fmt.Errorf("%w; run 'zvhost check'", err)
+	}
 	if img.faults, err = readFaults(f, l); err != nil {
 		return nil, err
 	}
@@ -114,6 +119,27 @@ func (img *image) openDirect(mode int) (err error) {
 func (l *layout) checkSize(size int64) error {
 	if size < l.fileBytes() {
 		return fmt.Errorf("the file has %d bytes, but its zones need %d: it was cut short; run 'zvhost check'", size, l.fileBytes())
+	}
+	return nil
+}
+
+// checkTables says whether something stands in f wherever a zone table should. No block of
+// them is ever a hole: whoever looks for more zones than a file has been made with, because
+// its superblock says so, would spend memory and time on nothing.
+func (l *layout) checkTables(f *os.File) error {
+	for _, table := range [][2]int64{
+		{liveOff, liveOff + 8*int64(l.Zones())},
+		{l.tableOff, l.tableOff + 2*blockBytes*int64(l.blocks())},
+	} {
+		hole, err := unix.Seek(int(f.Fd()), table[0], unix.SEEK_HOLE)
+		if err == unix.EINVAL || err == unix.EOPNOTSUPP {
+			return nil // the file system does not tell
+		} else if err != nil {
+			return fmt.Errorf("look for the zone tables: %w", err)
+		}
+		if hole < table[1] {
+			return fmt.Errorf("the zone tables are not there: nothing stands at byte %d, and they go on to %d; the superblock is wrong, or the file was never written whole", hole, table[1])
+		}
 	}
 	return nil
 }
@@ -165,7 +191,7 @@ func readCommitted(f *os.File, l *layout) (words []word, seqs []uint64, findings
 		}
 		for c, err := range damaged {
 			if err != nil {
-				findings = append(findings, Finding{copyName(n, c), err.Error()})
+				findings = append(findings, Finding{Where: copyName(n, c), What: err.Error()})
 			}
 		}
 		if seqs[n] == 0 {

@@ -108,7 +108,7 @@ func (img *image) takeOver(here place, torn bool) error {
 // else the committed one as a drive shows it after a power cycle.
 func (img *image) found(trustLive bool) ([]word, error) {
 	if !trustLive {
-		return img.powerCycled(img.commits), nil
+		return img.allPowerCycled(img.commits), nil
 	}
 	words, err := readLive(img.f, &img.layout)
 	if err != nil {
@@ -116,22 +116,31 @@ func (img *image) found(trustLive bool) ([]word, error) {
 	}
 	for i, w := range words {
 		if err := w.verify(&img.Geometry, i); err != nil {
-			return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check'", i, err)
+			if img.state.clean {
+				return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check --repair'", i, err)
+			}
+			return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check', and then 'zvhost check --repair=%v' to take the damaged zones offline, or '--repair=%v' to have them as the last flush left them", i, err, RepairZoneOffline, RepairZoneCommitted)
 		}
 		words[i] = img.settled(i, w)
 	}
 	return words, nil
 }
 
-// powerCycled is the committed table as a drive shows it after a power cycle.
-func (l *layout) powerCycled(commits []word) []word {
+// allPowerCycled is the committed table as a drive shows it after a power cycle.
+func (l *layout) allPowerCycled(commits []word) []word {
 	words := slices.Clone(commits)
 	for i, w := range words {
-		if w.state().isActive() {
-			words[i] = l.settled(i, pack(i, Closed, w.written()))
-		}
+		words[i] = l.powerCycled(i, w)
 	}
 	return words
+}
+
+// powerCycled is the entry w of zone i after a power cycle.
+func (l *layout) powerCycled(i int, w word) word {
+	if w.state().isActive() {
+		return l.settled(i, pack(i, Closed, w.written()))
+	}
+	return w
 }
 
 // settled is the entry w of zone i now that no write is in flight any more.

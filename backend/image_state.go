@@ -110,7 +110,7 @@ func readState(f *os.File, uuid [16]byte) (newest state, findings []Finding, err
 			err = checkSeq(s.seq, i == 0)
 		}
 		if err != nil {
-			findings = append(findings, Finding{fmt.Sprintf("state block %d", i), err.Error()})
+			findings = append(findings, Finding{Where: fmt.Sprintf("state block %d", i), What: err.Error()})
 			continue
 		}
 		if good++; s.seq > newest.seq {

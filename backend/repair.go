@@ -4,16 +4,53 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"slices"
+	"strings"
+)
+
+// A RepairMode is what Repair may do.
+type RepairMode uint8
+
+// The modes.
+const (
+	// RepairSafe mends what stands in the image twice, from its good twin: nothing is lost.
+	RepairSafe RepairMode = iota
+	// RepairZoneOffline also takes zones offline of which the entry in the zone table is
+	// damaged and stands nowhere else. What they hold stays.
+	RepairZoneOffline
+	// RepairZoneCommitted also has such zones, or all where both state blocks are damaged,
+	// be what their last flush has left of them. What was written since is lost.
+	RepairZoneCommitted
+)
+
+var repairModes = [...]string{RepairSafe: "safe", RepairZoneOffline: "zone-offline", RepairZoneCommitted: "zone-committed"}
+
+func (m RepairMode) String() string { return repairModes[m] }
+
+// ParseRepairMode reads what String writes.
+func ParseRepairMode(s string) (RepairMode, error) {
+	if i := slices.Index(repairModes[:], s); i >= 0 {
+		return RepairMode(i), nil
+	}
+	return 0, fmt.Errorf("%q is no way to repair: want %s", s, strings.Join(repairModes[:], ", "))
+}
+
+// The remedies of findings that RepairSafe leaves.
+var (
+	remedyZones     = fmt.Sprintf("zvhost check FILE --repair=%v (the zone is taken offline, and keeps what it holds) or --repair=%v (it is what its last flush left of it)", RepairZoneOffline, RepairZoneCommitted)
+	remedyCommitted = fmt.Sprintf("zvhost check FILE --repair=%v (all zones are what their last flush left of them, as after a power cut)", RepairZoneCommitted)
 )
 
 // Repair mends what is damaged in the image at path and stands there twice: a
-// superblock, a state block, a block of the committed table, from its good twin.
-// A damaged block of faults is emptied.
-// It returns what it mended, nothing when there was nothing to mend. What has no
-// good twin it leaves as it is, for nobody to guess; Check tells. It fails when
-// it cannot look or cannot write, and leaves an image in use alone.
-func Repair(path string) (mended []Finding, err error) {
+// superblock, a state block, a block of the committed table, from its good twin; an entry
+// of the live table of an image that was closed cleanly, from the committed one. A damaged
+// block of faults is emptied. What has no good twin is dealt with as mode says, and else
+// left as it is, for nobody to guess; Check tells.
+// It returns what it mended, nothing when there was nothing to mend. It fails when it
+// cannot look or cannot write, and leaves an image in use alone.
+func Repair(path string, mode RepairMode) (mended []Finding, err error) {
 	kind, err := Probe(path)
 	if err != nil {
 		return nil, err
@@ -25,20 +62,26 @@ func Repair(path string) (mended []Finding, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the image: %w", err)
 	}
-	r := &repairer{f: f, to: fileStore{fd: int(f.Fd())}}
+	r := &repairer{f: f, to: fileStore{fd: int(f.Fd()), syncs: int(f.Fd())}, mode: mode}
 	if err = lockFile(f, false); err == nil {
 		err = r.run()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return r.mended, fmt.Errorf("image %s: %w", path, err)
+		return r.mended.all(), fmt.Errorf("image %s: %w", path, err)
 	}
-	return r.mended, nil
+	return r.mended.all(), nil
 }
 
 type repairer struct {
 	f      *os.File
 	to     store
-	mended []Finding
+	mode   RepairMode
+	mended findings
+}
+
+// did notes what was mended.
+func (r *repairer) did(kind, where, format string, args ...any) {
+	r.mended.add(kind, Finding{Where: where, What: fmt.Sprintf(format, args...)})
 }
 
 // put writes a block, durably, and notes it.
@@ -46,7 +89,7 @@ func (r *repairer) put(where, what string, b []byte, off int64) error {
 	if err := r.to.writeStable(b, off); err != nil {
 		return fmt.Errorf("write the %s: %w", where, err)
 	}
-	r.mended = append(r.mended, Finding{where, what})
+	r.did(where, where, "%s", what)
 	return nil
 }
 
@@ -55,17 +98,20 @@ func (r *repairer) run() error {
 	if l == nil || err != nil {
 		return err
 	}
-	if st, err := r.f.Stat(); err != nil || st.Size() < l.dataOff {
-		return err // the tables are not all there
+	if st, err := r.f.Stat(); err != nil || st.Size() < l.fileBytes() {
+		return err // cut short, or the superblock is wrong
+	}
+	if l.checkTables(r.f) != nil {
+		return nil
 	}
 	if err := r.faults(l); err != nil {
 		return err
 	}
-	clean, known, err := r.states(l)
-	if err != nil || !known {
+	s, err := r.states(l)
+	if err != nil || s == nil {
 		return err
 	}
-	return r.committed(l, clean)
+	return r.tables(l, s)
 }
 
 // supers mends one superblock from the other, and returns what they say; nil
@@ -117,17 +163,27 @@ func (r *repairer) faults(l *layout) error {
 	return r.put("faults", "damaged, and nowhere else: the image has none now", b, faultsOff)
 }
 
-// states mends one state block from the other, and says whether the image was
-// closed cleanly; known is false when neither is good, for then nobody knows.
-func (r *repairer) states(l *layout) (clean, known bool, err error) {
+// states mends one state block from the other, and returns what they say; nil when
+// neither is good, for then nobody knows how the image was left.
+func (r *repairer) states(l *layout) (*state, error) {
 	s, bad, err := readState(r.f, l.uuid)
 	switch {
+	case len(bad) == 2 && r.mode != RepairZoneCommitted:
+		return nil, nil
 	case len(bad) == 2:
-		return false, false, nil
+		// In use, and nobody knows by whom: the live table is not trusted.
+		s = state{run: rand.Uint64()}
+		for _, b := range bad {
+			if err := s.write(r.to, l.uuid); err != nil {
+				return nil, fmt.Errorf("write the %s: %w", b.Where, err)
+			}
+			r.did(b.Where, b.Where, "written anew: the image is what was committed last, as after a power cut")
+		}
+		return &s, nil
 	case err != nil:
-		return false, false, err
+		return nil, err
 	case len(bad) == 0:
-		return s.clean, true, s.renumber(r.to, l.uuid)
+		return &s, s.renumber(r.to, l.uuid)
 	}
 	// The next one goes where the bad one is, and says the same.
 	write := s.write
@@ -135,58 +191,8 @@ func (r *repairer) states(l *layout) (clean, known bool, err error) {
 		write = s.renumber
 	}
 	if err := write(r.to, l.uuid); err != nil {
-		return false, false, fmt.Errorf("write the %s: %w", bad[0].Where, err)
+		return nil, fmt.Errorf("write the %s: %w", bad[0].Where, err)
 	}
-	r.mended = append(r.mended, Finding{bad[0].Where, "written anew from the other one"})
-	return s.clean, true, nil
-}
-
-// committed mends blocks of the committed table of which one copy is good. The
-// good one may be the older one. In an image that was closed cleanly the live
-// table says the same as the newer one did; in one that was not, a power cut
-// while the newer one was written leaves just that, and the older one counts.
-func (r *repairer) committed(l *layout, clean bool) error {
-	img := &image{layout: *l, store: r.to}
-	var err error
-	if img.commits, img.seqs, _, err = readCommitted(r.f, l); err != nil {
-		return nil // both copies of a block, or what a good one says: nobody knows better
-	}
-	words := img.commits
-	if clean {
-		if words, err = readLive(r.f, l); err != nil {
-			return err
-		}
-		for i, w := range words {
-			if w.verify(&l.Geometry, i) != nil {
-				return nil
-			}
-		}
-	}
-	var was [blockZones]word
-	for n := range img.seqs {
-		part := words[n*blockZones:][:len(img.entries(n))]
-		_, damaged, err := readBlock(r.f, l, n, was[:len(part)])
-		if err != nil {
-			return err
-		}
-		for c, bad := range damaged {
-			if bad == nil {
-				continue
-			}
-			// The next copy goes where the damaged one is, and says the same.
-			late := img.seqs[n] >= lateSeq
-			if late {
-				img.seqs[n] = early(img.seqs[n])
-			}
-			err := img.commitBlock(n, part)
-			if late && err == nil {
-				err = img.commitBlock(n, part)
-			}
-			if err != nil {
-				return fmt.Errorf("write the %s: %w", copyName(n, c), err)
-			}
-			r.mended = append(r.mended, Finding{copyName(n, c), "written anew from the other one"})
-		}
-	}
-	return nil
+	r.did(bad[0].Where, bad[0].Where, "written anew from the other one")
+	return &s, nil
 }

@@ -50,7 +50,7 @@ func readReport(f *os.File) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	rep := Report{Info: l.info(false), Zones: make([]Zone, l.Zones()), UUID: l.uuid}
+	rep := Report{Info: l.info(false), UUID: l.uuid}
 	if rep.InUse, err = inUse(f); err != nil {
 		return Report{}, err
 	}
@@ -58,6 +58,9 @@ func readReport(f *os.File) (Report, error) {
 		return Report{}, err
 	} else if err := l.checkSize(st.Size()); err != nil {
 		return Report{}, err
+	}
+	if err := l.checkTables(f); err != nil {
+		return Report{}, fmt.Errorf("%w; run 'zvhost check'", err)
 	}
 	here, err := whereIs(f)
 	if err != nil {
@@ -86,6 +89,7 @@ func readReport(f *os.File) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	rep.Zones = make([]Zone, len(words))
 	for i, w := range words {
 		rep.Zones[i] = l.zone(i, w)
 	}

@@ -1,0 +1,250 @@
+package backend
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file repairs the zone tables. Which of them counts, and when both say the same, is
+// in docs/image-format.md.
+
+// A tableRepair is both tables of an image while they are repaired.
+type tableRepair struct {
+	*image // its file, layout, store, commits and seqs
+	r      *repairer
+	state  *state    // how the image was left
+	torn   [][2]bool // copies of each block of the committed table that are damaged
+	live   []word    // nil: the live table does not count
+	bad    []int     // zones of which the live entry is damaged
+	limits resources
+}
+
+// tables mends both tables of an image that was left as s says.
+func (r *repairer) tables(l *layout, s *state) error {
+	t := &tableRepair{r: r, image: &image{f: r.f, layout: *l, store: r.to}, state: s}
+	known, err := t.readCommits()
+	if err != nil || !known {
+		return err
+	}
+	if err := t.readLive(); err != nil {
+		return err
+	}
+	if err := t.mendLive(); err != nil {
+		return err
+	}
+	synced := false
+	for n := range t.torn {
+		words, why, err := t.contents(n)
+		if err != nil {
+			return err
+		} else if words == nil {
+			continue
+		}
+		if !synced && !s.clean {
+			// The live table may say more than was ever synced.
+			if err := r.to.sync(); err != nil {
+				return err
+			}
+			synced = true
+		}
+		if err := t.mendBlock(n, words, why); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readCommits reads the committed table; a block of which both copies are damaged has
+// number 0. known is false when a whole block says what cannot be: nobody knows better.
+func (t *tableRepair) readCommits() (known bool, err error) {
+	t.commits, t.seqs, t.torn = make([]word, t.Zones()), make([]uint64, t.blocks()), make([][2]bool, t.blocks())
+	for n := range t.seqs {
+		part := t.entries(n)
+		var damaged [2]error
+		if t.seqs[n], damaged, err = readBlock(t.f, &t.layout, n, part); err != nil {
+			return false, err
+		}
+		t.torn[n] = [2]bool{damaged[0] != nil, damaged[1] != nil}
+		for i, w := range part {
+			if t.seqs[n] != 0 && w.verify(&t.Geometry, n*blockZones+i) != nil {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// readLive reads the live table, if it counts.
+func (t *tableRepair) readLive() error {
+	here, err := whereIs(t.f)
+	if err != nil || !t.state.trusted(here) {
+		return err
+	}
+	if t.live, err = readLive(t.f, &t.layout); err != nil {
+		return err
+	}
+	t.limits = resources{maxOpen: t.MaxOpen, maxActive: t.MaxActive}
+	for i, w := range t.live {
+		if w.verify(&t.Geometry, i) != nil {
+			t.bad = append(t.bad, i)
+			continue
+		}
+		_ = t.limits.move(Empty, w.state()) // if there are too many they stay
+	}
+	return nil
+}
+
+// mendLive deals with damaged entries of the live table, and leaves those in bad that stay.
+func (t *tableRepair) mendLive() error {
+	var left []int
+	pages := map[int]bool{} // to be written
+	for _, i := range t.bad {
+		w, what, err := t.entryFor(i)
+		switch {
+		case err != nil:
+			return err
+		case what == "":
+			left = append(left, i)
+			continue
+		}
+		if err := t.limits.move(Empty, w.state()); err != nil {
+			return fmt.Errorf("zone %d cannot be %v with %d sectors written, as it was committed: there are %w by now; use --repair=%v", i, w.state(), w.written(), err, RepairZoneOffline)
+		}
+		t.live[i] = w
+		pages[8*i/blockBytes] = true
+		t.r.did("live zone table", fmt.Sprintf("live zone table, zone %d", i), "%s", what)
+	}
+	t.bad = left
+	table := make([]byte, 8*len(t.live))
+	if len(pages) > 0 {
+		if _, err := t.f.ReadAt(table, liveOff); err != nil { // what stays damaged stays as it is
+			return err
+		}
+	}
+	for i, w := range t.live {
+		if pages[8*i/blockBytes] && w.verify(&t.Geometry, i) == nil {
+			binary.LittleEndian.PutUint64(table[8*i:], uint64(w))
+		}
+	}
+	for page := range pages {
+		part := table[page*blockBytes : min((page+1)*blockBytes, len(table))]
+		if err := t.store.writeStable(part, liveOff+int64(page)*blockBytes); err != nil {
+			return fmt.Errorf("write the live zone table: %w", err)
+		}
+	}
+	return nil
+}
+
+// entryFor is what becomes of zone i, whose live entry is damaged, and what to say of it;
+// nothing where the entry stays as it is.
+func (t *tableRepair) entryFor(i int) (w word, what string, err error) {
+	n := i / blockZones
+	committed := t.seqs[n] != 0
+	switch {
+	case committed && t.state.clean && t.torn[n] == [2]bool{}:
+		w = t.commits[i]
+		return w, "written anew from the committed zone table, which says the same of an image that was closed cleanly", nil
+	case committed && t.r.mode == RepairZoneCommitted:
+		w = t.powerCycled(i, t.commits[i])
+		return w, fmt.Sprintf("%v with %d sectors written, as the last flush left it: what was written to it since is cleared when the image is opened", w.state(), w.written()), nil
+	case t.r.mode == RepairZoneOffline:
+		if w, err = t.offline(i); err != nil {
+			return 0, "", err
+		}
+		return w, fmt.Sprintf("taken offline: what it holds, %d sectors, stays; 'zvhost zone set-state FILE %d writable' brings it back with that", w.written(), i), nil
+	}
+	return 0, "", nil
+}
+
+// offline is the entry of zone i as an offline one. It has everything written that
+// stands in the file: what is behind the write pointer is cleared when the image is opened.
+func (t *tableRepair) offline(i int) (word, error) {
+	if t.conventional(i) {
+		return pack(i, Offline, 0), nil
+	}
+	fd := int(t.f.Fd())
+	start := t.offset(uint64(i) * t.ZoneSectors)
+	end := start + int64(t.capacity(i))<<SectorShift
+	behind := start
+	for at := start; at < end; {
+		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) || err == nil && data >= end {
+			break
+		}
+		if err == nil {
+			at, err = unix.Seek(fd, data, unix.SEEK_HOLE)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("look for what zone %d holds: %w", i, err)
+		}
+		behind = min(at, end)
+	}
+	written := uint64(alignUp(behind-start, int64(t.BlockSize))) >> SectorShift
+	if n := i / blockZones; t.seqs[n] != 0 {
+		written = max(written, t.commits[i].written())
+	}
+	return pack(i, Offline, min(written, t.capacity(i))), nil
+}
+
+// contents is what block n of the committed table has to say, and where that comes from;
+// nil where it is whole, or nobody knows.
+func (t *tableRepair) contents(n int) (words []word, why string, err error) {
+	first, whole := n*blockZones, t.live != nil
+	last := first + len(t.entries(n))
+	for _, i := range t.bad {
+		whole = whole && (i < first || i >= last)
+	}
+	lost := t.seqs[n] == 0
+	switch {
+	case t.torn[n] == [2]bool{}:
+		return nil, "", nil
+	case !lost && !t.state.clean:
+		// A power cut while the newer copy was written leaves just that.
+		return t.entries(n), "written anew from the other one", nil
+	case !lost && whole:
+		// The good copy may be the older one. The live table says what the newer one did.
+		return t.live[first:last], "written anew from the other one", nil
+	case lost && whole:
+		words = slices.Clone(t.live[first:last])
+		for i, w := range words {
+			words[i] = t.settled(first+i, w)
+		}
+		return words, "written anew from the live zone table", nil
+	case lost && t.live == nil && t.r.mode == RepairZoneOffline:
+		for i := first; i < last && err == nil; i++ {
+			var w word
+			w, err = t.offline(i)
+			words = append(words, w)
+		}
+		return words, fmt.Sprintf("nothing is known of its zones, %d to %d: taken offline, and what they hold stays; 'zvhost zone set-state FILE ZONE writable' brings one back", first, last-1), err
+	}
+	return nil, "", nil
+}
+
+// mendBlock writes words over the damaged copies of block n of the committed table.
+func (t *tableRepair) mendBlock(n int, words []word, why string) error {
+	// The next copy goes where the damaged one is. Both are written where both are damaged,
+	// and where their numbers begin anew.
+	writes := 1
+	switch {
+	case t.seqs[n] == 0:
+		writes = 2
+	case t.seqs[n] >= lateSeq:
+		t.seqs[n], writes = early(t.seqs[n]), 2
+	}
+	for range writes {
+		if err := t.commitBlock(n, words); err != nil {
+			return fmt.Errorf("write the committed zone table, block %d: %w", n, err)
+		}
+	}
+	for c, torn := range t.torn[n] {
+		if torn {
+			t.r.did("committed zone table", copyName(n, c), "%s", why)
+		}
+	}
+	return nil
+}

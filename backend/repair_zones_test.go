@@ -1,0 +1,275 @@
+package backend
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// killedImage is an image that a daemon left in use: 4 KiB of zones 2 and 3 were flushed,
+// and 4 KiB behind that were not.
+func killedImage(t *testing.T) (path string, data []byte) {
+	t.Helper()
+	path, data = newImage(t, small), pattern('a', 8192)
+	d, fs := openFaulty(t, path)
+	c := newClient(t, d)
+	for _, zone := range []uint64{2, 3} {
+		c.want(c.write(zone*128, data[:4096]), nil)
+	}
+	c.want(c.flush(), nil)
+	for _, zone := range []uint64{2, 3} {
+		c.want(c.write(zone*128+8, data[4096:]), nil)
+	}
+	kill(t, d, fs)
+	return path, data
+}
+
+// repair repairs the image in a mode that does something, and returns what was said of it.
+func repair(t *testing.T, path string, mode RepairMode) string {
+	t.Helper()
+	mended, err := Repair(path, mode)
+	if err != nil || len(mended) == 0 {
+		t.Fatalf("%v: mended %q, %v", mode, mended, err)
+	}
+	wantClean(t, path)
+	if again, err := Repair(path, mode); err != nil || len(again) > 0 {
+		t.Errorf("%v: mended again: %q, %v", mode, again, err)
+	}
+	return mended[0].String()
+}
+
+// One damaged entry of a live table that stands nowhere else: nothing is guessed, the
+// error of Open names the ways out, and each concerns that one zone alone.
+func TestDamagedEntryOfOneZone(t *testing.T) {
+	damage := func(zone int) (path string, data []byte) {
+		path, data = killedImage(t)
+		edit(t, path, func(f *os.File, _ *layout) { setLive(t, f, zone, 0x1234) })
+		before := contents(t, path)
+		if mended, err := Repair(path, RepairSafe); err != nil || len(mended) > 0 || !bytes.Equal(contents(t, path), before) {
+			t.Fatalf("mended %q, %v", mended, err)
+		}
+		findings, err := Check(path)
+		if err != nil || len(findings) != 1 || !strings.Contains(findings[0].Remedy, "--repair=zone-offline") {
+			t.Errorf("found %+v, %v", findings, err)
+		}
+		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "'zvhost check --repair=zone-offline'") || !strings.Contains(err.Error(), "'--repair=zone-committed'") {
+			t.Errorf("open: %v", err)
+		}
+		return path, data
+	}
+	other := func(c *client, data []byte) { // is as guests were told
+		t.Helper()
+		c.wantZone(3, ImpOpen, 16)
+		if !bytes.Equal(c.read(3*128, 8192), data) {
+			t.Error("another zone's data has changed")
+		}
+	}
+
+	path, data := damage(2)
+	if said := repair(t, path, RepairZoneOffline); !strings.Contains(said, "zone 2: taken offline: what it holds, 16 sectors, stays") {
+		t.Errorf("said %q", said)
+	}
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	c.wantZone(2, Offline, 0)
+	other(c, data)
+	if err := SetZoneStates(d, []int{2}, ToWritable); err != nil {
+		t.Fatal(err)
+	}
+	c.wantZone(2, Closed, 16)
+	if !bytes.Equal(c.read(2*128, 8192), data) {
+		t.Error("its data has changed")
+	}
+	closeDisk(t, d, path)
+
+	path, data = damage(2)
+	if said := repair(t, path, RepairZoneCommitted); !strings.Contains(said, "zone 2: closed with 8 sectors written, as the last flush left it") {
+		t.Errorf("said %q", said)
+	}
+	d = openDisk(t, path)
+	c = newClient(t, d)
+	c.wantZone(2, Closed, 8)
+	if !bytes.Equal(c.read(2*128, 8192), append(slices.Clone(data[:4096]), make([]byte, 4096)...)) {
+		t.Error("other data than was flushed")
+	}
+	other(c, data)
+	closeDisk(t, d, path)
+
+	for mode, want := range map[RepairMode]ZoneState{RepairZoneOffline: Offline, RepairZoneCommitted: NotWP} {
+		path, data = damage(1) // conventional
+		repair(t, path, mode)
+		d = openDisk(t, path)
+		if z := d.ReportZone(1); z.State != want || z.Type != ZoneConventional {
+			t.Errorf("%v: %+v", mode, z)
+		}
+		other(newClient(t, d), data)
+		closeDisk(t, d, path)
+	}
+}
+
+// What was committed may be one active zone too many by now: then it is said, and the zone
+// can be taken offline.
+func TestDamagedEntryThatWasActive(t *testing.T) {
+	path, _ := killedImage(t)
+	edit(t, path, func(f *os.File, l *layout) {
+		setLive(t, f, 2, 0x1234)
+		setLive(t, f, 3, pack(3, Full, l.capacity(3)))
+		for i := range int(small.MaxActive) {
+			setLive(t, f, 4+i, pack(4+i, Closed, 8))
+		}
+	})
+	if mended, err := Repair(path, RepairZoneCommitted); err == nil || !strings.Contains(err.Error(), "zone 2 cannot be closed") || !strings.Contains(err.Error(), "--repair=zone-offline") {
+		t.Errorf("mended %q, %v", mended, err)
+	}
+	repair(t, path, RepairZoneOffline)
+	closeDisk(t, openDisk(t, path), path)
+}
+
+// A block of the committed table of which nothing is left: the live table has it all, where
+// that counts, and else its zones can be taken offline.
+func TestLostBlockOfTheCommittedTable(t *testing.T) {
+	lose := func(f *os.File, l *layout) { patch(t, f, make([]byte, 2*blockBytes), l.tableOff) }
+	path, data := killedImage(t)
+	edit(t, path, lose)
+	repair(t, path, RepairSafe)
+	powerCut(t, path) // it was durable
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	c.wantZone(2, Closed, 16)
+	closeDisk(t, d, path)
+
+	path, _ = killedImage(t)
+	powerCut(t, path)
+	edit(t, path, lose)
+	for _, mode := range []RepairMode{RepairSafe, RepairZoneCommitted} {
+		if mended, err := Repair(path, mode); err != nil || len(mended) > 0 {
+			t.Errorf("%v: mended %q, %v", mode, mended, err)
+		}
+	}
+	repair(t, path, RepairZoneOffline)
+	d = openDisk(t, path)
+	if err := SetZoneStates(d, []int{0, 2, 4}, ToWritable); err != nil {
+		t.Fatal(err)
+	}
+	c = newClient(t, d)
+	c.wantZone(2, Closed, 16)
+	c.wantZone(3, Offline, 0)
+	c.wantZone(4, Empty, 0)
+	if !bytes.Equal(c.read(2*128, 8192), data) {
+		t.Error("its data has changed")
+	}
+	closeDisk(t, d, path)
+}
+
+// Where nobody knows how the image was left, going on from what was committed has to be
+// asked for.
+func TestBothStateBlocksGone(t *testing.T) {
+	path, data := killedImage(t)
+	edit(t, path, func(f *os.File, _ *layout) { patch(t, f, make([]byte, 2*blockBytes), stateOff) })
+	findings, err := Check(path)
+	if err != nil || len(findings) != 2 || !strings.Contains(findings[0].Remedy, "--repair=zone-committed") {
+		t.Errorf("found %+v, %v", findings, err)
+	}
+	for _, mode := range []RepairMode{RepairSafe, RepairZoneOffline} {
+		if mended, err := Repair(path, mode); err != nil || len(mended) > 0 {
+			t.Errorf("%v: mended %q, %v", mode, mended, err)
+		}
+	}
+	repair(t, path, RepairZoneCommitted)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	c.wantZone(2, Closed, 8)
+	if !bytes.Equal(c.read(256, 4096), data[:4096]) || Run(d) == 0 || !Unclean(d) {
+		t.Error("other data than was flushed, or a clean image")
+	}
+	closeDisk(t, d, path)
+}
+
+// A superblock with a right checksum that claims the most zones there can be, in a small
+// file: one finding, and nothing is looked for where it says.
+func TestClaimOfTooManyZones(t *testing.T) {
+	for _, size := range []int64{0, 256 << 20, 1 << 40, 8 << 40} {
+		path := newFastImage(t, small)
+		edit(t, path, func(f *os.File, l *layout) {
+			g := Geometry{CapacitySectors: MaxZones * 4096, ZoneSectors: 4096} // 8 TiB
+			if size == 8<<40 {
+				g = Geometry{CapacitySectors: MaxZones * 2048, ZoneSectors: 2048} // and all of it is there, as a hole
+			}
+			if err := g.Complete(); err != nil {
+				t.Fatal(err)
+			}
+			claim := newLayout(g)
+			claim.uuid = l.uuid
+			patch(t, f, claim.encode(), superOff)
+			patch(t, f, claim.encode(), superCopyOff)
+			if size != 0 { // sparse: it costs nothing
+				if err := f.Truncate(size); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		before := contentsBegin(t, path)
+		findings, err := Check(path)
+		what := "it was cut short"
+		if size == 8<<40 {
+			what = "the zone tables are not there"
+		}
+		if err != nil || len(findings) != 1 || !strings.Contains(findings[0].String(), what) {
+			t.Errorf("%d bytes: found %q, %v", size, findings, err)
+		}
+		if mended, err := Repair(path, RepairZoneOffline); err != nil || len(mended) > 0 || !bytes.Equal(contentsBegin(t, path), before) {
+			t.Errorf("%d bytes: mended %q, %v", size, mended, err)
+		}
+		if _, err := ReadReport(path); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%d bytes: report: %v", size, err)
+		}
+		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%d bytes: open: %v", size, err)
+		}
+	}
+}
+
+func contentsBegin(t *testing.T, path string) []byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1<<20)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// However much is damaged, the list is short, and says how much more there is; repairing
+// all of it works.
+func TestManyFindings(t *testing.T) {
+	g := Geometry{CapacitySectors: 3000 * 8, ZoneSectors: 8}
+	path := newFastImage(t, g)
+	edit(t, path, func(f *os.File, _ *layout) { patch(t, f, bytes.Repeat([]byte{0x55}, 8*2990), liveOff+8) })
+	findings, err := Check(path)
+	if err != nil || len(findings) != mostFindings+1 || findings[mostFindings].String() != "live zone table: and 2970 more like these" {
+		t.Errorf("%d findings, the last: %q, %v", len(findings), findings[len(findings)-1], err)
+	}
+	mended, err := Repair(path, RepairSafe)
+	if err != nil || len(mended) != mostFindings+1 {
+		t.Errorf("%d mended, %v", len(mended), err)
+	}
+	wantClean(t, path)
+	edit(t, path, func(f *os.File, l *layout) {
+		for n := range l.blocks() {
+			patch(t, f, []byte("x"), l.tableOff+int64(2*n)*blockBytes+9)
+		}
+		for i := range 2990 {
+			setLive(t, f, i, pack(i, Closed, 8))
+		}
+	})
+	findings, err = Check(path)
+	if last := findings[len(findings)-1].String(); err != nil || len(findings) > 3*mostFindings || last != "zones: and 2970 more like these" {
+		t.Errorf("%d findings, the last: %q, %v", len(findings), last, err)
+	}
+}
