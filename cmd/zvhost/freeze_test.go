@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ func freezable(t *testing.T) (freeze, thaw func()) {
 	run("mkfs.ext4", "-q", file)
 	loop := run("losetup", "--find", "--show", file)
 	t.Cleanup(func() { run("losetup", "--detach", loop) })
+	thawOnDeath(t, dir, loop)
 	if err := unix.Mount(loop, dir, "ext4", 0, ""); err != nil {
 		t.Fatalf("mount %s: %v", loop, err)
 	}
@@ -86,6 +88,29 @@ func freezable(t *testing.T) (freeze, thaw func()) {
 	}
 	t.Chdir(dir)
 	return freeze, thaw
+}
+
+// thawOnDeath has the file system at dir thawed and taken down if this process is killed: it
+// would stay frozen for good.
+func thawOnDeath(t *testing.T, dir, loop string) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", `read over || { fsfreeze --unfreeze "$1"; umount --lazy "$1"; losetup --detach "$2"; }`, "sh", dir, loop)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what kills a test may kill its process group
+	over, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := over.Write([]byte("over\n")); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // sendTo sends a request without waiting for it.
