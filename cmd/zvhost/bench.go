@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -32,6 +33,10 @@ keeps --iodepth requests in flight over them, write one in each zone, as Linux
 does; reads go to what has been written. randwrite is for ordinary disks, append
 and report are for zoned ones.
 
+SIGINT or SIGTERM ends it: what has been measured by then is printed. So it is when a
+request fails, when nothing is answered for --timeout, or when the back-end goes
+away; then the exit status is 1.
+
 With --blk-file it reads and writes a file or block device itself, by io_uring:
 what a back-end over it can be held against.`,
 		Example: `  zvhost bench --socket-path /run/vm1.sock
@@ -57,14 +62,16 @@ what a back-end over it can be held against.`,
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, unix.SIGTERM)
 			defer stop()
+			defer context.AfterFunc(ctx, stop)() // a second signal ends the process by itself
 			res, err := measured(ctx, c, cmd.ErrOrStderr())
-			switch {
-			case err != nil:
+			if err != nil && res.Requests == 0 {
 				return err
-			case asJSON:
-				return writeJSON(cmd.OutOrStdout(), res)
 			}
-			return res.Write(cmd.OutOrStdout())
+			// What was measured is told, also when it ended with an error.
+			if asJSON {
+				return errors.Join(writeJSON(cmd.OutOrStdout(), res), err)
+			}
+			return errors.Join(res.Write(cmd.OutOrStdout()), err)
 		},
 	}
 	fs := cmd.Flags()
@@ -78,6 +85,7 @@ what a back-end over it can be held against.`,
 	fs.IntVar(&c.Queues, "queues", c.Queues, "use `N` queues, a thread each")
 	fs.IntVar(&c.Zones, "zones", c.Zones, "write `N` zones at once, all queues together")
 	fs.DurationVar(&c.Runtime, "runtime", c.Runtime, "how long, a `TIME` such as 30s")
+	fs.DurationVar(&c.Timeout, "timeout", c.Timeout, "give up when nothing is answered for so long, a `TIME`")
 	fs.BoolVar(&c.Poll, "poll", false, "look for answers all the time, instead of sleeping until the back-end calls")
 	fs.BoolVar(&c.Packed, "packed", false, "use packed rings instead of split ones")
 	fs.IntVar(&c.ServerPID, "server-pid", 0, "tell the processor time of process `N` (default: who listens on the socket)")

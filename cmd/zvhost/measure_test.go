@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,4 +78,81 @@ func newTerminal(t *testing.T) (master, slave *os.File) {
 	}
 	t.Cleanup(func() { _ = slave.Close() })
 	return master, slave
+}
+
+// benchmark is zvhost bench on the socket s, for as long as it is not told to end.
+func benchmark(t *testing.T, stdout *bytes.Buffer, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, append([]string{"bench", "--socket-path", "s", "--runtime", "1h"}, args...)...)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Stdout = stdout
+	return cmd
+}
+
+// Under a keeper the back-end's process is replaced, and the connection stays: nothing of
+// the result is lost but what the process that ended has used.
+func TestBenchWhileReplaced(t *testing.T) {
+	imageHere(t)
+	p, _ := kept(t, "disk.zvh", "")
+	p.until("serving disk.zvh on s")
+	var out bytes.Buffer
+	b := benchmark(t, &out, "--rw", "append", "--json")
+	terminal, slave := newTerminal(t)
+	b.Stderr = slave
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said, buf := "", make([]byte, 4096)
+	for !strings.Contains(said, "IOPS") { // its progress: the run has begun
+		n, err := terminal.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said += string(buf[:n])
+	}
+	p.signalChild(unix.SIGKILL)
+	p.until("front-end of the process before: goes on")
+	if err := b.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	// On a busy machine the last answers may come too late, and then there is an error, too.
+	if err := b.Wait(); err != nil && !strings.Contains(out.String(), "interrupted") {
+		t.Errorf("%v: %s", err, out.String())
+	}
+	var r bench.Result
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || r.Requests == 0 || !r.ServerEnded || r.ServerCPUSeconds != 0 {
+		t.Errorf("%v: %s", err, out.String())
+	}
+	p.signal(unix.SIGTERM)
+	p.wait()
+}
+
+// Where nobody keeps the connection, the end of the back-end is an error, and so is one
+// that never answers, when it is not waited for any longer.
+func TestBenchOfADeadBackEnd(t *testing.T) {
+	t.Chdir(t.TempDir())
+	p := start(t, "", nil, nil, "serve", "--socket-path", "s", "--null", "--fault", "latency=1h")
+	p.until("serving")
+	for i, tt := range []struct {
+		end  func(b *program)
+		want string
+	}{
+		{func(b *program) { b.signal(unix.SIGTERM) }, "interrupted"},
+		{func(*program) { p.signal(unix.SIGKILL) }, "the back-end has closed the connection"},
+	} {
+		var out bytes.Buffer
+		b := launch(t, benchmark(t, &out), nil)
+		p.times(1+i, "took features")
+		tt.end(b)
+		if status := b.wait(); status != exitFailure || !strings.Contains(b.logged(), "waiting for ") || !strings.Contains(b.logged(), tt.want) {
+			t.Errorf("status %d: %s%s", status, b.logged(), out.String())
+		}
+		if strings.Count(b.logged(), "\n") != 1 {
+			t.Errorf("not one line: %s", b.logged())
+		}
+	}
 }

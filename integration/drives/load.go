@@ -198,7 +198,7 @@ func (l *load) answer(o op, r *frontend.Request) error {
 	}
 	switch {
 	case r.Status != driver.StatusOK && !l.allow(z, r.Status):
-		return fmt.Errorf("a request of type %d for the zone at sector %d was answered %s", o.typ, z.start, driver.StatusString(r.Status))
+		return fmt.Errorf("a %s for the zone at sector %d was answered %s", driver.TypeString(o.typ), z.start, driver.StatusString(r.Status))
 	case r.Status != driver.StatusOK:
 		z.refused++
 		l.refused++

@@ -292,7 +292,7 @@ func (c *client) refusal(o *op, r *frontend.Request, z *zoneLoad, l *life) error
 		z.busy = false
 		return nil
 	}
-	return fmt.Errorf("a request of type %d for zone %d (%+v) was answered %s", o.typ, o.zone, *z, driver.StatusString(r.Status))
+	return fmt.Errorf("a %s for zone %d (%+v) was answered %s", driver.TypeString(o.typ), o.zone, *z, driver.StatusString(r.Status))
 }
 
 // promise marks in the log that what was answered before the stamp covers is

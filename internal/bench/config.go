@@ -36,6 +36,8 @@ const (
 	maxMemory = 8 << 30
 	// maxPID is above any (PID_MAX_LIMIT, include/linux/threads.h).
 	maxPID = 4 << 20
+	// minTimeout is what poll(2) and io_uring can wait.
+	minTimeout = time.Millisecond
 )
 
 // Config is what is to be measured.
@@ -56,6 +58,8 @@ type Config struct {
 	// Poll has the client look for answers all the time. Without it, it sleeps
 	// until the back-end calls.
 	Poll bool
+	// Timeout is how long the back-end, or the file, may answer nothing.
+	Timeout time.Duration
 	// Packed has packed rings in the place of split ones.
 	Packed bool
 	// ServerPID is the process whose processor time is told; 0: who listens at the
@@ -65,7 +69,7 @@ type Config struct {
 
 // Default is what is measured when nothing else is said.
 func Default() Config {
-	return Config{RW: RandRead, BlockBytes: 4096, Depth: 32, Queues: 1, Zones: 4, Runtime: 10 * time.Second}
+	return Config{RW: RandRead, BlockBytes: 4096, Depth: 32, Queues: 1, Zones: 4, Runtime: 10 * time.Second, Timeout: 30 * time.Second}
 }
 
 // Validate reports what is wrong with the values themselves, in one line. It
@@ -92,6 +96,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--zones=%d: must be at least 1", c.Zones)
 	case c.Runtime <= 0:
 		return fmt.Errorf("--runtime=%v: must be longer than 0, such as 10s", c.Runtime)
+	case c.Timeout < minTimeout:
+		return fmt.Errorf("--timeout=%v: must be at least %v, such as 30s", c.Timeout, minTimeout)
 	case c.ServerPID < 0 || c.ServerPID > maxPID:
 		return fmt.Errorf("--server-pid=%d: must be the number of a process", c.ServerPID)
 	case c.BlockBytes*c.Depth*c.Queues > maxMemory:

@@ -19,3 +19,34 @@ func CPUTime(pid int) (time.Duration, error) {
 	}
 	return time.Duration(ts.Nano()), nil
 }
+
+// A watched process, 0 for none.
+type watched struct{ pidfd int }
+
+// watch watches process pid, or none if that is 0.
+func watch(pid int) (watched, error) {
+	if pid == 0 {
+		return watched{-1}, nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return watched{}, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return watched{fd}, nil
+}
+
+// ended says whether it has ended; its number may be another one's by now.
+func (w watched) ended() bool {
+	if w.pidfd < 0 {
+		return false
+	}
+	p := [1]unix.PollFd{{Fd: int32(w.pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(p[:], 0)
+	return err == nil && n > 0
+}
+
+func (w watched) close() {
+	if w.pidfd >= 0 {
+		_ = unix.Close(w.pidfd)
+	}
+}

@@ -5,7 +5,7 @@
 // What lives here: what is to be measured (config.go), one queue's round of
 // sending and reaping (loop.go), where requests go (work.go; zones.go on a zoned
 // disk), the same on a file itself (file.go), latencies (histogram.go), processor
-// time (cpu.go), the whole of it (run.go) and what came out, in words (result.go).
+// time (cpu.go), the way to the back-end (dial.go), the whole of it (run.go) and what came out, in words (result.go).
 //
 // It may import vhostuser, vhostuser/frontend, virtio/driver, internal/uring and
 // golang.org/x/sys/unix. It knows nothing of our own daemon: any back-end will do.

@@ -7,13 +7,13 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/uring"
+	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
 // runFile measures a file itself.
@@ -49,7 +49,7 @@ func measureFile(ctx context.Context, c *Config, f *os.File, progress func(Progr
 	for i := range loops {
 		loops[i] = &fileLoop{c: c, fd: int32(f.Fd()), spread: s.part(i, c.Queues)}
 	}
-	return timed(ctx, c, loops, progress)
+	return timed(ctx, c, loops, nil, progress)
 }
 
 // A fileLoop is a loop whose requests go to a file, and nowhere else: what is in
@@ -68,7 +68,7 @@ type fileLoop struct {
 }
 
 // run has the ring and all that belongs to it: a ring is of one thread.
-func (l *fileLoop) run(start time.Time, runtimeNS int64, stop *atomic.Bool) (err error) {
+func (l *fileLoop) run(start time.Time, runtimeNS int64, h *halt) (err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	entries := 1
@@ -82,28 +82,49 @@ func (l *fileLoop) run(start time.Time, runtimeNS int64, stop *atomic.Bool) (err
 	if l.buffers, err = unix.Mmap(-1, 0, l.c.Depth*l.c.BlockBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE); err != nil {
 		return fmt.Errorf("memory of %d bytes for the data: %w", l.c.Depth*l.c.BlockBytes, err)
 	}
-	defer func() { err = errors.Join(err, unix.Munmap(l.buffers)) }()
+	defer func() {
+		if l.inFlight == 0 { // else they may still be written to: they stay until the process ends
+			err = errors.Join(err, unix.Munmap(l.buffers))
+		}
+	}()
 	noise(l.buffers, 0)
 	l.issued = make([]int64, l.c.Depth)
 	for i := range l.c.Depth {
 		l.free = append(l.free, uint64(i))
 	}
 	now := int64(time.Since(start))
+	l.ended = now
 	for first := true; ; first = false { // see loop.run
-		if (now < runtimeNS || first) && !stop.Load() {
+		if (now < runtimeNS || first) && !h.stop.Load() {
 			l.stage(now)
 		}
 		if l.inFlight == 0 {
 			return nil
 		}
 		if err := l.reap(); err != nil {
-			return errors.Join(err, l.drain())
+			return errors.Join(err, l.drain(start, h))
 		}
 		now = int64(time.Since(start))
 		if err := l.take(now); err != nil {
-			return errors.Join(err, l.drain())
+			return errors.Join(err, l.drain(start, h))
+		}
+		if err := l.late(now, h); err != nil {
+			return err
 		}
 	}
+}
+
+// late is why what is in flight is not waited for any longer, nil while it is.
+func (l *fileLoop) late(now int64, h *halt) error {
+	why := frontend.ErrInterrupted
+	if !h.giveUp.Load() {
+		if now-l.ended < int64(l.c.Timeout) {
+			return nil
+		}
+		why = fmt.Errorf("%s has not answered within %v", l.c.File, l.c.Timeout)
+	}
+	return fmt.Errorf("waiting for %d requests in flight (%s of %s), none answered for %v: %w",
+		l.inFlight, l.c.RW, l.c.File, shortly(now-l.ended), why)
 }
 
 // stage puts all free requests into the ring.
@@ -138,10 +159,17 @@ func (l *fileLoop) reap() error {
 		wait = 0
 	}
 	l.kicks++
-	if err := l.ring.Enter(wait); err != nil && err != unix.EINTR && err != unix.EAGAIN && err != unix.EBUSY {
+	return l.enter(wait)
+}
+
+// enter sleeps for a moment at most, so that late is asked now and then.
+func (l *fileLoop) enter(wait int) error {
+	switch err := l.ring.EnterFor(wait, lookEvery); err {
+	case nil, unix.EINTR, unix.EAGAIN, unix.EBUSY, unix.ETIME:
+		return nil
+	default:
 		return fmt.Errorf("io_uring_enter: %w", err)
 	}
-	return nil
 }
 
 // take counts what is there.
@@ -168,13 +196,18 @@ func (l *fileLoop) take(now int64) error {
 }
 
 // drain waits for what is in flight, since it still writes to the buffers.
-func (l *fileLoop) drain() error {
+func (l *fileLoop) drain(start time.Time, h *halt) error {
 	for l.inFlight > 0 {
-		if err := l.ring.Enter(1); err != nil && err != unix.EINTR && err != unix.EAGAIN && err != unix.EBUSY {
-			return fmt.Errorf("io_uring_enter: %w", err)
+		if err := l.enter(1); err != nil {
+			return err
 		}
+		now := int64(time.Since(start))
 		for _, ok := l.ring.Next(); ok; _, ok = l.ring.Next() {
 			l.inFlight--
+			l.ended = now
+		}
+		if err := l.late(now, h); err != nil && l.inFlight > 0 {
+			return err
 		}
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,7 +70,7 @@ func TestFileRefuses(t *testing.T) {
 	c := fileConfig(cut, RandRead)
 	l := &fileLoop{c: &c, fd: int32(f.Fd()), spread: &spread{bytes: 4096, blockSectors: 8, extents: []extent{{}}, blocks: 256, random: true, state: 1}}
 	check(t, os.Truncate(cut, 0))
-	if err := l.run(time.Now(), int64(time.Hour), new(atomic.Bool)); err == nil || l.inFlight != 0 {
+	if err := l.run(time.Now(), int64(time.Hour), new(halt)); err == nil || l.inFlight != 0 {
 		t.Errorf("%v, %d in flight", err, l.inFlight)
 	}
 	check(t, f.Close())
@@ -104,7 +103,7 @@ func TestFileAllocates(t *testing.T) {
 	if n := testing.AllocsPerRun(100, round); n != 0 {
 		t.Errorf("%v allocations in a round", n)
 	}
-	check(t, l.drain())
+	check(t, l.drain(time.Now(), new(halt)))
 	check(t, l.ring.Close())
 	check(t, f.Close())
 }

@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,11 +24,17 @@ type tally struct {
 
 func (t *tally) counts() *tally { return t }
 
+// A halt ends a run before its time is over.
+type halt struct {
+	stop   atomic.Bool // nothing more is sent
+	giveUp atomic.Bool // and what is in flight is not waited for
+}
+
 // A looper is one queue at work.
 type looper interface {
-	// run goes round until the time is over or somebody says stop, and all that
-	// was sent is back.
-	run(start time.Time, runtimeNS int64, stop *atomic.Bool) error
+	// run goes round until the time is over or h says stop, and all that was sent
+	// is back.
+	run(start time.Time, runtimeNS int64, h *halt) error
 	counts() *tally
 }
 
@@ -39,6 +46,7 @@ type loop struct {
 	work  work
 	poll  bool
 
+	all    []*frontend.Request // by Tag
 	free   []*frontend.Request
 	back   []*frontend.Request // what has come back last
 	issued []int64             // by Tag: when, ns since start
@@ -48,10 +56,11 @@ type loop struct {
 func newLoop(q *frontend.Queue, w work, c *Config) *loop {
 	l := &loop{queue: q, work: w, poll: c.Poll, issued: make([]int64, c.Depth), back: make([]*frontend.Request, c.Depth)}
 	for r := q.Get(); r != nil; r = q.Get() {
-		r.Tag = uint64(len(l.free))
+		r.Tag = uint64(len(l.all))
 		noise(r.Buffer(), r.Tag)
-		l.free = append(l.free, r)
+		l.all = append(l.all, r)
 	}
+	l.free = slices.Clone(l.all)
 	return l
 }
 
@@ -65,19 +74,19 @@ func noise(b []byte, seed uint64) {
 	}
 }
 
-func (l *loop) run(start time.Time, runtimeNS int64, stop *atomic.Bool) error {
+func (l *loop) run(start time.Time, runtimeNS int64, h *halt) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	defer func() { l.kicks, l.sleeps = l.queue.Kicks, l.queue.Sleeps }()
 	l.start = start
 	now := int64(time.Since(start))
 	for first := true; ; first = false { // who begins when the time is over sends once all the same
-		if (now < runtimeNS || first) && !stop.Load() {
+		if (now < runtimeNS || first) && !h.stop.Load() {
 			if err := l.send(now); err != nil {
 				return err
 			}
 		}
 		if l.queue.InFlight() == 0 {
-			l.kicks, l.sleeps = l.queue.Kicks, l.queue.Sleeps
 			return nil
 		}
 		var err error
@@ -113,10 +122,10 @@ func (l *loop) reap() (now int64, err error) {
 	} else {
 		n, err = l.queue.Wait(l.back)
 	}
-	if err != nil {
-		return 0, err
-	}
 	now = int64(time.Since(l.start))
+	if err != nil {
+		return 0, fmt.Errorf("waiting for %s: %w", l.oldest(now), err)
+	}
 	for _, r := range l.back[:n] {
 		if r.Status != driver.StatusOK {
 			return 0, fmt.Errorf("%w (%d bytes)", frontend.StatusError{Type: r.Type, Sector: r.Sector, Status: r.Status}, len(r.Data))
@@ -134,3 +143,27 @@ func (l *loop) reap() (now int64, err error) {
 	l.ended = now
 	return now, nil
 }
+
+// oldest says which request in flight has been waited for longest.
+func (l *loop) oldest(now int64) string {
+	flying := make(map[uint64]bool, len(l.all))
+	for _, r := range l.all {
+		flying[r.Tag] = true
+	}
+	for _, r := range l.free {
+		delete(flying, r.Tag)
+	}
+	var oldest *frontend.Request
+	for tag := range flying {
+		if r := l.all[tag]; oldest == nil || l.issued[tag] < l.issued[oldest.Tag] {
+			oldest = r
+		}
+	}
+	if oldest == nil {
+		return "nothing"
+	}
+	return fmt.Sprintf("the %s at sector %d, sent %s ago", driver.TypeString(oldest.Type), oldest.Sector, shortly(now-l.issued[oldest.Tag]))
+}
+
+// shortly writes nanoseconds for people, in seconds.
+func shortly(ns int64) string { return fmt.Sprintf("%.1f s", time.Duration(ns).Seconds()) }

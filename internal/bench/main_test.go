@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/internal/daemon"
@@ -13,7 +14,17 @@ import (
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
-func TestMain(m *testing.M) { testleak.Main(m) }
+func TestMain(m *testing.M) {
+	lastAnswers = time.Minute // however busy the machine is
+	testleak.Main(m)
+}
+
+// impatient is for a test of what is not answered.
+func impatient(t *testing.T) {
+	was := lastAnswers
+	lastAnswers = time.Millisecond
+	t.Cleanup(func() { lastAnswers = was })
+}
 
 const testQueues = 3
 

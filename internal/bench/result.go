@@ -30,9 +30,14 @@ type Result struct {
 	ClientCPUSeconds float64 `json:"client_cpu_seconds"`
 	ServerPID        int     `json:"server_pid"` // 0: not known, and then its time is 0
 	ServerCPUSeconds float64 `json:"server_cpu_seconds"`
+	// ServerEnded says that this process has ended during the run: its time is not known.
+	ServerEnded bool `json:"server_ended"`
 	// Kicks and Sleeps are how often the back-end was woken, and we slept.
 	Kicks  uint64 `json:"kicks"`
 	Sleeps uint64 `json:"sleeps"`
+	// Error is why the run ended before its time; all else is what was measured until
+	// then.
+	Error string `json:"error,omitempty"`
 }
 
 // Latency is what requests took, in nanoseconds.
@@ -122,9 +127,12 @@ func (r *Result) Write(w io.Writer) error {
 	}
 	p.line("  client   %s of a processor, %.0f ns a request; %s kicks, %s sleeps", percent(r.ClientCPUSeconds, r.Seconds), r.ClientNS(),
 		thousands(float64(r.Kicks)), thousands(float64(r.Sleeps)))
-	if r.ServerPID != 0 {
+	switch {
+	case r.ServerEnded:
+		p.line("  server   its process (pid %d) has ended during the run: its processor time is not known", r.ServerPID)
+	case r.ServerPID != 0:
 		p.line("  server   %s of a processor, %.0f ns a request (pid %d)", percent(r.ServerCPUSeconds, r.Seconds), r.ServerNS(), r.ServerPID)
-	} else if !r.Bare {
+	case !r.Bare:
 		p.line("  server   its process is not known: give it with --server-pid")
 	}
 	return p.err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/zvhost/zvhost/vhostuser/frontend"
@@ -23,8 +22,21 @@ type Progress struct {
 // progressEvery is how often it is told.
 const progressEvery = 500 * time.Millisecond
 
+// lookEvery is how often a wait looks whether it is to end.
+const lookEvery = 100 * time.Millisecond
+
+// lastAnswers is how long answers are waited for once a run is to end early: a
+// back-end that works has given them by then. Tests change it.
+var lastAnswers = time.Second
+
 // Run measures until the time is over or ctx ends, and tells progress, if that is
-// not nil, now and then. What is measured ends with the first request that fails.
+// not nil, now and then. What is measured ends with the first request that fails;
+// with the error comes what was measured until then, which is of worth when its
+// Requests are not 0.
+//
+// The end of ctx ends every wait: those of the set-up at once, and those for answers
+// after a second. What was answered until then is a result; where answers are missing
+// there is an error, too.
 func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error) {
 	if err := c.Validate(); err != nil {
 		return Result{}, err
@@ -32,10 +44,11 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error)
 	if c.File != "" {
 		return runFile(ctx, &c, progress)
 	}
-	client, err := frontend.Dial(c.SocketPath)
+	client, err := dial(c.SocketPath)
 	if err != nil {
 		return Result{}, fmt.Errorf("--socket-path=%s: %w", c.SocketPath, err)
 	}
+	client.Timeout = c.Timeout
 	// The pid is told where it can be: that of a service manager, which has
 	// listened in the back-end's place, would mislead.
 	if c.ServerPID == 0 {
@@ -43,40 +56,65 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error)
 			c.ServerPID = pid
 		}
 	}
+	calm := context.AfterFunc(ctx, client.Interrupt)
 	d, err := frontend.Open(client, options(&c))
 	if err != nil {
-		return Result{}, err
+		calm()
+		return Result{}, silent(err)
 	}
-	res, err := measure(ctx, &c, d, progress)
+	works, err := plan(&c, d)
+	if !calm() && err == nil {
+		err = frontend.ErrInterrupted
+	}
 	if err != nil {
 		return Result{}, errors.Join(err, d.Abandon())
 	}
+	loops := make([]looper, c.Queues)
+	for i := range loops {
+		loops[i] = newLoop(d.Queue(i), works[i], &c)
+	}
+	res, err := timed(ctx, &c, loops, client.Interrupt, progress)
+	if err != nil {
+		return res, errors.Join(err, d.Abandon())
+	}
+	closed := make(chan struct{})
+	defer close(closed)
+	defer context.AfterFunc(ctx, func() { unless(closed, client.Interrupt) })()
 	return res, d.Close()
+}
+
+// unless waits for the last answers, and does f when they have not come until then.
+func unless(over <-chan struct{}, f func()) {
+	t := time.NewTimer(lastAnswers)
+	defer t.Stop()
+	select {
+	case <-over:
+	case <-t.C:
+		f()
+	}
+}
+
+// silent adds to the error of a back-end that does not answer what is most likely
+// the reason.
+func silent(err error) error {
+	if errors.Is(err, frontend.ErrTimeout) || errors.Is(err, frontend.ErrInterrupted) || errors.Is(err, frontend.ErrGone) {
+		return fmt.Errorf("%w; is another front-end, such as a virtual machine, using this disk? A back-end serves one at a time", err)
+	}
+	return err
 }
 
 // options are those of a front-end for c.
 func options(c *Config) frontend.Options {
-	o := frontend.Options{Queues: c.Queues, QueueSize: 128, Depth: c.Depth, Packed: c.Packed, BufferBytes: max(c.BlockBytes, 4096)}
+	o := frontend.Options{Queues: c.Queues, QueueSize: 128, Depth: c.Depth, Packed: c.Packed, BufferBytes: max(c.BlockBytes, 4096), Timeout: c.Timeout}
 	for int(o.QueueSize) < c.Depth {
 		o.QueueSize *= 2
 	}
 	return o
 }
 
-func measure(ctx context.Context, c *Config, d *frontend.Disk, progress func(Progress)) (Result, error) {
-	works, err := plan(c, d)
-	if err != nil {
-		return Result{}, err
-	}
-	loops := make([]looper, c.Queues)
-	for i := range loops {
-		loops[i] = newLoop(d.Queue(i), works[i], c)
-	}
-	return timed(ctx, c, loops, progress)
-}
-
-// timed runs the loops and takes the processor time before and after.
-func timed(ctx context.Context, c *Config, loops []looper, progress func(Progress)) (Result, error) {
+// timed runs the loops and takes the processor time before and after. interrupt ends
+// their waits; nil where they look at the halt themselves.
+func timed(ctx context.Context, c *Config, loops []looper, interrupt func(), progress func(Progress)) (Result, error) {
 	// Each queue's thread may run, and somebody beside them: it is for the kernel
 	// to share the processors out.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), c.Queues+2)))
@@ -85,46 +123,87 @@ func timed(ctx context.Context, c *Config, loops []looper, progress func(Progres
 	if err != nil {
 		return Result{}, err
 	}
-	start := time.Now()
-	if err := runAll(ctx, loops, start, c.Runtime, progress); err != nil {
-		return Result{}, err
-	}
-	after, err := cpuTimes(c.ServerPID)
+	server, err := watch(c.ServerPID)
 	if err != nil {
 		return Result{}, err
 	}
-	return newResult(c, loops, after.client-before.client, after.server-before.server), nil
+	defer server.close()
+	err = runAll(ctx, loops, time.Now(), c.Runtime, interrupt, progress)
+	after, cerr := cpuTimes(c.ServerPID)
+	gone := server.ended()
+	if gone { // replaced, as under a keeper: what it used until then nobody knows any more
+		after.server = before.server
+		after.client, cerr = CPUTime(0)
+	}
+	res := newResult(c, loops, after.client-before.client, after.server-before.server)
+	res.ServerEnded = gone
+	if err == nil && res.Requests == 0 && ctx.Err() != nil {
+		err = fmt.Errorf("%w before the first request was answered", frontend.ErrInterrupted)
+	}
+	if err = errors.Join(err, cerr); err != nil {
+		res.Error = err.Error()
+	}
+	return res, err
 }
 
 // runAll runs the loops, each on a thread of its own. Where one fails the others
-// stop too.
-func runAll(ctx context.Context, loops []looper, start time.Time, d time.Duration, progress func(Progress)) error {
-	var stop atomic.Bool
-	defer context.AfterFunc(ctx, func() { stop.Store(true) })()
-	errs := make([]error, len(loops))
+// stop too. The first error is returned: those of others say the same once more.
+func runAll(ctx context.Context, loops []looper, start time.Time, d time.Duration, interrupt func(), progress func(Progress)) error {
+	var h halt
+	errs := make(chan error, len(loops))
+	// stop lets nothing more be sent, and what is in flight not be waited for for long.
+	var once sync.Once
+	over := make(chan struct{})
+	var watching sync.WaitGroup
+	stop := func() {
+		once.Do(func() {
+			h.stop.Store(true)
+			watching.Go(func() {
+				unless(over, func() {
+					h.giveUp.Store(true)
+					if interrupt != nil {
+						interrupt()
+					}
+				})
+			})
+		})
+	}
 	var all sync.WaitGroup
-	for i, l := range loops {
+	for _, l := range loops {
 		all.Go(func() {
-			if errs[i] = l.run(start, int64(d), &stop); errs[i] != nil {
-				stop.Store(true)
+			if err := l.run(start, int64(d), &h); err != nil {
+				errs <- err
+				stop()
 			}
 		})
 	}
-	if progress == nil {
-		all.Wait()
-		return errors.Join(errs...)
-	}
+	calm := context.AfterFunc(ctx, stop)
 	done := make(chan struct{})
 	go func() {
 		all.Wait()
 		close(done)
 	}()
+	tell(loops, start, done, progress)
+	calm()
+	once.Do(func() {}) // what has not begun by now is not needed any more
+	close(over)
+	watching.Wait()
+	close(errs)
+	return <-errs
+}
+
+// tell tells progress until done.
+func tell(loops []looper, start time.Time, done <-chan struct{}, progress func(Progress)) {
+	if progress == nil {
+		<-done
+		return
+	}
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
 	for last, seen := start, uint64(0); ; {
 		select {
 		case <-done:
-			return errors.Join(errs...)
+			return
 		case now := <-tick.C:
 			total := uint64(0)
 			for _, l := range loops {

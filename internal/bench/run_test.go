@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -201,6 +200,7 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.SocketPath, c.File, c.Direct = "", "f", true }, ""},
 		{func(c *Config) { c.SocketPath, c.File, c.RW = "", "f", Append }, "takes reads and writes"},
 		{func(c *Config) { c.Runtime = 0 }, "--runtime"},
+		{func(c *Config) { c.Timeout = 0 }, "--timeout=0s: must be at least 1ms"},
 		{func(c *Config) { c.ServerPID = -1 }, "--server-pid"},
 		{func(c *Config) { c.ServerPID = maxPID + 1 }, "--server-pid"},
 		{func(c *Config) { c.Depth, c.BlockBytes, c.Queues = 1024, 1<<20, 9 }, "more than 8 GiB of memory"},
@@ -316,9 +316,9 @@ func TestNoAllocation(t *testing.T) {
 			if got != 0 {
 				t.Errorf("%s, polling %v: %v allocations in a round", c.RW, c.Poll, got)
 			}
-			var stop atomic.Bool
-			stop.Store(true)
-			check(t, l.run(time.Now(), 1, &stop))
+			var h halt
+			h.stop.Store(true)
+			check(t, l.run(time.Now(), 1, &h))
 			if d.Queue(0).InFlight() != 0 || l.latency.count == 0 {
 				t.Errorf("%s: %d in flight at the end", c.RW, d.Queue(0).InFlight())
 			}

@@ -1,5 +1,7 @@
 package uring
 
+import "golang.org/x/sys/unix"
+
 // The operations used here (enum io_uring_op).
 const (
 	OpReadv   = 1
@@ -24,6 +26,7 @@ const (
 	featNoDrop     = 1 << 1
 
 	enterGetEvents = 1 << 0
+	enterExtArg    = 1 << 3
 
 	sqCQOverflow = 1 << 1
 	sqTaskrun    = 1 << 2
@@ -78,4 +81,12 @@ type CQE struct {
 	UserData uint64
 	Res      int32 // bytes, or a negative errno
 	Flags    uint32
+}
+
+// getEventsArg is struct io_uring_getevents_arg.
+type getEventsArg struct {
+	sigmask     uint64
+	sigmaskSize uint32
+	minWaitUsec uint32
+	ts          *unix.Timespec
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -108,16 +109,28 @@ func (r *Ring) Staged() int { return int(r.tail - atomic.LoadUint32(r.sqHead)) }
 // wait > 0 it sleeps until that many are there. EINTR may end the sleep. EAGAIN
 // and EBUSY say that the kernel has no memory for more just now: what was not
 // taken stays staged.
-func (r *Ring) Enter(wait int) error {
+func (r *Ring) Enter(wait int) error { return r.enter(wait, enterGetEvents, nil) }
+
+// EnterFor is Enter, but sleeps for at most so long, and fails with ETIME then.
+func (r *Ring) EnterFor(wait int, most time.Duration) error {
+	limit := unix.NsecToTimespec(int64(most))
+	return r.enter(wait, enterGetEvents|enterExtArg, &getEventsArg{ts: &limit})
+}
+
+func (r *Ring) enter(wait int, flags uintptr, arg *getEventsArg) error {
 	// The store is a release: the entries are visible before the tail
 	// (io_uring(7); Linux pairs it in io_sqring_entries).
 	if r.shown != r.tail {
 		atomic.StoreUint32(r.sqTail, r.tail)
 		r.shown = r.tail
 	}
+	var size uintptr
+	if arg != nil {
+		size = unsafe.Sizeof(*arg)
+	}
 	for {
 		r.calls++
-		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.Staged()), uintptr(wait), enterGetEvents, 0, 0)
+		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.Staged()), uintptr(wait), flags, uintptr(unsafe.Pointer(arg)), size)
 		switch {
 		case errno == unix.EINTR && wait == 0:
 			continue

@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,8 +21,18 @@ import (
 // used to send nonsense, and [Client.Send] sends any.
 type Client struct {
 	conn *vhostuser.Conn
+	uc   *net.UnixConn // of conn, for its deadlines
 	sock *vhostuser.FD // the connection once more, to see whether it still stands
 	m    vhostuser.Message
+
+	// Timeout is how long each message may take to be sent, and to be answered; 0: for
+	// ever.
+	Timeout time.Duration
+
+	interrupted atomic.Bool
+	wake        *vhostuser.FD // an eventfd that is readable once it is interrupted
+	closing     sync.Mutex    // Interrupt does not meet a descriptor that is closed
+	closed      bool
 
 	// Protocol is what SetProtocolFeatures agreed on. With REPLY_ACK in it each
 	// message is acknowledged before its method returns.
@@ -37,7 +51,7 @@ func Dial(path string) (*Client, error) {
 // New takes over uc, which a back-end has at its other end. It is closed on an
 // error too.
 func New(uc *net.UnixConn) (*Client, error) {
-	c := &Client{conn: vhostuser.NewConn(uc)}
+	c := &Client{conn: vhostuser.NewConn(uc), uc: uc}
 	raw, err := uc.SyscallConn()
 	if err == nil {
 		cerr := raw.Control(func(fd uintptr) {
@@ -48,6 +62,12 @@ func New(uc *net.UnixConn) (*Client, error) {
 		})
 		err = errors.Join(err, cerr)
 	}
+	if err == nil {
+		var n int
+		if n, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err == nil {
+			c.wake = vhostuser.NewFD(n)
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connection to the back-end: %w", err), c.Close())
 	}
@@ -56,8 +76,11 @@ func New(uc *net.UnixConn) (*Client, error) {
 
 // Close ends the connection.
 func (c *Client) Close() error {
+	c.closing.Lock()
+	defer c.closing.Unlock()
+	c.closed = true
 	c.m.Close()
-	return errors.Join(c.conn.Close(), c.sock.Close())
+	return errors.Join(c.conn.Close(), c.sock.Close(), c.wake.Close())
 }
 
 // RefusedError is a message that the back-end understood and refused. It has
@@ -71,30 +94,76 @@ func (e RefusedError) Error() string {
 // ErrGone is a back-end that has closed the connection.
 var ErrGone = errors.New("the back-end has closed the connection")
 
+// ErrTimeout is a back-end that did not answer within Timeout.
+var ErrTimeout = errors.New("the back-end has not answered")
+
+// ErrInterrupted is a wait that Interrupt has ended.
+var ErrInterrupted = errors.New("interrupted")
+
+// Interrupt ends every wait for a message and, in the queues of the disk, for a
+// request, now and from now on: they fail with ErrInterrupted. The back-end sees
+// nothing of it before Close. Any goroutine may call it, also after Close.
+func (c *Client) Interrupt() {
+	c.closing.Lock()
+	defer c.closing.Unlock()
+	if c.closed {
+		return
+	}
+	c.interrupted.Store(true)
+	_ = c.uc.SetDeadline(time.Unix(1, 0)) // of a connection that has ended nobody waits for anything
+	_, _ = unix.Write(c.wake.Int(), []byte{1, 0, 0, 0, 0, 0, 0, 0})
+}
+
+// limit begins the time that a message may take.
+func (c *Client) limit() error {
+	if c.Timeout > 0 {
+		if err := c.uc.SetDeadline(time.Now().Add(c.Timeout)); err != nil {
+			return err
+		}
+	}
+	if c.interrupted.Load() { // whose deadline it may have been
+		return ErrInterrupted
+	}
+	return nil
+}
+
 // Send sends a message with any flags, payload and descriptors, and does not
 // look for an answer.
 func (c *Client) Send(r vhostuser.Request, flags uint32, payload []byte, fds ...int) error {
+	if err := c.limit(); err != nil {
+		return fmt.Errorf("sending %v: %w", r, err)
+	}
 	if err := c.conn.Write(r, flags, payload, fds...); err != nil {
-		return gone(err)
+		return fmt.Errorf("sending %v: %w", r, c.gone(err))
 	}
 	return nil
 }
 
 // SendRaw sends bytes as they are, the descriptors with the first of them.
-func (c *Client) SendRaw(b []byte, fds ...int) error { return gone(c.conn.WriteRaw(b, fds...)) }
+func (c *Client) SendRaw(b []byte, fds ...int) error { return c.gone(c.conn.WriteRaw(b, fds...)) }
 
 // Receive reads the next answer. It is good until the next call of any method.
 func (c *Client) Receive() (*vhostuser.Message, error) {
 	if err := c.conn.ReadReply(&c.m); err != nil {
-		return nil, gone(err)
+		return nil, c.gone(err)
 	}
 	return &c.m, nil
 }
 
-// gone names the several faces of a closed connection.
-func gone(err error) error {
-	if err != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)) {
-		return fmt.Errorf("%w (%w)", ErrGone, err)
+// gone names the several faces of a closed connection, and of one that is silent.
+func (c *Client) gone(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case c.interrupted.Load():
+		return ErrInterrupted
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("%w within %v", ErrTimeout, c.Timeout)
+	}
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, unix.EPIPE, unix.ECONNRESET} {
+		if errors.Is(err, end) {
+			return fmt.Errorf("%w (%w)", ErrGone, err)
+		}
 	}
 	return err
 }
@@ -132,9 +201,13 @@ func (c *Client) Set(r vhostuser.Request, payload []byte, fds ...int) error {
 }
 
 func (c *Client) answer(r vhostuser.Request) ([]byte, error) {
-	m, err := c.Receive()
+	var m *vhostuser.Message
+	err := c.limit()
+	if err == nil {
+		m, err = c.Receive()
+	}
 	if err != nil {
-		return nil, fmt.Errorf("answer to %v: %w", r, err)
+		return nil, fmt.Errorf("waiting for the answer to %v: %w", r, err)
 	}
 	if m.Request != r {
 		return nil, fmt.Errorf("%v was answered with %v", r, m)

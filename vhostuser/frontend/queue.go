@@ -56,7 +56,7 @@ type Queue struct {
 	inFlight int
 	one      [8]byte // what an eventfd is written with
 	count    [8]byte // what it is read into
-	poll     [2]unix.PollFd
+	poll     [3]unix.PollFd
 
 	// Timeout is how long Wait waits for a completion before it gives up with an
 	// error; 0 is for ever.
@@ -278,9 +278,10 @@ func (q *Queue) sleep() error {
 		timeout = int(q.Timeout.Milliseconds())
 	}
 	for {
-		q.poll = [2]unix.PollFd{
+		q.poll = [3]unix.PollFd{
 			{Fd: int32(q.call.Int()), Events: unix.POLLIN},
 			{Fd: int32(q.d.Client.sock.Int()), Events: unix.POLLRDHUP},
+			{Fd: int32(q.d.Client.wake.Int()), Events: unix.POLLIN},
 		}
 		n, err := unix.Poll(q.poll[:], timeout)
 		switch {
@@ -288,7 +289,9 @@ func (q *Queue) sleep() error {
 		case err != nil:
 			return fmt.Errorf("queue %d: poll: %w", q.index, err)
 		case n == 0:
-			return fmt.Errorf("queue %d: no completion within %v, %d requests in flight", q.index, q.Timeout, q.inFlight)
+			return q.late()
+		case q.poll[2].Revents != 0:
+			return q.cut(ErrInterrupted)
 		case q.poll[0].Revents != 0:
 			// Nobody else reads it, and it does not matter what it counted.
 			_, err := unix.Read(q.call.Int(), q.count[:])
@@ -297,7 +300,17 @@ func (q *Queue) sleep() error {
 			}
 			return nil
 		default:
-			return fmt.Errorf("queue %d, %d requests in flight: %w", q.index, q.inFlight, ErrGone)
+			return q.cut(ErrGone)
 		}
 	}
+}
+
+// late is the error of a device that has answered nothing for q.Timeout.
+func (q *Queue) late() error {
+	return fmt.Errorf("queue %d: no completion within %v, %d requests in flight: %w", q.index, q.Timeout, q.inFlight, ErrTimeout)
+}
+
+// cut is the error of a wait that ended with requests in flight.
+func (q *Queue) cut(why error) error {
+	return fmt.Errorf("queue %d, %d requests in flight: %w", q.index, q.inFlight, why)
 }

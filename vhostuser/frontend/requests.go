@@ -19,7 +19,7 @@ type StatusError struct {
 }
 
 func (e StatusError) Error() string {
-	return fmt.Sprintf("request of type %d at sector %d: %s", e.Type, e.Sector, driver.StatusString(e.Status))
+	return fmt.Sprintf("%s at sector %d was answered with %s", driver.TypeString(e.Type), e.Sector, driver.StatusString(e.Status))
 }
 
 // Status is the status that err stands for: driver.StatusOK of nil, and
@@ -51,7 +51,7 @@ func (q *Queue) Do(r *Request) error {
 	}
 	var done [1]*Request
 	if _, err := q.Wait(done[:]); err != nil {
-		return err
+		return fmt.Errorf("waiting for the %s at sector %d: %w", driver.TypeString(r.Type), r.Sector, err)
 	}
 	if r.Status != driver.StatusOK {
 		return StatusError{r.Type, r.Sector, r.Status}

@@ -24,11 +24,14 @@ func (q *Queue) Spin(done []*Request) (int, error) {
 		if began.IsZero() {
 			began = time.Now()
 		} else if q.Timeout > 0 && time.Since(began) > q.Timeout {
-			return 0, fmt.Errorf("queue %d: no completion within %v, %d requests in flight", q.index, q.Timeout, q.inFlight)
+			return 0, q.late()
 		}
 		q.poll[1] = unix.PollFd{Fd: int32(q.d.Client.sock.Int()), Events: unix.POLLRDHUP}
-		if n, err := unix.Poll(q.poll[1:], 0); n > 0 && err == nil {
-			return 0, fmt.Errorf("queue %d, %d requests in flight: %w", q.index, q.inFlight, ErrGone)
+		if n, err := unix.Poll(q.poll[1:2], 0); n > 0 && err == nil {
+			return 0, q.cut(ErrGone)
+		}
+		if q.d.Client.interrupted.Load() {
+			return 0, q.cut(ErrInterrupted)
 		}
 	}
 }

@@ -40,6 +40,22 @@ const (
 	TypeZoneResetAll uint32 = 26
 )
 
+var typeWords = map[uint32]string{
+	TypeIn: "read", TypeOut: "write", TypeFlush: "flush", TypeGetID: "request for the serial number",
+	TypeGetLifetime: "request for the lifetime", TypeDiscard: "discard", TypeWriteZeroes: "write-zeroes",
+	TypeSecureErase: "secure erase", TypeZoneAppend: "zone append", TypeZoneReport: "zone report",
+	TypeZoneOpen: "zone open", TypeZoneClose: "zone close", TypeZoneFinish: "zone finish",
+	TypeZoneReset: "zone reset", TypeZoneResetAll: "reset of all zones",
+}
+
+// TypeString says in words what a request does.
+func TypeString(typ uint32) string {
+	if words, ok := typeWords[typ]; ok {
+		return words
+	}
+	return fmt.Sprintf("request of unknown type %d", typ)
+}
+
 // Request statuses (VIRTIO_BLK_S_*).
 const (
 	StatusOK                 byte = 0
