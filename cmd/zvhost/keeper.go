@@ -25,6 +25,9 @@ connection meanwhile, and the new process goes on where the old one was: a guest
 sees a disk that is slow for a moment. Where systemd starts zvhost, its fd store
 does the same (FileDescriptorStoreMax= in the unit), and no keeper is needed.
 
+A command that ends with status 2 before it has served, or with 3, is not started
+again: the keeper ends with the same status.
+
 SIGHUP starts the command anew, for example from a newer file, once it has
 finished what is in flight; under nohup(1) it does nothing. SIGTERM ends both.`,
 		Example: `  zvhost keeper -- zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh`,
@@ -45,7 +48,7 @@ finished what is in flight; under nohup(1) it does nothing. SIGTERM ends both.`,
 			signal.Notify(make(chan os.Signal, 1), unix.SIGINT)
 			defer signal.Stop(signals)
 			status, err := keeper.Run(keeper.Options{
-				Args: args, Self: []string{"keeper", "--" + childFlag, "--"}, Signals: signals,
+				Args: args, Self: []string{"keeper", "--" + childFlag, "--"}, Signals: signals, GiveUp: exitLasting,
 				Log: func(format string, args ...any) {
 					_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "zvhost keeper: "+format+"\n", args...)
 				},

@@ -92,11 +92,24 @@ func TestDaemonThatCannotBegin(t *testing.T) {
 func TestFirstDaemonThatCannotBegin(t *testing.T) {
 	imageHere(t)
 	p, _ := kept(t, "disk.zvh", "--control-path=none/c")
-	if status := p.wait(); status != exitFailure {
+	if status := p.wait(); status != exitLasting {
 		t.Errorf("status %d:\n%s", status, p.logged())
 	}
 	if _, err := os.Lstat("s"); err == nil {
 		t.Error("the socket is still there")
+	}
+}
+
+// A keeper does not start a daemon again that cannot begin for a reason that stays, once no
+// guest waits for it.
+func TestKeeperGivesUp(t *testing.T) {
+	imageHere(t)
+	p, options := kept(t, "disk.zvh", "")
+	p.until("serving disk.zvh on s")
+	options("--control-path=none/c")
+	p.signal(unix.SIGHUP)
+	if status := p.wait(); status != exitLasting {
+		t.Errorf("status %d:\n%s", status, p.logged())
 	}
 }
 

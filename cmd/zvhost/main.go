@@ -9,13 +9,18 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/zvhost/zvhost/internal/daemon"
 )
 
 // The exit statuses.
 const (
 	exitOK      = 0
-	exitFailure = 1
+	exitFailure = 1 // it may get better by itself, or a guest waits for the next process
 	exitUsage   = 2
+	// exitLasting is of a daemon that would fail in the same way again. The unit does not
+	// start it again (RestartPreventExitStatus=), nor does a keeper.
+	exitLasting = 3
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -31,7 +36,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	root := newRoot()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // of nil it would take those of the process
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	if err := root.Execute(); err != nil {
@@ -51,8 +56,11 @@ func fail(stderr io.Writer, err error) int {
 	}
 	_, _ = fmt.Fprintf(stderr, "zvhost: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	var usage *usageError
-	if errors.As(err, &usage) {
+	switch {
+	case errors.As(err, &usage):
 		return exitUsage
+	case daemon.Lasting(err):
+		return exitLasting
 	}
 	return exitFailure
 }
@@ -81,7 +89,12 @@ or block device, to one front-end (QEMU, crosvm, cloud-hypervisor, ...) over a
 vhost-user socket.
 
 Without a command it serves, so that management software can start it by the
-conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.`,
+conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.
+
+The exit status is 0 when all went well and 2 when the command line was wrong. A
+failure has status 1; but serve ends with 3 when it cannot begin for a reason that
+stays until somebody sees to it (the file is missing, has another format or other
+permissions, there is no such group), so that a service manager need not try again.`,
 		Example: `  zvhost create disk.zvh --size 8G --zone-size 64M
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost report disk.zvh --map

@@ -101,8 +101,8 @@ func TestErrors(t *testing.T) {
 
 		{[]string{"serve"}, exitUsage, "--blk-file=FILE"},
 		{[]string{"serve", "disk.zvh"}, exitUsage, `takes no argument, but was given "disk.zvh"`},
-		{[]string{"serve", "--blk-file", image}, exitFailure, "nowhere to listen"},
-		{[]string{"serve", "--null"}, exitFailure, "nowhere to listen"},
+		{[]string{"serve", "--blk-file", image}, exitLasting, "nowhere to listen"},
+		{[]string{"serve", "--null"}, exitLasting, "nowhere to listen"},
 		{[]string{"serve", "--null", "--blk-file", image}, exitUsage, "--null is a disk without storage: leave --blk-file"},
 		{[]string{"serve", "--null-size", "1G", "--blk-file", image}, exitUsage, "add --null"},
 		{[]string{"serve", "--null", "--null-size", "0"}, exitUsage, "at least one sector"},
@@ -117,9 +117,9 @@ func TestErrors(t *testing.T) {
 		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--log-level", "loud"}, exitUsage, "--log-level=loud"},
 		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--size", "1G"}, exitUsage, "--size describes a new image: add --create"},
 		{[]string{"serve", "--blk-file", "new.zvh", "--socket-path", "s", "--create"}, exitUsage, "--size is missing"},
-		{[]string{"serve", "--blk-file", "none", "--socket-path", "s"}, exitFailure, "no such file or directory"},
-		{[]string{"--blk-file", "none", "--socket-path", "s"}, exitFailure, "no such file or directory"},
-		{[]string{"--fd=999", "--blk-file", image}, exitFailure, "--fd=999: not an open socket"},
+		{[]string{"serve", "--blk-file", "none", "--socket-path", "s"}, exitLasting, "no such file or directory"},
+		{[]string{"--blk-file", "none", "--socket-path", "s"}, exitLasting, "no such file or directory"},
+		{[]string{"--fd=999", "--blk-file", image}, exitLasting, "--fd=999: not an open socket"},
 		{[]string{"--socket-path=s"}, exitUsage, "--blk-file=FILE"},
 		{[]string{"bench"}, exitUsage, "--socket-path=PATH"},
 		{[]string{"bench", "s"}, exitUsage, "takes no argument"},
@@ -130,7 +130,7 @@ func TestErrors(t *testing.T) {
 		{[]string{"bench", "--socket-path", "s", "--bs", "1E"}, exitUsage, "up to 16 MiB"},
 		{[]string{"bench", "--socket-path", "s", "--iodepth", "0"}, exitUsage, "--iodepth=0"},
 		{[]string{"bench", "--socket-path", "s", "--runtime", "10"}, exitUsage, "--runtime"},
-		{[]string{"bench", "--socket-path", "s"}, exitFailure, "--socket-path=s: dial unix s: connect: no such file or directory"},
+		{[]string{"bench", "--socket-path", "s"}, exitFailure, "--socket-path=s: no such file or directory: start the back-end first"},
 		{[]string{"version", "x"}, exitUsage, "takes no argument"},
 	} {
 		status, out, stderr := zvhost(tt.args...)

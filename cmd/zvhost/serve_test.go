@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"reflect"
 	"testing"
 
@@ -89,7 +90,7 @@ func TestServesWithoutCommand(t *testing.T) {
 func TestServesNoStorage(t *testing.T) {
 	t.Chdir(t.TempDir())
 	p := start(t, "", nil, nil, "serve", "--socket-path", "s", "--null", "--null-size", "1G")
-	p.until("serving no storage (--null) on s: ordinary disk of 2097152 sectors")
+	p.until("serving no storage (--null) on s: ordinary disk of 1 GiB")
 	d, err := frontend.Open(dial(t, "s"), frontend.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -160,4 +161,18 @@ func TestDrainsOnSIGTERM(t *testing.T) {
 		t.Errorf("%d appends of 8 sectors were answered, but the zone is %+v", answered, z)
 	}
 	must(t, "check", "disk.zvh")
+}
+
+// What a guest does not see of a file whose size is no whole number of blocks is said.
+func TestOddSize(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("odd.raw", make([]byte, 1<<20+700), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, "", nil, nil, "serve", "--socket-path", "s", "--blk-file", "odd.raw")
+	p.until("odd.raw: the last 188 of its 1049276 bytes are not served, for they are no whole block of 512; to serve them make the file longer (truncate -s 1049600)")
+	p.signal(os.Interrupt)
+	if status := p.wait(); status != exitOK {
+		t.Errorf("status %d: %s", status, p.logged())
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -105,6 +106,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--fd=%d: not a socket handed over by the parent: it must be 3 or more", c.FD)
 	case c.Queues < 1 || c.Queues > vhostuser.MaxQueues:
 		return fmt.Errorf("--queues=%d: must be 1 to %d", c.Queues, vhostuser.MaxQueues)
+	case strings.HasPrefix(c.SocketPath, "@"):
+		return abstract("--socket-path", c.SocketPath)
+	case strings.HasPrefix(c.ControlPath, "@"):
+		return abstract("--control-path", c.ControlPath)
 	case len(c.SocketPath) > maxSocketPath:
 		return fmt.Errorf("--socket-path: %d bytes long, but it may have at most %d: use a shorter one", len(c.SocketPath), maxSocketPath)
 	case len(c.ControlPath) > maxSocketPath:
@@ -138,6 +143,11 @@ func (c *Config) Validate() error {
 		}
 	}
 	return nil
+}
+
+// abstract refuses the name of an abstract socket (unix(7)).
+func abstract(option, path string) error {
+	return fmt.Errorf("%s=%s: names an abstract socket, which has no permissions, so that any process could connect: give the path of a file, such as /run/vm1.sock (or ./%s for a file of that name)", option, path, path)
 }
 
 // maxSocketPath is the longest path that listen can make a socket at, in bytes:
@@ -204,6 +214,7 @@ func (c *Config) checkCache() error {
 	kind, err := backend.Probe(c.BlkFile)
 	if err == nil && kind == backend.KindZonedDevice {
 		err = fmt.Errorf("--cache=buffered: %s is a zoned drive, which takes writes in order: it cannot be used through the page cache; leave --cache out", c.BlkFile)
+		err = lasting(err)
 	}
 	return err
 }
@@ -237,7 +248,7 @@ func matches(path string, g backend.Geometry) error {
 		return err
 	}
 	if what := difference(r, g); what != "" {
-		return fmt.Errorf("--create: %s exists already with %s: remove it, or serve it without --create", path, what)
+		return lasting(fmt.Errorf("--create: %s exists already with %s: give another --blk-file, or leave --create and what belongs to it out to serve the file as it is", path, what))
 	}
 	return nil
 }
@@ -249,10 +260,11 @@ func difference(r backend.Report, g backend.Geometry) string {
 	type point struct {
 		what      string
 		have, ask uint64
+		sectors   bool // they are sizes
 	}
 	points := []point{
-		{"size in sectors", r.Info.CapacitySectors, g.CapacitySectors},
-		{"zone size in sectors", z.ZoneSectors, g.ZoneSectors},
+		{"size", r.Info.CapacitySectors, g.CapacitySectors, true},
+		{"zone size", z.ZoneSectors, g.ZoneSectors, true},
 	}
 	conventional := 0
 	for _, zone := range r.Zones {
@@ -260,18 +272,22 @@ func difference(r backend.Report, g backend.Geometry) string {
 			conventional++
 			continue
 		}
-		points = append(points, point{"zone capacity in sectors", zone.Capacity, min(g.ZoneCapacitySectors, zone.Length)})
+		points = append(points, point{"zone capacity", zone.Capacity, min(g.ZoneCapacitySectors, zone.Length), true})
 	}
 	points = append(points,
-		point{"number of conventional zones", uint64(conventional), uint64(g.ConventionalZones)},
-		point{"open zones limit", uint64(z.MaxOpen), uint64(g.MaxOpen)},
-		point{"active zones limit", uint64(z.MaxActive), uint64(g.MaxActive)},
-		point{"append limit in sectors", uint64(z.MaxAppendSectors), uint64(g.MaxAppendSectors)},
-		point{"block size", uint64(r.Info.LogicalBlockSize), uint64(g.BlockSize)},
+		point{"number of conventional zones", uint64(conventional), uint64(g.ConventionalZones), false},
+		point{"open zones limit", uint64(z.MaxOpen), uint64(g.MaxOpen), false},
+		point{"active zones limit", uint64(z.MaxActive), uint64(g.MaxActive), false},
+		point{"append limit", uint64(z.MaxAppendSectors), uint64(g.MaxAppendSectors), true},
+		point{"block size", uint64(r.Info.LogicalBlockSize), uint64(g.BlockSize), false},
 	)
 	for _, p := range points {
 		if p.have != p.ask {
-			return fmt.Sprintf("another %s (%d, not %d)", p.what, p.have, p.ask)
+			show := func(n uint64) string { return strconv.FormatUint(n, 10) }
+			if p.sectors {
+				show = sizeOf
+			}
+			return fmt.Sprintf("another %s (%s, not %s)", p.what, show(p.have), show(p.ask))
 		}
 	}
 	return ""
@@ -304,7 +320,7 @@ func checkFileLimit(queues int) error {
 		return fmt.Errorf("reading the limit of open files: %w", err)
 	}
 	if lim.Cur < need {
-		return fmt.Errorf("at most %d open files are allowed, but %d queues may need %d: raise the limit (ulimit -n, or LimitNOFILE= in the unit)", lim.Cur, queues, need)
+		return lasting(fmt.Errorf("at most %d open files are allowed, but %d queues may need %d: raise the limit (ulimit -n, or LimitNOFILE= in the unit)", lim.Cur, queues, need))
 	}
 	return nil
 }

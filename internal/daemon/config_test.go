@@ -88,7 +88,7 @@ func TestCreate(t *testing.T) {
 	}{
 		{"not there yet", image, testGeometry, ""},
 		{"there already", image, testGeometry, ""},
-		{"another size", image, backend.Geometry{CapacitySectors: 4096, ZoneSectors: 128}, "another size in sectors (2048, not 4096)"},
+		{"another size", image, backend.Geometry{CapacitySectors: 4096, ZoneSectors: 128}, "another size (1 MiB, not 2 MiB): give another --blk-file, or leave --create"},
 		{"conventional zones", image, conventional, "another number of conventional zones"},
 		{"capacity", image, capacity, "another zone capacity"},
 		{"limit", image, open, "another open zones limit (0, not 3)"},

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"os"
+
 	"github.com/sirupsen/logrus"
 
 	"github.com/zvhost/zvhost/backend"
@@ -59,5 +61,18 @@ func (c *controller) close() {
 func warnOfFaults(log logrus.FieldLogger, disk backend.Disk) {
 	for _, f := range disk.Faults().List() {
 		log.Warnf("fault %d: %v", f.ID, f.Fault)
+	}
+}
+
+// warnOfLastPart tells an operator of what stands at the end of an ordinary disk's file
+// and is no whole block: guests do not see it, and it stays as it is.
+func warnOfLastPart(log logrus.FieldLogger, file string, i backend.Info) {
+	st, err := os.Stat(file)
+	if err != nil || !st.Mode().IsRegular() || i.Zoned != nil {
+		return
+	}
+	if rest := st.Size() % int64(i.LogicalBlockSize); rest != 0 {
+		log.Warnf("%s: the last %d of its %d bytes are not served, for they are no whole block of %d; to serve them make the file longer (truncate -s %d)",
+			file, rest, st.Size(), i.LogicalBlockSize, st.Size()-rest+int64(i.LogicalBlockSize))
 	}
 }

@@ -32,7 +32,11 @@ type front struct {
 // handed down.
 func openFront(c *Config, h *handed, log logrus.FieldLogger) (*front, error) {
 	if c.FD != NoFD {
-		return inherited(os.NewFile(uintptr(c.FD), "fd"), fmt.Sprintf("--fd=%d", c.FD))
+		f, err := inherited(os.NewFile(uintptr(c.FD), "fd"), fmt.Sprintf("--fd=%d", c.FD))
+		if err != nil {
+			err = lasting(err)
+		}
+		return f, err
 	}
 	if h.socket != nil {
 		file := h.socket
@@ -40,7 +44,7 @@ func openFront(c *Config, h *handed, log logrus.FieldLogger) (*front, error) {
 		return fromActivation(file, c.SocketPath)
 	}
 	if c.SocketPath == "" {
-		return nil, errors.New("nowhere to listen: give --socket-path=PATH, --fd=N, or start zvhost from a systemd socket unit")
+		return nil, lasting(errors.New("nowhere to listen: give --socket-path=PATH, --fd=N, or start zvhost from a systemd socket unit"))
 	}
 	if f := h.kept[listenerName]; f != nil {
 		delete(h.kept, listenerName)
@@ -135,11 +139,11 @@ func fromActivation(file *os.File, path string) (*front, error) {
 		return nil, err
 	}
 	if f.listener == nil {
-		return nil, errors.Join(errors.New("the socket handed over by systemd is connected, not listening: set Accept=no in the socket unit"), f.close())
+		return nil, errors.Join(lasting(errors.New("the socket handed over by systemd is connected, not listening: set Accept=no in the socket unit")), f.close())
 	}
 	bound := f.listener.Addr().String()
 	if path != "" && !samePath(path, bound) {
-		return nil, errors.Join(fmt.Errorf("systemd listens on %s, but --socket-path says %s: make the socket unit and the service agree", bound, path), f.close())
+		return nil, errors.Join(lasting(fmt.Errorf("systemd listens on %s, but --socket-path says %s: make the socket unit and the service agree", bound, path)), f.close())
 	}
 	f.where = bound
 	return f, nil
@@ -264,19 +268,34 @@ func removeStale(path, option string) error {
 	case err != nil:
 		return fmt.Errorf("the socket's path: %w", err)
 	case st.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%s: exists and is not a socket: remove it, or choose another %s", path, option)
+		return lasting(fmt.Errorf("%s=%s: %s, not a socket: give another path, of a file that does not exist", option, path, kindOf(st.Mode())))
 	}
 	live, err := isBound(path)
 	if err != nil {
 		return fmt.Errorf("%s: cannot tell whether another process listens there: %w", path, err)
 	}
 	if live {
-		return fmt.Errorf("%s: another process listens there: stop it, or choose another %s", path, option)
+		return fmt.Errorf("%s: another process listens there: give another %s, or stop that process first", path, option)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the stale socket: %w", err)
 	}
 	return nil
+}
+
+// kindOf says what a file is that is no socket.
+func kindOf(m fs.FileMode) string {
+	switch m.Type() {
+	case fs.ModeDir:
+		return "is a directory"
+	case fs.ModeSymlink:
+		return "is a symbolic link"
+	case fs.ModeNamedPipe:
+		return "is a named pipe"
+	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
+		return "is a device"
+	}
+	return "is a file"
 }
 
 // isBound says whether a process has a socket bound to the file at path. It

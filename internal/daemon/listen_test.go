@@ -90,8 +90,8 @@ func TestListenRefuses(t *testing.T) {
 		{live, "another process listens there"},
 		{bound, "another process listens there"},
 		{packets, "another process listens there"},
-		{file, "exists and is not a socket"},
-		{dir, "exists and is not a socket"},
+		{file, "is a file, not a socket: give another path"},
+		{dir, "is a directory, not a socket: give another path"},
 		{filepath.Join(dir, "none", "s"), "the socket's directory"},
 		{"", "nowhere to listen"},
 	} {

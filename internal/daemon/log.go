@@ -97,3 +97,17 @@ func fieldValue(v any) string {
 	}
 	return s
 }
+
+// sizeOf writes a number of sectors as people write sizes: in the largest unit that it
+// is a whole number of.
+func sizeOf(sectors uint64) string {
+	unit, n := 0, sectors
+	const units = "KMGTPE"
+	if n%2 != 0 {
+		return fmt.Sprintf("%d bytes", n*512)
+	}
+	for n /= 2; n != 0 && n%1024 == 0 && unit < len(units)-1; unit++ {
+		n /= 1024
+	}
+	return fmt.Sprintf("%d %ciB", n, units[unit])
+}

@@ -28,15 +28,16 @@ const handOver = 2 * time.Second
 // until the front-end leaves. On the way out requests in flight are finished,
 // the disk is synced and the socket file removed.
 func Run(ctx context.Context, c Config, log *logrus.Logger) error {
-	if err := checkFileLimit(c.Queues); err != nil {
-		return err
-	}
 	h := new(handed)
 	if c.FD == NoFD {
 		var err error
 		if h, err = activated(log); err != nil {
-			return err
+			return h.notBegun(&c, err)
 		}
+	}
+	if err := checkFileLimit(c.Queues); err != nil {
+		h.leave()
+		return h.notBegun(&c, err)
 	}
 	// The disk before the socket: its lock keeps a second daemon from getting that
 	// far.
@@ -47,9 +48,10 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 	disk, err := open()
 	if err != nil {
 		h.leave()
-		return err
+		return h.notBegun(&c, err)
 	}
 	disk, err = serveDisk(ctx, &c, h, disk, away, log)
+	err = h.notBegun(&c, err)
 	defer late(log, patience, "the end of the daemon")()
 	if cerr := disk.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("closing %s: %w", c.what(), cerr))
@@ -82,13 +84,14 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 		}
 	}
 	if err == nil {
-		done = h.close
+		done, h.begun = h.close, true
 		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix), lines: newLineLimit(log)}
 		log.Infof("serving %s on %s: %s", c.what(), f.where, describeDisk(disk.Info()))
 		if away {
 			log.Infof("%s is left to another zvhost until queues start here", c.what())
 		}
 		warnOfFaults(log, disk)
+		warnOfLastPart(log, c.BlkFile, disk.Info())
 		err = errors.Join(s.run(ctx, f), ctl.stopListening())
 	}
 	err = errors.Join(err, dev.Close())
@@ -334,9 +337,9 @@ func peerName(conn *net.UnixConn) string {
 
 // describeDisk says in a line what is being served.
 func describeDisk(i backend.Info) string {
-	text := fmt.Sprintf("ordinary disk of %d sectors", i.CapacitySectors)
+	text := "ordinary disk of " + sizeOf(i.CapacitySectors)
 	if z := i.Zoned; z != nil {
-		text = fmt.Sprintf("host-managed disk of %d sectors, %d zones of %d", i.CapacitySectors, z.Zones, z.ZoneSectors)
+		text = fmt.Sprintf("host-managed disk of %s, %d zones of %s", sizeOf(i.CapacitySectors), z.Zones, sizeOf(z.ZoneSectors))
 	}
 	text += fmt.Sprintf(", %d-byte blocks", i.LogicalBlockSize)
 	if i.ReadOnly {

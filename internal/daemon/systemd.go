@@ -33,6 +33,9 @@ type handed struct {
 	socket *os.File       // of the socket unit; nil: none
 	kept   vhostuser.Kept // what the process before has put into the fd store
 	store  *fdStore       // nil: there is none
+
+	held  bool // a guest waits for what was handed down
+	begun bool // the daemon serves, or has served
 }
 
 // activated takes what the service manager handed down. A single descriptor that
@@ -47,12 +50,16 @@ func activated(log logrus.FieldLogger) (*handed, error) {
 		}
 		fd, err := takeFD(f)
 		if err != nil {
-			return nil, err
+			h.held = true // it may be a guest's
+			return h, err
 		}
 		if twice := h.kept[f.Name()]; twice != nil {
 			_ = twice.Close()
 		}
 		h.kept[f.Name()] = fd
+	}
+	for name := range h.kept { // not Of, which takes them
+		h.held = h.held || name == awayName || strings.HasPrefix(name, sessionPrefix)
 	}
 	if len(others) == 1 {
 		h.socket = others[0]
@@ -68,8 +75,8 @@ func activated(log logrus.FieldLogger) (*handed, error) {
 		_ = f.Close() // nobody's any more
 	}
 	if len(others) > 0 && h.socket == nil {
-		return nil, fmt.Errorf("systemd handed over %d descriptors (%s), none of them called %q: set FileDescriptorName=%s in the socket unit",
-			len(others), strings.Join(names, ", "), socketFDName, socketFDName)
+		return h, lasting(fmt.Errorf("systemd handed over %d descriptors (%s), none of them called %q: set FileDescriptorName=%s in the socket unit",
+			len(others), strings.Join(names, ", "), socketFDName, socketFDName))
 	}
 	return h, nil
 }

@@ -13,7 +13,7 @@ import (
 
 // How long a child that ended is left alone before it is started again: at once
 // when it had been serving, and twice as long each time when it had not. One that
-// has served once is never given up, whatever its status: a guest waits for it, Go's
+// has served once is not given up but for Options.GiveUp: a guest waits for it, Go's
 // status for a panic is that of a wrong command line, and a newer file that does not
 // start can be put right.
 const (
@@ -35,7 +35,10 @@ type Options struct {
 	// has finished what it does; SIGTERM and SIGINT end it, and the keeper with it; the
 	// second of those kills it, unless it comes within a second of the first.
 	Signals <-chan os.Signal
-	Log     func(format string, args ...any)
+	// GiveUp is a status of the program that says that it would fail in the same way
+	// again, and that no guest waits for it; 0: none.
+	GiveUp int
+	Log    func(format string, args ...any)
 }
 
 // Run runs the program until it ends by itself or a signal ends it, and returns
@@ -95,7 +98,7 @@ func Run(o Options) (status int, err error) {
 		switch {
 		case ending, code == 0 && !again && s.isEmpty():
 			return max(code, 0), nil
-		case code > 0 && !served:
+		case code > 0 && (!served || code == o.GiveUp):
 			return code, nil // a command line that is wrong does not get better by itself
 		case again && code == 0:
 			continue

@@ -1,0 +1,94 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend"
+)
+
+// What stays until somebody sees to it, and what may get better by itself, or has a guest
+// that waits.
+func TestLasting(t *testing.T) {
+	missing := &fs.PathError{Op: "open", Path: "x", Err: unix.ENOENT}
+	for _, tt := range []struct {
+		err  error
+		file string
+		h    handed
+		want bool
+	}{
+		{missing, "disk.zvh", handed{}, true},
+		{missing, "/dev/vg/vm1", handed{}, false}, // it may still come
+		{missing, "disk.zvh", handed{held: true}, false},
+		{missing, "disk.zvh", handed{begun: true}, false},
+		{fmt.Errorf("the disk: %w", unix.EACCES), "f", handed{}, true},
+		{unix.EPERM, "/dev/sdz", handed{}, true},
+		{fmt.Errorf("giving the socket to its group: %w", user.UnknownGroupError("nobodys")), "f", handed{}, true},
+		{fmt.Errorf("f: %w", backend.ErrNotImage), "f", handed{}, true},
+		{errors.Join(lasting(errors.New("not a socket")), nil), "f", handed{}, true},
+		{unix.ENOSPC, "f", handed{}, false},
+		{unix.ENOMEM, "f", handed{}, false},
+		{unix.EMFILE, "f", handed{}, false},
+		{unix.EBUSY, "f", handed{}, false},
+		{unix.EIO, "f", handed{}, false},
+		{errors.New("another process is using it"), "f", handed{}, false},
+	} {
+		if got := Lasting(tt.h.notBegun(&Config{BlkFile: tt.file}, tt.err)); got != tt.want {
+			t.Errorf("%v, %s, %+v: %v", tt.err, tt.file, tt.h, got)
+		}
+	}
+	if (new(handed)).notBegun(&Config{}, nil) != nil {
+		t.Error("an error was made of none")
+	}
+}
+
+// A path that is not a socket is refused in words that nobody loses a file by, and the file
+// is as it was.
+func TestNotASocket(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, e := range []error{
+		os.WriteFile("disk.zvh", []byte("data"), 0o600), os.Mkdir("dir", 0o700), os.Symlink("disk.zvh", "link"), unix.Mkfifo("pipe", 0o600),
+		os.WriteFile("s~", []byte("a backup"), 0o600),
+	} {
+		if e != nil {
+			t.Fatal(e)
+		}
+	}
+	for _, tt := range []struct{ path, want string }{
+		{"disk.zvh", "--socket-path=disk.zvh: is a file, not a socket: give another path"},
+		{"dir", "is a directory, not a socket: give another path"},
+		{"link", "is a symbolic link, not a socket: give another path"},
+		{"pipe", "is a named pipe, not a socket: give another path"},
+		{"s", "--socket-path=s~: is a file, not a socket: give another path"},
+		{"/etc/passwd", "--socket-path=/etc/passwd: is a file, not a socket: give another path"},
+		{"/dev/null", "is a device, not a socket: give another path"},
+	} {
+		_, err := listen(endpoint{option: "--socket-path", path: tt.path, mode: 0o600})
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "remove") {
+			t.Errorf("%s: %v, want %q", tt.path, err, tt.want)
+		}
+	}
+	left, err := filepath.Glob("*")
+	text, rerr := os.ReadFile("s~")
+	if err != nil || rerr != nil || len(left) != 5 || string(text) != "a backup" {
+		t.Errorf("%q, %q, %v, %v", left, text, err, rerr)
+	}
+}
+
+func TestSizeOf(t *testing.T) {
+	for sectors, want := range map[uint64]string{
+		0: "0 KiB", 1: "512 bytes", 2: "1 KiB", 3: "1536 bytes", 2047: "1048064 bytes", 2048: "1 MiB", 6 << 20: "3 GiB", 16<<20 + 2: "8388609 KiB", 1 << 54: "8 EiB",
+	} {
+		if got := sizeOf(sectors); got != want {
+			t.Errorf("%d sectors: %q, want %q", sectors, got, want)
+		}
+	}
+}
