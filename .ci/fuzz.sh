@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for FUZZTIME (10s), found by its name (make fuzz). What
-# a target finds is written to testdata/fuzz/ of its package: commit it with the
-# fix.
+# Searches with every fuzz target, found by its name, for FUZZTIME (2m) each (make fuzz,
+# and the end of make robust). What a target finds is written to testdata/fuzz/ of its
+# package: commit it with the fix, and make test tries it from then on.
 #
 # Before Go 1.27 the end of the time itself may be told as a failure (go.dev/issue/75804):
 # a run whose whole complaint is that, and which wrote nothing down, has found
@@ -21,7 +21,7 @@ only_the_end() {
 
 passed=0 failed=0 executions=0
 while IFS=$'\t' read -r dir target; do
-	if go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-10s}" "$dir" >"$log" 2>&1 || only_the_end "$target"; then
+	if go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-2m}" "$dir" >"$log" 2>&1 || only_the_end "$target"; then
 		# fuzz: elapsed: 10s, execs: 325017 (33229/sec), new interesting: 11 (total: 202)
 		n=$(sed -n 's/.*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
 		printf 'ok    %-34s %s, %d executions\n' "$target" "$dir" "${n:-0}"

@@ -12,7 +12,6 @@ steps=(
 	"build" "make --no-print-directory build"
 	"lint" ".ci/lint.sh"
 	"Go tests, race detector" ".ci/gotest.sh"
-	"fuzz, ${FUZZTIME:=10s} each" ".ci/fuzz.sh"
 	"packaging" "packaging/test.sh"
 	"virtual machines" "integration/qemu_test.sh"
 	"geometries" "integration/guests/geometries.sh"
@@ -24,7 +23,6 @@ steps=(
 	"power cuts" "integration/powercut.sh 10"
 	"data the kernel has lost" "integration/writeback.sh"
 )
-export FUZZTIME
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

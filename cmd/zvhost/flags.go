@@ -48,8 +48,11 @@ func (g *geometryFlags) geometry() (backend.Geometry, error) {
 		{&g.size, "size", "how large the disk is, such as --size 8G"},
 		{&g.zoneSize, "zone-size", "how large a zone is, such as --zone-size 64M"},
 	} {
-		if need.flag.bytes == 0 {
+		switch {
+		case need.flag.text == "":
 			return geo, usagef("--%s is missing: say %s", need.name, need.what)
+		case need.flag.bytes == 0:
+			return geo, usagef("--%s %s: must be larger than 0: say %s", need.name, need.flag.text, need.what)
 		}
 	}
 	var err error

@@ -25,12 +25,19 @@ func TestFileSystemUnderTheImageFillsUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", "-c", `mount -t tmpfs -o size=2m,mode=700 none "$1" && cd "$1" && "$0" create disk.zvh --size 16M --zone-size 256K >&2 &&
+	cmd := exec.Command("sh", "-c", `{ mount --make-rprivate / 2>/dev/null || true; } && mount -t tmpfs -o size=2m,mode=700 none "$1" && cd "$1" && "$0" create disk.zvh --size 16M --zone-size 256K >&2 &&
 		exec "$0" serve --socket-path "$2" --blk-file disk.zvh`, self, small, socket)
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	// Root needs no user namespace, which the kernel refuses in a chroot (clone(2), EPERM).
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	// In a chroot the root may be no mount point that could be made private, and then the
+	// mount is seen outside, too.
+	t.Cleanup(func() { _ = syscall.Unmount(small, syscall.MNT_DETACH) })
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		}
 	}
 	p := launch(t, cmd, nil)
 	p.until("serving disk.zvh on")

@@ -39,6 +39,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(append([]string{}, args...)) // of nil it would take those of the process
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	if err := unknownCommand(root, args); err != nil {
+		return fail(stderr, err)
+	}
 	if err := root.Execute(); err != nil {
 		return fail(stderr, err)
 	}
@@ -108,25 +111,16 @@ permissions, there is no such group), so that a service manager need not try aga
 	opts := newServeOptions()
 	opts.addConventional(root.Flags())
 	root.Flags().Bool(printCapabilitiesFlag, false, "print what this back-end can do, as JSON, and exit")
-	root.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		hint := ""
-		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
-			hint = ", did you mean " + strings.Join(s, " or ") + "?"
-		}
-		return usagef("unknown command %q%s (see zvhost --help)", args[0], hint)
-	}
 	root.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cmd.Flags().NFlag() == 0 {
 			return cmd.Help()
 		}
 		return opts.serve(cmd)
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w (see %s --help)", err, cmd.CommandPath())
-	})
+	root.Version = buildVersion()
+	root.SetVersionTemplate(versionLine())
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelp())
 	root.AddCommand(newCreate(), newServe(), newKeeper(), newReport(), newCheck(), newFault(), newZone(), newResize(), newBench(), newVersion())
 	return root
 }

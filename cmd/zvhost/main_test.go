@@ -77,6 +77,27 @@ func TestErrors(t *testing.T) {
 		{[]string{"--frobnicate"}, exitUsage, "unknown flag: --frobnicate (see zvhost --help)"},
 		{[]string{"report", "--frobnicate"}, exitUsage, "(see zvhost report --help)"},
 
+		{[]string{"creat", "x", "--size", "8G"}, exitUsage, "did you mean create?"},
+		{[]string{"help", "nosuch"}, exitUsage, `unknown command "nosuch" (see zvhost --help)`},
+		{[]string{"help", "fault", "ad"}, exitUsage, "did you mean add? (see zvhost fault --help)"},
+		{[]string{"fault", "ad", "s", "--foo"}, exitUsage, "did you mean add? (see zvhost fault --help)"},
+		{[]string{"zone", "offline"}, exitUsage, `unknown command "offline" (see zvhost zone --help)`},
+		{[]string{"create", "new.zvh", "--size", "0", "--zone-size", "64K"}, exitUsage, "--size 0: must be larger than 0"},
+		{[]string{"create", "new.zvh", "--size", "-1", "--zone-size", "64K"}, exitUsage, "--size=-1: not a size"},
+		{with("--conventional", "x"), exitUsage, "--conventional=x: must be a whole number (see zvhost create --help)"},
+		{with("--max-active", "5000000000"), exitUsage, "--max-active=5000000000: must be a whole number, 0 or more, below 2^32"},
+		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--poll-max", "1"}, exitUsage, "--poll-max=1: must be a time with its unit"},
+		{[]string{"serve", "--read-only=maybe"}, exitUsage, "--read-only=maybe: takes true or false, or nothing for true"},
+		{[]string{"serve", "--fd", "x"}, exitUsage, "--fd=x: must be a whole number"},
+		{[]string{"serve", "--blk-file", image, "--socket-path", "@s"}, exitUsage, "--socket-path=@s: names an abstract socket"},
+		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--control-path", "@s"}, exitUsage, "--control-path=@s: names an abstract socket"},
+		{[]string{"serve", "--blk-file", image, "--socket-path", plain}, exitLasting, "is a file, not a socket: give another path"},
+		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--control-path", "/etc/passwd"}, exitLasting, "--control-path=/etc/passwd: is a file, not a socket"},
+		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--socket-group", "nosuchgroup"}, exitLasting, "nosuchgroup"},
+		{[]string{"serve", "--blk-file", image, "--socket-path", "none/s"}, exitLasting, "the socket's directory none"},
+		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--create", "--size", "2M", "--zone-size", "64K"}, exitLasting, "another size (1 MiB, not 2 MiB)"},
+		{[]string{"bench", "--socket-path", plain}, exitFailure, "not a socket: give the path that the back-end listens on"},
+		{[]string{"bench", "--socket-path", "s", "--timeout", "0"}, exitUsage, "--timeout=0s: must be at least 1ms"},
 		{[]string{"create"}, exitUsage, "needs the file"},
 		{[]string{"create", "a", "b"}, exitUsage, "works on one file, but 2"},
 		{[]string{"create", "new.zvh"}, exitUsage, "--size is missing"},
@@ -194,6 +215,11 @@ func TestPrintCapabilities(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
+	for _, args := range [][]string{{"--version"}, {"-v"}} {
+		if out := must(t, args...); out != must(t, "version") {
+			t.Errorf("zvhost %q prints %q", args, out)
+		}
+	}
 	if out := must(t, "version"); !strings.HasPrefix(out, "zvhost ") || strings.Count(out, "\n") != 1 {
 		t.Errorf("version prints %q", out)
 	}

@@ -70,7 +70,7 @@ func drawMap(w io.Writer, file string, r backend.Report) error {
 		return err
 	}
 	columns, colour := terminal(w)
-	return zoneMap{width: columns, colour: colour}.draw(w, r.Zones, r.Info.Zoned)
+	return zoneMap{width: columns, colour: colour, ascii: !utf8Locale()}.draw(w, r.Zones, r.Info.Zoned)
 }
 
 // reportJSON is the schema of zvhost report --json. Names say what a number

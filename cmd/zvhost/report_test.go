@@ -148,3 +148,28 @@ func TestZoneMapFits(t *testing.T) {
 		}
 	}
 }
+
+// Where the locale has only ASCII the map does with that.
+func TestMapLocale(t *testing.T) {
+	image := newImage(t, "--size", "1M", "--zone-size", "64K", "--full-zones", "3")
+	for _, tt := range []struct {
+		all, ctype, lang string
+		ascii            bool
+	}{
+		{"C", "en_US.UTF-8", "en_US.UTF-8", true},
+		{"C.UTF-8", "", "C", false},
+		{"", "POSIX", "de_DE.utf8", true},
+		{"", "de_DE.utf8", "C", false},
+		{"", "", "C.UTF-8", false},
+		{"", "", "en_US.ISO-8859-1", true},
+		{"", "", "", true},
+	} {
+		t.Setenv("LC_ALL", tt.all)
+		t.Setenv("LC_CTYPE", tt.ctype)
+		t.Setenv("LANG", tt.lang)
+		out := must(t, "report", image, "--map")
+		if ascii := strings.IndexFunc(out, func(r rune) bool { return r > '~' }) < 0; ascii != tt.ascii || ascii != strings.Contains(out, "   8\n") {
+			t.Errorf("%+v:\n%s", tt, out)
+		}
+	}
+}

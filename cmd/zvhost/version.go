@@ -31,12 +31,17 @@ func newVersion() *cobra.Command {
 			if asJSON {
 				return writeJSON(cmd.OutOrStdout(), v)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "zvhost %s (%s, %s)\n", v.Version, v.Go, v.System)
+			_, err := fmt.Fprint(cmd.OutOrStdout(), versionLine())
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// versionLine is what zvhost version and zvhost --version print.
+func versionLine() string {
+	return fmt.Sprintf("zvhost %s (%s, %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // buildVersion falls back to what the Go tool knows: a version for go install,

@@ -38,6 +38,9 @@ const mixedLetter = '*'
 // fillBlocks show how much of a zone is written, in eighths.
 var fillBlocks = []rune(" ▁▂▃▄▅▆▇█")
 
+// fillDigits are the same for a locale that has only ASCII.
+var fillDigits = []rune(" 12345678")
+
 const (
 	// mapRows bounds the height of the map; a disk with more zones than fit
 	// shows several in one column.
@@ -51,6 +54,7 @@ const (
 type zoneMap struct {
 	width  int  // columns of the terminal
 	colour bool // the terminal takes colours
+	ascii  bool // and nothing but ASCII
 }
 
 // draw writes the map, a legend of the states that occur, and a summary.
@@ -87,11 +91,15 @@ func (m zoneMap) cell(states, fills *strings.Builder, zones []backend.Zone) {
 	if mixed {
 		look.letter, look.colour = mixedLetter, "37"
 	}
-	bar := fillBlocks[0]
+	fill := fillBlocks
+	if m.ascii {
+		fill = fillDigits
+	}
+	bar := fill[0]
 	if written > 0 && capacity > 0 {
 		// The least that is written shows, and full is really full.
-		eighths := float64(written) / float64(capacity) * float64(len(fillBlocks)-1)
-		bar = fillBlocks[min(max(int(eighths), 1), len(fillBlocks)-1)]
+		eighths := float64(written) / float64(capacity) * float64(len(fill)-1)
+		bar = fill[min(max(int(eighths), 1), len(fill)-1)]
 	}
 	states.WriteString(m.paint(look.colour, string(look.letter)))
 	if bar == ' ' {

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// unknownCommand is the error of a command line whose words name no command; nil when they
+// do. It is looked for before the flags: those of a command that nobody knows are unknown,
+// too.
+func unknownCommand(root *cobra.Command, args []string) error {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	cmd := root
+	for _, arg := range args {
+		if strings.HasPrefix(arg, "-") || !cmd.HasSubCommands() || strings.HasPrefix(arg, cobra.ShellCompRequestCmd) {
+			return nil
+		}
+		next := childOf(cmd, arg)
+		if next == nil {
+			return noSuchCommand(cmd, arg)
+		}
+		cmd = next
+	}
+	return nil
+}
+
+func childOf(cmd *cobra.Command, name string) *cobra.Command {
+	for _, c := range cmd.Commands() {
+		if c.Name() == name || c.HasAlias(name) {
+			return c
+		}
+	}
+	return nil
+}
+
+func noSuchCommand(cmd *cobra.Command, name string) error {
+	hint := ""
+	if s := cmd.SuggestionsFor(name); len(s) > 0 {
+		hint = ", did you mean " + strings.Join(s, " or ") + "?"
+	}
+	return usagef("unknown command %q%s (see %s --help)", name, hint, cmd.CommandPath())
+}
+
+// newHelp is cobra's help command, but fails for a command that there is not.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Show the help of a command",
+		Long:    "Shows the help of a command, as --help behind it does.",
+		Example: "  zvhost help create\n  zvhost help fault add",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at := cmd.Root()
+			for _, arg := range args {
+				next := childOf(at, arg)
+				if next == nil {
+					return noSuchCommand(at, arg)
+				}
+				at = next
+			}
+			at.InitDefaultHelpFlag()
+			return at.Help()
+		},
+	}
+}
+
+// flagError says in the user's terms what is wrong with a flag.
+func flagError(cmd *cobra.Command, err error) error {
+	var value *pflag.InvalidValueError
+	if !errors.As(err, &value) {
+		return usagef("%w (see %s --help)", err, cmd.CommandPath())
+	}
+	f := value.GetFlag()
+	want := ""
+	switch f.Value.Type() {
+	case "int":
+		want = "must be a whole number"
+	case "uint32":
+		want = "must be a whole number, 0 or more, below 2^32"
+	case "duration":
+		want = "must be a time with its unit, such as 200ms, 10s or 1m"
+	case "bool":
+		want = "takes true or false, or nothing for true"
+	default: // our own say it themselves
+		cause := errors.Unwrap(value)
+		return usagef("--%s=%s: %w (see %s --help)", f.Name, value.GetValue(), cause, cmd.CommandPath())
+	}
+	return usagef("--%s=%s: %s (see %s --help)", f.Name, value.GetValue(), want, cmd.CommandPath())
+}
