@@ -161,7 +161,7 @@ func (s *Session) resumeDevice() error {
 	var refused error
 	if st := &s.state; st.featuresSet {
 		if extra := st.features &^ s.offered(); extra != 0 {
-			return fmt.Errorf("its driver has taken features %#x, which are not offered any more: start zvhost with the same disk and options", extra)
+			return fmt.Errorf("its driver has taken features %s, which are not offered any more: start zvhost with the same disk and options", s.featureWords(extra))
 		}
 		if refused = s.dev.SetFeatures(st.features &^ ownFeatures); st.refused {
 			refused = nil // as it did before

@@ -51,6 +51,7 @@ type Session struct {
 	doing    string // what the session is at, for who waits for it
 	warnings int
 	greeted  bool // the line that says what was agreed on is logged
+	refusals refusals
 	// memoryGiven says that the front-end has given memory, memoryMissed that the log says
 	// that it has not.
 	memoryGiven, memoryMissed bool

@@ -26,7 +26,7 @@ func (s *Session) setFeatures(m *Message) ([]byte, error) {
 		return nil, nil
 	}
 	if extra := f &^ s.offered(); extra != 0 {
-		return nil, fmt.Errorf("features %#x were not offered", extra)
+		return nil, fmt.Errorf("features %s were not offered", s.featureWords(extra))
 	}
 	if s.state.featuresSet && f^s.state.features == FeatureLogAll {
 		return nil, s.setLogging(f)
@@ -50,12 +50,11 @@ func (s *Session) setFeatures(m *Message) ([]byte, error) {
 		// survive the end of its session. The rings work as it thinks they do,
 		// FEATURES_OK is withheld, and the device answers requests with errors.
 		s.state.refused = true
-		s.warn("refused %v: %v", m, err)
+		s.refusedFeatures(m, err)
 	}
 	s.state.features, s.state.featuresSet = f, true
-	if !s.state.refused && !s.greeted {
-		s.greeted = true
-		s.log(LevelInfo, "took features %#x of %#x, protocol features %s", f, s.offered(), showProtocolMask(s.state.protocol))
+	if !s.state.refused {
+		s.tookFeatures(f)
 	}
 	if f&FeatureProtocol == 0 {
 		// "Ring states": then all rings are to be enabled at once.

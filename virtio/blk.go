@@ -167,14 +167,15 @@ func (b *Blk) SetFeatures(acked uint64) error {
 		// "the device with the VIRTIO_BLK_Z_HM zone model MUST fail to set the
 		// FEATURES_OK device status bit" ("Device Initialization").
 		if acked&BlkFeatureZoned == 0 {
-			return fmt.Errorf("the disk is zoned (host-managed), but the front-end or its guest does not take VIRTIO_BLK_F_ZONED (bit 17), and it must not be used as an ordinary disk: " +
+			return &unfitDriver{
+				"the front-end or its guest does not take VIRTIO_BLK_F_ZONED (bit 17)",
 				"attach it with QEMU's vhost-user-test-device-pci (10.2 or newer), crosvm or libkrun, and a guest kernel of 6.3 or newer with CONFIG_BLK_DEV_ZONED; " +
-				"QEMU's vhost-user-blk-pci, cloud-hypervisor and Firecracker hide the feature " +
-				"(harmless when it comes once at boot: a PC's firmware tries every disk like that before the guest's kernel does)")
+					"QEMU's vhost-user-blk-pci, cloud-hypervisor and Firecracker hide the feature",
+			}
 		}
 		// "Legacy devices MUST NOT offer VIRTIO_BLK_F_ZONED."
 		if acked&FeatureVersion1 == 0 {
-			return fmt.Errorf("the disk is zoned (host-managed), but the front-end's guest uses the legacy interface, which has no zones: it must take VIRTIO_F_VERSION_1 (bit 32)")
+			return &unfitDriver{"the front-end's guest uses the legacy interface, which has no zones", "it must take VIRTIO_F_VERSION_1 (bit 32)"}
 		}
 	}
 	b.initCacheMode(acked)

@@ -70,3 +70,16 @@ func FeatureString(f uint64) string {
 	}
 	return strings.Join(names, "|")
 }
+
+// FeatureString is FeatureString, for who knows the device and not this package.
+func (*Blk) FeatureString(f uint64) string { return FeatureString(f) }
+
+// An unfitDriver is one that cannot drive a zoned disk.
+type unfitDriver struct{ what, remedy string }
+
+func (e *unfitDriver) Error() string {
+	return "the disk is zoned (host-managed), but " + e.what + ": " + e.remedy
+}
+
+// Short is what there is to say of a driver that nobody can change, such as a firmware's.
+func (e *unfitDriver) Short() string { return e.what }
