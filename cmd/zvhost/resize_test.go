@@ -27,7 +27,7 @@ func TestResizeCommand(t *testing.T) {
 		t.Errorf("it has grown: %q", out)
 	}
 	status(t, "write to what is new", driver.StatusOK, q.Write(make([]byte, 512), 3<<11-1))
-	p.until("the disk has grown from 2048 sectors to 6144")
+	p.until("info    the disk has grown from 1 MiB to 3 MiB")
 
 	must(t, "create", "z.zvh", "--size", "1M", "--zone-size", "64K")
 	z := start(t, "", nil, nil, "serve", "--socket-path", "zs", "--blk-file", "z.zvh", "--control-path", "zc")

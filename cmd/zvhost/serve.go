@@ -58,7 +58,11 @@ with discard and write-zeroes. With --zones several daemons can share a drive.
 
 One front-end at a time: another one that connects meanwhile is let in if the
 first leaves within two seconds, and disconnected otherwise; it takes the place of
-one whose process is dead at once. When a front-end leaves, the next may come; with a connected socket in --fd, zvhost ends then.
+one whose process is dead at once. When a front-end leaves, the next may come; with
+a connected socket in --fd, zvhost ends then.
+
+Bytes at the end of an ordinary disk's file that are no whole block are not served, and
+stay as they are; the log says how many.
 
 A guest can write into its ordinary disk what makes the file a zoned image the
 next time it is served; --format raw serves it as it was, whatever stands in it.

@@ -69,10 +69,7 @@ func (s *Server) carryOut(line []byte) (a Answer, err error) {
 		if s.Grow == nil {
 			return a, errors.New("this disk keeps its size")
 		}
-		a.Was, a.Sectors, a.Told, err = s.Grow()
-		if err == nil && a.Sectors != a.Was {
-			note(fmt.Sprintf("the disk has grown from %d sectors to %d", a.Was, a.Sectors))
-		}
+		a.Was, a.Sectors, a.Told, err = s.Grow() // which says so itself
 	default:
 		err = fmt.Errorf("unknown command %q", r.Command)
 	}

@@ -2,7 +2,6 @@ package control
 
 import (
 	"errors"
-	"slices"
 	"testing"
 )
 
@@ -31,7 +30,7 @@ func TestResize(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 	}
-	if want := []string{"the disk has grown from 8 sectors to 16"}; !slices.Equal(notes, want) {
+	if len(notes) != 0 { // the disk says so itself, and not as a warning
 		t.Errorf("notes %q", notes)
 	}
 }

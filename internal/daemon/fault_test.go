@@ -202,7 +202,7 @@ func TestControlSocket(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(c *Config){
-		"choose another --control-path":               func(c *Config) { c.ControlPath = c.BlkFile },
+		"not a socket: give another path":             func(c *Config) { c.ControlPath = c.BlkFile },
 		"create it, or choose another --control-path": func(c *Config) { c.ControlPath = "/none/c" },
 		`--fault: `: func(c *Config) { c.Faults = mustFaults(t, "read,zone=99") },
 	} {

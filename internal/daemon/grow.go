@@ -43,5 +43,8 @@ func (d *Device) Grow() (from, to uint64, told bool, err error) {
 		return from, to, false, err
 	}
 	d.SetCapacity(to)
+	if to != from {
+		d.log.Infof("the disk has grown from %s to %s", sizeOf(from), sizeOf(to))
+	}
 	return from, to, d.watch.tell(), nil
 }

@@ -87,7 +87,7 @@ func TestGrowWhileUsed(t *testing.T) {
 	}
 	grow(4 << 20)
 	g.leave()
-	r.logged("the disk has grown from 4096 sectors to 8192")
+	r.logged("the disk has grown from 2 MiB to 4 MiB")
 }
 
 // A zoned disk says why it keeps its size.
