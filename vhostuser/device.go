@@ -5,7 +5,7 @@ import "github.com/zvhost/zvhost/virtio/guestmem"
 // A Device is what a session puts behind the protocol: a virtio device with its
 // queues. A session calls it from one goroutine, one call at a time, so it needs
 // no lock against itself. Sessions may follow each other on one Device, and each
-// leaves it as it found it: no queue started, and Reset called.
+// leaves it as it found it: no queue started, and Reset and BeginFrontEnd called.
 //
 // The goroutine that calls has no guard against a front-end that shrinks its
 // memory (see package guestmem): StartQueue must leave guest memory to the
@@ -21,8 +21,12 @@ type Device interface {
 	SetFeatures(acked uint64) error
 	// Queues is how many queues there are, 1 to MaxQueues. It never changes.
 	Queues() int
+	// BeginFrontEnd tells that a front-end has gone, after Reset. Of the next one nothing is
+	// known: its guest may be another one, or the same. The record is not used any more.
+	BeginFrontEnd()
 	// ReadConfig fills dst, 1 to MaxConfig bytes, from the configuration space
-	// at byte off. It refuses what does not lie inside the space.
+	// at byte off, for the driver to be shown it. It refuses what does not lie inside
+	// the space.
 	ReadConfig(dst []byte, off uint32) error
 	// WriteConfig is the driver's write to the configuration space at byte off.
 	// A front-end may send more than the driver wrote, even the whole space, so
@@ -38,6 +42,10 @@ type Device interface {
 	// configuration space has changed by itself; it says whether the front-end could
 	// be told. nil takes it back: it is not called any more once Watch returns.
 	Watch(changed func() (told bool))
+	// BeginRing tells that a ring is about to start, before that is noted for the next
+	// process; usedBefore, that it goes on where the front-end says, and not at its
+	// beginning or where this session has stopped it: its driver has used it elsewhere.
+	BeginRing(usedBefore bool)
 	// StartQueue hands ring i to the device's worker, which looks at the ring at
 	// once: requests may be waiting whose kick came before. Everything in r is
 	// lent until StopQueue(i) returns. After an error the queue is not started.
@@ -72,10 +80,12 @@ type Device interface {
 	// another process, as it stands in the record. No queue is started then.
 	Leave()
 	// State is what the device has to remember beside the features when another
-	// process goes on with it: the driver's choices in the configuration space.
-	State() uint64
-	// Restore puts back what State said. It fails where the device is not the same.
-	Restore(state uint64) error
+	// process goes on with it: what it is, and what the driver was shown and has chosen in
+	// the configuration space, which is not 0.
+	State() (is, choices uint64)
+	// Restore puts back what State said, where choices are 0 those of an older zvhost,
+	// which did not say. It fails where the device is not the same.
+	Restore(is, choices uint64) error
 	// NeedsReset says whether a queue cannot be served any more since the device was
 	// last reset: DEVICE_NEEDS_RESET of the device status.
 	NeedsReset() bool

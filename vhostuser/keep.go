@@ -99,7 +99,7 @@ func (s *Session) commit() error {
 		return nil
 	}
 	k.committed = true
-	s.state.device = s.dev.State()
+	s.state.device, s.state.choices = s.dev.State()
 	return k.journal.commit(s.encode(nil))
 }
 

@@ -39,6 +39,9 @@ type fakeDevice struct {
 	noYield  error  // Yield
 	adopting func() // called by Adopt
 	progress uint16
+
+	choices    uint64 // of State
+	usedBefore int    // rings that began so
 }
 
 const (
@@ -212,10 +215,18 @@ func (d *fakeDevice) Adopt(*Record) {
 	}
 }
 
-func (d *fakeDevice) Leave()               {}
-func (d *fakeDevice) State() uint64        { return 0 }
-func (d *fakeDevice) Restore(uint64) error { return nil }
-func (d *fakeDevice) NeedsReset() bool     { return d.needsReset.Load() }
+func (d *fakeDevice) Leave()                           {}
+func (d *fakeDevice) BeginFrontEnd()                   {}
+func (d *fakeDevice) State() (is, choices uint64)      { return 0, d.choices }
+func (d *fakeDevice) Restore(is, choices uint64) error { d.choices = choices; return nil }
+func (d *fakeDevice) NeedsReset() bool                 { return d.needsReset.Load() }
+
+func (d *fakeDevice) BeginRing(usedBefore bool) {
+	if d.mu.Lock(); usedBefore {
+		d.usedBefore++
+	}
+	d.mu.Unlock()
+}
 
 func (d *fakeDevice) Reset() {
 	d.mu.Lock()

@@ -27,7 +27,8 @@ import (
 //	3+2i     its place in the order in which requests came
 //	own      which life of the ring this is of; own+1 who uses the disk (the
 //	         device's number); own+2 by how much the available index was ahead of
-//	         the used index when the ring started; own+3 a note of the device's
+//	         the used index when the ring started; own+3 and own+4 notes of the
+//	         device's: see Note and Cache
 //	own+8+2i a mark for the device: two words, cleared when i is taken
 //	         (and behind these what a packed ring's has: record_packed.go)
 //
@@ -189,13 +190,18 @@ func (q *RingRecord) User() uint64 { return q.load(q.own + 1) }
 // SetUser stores a number for the device.
 func (q *RingRecord) SetUser(n uint64) { q.store(q.own+1, n) }
 
-// Note is what SetNote has stored for the device, in this process or one before it; 0
-// before, and of no record.
-func (q *RingRecord) Note() uint64 {
+// Untrusted is a word of memory that the front-end can write to as well, at any time.
+// It says what somebody has stored there, who need not have been zvhost: it has no
+// meaning but for the one function that checks it.
+type Untrusted uint64
+
+// Note is what stands where SetNote stores: in this process or one before it; 0 before,
+// and of no record.
+func (q *RingRecord) Note() Untrusted {
 	if q == nil {
 		return 0
 	}
-	return q.load(q.own + 3)
+	return Untrusted(q.load(q.own + 3))
 }
 
 // SetNote stores a note for the device, where there is a record.
@@ -204,6 +210,24 @@ func (q *RingRecord) SetNote(n uint64) {
 		q.store(q.own+3, n)
 	}
 }
+
+// Cache is as Note, and what SetCache stores.
+func (q *RingRecord) Cache() Untrusted {
+	if q == nil {
+		return 0
+	}
+	return Untrusted(q.load(q.own + 4))
+}
+
+// SetCache stores the other note.
+func (q *RingRecord) SetCache(n uint64) {
+	if q != nil {
+		q.store(q.own+4, n)
+	}
+}
+
+// IsEmpty says whether the record says of itself that no ring was ever begun with it.
+func (q *RingRecord) IsEmpty() bool { return q == nil || q.life() == 0 }
 
 // life is the ring's life that the record is of; 0: of none.
 func (q *RingRecord) life() uint64 { return q.load(q.own) }

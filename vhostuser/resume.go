@@ -168,7 +168,7 @@ func (s *Session) resumeDevice() error {
 		}
 	}
 	// A disk that is another one may refuse them, too: that is said first.
-	if err := s.dev.Restore(s.state.device); err != nil {
+	if err := s.dev.Restore(s.state.device, s.state.choices); err != nil {
 		return err
 	}
 	return refused

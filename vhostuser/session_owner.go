@@ -81,6 +81,7 @@ func (s *Session) giveBack(leaves, backStays bool) {
 	s.freeLog()
 	s.drop(&s.dirty.call)
 	s.dev.Reset()
+	s.dev.BeginFrontEnd()
 	record := s.record
 	s.record, s.pass = nil, nil
 	if err := record.Close(); err != nil {

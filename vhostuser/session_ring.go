@@ -77,6 +77,7 @@ func (s *Session) setVringBase(m *Message) ([]byte, error) {
 	if r := &s.state.rings[i]; !r.adopted {
 		// An adopted one goes on from the record, which knows more than the
 		// front-end: QEMU sends the used index after a disconnect.
+		r.ours = r.ours && r.baseSet && r.base == num
 		r.base, r.baseSet = num, true
 		r.life = nextLife(r.life)
 	}

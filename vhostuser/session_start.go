@@ -72,6 +72,8 @@ func (s *Session) start(i int) error {
 	if err != nil {
 		return err
 	}
+	s.dev.BeginRing(!r.ours && s.inMidstream(i))
+	r.ours = true
 	if err := s.beforeStart(); err != nil {
 		return err
 	}
@@ -88,6 +90,17 @@ func (s *Session) start(i int) error {
 	p.running = true
 	failpoint.Hit(failpoint.Started)
 	return nil
+}
+
+// inMidstream says whether ring i does not begin at its beginning: its driver has used it.
+func (s *Session) inMidstream(i int) bool {
+	if rec := s.record.Ring(i); rec != nil && rec.life() == s.state.rings[i].life {
+		return true
+	}
+	if s.packed() {
+		return s.base(i) != packedStart
+	}
+	return s.base(i) != 0
 }
 
 // resumeAll starts every ring that is ready. One that fails does not keep the

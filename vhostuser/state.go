@@ -26,8 +26,9 @@ type state struct {
 	// protocolNew and backNew say that nothing but what may precede SET_OWNER has come
 	// since protocol features were agreed on, and the back channel was given.
 	protocolNew, backNew bool
-	status               uint8  // virtio device status
-	device               uint64 // what the device keeps: Device.State
+	status               uint8 // virtio device status
+	// What the device keeps: Device.State.
+	device, choices uint64
 
 	logSize, logOffset uint64 // the dirty log's place in its file; size 0: none
 
@@ -49,6 +50,7 @@ type ringState struct {
 	enabled bool
 	addrSet bool
 	refused bool // it was to start and did not: another process leaves it alone, too
+	ours    bool // it goes on where this session has stopped it, if it ever ran
 	// life counts what the ring was: it is another one after each stop. adopted
 	// says that the record of requests in flight came from the front-end and is to
 	// be gone on from, whatever base says.

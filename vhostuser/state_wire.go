@@ -20,9 +20,11 @@ import (
 //	8  id of the descriptor that goes with the answer, 0 for none
 //	then state: see encode
 
+// Version 1 did not have choices, nor a ring's bitOurs.
 const (
-	stateVersion = 1
-	replyAt      = 8
+	stateVersion    = 2
+	stateVersionOld = 1
+	replyAt         = 8
 )
 
 const (
@@ -42,6 +44,7 @@ const (
 	bitLogUsed
 	bitRingRefused
 	bitRingUnsure
+	bitOurs
 )
 
 func bit(on bool, b uint64) uint64 {
@@ -71,7 +74,7 @@ func (s *Session) encode(b []byte) []byte {
 	b = le.AppendUint64(b, s.pass.ident())
 	flags := bit(st.featuresSet, bitFeaturesSet) | bit(st.refused, bitRefused) | bit(st.protocolSet, bitProtocolSet) | bit(st.owned, bitOwned) |
 		bit(st.protocolNew, bitProtocolNew) | bit(st.backNew, bitBackNew)
-	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.logSize, st.logOffset, s.dirty.file.ident(), s.dirty.call.ident(), s.back.ident(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
+	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.choices, st.logSize, st.logOffset, s.dirty.file.ident(), s.dirty.call.ident(), s.back.ident(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
 		b = le.AppendUint64(b, v)
 	}
 	for i := range st.numRegions {
@@ -82,7 +85,7 @@ func (s *Session) encode(b []byte) []byte {
 	for i := range s.rings {
 		r, p := &st.rings[i], &s.rings[i]
 		flags := bit(r.enabled, bitEnabled) | bit(r.addrSet, bitAddrSet) | bit(r.adopted, bitAdopted) |
-			bit(r.baseSet, bitBaseSet) | bit(r.logUsed, bitLogUsed) | bit(r.refused, bitRingRefused) |
+			bit(r.baseSet, bitBaseSet) | bit(r.logUsed, bitLogUsed) | bit(r.refused, bitRingRefused) | bit(r.ours, bitOurs) |
 			bit(s.ready(i) && !r.refused && !p.running, bitRingUnsure) // the commit before it starts: see beforeStart
 		for _, v := range []uint64{uint64(r.num), uint64(r.base), flags, r.life, r.log, r.desc, r.avail, r.used, p.kick.ident(), p.call.ident(), p.err.ident()} {
 			b = le.AppendUint64(b, v)
@@ -151,8 +154,9 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	}
 	r := &stateReader{b: b, kept: kept, s: s}
 	st, k := &s.state, s.keep
-	if v := r.u32(); v != stateVersion {
-		return UnfitError{fmt.Errorf("its state is of version %d, and this zvhost knows %d", v, stateVersion)}
+	version := r.u32()
+	if version != stateVersion && version != stateVersionOld {
+		return UnfitError{fmt.Errorf("its state is of version %d, and this zvhost knows %d and %d", version, stateVersionOld, stateVersion)}
 	}
 	k.reply = slices.Clone(r.bytes(int(r.u32())))
 	for n := r.u32(); n > 0 && r.err == nil; n-- {
@@ -165,6 +169,9 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	st.protocolSet, st.owned = flags&bitProtocolSet != 0, flags&bitOwned != 0
 	st.protocolNew, st.backNew = flags&bitProtocolNew != 0, flags&bitBackNew != 0
 	st.status, st.device = uint8(r.u64()), r.u64()
+	if version != stateVersionOld {
+		st.choices = r.u64()
+	}
 	st.logSize, st.logOffset = r.u64(), r.u64()
 	if s.dirty.file = r.fd(); s.dirty.file != nil {
 		var err error
@@ -217,6 +224,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		g.enabled, g.addrSet, g.adopted = flags&bitEnabled != 0, flags&bitAddrSet != 0, flags&bitAdopted != 0
 		g.baseSet, g.logUsed, g.refused = flags&bitBaseSet != 0, flags&bitLogUsed != 0, flags&bitRingRefused != 0
 		p.unsure = flags&bitRingUnsure != 0
+		g.ours = flags&bitOurs != 0 || version == stateVersionOld
 		g.life, g.log, g.desc, g.avail, g.used = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
 		p.kick, p.call, p.err = r.fd(), r.fd(), r.fd()
 	}

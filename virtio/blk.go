@@ -48,10 +48,9 @@ type Blk struct {
 	capacity atomic.Uint64
 	// negotiated are the features that the driver has taken, zero before that.
 	negotiated atomic.Uint64
-	// writeThrough says that a write must be stable before it is done.
-	writeThrough atomic.Bool
 	// set says that SetFeatures has succeeded since the last Reset.
-	set bool
+	set   bool
+	cache cacheMode
 }
 
 // NewBlk makes a block device of a disk. It refuses options out of range, and a
@@ -84,6 +83,7 @@ func NewBlk(disk backend.Disk, o BlkOptions) (*Blk, error) {
 	}
 	b.config = configSpace(b.info, o.Queues, segMax)
 	b.capacity.Store(b.info.CapacitySectors)
+	b.BeginFrontEnd()
 	return b, nil
 }
 
@@ -178,46 +178,19 @@ func (b *Blk) SetFeatures(acked uint64) error {
 			return &unfitDriver{"the front-end's guest uses the legacy interface, which has no zones", "it must take VIRTIO_F_VERSION_1 (bit 32)"}
 		}
 	}
-	b.initCacheMode(acked)
+	b.negotiateCacheMode(acked)
 	b.negotiated.Store(acked)
 	b.set = true
+	b.applyCacheMode()
 	return nil
 }
 
-// initCacheMode sets the cache mode that a negotiation leads to ("Device
-// Initialization"). A front-end may repeat SET_FEATURES at any time, with a bit
-// of vhost's own changed, so the mode stays when neither bit that it hangs on
-// has changed; it also stays when a driver chose it before the first
-// negotiation reached us, as vhost-user front-ends pass that on late.
-func (b *Blk) initCacheMode(acked uint64) {
-	const both = BlkFeatureFlush | BlkFeatureConfigWCE
-	was := b.negotiated.Load() & both
-	switch now := acked & both; {
-	case b.set && was == now:
-	case now == both:
-		if b.set {
-			b.writeThrough.Store(false)
-		}
-	default:
-		// With FLUSH alone the driver assumes a write-back cache. With CONFIG_WCE
-		// alone writeback MUST be 0, and with neither the driver may take writes
-		// for stable ("Device Operation", case 1).
-		b.writeThrough.Store(now != BlkFeatureFlush)
-	}
-}
-
-// WriteThrough says whether writes are to be stable before they are done: the
-// configuration field writeback is 0. Any goroutine may ask.
-func (b *Blk) WriteThrough() bool { return b.writeThrough.Load() }
-
-// SetWriteThrough sets the cache mode that a driver has chosen, in a process that
-// goes on with its device.
-func (b *Blk) SetWriteThrough(on bool) { b.writeThrough.Store(on) }
-
 // Reset puts the device back to where it was before the driver came: nothing is
-// negotiated, the cache is write-back. No request may be in flight.
+// negotiated. What the driver was shown of the cache mode stays promised, for a
+// front-end may show it to the next driver without asking (see cacheMode). No
+// request may be in flight.
 func (b *Blk) Reset() {
 	b.negotiated.Store(0)
-	b.writeThrough.Store(false)
 	b.set = false
+	b.applyCacheMode()
 }

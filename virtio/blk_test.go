@@ -271,10 +271,10 @@ func TestWriteConfig(t *testing.T) {
 		}
 		return all
 	}
-	before := read()
 	for off := range uint32(virtio.BlkConfigBytes) {
 		for n := 1; int(off)+n <= virtio.BlkConfigBytes; n++ {
-			b.Reset()
+			b.BeginFrontEnd()
+			before := read()
 			if err := b.SetFeatures(b.Features()); err != nil {
 				t.Fatal(err)
 			}
@@ -302,59 +302,6 @@ func TestWriteConfig(t *testing.T) {
 	}
 	if err := b.WriteConfig([]byte{2}, driver.WritebackOffset); err == nil || b.WriteThrough() {
 		t.Error("writeback 2 is accepted")
-	}
-}
-
-// "Device Initialization" and "Device Operation": what the cache mode is after
-// each negotiation.
-func TestCacheMode(t *testing.T) {
-	const flush, wce = driver.BlkFlush, driver.BlkConfigWCE
-	const wt, wb = true, false
-	type step struct {
-		do      string // "features", "write", "reset"
-		arg     uint64
-		through bool
-	}
-	for name, steps := range map[string][]step{
-		"neither: write-through (case 1)":        {{"features", 0, wt}, {"reset", 0, wb}},
-		"FLUSH only: write-back":                 {{"features", flush, wb}},
-		"CONFIG_WCE only: MUST be 0":             {{"features", wce, wt}},
-		"both: write-back until told":            {{"features", flush | wce, wb}, {"write", 0, wt}, {"write", 1, wb}},
-		"not writable without CONFIG_WCE":        {{"features", flush, wb}, {"write", 0, wb}},
-		"not writable without either":            {{"features", 0, wt}, {"write", 1, wt}},
-		"repeated SET_FEATURES keeps the choice": {{"features", flush | wce, wb}, {"write", 0, wt}, {"features", flush | wce | driver.BlkMQ, wt}},
-		"repeated, CONFIG_WCE only":              {{"features", wce, wt}, {"write", 1, wb}, {"features", wce, wb}},
-		"written before features arrive":         {{"write", 0, wt}, {"features", flush | wce, wt}},
-		"written before, but then not taken":     {{"write", 0, wt}, {"features", flush, wb}},
-		"another driver":                         {{"features", 0, wt}, {"features", flush | wce, wb}, {"features", wce, wt}},
-		"reset":                                  {{"features", flush | wce, wb}, {"write", 0, wt}, {"reset", 0, wb}, {"features", flush | wce, wb}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			b, err := virtio.NewBlk(plainDisk(), virtio.BlkOptions{Queues: 1})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i, s := range steps {
-				switch s.do {
-				case "features":
-					err = b.SetFeatures(s.arg | driver.FeatureVersion1)
-				case "write":
-					err = b.WriteConfig([]byte{byte(s.arg)}, driver.WritebackOffset)
-				case "reset":
-					b.Reset()
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				var field [1]byte
-				if err := b.ReadConfig(field[:], driver.WritebackOffset); err != nil {
-					t.Fatal(err)
-				}
-				if b.WriteThrough() != s.through || (field[0] == 0) != s.through {
-					t.Fatalf("step %d, %s: write-through %v, field %d", i, s.do, b.WriteThrough(), field[0])
-				}
-			}
-		})
 	}
 }
 

@@ -81,27 +81,37 @@ func configSpace(i backend.Info, queues int, segMax uint32) (c [BlkConfigBytes]b
 	return c
 }
 
-// ReadConfig fills dst from the configuration space at off, both in bytes. An
-// access that does not lie inside the space is an error.
+// ReadConfig fills dst from the configuration space at off, both in bytes, for the
+// front-end to show it to the driver: what it shows of the cache mode is promised
+// from then on (see cacheMode). An access that does not lie inside the space is an
+// error.
 func (b *Blk) ReadConfig(dst []byte, off uint32) error {
 	if err := configRange("read", len(dst), off); err != nil {
 		return err
 	}
-	space := b.config
-	binary.LittleEndian.PutUint64(space[cfgCapacity:], b.capacity.Load())
+	space := b.ConfigSpace()
 	copy(dst, space[off:])
-	if i := cfgWriteback - int(off); i >= 0 && i < len(dst) && !b.WriteThrough() {
+	if i := cfgWriteback - int(off); i >= 0 && i < len(dst) && b.showWriteback() {
 		dst[i] = 1
 	}
 	return nil
 }
 
+// ConfigSpace is the configuration space but for what changes with the driver: its
+// field writeback is 0. To look at it shows nothing to anybody.
+func (b *Blk) ConfigSpace() [BlkConfigBytes]byte {
+	space := b.config
+	binary.LittleEndian.PutUint64(space[cfgCapacity:], b.capacity.Load())
+	return space
+}
+
 // WriteConfig writes src to the configuration space at off, both in bytes. Only
-// the field writeback can be written, with 0 or 1, by a driver that has
-// negotiated CONFIG_WCE or may still do so; all other bytes of src are ignored,
-// as QEMU's generic device sends the whole space whatever the guest wrote. An
-// access that does not lie inside the space is an error, and so is another value
-// for writeback; nothing changes then.
+// the field writeback can be written, with 0 or 1; all other bytes of src are ignored,
+// as QEMU's generic device sends the whole space whatever the guest wrote. 0 is taken
+// from everybody. 1 is taken once features were agreed on and FLUSH or CONFIG_WCE is
+// among them, else it is ignored. An access that does not lie inside the space is an
+// error, and so is another value for writeback where the driver may write it; nothing
+// changes then.
 //
 // A write to the disk that is under way meanwhile may end up volatile or stable
 // ("Device Operation").
@@ -113,13 +123,16 @@ func (b *Blk) WriteConfig(src []byte, off uint32) error {
 	if i < 0 || i >= len(src) {
 		return nil
 	}
-	if b.set && b.negotiated.Load()&BlkFeatureConfigWCE == 0 {
-		return nil // the field does not exist for this driver
-	}
-	if src[i] > 1 {
+	switch taken := b.set && b.negotiated.Load()&cacheFeatures != 0; {
+	case src[i] == 0:
+		b.cache.promised, b.cache.fresh = true, false
+	case src[i] == 1 && taken:
+		b.cache.promised, b.cache.fresh = false, false
+		b.cache.read = true // as good as if it had
+	case src[i] > 1 && (!b.set || b.negotiated.Load()&BlkFeatureConfigWCE != 0):
 		return fmt.Errorf("configuration field writeback: %d is neither 0 (write-through) nor 1 (write-back)", src[i])
 	}
-	b.writeThrough.Store(src[i] == 0)
+	b.applyCacheMode()
 	return nil
 }
 

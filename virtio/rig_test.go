@@ -223,11 +223,15 @@ func zonedDisk() *fakeDisk {
 	return d
 }
 
-// newBlk makes a device whose driver has taken every feature.
+// newBlk makes a device whose driver has read the configuration space and taken every
+// feature.
 func newBlk(t testing.TB, d *fakeDisk) *virtio.Blk {
 	t.Helper()
 	b, err := virtio.NewBlk(d, virtio.BlkOptions{Queues: 2, Serial: "zv0"})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.ReadConfig(make([]byte, virtio.BlkConfigBytes), 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.SetFeatures(b.Features()); err != nil {

@@ -9,25 +9,30 @@ import (
 )
 
 // What of a device travels when its guest moves to another host, beside what the
-// front-end carries itself: the cache mode that the driver has chosen. The rest is
-// there to find out that the disk at the other end is the same one.
+// front-end carries itself: whether the driver may take writes for stable, because it was
+// shown write-through or has chosen it. The rest is there to find out that the disk at
+// the other end is the same one.
 //
 // All numbers are little-endian, offsets in bytes:
 //
 //	 0  8  "zvhostDS"
-//	 8  4  version, 1
+//	 8  4  version, 2
 //	12  4  length of all of it, 64
 //	16  8  features that the driver has taken, 0 before that
 //	24  8  size of the disk in sectors of 512 bytes
 //	32  4  logical block size in bytes
 //	36  4  zone size in sectors, 0 of a disk without zones
 //	40  4  zones
-//	44  1  1 when writes are to be stable before they are done
+//	44  1  1 when write-through is promised, or may be: see cacheMode
 //	45 15  0
 //	60  4  CRC-32C of all before it
+//
+// Version 1 said in byte 44 what the device did, which may have been weaker than what
+// the driver was shown: it is read as if that were not known.
 const (
-	stateMagic   = "zvhostDS"
-	stateVersion = 1
+	stateMagic      = "zvhostDS"
+	stateVersion    = 2
+	stateVersionOld = 1
 	// StateBytes is the length of a device's state.
 	StateBytes = 64
 )
@@ -40,7 +45,7 @@ func (b *Blk) SaveState() []byte {
 	s := b.identity()
 	le := binary.LittleEndian
 	le.PutUint64(s[16:], b.negotiated.Load())
-	if b.WriteThrough() {
+	if c := &b.cache; c.promised || !c.read && !c.known {
 		s[44] = 1
 	}
 	le.PutUint32(s[60:], crc32.Checksum(s[:60], castagnoli))
@@ -62,15 +67,21 @@ func (b *Blk) identity() []byte {
 	return s
 }
 
-// LoadState takes over a state that another device has saved. An error says what
-// is wrong with it, in one line, and leaves this device as it is.
+// LoadState takes over a state that another device has saved. It comes over a network,
+// so it is checked as what a stranger says; and a cache mode that is promised here
+// already stays so. An error says what is wrong with it, in one line, and leaves this
+// device as it is.
 func (b *Blk) LoadState(s []byte) error {
 	le := binary.LittleEndian
+	version := uint32(0)
+	if len(s) >= 16 {
+		version = le.Uint32(s[8:])
+	}
 	switch {
 	case len(s) < 16 || string(s[:8]) != stateMagic:
 		return errors.New("device state: it is none of zvhost's")
-	case le.Uint32(s[8:]) != stateVersion:
-		return fmt.Errorf("device state: version %d, only %d is known: the source has another version of zvhost", le.Uint32(s[8:]), stateVersion)
+	case version != stateVersion && version != stateVersionOld:
+		return fmt.Errorf("device state: version %d, only %d and %d are known: the source has another version of zvhost", version, stateVersionOld, stateVersion)
 	case len(s) != StateBytes || le.Uint32(s[12:]) != StateBytes:
 		return fmt.Errorf("device state: %d bytes instead of %d", len(s), StateBytes)
 	case le.Uint32(s[60:]) != crc32.Checksum(s[:60], castagnoli):
@@ -86,6 +97,6 @@ func (b *Blk) LoadState(s []byte) error {
 	if extra := le.Uint64(s[16:]) &^ b.offered; extra != 0 {
 		return fmt.Errorf("device state: its driver has taken features that are not offered here: %s", FeatureString(extra))
 	}
-	b.writeThrough.Store(s[44] != 0)
+	b.RememberCacheMode(s[44] != 0 || version == stateVersionOld)
 	return nil
 }

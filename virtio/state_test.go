@@ -18,14 +18,14 @@ func TestStateGolden(t *testing.T) {
 	if err := b.WriteConfig([]byte{0}, driver.WritebackOffset); err != nil {
 		t.Fatal(err)
 	}
-	want := "7a76686f73744453" + "01000000" + "40000000" + // zvhostDS, version, length
+	want := "7a76686f73744453" + "02000000" + "40000000" + // zvhostDS, version, length
 		"461e023005000000" + "0024000000000000" + "00100000" + // features, sectors, block
 		"00080000" + "05000000" + "01" + strings.Repeat("00", 15)
 	got := hex.EncodeToString(b.SaveState())
 	if got[:120] != want {
 		t.Errorf("have %s\nwant %s", got[:120], want)
 	}
-	if got[120:] != "8eee490a" {
+	if got[120:] != "818516e3" {
 		t.Errorf("checksum %s", got[120:])
 	}
 }
@@ -87,7 +87,7 @@ func TestStateRefused(t *testing.T) {
 		{"cut short", good[:63], "63 bytes instead of 64"},
 		{"cut very short", good[:16], "16 bytes instead of 64"},
 		{"too long", append(bytes.Clone(good), 0), "65 bytes instead of 64"},
-		{"a later version", seal(edit(func(s []byte) { s[8] = 2 })), "version 2, only 1 is known"},
+		{"a later version", seal(edit(func(s []byte) { s[8] = 3 })), "version 3, only 1 and 2 are known"},
 		{"another length", seal(edit(func(s []byte) { s[12] = 65 })), "instead of 64"},
 		{"damaged", edit(func(s []byte) { s[16] ^= 1 }), "checksum is wrong"},
 		{"mode 2", seal(edit(func(s []byte) { s[44] = 2 })), "not defined"},
@@ -106,6 +106,37 @@ func TestStateRefused(t *testing.T) {
 	}
 	if err := newBlk(t, plainDisk()).LoadState(good); err != nil {
 		t.Error(err)
+	}
+}
+
+// What an older zvhost has saved says what that did, not what it had shown: the mode
+// is taken for write-through.
+func TestOldStateIsInDoubt(t *testing.T) {
+	s := newBlk(t, plainDisk()).SaveState()
+	if s[44] != 0 {
+		t.Fatal("it is write-through from the beginning")
+	}
+	for version, through := range map[byte]bool{1: true, 2: false} {
+		s[8] = version
+		b := newBlk(t, plainDisk())
+		if err := b.LoadState(seal(s)); err != nil {
+			t.Fatal(err)
+		}
+		if b.BeginRing(true); b.WriteThrough() != through {
+			t.Errorf("version %d: write-through is %v", version, !through)
+		}
+	}
+}
+
+// A device that does not know what its driver was shown does not say that it does.
+func TestDoubtTravels(t *testing.T) {
+	from, err := virtio.NewBlk(plainDisk(), virtio.BlkOptions{Queues: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := newBlk(t, plainDisk())
+	if err := to.LoadState(from.SaveState()); err != nil || !to.WriteThrough() {
+		t.Errorf("write-through %v, %v", to.WriteThrough(), err)
 	}
 }
 

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,6 +67,7 @@ type Device struct {
 	user    uint64
 	known   bool
 	records *vhostuser.Record       // of what is in flight in its rings; nil: nobody is to know
+	noted   *vhostuser.Record       // where the cache mode is noted, as long as the session lasts; nil: nowhere
 	claimed map[int][]*backend.Mark // by queue, of those that were not started since
 	// unclean are the queues that nobody has used since a daemon died with the disk, or
 	// not for long enough to look at what waited there. See doubts.
@@ -122,7 +124,8 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	defer late(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()
 	w := newWorker(d, i, r)
 	w.doubts, w.claimed = d.doubts(i, &r), d.claimed[i]
-	d.records = r.Records
+	d.records, d.noted = r.Records, r.Records
+	d.noteCache()
 	d.noteDoubts(i, w.doubts)
 	if err := d.begin(); err != nil {
 		return err
@@ -162,6 +165,9 @@ func (d *Device) StopQueue(i int, why string) (base uint32) {
 	d.workers[i] = nil
 	base = w.halt(why)
 	d.unclean[i] = w.doubts
+	if !slices.ContainsFunc(d.workers, func(w *worker) bool { return w != nil }) {
+		d.EndRings()
+	}
 	return base
 }
 

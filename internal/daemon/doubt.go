@@ -25,11 +25,27 @@ func inMidstream(r *vhostuser.Ring) bool {
 	return r.Base != 0
 }
 
+// A note is what the record says of a ring's doubts, checked.
+type note uint64
+
 // What the record notes of a ring, from the first start of any ring on.
 const (
-	noteSettled = 1 // nothing that waits in it is in doubt
-	noteDoubted = 2 // what waits may have been carried out, and nobody has answered it
+	noteNone    note = 0 // nothing that means anything
+	noteSettled note = 1 // nothing that waits in it is in doubt
+	noteDoubted note = 2 // what waits may have been carried out, and nobody has answered it
 )
+
+// parseNote checks what stands in a record, which the front-end can write to. Only
+// requests of a zoned disk can be in doubt.
+func parseNote(w vhostuser.Untrusted, zoned bool) note {
+	switch n := note(w); {
+	case !zoned:
+		return noteNone
+	case n == noteSettled, n == noteDoubted:
+		return n
+	}
+	return noteNone
+}
 
 // found notes how the last daemon has left the disk, which was opened just now.
 func (d *Device) found(disk backend.Disk) {
@@ -50,7 +66,7 @@ func (d *Device) doubts(i int, r *vhostuser.Ring) bool {
 	if !inMidstream(r) {
 		return false
 	}
-	switch r.Record.Note() {
+	switch parseNote(r.Record.Note(), d.zoned()) {
 	case noteSettled:
 		return false
 	case noteDoubted:
@@ -64,12 +80,12 @@ func (d *Device) doubts(i int, r *vhostuser.Ring) bool {
 // may be in flight.
 func (d *Device) noteDoubts(i int, doubts bool) {
 	for k := range d.records.Rings() {
-		note, r := uint64(noteSettled), d.records.Ring(k)
+		says, r := noteSettled, d.records.Ring(k)
 		if k == i && doubts || k != i && d.unclean[k] {
-			note = noteDoubted
+			says = noteDoubted
 		}
-		if k == i || r.Note() == 0 {
-			r.SetNote(note)
+		if k == i || parseNote(r.Note(), true) == noteNone {
+			r.SetNote(uint64(says))
 		}
 	}
 }
@@ -79,9 +95,12 @@ func (d *Device) noteDoubts(i int, doubts bool) {
 func (d *Device) forgetDoubts() {
 	clear(d.unclean)
 	for k := range d.records.Rings() {
-		d.records.Ring(k).SetNote(0)
+		d.records.Ring(k).SetNote(uint64(noteNone))
 	}
 }
+
+// zoned says whether the disk has zones.
+func (d *Device) zoned() bool { return d.disk.Info().Zoned != nil }
 
 // leaveDoubts leaves a disk that nobody has used since a daemon died with it as it was
 // found, for the next process.

@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -222,6 +225,56 @@ func TestNoRingIsInDoubt(t *testing.T) {
 	}
 }
 
+// A note of doubts that somebody has put into the record of a disk which has none: it is
+// in memory that the front-end can write to.
+func TestNoteOfAnOrdinaryDisk(t *testing.T) {
+	null := func(t *testing.T) *rig { return nullRig(t, 2) }
+	for kind, make := range map[string]func(*testing.T) *rig{"ordinary": cacheRigs["ordinary"], "null": null} {
+		for name, o := range map[string]frontend.Options{"split": {Inflight: true}, "packed": {Inflight: true, Packed: true}} {
+			t.Run(kind+", "+name, func(t *testing.T) {
+				r := make(t)
+				g := r.connect(o)
+				q, rec := g.Queue(0), g.recordOf(1)
+				for word := range uint64(4) {
+					g.want("write", driver.StatusOK, q.Write(pattern(4096, word), 0))
+					base, err := q.Stop()
+					if err != nil {
+						t.Fatal(err)
+					}
+					rec.Ring(0).SetNote(word)
+					req := q.Get()
+					req.Type, req.Sector = driver.TypeOut, 0
+					req.SetLen(4096)
+					if err := errors.Join(q.Submit(req), q.Kick(), q.Start(base)); err != nil {
+						t.Fatal(err)
+					}
+					done := []*frontend.Request{nil}
+					if n, err := q.Wait(done); n != 1 || err != nil || done[0].Status != driver.StatusOK {
+						t.Fatal(n, err)
+					}
+					q.Put(req)
+				}
+				g.leave()
+			})
+		}
+	}
+}
+
+// recordOf is the record that the front-end has, as it sees it itself.
+func (g *guest) recordOf(queues int) *vhostuser.Record {
+	g.r.t.Helper()
+	fd, err := unix.FcntlInt(uintptr(g.Disk.Inflight().FD()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		g.r.t.Fatal(err)
+	}
+	rec, err := vhostuser.OpenRecord(vhostuser.NewFD(fd), 0, queues, g.Queue(0).Ring().Config().Size)
+	if err != nil {
+		g.r.t.Fatal(err)
+	}
+	g.r.t.Cleanup(func() { _ = rec.Close() })
+	return rec
+}
+
 // copyOf is the disk as it is when its daemon dies now.
 func copyOf(t *testing.T, path string) string {
 	t.Helper()
@@ -263,7 +316,7 @@ func recordedRings(t *testing.T) (rings [2]vhostuser.Ring, rec *vhostuser.Record
 }
 
 func untilSettled(r *vhostuser.RingRecord) {
-	for r.Note() != noteSettled {
+	for parseNote(r.Note(), true) != noteSettled {
 		time.Sleep(time.Millisecond)
 	}
 }

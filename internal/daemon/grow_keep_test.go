@@ -12,7 +12,7 @@ import (
 // told or not; with one that has shrunk, or is zoned otherwise, it does not.
 func TestGrownDiskIsTheSame(t *testing.T) {
 	r := plainRig(t, 1)
-	state := r.dev.State()
+	is, choices := r.dev.State()
 	r.close()
 	for _, c := range []struct {
 		bytes int64
@@ -24,7 +24,7 @@ func TestGrownDiskIsTheSame(t *testing.T) {
 			t.Fatal(err)
 		}
 		next := newRig(t, r.path, 1)
-		err := next.dev.Restore(state)
+		err := next.dev.Restore(is, choices)
 		next.close()
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%d bytes: %v", c.bytes, err)
@@ -39,7 +39,7 @@ func TestGrownDiskIsTheSame(t *testing.T) {
 	if err := zonedRig(t, smallZones, 1).dev.Restore(zoned.dev.State()); err != nil {
 		t.Error(err)
 	}
-	if err := zonedRig(t, backend.Geometry{CapacitySectors: 2048, ZoneSectors: 128}, 1).dev.Restore(state); err == nil {
+	if err := zonedRig(t, backend.Geometry{CapacitySectors: 2048, ZoneSectors: 128}, 1).dev.Restore(is, choices); err == nil {
 		t.Error("a zoned disk is taken for an ordinary one")
 	}
 }

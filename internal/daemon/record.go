@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/internal/failpoint"
@@ -79,6 +78,7 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 // Adopt implements vhostuser.Device.
 func (d *Device) Adopt(r *vhostuser.Record) {
 	d.disown()
+	d.hearCache(r)
 	d.custody.kept, d.records = nil, r
 	switch {
 	case r == nil:
@@ -155,40 +155,4 @@ func (d *Device) release(marks []*backend.Mark) {
 	for _, m := range marks {
 		backend.Release(d.disk, m)
 	}
-}
-
-// State implements vhostuser.Device: whether the driver has switched to
-// write-through, in bit 0, and what tells this disk from one with other properties.
-// The size of an ordinary disk stands apart from these, in bits 1 to 31 in MiB,
-// because it may grow.
-func (d *Device) State() uint64 {
-	var space [virtio.BlkConfigBytes]byte
-	_ = d.ReadConfig(space[:], 0) // it has that many
-	space[writebackAt] = 0
-	state := uint64(0)
-	if info := d.disk.Info(); info.Zoned == nil {
-		clear(space[:capacityBytes])
-		state = min(info.CapacitySectors>>11, stateMost>>1) << 1
-	}
-	if d.WriteThrough() {
-		state |= 1
-	}
-	return state | uint64(crc32.ChecksumIEEE(space[:]))<<32
-}
-
-const (
-	capacityBytes = 8         // at the beginning of the configuration space
-	stateMost     = 1<<32 - 1 // bits of State that are not the checksum
-)
-
-// writebackAt is where the driver's choice stands in the configuration space.
-const writebackAt = 32
-
-// Restore implements vhostuser.Device.
-func (d *Device) Restore(state uint64) error {
-	if is := d.State(); state>>32 != is>>32 || state&stateMost>>1 > is&stateMost>>1 {
-		return errors.New("the disk is not the one that the guest was shown: its size, zones or limits differ")
-	}
-	d.SetWriteThrough(state&1 != 0)
-	return nil
 }

@@ -48,6 +48,22 @@ func openRig(t testing.TB, path string, queues int, o backend.Options) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return diskRig(t, path, disk, queues)
+}
+
+// nullRig is a rig over a disk without storage.
+func nullRig(t testing.TB, queues int) *rig {
+	t.Helper()
+	disk, err := backend.NewNull(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return diskRig(t, "", disk, queues)
+}
+
+// diskRig is a rig over a disk that is open.
+func diskRig(t testing.TB, path string, disk backend.Disk, queues int) *rig {
+	t.Helper()
 	log, book := newLogBook()
 	dev, err := NewDevice(disk, DeviceOptions{Queues: queues, Serial: rigSerial, Log: log})
 	if err != nil {

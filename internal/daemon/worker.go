@@ -262,7 +262,7 @@ func (w *worker) take() (taken int, err error) {
 	if w.doubts && err == nil && !w.dev.abandoned.Load() {
 		// All that waited is refused. What comes once the driver has seen that is new.
 		w.doubts = false
-		w.rec.SetNote(noteSettled)
+		w.rec.SetNote(uint64(noteSettled))
 	}
 	if taken > 0 {
 		w.lane.Start()

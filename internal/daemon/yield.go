@@ -124,7 +124,9 @@ func (d *Device) LoadState(state []byte) error {
 			return err
 		}
 	}
-	return d.Blk.LoadState(state)
+	err := d.Blk.LoadState(state)
+	d.noteCache()
+	return err
 }
 
 // lookAgain brings what is known of a disk that is away up to date.

@@ -47,6 +47,9 @@ func (v *Inflight) Close() error {
 	return v.file.Close()
 }
 
+// Inflight is the disk's record; nil where none was asked for.
+func (d *Disk) Inflight() *Inflight { return d.inflight }
+
 // keepInflight gets a record, if that was asked for.
 func (d *Disk) keepInflight() (err error) {
 	if !d.opt.Inflight {

@@ -70,13 +70,15 @@ func (d *ramDisk) SetFeatures(f uint64) error {
 	return d.refuse
 }
 
-func (d *ramDisk) Adopt(*vhostuser.Record) {}
-func (d *ramDisk) Serve()                  {}
-func (d *ramDisk) Abandon(bool)            {}
-func (d *ramDisk) Leave()                  {}
-func (d *ramDisk) State() uint64           { return 0 }
-func (d *ramDisk) Restore(uint64) error    { return nil }
-func (d *ramDisk) NeedsReset() bool        { return false }
+func (d *ramDisk) Adopt(*vhostuser.Record)      {}
+func (d *ramDisk) BeginFrontEnd()               {}
+func (d *ramDisk) BeginRing(bool)               {}
+func (d *ramDisk) Serve()                       {}
+func (d *ramDisk) Abandon(bool)                 {}
+func (d *ramDisk) Leave()                       {}
+func (d *ramDisk) State() (is, choices uint64)  { return 0, 0 }
+func (d *ramDisk) Restore(uint64, uint64) error { return nil }
+func (d *ramDisk) NeedsReset() bool             { return false }
 
 func (d *ramDisk) Reset() {
 	d.idle("Reset")

@@ -1,0 +1,123 @@
+package daemon
+
+import (
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio"
+)
+
+// The cache mode that the guest was shown (virtio/cache.go) is noted in the record of
+// requests in flight as well, for a process that goes on after this one has died.
+
+// What the record says of the cache mode in each ring's part. The numbers are such that
+// nothing else turns into one of them by accident.
+const (
+	wordWriteBack    uint64 = 0x7a76_6361_6368_6501
+	wordWriteThrough uint64 = 0x7a76_6361_6368_6502
+)
+
+// cacheNote is what a record says of the cache mode, checked.
+type cacheNote uint8
+
+const (
+	cacheUnknown cacheNote = iota
+	cacheWriteBack
+	cacheWriteThrough
+)
+
+// parseCacheNote checks what stands in a record. What no zvhost has stored is not known.
+func parseCacheNote(w vhostuser.Untrusted) cacheNote {
+	switch uint64(w) {
+	case wordWriteBack:
+		return cacheWriteBack
+	case wordWriteThrough:
+		return cacheWriteThrough
+	}
+	return cacheUnknown
+}
+
+// hearCache takes over what r says of the cache mode, if another process has used it. A
+// front-end that has changed it can make the mode stronger by that, and keep this process
+// from doubting, which it can by what it says of its rings as well; it cannot take back
+// what this process knows.
+func (d *Device) hearCache(r *vhostuser.Record) {
+	if r == nil {
+		return
+	}
+	notes := map[cacheNote]int{}
+	for i := range r.Rings() {
+		if ring := r.Ring(i); !ring.IsEmpty() {
+			notes[parseCacheNote(ring.Cache())]++
+		}
+	}
+	switch {
+	case notes[cacheWriteThrough] > 0:
+		d.RememberCacheMode(true)
+	case notes[cacheWriteBack] > 0 && notes[cacheUnknown] == 0:
+		d.RememberCacheMode(false)
+	}
+	d.noted = r
+	d.noteCache()
+}
+
+// noteCache has the record say what the guest was shown of the cache mode, before the
+// front-end is answered.
+func (d *Device) noteCache() {
+	word := uint64(0)
+	switch mode := d.CacheMode(); {
+	case mode&virtio.CachePromised != 0:
+		word = wordWriteThrough
+	case mode&(virtio.CacheRead|virtio.CacheKnown) != 0:
+		word = wordWriteBack
+	}
+	for i := range d.noted.Rings() {
+		if r := d.noted.Ring(i); uint64(r.Cache()) != word {
+			r.SetCache(word)
+		}
+	}
+}
+
+// BeginFrontEnd implements vhostuser.Device.
+func (d *Device) BeginFrontEnd() {
+	d.Blk.BeginFrontEnd()
+	d.noted = nil // it is about to be unmapped
+}
+
+// ReadConfig implements vhostuser.Device.
+func (d *Device) ReadConfig(dst []byte, off uint32) error {
+	was := d.CacheMode()
+	err := d.Blk.ReadConfig(dst, off)
+	if d.noteCache(); d.CacheMode()&^was&virtio.CachePromised != 0 {
+		d.say("the guest is shown a write-through disk (its driver, or a firmware before it, has taken neither FLUSH nor CONFIG_WCE, or its front-end has not said what it was shown before): each write is stored before it is answered, %s", untilSetBack)
+	}
+	return err
+}
+
+// WriteConfig implements vhostuser.Device.
+func (d *Device) WriteConfig(src []byte, off uint32) error {
+	err := d.Blk.WriteConfig(src, off)
+	d.noteCache()
+	return err
+}
+
+// SetFeatures implements vhostuser.Device.
+func (d *Device) SetFeatures(acked uint64) error {
+	err := d.Blk.SetFeatures(acked)
+	d.noteCache()
+	return err
+}
+
+// BeginRing implements vhostuser.Device.
+func (d *Device) BeginRing(usedBefore bool) {
+	if d.Blk.BeginRing(usedBefore) {
+		d.sayDoubtfulCache()
+	}
+	d.noteCache()
+}
+
+func (d *Device) sayDoubtfulCache() {
+	d.say("nobody knows whether the guest was shown a write-through disk, for it has used this one through another zvhost, or another session: each write is stored before it is answered, %s", untilSetBack)
+}
+
+// untilSetBack is how a guest gets its write-back cache back. A front-end may not pass on
+// what it takes for no change, so that it takes two steps.
+const untilSetBack = `until the guest sets its cache mode to "write through" and then to "write back" (in Linux: /sys/block/*/cache_type)`
