@@ -122,14 +122,14 @@ func TestOldStateIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Version 1: no choices, which stand behind the answer, pieces, the descriptor that
+	// Version 1: no choices, named and shown, which stand behind the answer, pieces, the descriptor that
 	// goes with it, and five words.
 	at := replyAt + int(le.Uint32(b[4:]))
 	at += 4 + 4*int(le.Uint32(b[at:])) + 8 + 5*8
 	if le.Uint64(b[at:]) != 1<<63 {
 		t.Fatal("there are no choices")
 	}
-	old := append(append([]byte(nil), b[:at]...), b[at+8:]...)
+	old := append(append([]byte(nil), b[:at]...), b[at+3*8:]...)
 	le.PutUint32(old, stateVersionOld)
 	if err := j.commit(old); err != nil {
 		t.Fatal(err)

@@ -42,6 +42,10 @@ type Device interface {
 	// configuration space has changed by itself; it says whether the front-end could
 	// be told. nil takes it back: it is not called any more once Watch returns.
 	Watch(changed func() (told bool))
+	// ShowQueues tells how many of the queues the front-end has set up, 1 to Queues, before
+	// it reads the configuration space: that is to show as many. Until it is called for a
+	// front-end it shows all.
+	ShowQueues(n int)
 	// BeginRing tells that a ring is about to start, before that is noted for the next
 	// process; usedBefore, that it goes on where the front-end says, and not at its
 	// beginning or where this session has stopped it: its driver has used it elsewhere.

@@ -42,6 +42,7 @@ type fakeDevice struct {
 
 	choices    uint64 // of State
 	usedBefore int    // rings that began so
+	shown      int    // queues; 0 before ShowQueues
 }
 
 const (
@@ -220,6 +221,12 @@ func (d *fakeDevice) BeginFrontEnd()                   {}
 func (d *fakeDevice) State() (is, choices uint64)      { return 0, d.choices }
 func (d *fakeDevice) Restore(is, choices uint64) error { d.choices = choices; return nil }
 func (d *fakeDevice) NeedsReset() bool                 { return d.needsReset.Load() }
+
+func (d *fakeDevice) ShowQueues(n int) {
+	d.mu.Lock()
+	d.shown = n
+	d.mu.Unlock()
+}
 
 func (d *fakeDevice) BeginRing(usedBefore bool) {
 	if d.mu.Lock(); usedBefore {

@@ -171,6 +171,9 @@ func (s *Session) resumeDevice() error {
 	if err := s.dev.Restore(s.state.device, s.state.choices); err != nil {
 		return err
 	}
+	if n := int(s.state.shown); n != 0 {
+		s.dev.ShowQueues(min(n, len(s.rings)))
+	}
 	return refused
 }
 

@@ -151,11 +151,29 @@ func (s *Session) getConfig(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.showQueues()
 	// What the front-end sent as data is not wanted: read over it.
 	if err := s.dev.ReadConfig(c.Data, c.Offset); err != nil {
 		return nil, err
 	}
 	return c.Append(nil), nil
+}
+
+// showQueues has the configuration space show as many queues as the front-end has, where
+// it has said so by the time that it reads the space: QEMU sends SET_VRING_CALL for each of
+// its queues when it makes its device (vhost_virtqueue_init in hw/virtio/vhost.c). Its
+// generic device passes the space on as it is, and a Linux guest that finds more queues
+// there than its device has does not use it. What was shown once does not change.
+func (s *Session) showQueues() {
+	st := &s.state
+	if st.shown != 0 {
+		return
+	}
+	if st.shown = uint16(len(s.rings)); st.named != 0 && st.named < st.shown {
+		st.shown = st.named
+		s.log(LevelInfo, "its front-end has set up %d of %d queues: its guest is shown as many", st.shown, len(s.rings))
+	}
+	s.dev.ShowQueues(int(st.shown))
 }
 
 func (s *Session) setConfig(m *Message) ([]byte, error) {

@@ -37,6 +37,9 @@ func (s *Session) vringState(m *Message) (i int, num uint32, err error) {
 	return i, v.Num, err
 }
 
+// name notes that the front-end has set up something of ring i.
+func (s *Session) name(i int) { s.state.named = max(s.state.named, uint16(i+1)) }
+
 // stopped refuses a change that makes no sense for a ring in use.
 func (s *Session) stopped(i int) error {
 	if s.rings[i].running {
@@ -60,6 +63,7 @@ func (s *Session) setVringNum(m *Message) ([]byte, error) {
 		return nil, err
 	}
 	s.state.rings[i].num = uint16(num)
+	s.name(i)
 	return nil, s.resume(i)
 }
 
@@ -74,6 +78,7 @@ func (s *Session) setVringBase(m *Message) ([]byte, error) {
 	if err := s.stopped(i); err != nil {
 		return nil, err
 	}
+	s.name(i)
 	if r := &s.state.rings[i]; !r.adopted {
 		// An adopted one goes on from the record, which knows more than the
 		// front-end: QEMU sends the used index after a disconnect.
@@ -116,6 +121,7 @@ func (s *Session) setVringAddr(m *Message) ([]byte, error) {
 	if v.Desc%16 != 0 || v.Avail%2 != 0 || v.Used%4 != 0 {
 		return nil, fmt.Errorf("ring %d is not aligned: descriptors at %#x (16), avail at %#x (2), used at %#x (4)", i, v.Desc, v.Avail, v.Used)
 	}
+	s.name(i)
 	s.pause(i)
 	r := &s.state.rings[i]
 	r.desc, r.avail, r.used, r.addrSet = v.Desc, v.Avail, v.Used, true
@@ -141,6 +147,7 @@ func (s *Session) setVringEnable(m *Message) ([]byte, error) {
 		s.state.rings[i].enabled = false
 		return nil, nil
 	}
+	s.name(i)
 	s.state.rings[i].enabled = true
 	return nil, s.resume(i)
 }
@@ -176,6 +183,7 @@ func (s *Session) vringFile(m *Message) (i int, f *FD, err error) {
 	if i, err = s.ringIndex(uint32(v.Index)); err != nil {
 		return 0, nil, err
 	}
+	s.name(i)
 	switch n := len(m.Files); {
 	case v.NoFD && n != 0:
 		return 0, nil, fmt.Errorf("ring %d: a descriptor came along, but bit 8 says that there is none", i)

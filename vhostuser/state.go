@@ -30,6 +30,10 @@ type state struct {
 	// What the device keeps: Device.State.
 	device, choices uint64
 
+	// named is how many rings the front-end has sent something for, up to the last of them;
+	// shown, how many queues its configuration space shows, 0 before it is read.
+	named, shown uint16
+
 	logSize, logOffset uint64 // the dirty log's place in its file; size 0: none
 
 	numRegions uint32

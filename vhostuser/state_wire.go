@@ -20,7 +20,7 @@ import (
 //	8  id of the descriptor that goes with the answer, 0 for none
 //	then state: see encode
 
-// Version 1 did not have choices, nor a ring's bitOurs.
+// Version 1 did not have choices, named and shown, nor a ring's bitOurs.
 const (
 	stateVersion    = 2
 	stateVersionOld = 1
@@ -74,7 +74,7 @@ func (s *Session) encode(b []byte) []byte {
 	b = le.AppendUint64(b, s.pass.ident())
 	flags := bit(st.featuresSet, bitFeaturesSet) | bit(st.refused, bitRefused) | bit(st.protocolSet, bitProtocolSet) | bit(st.owned, bitOwned) |
 		bit(st.protocolNew, bitProtocolNew) | bit(st.backNew, bitBackNew)
-	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.choices, st.logSize, st.logOffset, s.dirty.file.ident(), s.dirty.call.ident(), s.back.ident(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
+	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.choices, uint64(st.named), uint64(st.shown), st.logSize, st.logOffset, s.dirty.file.ident(), s.dirty.call.ident(), s.back.ident(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
 		b = le.AppendUint64(b, v)
 	}
 	for i := range st.numRegions {
@@ -170,7 +170,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	st.protocolNew, st.backNew = flags&bitProtocolNew != 0, flags&bitBackNew != 0
 	st.status, st.device = uint8(r.u64()), r.u64()
 	if version != stateVersionOld {
-		st.choices = r.u64()
+		st.choices, st.named, st.shown = r.u64(), uint16(r.u64()), uint16(r.u64())
 	}
 	st.logSize, st.logOffset = r.u64(), r.u64()
 	if s.dirty.file = r.fd(); s.dirty.file != nil {

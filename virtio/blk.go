@@ -43,6 +43,7 @@ type Blk struct {
 	serial  [serialBytes]byte
 	config  [BlkConfigBytes]byte // but for the byte writeback, and capacity
 	queues  int
+	shown   int // of these, in the configuration space as the front-end reads it
 
 	// capacity is the disk's size in sectors as the driver sees it.
 	capacity atomic.Uint64
@@ -154,6 +155,15 @@ func (b *Blk) Features() uint64 { return b.offered }
 
 // Queues is the number of virtqueues.
 func (b *Blk) Queues() int { return b.queues }
+
+// BeginFrontEnd says that another front-end uses the device, of which nothing is known.
+func (b *Blk) BeginFrontEnd() {
+	b.cache.fresh, b.cache.read, b.cache.known = true, false, false
+	b.shown = b.queues
+}
+
+// ShowQueues has the configuration space show n virtqueues, 1 to Queues.
+func (b *Blk) ShowQueues(n int) { b.shown = n }
 
 // SetFeatures takes over what the driver acknowledged, a subset of Features. On
 // an error nothing changes: before the first success no zoned request is

@@ -86,9 +86,6 @@ func (b *Blk) doubtCacheMode() (doubtful bool) {
 	return true
 }
 
-// BeginFrontEnd says that another front-end uses the device, of which nothing is known.
-func (b *Blk) BeginFrontEnd() { b.cache.fresh, b.cache.read, b.cache.known = true, false, false }
-
 // BeginRing says that a ring is about to start; usedBefore, that its driver has used it
 // before the front-end came. It says whether the device is write-through from here on
 // because nobody knows what that driver was shown.

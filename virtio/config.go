@@ -90,6 +90,7 @@ func (b *Blk) ReadConfig(dst []byte, off uint32) error {
 		return err
 	}
 	space := b.ConfigSpace()
+	binary.LittleEndian.PutUint16(space[cfgNumQueues:], uint16(b.shown))
 	copy(dst, space[off:])
 	if i := cfgWriteback - int(off); i >= 0 && i < len(dst) && b.showWriteback() {
 		dst[i] = 1
@@ -97,8 +98,8 @@ func (b *Blk) ReadConfig(dst []byte, off uint32) error {
 	return nil
 }
 
-// ConfigSpace is the configuration space but for what changes with the driver: its
-// field writeback is 0. To look at it shows nothing to anybody.
+// ConfigSpace is the configuration space but for what changes with driver and front-end:
+// its field writeback is 0, and num_queues all that there are. To look at it shows nothing to anybody.
 func (b *Blk) ConfigSpace() [BlkConfigBytes]byte {
 	space := b.config
 	binary.LittleEndian.PutUint64(space[cfgCapacity:], b.capacity.Load())

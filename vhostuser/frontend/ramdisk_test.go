@@ -73,6 +73,7 @@ func (d *ramDisk) SetFeatures(f uint64) error {
 func (d *ramDisk) Adopt(*vhostuser.Record)      {}
 func (d *ramDisk) BeginFrontEnd()               {}
 func (d *ramDisk) BeginRing(bool)               {}
+func (d *ramDisk) ShowQueues(int)               {}
 func (d *ramDisk) Serve()                       {}
 func (d *ramDisk) Abandon(bool)                 {}
 func (d *ramDisk) Leave()                       {}
