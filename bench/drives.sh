@@ -35,12 +35,7 @@ serve() {
 	done
 	"$name" serve --socket-path "/tmp/$name" --blk-file "/dev/$name-$nsec" "$@" >"/tmp/$name.log" 2>&1 &
 	echo $! >"/tmp/$name.pid"
-	for _ in {1..200}; do
-		if [[ -S /tmp/$name ]]; then return; fi
-		sleep 0.05
-	done
-	cat "/tmp/$name.log"
-	return 1
+	await 120 "the socket of $name" test -S "/tmp/$name" || { cat "/tmp/$name.log"; return 1; }
 }
 END
 vm_start host --add "$VM_RUN/zvhost:/bin/" --add "$VM_RUN/onelock:/bin/" --add "$VM_RUN/drives:/bin/" --add "$VM_RUN/serve.sh:/"
@@ -53,7 +48,8 @@ for us in 1000 100; do
 	guest -t $((rounds * 60 + 60)) "drives -zvhost /tmp/zvhost -onelock /tmp/onelock -rounds $rounds -want $want 2>&1"
 	if ((want)); then ok "appends into 4 zones and more are at least $want times as fast as with one lock"; fi
 	guest 'for name in zvhost onelock; do kill "$(</tmp/$name.pid)"; done
-		for name in zvhost onelock; do while [[ -S /tmp/$name ]]; do sleep 0.05; done; done'
+		gone() { [[ ! -S /tmp/$1 ]]; }
+		for name in zvhost onelock; do await 120 "the end of $name" gone "$name"; done'
 done
 vm_sane
 vm_stop

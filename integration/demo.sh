@@ -32,7 +32,7 @@ show 'zvhost create disk.zvh --size 2G --zone-size 32M --zone-capacity 24M --con
 printf '  %s\n' "$("$zvhost" create disk.zvh --size 2G --zone-size 32M --zone-capacity 24M --conventional 2 --max-open 12 --max-active 14)"
 show 'zvhost serve --socket-path vm.sock --blk-file disk.zvh &'
 run_start zvhost "$zvhost" serve --socket-path "$VM_RUN/vm.sock" --blk-file disk.zvh
-wait_for 10 'the socket' test -S vm.sock
+await 120 'the socket' test -S vm.sock
 show 'qemu-system-x86_64 … -device vhost-user-test-device-pci,chardev=zv,virtio-id=2,config_size=96,…'
 vm_start demo --zoned "$VM_RUN/vm.sock"
 

@@ -88,24 +88,16 @@ serve() {
 	shift 2
 	zvhost serve --socket-path "$socket" --blk-file "$drive" --queues 4 "$@" >"$socket.log" 2>&1 &
 	echo $! >"$socket.pid"
-	for _ in {1..1200}; do
-		if [[ -S $socket ]]; then return; fi
-		sleep 0.05
-	done
-	cat "$socket.log"
-	return 1
+	await 120 "the socket of zvhost" test -S "$socket" || { cat "$socket.log"; return 1; }
 }
 # stop SOCKET: by SIGTERM; it may be a zombie then, when it is not our child.
 stop() {
 	local pid
 	pid=$(<"$1.pid")
 	kill "$pid"
-	for _ in {1..1200}; do
-		if ! grep -qs '^State:.[^Z]' "/proc/$pid/status"; then return; fi
-		sleep 0.05
-	done
-	return 1
+	await 120 "the end of zvhost" ended "$pid"
 }
+ended() { ! grep -qs '^State:.[^Z]' "/proc/$1/status"; }
 EOF
 # Drives that the guest boots with, and what is added to it.
 plugged=() disks=() add=()
@@ -136,7 +128,7 @@ for drive in "${drives[@]}"; do
 	zvhost)
 		"$VM_RUN/zvhost" create "$VM_RUN/outer.zvh" --size 2M --zone-size 128K --zone-capacity 96K --conventional 2 >/dev/null
 		run_start outer "$VM_RUN/zvhost" serve --socket-path "$VM_RUN/outer" --blk-file "$VM_RUN/outer.zvh" --queues 4 --control-path "$VM_RUN/control"
-		wait_for 60 "the outer zvhost's socket" test -S "$VM_RUN/outer"
+		await 120 "the outer zvhost's socket" test -S "$VM_RUN/outer"
 		plugged+=(--zoned "$VM_RUN/outer,2")
 		;;
 	esac
@@ -240,7 +232,7 @@ on_many() {
 on_dm() {
 	begin "dm-linear on zones 2 to 9 of a null_blk"
 	host "nullb n5 size=20 zone_size=2 zone_capacity=1 blocksize=4096; modprobe dm-mod
-		dmsetup create linear --noudevrules --noudevsync --table '0 32768 linear /dev/n5 8192'; ls /dev/dm-0"
+		dmsetup create linear --noudevrules --noudevsync --table '0 32768 linear /dev/n5 8192'; await 60 'the mapped device' test -b /dev/dm-0"
 	suite /dev/dm-0 "dm-linear" 101 2
 	host "drives -device /dev/dm-0 kill"
 	ok "dm-linear, kill -9: $said"
@@ -252,8 +244,10 @@ on_dm() {
 
 on_nvme() {
 	begin "an emulated NVMe drive with zoned namespaces"
-	# The kernel names them in any order.
-	host 'for n in 1 2 3; do grep -lx $n /sys/block/nvme*/nsid; done | sed "s,/sys/block/\(.*\)/nsid,/dev/\1," | paste -sd " "'
+	# The kernel finds them on its own time, and names them in any order.
+	host 'namespaces() { ls -d /sys/block/nvme*n* | wc -l | grep -qx 3; }
+		await 120 "three namespaces" namespaces
+		for n in 1 2 3; do grep -lx $n /sys/block/nvme*/nsid; done | sed "s,/sys/block/\(.*\)/nsid,/dev/\1," | paste -sd " "'
 	read -ra ns <<<"$said"
 	suite "${ns[0]}" "NVMe, 512-byte blocks" 401 1
 	host "drives -device ${ns[0]} kill"
@@ -270,8 +264,9 @@ on_nvme() {
 smr() {
 	host "modprobe sd_mod; modprobe -r scsi_debug
 		modprobe scsi_debug zbc=managed dev_size_mb=12 zone_size_mb=1 zone_nr_conv=2 zone_max_open=0 delay=0 $*
-		udevadm settle 2>/dev/null || sleep 1
-		smr=\$(ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block)
+		# It is probed in the background.
+		found() { smr=\$(ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block 2>/dev/null) && [[ -b /dev/\$smr ]]; }
+		await 120 'the drive of scsi_debug' found
 		echo 1 >/sys/block/\$smr/device/timeout
 		echo \$smr \$(basename \$(readlink -f /sys/block/\$smr/device))"
 	read -r smr rules <<<"$said"
@@ -315,7 +310,7 @@ on_zvhost() {
 	done
 	round
 	"$VM_RUN/zvhost" fault clear "$VM_RUN/control" >/dev/null
-	host 'touch /tmp/calm; until [[ -e /tmp/ended ]]; do sleep 0.1; done; tail -n 1 /tmp/storm; ! grep -q FOUND /tmp/storm'
+	host 'touch /tmp/calm; await 280 "the end of the storm" test -e /tmp/ended; tail -n 1 /tmp/storm; ! grep -q FOUND /tmp/storm'
 	ok "zvhost on zvhost, writes that fail, some in part, zones out of service and back: $said"
 	same_zones
 	host "drives -device /dev/vda -rounds 1 -vanish /sys/bus/virtio/drivers/virtio_blk/unbind=\$(basename \$(readlink -f /sys/block/vda/device)) storm"
@@ -326,7 +321,8 @@ on_zvhost() {
 round() {
 	host 'rounds() { grep -c ^round /tmp/storm || true; }
 		n=$(rounds)
-		until [[ -e /tmp/ended ]] || (($(rounds) > n + 1)); do sleep 0.1; done'
+		more() { [[ -e /tmp/ended ]] || (($(rounds) > n + 1)); }
+		await 280 "another round of the storm" more'
 }
 
 same_zones() {

@@ -7,12 +7,8 @@
 #   integration/qemu_test.sh [ZVHOST]      default: bin/zvhost, as make build makes it
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-zvhost=$(realpath -m "${1:-$here/../bin/zvhost}")
-[[ -x $zvhost ]] || { echo "qemu_test.sh: $zvhost is not there: run 'make build' first" >&2; exit 1; }
-# shellcheck source=integration/vm/guest.sh
-source "$here/vm/guest.sh"
-cd "$VM_RUN"
+# shellcheck source=integration/guests/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/guests/common.sh"
 
 # geometry NAME   sets what a disk is made with; sizes in bytes. btrfs wants zones
 # of 4 MiB or more and 11 active ones; open limits are small enough to be run into.
@@ -29,10 +25,11 @@ geometry() {
 	esac
 }
 
-# serve NAME FILE QUEUES MORE...   a daemon for FILE on the socket $VM_RUN/NAME.sock
+# serve NAME FILE QUEUES MORE...   a daemon for FILE, not only for an image named NAME,
+# on the socket $VM_RUN/NAME.sock
 serve() {
 	run_start "$1" "$zvhost" serve --socket-path "$VM_RUN/$1.sock" --blk-file "$2" --queues "$3" --serial "zv-$1" "${@:4}"
-	wait_for 60 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
+	await 120 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
 }
 
 # retire NAME FILE   ends daemon NAME; FILE, if it is an image, must be sound
@@ -42,11 +39,9 @@ retire() {
 	[[ $2 != *.zvh ]] || "$zvhost" check "$2" > check.log || die "check of $2: $(cat check.log)"
 }
 
-# same_zones WHEN   the guest's report and the host's are the same, line by line
-same_zones() {
-	guest 'blkzone report /dev/vda' > guest.zones
-	"$zvhost" report "$image" > host.zones
-	diff guest.zones host.zones > zones.diff || die "zones $1 (guest <, host >): $(head -n 6 zones.diff)"
+# zones_agree WHEN   the guest's report of the disk is the host's
+zones_agree() {
+	same_zones a "$image" "$1"
 	compared=$((compared + 1))
 }
 
@@ -80,25 +75,25 @@ check_blkzone() {
 	local first=$conventional i
 	local bs=$((block / 512)) cap=$((capacity / 512))
 	at() { echo "-o $(($1 * zone / 512)) -c 1 /dev/vda"; }
-	same_zones "of the new disk"
-	put "$first" 0 4; same_zones "after a write"; zone_is "$first" oi $((4 * bs))
-	put "$first" 4 1; same_zones "after a second write"; zone_is "$first" oi $((5 * bs))
+	zones_agree "of the new disk"
+	put "$first" 0 4; zones_agree "after a write"; zone_is "$first" oi $((4 * bs))
+	put "$first" 4 1; zones_agree "after a second write"; zone_is "$first" oi $((5 * bs))
 	guest_fails 'Input/output error' "dd if=/dev/zero of=/dev/vda bs=$block count=1 seek=$((first * zone / block + 9)) oflag=direct conv=notrunc"
-	same_zones "after an unaligned write"; zone_is "$first" oi $((5 * bs))
-	guest "blkzone close $(at "$first")"; same_zones "after a close"; zone_is "$first" cl $((5 * bs))
-	guest "blkzone open $(at "$first")"; same_zones "after an open"; zone_is "$first" oe $((5 * bs))
-	guest "blkzone finish $(at "$first")"; same_zones "after a finish"; zone_is "$first" fu -
+	zones_agree "after an unaligned write"; zone_is "$first" oi $((5 * bs))
+	guest "blkzone close $(at "$first")"; zones_agree "after a close"; zone_is "$first" cl $((5 * bs))
+	guest "blkzone open $(at "$first")"; zones_agree "after an open"; zone_is "$first" oe $((5 * bs))
+	guest "blkzone finish $(at "$first")"; zones_agree "after a finish"; zone_is "$first" fu -
 	guest_fails 'Input/output error' "dd if=/dev/zero of=/dev/vda bs=$block count=1 seek=$((first * zone / block + 5)) oflag=direct conv=notrunc"
-	guest "blkzone reset $(at "$first")"; same_zones "after a reset"; zone_is "$first" em 0
+	guest "blkzone reset $(at "$first")"; zones_agree "after a reset"; zone_is "$first" em 0
 	guest "cmp -n $((5 * block)) /dev/zero <(dd if=/dev/vda bs=$block count=5 skip=$((first * zone / block)) iflag=direct status=none)"
 	ok "write, close, open, finish, reset, and an unaligned write is refused"
 
 	# To the capacity and not beyond.
 	guest "dd if=/dev/urandom of=/dev/vda bs=1M count=$((capacity >> 20)) seek=$((first * zone >> 20)) oflag=direct conv=notrunc status=none"
-	same_zones "after filling a zone"; zone_is "$first" fu -
+	zones_agree "after filling a zone"; zone_is "$first" fu -
 	# Behind the capacity, or on the last block where the zone has no more.
 	guest_fails 'Input/output error' "dd if=/dev/zero of=/dev/vda bs=$block count=1 seek=$(((first * zone + (capacity < zone ? capacity : zone - block)) / block)) oflag=direct conv=notrunc"
-	same_zones "after a write past the capacity"; zone_is "$first" fu -
+	zones_agree "after a write past the capacity"; zone_is "$first" fu -
 	guest "blkzone reset $(at "$first")"
 	ok "a write past the capacity of $cap sectors is refused"
 
@@ -106,15 +101,15 @@ check_blkzone() {
 		echo "blkzone open $(at $((first + i)))"
 	done > opens
 	guest "$(cat opens)"
-	same_zones "with $open open zones"; zone_is $((first + open - 1)) oe 0
+	zones_agree "with $open open zones"; zone_is $((first + open - 1)) oe 0
 	guest_fails "$too_many" "blkzone open $(at $((first + open)))"
-	same_zones "after one open zone too many"; zone_is $((first + open)) em 0
+	zones_agree "after one open zone too many"; zone_is $((first + open)) em 0
 	guest 'blkzone reset /dev/vda'
-	same_zones "after a reset of all"; zone_is "$first" em 0
+	zones_agree "after a reset of all"; zone_is "$first" em 0
 	ok "the open zone after number $open is refused: $too_many"
 
 	if ((first > 0)); then
-		put 0 7 3; put 0 2 1; same_zones "after writes to a conventional zone"; zone_is 0 nw 0
+		put 0 7 3; put 0 2 1; zones_agree "after writes to a conventional zone"; zone_is 0 nw 0
 		guest_fails '.' "blkzone open $(at 0)"
 		ok "a conventional zone takes writes anywhere and no zone commands"
 	fi
@@ -127,17 +122,17 @@ check_zonefs() {
 		[ \$(stat -c %s 0) = $((24 * block)) ]
 		dd if=/dev/zero of=1 bs=$block count=1 oflag=append,direct conv=notrunc status=none
 		truncate -s \$(((\$(stat -c %b 1) * 512))) 1"
-	same_zones "with files in zonefs"
+	zones_agree "with files in zonefs"
 	guest "cd /z/seq; ! dd if=/dev/zero of=0 bs=$block count=1 seek=100 oflag=direct conv=notrunc status=none
 		sha256sum 0 > /tmp/z.sum; cd /; umount /z; mount -t zonefs /dev/vda /z; cd /z/seq; sha256sum --status -c /tmp/z.sum
 		truncate -s 0 0; [ \$(stat -c %s 0) = 0 ]; cd /; umount /z; blkzone reset /dev/vda" > zonefs.log 2>&1 || die "zonefs: $(tail -n 5 zonefs.log)"
-	same_zones "after zonefs"
+	zones_agree "after zonefs"
 	ok "zonefs: append, finish by truncation, truncation to nothing, remount"
 }
 
 check_btrfs() {
 	guest 'mkfs.btrfs -q -f -O zoned /dev/vda; mkdir -p /b; mount /dev/vda /b'
-	same_zones "after mkfs.btrfs"
+	zones_agree "after mkfs.btrfs"
 	guest 'cd /b
 		for i in 1 2 3 4; do (
 			for j in 1 2 3 4 5 6; do dd if=/dev/urandom of=f$i.$j bs=64k count=$((4 * i + 3 * j)) conv=fsync status=none; done
@@ -148,7 +143,7 @@ check_btrfs() {
 		cd /; umount /b; mount /dev/vda /b; cd /b; sha256sum --status -c sums; cd /
 		btrfs scrub start -B /b > /tmp/scrub; grep -q "no errors found" /tmp/scrub || { cat /tmp/scrub; exit 1; }
 		umount /b'
-	same_zones "after btrfs"
+	zones_agree "after btrfs"
 	cp guest.zones zones.before
 	ok "btrfs: parallel writers, fsync, remount, scrub, $(guest 'wc -l < /tmp/b.sums') hashes"
 }
@@ -177,10 +172,10 @@ zoned_disk() {
 
 	serve "$name" "$image" "$queues" "${rings[@]}"
 	vm_start "$name" --zoned "$VM_RUN/$name.sock,$queues"
-	same_zones "after a restart of guest and daemon"
+	zones_agree "after a restart of guest and daemon"
 	cmp -s guest.zones zones.before || die "zones changed over the restart: $(diff zones.before guest.zones | head -n 6)"
 	guest 'mkdir -p /b; mount /dev/vda /b; cd /b; sha256sum --status -c sums; echo more > more; sync; cd /; umount /b'
-	same_zones "after btrfs went on"
+	zones_agree "after btrfs went on"
 	vm_sane
 	vm_stop
 	retire "$name" "$image"
@@ -202,8 +197,7 @@ check_ordinary() {
 
 	truncate -s 384M disk.raw
 	assert_match "zvhost resize" '384 MiB \(before: 256 MiB\), the guest was told' "$("$zvhost" resize "$VM_RUN/ordinary.control")"
-	guest 'for i in {1..100}; do [ $(cat /sys/block/vdb/size) = 786432 ] && break; sleep 0.1; done
-		[ $(cat /sys/block/vdb/size) = 786432 ]; mount /dev/vdb /e; cd /e; sha256sum --status -c <(grep -v " f4\$" sums); cd /; umount /e
+	guest 'grown() { [ $(cat /sys/block/vdb/size) = 786432 ]; }; await 120 "the new size" grown; mount /dev/vdb /e; cd /e; sha256sum --status -c <(grep -v " f4\$" sums); cd /; umount /e
 		dd if=/dev/urandom of=/tmp/more bs=1M count=8 status=none
 		dd if=/tmp/more of=/dev/vdb bs=1M seek=376 oflag=direct conv=notrunc status=none
 		cmp /tmp/more <(dd if=/dev/vdb bs=1M skip=376 iflag=direct status=none)'
@@ -217,7 +211,7 @@ zoned_refused() {
 	serve refused r.zvh 1
 	vm_start refused --disk "$VM_RUN/refused.sock"
 	guest_fails 'Input/output error' 'dd if=/dev/vda of=/dev/null bs=4096 count=1 iflag=direct || { lsblk /dev/vda || echo "no disk: Input/output error"; exit 1; }'
-	assert_match "the daemon's log" 'does not take VIRTIO_BLK_F_ZONED' "$(run_log refused)"
+	await 120 "the daemon's word on it" run_says refused 'does not take VIRTIO_BLK_F_ZONED'
 	vm_kill
 	retire refused r.zvh
 	ok "refused, with a log line that says what to use instead"

@@ -21,13 +21,28 @@ create() {
 serve() {
 	run_start "$1" "$zvhost" serve --socket-path "$VM_RUN/$1.sock" --control-path "$VM_RUN/$1.control" \
 		--blk-file "$VM_RUN/$1.zvh" --queues "$2" --serial "$1" "${@:3}"
-	wait_for 20 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
+	await 120 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
 }
 
 # retire NAME   ends the daemon; the image must be sound
 retire() {
 	run_stop "$1" || die "daemon $1 ended with status $?"
 	"$zvhost" check "$VM_RUN/$1.zvh" >"$1.check" || die "check of $1: $(<"$1.check")"
+}
+
+# same_zones LETTER IMAGE WHEN   the guest's report of /dev/vdLETTER and the host's of
+# IMAGE, left in guest.zones and host.zones, are the same line by line. A file system
+# that is mounted may write between the two: they count if the host's stayed the same
+# around the guest's.
+same_zones() {
+	local _
+	for _ in {1..100}; do
+		"$zvhost" report "$2" >before.zones
+		guest "blkzone report /dev/vd$1" >guest.zones
+		"$zvhost" report "$2" >host.zones
+		if cmp -s before.zones host.zones; then break; fi
+	done
+	diff guest.zones host.zones >zones.diff || die "zones of /dev/vd$1 $3 (guest <, host >): $(head -n 6 zones.diff)"
 }
 
 # build NAME PACKAGE   a program for guests, static, as $VM_RUN/NAME

@@ -39,14 +39,10 @@ for disk in "${disks[@]}"; do
 done
 vm_start geometries --cpus 4 "${arguments[@]}" --add "$VM_RUN/zonestates:/bin/" --add "$guests/filesystems.sh:/bin/"
 
-# same_zones WHEN: the guest's reports and the host's are the same, line by line.
-same_zones() {
+# all_same WHEN: the guest's reports of all disks are the host's.
+all_same() {
 	local name
-	for name in a b c d e f g h; do
-		guest "blkzone report /dev/vd$name" >guest.zones
-		"$zvhost" report "$VM_RUN/$name.zvh" >host.zones
-		diff guest.zones host.zones >zones.diff || die "zones of disk $name $1 (guest <, host >): $(head -n 6 zones.diff)"
-	done
+	for name in a b c d e f g h; do same_zones "$name" "$name.zvh" "$1"; done
 }
 
 guest 'for q in /sys/block/vd?/queue; do echo $(cat $q/{zoned,chunk_sectors,nr_zones,max_open_zones,max_active_zones,logical_block_size} $q/../size $q/../serial) $(ls $q/../mq | wc -l); done' >sysfs
@@ -55,13 +51,13 @@ for disk in "${disks[@]}"; do
 	printf 'host-managed %d %d %d %d %d %d %s %d\n' 16384 $zones "$open" "$active" "$block" $((((zones - 1) * 8 + last) << 11)) "$name" "$queues"
 done >sysfs.want
 assert_eq "what sysfs says" "$(<sysfs.want)" "$(<sysfs)"
-same_zones "when they are new"
+all_same "when they are new"
 ok "sysfs and the first reports of all are as they were created"
 
 # Two at a time, as most hosts of tests have two processors.
 guest -t 720 'printf "%s\n" /dev/vd? | xargs -n 1 -P 2 zonestates' >states || die "$(<states)"
 assert_eq "the disks that were tried" "${#disks[@]}" "$(grep -c 'operations tried' states)"
-same_zones "after every operation in every state"
+all_same "after every operation in every state"
 ok "every operation in every zone state, in service and out of it, on each: $(awk '{ n += $2 } END { print n }' states) tried"
 
 for name in a b c d e f g h; do "$zvhost" zone set-state "$VM_RUN/$name.control" 50,51 writable >/dev/null; done
@@ -80,7 +76,7 @@ guest 'for d in /dev/vd?; do
 		blkzone reset -o 0xc8000 -c 2 $d
 		blkzone report -o 0xc8000 -c 2 $d | grep -c "(em)" | grep -qx 2
 	done'
-same_zones "after blkzone"
+all_same "after blkzone"
 ok "blkzone on each, on zones that have come back into service"
 
 for disk in "${disks[@]}"; do
@@ -89,7 +85,7 @@ for disk in "${disks[@]}"; do
 done >courses
 guest_push courses /tmp/courses
 guest -t 1200 'xargs -P 2 -n 1 filesystems.sh </tmp/courses' >filesystems || die "file systems: $(tail -n 15 filesystems)"
-same_zones "after the file systems"
+all_same "after the file systems"
 for fs in zonefs btrfs f2fs; do
 	on=$(grep -o "^vd. $fs:" filesystems | sed 's/^vd\(.\).*/\1/' | sort | paste -sd ' ')
 	want=$(printf '%s\n' "${disks[@]}" | grep "[ ,]$fs" | cut -c 1 | paste -sd ' ')

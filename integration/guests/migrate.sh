@@ -37,7 +37,7 @@ end() {
 # qmp NAME JSON   sends a command to a monitor and sets answer to what it says
 qmp() {
 	printf '%s\n' "$2" >&"${qmp_in[$1]}"
-	while IFS= read -r -t 60 answer <&"${qmp_out[$1]}"; do
+	while IFS= read -r -t 120 answer <&"${qmp_out[$1]}"; do
 		case $answer in
 		*'"error"'*) die "QEMU's monitor: $2: $answer" ;;
 		*'"return"'*) return ;;
@@ -48,7 +48,7 @@ qmp() {
 
 # until_migration STATUS   waits until that of here has it
 until_migration() {
-	local end=$((SECONDS + 120))
+	local end=$((SECONDS + 600))
 	until [[ $answer == *"\"status\": \"$1\""* ]]; do
 		((SECONDS < end)) || die "the migration does not get to $1: $answer"
 		sleep 0.2
@@ -60,7 +60,7 @@ until_migration() {
 # daemon NAME [OPTION...]   one that serves disk.raw on the socket NAME.sock
 daemon() {
 	run_start "$1" "$zvhost" serve --debug --socket-path "$VM_RUN/$1.sock" --blk-file "$VM_RUN/disk.raw" --queues 2 "${@:2}"
-	wait_for 20 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
+	await 120 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
 }
 
 # migrate DEVICE_OPTIONS PAUSE   starts the QEMU to go to, and the migration; PAUSE
@@ -70,7 +70,7 @@ migrate() {
 	vm_start there --no-wait --memory 768M --disk "$VM_RUN/to.sock,2,$1" -- \
 		-qmp "pipe:$VM_RUN/there.qmp" -incoming "unix:$VM_RUN/there.migration"
 	rm "$VM_RUN/there/booting" # it has booted, elsewhere
-	wait_for 60 "the QEMU to go to" test -S "$VM_RUN/there.migration"
+	await 120 "the QEMU to go to" listening "$VM_RUN/there.migration"
 	vm_use here
 	qmp here "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"pause-before-switchover\",\"state\":$2}]}}"
 	qmp here "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"unix:$VM_RUN/there.migration\"}}"
@@ -97,7 +97,7 @@ moved() {
 				n=$((n + 1))
 				dd if=/dev/urandom of=/x/f$i.$n bs=64k count=$((1 + n * 7 % 23)) conv=fsync status=none || { touch /failed; exit; }
 				sha256sum /x/f$i.$n >/sums/f$i.$n
-				echo $n >/count.$i
+				echo $n >/new.$i; mv /new.$i /count.$i # whole, for whoever reads it meanwhile
 				if ((n > 40)); then rm -f /x/f$i.$((n - 40)) /sums/f$i.$((n - 40)); fi
 			done
 			touch /ended.$i
@@ -108,33 +108,33 @@ moved() {
 
 	migrate "$options" true
 	until_migration pre-switchover
-	assert_match "the daemon that the guest stopped at" 'the disk is let go of' "$(run_log from)"
+	await 120 "the daemon that the guest stopped at" run_says from 'the disk is let go of'
 	qmp here '{"execute":"migrate_cancel"}'
 	until_migration cancelled
 	end there
-	wait_for 20 "the disk back at the source" grep -q 'the disk is taken' from.log
+	await 120 "the disk back at the source" run_says from 'the disk is taken'
 	local before
 	before=$(guest 'cat /count.*')
-	guest "for t in \$(seq 600); do [[ \"\$(cat /count.*)\" != '$before' || -e /failed ]] && break; sleep 0.1; done; [[ ! -e /failed && \"\$(cat /count.*)\" != '$before' ]]"
-	if grep 'the disk is taken' to.log; then die "the daemon at the other end has taken the disk"; fi
+	guest "further() { [[ -e /failed || \"\$(cat /count.*)\" != '$before' ]]; }; await 280 'more files' further; [[ ! -e /failed ]]"
+	if run_says to 'the disk is taken'; then die "the daemon at the other end has taken the disk"; fi
 	ok "cancelled when it had stopped: the guest writes on"
 
 	guest '{ for i in $(seq 150); do cat /x/r.$i >/dev/null || touch /failed; sleep 0.04; done; touch /all; } >/dev/null 2>&1 &'
 	migrate "$options" false
 	until_migration completed
-	assert_match "the daemon at the source" 'SET_LOG_BASE' "$(run_log from)"
-	assert_match "the daemon that it has come to" 'the disk is taken' "$(run_log to)"
+	await 120 "the dirty log at the source" run_says from SET_LOG_BASE
+	await 120 "the disk at the daemon that it has come to" run_says to 'the disk is taken'
 	ok "moved in $(sed -E 's/.*"total-time": ([0-9]+).*/\1/' <<<"$answer") ms, of which it stood still for $(sed -E 's/.*"downtime": ([0-9]+).*/\1/' <<<"$answer")"
 
 	qmp here '{"execute":"cont"}'
-	wait_for 60 "the source to be refused" grep -q 'what the guest has asked for stays in its queues' from.log
+	await 120 "the source to be refused" run_says from 'what the guest has asked for stays in its queues'
 	end here
 	run_stop from || die "the daemon ended with status $?"
 	ok "started at the source as well: refused"
 
 	vm_use there
-	guest -t 900 'for t in $(seq 1200); do [[ -e /all || -e /failed ]] && break; sleep 0.1; done; touch /stop
-		for i in 1 2; do for t in $(seq 600); do [[ -e /ended.$i || -e /failed ]] && break; sleep 0.1; done; done
+	guest -t 1200 'all() { [[ -e /failed || -e /all ]]; }; ended() { [[ -e /failed || ( -e /ended.1 && -e /ended.2 ) ]]; }
+		await 600 "the reader" all; touch /stop; await 280 "the writers" ended
 		[[ ! -e /failed ]]; sync; sha256sum --quiet -c /sums/*
 		echo 3 >/proc/sys/vm/drop_caches; sha256sum --quiet -c /sums/*
 		umount /x; e2fsck -fn /dev/vda >/tmp/fsck 2>&1 || { cat /tmp/fsck; exit 1; }'

@@ -10,17 +10,13 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 kills=${2:-20}
 
-# until_child NAME   waits until the keeper NAME has a child that serves, and sets
-# child to its number.
-until_child() {
-	local try
-	for ((try = 0; try < 1000; try++)); do
-		child=$(cat /proc/"${_run_pid[$1]}"/task/*/children 2>/dev/null | tr -d ' ') || true
-		if [[ $child && $(readlink "/proc/$child/exe") == "$zvhost" ]]; then return; fi
-		sleep 0.01
-	done
-	die "the keeper has no child: $(tail -n 3 "$VM_RUN/$1.log")"
+# has_child NAME [NOT]   whether the keeper NAME has a child that serves, other than
+# the process NOT; sets child to its number.
+has_child() {
+	child=$(cat /proc/"${_run_pid[$1]}"/task/*/children 2>/dev/null | tr -d ' ') || true
+	[[ $child && $child != "${2:-}" && $(readlink "/proc/$child/exe") == "$zvhost" ]]
 }
+until_child() { await 120 "a daemon under the keeper $1" has_child "$@"; }
 
 # unhurt WHAT   the guest's kernel has seen no I/O error
 unhurt() {
@@ -46,8 +42,9 @@ writers='
 		echo $n >/count.$i
 	) & done >/dev/null 2>&1'
 settle='
-	touch /stop; wait
-	for i in 1 2 3 4; do for t in $(seq 600); do [[ -e /count.$i || -e /failed ]] && break; sleep 0.1; done; done
+	touch /stop
+	ended() { [[ -e /failed || ( -e /count.1 && -e /count.2 && -e /count.3 && -e /count.4 ) ]]; }
+	await 280 "the writers" ended
 	[[ ! -e /failed ]]
 	sync; echo 3 >/proc/sys/vm/drop_caches
 	cat /sums/* | sha256sum --status -c -
@@ -56,7 +53,7 @@ settle='
 step "btrfs on a zoned disk, the daemon killed $kills times under a keeper"
 create z --size 2G --zone-size 16M --zone-capacity 12M --max-open 14 --max-active 16
 run_start z "$zvhost" keeper -- "$zvhost" serve --socket-path "$VM_RUN/z.sock" --blk-file "$VM_RUN/z.zvh" --queues 2
-wait_for 20 "the socket" test -S "$VM_RUN/z.sock"
+await 120 "the socket" test -S "$VM_RUN/z.sock"
 vm_start btrfs --zoned "$VM_RUN/z.sock,2"
 guest 'mkfs.btrfs -q -f -d single -m single /dev/vda; mkdir /x; mount -t btrfs /dev/vda /x'
 guest "$writers"
@@ -65,8 +62,7 @@ for ((i = 0; i < kills; i++)); do
 	until_child z
 	kill -s KILL "$child"
 done
-sleep 1
-files=$(guest -t 300 "$settle")
+files=$(guest -t 600 "$settle")
 guest -t 300 'btrfs scrub start -B /x >/tmp/scrub 2>&1 || { cat /tmp/scrub; exit 1; }; grep -q "no errors found" /tmp/scrub
 	cd /; umount /x; btrfs check /dev/vda >/tmp/check 2>&1 || { tail -n 20 /tmp/check; exit 1; }'
 guest 'blkzone report /dev/vda' >guest.zones
@@ -83,14 +79,9 @@ for ((i = 0; i < 5; i++)); do
 	until_child z
 	was=$child
 	kill -s HUP "${_run_pid[z]}"
-	for ((try = 0; try < 1000; try++)); do
-		until_child z
-		if [[ $child != "$was" ]]; then break; fi
-		sleep 0.01
-	done
-	[[ $child != "$was" ]] || die "SIGHUP did not replace the daemon"
+	until_child z "$was"
 done
-files=$(guest -t 300 "$settle")
+files=$(guest -t 600 "$settle")
 guest 'umount /x'
 unhurt btrfs
 vm_stop btrfs
@@ -104,7 +95,7 @@ plain() {
 	rm -f p.sock # the last one's
 	: >p.log
 	run_start p "$zvhost" serve --socket-path "$VM_RUN/p.sock" --blk-file "$VM_RUN/disk.raw" --queues 2
-	wait_for 60 "the socket" test -S "$VM_RUN/p.sock"
+	await 120 "the socket" test -S "$VM_RUN/p.sock"
 }
 plain
 vm_start ext4 --disk "$VM_RUN/p.sock,2" --reconnect 100
@@ -114,9 +105,9 @@ for ((i = 0; i < kills; i++)); do
 	sleep "0.$((5 + RANDOM % 5))$((RANDOM % 10))"
 	run_stop p KILL 2>/dev/null || true
 	plain
-	wait_for 60 "the front-end" grep -q "took features" "$VM_RUN/p.log"
+	await 120 "the front-end" run_says p "took features"
 done
-files=$(guest -t 300 "$settle")
+files=$(guest -t 600 "$settle")
 guest 'umount /x; e2fsck -fn /dev/vda >/tmp/fsck 2>&1 || { cat /tmp/fsck; exit 1; }'
 unhurt ext4
 vm_stop ext4

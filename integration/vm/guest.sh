@@ -40,12 +40,25 @@
 #   run_start NAME COMMAND...    in the background, output to $VM_RUN/NAME.log
 #   run_stop NAME [SIGNAL]       signal (TERM), wait, return its exit status
 #   run_log NAME                 its output so far
-#   wait_for SECONDS WHAT COMMAND...  until COMMAND succeeds, or dies naming WHAT
+#   run_says NAME PATTERN        whether its output so far has PATTERN (grep -E)
+#
+# What another process is about to do
+#   await SECONDS WHAT COMMAND...
+#                                runs COMMAND again and again until it succeeds.
+#                                After SECONDS it dies: it names WHAT, and the ends
+#                                of all logs follow. A test never looks once for what
+#                                another process does: a log line, a socket, a
+#                                count. SECONDS is a limit for a busy machine (120),
+#                                not an expectation. Commands in a guest have an
+#                                await of their own (guest/agent)
+#   listening SOCKET             whether somebody listens on that path. A socket is
+#                                there before its owner listens; zvhost's alone has
+#                                its name from then on, and test -S will do
 #
 # Reporting
 #   step TEXT                    what comes next
 #   ok TEXT                      one thing held
-#   die TEXT                     one thing did not; ends the test
+#   die TEXT                     one thing did not; ends the test, with the ends of logs
 #   assert_eq WHAT WANT GOT      both die if not, showing the difference
 #   assert_match WHAT PATTERN GOT
 #   ms_since TIME                milliseconds since TIME, an earlier $EPOCHREALTIME
@@ -113,15 +126,19 @@ ms_since() {
 	printf '%d\n' $(((now - then) / 1000))
 }
 
-wait_for() {
+await() {
 	local seconds=$1 what=$2
 	local end=$((SECONDS + seconds))
 	shift 2
 	until "$@"; do
-		((SECONDS < end)) || die "$what: not within $seconds s"
+		((SECONDS < end)) || die "waited $seconds s in vain for $what: $*"
 		sleep 0.05
 	done
 }
+
+# Columns: number, references, protocol, flags (10000: it listens), type, state,
+# inode, path.
+listening() { awk -v path="$1" '$4 == "00010000" && $8 == path { found = 1 } END { exit !found }' /proc/net/unix; }
 
 # --- daemons on the host
 
@@ -157,6 +174,7 @@ run_stop() {
 }
 
 run_log() { cat "$VM_RUN/$1.log"; }
+run_says() { grep -qE -- "$2" "$VM_RUN/$1.log"; }
 
 # _vm_reap PID SECONDS: its exit status, or 255 if it goes on running.
 _vm_reap() {

@@ -48,7 +48,7 @@ serve() {
 	run_start back-end qemu-storage-daemon \
 		--blockdev "driver=file,node-name=disk,filename=$VM_RUN/disk" \
 		--export "type=vhost-user-blk,id=e,node-name=disk,writable=on,num-queues=2,addr.type=unix,addr.path=$VM_RUN/s"
-	wait_for 10 "the back-end's socket" test -S "$VM_RUN/s"
+	await 120 "the back-end's socket" listening "$VM_RUN/s"
 }
 truncate -s 256M "$VM_RUN/disk"
 serve
@@ -107,7 +107,13 @@ assert_eq "stdout and stderr" $'a\nb' "$(guest $'echo a\necho b >&2')"
 assert_eq "quotes" "it's \$5 \"now\" Ünïcode" "$(guest "printf '%s' 'it'\''s \$5 \"now\" Ünïcode'")"
 assert_eq "no output" "" "$(guest true)"
 guest 'sleep 1000 >/dev/null & echo gone on' | grep -q 'gone on'
-ok "statuses, output, background"
+guest '(sleep 1; touch /tmp/there) >/dev/null 2>&1 & await 60 "the file" test -e /tmp/there'
+status=0
+guest 'await 1 "what never comes" test -e /tmp/never' >"$VM_RUN/err" || status=$?
+assert_eq "the status of an await in vain" 1 "$status"
+assert_eq "what it says" "waited 1 s in vain for what never comes: test -e /tmp/never" "$(<"$VM_RUN/err")"
+assert_match "an await in vain on the host" "FAILED: waited 0 s in vain for the moon: false" "$( (await 0 "the moon" false) 2>&1)"
+ok "statuses, output, background, waiting"
 
 head -c 3000000 /dev/urandom >"$VM_RUN/noise"
 guest_push "$VM_RUN/noise" /tmp/noise
