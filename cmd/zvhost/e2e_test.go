@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -85,11 +86,27 @@ func (p *program) logged() string {
 // until waits for a line of the log with words in it.
 func (p *program) until(words string) {
 	p.t.Helper()
-	for !strings.Contains(p.logged(), words) {
+	p.times(1, words)
+}
+
+// patience is how long another process may take for what a test waits for, on a machine
+// that is busy.
+const patience = 5 * time.Minute
+
+// times waits until the log has words so often.
+func (p *program) times(n int, words string) {
+	p.t.Helper()
+	late := time.After(patience)
+	for strings.Count(p.logged(), words) < n {
 		select {
 		case <-p.lines:
-		case <-p.read:
-			p.t.Fatalf("it ended without saying %q:\n%s", words, p.logged())
+		case <-p.read: // all is logged by now
+			if strings.Count(p.logged(), words) >= n {
+				return
+			}
+			p.t.Fatalf("it ended without saying %q %d times:\n%s", words, n, p.logged())
+		case <-late:
+			p.t.Fatalf("waited %v in vain for %q, %d times:\n%s", patience, words, n, p.logged())
 		}
 	}
 }

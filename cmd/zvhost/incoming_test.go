@@ -9,38 +9,29 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
-// times waits until the log has words so often.
-func (p *program) times(n int, words string) {
-	p.t.Helper()
-	for strings.Count(p.logged(), words) < n {
-		select {
-		case <-p.lines:
-		case <-p.read:
-			p.t.Fatalf("it ended without saying %q %d times:\n%s", words, n, p.logged())
-		}
-	}
-}
-
-// signalChild sends sig to the daemon that p, a keeper, keeps.
+// signalChild sends sig to the daemon that p, a keeper, keeps, once there is one.
 func (p *program) signalChild(sig unix.Signal) {
 	p.t.Helper()
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
-	for _, list := range lists {
-		text, _ := os.ReadFile(list)
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-			if err := unix.Kill(pid, sig); err != nil {
-				p.t.Fatal(err)
+	for late := time.Now().Add(patience); time.Now().Before(late); time.Sleep(time.Millisecond) {
+		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
+		for _, list := range lists {
+			text, _ := os.ReadFile(list)
+			if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+				if err := unix.Kill(pid, sig); err != nil {
+					p.t.Fatal(err)
+				}
+				return
 			}
-			return
 		}
 	}
-	p.t.Fatal("it keeps no daemon")
+	p.t.Fatalf("it keeps no daemon:\n%s", p.logged())
 }
 
 // A guest goes to another daemon and comes back. Each of the two dies now and then,
@@ -107,14 +98,14 @@ func TestMovesUnderKeepers(t *testing.T) {
 	if err := errors.Join(d.Close(), away.Close()); err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(here.logged(), "is left to another zvhost"); n != 1 {
-		t.Errorf("after a death with the disk it was left to another one:\n%s", here.logged())
-	}
 	for _, p := range []*program{here, there} {
 		p.signal(unix.SIGTERM)
 		if status := p.wait(); status != exitOK {
 			t.Errorf("status %d:\n%s", status, p.logged())
 		}
+	}
+	if n := strings.Count(here.logged(), "is left to another zvhost"); n != 1 { // all is logged by now
+		t.Errorf("after a death with the disk it was left to another one:\n%s", here.logged())
 	}
 	if z := zones(t)[1]; written(z) != next-128 {
 		t.Errorf("zone 1: %+v, not %d sectors", z, next-128)

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -157,12 +156,8 @@ func (m *mover) die(t *testing.T) {
 // upgrade has the keeper start another daemon in the place of the one that runs.
 func upgrade(t *testing.T, k *rig.Daemon) {
 	t.Helper()
-	served := func() int { return strings.Count(k.Log(), " serving ") }
-	was := served()
-	if err := k.Cmd.Process.Signal(unix.SIGHUP); err != nil {
+	was := strings.Count(k.Log(), " serving ")
+	if err := errors.Join(k.Cmd.Process.Signal(unix.SIGHUP), k.AwaitLog(was+1, " serving ")); err != nil {
 		t.Fatal(err)
-	}
-	for served() == was {
-		time.Sleep(time.Millisecond)
 	}
 }

@@ -231,10 +231,7 @@ func (c *trial) runKept(visits int, disturb func(k *rig.Daemon, g *guest, visit 
 	for v := range visits {
 		before, err = c.visit(before, visitor{
 			disturb: func(g *guest) error { return disturb(k, g, v) },
-			idle: func(*guest) error {
-				c.kill(k)
-				return nil
-			},
+			idle:    func(*guest) error { return c.kill(k) },
 		})
 		if err != nil {
 			err = fmt.Errorf("visit %d, --aio=%s: %w\n%s", v, aio, err, k.Log())
@@ -264,11 +261,9 @@ func (g *guest) answered(n int) {
 const perVisit = 5
 
 // kill kills the daemon, once there is one.
-func (c *trial) kill(k *rig.Daemon) {
-	for !k.KillChild() {
-		time.Sleep(time.Millisecond)
-	}
+func (c *trial) kill(k *rig.Daemon) error {
 	c.tally.kills++
+	return k.KillNext()
 }
 
 // killOften kills the daemon at random instants.
@@ -276,7 +271,9 @@ func (c *trial) killOften(k *rig.Daemon, g *guest, _ int) error {
 	for range perVisit {
 		g.answered(1 + c.rng.IntN(1+c.rng.IntN(600)))
 		time.Sleep(time.Duration(c.rng.IntN(3000)) * time.Microsecond)
-		c.kill(k)
+		if err := c.kill(k); err != nil {
+			return err
+		}
 	}
 	g.answered(100)
 	return nil
@@ -323,14 +320,13 @@ func (c *trial) killOnceAt(k *rig.Daemon, name string, n int) error {
 	was := strings.Count(k.Log(), words)
 	armed := filepath.Join(c.dir, "failpoint")
 	arm := func() error { return os.WriteFile(armed, fmt.Appendf(nil, "%s %d", name, n), 0o600) }
-	if err := arm(); err != nil {
+	if err := errors.Join(arm(), c.kill(k)); err != nil {
 		return err
 	}
-	c.kill(k)
-	// What happens once in a start, or only after some kills, needs others: 36 in all.
+	// What happens once in a start, or only after some kills, needs others: 60 in all.
 	// Each has more time than the one before: a busy machine takes long to start.
 	for try, next := 0, 100; strings.Count(k.Log(), words) == was; try++ {
-		if try == 30_000 {
+		if try == 300_000 {
 			return fmt.Errorf("point %s was not passed %d times", name, n)
 		}
 		time.Sleep(time.Millisecond)

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -207,13 +206,7 @@ func (m *mover) arm(t *testing.T, point failpoint.Point) (env []string) {
 // died waits until the daemon has said that it dies at point; what the guest sees of it may
 // come first.
 func died(p *rig.Daemon, point failpoint.Point) bool {
-	for range 60_000 {
-		if strings.Contains(p.Log(), "failpoint "+point.String()) {
-			return true
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return false
+	return p.AwaitLog(1, "failpoint "+point.String()) == nil
 }
 
 // newMover is a guest that has written to the disk that a daemon serves.

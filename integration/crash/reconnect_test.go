@@ -158,11 +158,11 @@ func TestUpgradeUnderLoad(t *testing.T) {
 				if err := k.Cmd.Process.Signal(unix.SIGHUP); err != nil {
 					return err
 				}
-				for try, now := 0, was; now == 0 || now == was; now = k.Child() {
-					if try++; try == 120_000 {
-						return fmt.Errorf("SIGHUP has started no other daemon:\n%s", k.Log())
-					}
-					time.Sleep(time.Millisecond)
+				if err := rig.Await("another daemon", func() (bool, error) {
+					now := k.Child()
+					return now != 0 && now != was, k.Gone()
+				}); err != nil {
+					return fmt.Errorf("%w\n%s", err, k.Log())
 				}
 				upgrades++
 			}

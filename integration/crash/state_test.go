@@ -1,10 +1,10 @@
 package crash
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -87,17 +87,12 @@ func TestStateOutlivesTheDaemon(t *testing.T) {
 			if err := os.WriteFile(armed, []byte(c.point.String()+" 1"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			for !k.KillChild() {
-				time.Sleep(time.Millisecond)
+			taken := func() (bool, error) {
+				_, err := os.Stat(armed)
+				return err != nil, k.Gone()
 			}
-			for try := 0; ; try++ {
-				if _, err := os.Stat(armed); err != nil {
-					break
-				}
-				if try == 120_000 {
-					t.Fatal("no process was armed")
-				}
-				time.Sleep(time.Millisecond)
+			if err := errors.Join(k.KillNext(), rig.Await("a process that is armed", taken)); err != nil {
+				t.Fatal(err)
 			}
 			if err := c.last(q); err != nil {
 				t.Error(err)

@@ -34,11 +34,8 @@ func (h *host) keep() (said string, err error) {
 			return "", err
 		}
 		time.Sleep(time.Duration(h.rng.IntN(3000)) * time.Microsecond)
-		for try := 0; !d.KillChild(); try++ {
-			if try == 6000 {
-				return "", errors.New("the keeper has no daemon")
-			}
-			time.Sleep(10 * time.Millisecond)
+		if err := d.KillNext(); err != nil {
+			return "", err
 		}
 	}
 	return h.unnoticed(l, "kills")
