@@ -81,6 +81,7 @@ vm-test: build ## real guests under QEMU (integration/qemu_test.sh, integration/
 	@integration/guests/migrate.sh
 	@integration/guests/xfs.sh
 	@integration/guests/restart.sh
+	@$(GO) run ./integration/guests/frontends
 	@integration/guests/systemd.sh
 	@integration/writeback.sh
 

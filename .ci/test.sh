@@ -18,6 +18,7 @@ steps=(
 	"smallest disks" "integration/guests/small.sh"
 	"bad zones" "integration/guests/faults.sh"
 	"restarts" "integration/guests/restart.sh bin/zvhost 5"
+	"front-ends" "go run ./integration/guests/frontends"
 	"moving to another host" "integration/guests/migrate.sh"
 	"zoned drives" "integration/drives.sh short"
 	"power cuts" "integration/powercut.sh 10"

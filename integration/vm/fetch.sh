@@ -3,6 +3,7 @@
 #
 #   bin/qemu-system-x86_64, bin/qemu-storage-daemon, bin/qemu-img
 #   bin/systemd-analyze       a recent one, whatever this machine has
+#   bin/strace
 #   kernel, initrd            what a guest boots (initramfs.sh)
 #   initrd.fio                to be added for guests that need fio
 #   release                   the kernel's release
@@ -151,6 +152,8 @@ if [[ ! -e $vm/release ]]; then
 		find "$root/usr/lib/systemd/system" -maxdepth 1 -type f -exec cp -t "$tmp/units" {} +
 		wrap usr/bin/systemd-analyze "" "SYSTEMD_UNIT_PATH=\${SYSTEMD_UNIT_PATH:-\${0%/*}/../units}"
 	fi
+
+	if [[ $tools ]]; then ln -s "$(command -v strace)" "$tmp/bin/strace"; else wrap usr/bin/strace; fi
 
 	# For whoever adds files to a guest (guest.sh): most machines have no cpio.
 	if [[ $tools ]]; then busybox=$(command -v busybox); else busybox=../root/usr/bin/busybox; fi

@@ -38,14 +38,16 @@ var mayImport = map[string][]string{
 
 	"bench/compare": {"internal/bench"},
 
-	"integration/rig":        {"vhostuser/frontend", "virtio/driver"}, // what those that run the binary share
-	"integration/crash":      {"integration/rig"},                     // tests only
-	"integration/cost":       {"integration/rig", "internal/bench"},   // bench tells its processor time
-	"integration/powercut":   {"integration/rig", "vhostuser/frontend", "virtio/driver"},
-	"integration/writeback":  {"integration/rig", "vhostuser/frontend", "virtio/driver"},
-	"integration/drives":     {"integration/rig", "vhostuser/frontend", "virtio/driver"},
-	"bench/drives":           {"vhostuser/frontend", "virtio/driver"},
-	"integration/zonestates": {},
+	"integration/rig":              {"vhostuser/frontend", "virtio/driver"}, // what those that run the binary share
+	"integration/crash":            {"integration/rig"},                     // tests only
+	"integration/cost":             {"integration/rig", "internal/bench"},   // bench tells its processor time
+	"integration/powercut":         {"integration/rig", "vhostuser/frontend", "virtio/driver"},
+	"integration/writeback":        {"integration/rig", "vhostuser/frontend", "virtio/driver"},
+	"integration/drives":           {"integration/rig", "vhostuser/frontend", "virtio/driver"},
+	"bench/drives":                 {"vhostuser/frontend", "virtio/driver"},
+	"integration/zonestates":       {},
+	"integration/vm":               {"integration/rig"},
+	"integration/guests/frontends": {"integration/vm"},
 	// What serves the disks, internal/daemon, is its tests' alone.
 	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/daemon", "internal/control"},
 
