@@ -32,6 +32,8 @@ quiet() {
 	if out=$("$@" 2>&1) && [[ ! $out ]]; then ok "$name"; else bad "$name" "$out"; fi
 }
 
+# make install takes what was built last, which is to be what stands here.
+make --no-print-directory build >/dev/null
 # Both prefixes: a distribution's and an administrator's.
 for prefix in /usr /usr/local; do
 	make --no-print-directory install DESTDIR="$tmp/root" PREFIX="$prefix" >/dev/null
