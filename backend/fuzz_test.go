@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/zvhost/zvhost/internal/testleak"
@@ -119,6 +120,9 @@ func FuzzImageOpen(f *testing.F) {
 				t.Error(err)
 			}
 		}
+		if len(in) > 1 { // as damaged as before, in a copy
+			wantRepair(t, path, RepairMode(in[1]%3))
+		}
 		d, err := Open(path, Options{})
 		if err == nil {
 			if checkErr != nil && d.Info().Zoned != nil {
@@ -131,6 +135,29 @@ func FuzzImageOpen(f *testing.F) {
 			wantReopen(t, d, path)
 		}
 	})
+}
+
+// wantRepair repairs a copy of what stands at path. What could be opened before can be
+// opened then, and shows the same zones.
+func wantRepair(t *testing.T, path string, mode RepairMode) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := path + ".copy"
+	if err := os.WriteFile(copied, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Read as a copy, for it stands in another place.
+	before, berr := ReadReport(copied)
+	if _, err := Repair(copied, mode); err != nil || berr != nil {
+		return
+	}
+	after, err := ReadReport(copied)
+	if err != nil || !slices.Equal(before.Zones, after.Zones) {
+		t.Errorf("repaired %v: %v; zones were %+v, and are %+v", mode, err, before.Zones, after.Zones)
+	}
 }
 
 // wantReopen opens a disk that was just closed, and compares.
