@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // Message is one message as it came over the wire. Payload is good until the
@@ -18,11 +20,12 @@ type Message struct {
 	// Files are the descriptors that came along, at most MaxTableRegions. They
 	// are the Message's until Take, and Close closes the others.
 	Files []*FD
-	// Surplus counts descriptors that came along beyond those, and were closed.
+	// Surplus counts descriptors that came along beyond those.
 	Surplus int
 	// sender is the process that has sent the last of it, 0 where that is not known
 	// (SCM_CREDENTIALS, unix(7)).
-	sender int32
+	sender  int32
+	surplus []*FD // they are closed with the others: see peekRequest
 
 	// A message with its header, and one byte more: see peekRequest.
 	buf [HeaderSize + MaxPayload + 1]byte
@@ -41,6 +44,10 @@ func (m *Message) Close() {
 		_ = f.Close() // a failed close leaves nothing to do
 	}
 	m.Files = m.Files[:0]
+	for _, f := range m.surplus {
+		_ = f.Close()
+	}
+	m.surplus = nil
 }
 
 // Conn carries messages and their descriptors over a Unix stream socket. One
@@ -69,8 +76,12 @@ func NewConn(uc *net.UnixConn) *Conn {
 	return &Conn{uc: uc, oob: make([]byte, unix.CmsgSpace(scmMaxFD*4)+unix.CmsgSpace(unix.SizeofUcred))}
 }
 
-// Close ends the connection; a blocked Read or Write returns net.ErrClosed.
-func (c *Conn) Close() error { return c.uc.Close() }
+// Close ends this process's use of the connection; a blocked Read or Write returns
+// net.ErrClosed. It does not wait for what is in it unread.
+func (c *Conn) Close() error { return foreign.HangUp(c.uc, false) }
+
+// hangUp is Close, for everybody who has this end open.
+func (c *Conn) hangUp() error { return foreign.HangUp(c.uc, true) }
 
 // ReadRequest reads the next message of a front-end into m, closing what m
 // still held. io.EOF means that the front-end left between two messages. After
@@ -157,12 +168,12 @@ func (m *Message) receive(oob []byte) error {
 			return fmt.Errorf("control message: %w", err)
 		}
 		for _, fd := range fds {
-			f := NewFD(fd)
+			f := SentFD(fd)
 			if len(m.Files) < MaxTableRegions {
 				m.Files = append(m.Files, f)
 				continue
 			}
-			_ = f.Close()
+			m.surplus = append(m.surplus, f)
 			m.Surplus++
 		}
 	}

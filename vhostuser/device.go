@@ -112,13 +112,13 @@ type Ring struct {
 	Base     uint32
 	Features uint64 // what SetFeatures was told; bit 34 makes it a packed ring
 	Mem      *guestmem.Memory
-	// Kick, Call and Err are eventfds or pipes, set to non-blocking. Call and Err
+	// Kick, Call and Err are eventfds, set to non-blocking. Call and Err
 	// are -1 when the driver does not want to hear.
 	Kick, Call, Err int
 	// Log, where it is not nil, is where every byte that is written into guest
 	// memory is to be marked, the used ring's from guest address UsedLog on, if that
 	// is not guestmem.Unlogged. It is written before it is marked. LogCall is an
-	// eventfd or pipe to signal when something was marked, or -1.
+	// eventfd to signal when something was marked, or -1.
 	Log     *guestmem.Log
 	UsedLog uint64
 	LogCall int

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // FD owns one descriptor and closes it exactly once. A descriptor that came
@@ -13,6 +15,16 @@ import (
 type FD struct {
 	n  int
 	id uint64 // what it is kept as beyond this process (Keep); 0: it is not
+
+	sent bool         // by another process: closing it may take long
+	kind foreign.Kind // of one that was sent, once it was looked at
+}
+
+// SentFD takes over descriptor n, which another process has sent (package foreign).
+func SentFD(n int) *FD {
+	f := NewFD(n)
+	f.sent = true
+	return f
 }
 
 // NewFD takes over descriptor n. It panics when n is negative: that is no
@@ -32,13 +44,18 @@ func (f *FD) Int() int {
 	return f.n
 }
 
-// Close closes the descriptor. On a nil or closed FD it does nothing.
+// Close closes the descriptor. On a nil or closed FD it does nothing. One that another
+// process has sent is closed in time, and not waited for.
 func (f *FD) Close() error {
 	if f == nil || f.n < 0 {
 		return nil
 	}
 	n := f.n
 	f.n = -1
+	if f.sent {
+		foreign.CloseKind(n, f.kind)
+		return nil
+	}
 	// Linux frees the number even when close reports an error, so it is never
 	// tried again.
 	return unix.Close(n)

@@ -200,7 +200,18 @@ func newFuzzFiles(f testing.TB) fuzzFiles {
 		_ = unix.Close(pipe[1])
 	})
 	mem := memFD(f, fuzzMemory)
-	return fuzzFiles{mem, []int{mem, eventFD(f), pipe[0], pipe[1], sock, int(null.Fd())}}
+	all := []int{mem, eventFD(f), pipe[0], pipe[1], sock, int(null.Fd())}
+	inotify, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	all = append(all, inotify)
+	udp, uerr := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	all = append(all, udp)
+	disk, derr := unix.Open(f.TempDir(), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	all = append(all, disk)
+	if err := errors.Join(err, uerr, derr, unix.Ftruncate(disk, fuzzMemory)); err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _, _, _ = unix.Close(inotify), unix.Close(udp), unix.Close(disk) })
+	return fuzzFiles{mem, all}
 }
 
 // script reads messages from bytes. Zeroes give well-formed ones, so that what

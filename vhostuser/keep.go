@@ -89,6 +89,23 @@ func (k *keeper) newID() uint64 {
 	}
 }
 
+// putAll keeps what came with a message, once it is known to be what the message is to
+// have: what else there is must not get into a store, where it has to be closed as well.
+func (s *Session) putAll(m *Message, sl slot) error {
+	if s.keep == nil {
+		return nil
+	}
+	if sl != noSlot {
+		for _, f := range m.Files {
+			if err := s.put(f); err != nil {
+				return err
+			}
+		}
+	}
+	failpoint.Hit(failpoint.Put)
+	return nil
+}
+
 func (k *keeper) name(id uint64) string { return k.Prefix + strconv.FormatUint(id, 10) }
 
 // commit makes the state of now, and the answer to the message that is being
@@ -181,12 +198,6 @@ func (s *Session) runKept(m *Message) error {
 			s.log(LevelDebug, "%v", m)
 		}
 		failpoint.Hit(failpoint.Peeked)
-		for _, f := range m.Files {
-			if err := s.put(f); err != nil {
-				return err
-			}
-		}
-		failpoint.Hit(failpoint.Put)
 		k.reply, k.committed = k.reply[:0], false
 		if err := s.serve(m); err != nil {
 			return err

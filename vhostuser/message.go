@@ -105,6 +105,7 @@ type row struct {
 	// minFDs and maxFDs bound how many descriptors come along. Where the payload
 	// decides, the handler checks the rest.
 	minFDs, maxFDs int
+	slot           slot // what they are
 	replies        bool // it has an answer of its own, so REPLY_ACK adds none
 	emptyOnError   bool // its answer without payload says that it failed
 	handle         func(*Session, *Message) (reply []byte, err error)
@@ -120,18 +121,18 @@ var table = [numRequests]row{
 	SetFeatures: {name: "SET_FEATURES", size: u64Size, handle: (*Session).setFeatures, show: showHex},
 	SetOwner:    {name: "SET_OWNER", handle: (*Session).setOwner},
 	ResetOwner:  {name: "RESET_OWNER", handle: (*Session).resetOwner},
-	SetMemTable: {name: "SET_MEM_TABLE", size: anySize, maxFDs: MaxTableRegions, handle: (*Session).setMemTable, show: showMemTable},
+	SetMemTable: {name: "SET_MEM_TABLE", size: anySize, maxFDs: MaxTableRegions, slot: memorySlot, handle: (*Session).setMemTable, show: showMemTable},
 
-	SetLogBase: {name: "SET_LOG_BASE", needs: ProtocolLogShmfd, size: logSize, minFDs: 1, maxFDs: 1, replies: true, handle: (*Session).setLogBase, show: showLogArea},
-	SetLogFD:   {name: "SET_LOG_FD", minFDs: 1, maxFDs: 1, handle: (*Session).setLogFD},
+	SetLogBase: {name: "SET_LOG_BASE", needs: ProtocolLogShmfd, size: logSize, minFDs: 1, maxFDs: 1, slot: memorySlot, replies: true, handle: (*Session).setLogBase, show: showLogArea},
+	SetLogFD:   {name: "SET_LOG_FD", minFDs: 1, maxFDs: 1, slot: notifierSlot, handle: (*Session).setLogFD},
 
 	SetVringNum:    {name: "SET_VRING_NUM", size: vringStateSize, handle: (*Session).setVringNum, show: showVringState},
 	SetVringAddr:   {name: "SET_VRING_ADDR", size: vringAddrSize, handle: (*Session).setVringAddr, show: showVringAddr},
 	SetVringBase:   {name: "SET_VRING_BASE", size: vringStateSize, handle: (*Session).setVringBase, show: showVringState},
 	GetVringBase:   {name: "GET_VRING_BASE", size: vringStateSize, replies: true, handle: (*Session).getVringBase, show: showVringState},
-	SetVringKick:   {name: "SET_VRING_KICK", size: u64Size, maxFDs: 1, handle: (*Session).setVringKick, show: showVringFile},
-	SetVringCall:   {name: "SET_VRING_CALL", size: u64Size, maxFDs: 1, handle: (*Session).setVringCall, show: showVringFile},
-	SetVringErr:    {name: "SET_VRING_ERR", size: u64Size, maxFDs: 1, handle: (*Session).setVringErr, show: showVringFile},
+	SetVringKick:   {name: "SET_VRING_KICK", size: u64Size, maxFDs: 1, slot: notifierSlot, handle: (*Session).setVringKick, show: showVringFile},
+	SetVringCall:   {name: "SET_VRING_CALL", size: u64Size, maxFDs: 1, slot: notifierSlot, handle: (*Session).setVringCall, show: showVringFile},
+	SetVringErr:    {name: "SET_VRING_ERR", size: u64Size, maxFDs: 1, slot: notifierSlot, handle: (*Session).setVringErr, show: showVringFile},
 	SetVringEnable: {name: "SET_VRING_ENABLE", size: vringStateSize, handle: (*Session).setVringEnable, show: showVringState},
 
 	// These two are allowed before anything is negotiated: they negotiate.
@@ -144,18 +145,18 @@ var table = [numRequests]row{
 	GetConfig: {name: "GET_CONFIG", needs: ProtocolConfig, size: anySize, replies: true, emptyOnError: true, handle: (*Session).getConfig, show: showConfig},
 	SetConfig: {name: "SET_CONFIG", needs: ProtocolConfig, size: anySize, handle: (*Session).setConfig, show: showConfig},
 
-	SetBackendReqFD: {name: "SET_BACKEND_REQ_FD", needs: ProtocolBackendReq, minFDs: 1, maxFDs: 1, handle: (*Session).setBackendReqFD},
+	SetBackendReqFD: {name: "SET_BACKEND_REQ_FD", needs: ProtocolBackendReq, minFDs: 1, maxFDs: 1, slot: socketSlot, handle: (*Session).setBackendReqFD},
 
 	SetDeviceStateFD: {name: "SET_DEVICE_STATE_FD", needs: ProtocolDeviceState, size: u64Size, minFDs: 1, maxFDs: 1, replies: true, handle: (*Session).setDeviceStateFD, show: showStateTransfer},
 	CheckDeviceState: {name: "CHECK_DEVICE_STATE", needs: ProtocolDeviceState, replies: true, handle: (*Session).checkDeviceState, show: showHex},
 
 	GetMaxMemSlots: {name: "GET_MAX_MEM_SLOTS", needs: ProtocolConfigureMemSlots, replies: true, handle: (*Session).getMaxMemSlots, show: showNumber},
-	AddMemReg:      {name: "ADD_MEM_REG", needs: ProtocolConfigureMemSlots, size: memRegSize, minFDs: 1, maxFDs: 1, handle: (*Session).addMemReg, show: showMemReg},
+	AddMemReg:      {name: "ADD_MEM_REG", needs: ProtocolConfigureMemSlots, size: memRegSize, minFDs: 1, maxFDs: 1, slot: memorySlot, handle: (*Session).addMemReg, show: showMemReg},
 	// QEMU sends a descriptor here, against the protocol, which allows for it.
-	RemMemReg: {name: "REM_MEM_REG", needs: ProtocolConfigureMemSlots, size: memRegSize, maxFDs: 1, handle: (*Session).remMemReg, show: showMemReg},
+	RemMemReg: {name: "REM_MEM_REG", needs: ProtocolConfigureMemSlots, size: memRegSize, maxFDs: 1, slot: memorySlot, handle: (*Session).remMemReg, show: showMemReg},
 
 	GetInflightFD: {name: "GET_INFLIGHT_FD", needs: ProtocolInflightShmfd, size: anySize, replies: true, handle: (*Session).getInflightFD, show: showInflight},
-	SetInflightFD: {name: "SET_INFLIGHT_FD", needs: ProtocolInflightShmfd, size: anySize, minFDs: 1, maxFDs: 1, handle: (*Session).setInflightFD, show: showInflight},
+	SetInflightFD: {name: "SET_INFLIGHT_FD", needs: ProtocolInflightShmfd, size: anySize, minFDs: 1, maxFDs: 1, slot: memorySlot, handle: (*Session).setInflightFD, show: showInflight},
 
 	SetStatus: {name: "SET_STATUS", needs: ProtocolStatus, size: u64Size, handle: (*Session).setStatus, show: showHex},
 	GetStatus: {name: "GET_STATUS", needs: ProtocolStatus, replies: true, handle: (*Session).getStatus, show: showHex},
@@ -210,6 +211,11 @@ func (m *Message) admit(r row, negotiated uint64) error {
 			return fmt.Errorf("%d descriptors came along instead of %d", fds, r.maxFDs)
 		}
 		return fmt.Errorf("%d descriptors came along instead of %d to %d", fds, r.minFDs, r.maxFDs)
+	}
+	for _, f := range m.Files {
+		if err := f.check(r.slot); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func (c *Conn) peekInto(m *Message) (pieces []uint32, err error) {
 			// of a message behind this one: each is sent by itself.
 			n -= have - want
 			part.Close()
-			part.Surplus, fds = 0, 0
+			part.Surplus, fds = 0, 0 // duplicates: the message behind has them still
 		}
 		// A part without descriptors and what follows it are taken in one go, but for
 		// what another process has sent: the kernel joins no such parts either.
@@ -86,6 +86,7 @@ func (m *Message) takeOver(part *Message) {
 	m.Files = append(m.Files, part.Files[:n]...)
 	m.Surplus += len(part.Files) - n + part.Surplus
 	m.sender = part.sender
-	part.Files = part.Files[n:]
-	part.Close()
+	// The last of a message's descriptors must not be closed by taking it from the socket.
+	m.surplus = append(append(m.surplus, part.Files[n:]...), part.surplus...)
+	part.Files, part.surplus = nil, nil
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -101,7 +102,11 @@ func NewSession(uc *net.UnixConn, dev Device, opt Options) *Session {
 func (s *Session) Close() {
 	s.closed.Store(true)
 	s.transfer.Load().interrupt()
-	_ = s.conn.Close() // a second close reports an error that means nothing
+	end := s.conn.hangUp
+	if s.suspended.Load() {
+		end = s.conn.Close
+	}
+	_ = end() // a second close reports an error that means nothing
 }
 
 // Run serves the front-end until it leaves or Close is called, then it returns
@@ -185,6 +190,9 @@ func (s *Session) end() {
 func (s *Session) serve(m *Message) error {
 	r := m.Request.row()
 	s.doing = m.Request.String()
+	if foreign.Exhausted() {
+		return errExhausted
+	}
 	wantAck := m.Flags&FlagNeedReply != 0 && !r.replies
 	if wantAck && s.state.protocol&ProtocolReplyAck == 0 && m.Request != SetProtocolFeatures {
 		return fmt.Errorf("%v: need_reply is set, but REPLY_ACK was not negotiated", m.Request)
@@ -197,6 +205,9 @@ func (s *Session) serve(m *Message) error {
 	}
 	acked := s.state.protocol&ProtocolReplyAck != 0
 	if err == nil {
+		if perr := s.putAll(m, r.slot); perr != nil {
+			return perr
+		}
 		if !m.Request.mayPrecedeOwner() {
 			s.state.protocolNew, s.state.backNew = false, false
 		}
@@ -222,6 +233,9 @@ func (s *Session) serve(m *Message) error {
 	}
 	return fmt.Errorf("%v: %w", m.Request, err)
 }
+
+// errExhausted ends a session, and the process after it.
+var errExhausted = errors.New("too many descriptors of front-ends cannot be closed: another process has to take the place of this one")
 
 // maxWarnings is how many warnings one session is worth: a front-end must not be
 // able to fill the log.

@@ -1,7 +1,6 @@
 package vhostuser
 
 import (
-	"fmt"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -33,16 +32,8 @@ type backChannel struct {
 	config bool // it wants to hear of its configuration space
 }
 
-// setBackendReqFD takes the socket. Whether it really is one matters: a file, say,
-// could be written to.
+// setBackendReqFD takes the socket.
 func (s *Session) setBackendReqFD(m *Message) ([]byte, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(m.Files[0].Int(), &st); err != nil {
-		return nil, fmt.Errorf("fstat of its descriptor: %w", err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return nil, fmt.Errorf("its descriptor is no socket (file type %#o)", st.Mode&unix.S_IFMT)
-	}
 	if err := s.checkBack(m.Files[0].Int()); err != nil {
 		return nil, err
 	}

@@ -105,8 +105,8 @@ func TestSessionBackChannelRefuses(t *testing.T) {
 	dev := new(fakeDevice)
 	p := connect(t, dev)
 	p.negotiate()
-	p.mustNot("no socket (file type 0100000)", SetBackendReqFD, nil, memFD(t, 1))
-	p.mustNot("no socket (file type 0)", SetBackendReqFD, nil, eventFD(t))
+	p.mustNot("a memory file", SetBackendReqFD, nil, memFD(t, 1))
+	p.mustNot("an eventfd: it has to be a UNIX stream socket", SetBackendReqFD, nil, eventFD(t))
 	p.mustNot("0 descriptors came along instead of 1", SetBackendReqFD, nil)
 	if err := p.leave(); err != nil {
 		t.Fatal(err)

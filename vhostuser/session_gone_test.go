@@ -197,8 +197,8 @@ func TestBackChannelIsOneEndOfAPair(t *testing.T) {
 	if _, err := unix.Write(used[0], []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	p.mustNot("no UNIX stream socket", SetBackendReqFD, nil, tcp)
-	p.mustNot("no UNIX stream socket", SetBackendReqFD, nil, socket(unix.SOCK_DGRAM))
+	p.mustNot("it has to be a UNIX stream socket", SetBackendReqFD, nil, tcp)
+	p.mustNot("it has to be a UNIX stream socket", SetBackendReqFD, nil, socket(unix.SOCK_DGRAM))
 	p.mustNot("not connected", SetBackendReqFD, nil, socket(unix.SOCK_STREAM))
 	p.mustNot("not connected", SetBackendReqFD, nil, listener)
 	p.mustNot("is a connection to \""+name.Name+"\"", SetBackendReqFD, nil, client)

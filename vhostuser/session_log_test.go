@@ -157,7 +157,7 @@ func TestSessionLogBaseRefused(t *testing.T) {
 	}
 	p := connect(t, new(fakeDevice))
 	p.negotiate()
-	p.mustNot("neither an eventfd nor a pipe", SetLogFD, nil, memFD(t, 1))
+	p.mustNot("it has to be an eventfd", SetLogFD, nil, memFD(t, 1))
 	p.mustNot("0 descriptors came along instead of 1", SetLogFD, nil)
 	if err := p.leave(); err != nil {
 		t.Fatal(err)

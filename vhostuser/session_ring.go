@@ -198,18 +198,9 @@ func (s *Session) vringFile(m *Message) (i int, f *FD, err error) {
 	return i, m.Take(0), nil
 }
 
-// notifier makes sure that a descriptor is one that a worker can wait on and
-// write to without getting stuck: an eventfd, which has no file type, or a pipe
-// ("Support for platforms other than Linux"). A file, say, would always be
-// readable, and may hang on whoever serves it.
+// notifier sets an eventfd to non-blocking, so that one that is full does not stop who
+// writes to it. The front-end can take that back: see Signal.
 func notifier(f *FD) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(f.Int(), &st); err != nil {
-		return fmt.Errorf("fstat of its descriptor: %w", err)
-	}
-	if typ := st.Mode & unix.S_IFMT; typ != 0 && typ != unix.S_IFIFO {
-		return fmt.Errorf("its descriptor is neither an eventfd nor a pipe (file type %#o)", typ)
-	}
 	if err := unix.SetNonblock(f.Int(), true); err != nil {
 		return fmt.Errorf("its descriptor cannot be set to non-blocking: %w", err)
 	}
@@ -239,7 +230,7 @@ func (s *Session) setVringCall(m *Message) ([]byte, error) {
 		// The front-end had no way to know when the old descriptor went out of use,
 		// so a completion may have gone there after its last look. One notification
 		// too many does no harm, one too few hangs the guest.
-		signal(f)
+		Signal(f.Int())
 	}
 	return nil, nil
 }
@@ -263,9 +254,4 @@ func (s *Session) replace(i int, slot **FD, f *FD) (ran bool) {
 	}
 	s.drop(&old)
 	return r.running
-}
-
-// signal makes an eventfd, or a pipe, readable. One that is full already is.
-func signal(f *FD) {
-	_, _ = unix.Write(f.Int(), AppendU64(nil, 1))
 }

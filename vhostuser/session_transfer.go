@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // The messages by which what the device knows travels to another host ("Migrating
@@ -85,25 +87,22 @@ func (s *Session) beginTransfer(m *Message) (*transfer, error) {
 		return nil, fmt.Errorf("ring %d runs: a state is that of a device whose rings are all stopped", i)
 	}
 	fd := m.Files[0].Int()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("fstat of its descriptor: %w", err)
+	if err := m.Files[0].check(stateSlot); err != nil {
+		return nil, err
 	}
-	if typ := st.Mode & unix.S_IFMT; typ != unix.S_IFIFO && typ != unix.S_IFSOCK {
-		return nil, fmt.Errorf("its descriptor is neither a pipe nor a socket (file type %#o)", typ)
-	}
-	if p.Direction == StateLoad {
+	pipe := m.Files[0].kind == foreign.Pipe
+	if p.Direction == StateLoad && !pipe {
 		// Nothing is written to it. A front-end that sends its own end of the session ends
 		// that: it would stay open for as long as the state is waited for.
-		_ = unix.Shutdown(fd, unix.SHUT_WR) // a pipe has no such thing
+		_ = unix.Shutdown(fd, unix.SHUT_WR)
 	}
-	own, err := ownFile(fd, st.Mode&unix.S_IFMT == unix.S_IFIFO, p.Direction)
+	own, err := ownFile(fd, pipe, p.Direction)
 	if err != nil {
 		return nil, err
 	}
 	t := &transfer{load: p.Direction == StateLoad, done: make(chan struct{})}
 	if !t.load {
-		defer func() { _ = unix.Close(own) }()
+		defer foreign.Close(own)
 		// A pipe or socket that nobody has filled has room for it.
 		data := s.dev.SaveState()
 		n, err := writeNoWait(own, data)

@@ -180,8 +180,8 @@ func TestSessionStateRefuses(t *testing.T) {
 	}{
 		"direction 2, phase 0":                        {[]byte{2, 0, 0, 0, 0, 0, 0, 0}, w},
 		"direction 0, phase 1":                        {[]byte{0, 0, 0, 0, 1, 0, 0, 0}, w},
-		"neither a pipe nor a socket (file type 010":  {make([]byte, 8), memFD(t, 1)},
-		"neither a pipe nor a socket (file type 0)":   {make([]byte, 8), eventFD(t)},
+		"it has to be a pipe or a UNIX stream socket": {make([]byte, 8), memFD(t, 1)},
+		"its descriptor is an eventfd":                {make([]byte, 8), eventFD(t)},
 		"writing the device's state: resource tempor": {make([]byte, 8), full()},
 	} {
 		if v := p.number(SetDeviceStateFD, c.payload, c.fd); v != 0x101 || !p.logged(LevelWarn, words) {

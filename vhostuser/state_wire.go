@@ -117,7 +117,7 @@ func (r *stateReader) u32() uint32 { return le.Uint32(r.bytes(4)) }
 func (r *stateReader) u64() uint64 { return le.Uint64(r.bytes(8)) }
 
 // fd takes the descriptor out of what was kept whose id comes next.
-func (r *stateReader) fd() *FD {
+func (r *stateReader) fd(sl slot) *FD {
 	id := r.u64()
 	if id == 0 {
 		return nil
@@ -130,7 +130,7 @@ func (r *stateReader) fd() *FD {
 			r.err = errors.Join(r.err, fmt.Errorf("descriptor %d: %w", id, err))
 			return nil
 		}
-		return &FD{n: n, id: id}
+		return &FD{n: n, id: id, sent: have.sent}
 	}
 	if f == nil {
 		r.err = errors.Join(r.err, fmt.Errorf("descriptor %d was not given back", id))
@@ -138,6 +138,9 @@ func (r *stateReader) fd() *FD {
 	}
 	delete(r.kept, name)
 	f.id = id
+	if err := f.check(sl); err != nil { // the process before may have been an older one
+		r.err = errors.Join(r.err, err)
+	}
 	r.s.keep.names[id] = f
 	r.s.keep.lastID = max(r.s.keep.lastID, id)
 	return f
@@ -173,21 +176,21 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		st.choices, st.named, st.shown = r.u64(), uint16(r.u64()), uint16(r.u64())
 	}
 	st.logSize, st.logOffset = r.u64(), r.u64()
-	if s.dirty.file = r.fd(); s.dirty.file != nil {
+	if s.dirty.file = r.fd(memorySlot); s.dirty.file != nil {
 		var err error
 		if s.dirty.log, err = guestmem.MapLog(s.dirty.file.Int(), st.logSize, st.logOffset); err != nil {
 			return err
 		}
 	}
-	s.dirty.call = r.fd()
-	if f := r.fd(); f != nil {
+	s.dirty.call = r.fd(notifierSlot)
+	if f := r.fd(socketSlot); f != nil {
 		if err := s.checkBack(f.Int()); err != nil { // an older zvhost has taken any
 			s.log(LevelWarn, "the socket of SET_BACKEND_REQ_FD is not used: %v", err)
 			s.drop(&f)
 		}
 		s.back.set(f, st.protocol)
 	}
-	file, queues, size := r.fd(), int(r.u64()), uint16(r.u64())
+	file, queues, size := r.fd(memorySlot), int(r.u64()), uint16(r.u64())
 	if file != nil {
 		var err error
 		if s.record, err = OpenRecord(file, 0, queues, size); err != nil {
@@ -199,7 +202,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	}
 	n := r.u64()
 	for range min(n, MaxMemSlots) {
-		d, f := parseRegion(r.bytes(regionSize)), r.fd()
+		d, f := parseRegion(r.bytes(regionSize)), r.fd(memorySlot)
 		if r.err != nil {
 			return r.err
 		}
@@ -226,7 +229,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		p.unsure = flags&bitRingUnsure != 0
 		g.ours = flags&bitOurs != 0 || version == stateVersionOld
 		g.life, g.log, g.desc, g.avail, g.used = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
-		p.kick, p.call, p.err = r.fd(), r.fd(), r.fd()
+		p.kick, p.call, p.err = r.fd(notifierSlot), r.fd(notifierSlot), r.fd(notifierSlot)
 	}
 	if r.err == nil && len(r.b) > 0 { // an older zvhost does not say who has spoken last
 		s.heard(int32(r.u64()))

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // maxClients is how many clients are served at a time. One more waits until one of them
@@ -84,7 +85,7 @@ func (s *Server) Serve(l *net.UnixListener) error {
 			return fmt.Errorf("accepting a client of the control socket: %w", err)
 		}
 		if !s.enter(conn) {
-			return conn.Close()
+			return foreign.HangUp(conn, true)
 		}
 		go func() {
 			defer s.leave(conn)
@@ -101,7 +102,7 @@ func (s *Server) enter(conn *net.UnixConn) bool {
 		most, wait := s.mostSilent()
 		if most != nil && wait <= 0 {
 			delete(s.clients, most)
-			_ = most.Close()
+			_ = foreign.HangUp(most, true)
 			continue
 		}
 		var look *time.Timer
@@ -164,7 +165,7 @@ func (s *Server) leave(conn *net.UnixConn) {
 	delete(s.clients, conn)
 	s.changed.Signal()
 	s.mu.Unlock()
-	_ = conn.Close() // it may be closed already
+	_ = foreign.HangUp(conn, true) // it may be closed already
 	s.running.Done()
 }
 
@@ -175,7 +176,7 @@ func (s *Server) Close() {
 	s.closed = true
 	s.changed.Signal()
 	for conn := range s.clients {
-		_ = conn.Close()
+		_ = foreign.HangUp(conn, true)
 	}
 	s.mu.Unlock()
 	s.running.Wait()

@@ -179,8 +179,8 @@ func (d *Device) Notify(i int, call, err int) {
 	w := d.workers[i]
 	w.hold()
 	defer w.notify.Unlock()
-	if w.bad && err != w.ring.Err {
-		signalFD(err)
+	if w.bad && err >= 0 && err != w.ring.Err {
+		vhostuser.Signal(err)
 	}
 	w.ring.Call, w.ring.Err = call, err
 }

@@ -250,29 +250,6 @@ func TestFrontEndVanishes(t *testing.T) {
 	r.nextIsServed()
 }
 
-// A kick descriptor that will never kick again is said once, and costs no more
-// than that: another one has the queue go on.
-func TestKickPipeCloses(t *testing.T) {
-	r := plainRig(t, 1)
-	g := r.connect(frontend.Options{})
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Client.SetVringKick(0, pipe[0]); err != nil {
-		t.Fatal(err)
-	}
-	_ = unix.Close(pipe[0])
-	_ = unix.Close(pipe[1])
-	r.book.wait(1, "its kick descriptor does not work any more")
-	if err := g.Client.SetVringKick(0, g.Queue(0).KickFD()); err != nil {
-		t.Fatal(err)
-	}
-	g.want("write", driver.StatusOK, g.Queue(0).Write(pattern(4096, 1), 0))
-	g.leave()
-	r.nextIsServed()
-}
-
 // A ring that is moved while it runs is served at its new place from then on.
 func TestRingMoves(t *testing.T) {
 	r := plainRig(t, 1)

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -340,7 +341,7 @@ func (f *front) stopListening() error {
 		errs = append(errs, os.Remove(f.path))
 	}
 	f.path = ""
-	errs = append(errs, f.listener.Close())
+	errs = append(errs, foreign.HangUp(f.listener, false)) // some may have come that were not let in
 	return errors.Join(errs...)
 }
 
@@ -360,7 +361,7 @@ func (f *front) giveUp(s *fdStore) error {
 func (f *front) close() error {
 	err := f.stopListening()
 	if f.conn != nil {
-		err = errors.Join(err, f.conn.Close())
+		err = errors.Join(err, foreign.HangUp(f.conn, true))
 	}
 	return err
 }

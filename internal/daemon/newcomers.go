@@ -7,6 +7,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -49,7 +50,7 @@ func (s *server) next() *net.UnixConn {
 // dismissAll is for the end.
 func (s *server) dismissAll() {
 	for _, n := range s.waiting {
-		_ = n.conn.Close()
+		_ = foreign.HangUp(n.conn, true)
 	}
 	s.waiting = nil
 }
@@ -57,7 +58,7 @@ func (s *server) dismissAll() {
 // dismiss closes the connection of a newcomer that has hung up, with whatever it has sent.
 func (s *server) dismiss(n newcomer) {
 	s.lines.Logf(logrus.DebugLevel, "front-end %s: left before it was served", n.who)
-	_ = n.conn.Close()
+	_ = foreign.HangUp(n.conn, true)
 }
 
 // attend looks after those that wait for the front-end of session, who. One that is dead
@@ -81,7 +82,7 @@ func (s *server) attend(session *vhostuser.Session, who string) {
 			presence = vhostuser.Left
 		case presence == vhostuser.Here && !time.Now().Before(n.until):
 			s.lines.Logf(logrus.WarnLevel, "front-end %s: refused, front-end %s is using the disk: end that one first, or start another zvhost with another disk", n.who, who)
-			_ = n.conn.Close() // it was never ours to talk to
+			_ = foreign.HangUp(n.conn, true) // it was never ours to talk to
 			continue
 		case presence == vhostuser.Left && !n.told && !time.Now().Before(n.until):
 			s.lines.Logf(logrus.InfoLevel, "front-end %s waits: front-end %s is gone, and what it had in flight is finished first", n.who, who)

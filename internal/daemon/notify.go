@@ -21,7 +21,7 @@ func (w *worker) call() {
 var one = [8]byte{1}
 
 // signalFD writes to an eventfd, -1 meaning that nobody wants to hear. A full
-// eventfd or pipe has been signalled already.
+// eventfd has been signalled already.
 func signalFD(fd int) {
 	if fd >= 0 {
 		_, _ = unix.Write(fd, one[:])
@@ -38,36 +38,11 @@ func signalFD(fd int) {
 // starts and stops the worker, which has no need of w.notify for looking at w.ring.
 func (w *worker) unstick() {
 	for _, fd := range [...]int{w.ring.Call, w.ring.Err, w.ring.LogCall} {
-		if fd >= 0 && blocks(fd) && empty(fd) {
-			w.dev.errs.Error(fmt.Errorf("queue %d: its front-end has made a descriptor that it is to be signalled with block, and full: it is emptied", w.index))
+		if fd >= 0 && vhostuser.Empty(fd) {
+			w.dev.errs.Error(fmt.Errorf("queue %d: its front-end has filled a descriptor that it is to be signalled with: it is emptied", w.index))
+			vhostuser.Signal(fd) // should nobody be stuck in it
 		}
 	}
-}
-
-// blocks says whether a write to fd waits.
-func blocks(fd int) bool {
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-	if err != nil || flags&unix.O_NONBLOCK != 0 {
-		return false
-	}
-	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	n, err := unix.Poll(p[:], 0)
-	return n == 0 && err == nil
-}
-
-// empty makes room in fd, as far as it is possible.
-func empty(fd int) bool {
-	var b [4096]byte
-	n, err := vhostuser.ReadNoWait(fd, b[:])
-	if err == unix.EBADF { // a pipe's other end
-		r, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return false
-		}
-		defer func() { _ = unix.Close(r) }()
-		n, _ = unix.Read(r, b[:])
-	}
-	return n > 0
 }
 
 // hold takes w.notify, for the goroutine that starts and stops the worker.

@@ -16,6 +16,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/control"
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -145,11 +146,13 @@ func (s *server) run(ctx context.Context, f *front) error {
 	}
 	unless := context.AfterFunc(ctx, end)
 	newcomers := make(chan *net.UnixConn)
-	var failed error // of the listener, once accepting is closed
+	var failed, exhausted error // failed is of the listener, once accepting is closed
 	accepting := make(chan struct{})
+	letIn, letNobodyIn := context.WithCancel(ctx)
+	defer letNobodyIn()
 	go func() {
 		defer close(accepting)
-		failed = s.accept(ctx, f.listener, newcomers)
+		failed = s.accept(letIn, f.listener, newcomers)
 	}()
 
 	idle := status("waiting for a front-end on %s", f.where)
@@ -167,7 +170,12 @@ func (s *server) run(ctx context.Context, f *front) error {
 		case conn := <-newcomers:
 			s.serve(ctx, conn, newcomers)
 			s.serveWaiting(ctx, newcomers)
-			if ctx.Err() == nil {
+			if foreign.Exhausted() {
+				left, _ := foreign.Left()
+				exhausted = fmt.Errorf("front-ends have sent %d descriptors that cannot be closed (of file systems that are not local, or sockets that linger): ending, so that another process takes the place of this one", left)
+				over = true
+				letNobodyIn()
+			} else if ctx.Err() == nil {
 				s.notify(idle)
 			}
 		}
@@ -179,7 +187,7 @@ func (s *server) run(ctx context.Context, f *front) error {
 	if !s.leaves(ctx) {
 		s.store.drop(awayName) // nothing is left that another process could go on with
 	}
-	return errors.Join(failed, <-closed)
+	return errors.Join(failed, exhausted, <-closed)
 }
 
 // notify tells the service manager a state (sd_notify(3)), if there is one. A
@@ -198,7 +206,7 @@ func (s *server) accept(ctx context.Context, l *net.UnixListener, newcomers chan
 		})
 		switch {
 		case err == nil:
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, errors.Is(err, net.ErrClosed): // which only we do
 			return nil
 		default:
 			return fmt.Errorf("accepting a front-end: %w", errnoOf(err))
@@ -206,7 +214,7 @@ func (s *server) accept(ctx context.Context, l *net.UnixListener, newcomers chan
 		select {
 		case newcomers <- conn:
 		case <-ctx.Done():
-			return conn.Close()
+			return foreign.HangUp(conn, true)
 		}
 	}
 }

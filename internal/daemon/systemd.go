@@ -89,7 +89,7 @@ func takeFD(f *os.File) (*vhostuser.FD, error) {
 		return nil, fmt.Errorf("descriptor %s of the fd store: %w", f.Name(), err)
 	}
 	_ = f.Close()
-	return vhostuser.NewFD(n), nil
+	return vhostuser.SentFD(n), nil // by a front-end, some of them
 }
 
 // letGo says whether the process before has let go of the disk, and not taken it

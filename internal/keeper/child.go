@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -48,11 +49,11 @@ func (s *store) command(self, args []string) (cmd *exec.Cmd, done func(), err er
 	// and a second one to the child would be to end at once.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGINT, Setpgid: true}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(plainEnviron(), "NOTIFY_SOCKET="+s.addr, "FDSTORE="+strconv.Itoa(capacity))
-	cmd.ExtraFiles = files
-	if len(cmd.ExtraFiles) > 0 {
+	cmd.Env = append(plainEnviron(), "NOTIFY_SOCKET="+fdPath(listenFDs+len(files)), "FDSTORE="+strconv.Itoa(capacity))
+	cmd.ExtraFiles = append(slices.Clone(files), s.addr)
+	if len(files) > 0 {
 		var names []string
-		for _, f := range cmd.ExtraFiles {
+		for _, f := range files {
 			names = append(names, f.Name())
 		}
 		cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))

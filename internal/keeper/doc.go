@@ -8,6 +8,6 @@
 //
 // It speaks what systemd speaks, so that the daemon knows one protocol:
 // sd_notify(3) with READY, STATUS, FDSTORE, FDNAME, FDPOLL and FDSTOREREMOVE, and
-// sd_listen_fds(3) with names. It imports the standard library and
-// golang.org/x/sys/unix; cmd/zvhost alone imports it.
+// sd_listen_fds(3) with names. It imports the standard library,
+// golang.org/x/sys/unix and internal/foreign; cmd/zvhost alone imports it.
 package keeper

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/internal/silentfs"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
 
@@ -198,27 +200,39 @@ func TestKeptIsNotPolled(t *testing.T) {
 	}
 }
 
-// Anybody on the machine can send to the notification socket. What is not the child's is
-// dropped, and said once.
+// Who has not inherited the notification socket from the keeper does not find it, and what
+// is not the child's is dropped, and said once. A descriptor that he sends does not stop
+// the keeper, even if closing it would take long.
 func TestStranger(t *testing.T) {
 	above := manager(t)
 	signals := make(chan os.Signal)
+	linger, release := silentfs.Lingering(t)
 	go func() {
 		served(above)
 		sockets, _ := os.ReadFile("/proc/net/unix")
-		for line := range strings.Lines(string(sockets)) {
-			f := strings.Fields(line)
-			if name := f[len(f)-1]; strings.HasPrefix(name, fmt.Sprintf("@zvhost-keeper-%d-", os.Getpid())) {
-				fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-				for range 20 {
-					if err == nil {
-						err = unix.Sendmsg(fd, []byte("FDSTORE=1\nFDNAME=mine\nREADY=1\nSTATUS=bad"), unix.UnixRights(0), &unix.SockaddrUnix{Name: name}, 0)
-					}
-				}
-				if err = errors.Join(err, unix.Close(fd)); err != nil {
-					t.Error(err)
+		if strings.Contains(string(sockets), fmt.Sprintf("@zvhost-keeper-%d-", os.Getpid())) {
+			t.Error("the socket has a name that anybody can connect to")
+		}
+		// This process is the keeper's, so it can.
+		files, _ := filepath.Glob("/proc/self/fd/*")
+		sent := false
+		for _, name := range files {
+			if what, _ := os.Readlink(name); !strings.Contains(what, "/zvhost-keeper-") {
+				continue
+			}
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			for range 20 {
+				if err == nil {
+					err = unix.Sendmsg(fd, []byte("FDSTORE=1\nFDNAME=mine\nREADY=1\nSTATUS=bad"), unix.UnixRights(linger), &unix.SockaddrUnix{Name: name}, 0)
 				}
 			}
+			if err = errors.Join(err, unix.Close(fd)); err != nil {
+				t.Error(err)
+			}
+			sent = true
+		}
+		if !sent {
+			t.Error("no socket was found")
 		}
 		signals <- unix.SIGHUP
 		b := make([]byte, 100)
@@ -232,6 +246,16 @@ func TestStranger(t *testing.T) {
 	status, starts, log := run(t, signals, "waits")
 	if status != 5 || starts != 2 || strings.Count(log, "is not the child") != 1 {
 		t.Errorf("status %d after %d starts:\n%s", status, starts, log)
+	}
+	// Those that linger are left open until the keeper ends.
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if all, closing := foreign.Left(); all >= 20 && closing == 0 {
+			break
+		}
+	}
+	release()
+	if n := silentfs.CloseAll(t, silentfs.Link(linger)); n != 21 {
+		t.Errorf("%d descriptors, not 20 and ours", n)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // capacity is how many descriptors are held for a child: those of a session with
@@ -19,7 +21,7 @@ const capacity = 2048
 // its notification socket.
 type store struct {
 	conn *net.UnixConn
-	addr string
+	addr *os.File // the socket's place in the file system: see listen
 	log  func(format string, args ...any)
 
 	mu     sync.Mutex // guards what follows
@@ -44,9 +46,7 @@ type keptFD struct {
 const syncMessage = "KEEPER_SYNC=1"
 
 func newStore(log func(string, ...any), tell func(string)) (*store, error) {
-	// An abstract address needs no folder and leaves nothing behind.
-	addr := fmt.Sprintf("@zvhost-keeper-%d-%d", os.Getpid(), unix.Gettid())
-	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: addr, Net: "unixgram"})
+	c, addr, err := listen()
 	if err != nil {
 		return nil, fmt.Errorf("the notification socket: %w", err)
 	}
@@ -56,11 +56,40 @@ func newStore(log func(string, ...any), tell func(string)) (*store, error) {
 		err = errors.Join(err, cerr)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("the notification socket: %w", err), c.Close())
+		return nil, errors.Join(fmt.Errorf("the notification socket: %w", err), c.Close(), addr.Close())
 	}
 	s := &store{conn: c, addr: addr, log: log, tell: tell, synced: make(chan struct{}, 1), ended: make(chan struct{})}
 	go s.read()
 	return s, nil
+}
+
+// listen makes the notification socket. It has no name by which anybody could find it: the
+// file is opened (O_PATH) and removed at once, and who has inherited the descriptor connects
+// to /proc/self/fd/N. An abstract address would be open to all users of the machine.
+func listen() (c *net.UnixConn, addr *os.File, err error) {
+	var dir string
+	for _, parent := range []string{os.Getenv("RUNTIME_DIRECTORY"), os.TempDir(), "/dev/shm", "/run"} {
+		if parent == "" {
+			continue
+		}
+		if dir, err = os.MkdirTemp(parent, "zvhost-keeper-"); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w (set TMPDIR to a directory that can be written)", err)
+	}
+	path := dir + "/notify"
+	if c, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"}); err == nil {
+		// The child may change its user. The directory is only ours.
+		if err = os.Chmod(path, 0o777); err == nil {
+			addr, err = os.OpenFile(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+		}
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}
+	return c, addr, errors.Join(err, os.RemoveAll(dir))
 }
 
 // read takes in messages until the socket is closed.
@@ -90,7 +119,7 @@ func (s *store) read() {
 			s.log("process %d, which is not the child, sent a notification: ignored, and so will others be", pid)
 		}
 		for _, fd := range fds {
-			_ = unix.Close(fd)
+			foreign.Close(fd)
 		}
 	}
 }
@@ -152,7 +181,7 @@ func (s *store) hear(text string, fds []int) (rest []int) {
 		kept := s.kept[:0]
 		for _, f := range s.kept {
 			if f.name == name {
-				_ = unix.Close(f.fd)
+				foreign.Close(f.fd) // it may be the last one of a socket that a front-end has filled
 				continue
 			}
 			kept = append(kept, f)
@@ -164,7 +193,7 @@ func (s *store) hear(text string, fds []int) (rest []int) {
 
 // sync returns when everything that was sent before has been acted on.
 func (s *store) sync() error {
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: s.addr, Net: "unixgram"})
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: fdPath(int(s.addr.Fd())), Net: "unixgram"})
 	if err != nil {
 		return err
 	}
@@ -176,14 +205,18 @@ func (s *store) sync() error {
 	return nil
 }
 
+// fdPath is the name of a descriptor for the process that has it.
+func fdPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
+
 // close drops everything.
 func (s *store) close() {
-	_ = s.conn.Close()
+	_ = foreign.HangUp(s.conn, false)
 	<-s.ended
+	_ = s.addr.Close()
 	for _, f := range s.fixed {
 		_ = f.Close()
 	}
 	for _, f := range s.kept {
-		_ = unix.Close(f.fd)
+		foreign.Close(f.fd)
 	}
 }

@@ -19,14 +19,17 @@ const module = "github.com/zvhost/zvhost"
 var mayImport = map[string][]string{
 	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend"},
 
-	"internal/daemon":  {"internal/control", "internal/failpoint", "backend", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
-	"internal/control": {"backend"},
-	"internal/keeper":  {},
+	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
+	"internal/control": {"backend", "internal/foreign"},
+	"internal/keeper":  {"internal/foreign"},
+
+	"internal/foreign":  {},
+	"internal/silentfs": {}, // for tests
 
 	// It does nothing but in tests.
 	"internal/failpoint": {},
 
-	"vhostuser":          {"virtio/guestmem", "internal/failpoint"},
+	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem"},
 
 	"virtio":          {"backend", "virtio/guestmem"},
@@ -65,7 +68,7 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/powercut", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
+	"internal/powercut", "internal/silentfs", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
 	"virtio/guestmem", "vhostuser", "internal/failpoint",
 }
 

@@ -1,0 +1,127 @@
+package foreign
+
+import (
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxThreads is how many descriptors are closed at once: each close that waits has a
+	// thread. Others wait for their turn.
+	maxThreads = 32
+	// Limit is how many descriptors may be left over, either because nothing can close them
+	// or because those that are being closed do not come to an end. See Exhausted.
+	Limit = 1024
+)
+
+// reaper closes what Close is given.
+var reaper struct {
+	mu      sync.Mutex
+	queue   []int
+	threads int
+	stuck   int // that stay open
+}
+
+// Close closes fd, which is not the caller's any more, and waits for nothing. An eventfd
+// is closed when it returns, anything else in time, or never: see Stuck.
+func Close(fd int) {
+	if name, err := link(fd); err == nil && name == "anon_inode:[eventfd]" {
+		_ = unix.Close(fd)
+		return
+	}
+	reaper.mu.Lock()
+	defer reaper.mu.Unlock()
+	reaper.queue = append(reaper.queue, fd)
+	if reaper.threads < maxThreads {
+		reaper.threads++
+		go reap()
+	}
+}
+
+// CloseKind is Close for a descriptor that has been looked at.
+func CloseKind(fd int, k Kind) {
+	if k == Stuck {
+		keep()
+		return
+	}
+	Close(fd)
+}
+
+// keep notes that a descriptor stays open until the process ends. To close a file of a
+// silent FUSE server waits where not even SIGKILL reaches (fuse_flush sends a request that
+// is forced, see request_wait_answer).
+func keep() {
+	reaper.mu.Lock()
+	defer reaper.mu.Unlock()
+	reaper.stuck++
+}
+
+// reap closes descriptors until none is left.
+func reap() {
+	reaper.mu.Lock()
+	defer reaper.mu.Unlock()
+	for len(reaper.queue) > 0 {
+		fd := reaper.queue[0]
+		reaper.queue = reaper.queue[1:]
+		reaper.mu.Unlock()
+		kind, _ := Inspect(fd)
+		if kind != Stuck {
+			_ = unix.Close(fd) // it is gone, whatever close says
+		}
+		reaper.mu.Lock()
+		if kind == Stuck {
+			reaper.stuck++
+		}
+	}
+	reaper.queue = nil
+	reaper.threads--
+}
+
+// Left is how many descriptors are not closed yet, closing of them those that are waiting
+// for it, or being closed, now.
+func Left() (all, closing int) {
+	reaper.mu.Lock()
+	defer reaper.mu.Unlock()
+	closing = len(reaper.queue) + reaper.threads
+	return closing + reaper.stuck, closing
+}
+
+// Exhausted says that so many descriptors are left over that the process had better end,
+// and another one take its place: it must not run out of them because of somebody who
+// sends what cannot be closed.
+func Exhausted() bool {
+	all, _ := Left()
+	return all >= Limit
+}
+
+// Socket is what HangUp closes: a connection or a listener of package net.
+type Socket interface {
+	syscall.Conn
+	Close() error
+}
+
+// HangUp closes a socket that somebody else has the other end of, and does not wait for
+// what he has sent and nobody has read: with the last descriptor of a UNIX socket the
+// kernel closes the descriptors in its queue (unix_release_sock, unix_destruct_scm). With
+// shut the other end notices at once, whoever else has a descriptor of this one; without
+// it, others of this end go on.
+func HangUp(s Socket, shut bool) error {
+	last := -1 // not Close's: whoever happens to read may have to finish that (internal/poll.FD)
+	if raw, err := s.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			if n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+				last = n
+			}
+		})
+	}
+	err := s.Close()
+	if last >= 0 {
+		if shut {
+			_ = unix.Shutdown(last, unix.SHUT_RDWR)
+		}
+		Close(last)
+	}
+	return err
+}
