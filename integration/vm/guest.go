@@ -47,11 +47,16 @@ func (g *Guest) Reset() error {
 	action := func(reboot string) error {
 		return g.QMP.Do("set-action", map[string]any{"reboot": reboot}, nil)
 	}
-	// A guest that resets by itself has panicked, and QEMU ends then (-no-reboot).
-	if err := errors.Join(action("reset"), g.QMP.Do("system_reset", nil, nil), g.QMP.Await("RESET", nil), action("shutdown")); err != nil {
-		return err
+	// A guest that resets by itself has panicked, and QEMU ends then (-no-reboot). Not so
+	// while it boots: SeaBIOS resets the machine once more.
+	err := action("reset")
+	if err == nil {
+		err = g.QMP.Do("system_reset", nil, nil)
 	}
-	return g.Ready()
+	if err == nil {
+		err = g.Ready()
+	}
+	return errors.Join(err, action("shutdown"))
 }
 
 // Unplug takes a device out of the machine, as the guest has to agree to.

@@ -32,8 +32,8 @@ func stable(h *vm.Host, g *vm.Guest, d *vm.Daemon, after string) error {
 
 const args = "--aio=threads" // syncs are system calls then
 
-// block: the guest has chosen write-through, and is served so. In the end memory is
-// plugged in.
+// block: the guest has chosen write-through, and is served so whatever happens. In the
+// end memory is plugged in.
 func block(h *vm.Host) error {
 	d, err := ordinary(h, "blk", args)
 	if err != nil {
@@ -49,6 +49,18 @@ func block(h *vm.Host) error {
 		do    func() error
 	}{
 		{"write-through chosen", func() error { _, err := g.Run(through); return err }},
+		{"the driver bound anew", func() error {
+			_, err := g.Run(`device=$(basename "$(readlink -f /sys/block/vda/device)"); cd /sys/bus/virtio/drivers/virtio_blk
+				echo $device >unbind; echo $device >bind; await 120 'the disk' test -b /dev/vda`)
+			return err
+		}},
+		{"a reboot", g.Reset},
+		{"the daemon killed, QEMU connected again", func() (err error) {
+			if err = d.End(unix.SIGKILL); err == nil {
+				d, err = h.Serve(vm.ServeOptions{Name: "blk", File: h.Path("blk.raw"), Args: []string{args}, Trace: true})
+			}
+			return err
+		}},
 	} {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("%s: %w", step.after, err)
@@ -58,4 +70,34 @@ func block(h *vm.Host) error {
 		}
 	}
 	return errors.Join(plugMemory(h, g, d), g.Sane(), g.PowerOff(), d.End(unix.SIGTERM))
+}
+
+// saved: the guest's state goes into a file, and another QEMU goes on with it.
+func saved(h *vm.Host) error {
+	d, err := ordinary(h, "saved", args)
+	if err != nil {
+		return err
+	}
+	options := vm.Options{Name: "saved", MemoryMiB: 256, Disks: []vm.Disk{{ID: "blk", Socket: d.Socket}}}
+	g, err := h.Boot(options)
+	if err != nil {
+		return err
+	}
+	if _, err := g.Run(through); err != nil {
+		return err
+	}
+	if err := g.Save(h.Path("state")); err != nil {
+		return err
+	}
+	options.Name, options.Incoming = "restored", true
+	if g, err = h.Start(options); err != nil {
+		return err
+	}
+	if err := g.Load(h.Path("state")); err != nil {
+		return err
+	}
+	if err := stable(h, g, d, "saved and restored"); err != nil {
+		return err
+	}
+	return errors.Join(g.Sane(), g.PowerOff(), d.End(unix.SIGTERM))
 }

@@ -3,22 +3,24 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/integration/vm"
 )
 
-// generic: a guest with more processors than its disks have queues.
+// generic: a guest with more processors than its disks have queues, and fewer queues
+// than the daemons offer. SeaBIOS sees the disks first.
 func generic(h *vm.Host) (err error) {
 	if _, err := h.Command("create", h.Path("zoned.zvh"), "--size", "64M", "--zone-size", "4M"); err != nil {
 		return err
 	}
-	zoned, err := h.Serve(vm.ServeOptions{Name: "zoned", File: h.Path("zoned.zvh"), Args: []string{"--queues", "2"}})
+	zoned, err := h.Serve(vm.ServeOptions{Name: "zoned", File: h.Path("zoned.zvh"), Args: []string{"--queues", "4"}})
 	if err != nil {
 		return err
 	}
-	plain, err := ordinary(h, "plain", "--queues", "2", args)
+	plain, err := ordinary(h, "plain", "--queues", "4", args)
 	if err != nil {
 		return err
 	}
@@ -31,6 +33,8 @@ func generic(h *vm.Host) (err error) {
 	}
 	for _, check := range []func() error{
 		func() error { return fewerQueues(h, g) },
+		func() error { return firmware(h, g, zoned) },
+		func() error { return synced(h, g, plain) },
 		func() error { return plugged(h, g, plain) },
 	} {
 		err = errors.Join(err, check()) // each has something of its own to say
@@ -38,7 +42,7 @@ func generic(h *vm.Host) (err error) {
 	return errors.Join(err, g.Sane(), g.PowerOff(), zoned.End(unix.SIGTERM), plain.End(unix.SIGTERM))
 }
 
-// fewerQueues: the guest has both disks, with two queues each.
+// fewerQueues: the guest has both disks, with two queues of the daemon's four.
 func fewerQueues(h *vm.Host, g *vm.Guest) error {
 	got, err := g.Run("for d in vda vdb; do ls /sys/block/$d/mq | wc -l; cat /sys/block/$d/queue/zoned; done")
 	if err != nil {
@@ -54,7 +58,43 @@ func fewerQueues(h *vm.Host, g *vm.Guest) error {
 		done`); err != nil {
 		return err
 	}
-	h.OK("4 processors, disks with 2 queues: the guest gets them")
+	h.OK("4 processors, 4 queues offered, 2 set up: the guest gets its disks with 2")
+	return nil
+}
+
+// firmware: it cannot use a zoned disk, and nobody is warned of that.
+func firmware(h *vm.Host, g *vm.Guest, zoned *vm.Daemon) error {
+	if _, err := g.Run("blkzone report /dev/vda >/dev/null"); err != nil {
+		return err
+	}
+	for line := range strings.Lines(zoned.Log()) {
+		if strings.Contains(line, " warning ") || strings.Contains(line, " error ") {
+			return fmt.Errorf("a zoned boot through SeaBIOS logs: %s", line)
+		}
+	}
+	h.OK("a zoned boot through SeaBIOS logs no warning")
+	return nil
+}
+
+// synced: an fsync in the guest is one on the host, though SeaBIOS had the disk first.
+func synced(h *vm.Host, g *vm.Guest, plain *vm.Daemon) error {
+	if _, err := g.Run("mkfs.ext4 -q /dev/vdb; mount -t ext4 /dev/vdb /mnt"); err != nil {
+		return err
+	}
+	n, err := syncsOf(plain, func() error {
+		_, err := g.Run("for i in $(seq 20); do dd if=/dev/urandom of=/mnt/$i bs=4k count=1 conv=fsync status=none; done")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := g.Run("umount /mnt"); err != nil {
+		return err
+	}
+	if n < 20 {
+		return fmt.Errorf("20 times write and fsync on ext4 make %d syncs of the disk", n)
+	}
+	h.OK("ext4, SeaBIOS in front: 20 times write and fsync make %d syncs", n)
 	return nil
 }
 

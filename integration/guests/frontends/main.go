@@ -10,6 +10,7 @@ func main() {
 	vm.Main([]vm.Test{
 		{Name: "QEMU's generic device", Run: generic},
 		{Name: "vhost-user-blk-pci", Run: block},
+		{Name: "saved and restored", Run: saved},
 		{Name: "memory that is not shared", Run: unshared},
 	})
 }
