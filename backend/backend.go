@@ -154,6 +154,16 @@ type Request struct {
 	flyPrev, flyNext *Request
 }
 
+// Vectors is how many vectors the request keeps for its next I/O beside those of Iov:
+// of data that had to be cut. It must not be in flight.
+func (r *Request) Vectors() int { return cap(r.clip) + r.io.Spare() }
+
+// DropVectors gives them back.
+func (r *Request) DropVectors() {
+	r.clip, r.io.Iov = nil, nil
+	r.io.DropSpare()
+}
+
 // step says what the disk does when it gets a request back: from the engine,
 // or from a mailbox.
 type step uint8

@@ -43,7 +43,8 @@ type Blk struct {
 	serial  [serialBytes]byte
 	config  [BlkConfigBytes]byte // but for the byte writeback, and capacity
 	queues  int
-	shown   int // of these, in the configuration space as the front-end reads it
+	shown   int    // of these, in the configuration space as the front-end reads it
+	segMax  uint32 // segments of data
 
 	// capacity is the disk's size in sectors as the driver sees it.
 	capacity atomic.Uint64
@@ -82,7 +83,7 @@ func NewBlk(disk backend.Disk, o BlkOptions) (*Blk, error) {
 	if b.offered = offer(b.info); o.SplitRings {
 		b.offered &^= FeatureRingPacked
 	}
-	b.config = configSpace(b.info, o.Queues, segMax)
+	b.config, b.segMax = configSpace(b.info, o.Queues, segMax), segMax
 	b.capacity.Store(b.info.CapacitySectors)
 	b.BeginFrontEnd()
 	return b, nil

@@ -37,6 +37,10 @@ type Chain struct {
 	// Out is what the device reads, In what it writes, in order. They point into
 	// guest memory; empty pieces are left out.
 	Out, In []unix.Iovec
+	// longest is the length of the longest descriptor, in bytes, and seams how many
+	// vectors are there only because a descriptor crosses from one region into another.
+	longest uint32
+	seams   int
 	// OutBytes and InBytes are their lengths, together at most 2^32.
 	OutBytes, InBytes uint64
 	// Err says what is wrong with the chain. Out is empty then, and In is the one
@@ -78,6 +82,7 @@ func (c *Chain) add(mem *guestmem.Memory, addr uint64, length uint32, write bool
 	if c.OutBytes+c.InBytes+n > 1<<32 {
 		return errChainTotal
 	}
+	was := len(c.Out) + len(c.In)
 	if write {
 		c.In, err = mem.AppendIovecs(c.In, addr, n)
 		c.InBytes += n
@@ -85,7 +90,10 @@ func (c *Chain) add(mem *guestmem.Memory, addr uint64, length uint32, write bool
 		c.Out, err = mem.AppendIovecs(c.Out, addr, n)
 		c.OutBytes += n
 	}
-	if err == nil && len(c.Out)+len(c.In) > MaxChain {
+	c.longest = max(c.longest, length)
+	pieces := len(c.Out) + len(c.In)
+	c.seams += max(pieces-was-1, 0)
+	if pieces > MaxChain {
 		err = errChainPieces
 	}
 	return err

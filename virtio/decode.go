@@ -2,6 +2,7 @@ package virtio
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"github.com/zvhost/zvhost/backend"
 )
@@ -59,6 +60,9 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 	switch typ {
 	case BlkTypeIn:
 		r.Iov, r.Bytes = c.In, r.space
+		if err := b.tooLarge(r, features); err != nil {
+			return r.done(err)
+		}
 		return r.submit(backend.OpRead, sector)
 	case BlkTypeOut:
 		return b.write(r, backend.OpWrite, &out, sector)
@@ -90,8 +94,33 @@ func (r *BlkRequest) cut() {
 // write makes r a write of what is left behind the header.
 func (b *Blk) write(r *BlkRequest, op backend.Op, out *cursor, sector uint64) bool {
 	r.Iov, r.Bytes = out.rest(), r.Chain.OutBytes-headerBytes
+	if err := b.tooLarge(r, b.negotiated.Load()); err != nil {
+		return r.done(err)
+	}
 	r.Stable = b.WriteThrough()
 	return r.submit(op, sector)
+}
+
+// maxRequestBytes is how much data one request may have, whoever sends it: what UEFI
+// firmware sends in one segment, which takes neither limit (VerifyReadWriteRequest in
+// EDK2's OvmfPkg/VirtioBlkDxe). A driver that takes both sends half of it at most.
+const maxRequestBytes = 1 << 30
+
+// tooLarge says what is wrong with the size of r's data. A driver that has taken
+// SEG_MAX or SIZE_MAX keeps to it: Linux and FreeBSD do. Where it puts the borders of
+// header, data and footer is its own affair, so the longest descriptor may have some of
+// those as well.
+func (b *Blk) tooLarge(r *BlkRequest, features uint64) error {
+	const margin = headerBytes + appendSectorBytes + statusBytes
+	switch n := len(r.Iov) - r.Chain.seams; {
+	case r.Bytes > maxRequestBytes:
+		return fmt.Errorf("%w: %d bytes, at most %d", errTooLarge, r.Bytes, maxRequestBytes)
+	case features&BlkFeatureSegMax != 0 && n > int(b.segMax):
+		return fmt.Errorf("%w: %d segments, but seg_max is %d", errTooLarge, n, b.segMax)
+	case features&BlkFeatureSizeMax != 0 && r.Chain.longest > maxSegmentBytes+margin:
+		return fmt.Errorf("%w: a segment of %d bytes, but size_max is %d", errTooLarge, r.Chain.longest, maxSegmentBytes)
+	}
+	return nil
 }
 
 // getID answers GET_ID: the serial number, padded with NULs to 20 bytes.

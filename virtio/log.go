@@ -12,10 +12,16 @@ type dirtyLog struct {
 	log  *guestmem.Log
 	mem  *guestmem.Memory
 	used uint64 // guest address that writes to the used ring are marked from
-	// held are the device-writable pieces of the chains in flight, by head, as guest
-	// addresses: whoever answers a request shortens the vectors.
-	held [][]piece
+	// held are the device-writable pieces of the chains in flight, as guest addresses:
+	// whoever answers a request shortens the vectors. slots says which are those of a
+	// head, and free which are nobody's.
+	held  [][]piece
+	slots []uint16
+	free  []uint16
 }
+
+// keptPieces is up to how many pieces a slot keeps its memory for the next chain.
+const keptPieces = 128
 
 type piece struct{ guestAddr, n uint64 }
 
@@ -24,27 +30,38 @@ func newDirtyLog(cfg *RingConfig) *dirtyLog {
 	if cfg.Log == nil {
 		return nil
 	}
-	return &dirtyLog{log: cfg.Log, mem: cfg.Mem, used: cfg.UsedLog, held: make([][]piece, cfg.Size)}
+	return &dirtyLog{log: cfg.Log, mem: cfg.Mem, used: cfg.UsedLog, slots: make([]uint16, cfg.Size)}
 }
 
 // hold keeps what of a chain may be written.
 func (l *dirtyLog) hold(c *Chain) {
-	held := l.held[c.Head][:0]
+	if len(l.free) == 0 {
+		l.free = append(l.free, uint16(len(l.held)))
+		l.held = append(l.held, nil)
+	}
+	slot := l.free[len(l.free)-1]
+	l.free = l.free[:len(l.free)-1]
+	l.slots[c.Head] = slot
+	held := l.held[slot][:0]
 	for _, v := range c.In {
 		if at, ok := l.mem.GuestAddr(v); ok {
 			held = append(held, piece{at, v.Len})
 		}
 	}
-	l.held[c.Head] = held
+	l.held[slot] = held
 }
 
 // written marks all that may have been written of a chain. How much it really
 // was is not known of a request that failed.
 func (l *dirtyLog) written(head uint16) {
-	for _, p := range l.held[head] {
+	slot := l.slots[head]
+	for _, p := range l.held[slot] {
 		l.log.Mark(p.guestAddr, p.n)
 	}
-	l.held[head] = l.held[head][:0]
+	if cap(l.held[slot]) > keptPieces {
+		l.held[slot] = nil
+	}
+	l.free = append(l.free, slot)
 }
 
 // ring marks n bytes at an offset of the used ring.

@@ -11,7 +11,7 @@ import (
 // than their own.
 
 // KeepRaw has Raw return what Pop has read. It is for before the first Pop.
-func (q *Packed) KeepRaw() { q.raw = make([][2]uint64, 0, q.size) }
+func (q *Packed) KeepRaw() { q.raw = make([][2]uint64, 0, min(q.size, 128)) }
 
 // Raw are the descriptors of the chain that Pop took last, as they stood in the
 // ring: address; length, and from bit 32 on flags. It is good until the next Pop.

@@ -67,8 +67,19 @@ var (
 	errNoZoned     = errors.New("the disk is zoned, but ZONED was not negotiated")
 	errIDLength    = errors.New("GET_ID with a buffer that is not 20 bytes long")
 	errSegments    = errors.New("data is not one to max_seg segments of 16 bytes")
+	errTooLarge    = errors.New("more data than the device takes in one request")
 	errRangeLength = errors.New("segment is longer than the device allows")
 )
+
+// Vectors is how many vectors the request keeps for the chains to come, of 16 bytes
+// each. It must not be in flight.
+func (r *BlkRequest) Vectors() int { return cap(r.Chain.Out) + cap(r.Chain.In) + r.Request.Vectors() }
+
+// DropVectors gives them back.
+func (r *BlkRequest) DropVectors() {
+	r.Iov, r.Chain.Out, r.Chain.In = nil, nil, nil
+	r.Request.DropVectors()
+}
 
 // begin empties the request for another chain.
 func (r *BlkRequest) begin() {

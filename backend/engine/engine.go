@@ -65,6 +65,13 @@ var ErrQuit = errors.New("the read was given up: nobody waits for it any more")
 // quits says whether op is not to be carried out, or not any further.
 func (op *Op) quits() bool { return op.Quit != nil && op.Code == Readv && op.Quit.Load() }
 
+// Spare is how many vectors op keeps for the rest of short transfers. It must not be
+// in flight.
+func (op *Op) Spare() int { return cap(op.spare) }
+
+// DropSpare gives them back.
+func (op *Op) DropSpare() { op.rest, op.spare = nil, nil }
+
 // An Engine carries out Ops. All its methods but the completion of Ops belong
 // to one goroutine.
 type Engine interface {

@@ -31,7 +31,7 @@ const (
 )
 
 func newOverdue(w *worker) *overdue {
-	o := &overdue{queue: w.index, taken: make([]atomic.Uint32, len(w.reqs)), warn: w.dev.log.Warnf, inform: w.dev.log.Infof}
+	o := &overdue{queue: w.index, taken: make([]atomic.Uint32, w.requests.tags()), warn: w.dev.log.Warnf, inform: w.dev.log.Infof}
 	o.round.Store(1)
 	return o
 }

@@ -16,23 +16,28 @@ import (
 // be taken from the ring, while what is in flight can be answered.
 func (w *worker) pickUp() (spoiled, err error) {
 	// Whatever the record says by now, or becomes of this: nobody comes for the rest.
-	defer w.dev.release(w.claimed)
+	defer func() { w.dev.release(w.claimed) }()
 	w.rec.SetUser(w.dev.user)
 	heads, retake, err := w.begin()
 	if err != nil {
 		return nil, err
 	}
 	for _, head := range heads {
-		r := &w.reqs[w.free[len(w.free)-1]]
+		room := w.makeRoom()
+		r := w.requests.next()
 		if err := retake(head, &r.Chain); errors.Is(err, virtio.ErrNoAnswer) {
 			spoiled = err // the others are answered first
 			continue
 		} else if err != nil {
 			return nil, err
 		}
-		w.free = w.free[:len(w.free)-1]
+		w.requests.take(r)
 		r.Mark = (*backend.Mark)(w.rec.Mark(head))
-		if w.dev.Decode(r) && !w.doubtful(r) {
+		carry := w.dev.Decode(r) && !w.doubtful(r)
+		if carry && !room {
+			carry, r.Err = false, errGivenUp
+		}
+		if carry {
 			w.overdue.add(r.Tag, r.Op)
 			w.lane.Resume(w.dev.disk, &r.Request)
 			continue
@@ -51,6 +56,35 @@ func (w *worker) pickUp() (spoiled, err error) {
 	// Whoever was here may have died between an answer and its call.
 	w.call()
 	return spoiled, nil
+}
+
+// errGivenUp is what a request gets that another process had taken, and this one was
+// told to stop before it had room for it.
+var errGivenUp = fmt.Errorf("%w: the queue was stopped before all that was in flight in it could be taken up again", backend.ErrIO)
+
+// makeRoom answers requests until another one may be in flight: a record may name more
+// of them than are taken from a ring. It is false when the worker is to stop meanwhile:
+// those that it waits for may wait for what has not been taken up, which is released.
+func (w *worker) makeRoom() bool {
+	if !w.requests.full() {
+		return true
+	}
+	w.lane.Start()
+	for w.requests.full() {
+		w.lane.Arm()
+		switch {
+		case w.answer() > 0:
+			w.lane.Disarm()
+		case w.stopping.Load():
+			w.lane.Disarm()
+			w.dev.release(w.claimed)
+			w.claimed = nil
+			return false
+		default:
+			w.lane.Sleep(-1)
+		}
+	}
+	return true
 }
 
 // begin begins with the record, and puts the queue where it says. heads are those

@@ -37,11 +37,7 @@ type worker struct {
 	// packed is queue, where that is a packed one and there is a record.
 	packed *virtio.Packed
 
-	// reqs are one request more than the ring has entries: when all entries are in
-	// flight there is still one to pop with, and Pop then says that a guest which
-	// publishes more has broken its ring. free are the indices of those not in use.
-	reqs []virtio.BlkRequest
-	free []uint32
+	requests *requestTable
 
 	kick     int // w.ring.Kick, or -1 once that does not work any more
 	poll     poller
@@ -57,21 +53,16 @@ type worker struct {
 
 func newWorker(d *Device, index int, r vhostuser.Ring) *worker {
 	w := &worker{
-		dev:     d,
-		index:   index,
-		ring:    r,
-		kick:    r.Kick,
-		rec:     r.Record,
-		poll:    poller{max: d.pollMax},
-		reqs:    make([]virtio.BlkRequest, int(r.Size)+1),
-		free:    make([]uint32, int(r.Size)+1),
-		started: make(chan error, 1),
-		goes:    make(chan struct{}, 1),
-		stopped: make(chan struct{}),
-	}
-	for i := range w.reqs {
-		w.reqs[i].Tag = uint32(i)
-		w.free[i] = uint32(i)
+		dev:      d,
+		index:    index,
+		ring:     r,
+		kick:     r.Kick,
+		rec:      r.Record,
+		poll:     poller{max: d.pollMax},
+		requests: newRequestTable(r.Size),
+		started:  make(chan error, 1),
+		goes:     make(chan struct{}, 1),
+		stopped:  make(chan struct{}),
 	}
 	w.overdue = newOverdue(w)
 	return w
@@ -181,7 +172,7 @@ func (w *worker) serve() error {
 		switch {
 		case stopping && w.lane.InFlight() == 0:
 			return nil
-		case !stopping && !w.dev.abandoned.Load() && w.queue.EnableKicks(), w.answer() > 0:
+		case !stopping && !w.dev.abandoned.Load() && !w.requests.full() && w.queue.EnableKicks(), w.answer() > 0:
 			w.lane.Disarm()
 			continue
 		}
@@ -227,25 +218,26 @@ func (w *worker) linger(idle *time.Time) bool {
 const burst = 8
 
 // take pops what is available, a burst or a ring's worth at the most, and submits
-// it. No more heads can be in flight than the ring has entries, so a request is free
-// for each Pop.
+// it.
 func (w *worker) take() (taken int, err error) {
 	most := w.ring.Size
 	if w.lane.InFlight() == 0 && !w.ioBound && !w.doubts { // all that waits now is in doubt
 		most = min(most, burst)
 	}
+	short := false // there may be more
 	for range most {
-		if w.dev.abandoned.Load() {
-			break // who would see an answer is dead
+		// Who would see an answer may be dead.
+		if short = w.requests.full() || w.stopping.Load() || w.dev.abandoned.Load(); short {
+			break
 		}
-		r := &w.reqs[w.free[len(w.free)-1]]
+		r := w.requests.next()
 		ok, perr := w.queue.Pop(&r.Chain)
 		if perr != nil || !ok {
 			err = perr
 			break
 		}
 		taken++
-		w.free = w.free[:len(w.free)-1]
+		w.requests.take(r)
 		if w.rec != nil {
 			if w.packed != nil {
 				w.rec.Hold(r.Chain.Head, w.packed.Raw())
@@ -259,7 +251,7 @@ func (w *worker) take() (taken int, err error) {
 		}
 		w.complete(r)
 	}
-	if w.doubts && err == nil && !w.dev.abandoned.Load() {
+	if w.doubts && err == nil && !short {
 		// All that waited is refused. What comes once the driver has seen that is new.
 		w.doubts = false
 		w.rec.SetNote(uint64(noteSettled))
@@ -274,7 +266,7 @@ func (w *worker) take() (taken int, err error) {
 // answer completes what is done and returns how much that was.
 func (w *worker) answer() (n int) {
 	for r := w.lane.Done(); r != nil; r = w.lane.Done() {
-		w.complete(&w.reqs[r.Tag])
+		w.complete(w.requests.at(r.Tag))
 		n++
 	}
 	if n > 0 {
@@ -287,7 +279,7 @@ func (w *worker) complete(r *virtio.BlkRequest) {
 	err := r.Err
 	if errors.Is(err, engine.ErrQuit) {
 		// It was not carried out, and stays in flight in the record for who may come with that.
-		w.free = append(w.free, r.Tag)
+		w.requests.put(r)
 		w.overdue.done(r.Tag)
 		return
 	}
@@ -303,7 +295,7 @@ func (w *worker) complete(r *virtio.BlkRequest) {
 		w.rec.Push(r.Chain.Head)
 	}
 	w.queue.Push(r.Chain.Head, written)
-	w.free = append(w.free, r.Tag)
+	w.requests.put(r)
 	w.overdue.done(r.Tag)
 }
 
@@ -336,7 +328,11 @@ func (w *worker) finish() {
 
 // sleep waits for a kick or something to happen on the lane, which is armed.
 func (w *worker) sleep() {
-	if !w.lane.Sleep(w.kick) {
+	kick := w.kick
+	if w.requests.full() {
+		kick = -1 // what came could not be taken
+	}
+	if !w.lane.Sleep(kick) {
 		return
 	}
 	if got, err := vhostuser.ReadNoWait(w.ring.Kick, w.kicks[:]); got == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR {
