@@ -54,6 +54,15 @@ func TestNoWait(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", kind, n, err)
 		}
 	}
+	// Of what can only be read by waiting nothing is read.
+	inotify, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(inotify) }()
+	if _, err := ReadNoWait(inotify, make([]byte, 8)); err != unix.EOPNOTSUPP {
+		t.Errorf("inotify: %v", err)
+	}
 	fd := eventFD(t)
 	b := AppendU64(nil, 1)
 	allocs := testing.AllocsPerRun(100, func() {

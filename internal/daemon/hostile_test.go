@@ -250,6 +250,31 @@ func TestFrontEndVanishes(t *testing.T) {
 	r.nextIsServed()
 }
 
+// A kick descriptor that is readable for ever, an eventfd that counts down by one, does
+// not keep the worker going round, and requests are found all the same.
+func TestKickWithoutEnd(t *testing.T) {
+	r := plainRig(t, 1)
+	g := r.connect(frontend.Options{})
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK|unix.EFD_SEMAPHORE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if _, err := unix.Write(fd, []byte{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Client.SetVringKick(0, fd); err != nil {
+		t.Logf("refused: %v", err)
+	} else {
+		r.book.wait(1, "its kick descriptor is signalled without end")
+		for range 3 {
+			g.want("write", driver.StatusOK, g.Queue(0).Write(pattern(4096, 1), 0))
+		}
+	}
+	g.vanish()
+	r.nextIsServed()
+}
+
 // A ring that is moved while it runs is served at its new place from then on.
 func TestRingMoves(t *testing.T) {
 	r := plainRig(t, 1)

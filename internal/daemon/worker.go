@@ -43,6 +43,8 @@ type worker struct {
 	poll     poller
 	ioBound  bool    // the last sleep was for I/O
 	kicks    [8]byte // what the kick eventfd counted; of no interest
+	vain     int     // kicks in a row for which nothing was found; see sleep
+	saidVain bool    // the log says so
 	stopping atomic.Bool
 	left     atomic.Int32 // requests in flight when it last went to sleep
 	overdue  *overdue
@@ -160,7 +162,7 @@ func (w *worker) serve() error {
 			}
 		}
 		if w.answer()+taken > 0 {
-			idle = time.Time{}
+			idle, w.vain = time.Time{}, 0
 			continue
 		}
 		if w.linger(&idle) {
@@ -323,22 +325,5 @@ func (w *worker) finish() {
 		if w.lane.InFlight() == 0 {
 			return
 		}
-	}
-}
-
-// sleep waits for a kick or something to happen on the lane, which is armed.
-func (w *worker) sleep() {
-	kick := w.kick
-	if w.requests.full() {
-		kick = -1 // what came could not be taken
-	}
-	if !w.lane.Sleep(kick) {
-		return
-	}
-	if got, err := vhostuser.ReadNoWait(w.ring.Kick, w.kicks[:]); got == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR {
-		// A pipe whose other end is closed, or no eventfd at all: it would be
-		// readable for ever.
-		w.dev.errs.Error(fmt.Errorf("queue %d: its kick descriptor does not work any more; no kick will be seen until the front-end sends another", w.index))
-		w.kick = -1
 	}
 }
