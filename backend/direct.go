@@ -186,7 +186,7 @@ func (b *bounce) free() { bounces.Put(b) }
 // on. They fail with EFAULT, as a system call would, when the front-end has taken
 // the memory away.
 func scatter(iov []unix.Iovec, at uint64, data []byte) (err error) {
-	defer faulted(&err)
+	defer faulted(&err, iov)
 	for i := 0; len(data) > 0; i++ {
 		if at >= iov[i].Len {
 			at -= iov[i].Len
@@ -198,7 +198,7 @@ func scatter(iov []unix.Iovec, at uint64, data []byte) (err error) {
 }
 
 func gather(data []byte, iov []unix.Iovec, at uint64) (err error) {
-	defer faulted(&err)
+	defer faulted(&err, iov)
 	for i := 0; len(data) > 0; i++ {
 		if at >= iov[i].Len {
 			at -= iov[i].Len
@@ -207,11 +207,4 @@ func gather(data []byte, iov []unix.Iovec, at uint64) (err error) {
 		data, at = data[copy(data, bytesOf(&iov[i])[at:]):], 0
 	}
 	return nil
-}
-
-// faulted makes EFAULT of a fault. The goroutine has debug.SetPanicOnFault on.
-func faulted(err *error) {
-	if recover() != nil {
-		*err = unix.EFAULT
-	}
 }

@@ -28,6 +28,8 @@ func (e *quickEngine) Submit()                {}
 func (e *quickEngine) Close() error           { return nil }
 func (e *quickEngine) Wait(fds []unix.PollFd) { engine.Poll(fds) }
 
+func (e *quickEngine) Err() error { return nil }
+
 func (e *quickEngine) Reap() *engine.Op {
 	if e.n == 0 {
 		return nil

@@ -170,6 +170,8 @@ func (e *fakeEngine) Submit() {
 
 func (e *fakeEngine) Wait(fds []unix.PollFd) { engine.Poll(fds) }
 
+func (e *fakeEngine) Err() error { return nil }
+
 func (e *fakeEngine) Reap() *engine.Op {
 	if len(e.done) == 0 {
 		return nil

@@ -287,6 +287,8 @@ func (e *heldEngine) release(i int, f fault) {
 
 func (e *heldEngine) Wait(fds []unix.PollFd) { engine.Poll(fds) }
 
+func (e *heldEngine) Err() error { return nil }
+
 func (e *heldEngine) Reap() *engine.Op {
 	if len(e.finished) == 0 {
 		return nil

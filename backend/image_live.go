@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"unsafe"
@@ -83,15 +82,8 @@ func (t *liveTable) storeHere(i int, w word) (ok bool) {
 
 // faulted says whether v, which was recovered, is a fault on the mapping.
 func (t *liveTable) faulted(v any) bool {
-	fault, ok := v.(interface {
-		runtime.Error
-		Addr() uintptr
-	})
-	if !ok {
-		return false
-	}
-	start := uintptr(unsafe.Pointer(unsafe.SliceData(t.mem)))
-	return fault.Addr() >= start && fault.Addr() < start+uintptr(len(t.mem))
+	addr, ok := faultAddr(v)
+	return ok && holds(unsafe.Pointer(unsafe.SliceData(t.mem)), uintptr(len(t.mem)), addr)
 }
 
 // write writes n bytes at byte at of the table to the file.

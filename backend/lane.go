@@ -132,6 +132,11 @@ func (l *Lane) Done() *Request {
 // InFlight is the number of requests submitted and not yet returned by Done.
 func (l *Lane) InFlight() int { return l.inFlight }
 
+// Err is why no more I/O can be started on the lane, nil while it can: the kernel has
+// refused to take any, for a reason that nothing is known to be done about. What is in
+// flight still ends.
+func (l *Lane) Err() error { return l.eng.Err() }
+
 // Arm asks for a wake-up. The worker calls it before Sleep and then looks at Done
 // once more, since what finished before is not reported.
 func (l *Lane) Arm() { l.armed.Store(true) }

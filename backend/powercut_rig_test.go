@@ -191,6 +191,8 @@ func (e *cutEngine) Submit() {
 	}
 }
 
+func (e *cutEngine) Err() error { return nil }
+
 func (e *cutEngine) Reap() *engine.Op {
 	if len(e.finished) == 0 {
 		return nil

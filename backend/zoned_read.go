@@ -48,11 +48,7 @@ func (r *Request) zeroBehind(n uint64) ([]unix.Iovec, error) {
 // system call would, when the front-end has taken the memory away; the caller's
 // goroutine has debug.SetPanicOnFault on.
 func zeroFrom(iov []unix.Iovec, n uint64) (err error) {
-	defer func() {
-		if recover() != nil {
-			err = unix.EFAULT
-		}
-	}()
+	defer faulted(&err, iov)
 	for i := range iov {
 		if l := iov[i].Len; n >= l {
 			n -= l

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
 // A Record is what has to be known of the requests in flight by a process that
@@ -172,6 +173,11 @@ type RingRecord struct {
 
 // A step is a descriptor of the batch that is being made.
 type step struct{ head, next uint16 }
+
+// Has implements guestmem.Part.
+func (q *RingRecord) Has(addr uintptr) bool {
+	return q != nil && guestmem.Holds(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(q.words))), 8*len(q.words)), addr)
+}
 
 func (q *RingRecord) load(i int) uint64     { return atomic.LoadUint64(&q.words[i]) }
 func (q *RingRecord) store(i int, v uint64) { atomic.StoreUint64(&q.words[i], v) }

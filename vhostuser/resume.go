@@ -149,7 +149,7 @@ func (s *Session) pickUp(file *FD, kept Kept) error {
 	s.greeted = s.state.featuresSet
 	if s.logging() {
 		// Without these marks a machine that moves would lose what was written.
-		if err := guestmem.Guard(s.markAll); err != nil {
+		if err := guestmem.Guard(s.markAll, s.dirty.log); err != nil {
 			return fmt.Errorf("the dirty log: %w", err)
 		}
 	}

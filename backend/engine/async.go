@@ -28,6 +28,7 @@ type async struct {
 	done   opList
 	slots  [depth]*Op // what is in the kernel
 	free   []uint32   // slots that are not in use
+	err    error      // see Engine.Err
 
 	files []file
 }
@@ -118,6 +119,28 @@ func (a *async) ended(slot uint32, res int64) {
 	op.rest = nil
 	a.done.push(op)
 }
+
+// Err implements Engine.
+func (a *async) Err() error { return a.err }
+
+// fail makes err what is wrong with the engine, if nothing was before.
+func (a *async) fail(err error) {
+	if a.err == nil {
+		a.err = err
+	}
+}
+
+// refuse ends what is staged, which the kernel will not be given any more.
+func (a *async) refuse() {
+	for op := a.staged.pop(); op != nil; op = a.staged.pop() {
+		op.Err, op.rest = unix.EIO, nil
+		a.done.push(op)
+	}
+}
+
+// failedPause is how long to wait for the kernel, in milliseconds, before it is asked
+// again for what it has taken, once it has failed.
+const failedPause = 50
 
 // left is what of op's vectors is still to be moved, as many as one call takes.
 func (op *Op) left() []unix.Iovec {

@@ -87,6 +87,10 @@ type Engine interface {
 	// until Reap may have something to return. It may also return for no reason.
 	// A descriptor of -1 is passed over.
 	Wait(fds []unix.PollFd)
+	// Err is why the kernel takes no more Ops, nil while it does. What it has not taken
+	// ends with EIO then, and so does what is queued from then on; what it has taken
+	// ends as it always does.
+	Err() error
 	// Close waits for what is in flight and gives back the engine's resources.
 	Close() error
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -110,6 +111,10 @@ func (n *Native) Submit() {
 
 // enter hands to the kernel what is staged, as far as there is room.
 func (n *Native) enter() {
+	if n.err != nil {
+		n.refuse()
+		return
+	}
 	for n.skipQuits(); n.staged.head != nil && len(n.free) > 0; n.skipQuits() {
 		k, bytes := 0, int64(0)
 		for ; n.staged.head != nil && len(n.free) > 0 && bytes < mostAtOnce; n.skipQuits() {
@@ -187,8 +192,14 @@ func (n *Native) collect() {
 // getEvents takes what is finished, and sleeps until that is at least so many.
 func (n *Native) getEvents(atLeast int) {
 	got, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, n.ctx, uintptr(atLeast), depth, uintptr(unsafe.Pointer(&n.events)), 0, 0)
-	if errno != 0 {
-		return // EINTR
+	switch errno {
+	case 0:
+	case unix.EINTR:
+		return
+	default:
+		n.fail(fmt.Errorf("io_getevents: %w", errno))
+		n.refuse()
+		return
 	}
 	for i := range n.events[:got] {
 		n.ended(uint32(n.events[i].data), n.events[i].res)
@@ -205,7 +216,11 @@ func (n *Native) Wait(fds []unix.PollFd) {
 		return
 	}
 	n.poll = append(append(n.poll[:0], fds...), unix.PollFd{Fd: int32(n.fd), Events: unix.POLLIN})
-	Poll(n.poll)
+	timeout := -1
+	if n.err != nil {
+		timeout = failedPause
+	}
+	pollFor(n.poll, timeout)
 	for i := range fds {
 		fds[i].Revents = n.poll[i].Revents
 	}
@@ -218,7 +233,9 @@ func (n *Native) Wait(fds []unix.PollFd) {
 func (n *Native) Close() error {
 	err := n.slow.Close()
 	for n.collect(); len(n.free) < depth; n.collect() {
-		n.getEvents(1)
+		if n.getEvents(1); n.err != nil {
+			time.Sleep(failedPause * time.Millisecond)
+		}
 	}
 	if _, _, errno := unix.Syscall(unix.SYS_IO_DESTROY, n.ctx, 0, 0); errno != 0 {
 		err = errors.Join(err, fmt.Errorf("io_destroy: %w", errno))

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -90,8 +91,14 @@ func ZeroRangeAt(fd int, off, n int64) error {
 }
 
 // Poll sleeps until one of fds can be read.
-func Poll(fds []unix.PollFd) {
-	if _, err := unix.Poll(fds, -1); err != nil { // EINTR; then nobody filled in what came
+func Poll(fds []unix.PollFd) { pollFor(fds, -1) }
+
+// pollFor is Poll for so many milliseconds at most; -1 is for ever.
+func pollFor(fds []unix.PollFd, timeout int) {
+	if _, err := unix.Poll(fds, timeout); err != nil { // nobody filled in what came
+		if err != unix.EINTR { // no memory, or too few descriptors are allowed
+			time.Sleep(failedPause * time.Millisecond)
+		}
 		for i := range fds {
 			fds[i].Revents = 0
 		}

@@ -168,6 +168,9 @@ func (t *Threads) Reap() *Op {
 // that makes readable.
 func (t *Threads) Wait(fds []unix.PollFd) { Poll(fds) }
 
+// Err implements Engine.
+func (t *Threads) Err() error { return nil }
+
 // Close implements Engine.
 func (t *Threads) Close() error {
 	t.mu.Lock()

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,10 @@ func (u *Uring) Submit() {
 
 // enter hands to the kernel what is staged, as far as there is room.
 func (u *Uring) enter() {
+	if u.err != nil {
+		u.refuse()
+		return
+	}
 	bytes := int64(0)
 	for u.skipQuits(); u.staged.head != nil && len(u.free) > 0; u.skipQuits() {
 		sqe := u.ring.SQE()
@@ -87,13 +92,20 @@ func (u *Uring) enter() {
 
 // syscall submits and delivers, and sleeps until so many completions are there.
 // What the kernel does not take, for want of memory, stays staged, and Submit is
-// called again whenever the worker looks. Any other error is a bug, as a call from
-// another thread is.
+// called again whenever the worker looks. Any other error is the end of the engine.
 func (u *Uring) syscall(wait int) {
 	switch err := u.ring.Enter(wait); err {
 	case nil, unix.EINTR, unix.EAGAIN, unix.EBUSY, unix.ENOMEM:
 	default:
-		panic(fmt.Sprintf("engine: io_uring_enter: %v", err))
+		u.fail(fmt.Errorf("io_uring_enter: %w", err))
+		for _, data := range u.ring.Unstage() {
+			if data < watchBase {
+				u.ended(uint32(data), -int64(unix.EIO))
+			} else {
+				u.watches[data-watchBase].armed = false
+			}
+		}
+		u.refuse()
 	}
 }
 
@@ -164,6 +176,11 @@ func (u *Uring) Wait(fds []unix.PollFd) {
 	if u.collect(); u.done.head != nil {
 		return
 	}
+	if u.err != nil {
+		pollFor(fds, failedPause)
+		u.syscall(0)
+		return
+	}
 	asleep := true
 	for i := range fds {
 		if w := u.watch(&fds[i]); w != nil && w.fired {
@@ -209,7 +226,9 @@ func (u *Uring) watch(p *unix.PollFd) *watch {
 func (u *Uring) Close() error {
 	err := u.slow.Close()
 	for u.collect(); len(u.free) < depth; u.collect() {
-		u.syscall(1)
+		if u.syscall(1); u.err != nil {
+			time.Sleep(failedPause * time.Millisecond)
+		}
 	}
 	return errors.Join(err, u.ring.Close())
 }

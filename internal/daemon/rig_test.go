@@ -288,6 +288,7 @@ func pattern(n int, seed uint64) []byte {
 // and while it is broken I/O fails.
 type gate struct {
 	shut, broken atomic.Bool
+	ended        atomic.Bool  // the kernel takes no more
 	held         atomic.Int64 // Ops that wait
 	stable       atomic.Int64 // those that make something stable
 
@@ -351,6 +352,13 @@ func (e *gatedEngine) Submit() {
 		e.held = e.held[:0]
 	}
 	e.Threads.Submit()
+}
+
+func (e *gatedEngine) Err() error {
+	if e.gate.ended.Load() {
+		return unix.EBADF
+	}
+	return nil
 }
 
 func (e *gatedEngine) Reap() *engine.Op {

@@ -89,7 +89,7 @@ func (w *worker) run() {
 	}
 	w.started <- nil
 	defer w.overdue.start(w.dev.patience)()
-	if err := guestmem.Guard(w.serve); err != nil {
+	if err := guestmem.Guard(w.serve, w.ring.Mem, w.ring.Log, w.rec); err != nil {
 		w.broken(err)
 		// Answers cannot be given any more, but nothing may be left in flight.
 		for w.lane.InFlight() > 0 {
@@ -112,7 +112,7 @@ func (w *worker) open() (err error) {
 		return err
 	}
 	w.lane.QuitOn(&w.dev.abandoned)
-	if err := guestmem.Guard(w.openRing); err != nil {
+	if err := guestmem.Guard(w.openRing, w.ring.Mem); err != nil {
 		return errors.Join(err, w.lane.Close())
 	}
 	return nil
@@ -150,6 +150,11 @@ func (w *worker) serve() error {
 	w.queue.EnableKicks()
 	var idle time.Time // since when there is nothing to do; zero: there is
 	for {
+		if err := w.lane.Err(); err != nil {
+			w.broken(fmt.Errorf("the kernel carries out no more of its I/O: %w", err))
+			w.finish()
+			return nil
+		}
 		taken := 0
 		if !w.stopping.Load() {
 			w.queue.DisableKicks()

@@ -81,6 +81,27 @@ func TestDiskFails(t *testing.T) {
 	g.leave()
 }
 
+// An engine that the kernel takes no more from ends its queue, visibly: what is in
+// flight is answered, and the daemon goes on.
+func TestEngineEnds(t *testing.T) {
+	r := plainRig(t, 1)
+	gate := r.newGate()
+	g := r.connect(frontend.Options{})
+	errs := g.errFD(0)
+	g.want("write", driver.StatusOK, g.Queue(0).Write(pattern(4096, 1), 0))
+	gate.ended.Store(true)
+	g.kick(0)
+	readable(t, "the err eventfd", errs)
+	r.logged("queue 0 is broken")
+	r.logged("the kernel carries out no more of its I/O: bad file descriptor")
+	if !r.dev.NeedsReset() {
+		t.Error("the device needs no reset")
+	}
+	gate.ended.Store(false)
+	g.vanish()
+	r.nextIsServed()
+}
+
 // Write-through makes writes stable before they are answered, which shows here
 // as a sync behind each; write-back does not.
 func TestCacheMode(t *testing.T) {

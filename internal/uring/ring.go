@@ -141,6 +141,18 @@ func (r *Ring) enter(wait int, flags uintptr, arg *getEventsArg) error {
 	}
 }
 
+// Unstage takes back what is staged and was not submitted, and returns its user data.
+// It is for a ring that Enter has failed for.
+func (r *Ring) Unstage() (data []uint64) {
+	head := atomic.LoadUint32(r.sqHead)
+	for i := head; i != r.tail; i++ {
+		data = append(data, (*SQE)(unsafe.Pointer(&r.sqes[uintptr(i&r.sqMask)*unsafe.Sizeof(SQE{})])).UserData)
+	}
+	r.tail, r.shown = head, head
+	atomic.StoreUint32(r.sqTail, head)
+	return data
+}
+
 // Calls is how often the kernel was entered: what a batch costs, for tests.
 func (r *Ring) Calls() uint64 { return r.calls }
 

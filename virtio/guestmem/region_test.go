@@ -150,7 +150,15 @@ func TestShrunkFileFaults(t *testing.T) {
 	if err := m.ReadAt(copied[:], page-8); err != nil {
 		t.Fatal(err)
 	}
-	err = guestmem.Guard(func() error { return m.ReadAt(copied[:], page) })
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("a fault on memory that Guard was not told of is an error of the front-end's")
+			}
+		}()
+		_ = guestmem.Guard(func() error { return m.ReadAt(copied[:], page) }, guestmem.HeapLog(1), (*guestmem.Memory)(nil))
+	}()
+	err = guestmem.Guard(func() error { return m.ReadAt(copied[:], page) }, m)
 	if err == nil || !strings.Contains(err.Error(), "its memory is not there (fault at 0x") {
 		t.Fatalf("reading memory that is gone: %v", err)
 	}
