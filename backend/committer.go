@@ -191,6 +191,9 @@ func (c *committer) answer(waiting reqList) {
 
 // commitAll makes everything durable that was done before it was called.
 func (c *committer) commitAll() error {
+	if err := c.d.img.size.look(); err != nil {
+		return err // before the table, or the file would be longer again
+	}
 	if c.lost != nil {
 		return errLost(c.lost)
 	}

@@ -275,7 +275,10 @@ func (d *drive) ReportZone(i int) Zone {
 // Close implements Disk.
 func (d *drive) Close() error {
 	var err error
-	if !d.info.ReadOnly {
+	switch lost := d.lost.Load(); {
+	case lost != nil: // the kernel tells it once: this sync would succeed
+		err = fmt.Errorf("drive %s: %w", d.path, errLost(*lost))
+	case !d.info.ReadOnly:
 		if err = unix.Fdatasync(int(d.f.Fd())); err != nil {
 			err = fmt.Errorf("drive %s: sync: %w", d.path, err)
 		}

@@ -3,7 +3,6 @@ package backend
 import (
 	"errors"
 	"fmt"
-	"io"
 )
 
 // Grow has an ordinary disk take in what its file or device has become larger by
@@ -30,17 +29,22 @@ func Grow(d Disk) (sectors uint64, err error) {
 func (p *plain) grow() (uint64, error) {
 	p.growing.Lock()
 	defer p.growing.Unlock()
+	if err := p.size.failed(); err != nil {
+		return 0, fmt.Errorf("disk %s: %w", p.f.Name(), err)
+	}
 	was := p.capacity.Load()
-	size, err := p.f.Seek(0, io.SeekEnd) // nobody uses the offset of the file
+	size, err := sizeOf(p.fd)
 	if err != nil {
 		return 0, fmt.Errorf("disk %s: %w", p.f.Name(), err)
 	}
 	sectors := wholeBlocks(size, p.info.LogicalBlockSize)
 	if sectors < was {
-		return 0, fmt.Errorf("disk %s: it has shrunk from %d sectors to %d, which no guest can be told of: give it its size back (truncate -s)", p.f.Name(), was, sectors)
+		_ = p.size.look() // nothing is served from here on
+		return 0, fmt.Errorf("disk %s: it has shrunk from %d sectors to %d while it is served: what was cut off is lost, so nothing of it is served any more; stop zvhost, and restore the file", p.f.Name(), was, sectors)
 	}
 	p.faults.grow(sectors)
 	p.capacity.Store(sectors)
+	p.size.least.Store(int64(sectors) << SectorShift)
 	return sectors, nil
 }
 

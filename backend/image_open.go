@@ -28,6 +28,8 @@ type image struct {
 	stateMu sync.Mutex // guards state, once the image is open
 	state   state
 
+	size fileSize
+
 	syncing sync.Mutex // guards lost, and has one sync at a time: see sync
 	lost    error      // what a sync has failed with
 
@@ -79,14 +81,15 @@ func openImage(path string, o Options) (_ *image, err error) {
 		return nil, err
 	}
 	img.layout = *l
-	if st, err := f.Stat(); err != nil {
+	if size, err := sizeOf(int(f.Fd())); err != nil {
 		return nil, err
-	} else if err := l.checkSize(st.Size()); err != nil {
+	} else if err := l.checkSize(size); err != nil {
 		return nil, err
 	}
 	if err := l.checkTables(f); err != nil {
 		return nil, fmt.Errorf("%w; run 'zvhost check'", err)
 	}
+	img.size.init(int(f.Fd()), l.fileBytes())
 	if img.faults, err = readFaults(f, l); err != nil {
 		return nil, err
 	}
@@ -235,6 +238,9 @@ func readBlock(f *os.File, l *layout, n int, words []word) (seq uint64, damaged 
 // distrust makes the next one who opens the image go on from the committed
 // table, whatever the live one says.
 func (img *image) distrust() error {
+	if err := img.size.failed(); err != nil {
+		return err // it is no image any more, and this would make it longer again
+	}
 	img.stateMu.Lock()
 	defer img.stateMu.Unlock()
 	return img.state.distrust(img.store, img.uuid)
@@ -244,7 +250,11 @@ func (img *image) distrust() error {
 // words must have been committed.
 func (img *image) close() error {
 	if img.readOnly {
-		return img.release()
+		err := img.size.look()
+		if err != nil {
+			err = fmt.Errorf("image %s: %w", img.path, err)
+		}
+		return errors.Join(err, img.release())
 	}
 	err := img.sync() // the live table too: a sync of a file covers its mappings
 	if err == nil {
@@ -268,6 +278,9 @@ func (img *image) sync() error {
 	defer img.syncing.Unlock()
 	if img.lost == nil {
 		img.lost = img.store.sync()
+	}
+	if img.lost == nil {
+		img.lost = img.size.look()
 	}
 	return img.lost
 }

@@ -22,6 +22,7 @@ type Lane struct {
 	detours  int     // see move
 	waiting  reqList // for a detour of others to end
 	inFlight int
+	looked   bool         // since the last Start: see fileSize.before
 	hurry    atomic.Bool  // no answer is held back any more
 	quit     *atomic.Bool // see QuitOn
 	standing []standing   // lines of a drive's zones that begin to move with Start
@@ -82,6 +83,7 @@ func (l *Lane) Start() {
 		s.d.begin(s.z, l)
 	}
 	l.standing = l.standing[:0]
+	l.looked = false
 	l.eng.Submit()
 }
 

@@ -30,6 +30,7 @@ type plain struct {
 
 	syncs  *os.File // for syncs: see openSyncs; nil on a disk that is only read
 	syncFD int      // its descriptor, or that of f
+	size   fileSize
 	// lost is set once a sync has failed, to its error: see errLost.
 	lost atomic.Pointer[error]
 
@@ -100,6 +101,7 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 		p.info.MaxDiscardSectors, p.info.MaxWriteZeroesSectors = maxRangeSectors, maxRangeSectors
 	}
 	p.capacity.Store(sectors)
+	p.size.init(p.syncFD, int64(sectors)<<SectorShift)
 	p.faults.init(p.info)
 	return p, nil
 }
@@ -143,19 +145,22 @@ func (p *plain) Faults() *Faults { return &p.faults }
 func (p *plain) Close() error {
 	err := p.lastSync()
 	if err != nil {
-		err = fmt.Errorf("disk %s: sync: %w", p.f.Name(), err)
+		err = fmt.Errorf("disk %s: %w", p.f.Name(), err)
 	}
 	return errors.Join(err, unlockFile(p.f), p.release())
 }
 
 func (p *plain) lastSync() error {
-	if lost := p.lost.Load(); lost != nil {
-		return errLost(*lost)
+	err := p.failed()
+	if err == nil && !p.info.ReadOnly {
+		if err = unix.Fdatasync(p.syncFD); err != nil {
+			err = fmt.Errorf("sync: %w", err)
+		}
 	}
-	if p.info.ReadOnly {
-		return nil
+	if err == nil {
+		err = p.size.look()
 	}
-	return unix.Fdatasync(p.syncFD)
+	return err
 }
 
 // release lets the file go as it is.
@@ -168,6 +173,14 @@ func (p *plain) release() (err error) {
 
 // submit implements Disk.
 func (p *plain) submit(r *Request) {
+	err := p.size.failed()
+	if err == nil && r.Op != OpRead {
+		err = p.size.before(r.lane)
+	}
+	if err != nil {
+		p.fail(r, err)
+		return
+	}
 	io := &r.io
 	io.FD, io.Dsync = p.fd, false
 	switch r.Op {
@@ -294,6 +307,12 @@ func (p *plain) rangeDone(r *Request) {
 
 // moved goes on when the data of a read or write has been moved, or not.
 func (p *plain) moved(r *Request) {
+	if r.io.Err == io.ErrUnexpectedEOF {
+		if err := p.size.look(); err != nil {
+			p.fail(r, err)
+			return
+		}
+	}
 	switch {
 	case r.io.Err != nil:
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, r.io.Err))

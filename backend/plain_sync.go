@@ -47,7 +47,9 @@ func (p *plain) lead(r *Request) {
 // their answers, and the first of those who have come since leads the next one.
 func (p *plain) synced(r *Request) {
 	err := r.io.Err
-	if err != nil {
+	if err == nil {
+		_ = p.size.look() // answer asks what it has found
+	} else {
 		lost := err // of its own, or every err would be allocated
 		p.lost.Store(&lost)
 	}
@@ -76,9 +78,17 @@ func (p *plain) synced(r *Request) {
 // answer ends r, with success unless any sync has failed: that one may have been
 // told of what r covers.
 func (p *plain) answer(r *Request) {
-	if lost := p.lost.Load(); lost != nil && !plantToldOnce {
-		p.fail(r, fmt.Errorf("%w: %w", ErrIO, errLost(*lost)))
+	if err := p.failed(); err != nil && !plantToldOnce {
+		p.fail(r, err)
 		return
 	}
 	r.lane.finish(r, nil)
+}
+
+// failed is why no sync can succeed any more, nil as long as one can.
+func (p *plain) failed() error {
+	if lost := p.lost.Load(); lost != nil {
+		return fmt.Errorf("%w: %w", ErrIO, errLost(*lost))
+	}
+	return p.size.failed()
 }

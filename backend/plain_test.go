@@ -198,19 +198,6 @@ func TestPlainFailedSyncIsSticky(t *testing.T) {
 	}
 }
 
-// A file that shrinks under its disk costs the requests that miss it an error.
-func TestPlainFileShrinks(t *testing.T) {
-	path := newPlain(t, 1<<20)
-	d := openDisk(t, path)
-	defer d.Close()
-	c := newClient(t, d)
-	if err := os.Truncate(path, 4096); err != nil {
-		t.Fatal(err)
-	}
-	c.want(c.do(request(OpRead, 4, make([]byte, 4096))), ErrIO)
-	c.want(c.do(request(OpRead, 0, make([]byte, 4096))), nil)
-}
-
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo")

@@ -54,9 +54,9 @@ func readReport(f *os.File) (Report, error) {
 	if rep.InUse, err = inUse(f); err != nil {
 		return Report{}, err
 	}
-	if st, err := f.Stat(); err != nil {
+	if size, err := sizeOf(int(f.Fd())); err != nil {
 		return Report{}, err
-	} else if err := l.checkSize(st.Size()); err != nil {
+	} else if err := l.checkSize(size); err != nil {
 		return Report{}, err
 	}
 	if err := l.checkTables(f); err != nil {

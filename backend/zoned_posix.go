@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -154,6 +155,14 @@ var errTable = fmt.Errorf("%w: the zone table cannot be written", ErrIO)
 
 // submit implements Disk.
 func (d *zoned) submit(r *Request) {
+	err := d.img.size.failed()
+	if err == nil && r.Op != OpRead && r.Op != OpReport {
+		err = d.img.size.before(r.lane)
+	}
+	if err != nil {
+		d.fail(r, err)
+		return
+	}
 	switch r.Op {
 	case OpRead:
 		d.read(r)
@@ -218,6 +227,11 @@ func (d *zoned) fail(r *Request, err error) { r.lane.finish(r, d.errorOf(r, err)
 func (d *zoned) end(r *Request, err error) {
 	switch {
 	case err != nil:
+		if err == io.ErrUnexpectedEOF {
+			if short := d.img.size.look(); short != nil {
+				err = short
+			}
+		}
 		err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, err))
 		if r.Op == OpWrite && r.io.Dsync { // it may have been told that data is lost: see image.sync
 			d.com.flush(r, err)

@@ -247,6 +247,7 @@ func (d *zoned) publish(z *zone, i int) bool {
 	}
 	if !d.img.live.store(i, w) {
 		d.broken.Store(true)
+		_ = d.img.size.look() // that would be why
 		return false
 	}
 	z.word.Store(uint64(w))

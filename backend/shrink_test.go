@@ -1,0 +1,168 @@
+package backend
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+const cutShort = "cut it short while it is served"
+
+// wantCutShort says that err is the one of a disk whose file is too short.
+func wantCutShort(t *testing.T, what string, err error) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), cutShort) {
+		t.Errorf("%s: got %v, want it to say %q", what, err, cutShort)
+	}
+}
+
+// The file under a disk is cut short, and then a write makes it as long as it was,
+// with a hole where there was data. Nobody is told that the data is there as zeroes,
+// nor that anything is stored, and the disk does not close in good order.
+func TestFileShrinks(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, dir string, o Options, kind engine.Kind) {
+		for _, zoned := range []bool{false, true} {
+			for _, first := range []string{"read", "write", "flush", "zeroes", "manage", "nothing"} {
+				for _, to := range []int64{0, 4096, 1 << 16} {
+					path, start := shrinking(t, dir, zoned), uint64(0)
+					d, err := Open(path, o)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if z := d.Info().Zoned; z != nil {
+						start = 3 * z.ZoneSectors
+					}
+					c := newClientOn(t, d, kind.Open)
+					whole := crooked(32<<10, 0)
+					copy(whole, pattern('x', len(whole)))
+					c.want(c.write(start, whole), nil)
+					c.want(c.flush(), nil)
+					if err := os.Truncate(path, to); err != nil {
+						t.Fatal(err)
+					}
+					last := d.Info().CapacitySectors - 8
+					switch {
+					case first == "read": // what is cut off for sure
+						c.want(c.do(request(OpRead, start+56, crooked(4096, 0))), map[bool]error{true: ErrIO}[to != 1<<16 || zoned])
+					case first == "write" && zoned:
+						c.want(c.write(15*small.ZoneSectors, crooked(32<<10, 0)), ErrIO)
+					case first == "write":
+						c.want(c.write(last, crooked(4096, 0)), ErrIO)
+					case first == "flush":
+						c.want(c.flush(), ErrIO)
+					case first == "zeroes" && !zoned:
+						c.want(c.do(ranges(OpWriteZeroes, Range{Sector: last, Sectors: 8})), ErrIO)
+					case first == "manage" && zoned:
+						c.want(c.zoneOp(OpReset, start), ErrIO)
+					}
+					if first != "nothing" {
+						wantCutShort(t, "flush", c.flush())
+						wantCutShort(t, "read", c.do(request(OpRead, start, crooked(4096, 0))))
+						wantCutShort(t, "write", c.write(start, crooked(4096, 0)))
+					}
+					wantCutShort(t, first+", close", d.Close())
+					if st, err := os.Stat(path); err != nil || st.Size() > to {
+						t.Errorf("%s: the file has %d bytes again, %v", first, st.Size(), err)
+					}
+					if err := os.Remove(path); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+	})
+}
+
+// shrinking is a file of 1 MiB, or an image.
+func shrinking(t *testing.T, dir string, zoned bool) string {
+	t.Helper()
+	if zoned {
+		return newImageIn(t, dir, small)
+	}
+	path := filepath.Join(dir, "plain")
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A disk that is only read says so, too, when it is closed.
+func TestFileShrinksReadOnly(t *testing.T) {
+	for _, zoned := range []bool{false, true} {
+		path := shrinking(t, t.TempDir(), zoned)
+		d, err := Open(path, Options{ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		wantCutShort(t, "close", d.Close())
+	}
+}
+
+// A file that has grown is as good as before, whoever was told of it; and one that
+// loses what nobody was shown, too.
+func TestFileGrowsAndShrinksBack(t *testing.T) {
+	path := shrinking(t, t.TempDir(), false)
+	d := openDisk(t, path)
+	c := newClient(t, d)
+	for _, step := range []struct {
+		bytes int64
+		grow  bool
+		good  bool
+	}{
+		{3 << 20, false, true},
+		{2 << 20, true, true},
+		{2<<20 + 100, false, true},
+		{2 << 20, false, true},
+		{2<<20 - 1, false, false},
+		{4 << 20, false, false}, // it has been too short, and what it lost is lost
+	} {
+		if err := os.Truncate(path, step.bytes); err != nil {
+			t.Fatal(err)
+		}
+		if step.grow {
+			if n, err := Grow(d); err != nil || n<<SectorShift != uint64(step.bytes) {
+				t.Fatal(n, err)
+			}
+		}
+		err := c.write(0, make([]byte, 4096))
+		if err == nil {
+			err = c.flush()
+		}
+		if step.good != (err == nil) {
+			t.Errorf("with %d bytes: %v", step.bytes, err)
+		}
+	}
+	if _, err := d.(*plain).f.Seek(0, io.SeekStart); err != nil {
+		t.Error(err)
+	}
+	wantCutShort(t, "close", d.Close())
+}
+
+// A drive of which a sync has failed does not close in good order: the kernel tells of
+// lost data once.
+func TestDriveClosesLost(t *testing.T) {
+	d := &drive{f: openFile(t), path: "drive"}
+	err := error(unix.EIO)
+	d.lost.Store(&err)
+	if err := d.Close(); err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
+		t.Errorf("closed with %v", err)
+	}
+}
+
+func openFile(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(newPlain(t, 1<<20), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
