@@ -62,6 +62,9 @@ func Check(path string) ([]Finding, error) {
 	if kind != KindImage {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotImage)
 	}
+	if err := inFile(path); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open the image: %w", err)
@@ -91,14 +94,14 @@ func (c *checker) run() error {
 	if l == nil {
 		return nil
 	}
-	st, err := c.f.Stat()
+	size, err := sizeOf(int(c.f.Fd()))
 	if err != nil {
 		return err
 	}
-	if st.Size() < l.fileBytes() {
+	if size < l.fileBytes() {
 		// It may be the superblock that is wrong, and then all else would be looked for in
 		// the wrong place.
-		c.found("file", "%d bytes long, but the zones need %d: it was cut short", st.Size(), l.fileBytes())
+		c.found("file", "%d bytes long, but the zones need %d: it was cut short", size, l.fileBytes())
 		return nil
 	}
 	if err := l.checkTables(c.f); err != nil {

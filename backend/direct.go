@@ -39,17 +39,29 @@ func (a reach) has(iov []unix.Iovec) bool {
 // is read and written.
 func openDirect(path string, mode int) (_ *os.File, a reach, block uint32, err error) {
 	f, err := os.OpenFile(path, mode|unix.O_DIRECT, 0)
+	if err != nil {
+		return nil, a, 0, directError(err)
+	}
+	a, block = reachOf(f)
+	return f, a, block, nil
+}
+
+// directError is err, with which a file could not be opened for direct I/O.
+func directError(err error) error {
 	if errors.Is(err, unix.EINVAL) {
 		err = fmt.Errorf("%w: its file system has no direct I/O; leave --cache=direct out", err)
 	}
-	if err != nil {
-		return nil, a, 0, err
-	}
+	return err
+}
+
+// reachOf is what memory a file that is open for direct I/O takes, and in what units of
+// bytes, counted from the beginning, it is read and written.
+func reachOf(f *os.File) (a reach, block uint32) {
 	var st unix.Statx_t
-	err = unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st)
+	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st)
 	if err == nil && st.Mask&unix.STATX_DIOALIGN != 0 && st.Dio_offset_align != 0 {
 		block = max(st.Dio_offset_align, SectorSize)
-		return f, reach{uint64(max(st.Dio_mem_align, 1)) - 1, uint64(block) - 1}, block, nil
+		return reach{uint64(max(st.Dio_mem_align, 1)) - 1, uint64(block) - 1}, block
 	}
 	// Before Linux 6.1, and where the file system does not say. A block of 512
 	// bytes can be read or it cannot.
@@ -59,7 +71,7 @@ func openDirect(path string, mode int) (_ *os.File, a reach, block uint32, err e
 	if _, err := unix.Pread(int(f.Fd()), b.data, SectorSize); err == unix.EINVAL {
 		block = pageBytes
 	}
-	return f, reach{pageBytes - 1, uint64(block) - 1}, block, nil
+	return reach{pageBytes - 1, uint64(block) - 1}, block
 }
 
 // A guest says how large its requests are, up to 4 GiB each, and how many there are.

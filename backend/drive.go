@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -74,21 +73,16 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 	if o.ReadOnly || o.look {
 		mode = os.O_RDONLY
 	}
+	var f *os.File
 	if o.Window == nil && !o.look {
 		// A device that is mounted, or part of another one, is not ours. Windows
 		// are shared among daemons, so there the locks have to do.
-		mode |= os.O_EXCL
-	}
-	f, err := os.OpenFile(path, mode|unix.O_DIRECT, 0)
-	for range 60 { // times 50 ms: a process that has ended may leave it for longer, see lockFile
-		if !errors.Is(err, unix.EBUSY) {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
+		f, err = openExclusively(path, mode|unix.O_DIRECT)
+	} else {
 		f, err = os.OpenFile(path, mode|unix.O_DIRECT, 0)
 	}
-	if errors.Is(err, unix.EBUSY) {
-		return nil, fmt.Errorf("drive %s %w", path, &InUseError{said: "is in use: it is mounted, part of another device, or opened by another program; stop that first"})
+	if IsInUse(err) {
+		return nil, fmt.Errorf("drive %s %w", path, err)
 	} else if err != nil {
 		return nil, fmt.Errorf("open the drive: %w", err)
 	}
@@ -224,7 +218,7 @@ func (d *drive) claim() error {
 	lk := d.lock(how)
 	err := unix.FcntlFlock(d.f.Fd(), unix.F_OFD_SETLK, &lk)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return &InUseError{said: "zones of it are served already, by another zvhost; stop that first, or choose other --zones"}
+		return &InUseError{said: "zones of it are served already, by another zvhost or QEMU; stop that first, or choose other --zones"}
 	} else if err != nil {
 		return fmt.Errorf("lock: %w", err)
 	}

@@ -171,7 +171,7 @@ func createImage(path string, g Geometry, s Start, over func(*os.File) newFile) 
 
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("create %s: the file exists; remove it first, or choose another name", path)
+		return exists(path)
 	} else if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
@@ -191,6 +191,21 @@ func createImage(path string, g Geometry, s Start, over func(*os.File) newFile) 
 	}
 	// The directory too: a power cut must not take back the file's name.
 	return errors.Join(to.Sync(), syncDir(filepath.Dir(path)))
+}
+
+// exists is why no image is made at path: something is there, and whose it is nobody
+// has said. It is no advice to destroy it.
+func exists(path string) error {
+	st, err := os.Stat(path)
+	switch {
+	case err == nil && st.IsDir():
+		return fmt.Errorf("create %s: it is a directory; give the name of a new file in it", path)
+	case err == nil && st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0:
+		return fmt.Errorf("create %s: it is a block device, and images stand in files only; give the name of a new file", path)
+	case err == nil && !st.Mode().IsRegular():
+		return fmt.Errorf("create %s: it exists and is no regular file; choose another name", path)
+	}
+	return fmt.Errorf("create %s: the file exists, and is left as it is; choose another name", path)
 }
 
 // writeNew writes all but the superblock first, so that a half-made image is

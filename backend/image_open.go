@@ -72,7 +72,7 @@ func openImage(path string, o Options) (_ *image, err error) {
 		img.store = o.wrap(img.store)
 	}
 	if !o.look {
-		if err := lockFile(f, o.ReadOnly); err != nil {
+		if err := lockFileOrWarn(f, o.ReadOnly, o.Warn); err != nil {
 			return nil, err
 		}
 	}

@@ -30,6 +30,9 @@ type Options struct {
 	Format Format
 	// Window is the part of a zoned block device to serve; nil for all of it.
 	Window *Window
+	// Warn is told, in a line, what may be wrong with a disk that is opened all the same;
+	// nil: nobody is.
+	Warn func(text string)
 
 	look bool              // without the lock, not to be used: see Look
 	wrap func(store) store // tests: what is put over an image's file
@@ -162,11 +165,24 @@ func Open(path string, o Options) (Disk, error) {
 	return d, nil
 }
 
+// inFile says why what stands at path, an image, cannot be used: it is on a block
+// device.
+func inFile(path string) error {
+	st, err := os.Stat(path)
+	if err == nil && st.Mode()&os.ModeDevice != 0 {
+		err = fmt.Errorf("%s is a block device that holds a zoned image, and images are served from files only: copy it into a file (cp --sparse=always %s disk.zvh) and serve that; an ordinary disk, whatever stands on it, is served with --format raw", path, path)
+	}
+	return err
+}
+
 // kind is what the file at path is to be opened as.
 func (o *Options) kind(path string) (Kind, error) {
 	kind, err := Probe(path)
 	if err == nil {
 		kind, err = o.Format.check(path, kind)
+	}
+	if err == nil && kind == KindImage {
+		err = inFile(path)
 	}
 	if err != nil {
 		return 0, err

@@ -48,17 +48,11 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	if o.ReadOnly || o.look {
 		mode = os.O_RDONLY
 	}
-	p := &plain{direct: o.Direct}
-	var directBlock uint32
-	if o.Direct {
-		p.f, p.reach, directBlock, err = openDirect(path, mode)
-	} else {
-		p.f, err = os.OpenFile(path, mode, 0)
-	}
+	f, err := o.openPlainFile(path, mode)
 	if err != nil {
-		return nil, fmt.Errorf("open the disk: %w", err)
+		return nil, err
 	}
-	f := p.f
+	p := &plain{f: f, direct: o.Direct}
 	p.fd = int(f.Fd())
 	p.syncFD = p.fd
 	defer func() {
@@ -73,13 +67,17 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 		p.syncFD = int(p.syncs.Fd())
 	}
 	if !o.look {
-		if err := lockFile(f, o.ReadOnly); err != nil {
+		if err := lockFileOrWarn(f, o.ReadOnly, o.Warn); err != nil {
 			return nil, err
 		}
 	}
-	size, err := f.Seek(0, io.SeekEnd)
+	size, err := sizeOf(p.fd)
 	if err != nil {
 		return nil, err
+	}
+	var directBlock uint32
+	if o.Direct {
+		p.reach, directBlock = reachOf(f)
 	}
 	block, physical, err := blockSizes(f)
 	if err != nil {
@@ -103,7 +101,29 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	p.capacity.Store(sectors)
 	p.size.init(p.syncFD, int64(sectors)<<SectorShift)
 	p.faults.init(p.info)
+	if !o.look {
+		o.warnOfForeign(path, size)
+	}
 	return p, nil
+}
+
+// openPlainFile opens the file or block device of an ordinary disk.
+func (o *Options) openPlainFile(path string, mode int) (f *os.File, err error) {
+	if o.Direct {
+		mode |= unix.O_DIRECT
+	}
+	if o.look {
+		f, err = os.OpenFile(path, mode, 0)
+	} else {
+		f, err = openUnused(path, mode)
+	}
+	switch {
+	case IsInUse(err):
+		return nil, fmt.Errorf("disk %s %w", path, err)
+	case err != nil:
+		return nil, fmt.Errorf("open the disk: %w", directError(err))
+	}
+	return f, nil
 }
 
 // blockSizes are the logical and physical block sizes in bytes: a device's own,

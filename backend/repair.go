@@ -58,6 +58,9 @@ func Repair(path string, mode RepairMode) (mended []Finding, err error) {
 	if kind != KindImage {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotImage)
 	}
+	if err := inFile(path); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the image: %w", err)
@@ -98,7 +101,7 @@ func (r *repairer) run() error {
 	if l == nil || err != nil {
 		return err
 	}
-	if st, err := r.f.Stat(); err != nil || st.Size() < l.fileBytes() {
+	if size, err := sizeOf(int(r.f.Fd())); err != nil || size < l.fileBytes() {
 		return err // cut short, or the superblock is wrong
 	}
 	if l.checkTables(r.f) != nil {

@@ -78,6 +78,8 @@ type Config struct {
 	Create *backend.Geometry
 	// Trace logs every vhost-user message in words, at debug level.
 	Trace bool
+
+	warn func(string) // for backend.Options.Warn
 }
 
 // Cache is what --cache says.
@@ -220,7 +222,7 @@ func (c *Config) checkCache() error {
 }
 
 func (c *Config) options() backend.Options {
-	return backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window}
+	return backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window, Warn: c.warn}
 }
 
 // reopener returns what opens the disk again that was found to be i, and what looks at

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,9 +86,13 @@ func TestGrowWhileUsed(t *testing.T) {
 	if _, err := control.Call(path, control.Request{Command: control.Resize}); err == nil || !strings.Contains(err.Error(), "shrunk from 8192 sectors to 2048") {
 		t.Errorf("a disk that shrank: %v", err)
 	}
-	grow(4 << 20)
+	g.want("write", driver.StatusIOErr, q.Write(pattern(512, 1), 0))
 	g.leave()
 	r.logged("the disk has grown from 2 MiB to 4 MiB")
+	r.closed = true
+	if err := errors.Join(r.dev.Close(), r.dev.disk.Close()); err == nil || !strings.Contains(err.Error(), "cut it short") {
+		t.Errorf("closed with %v", err)
+	}
 }
 
 // A zoned disk says why it keeps its size.

@@ -29,6 +29,7 @@ const handOver = 2 * time.Second
 // until the front-end leaves. On the way out requests in flight are finished,
 // the disk is synced and the socket file removed.
 func Run(ctx context.Context, c Config, log *logrus.Logger) error {
+	c.warn = func(text string) { log.Warn(text) }
 	h := new(handed)
 	if c.FD == NoFD {
 		var err error

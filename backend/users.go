@@ -1,0 +1,219 @@
+package backend
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file is about who else uses what is to be served, and how that is told in words.
+
+// openUnused opens the file or block device at path. A device that is to be written is
+// opened with O_EXCL, which fails while it is mounted, part of another device, swap
+// space, or open like this by somebody else through whatever node (blkdev_get_by_dev).
+//
+// A reader cannot keep O_EXCL, for it would keep other readers out. It asks whether it
+// could have it, and makes do with a device that is only mounted read-only.
+func openUnused(path string, flags int) (*os.File, error) {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return os.OpenFile(path, flags, 0) // which has the error, if any
+	}
+	f, err := openExclusively(path, flags)
+	if flags&(unix.O_RDWR|unix.O_WRONLY) != 0 {
+		return f, err
+	}
+	if err == nil {
+		err = f.Close()
+	} else if IsInUse(err) && onlyMountedReadOnly(st.Rdev) {
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, flags, 0)
+}
+
+// openExclusively opens a block device with O_EXCL. A process that has ended may leave
+// it for longer (see lockFile), and whoever only asks has it for a moment, so a user
+// who cannot be named is waited for.
+func openExclusively(path string, flags int) (*os.File, error) {
+	const step, patience = 50 * time.Millisecond, 3 * time.Second
+	for waited := time.Duration(0); ; waited += step {
+		f, err := os.OpenFile(path, flags|unix.O_EXCL, 0)
+		if !errors.Is(err, unix.EBUSY) {
+			return f, err
+		}
+		users := deviceUsers(path)
+		switch {
+		case len(users) > 0:
+			return nil, &InUseError{said: "is in use: " + strings.Join(users, ", ") + "; stop that first"}
+		case waited >= patience:
+			return nil, &InUseError{said: "is in use: it is mounted, part of another device, or opened by another program; stop that first"}
+		}
+		time.Sleep(step)
+	}
+}
+
+// A mount is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+type mount struct {
+	at       string
+	readOnly bool // the file system, and not this mount of it only
+}
+
+// mountsOf are the mounts of a block device. Some file systems, btrfs for one, have a
+// device number of their own, so the source's name counts as well.
+func mountsOf(dev uint64) (mounts []mount) {
+	_ = eachLine("/proc/self/mountinfo", func(f []string) {
+		dash := slices.Index(f, "-")
+		if dash < 6 || dash+3 >= len(f) {
+			return
+		}
+		var st unix.Stat_t
+		source := f[dash+2]
+		if f[2] == devNumber(dev) || strings.HasPrefix(source, "/") &&
+			unix.Stat(source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == dev {
+			mounts = append(mounts, mount{at: f[4], readOnly: slices.Contains(strings.Split(f[dash+3], ","), "ro")})
+		}
+	})
+	return mounts
+}
+
+// onlyMountedReadOnly says that nobody can change the device: it is mounted, and that
+// read-only.
+func onlyMountedReadOnly(dev uint64) bool {
+	mounts := mountsOf(dev)
+	return len(mounts) > 0 && len(partHolders(dev)) == 0 &&
+		!slices.ContainsFunc(mounts, func(m mount) bool { return !m.readOnly })
+}
+
+// deviceUsers says who uses the block device at path or a partition of it, as far as this
+// process may know; empty when nobody is found.
+func deviceUsers(path string) (users []string) {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return nil
+	}
+	dev := st.Rdev
+	for _, m := range mountsOf(dev) {
+		users = append(users, "mounted at "+m.at)
+	}
+	users = append(users, partHolders(dev)...)
+	if len(users) == 0 {
+		for _, who := range processesWith(0, func(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == dev }) {
+			users = append(users, "open in "+who)
+		}
+	}
+	return users
+}
+
+// partHolders are swap space on a device, devices that it is part of, and who uses its
+// partitions.
+func partHolders(dev uint64) (users []string) {
+	_ = eachLine("/proc/swaps", func(f []string) {
+		var st unix.Stat_t
+		if len(f) > 0 && unix.Stat(f[0], &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == dev {
+			users = append(users, "swap space")
+		}
+	})
+	dir := "/sys/dev/block/" + devNumber(dev)
+	holders, _ := os.ReadDir(dir + "/holders")
+	for _, h := range holders {
+		users = append(users, "part of "+h.Name())
+	}
+	parts, _ := filepath.Glob(dir + "/*/partition")
+	for _, part := range parts {
+		part = filepath.Dir(part)
+		text, err := os.ReadFile(part + "/dev")
+		var major, minor uint32
+		if _, serr := fmt.Sscanf(string(text), "%d:%d", &major, &minor); err != nil || serr != nil {
+			continue
+		}
+		sub := unix.Mkdev(major, minor)
+		for _, m := range mountsOf(sub) {
+			users = append(users, "its partition "+filepath.Base(part)+" is mounted at "+m.at)
+		}
+		for _, u := range partHolders(sub) {
+			users = append(users, "its partition "+filepath.Base(part)+" is "+u)
+		}
+	}
+	return users
+}
+
+func devNumber(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
+
+// processesWith names processes, but for one number, that have something open of which is says so; one
+// of each will do, and not more than three.
+func processesWith(but int, is func(*unix.Stat_t) bool) (users []string) {
+	procs, _ := os.ReadDir("/proc")
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil || pid == but {
+			continue
+		}
+		dir := "/proc/" + p.Name()
+		fds, _ := os.ReadDir(dir + "/fd") // another user's cannot be read
+		for _, fd := range fds {
+			var st unix.Stat_t
+			if unix.Stat(dir+"/fd/"+fd.Name(), &st) != nil || !is(&st) {
+				continue
+			}
+			if name, err := os.ReadFile(dir + "/comm"); err == nil {
+				users = append(users, fmt.Sprintf("process %d (%s)", pid, trimmed(name)))
+			}
+			break
+		}
+		if len(users) == 3 {
+			break
+		}
+	}
+	return users
+}
+
+// loopOver names the loop device through which a file is being written; empty when
+// there is none.
+func loopOver(f *os.File) string {
+	st, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, path := range backing {
+		name, err := os.ReadFile(path)
+		if err != nil {
+			continue // detached meanwhile
+		}
+		dev := filepath.Dir(filepath.Dir(path))
+		other, err := os.Stat(strings.TrimSuffix(string(name), "\n"))
+		readOnly, rerr := os.ReadFile(dev + "/ro")
+		if err == nil && os.SameFile(st, other) && (rerr != nil || trimmed(readOnly) == "0") {
+			return "/dev/" + filepath.Base(dev)
+		}
+	}
+	return ""
+}
+
+// trimmed is what a file of the kernel's says.
+func trimmed(text []byte) string { return strings.TrimSpace(string(text)) }
+
+// eachLine calls f with the words of each line of a file.
+func eachLine(path string, f func(words []string)) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		f(strings.Fields(lines.Text()))
+	}
+	return lines.Err()
+}
