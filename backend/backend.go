@@ -139,6 +139,10 @@ type Request struct {
 	step   step         // what ioDone has to do next
 	batch  reqList      // drives: those whose data moves with this one's; ordinary disks: whose sync is this one's
 	detour *bounce      // memory in the place of that in io.Iov
+	unit   int64        // of a detour: see move
+	span   span         // what of an edged file it has
+	after  step         // when it has that
+	at     int64        // bytes of the range numbered seg that are done, of an edged file
 	bounce *bounce      // drives: memory in the place of Iov
 	cause  error        // drives: what its I/O failed with
 	tried  [2]uint64    // drives: of that I/O, if it wrote: up to where the data surely went, and was to go
@@ -183,6 +187,7 @@ const (
 	stepHeld                 // a fault has held its answer back
 	stepResetAll             // it waited for zone number zone: go on behind it
 	stepErase                // the same
+	stepSpan                 // it waited for a part of an edged file
 
 	stepManageDone // drives: the zone operation has been carried out
 	stepLookFirst  // the zone is not known: it has to be looked at
@@ -204,6 +209,9 @@ type Info struct {
 	MaxDiscardSectors     uint32
 	MaxWriteZeroesSectors uint32
 	MaxEraseSectors       uint32 // whole zones
+	// DiscardGranularity is what a discard can give back, in bytes, a power of two; 0 when
+	// that is not known.
+	DiscardGranularity uint32
 	// Zoned is nil on an ordinary disk.
 	Zoned *ZonedInfo
 }

@@ -309,7 +309,7 @@ func (c *committer) wipe(first, last int) {
 	img := c.d.img
 	from := img.offset(uint64(first) * img.ZoneSectors)
 	to := img.offset(uint64(last)*img.ZoneSectors + img.length(last))
-	err := img.store.wipe(from, to-from)
+	err := c.d.wipe(from, to-from)
 	for i := first; i <= last; i++ {
 		if err != nil && first != last {
 			c.wipe(i, i)

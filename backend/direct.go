@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"sync"
 	"unsafe"
@@ -18,6 +19,9 @@ import (
 type reach struct {
 	address uint64
 	length  uint64
+	// whole is what the I/O as a whole has to be a multiple of, its place in the file and
+	// its length, less one.
+	whole uint64
 }
 
 // has says whether all of iov is within reach (bdev_iter_is_aligned in
@@ -32,18 +36,6 @@ func (a reach) has(iov []unix.Iovec) bool {
 		}
 	}
 	return true
-}
-
-// openDirect opens a file or block device for I/O past the page cache, and returns
-// what memory it takes, and in what units of bytes, counted from the beginning, it
-// is read and written.
-func openDirect(path string, mode int) (_ *os.File, a reach, block uint32, err error) {
-	f, err := os.OpenFile(path, mode|unix.O_DIRECT, 0)
-	if err != nil {
-		return nil, a, 0, directError(err)
-	}
-	a, block = reachOf(f)
-	return f, a, block, nil
 }
 
 // directError is err, with which a file could not be opened for direct I/O.
@@ -61,7 +53,7 @@ func reachOf(f *os.File) (a reach, block uint32) {
 	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st)
 	if err == nil && st.Mask&unix.STATX_DIOALIGN != 0 && st.Dio_offset_align != 0 {
 		block = max(st.Dio_offset_align, SectorSize)
-		return reach{uint64(max(st.Dio_mem_align, 1)) - 1, uint64(block) - 1}, block
+		return reach{address: uint64(max(st.Dio_mem_align, 1)) - 1, length: uint64(block) - 1}, block
 	}
 	// Before Linux 6.1, and where the file system does not say. A block of 512
 	// bytes can be read or it cannot.
@@ -71,7 +63,22 @@ func reachOf(f *os.File) (a reach, block uint32) {
 	if _, err := unix.Pread(int(f.Fd()), b.data, SectorSize); err == unix.EINVAL {
 		block = pageBytes
 	}
-	return reach{pageBytes - 1, uint64(block) - 1}, block
+	return reach{address: pageBytes - 1, length: uint64(block) - 1}, block
+}
+
+// setUnit has data moved in units of so many bytes, which direct I/O on f takes, under a
+// disk with blocks of so many; what a file system takes can be another the next time,
+// and what a guest has seen of its disk cannot. It returns the unit if that is the
+// larger one, else 0.
+func (a *reach) setUnit(unit, block uint32) (int64, error) {
+	switch {
+	case unit <= block:
+		return 0, nil
+	case bits.OnesCount32(unit) != 1 || unit > detourBytes:
+		return 0, fmt.Errorf("direct I/O there takes blocks of %d bytes: leave --cache=direct out", unit)
+	}
+	a.whole = uint64(unit) - 1
+	return int64(unit), nil
 }
 
 // A guest says how large its requests are, up to 4 GiB each, and how many there are.
@@ -83,10 +90,17 @@ const (
 )
 
 // move queues the read or write in r.io, by way of memory of our own where the
-// guest's is not within reach of the device.
+// guest's is not within reach of the device, or where the I/O is not whole blocks of it.
+// A write like that has its part of the file (edged.begin): what is no whole block is
+// read first.
 func (l *Lane) move(r *Request, a reach) {
+	whole := uint64(r.io.Off|r.io.Len)&a.whole == 0
+	r.unit = 1
+	if !whole {
+		r.unit = int64(a.whole + 1)
+	}
 	switch {
-	case a.has(r.io.Iov):
+	case whole && a.has(r.io.Iov):
 		l.eng.Queue(&r.io)
 	case l.detours == maxDetours:
 		l.waiting.push(r)
@@ -114,9 +128,10 @@ func (l *Lane) depart(r *Request) {
 	}
 	l.detours++
 	io := &r.io
-	b := newBounce(min(uint64(io.Len), detourBytes))
+	b := newBounce(min(uint64(alignUp(io.Len, r.unit)+r.unit-1), detourBytes))
 	r.detour = b
-	b.far, b.off, b.len, b.moved = io.Iov, io.Off, io.Len, 0
+	b.code, b.far, b.off, b.len, b.moved = io.Code, io.Iov, io.Off, io.Len, 0
+	b.room = b.data[:int64(len(b.data))&^(r.unit-1)]
 	if io.N, io.Err = 0, nil; !l.carry(r) {
 		l.ashore(r)
 		l.unmoved.push(r)
@@ -127,14 +142,28 @@ func (l *Lane) depart(r *Request) {
 // when the guest's memory is gone.
 func (l *Lane) carry(r *Request) bool {
 	b, io := r.detour, &r.io
-	b.data = b.data[:min(b.len-b.moved, int64(len(b.data)))]
+	at, end := b.off+b.moved, b.off+b.len
+	from := at &^ (r.unit - 1)
+	to := min(alignUp(end, r.unit), from+int64(len(b.room)))
+	io.Code, b.patched = b.code, false
+	if b.code == engine.Writev {
+		switch {
+		case from != at || end-at < r.unit: // a part of a block, which is read first
+			to = from + r.unit
+			io.Code, b.patched = engine.Readv, true
+		default:
+			to = min(end&^(r.unit-1), to)
+		}
+	}
+	b.data = b.room[:to-from]
+	b.skip, b.part = at-from, min(end, to)-at
 	if io.Code == engine.Writev {
 		if io.Err = gather(b.data, b.far, uint64(b.moved)); io.Err != nil {
 			return false
 		}
 	}
 	b.iov[0].Len = uint64(len(b.data))
-	io.Off, io.Len, io.Iov = b.off+b.moved, int64(len(b.data)), b.iov[:]
+	io.Off, io.Len, io.Iov = from, to-from, b.iov[:]
 	l.eng.Queue(io)
 	return true
 }
@@ -143,10 +172,21 @@ func (l *Lane) carry(r *Request) bool {
 // is no other.
 func (l *Lane) arrive(r *Request) bool {
 	b, io := r.detour, &r.io
-	if io.Code == engine.Readv && io.Err == nil {
-		io.Err = scatter(b.far, uint64(b.moved), b.data)
+	if b.patched && io.Code == engine.Readv { // the block that a part of is written
+		if io.Err == nil {
+			io.Err = gather(b.data[b.skip:][:b.part], b.far, uint64(b.moved))
+		}
+		if io.Err == nil {
+			io.Code = engine.Writev
+			l.eng.Queue(io)
+			return false
+		}
+		io.N = 0 // nothing is written
 	}
-	b.moved += io.N
+	if b.code == engine.Readv && io.Err == nil {
+		io.Err = scatter(b.far, uint64(b.moved), b.data[b.skip:][:b.part])
+	}
+	b.moved += max(min(io.N-b.skip, b.part), 0)
 	if io.Err == nil && b.moved < b.len && l.carry(r) {
 		return false
 	}
@@ -157,8 +197,8 @@ func (l *Lane) arrive(r *Request) bool {
 // ashore ends a detour: r.io is what it was. Done lets the next one depart.
 func (l *Lane) ashore(r *Request) {
 	b, io := r.detour, &r.io
-	io.Off, io.Len, io.Iov, io.N = b.off, b.len, b.far, b.moved
-	r.detour, b.far = nil, nil
+	io.Code, io.Off, io.Len, io.Iov, io.N = b.code, b.off, b.len, b.far, b.moved
+	r.detour, b.far, b.room = nil, nil, nil
 	b.free()
 	l.detours--
 }
@@ -171,9 +211,15 @@ type bounce struct {
 	iov    [1]unix.Iovec
 
 	// Of a detour: what the I/O was, and how much of it has been made.
+	code     engine.Code
 	far      []unix.Iovec
 	off, len int64
 	moved    int64
+	// Of its part that is under way: where in data it begins, and how long it is. data is
+	// whole blocks, and patched says that what is beside the part has to be read first.
+	room       []byte
+	skip, part int64
+	patched    bool
 }
 
 const pageBytes = 4096

@@ -112,7 +112,7 @@ func (d *drive) survey(o Options, cached bool) error {
 	if err != nil {
 		return err
 	}
-	if err := d.limits(o.ReadOnly, window); err != nil {
+	if err := d.limits(o, window); err != nil {
 		return err
 	}
 	d.take(window)
@@ -162,12 +162,15 @@ func (d *drive) take(zones []kernelZone) {
 }
 
 // limits fills in what the device can do.
-func (d *drive) limits(readOnly bool, zones []kernelZone) error {
+func (d *drive) limits(o Options, zones []kernelZone) error {
 	block, physical, err := blockSizes(d.f)
 	if err != nil {
 		return err
 	}
-	d.info.ReadOnly = readOnly
+	d.info.ReadOnly = o.ReadOnly
+	if o.BlockSize != 0 && o.BlockSize != block {
+		return fmt.Errorf("it has blocks of %d bytes, and a zoned drive has no others: leave --block-size %d out", block, o.BlockSize)
+	}
 	return d.describe(zones, block, physical, limitsOf(d.f))
 }
 
@@ -189,7 +192,7 @@ func (d *drive) describe(zones []kernelZone, block, physical uint32, q *queueLim
 	d.maxBatch = max(appendBytes, granularity)
 	d.partBytes = max(min(q.get("max_sectors_kb", longest>>10)<<10, longest)&^(granularity-1), granularity)
 	d.partPages = max(q.get("max_segments", 128), 2)
-	d.reach = reach{q.get("dma_alignment", uint64(block)-1), uint64(block) - 1}
+	d.reach = reach{address: q.get("dma_alignment", uint64(block)-1), length: uint64(block) - 1}
 	last := zones[len(zones)-1]
 	d.info.CapacitySectors = last.start + last.length - d.first
 	d.info.LogicalBlockSize, d.info.PhysicalBlockSize = block, max(physical, block)

@@ -77,7 +77,7 @@ func openFakeDrive(t tb, g Geometry, dev *fakeDevice, w *Window, readOnly bool) 
 	d.info.Zoned.Zones, d.info.Zoned.Moves = len(all), true
 	d.info.CapacitySectors = all[len(all)-1].start + all[len(all)-1].length - d.first
 	d.partBytes, d.partPages = 1<<30, 1<<18
-	d.maxBatch, d.reach = uint64(g.MaxAppendSectors)<<SectorShift, reach{7, uint64(d.info.LogicalBlockSize) - 1}
+	d.maxBatch, d.reach = uint64(g.MaxAppendSectors)<<SectorShift, reach{address: 7, length: uint64(d.info.LogicalBlockSize) - 1}
 	d.take(all)
 	fake := &fakeDrive{drive: d, dev: dev}
 	if fake.reports, err = NewLane(fake.testEngine); err != nil {

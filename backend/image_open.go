@@ -37,6 +37,7 @@ type image struct {
 	data   int      // what is in the zones is read and written here: f, or
 	direct *os.File // f once more, open for direct I/O
 	reach  reach    // and what memory that takes
+	unit   int64    // bytes of a block there, if larger than the image's, or 0: see edged
 
 	live    liveTable        // none on a read-only image
 	faults  []Fault          // that it was created with
@@ -93,8 +94,11 @@ func openImage(path string, o Options) (_ *image, err error) {
 	if img.faults, err = readFaults(f, l); err != nil {
 		return nil, err
 	}
-	if o.Direct {
-		if err := img.openDirect(mode); err != nil {
+	if o.BlockSize != 0 && o.BlockSize != img.BlockSize {
+		return nil, fmt.Errorf("it has blocks of %d bytes: leave --block-size %d out, or create another image", img.BlockSize, o.BlockSize)
+	}
+	if o.Direct || o.unit != 0 {
+		if err := img.openDirect(mode, o); err != nil {
 			return nil, err
 		}
 	}
@@ -105,17 +109,21 @@ func openImage(path string, o Options) (_ *image, err error) {
 }
 
 // openDirect opens the file once more, for what is in the zones.
-func (img *image) openDirect(mode int) (err error) {
-	var block uint32
-	// By its descriptor: path may be another file by now.
-	if img.direct, img.reach, block, err = openDirect(fmt.Sprintf("/proc/self/fd/%d", img.data), mode); err != nil {
-		return err
+func (img *image) openDirect(mode int, o Options) (err error) {
+	unit := o.unit
+	if o.Direct {
+		// By its descriptor: path may be another file by now.
+		img.direct, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", img.data), mode|unix.O_DIRECT, 0)
+		if err != nil {
+			return directError(err)
+		}
+		img.data = int(img.direct.Fd())
+		var block uint32
+		img.reach, block = reachOf(img.direct)
+		unit = max(unit, block)
 	}
-	if block > img.BlockSize {
-		return fmt.Errorf("direct I/O there takes blocks of %d bytes, but the image has blocks of %d: leave --cache=direct out", block, img.BlockSize)
-	}
-	img.data = int(img.direct.Fd())
-	return nil
+	img.unit, err = img.reach.setUnit(unit, img.BlockSize)
+	return err
 }
 
 // checkSize says whether a file of size bytes holds the whole image.

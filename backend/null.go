@@ -21,6 +21,7 @@ func NewNull(sectors uint64) (Disk, error) {
 		LogicalBlockSize:      SectorSize,
 		PhysicalBlockSize:     4096,
 		MaxDiscardSectors:     maxRangeSectors,
+		DiscardGranularity:    4096,
 		MaxWriteZeroesSectors: maxRangeSectors,
 	}}
 	n.faults.init(n.info)

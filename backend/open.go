@@ -30,10 +30,15 @@ type Options struct {
 	Format Format
 	// Window is the part of a zoned block device to serve; nil for all of it.
 	Window *Window
+	// BlockSize is the logical block size in bytes that an ordinary disk is shown with, 512
+	// or 4096; 0 for a device's own, and 512 for a file. Of images and zoned drives it is
+	// the one that they have to have.
+	BlockSize uint32
 	// Warn is told, in a line, what may be wrong with a disk that is opened all the same;
 	// nil: nobody is.
 	Warn func(text string)
 
+	unit uint32            // tests: what I/O has to be whole blocks of, at least
 	look bool              // without the lock, not to be used: see Look
 	wrap func(store) store // tests: what is put over an image's file
 }

@@ -21,7 +21,9 @@ type plain struct {
 	info  Info
 	reach reach
 
-	direct bool // data goes past the page cache
+	direct bool   // data goes past the page cache
+	edges  *edged // nil where the storage has no larger blocks than the disk
+	whole  int64  // ranges are cleared in multiples of so many bytes; 0: as they are
 
 	capacity atomic.Uint64 // sectors, instead of info's: more after Grow
 	growing  sync.Mutex    // one Grow at a time
@@ -75,16 +77,18 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var directBlock uint32
-	if o.Direct {
-		p.reach, directBlock = reachOf(f)
-	}
-	block, physical, err := blockSizes(f)
+	own, physical, err := blockSizes(f)
 	if err != nil {
 		return nil, err
 	}
-	block = max(block, directBlock)
+	block := own
+	if o.BlockSize != 0 {
+		block = o.BlockSize
+	}
 	physical = max(block, physical)
+	if err := p.setEdges(o, own, block); err != nil {
+		return nil, err
+	}
 	sectors := wholeBlocks(size, block)
 	if sectors == 0 {
 		return nil, fmt.Errorf("it has %d bytes, less than one block of %d; give it a size first (truncate -s)", size, block)
@@ -97,6 +101,10 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	}
 	if !o.ReadOnly {
 		p.info.MaxDiscardSectors, p.info.MaxWriteZeroesSectors = maxRangeSectors, maxRangeSectors
+		p.info.DiscardGranularity = discardGranularity(f)
+		if p.info.DiscardGranularity == 0 {
+			p.info.MaxDiscardSectors = 0
+		}
 	}
 	p.capacity.Store(sectors)
 	p.size.init(p.syncFD, int64(sectors)<<SectorShift)
@@ -248,14 +256,14 @@ func (p *plain) submit(r *Request) {
 				return
 			}
 		}
-		r.seg = 0
+		r.seg, r.at = 0, 0
 		p.nextRange(r)
 		return
 	default:
 		p.fail(r, ErrUnsupported)
 		return
 	}
-	r.lane.move(r, p.reach)
+	p.move(r)
 }
 
 // inside says whether the range lies on the disk and is whole logical blocks.
@@ -276,6 +284,10 @@ func (p *plain) nextRange(r *Request) {
 			return
 		}
 		p.sync(r)
+		return
+	}
+	if p.whole != 0 {
+		p.nextPart(r)
 		return
 	}
 	seg := &r.Ranges[r.seg]
@@ -301,6 +313,9 @@ func (p *plain) ioDone(r *Request) {
 		p.answer(r)
 	case stepRange:
 		p.rangeDone(r)
+	case stepSpan:
+		r.step = r.after
+		p.start(r)
 	default:
 		p.moved(r)
 	}
@@ -317,16 +332,26 @@ func (p *plain) rangeDone(r *Request) {
 		r.lane.eng.Queue(&r.io)
 		return
 	}
-	if err != nil {
+	if p.edges != nil {
+		p.edges.end(r)
+	}
+	switch {
+	case err != nil:
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, err))
 		return
+	case p.whole != 0:
+		r.at += r.io.Len
+	default:
+		r.seg++
 	}
-	r.seg++
 	p.nextRange(r)
 }
 
 // moved goes on when the data of a read or write has been moved, or not.
 func (p *plain) moved(r *Request) {
+	if p.edges != nil {
+		p.edges.end(r)
+	}
 	if r.io.Err == io.ErrUnexpectedEOF {
 		if err := p.size.look(); err != nil {
 			p.fail(r, err)

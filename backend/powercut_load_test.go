@@ -49,8 +49,15 @@ func (r *cutRun) newLoad(h *cutHost, d *zoned, m *cutModel) (*cutLoad, error) {
 
 // queued and landed tell the model of the data of writes.
 func (u *cutLoad) queued(op *engine.Op) {
+	off := op.Off
+	if b := op.Owner.(*Request).detour; b != nil {
+		if b.moved != 0 {
+			return // it goes on
+		}
+		off = b.off
+	}
 	if r := u.sent[op.Owner.(*Request).Tag].parts[0]; !u.h.dead && !u.d.img.conventional(r.inZone) {
-		u.m.issued(r, uint64(op.Off-u.h.l.offset(uint64(r.inZone)*u.d.img.ZoneSectors))>>SectorShift)
+		u.m.issued(r, uint64(off-u.h.l.offset(uint64(r.inZone)*u.d.img.ZoneSectors))>>SectorShift)
 	}
 }
 

@@ -152,7 +152,7 @@ func TestPlantedPowerCutBugsAreFound(t *testing.T) {
 		inBubble(t, func(t *testing.T) {
 			var sum cutTally
 			for seed := uint64(1); sum.cuts < 3000; seed++ {
-				told, _, err := runCuts(dir, seed, func(h *cutHost) store { return &plant{cutHost: h, bug: bug} })
+				told, _, err := runCuts(dir, seed, 0, func(h *cutHost) store { return &plant{cutHost: h, bug: bug} })
 				if sum.add(told); err != nil {
 					t.Logf("%s: found after %d power cuts: %v", name, sum.cuts, err)
 					return

@@ -24,6 +24,7 @@ import (
 type cutHost struct {
 	path string
 	f    *os.File // to look at it and to change it, besides the image's own
+	unit uint32   // bytes of what its storage is read and written in; 0: sectors
 	rec  *powercut.File
 	l    *layout
 
@@ -39,12 +40,12 @@ type cutHost struct {
 }
 
 // openHost is a host with the file at path, which holds what rec says.
-func openHost(path string, rec *powercut.File) (*cutHost, error) {
+func openHost(path string, rec *powercut.File, unit uint32) (*cutHost, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
-	h := &cutHost{path: path, f: f, rec: rec, resume: make(chan struct{})}
+	h := &cutHost{path: path, f: f, rec: rec, unit: unit, resume: make(chan struct{})}
 	if h.l, err = readSuper(f); err != nil {
 		_ = f.Close()
 		return nil, err
@@ -130,7 +131,7 @@ func (h *cutHost) wipe(off, n int64) error {
 // recovery.
 func (h *cutHost) open(plant func(*cutHost) store, inCall func() error) (*zoned, error) {
 	h.phase, h.inCall, h.dead = "open", inCall, false
-	d, err := openZoned(h.path, Options{wrap: func(store) store {
+	d, err := openZoned(h.path, Options{unit: h.unit, wrap: func(store) store {
 		if plant != nil {
 			return plant(h)
 		}
@@ -233,11 +234,17 @@ func (e *cutLane) end(op *engine.Op) {
 		if op.Dsync {
 			e.h.rec.Durable(op.Off, op.Len)
 		}
-		if e.landed != nil {
+		if e.landed != nil && lastPart(op) {
 			e.landed(op)
 		}
 	}
 	e.finished = append(e.finished, op)
+}
+
+// lastPart says that op is the last part of its write, which may be made in several.
+func lastPart(op *engine.Op) bool {
+	b := op.Owner.(*Request).detour
+	return b == nil || b.moved+b.part == b.len
 }
 
 // run carries out all of the held write at index i, or with part only what is in

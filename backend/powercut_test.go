@@ -31,6 +31,7 @@ type cutRun struct {
 	dir   string
 	plant func(*cutHost) store // a bug, or nil
 	hot   []int                // the zones that are used
+	unit  uint32               // of the storage: see cutHost
 
 	files int
 	ids   uint32
@@ -54,8 +55,8 @@ func (r *cutRun) note(format string, args ...any) { fmt.Fprintf(r.trace, format+
 func (r *cutRun) oneIn(n int) bool { return r.rnd.IntN(n) == 0 }
 
 // runCuts is one run; the seed says all of it.
-func runCuts(dir string, seed uint64, plant func(*cutHost) store) (cutTally, uint64, error) {
-	r := &cutRun{rnd: rand.New(rand.NewPCG(seed, 1)), plant: plant, trace: fnv.New64a()}
+func runCuts(dir string, seed uint64, unit uint32, plant func(*cutHost) store) (cutTally, uint64, error) {
+	r := &cutRun{rnd: rand.New(rand.NewPCG(seed, 1)), unit: unit, plant: plant, trace: fnv.New64a()}
 	var err error
 	if r.dir, err = os.MkdirTemp(dir, "run"); err == nil {
 		err = errors.Join(r.run(), os.RemoveAll(r.dir))
@@ -116,7 +117,7 @@ func (r *cutRun) run() error {
 	if err := createImage(path, g, Start{}, func(f *os.File) newFile { return &cutFile{f: f, rec: rec} }); err != nil {
 		return err
 	}
-	h, err := openHost(path, rec)
+	h, err := openHost(path, rec, r.unit)
 	if err != nil {
 		return err
 	}
@@ -201,7 +202,7 @@ func (r *cutRun) left(h *cutHost) (*cutHost, error) {
 	if err := mustBeClean(path); err != nil {
 		return nil, err
 	}
-	return openHost(path, rec)
+	return openHost(path, rec, h.unit)
 }
 
 // mustBeClean says what the checker finds in the image at path.
@@ -394,7 +395,16 @@ func inBubble(t *testing.T, f func(t *testing.T)) {
 // The power is cut again and again, at random instants and in the middle of
 // commits, resets, recovery and close, and each time the disk is what was
 // promised: docs/durability.md.
-func TestPowerCuts(t *testing.T) {
+func TestPowerCuts(t *testing.T) { cutPower(t, "TestPowerCuts", *cutsFlag, 0) }
+
+// The same where the storage is read and written in blocks that are larger than most of
+// the images': the end of one write and the beginning of the next share one, which is
+// read and written by both, and torn with both.
+func TestPowerCutsInSharedBlocks(t *testing.T) {
+	cutPower(t, "TestPowerCutsInSharedBlocks", *cutsFlag/3, 4096)
+}
+
+func cutPower(t *testing.T, name string, cuts int, unit uint32) {
 	dir := fastDir(t)
 	seed := *seedFlag
 	if seed == 0 {
@@ -402,11 +412,11 @@ func TestPowerCuts(t *testing.T) {
 	}
 	inBubble(t, func(t *testing.T) {
 		var sum cutTally
-		for ; sum.cuts < *cutsFlag; seed++ {
-			told, _, err := runCuts(dir, seed, nil)
+		for ; sum.cuts < cuts; seed++ {
+			told, _, err := runCuts(dir, seed, unit, nil)
 			sum.add(told)
 			if err != nil {
-				t.Fatalf("go test ./backend -run '^TestPowerCuts$' -args -powercuts=1 -powerseed=%d\n%v", seed, err)
+				t.Fatalf("go test ./backend -run '^%s$' -args -powercuts=3 -powerseed=%d\n%v", name, seed, err)
 			}
 		}
 		t.Logf("%d power cuts, %d of them in recovery and close; %d kills, %d closes, %d writes", sum.cuts, sum.recovering, sum.kills, sum.closes, sum.requests)
@@ -418,8 +428,8 @@ func TestPowerCutReplays(t *testing.T) {
 	dir := fastDir(t)
 	inBubble(t, func(t *testing.T) {
 		for seed := uint64(1); seed <= 5; seed++ {
-			a, traceA, err := runCuts(dir, seed, nil)
-			b, traceB, errB := runCuts(dir, seed, nil)
+			a, traceA, err := runCuts(dir, seed, 0, nil)
+			b, traceB, errB := runCuts(dir, seed, 0, nil)
 			if err != nil || errB != nil || traceA != traceB || a != b {
 				t.Errorf("seed %d: %x %+v %v, then %x %+v %v", seed, traceA, a, err, traceB, b, errB)
 			}

@@ -24,6 +24,7 @@ type zoned struct {
 	zones  []zone
 	com    *committer // nil on a read-only image
 	faults Faults
+	edges  *edged // nil where the storage has no larger blocks than the image
 
 	// broken is set when the live table could not be stored: no write is
 	// promised after that.
@@ -33,6 +34,7 @@ type zoned struct {
 		mu sync.Mutex // guards of
 		of map[*Mark]*Request
 	}
+	givingUp sync.WaitGroup // claims that are given up in a goroutine
 
 	res struct {
 		mu sync.Mutex // guards all of res; taken with a zone's lock held
@@ -92,6 +94,9 @@ func openZoned(path string, o Options) (*zoned, error) {
 		}
 	}
 	img.words = nil
+	if img.unit != 0 {
+		d.edges = &edged{unit: img.unit, file: int(img.f.Fd()), ragged: img.fileBytes}
+	}
 	d.faults.init(d.zinfo)
 	_, _ = d.faults.Add(img.faults...) // they are this disk's: readFaults has looked
 	if !o.ReadOnly {
@@ -121,6 +126,7 @@ func (d *zoned) Close() error {
 	}
 	d.com.stop() // from here on its state and the zones' are ours
 	d.leaveClaims()
+	d.givingUp.Wait()
 	var again []uint32
 	for i := range d.zones {
 		switch z := &d.zones[i]; {
@@ -215,6 +221,9 @@ func (d *zoned) ioDone(r *Request) {
 		d.resetFrom(r, int(r.zone)+1)
 	case stepErase:
 		d.eraseFrom(r, int(r.zone)+1)
+	case stepSpan:
+		r.step = r.after
+		r.lane.move(r, d.edges.reach(&r.io, d.img.reach))
 	default:
 		r.lane.finish(r, r.Err)
 	}
@@ -225,6 +234,9 @@ func (d *zoned) fail(r *Request, err error) { r.lane.finish(r, d.errorOf(r, err)
 
 // end ends r, on its lane, with the outcome of I/O.
 func (d *zoned) end(r *Request, err error) {
+	if d.edges != nil {
+		d.edges.end(r)
+	}
 	switch {
 	case err != nil:
 		if err == io.ErrUnexpectedEOF {

@@ -31,7 +31,7 @@ func (d *zoned) read(r *Request) {
 	r.step = stepRead
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, d.img.data, false
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(file), iov
-	r.lane.move(r, d.img.reach)
+	d.move(r)
 }
 
 // zeroBehind zeroes what is behind the first n bytes of r's memory, n <= r.Bytes,

@@ -195,9 +195,23 @@ func (d *zoned) unclaim(m *Mark) {
 // giveUp ends what was claimed without anybody who writes it, as a write that
 // failed.
 func (d *zoned) giveUp(r *Request) {
-	start := uint64(r.zone) << d.shift
+	off, n := d.img.offset(uint64(r.zone)<<d.shift+r.from), int64(r.Bytes)
 	r.Err = d.errorOf(r, ErrIO)
-	r.soiled = d.img.store.wipe(d.img.offset(start+r.from), int64(r.Bytes)) != nil
+	if e := d.edges; e != nil {
+		s := e.spans.try(off&^(e.unit-1), alignUp(off+n, e.unit))
+		if s == nil {
+			// Its neighbour's I/O may end on the caller's own lane. Until then the write
+			// that is given up stands among those in flight, so a flush waits for it.
+			d.givingUp.Go(func() {
+				defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+				r.soiled = d.wipe(off, n) != nil
+				d.leave(r)
+			})
+			return
+		}
+		defer e.spans.release(s)
+	}
+	r.soiled = d.img.store.wipe(off, n) != nil
 	d.leave(r)
 }
 

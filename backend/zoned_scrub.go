@@ -56,7 +56,7 @@ func (d *zoned) clearDebris(i int) {
 		return // it was reset since
 	}
 	start := uint64(i) << d.shift
-	err := d.img.store.wipe(d.img.offset(start+from), int64(to-from)<<SectorShift)
+	err := d.wipe(d.img.offset(start+from), int64(to-from)<<SectorShift)
 	if err != nil {
 		err = fmt.Errorf("%w: what a failed write left in the zone cannot be cleared: %w", ErrIO, err)
 	}

@@ -50,7 +50,32 @@ func (d *zoned) writeConventional(r *Request) {
 		d.end(r, nil)
 		return
 	}
-	r.lane.move(r, d.img.reach)
+	d.move(r)
+}
+
+// move starts the I/O of r, whole blocks of the image. What of it is no whole block of
+// the storage is in a block that may hold the end of another write, and the beginning
+// of a third one. Each of them waits for the one that has the block, reads it, and
+// writes it with its own part in place. So all else in it is written as it stands there
+// already: a power cut, which leaves each sector of the block old or new, takes nothing
+// from what was flushed, and shows nothing that was not written.
+func (d *zoned) move(r *Request) {
+	switch {
+	case d.edges == nil:
+		r.lane.move(r, d.img.reach)
+	case d.edges.begin(r):
+		r.lane.move(r, d.edges.reach(&r.io, d.img.reach))
+	}
+}
+
+// wipe makes n bytes from off on of the file go away, when no write is about to bring
+// back what it has read of them. It is not for lanes, for whom the write may wait.
+func (d *zoned) wipe(off, n int64) error {
+	if e := d.edges; e != nil {
+		s := e.spans.wait(off&^(e.unit-1), alignUp(off+n, e.unit))
+		defer e.spans.release(s)
+	}
+	return d.img.store.wipe(off, n)
 }
 
 // admit gives r its address in zone z, whose lock is held, and puts it among
@@ -124,7 +149,7 @@ func (d *zoned) issue(r *Request) {
 		d.wrote(r)
 		return
 	}
-	r.lane.move(r, d.img.reach)
+	d.move(r)
 }
 
 // wrote goes on when the data of a write has been moved, or not. A write that
@@ -165,6 +190,9 @@ func (d *zoned) landed(r *Request) {
 
 // leave is landed but for the end of r.
 func (d *zoned) leave(r *Request) {
+	if d.edges != nil {
+		d.edges.end(r)
+	}
 	i := int(r.zone)
 	z := &d.zones[i]
 	z.mu.Lock()

@@ -215,6 +215,29 @@ func TestConfigParsed(t *testing.T) {
 	}
 }
 
+// Discards are aligned to what the disk can give back, where that is known, and never to
+// less than a block; a disk that can give nothing back has none.
+func TestDiscardGranularity(t *testing.T) {
+	for _, c := range []struct{ granularity, block, most, want uint32 }{
+		{0, 512, 8, 8}, {512, 512, 8, 1}, {64 << 10, 512, 8, 128}, {512, 4096, 8, 8}, {4096, 512, 0, 0},
+	} {
+		d := plainDisk()
+		d.info.DiscardGranularity, d.info.LogicalBlockSize, d.info.MaxDiscardSectors = c.granularity, c.block, c.most
+		b, err := virtio.NewBlk(d, virtio.BlkOptions{Queues: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var space [driver.BlkConfigBytes]byte
+		if err := b.ReadConfig(space[:], 0); err != nil {
+			t.Fatal(err)
+		}
+		got, err := driver.ParseBlkConfig(space[:])
+		if err != nil || got.DiscardAlignment != c.want || (b.Features()&virtio.BlkFeatureDiscard != 0) != (c.most != 0) {
+			t.Errorf("%+v: alignment %d, features %x, %v", c, got.DiscardAlignment, b.Features(), err)
+		}
+	}
+}
+
 // seg_max leaves room in the ring for header and status, and never exceeds what
 // the device takes in one chain.
 func TestSegMax(t *testing.T) {

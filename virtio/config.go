@@ -57,7 +57,11 @@ func configSpace(i backend.Info, queues int, segMax uint32) (c [BlkConfigBytes]b
 	if !i.ReadOnly && i.MaxDiscardSectors != 0 && i.Zoned == nil {
 		le.PutUint32(c[cfgMaxDiscardSectors:], i.MaxDiscardSectors)
 		le.PutUint32(c[cfgMaxDiscardSeg:], maxRanges)
-		le.PutUint32(c[cfgDiscardAlign:], i.PhysicalBlockSize>>backend.SectorShift)
+		granularity := i.DiscardGranularity
+		if granularity == 0 {
+			granularity = i.PhysicalBlockSize
+		}
+		le.PutUint32(c[cfgDiscardAlign:], max(granularity, i.LogicalBlockSize)>>backend.SectorShift)
 	}
 	if !i.ReadOnly && i.MaxWriteZeroesSectors != 0 {
 		le.PutUint32(c[cfgMaxZeroesSectors:], i.MaxWriteZeroesSectors)

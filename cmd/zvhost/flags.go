@@ -34,7 +34,7 @@ func (g *geometryFlags) add(fs *pflag.FlagSet) {
 	fs.Uint32Var(&g.maxOpen, "max-open", 0, "at most `N` zones open at once (0: no limit)")
 	fs.Uint32Var(&g.maxActive, "max-active", 0, "at most `N` zones active, open or closed, at once (0: no limit)")
 	fs.Var(&g.maxAppend, "max-append", "largest zone append (default: 1M, or the zone capacity if that is less)")
-	fs.Var(&g.blockSize, "block-size", "logical block size, 512 or 4096 (default: 512)")
+	fs.Var(&g.blockSize, "block-size", "logical block size, 512 or 4096 (default: 512; of a device its own)")
 }
 
 // geometry puts the flags together and completes them with their defaults. An

@@ -67,6 +67,10 @@ stay as they are; the log says how many.
 A guest can write into its ordinary disk what makes the file a zoned image the
 next time it is served; --format raw serves it as it was, whatever stands in it.
 
+--block-size says what blocks an ordinary disk has, whatever its file system or device
+prefers: 512 (the default for files) or 4096; a device's own are the default for it.
+It never changes by itself. An image or a zoned drive has blocks of its own.
+
 --aio has QEMU's names; native is linux-aio, which wants --cache=direct and is the
 default for zoned drives.
 
@@ -130,6 +134,11 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 	if err := o.setNull(cmd); err != nil {
 		return err
 	}
+	blockSize := &o.geometry.blockSize
+	if blockSize.bytes != uint64(uint32(blockSize.bytes)) {
+		return usagef("--block-size %s is too large: it must be 512 or 4096", blockSize.text)
+	}
+	o.config.BlockSize = uint32(blockSize.bytes)
 	if o.create {
 		geo, err := o.geometry.geometry()
 		if err != nil {
@@ -138,7 +147,7 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 		o.config.Create = &geo
 	} else {
 		for _, name := range geometryNames {
-			if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
+			if f := cmd.Flags().Lookup(name); f != nil && f.Changed && name != "block-size" {
 				return usagef("--%s describes a new image: add --create, or leave it out", name)
 			}
 		}

@@ -57,6 +57,9 @@ type Config struct {
 	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
 	// Format is what BlkFile has to be; empty for whatever it is.
 	Format backend.Format
+	// BlockSize is the logical block size in bytes that the disk is shown with, 512 or 4096;
+	// 0 for its own: see backend.Options.
+	BlockSize uint32
 	// Cache says whether the host's page cache stands between guests and BlkFile.
 	Cache Cache
 	// PollMax is how long a queue looks for more work before it sleeps, at most; 0
@@ -132,6 +135,10 @@ func (c *Config) Validate() error {
 		return errors.New("--create and --format=raw exclude each other: what --create makes is a zoned image")
 	case c.Cache != CacheDefault && c.Cache != CacheBuffered && c.Cache != CacheDirect:
 		return fmt.Errorf("--cache=%s: must be direct or buffered", c.Cache)
+	case c.BlockSize != 0 && c.BlockSize != 512 && c.BlockSize != 4096:
+		return fmt.Errorf("--block-size=%d: must be 512 or 4096", c.BlockSize)
+	case c.BlockSize != 0 && c.NullSectors != 0:
+		return errors.New("--null is a disk without storage, with blocks of 512 bytes: leave --block-size out")
 	case c.PollMax < 0 || c.PollMax > maxPollMax:
 		return fmt.Errorf("--poll-max=%v: must be 0 (never) to %v", c.PollMax, maxPollMax)
 	case c.AIO != "" && !slices.Contains(engine.Kinds, c.AIO):
@@ -222,7 +229,7 @@ func (c *Config) checkCache() error {
 }
 
 func (c *Config) options() backend.Options {
-	return backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window, Warn: c.warn}
+	return backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window, BlockSize: c.BlockSize, Warn: c.warn}
 }
 
 // reopener returns what opens the disk again that was found to be i, and what looks at
@@ -233,6 +240,7 @@ func (c *Config) reopener(i backend.Info) (open, look func() (backend.Disk, erro
 	}
 	again := *c
 	again.Create, again.Format = nil, backend.FormatRaw
+	again.BlockSize = i.LogicalBlockSize // as the guest was shown it
 	if i.Zoned != nil {
 		again.Format = backend.FormatZoned
 	}

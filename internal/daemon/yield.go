@@ -182,6 +182,7 @@ func sameDisk(was, now backend.Info) error {
 	}
 	zoned := was.Zoned == nil && now.Zoned == nil || was.Zoned != nil && now.Zoned != nil && *was.Zoned == *now.Zoned
 	grown.Zoned, now.Zoned = nil, nil
+	grown.DiscardGranularity = now.DiscardGranularity // advice, of the host's file system
 	if !zoned || grown != now {
 		return errors.New("the disk is not the one that the guest was shown: its size, zones or limits differ")
 	}

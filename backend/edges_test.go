@@ -1,0 +1,344 @@
+package backend
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+)
+
+// Disks of 512-byte blocks on storage that is read and written in larger ones: several
+// queues at once read, write, clear and discard whatever they like in sectors of their
+// own, which share blocks with everybody else's. Nobody loses what another one does to
+// his block, and the file keeps its size, which is no whole number of blocks.
+func TestEdges(t *testing.T) {
+	for _, kind := range engine.Kinds {
+		for _, unit := range []uint32{1024, 4096, 65536} {
+			for _, direct := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, %d, direct %v", kind, unit, direct), func(t *testing.T) {
+					testEdges(t, kind, Options{Direct: direct, unit: unit})
+				})
+			}
+		}
+	}
+}
+
+func testEdges(t *testing.T, kind engine.Kind, o Options) {
+	const sectors, workers, depth, rounds = 3*128 + 5, 3, 4, 60
+	path := filepath.Join(t.TempDir(), "plain")
+	want := make([]byte, sectors<<SectorShift+100)
+	for i := range want {
+		want[i] = byte(i >> 9)
+	}
+	if err := os.WriteFile(path, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := d.Info(); i.LogicalBlockSize != 512 || i.CapacitySectors != sectors {
+		t.Fatalf("%+v", i)
+	}
+	// Sector by sector another worker's request: at any time one owner of each.
+	owner := make([]int, sectors)
+	for s := range owner {
+		owner[s] = rand.IntN(workers * depth)
+	}
+	for s := 64; s < 200; s++ { // longer pieces, which have blocks in them that are whole
+		owner[s] = s / 34 % (workers * depth)
+	}
+	var runs [workers * depth][][2]int // first sector and how many, side by side
+	for s := 0; s < sectors; {
+		n := 1
+		for s+n < sectors && owner[s+n] == owner[s] {
+			n++
+		}
+		runs[owner[s]] = append(runs[owner[s]], [2]int{s, n})
+		s += n
+	}
+	var all sync.WaitGroup
+	for w := range workers {
+		all.Go(func() {
+			runtime.LockOSThread() // an engine may belong to it
+			defer runtime.UnlockOSThread()
+			lane, err := NewLane(kind.Open)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() {
+				if err := lane.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			c := &client{t: t, disk: d, lane: lane}
+			rnd := rand.New(rand.NewPCG(uint64(w), 7))
+			for round := range rounds {
+				var rs []*Request
+				var data [][]byte
+				for q := range depth {
+					mine := runs[w*depth+q]
+					if len(mine) == 0 {
+						continue
+					}
+					run := mine[rnd.IntN(len(mine))]
+					skip := rnd.IntN(run[1])
+					first, n := run[0]+skip, 1+rnd.IntN(run[1]-skip)
+					b := crooked(n<<SectorShift, rnd.IntN(2)*3)
+					r := &Request{Sector: uint64(first), Bytes: uint64(len(b)), Iov: pieces(b, rnd.IntN(2) == 0), Stable: rnd.IntN(4) == 0}
+					part := want[first<<SectorShift:][:len(b)]
+					switch rnd.IntN(6) {
+					case 0, 1:
+						r.Op = OpRead
+					case 2, 3:
+						r.Op = OpWrite
+						for i := range b {
+							b[i] = byte(round + w + q + i>>9)
+						}
+						copy(part, b)
+					case 4:
+						r.Op, r.Ranges = OpWriteZeroes, []Range{{Sector: r.Sector, Sectors: uint32(n), Unmap: rnd.IntN(2) == 0}}
+						clear(part)
+					case 5: // what is discarded may stay: it is written at once
+						r.Op, r.Ranges = OpDiscard, []Range{{Sector: r.Sector, Sectors: uint32(n)}}
+						if err := c.do(r); err != nil {
+							t.Error(err)
+						}
+						r = &Request{Op: OpWrite, Sector: r.Sector, Bytes: r.Bytes, Iov: r.Iov}
+						copy(b, pattern(byte(round), len(b)))
+						copy(part, b)
+					}
+					rs, data = append(rs, r), append(data, b)
+				}
+				c.submit(rs...)
+				c.allEnded(rs...)
+				for i, r := range rs {
+					if r.Err != nil {
+						t.Error(r.Err)
+						return
+					}
+					if r.Op == OpRead && !bytes.Equal(data[i], want[r.Sector<<SectorShift:][:r.Bytes]) {
+						t.Errorf("worker %d, round %d: sectors %d to %d are not what was written", w, round, r.Sector, r.Sector+r.Bytes>>SectorShift)
+						return
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	c := newClient(t, d)
+	if got := c.read(0, sectors<<SectorShift); !bytes.Equal(got, want[:sectors<<SectorShift]) {
+		t.Error("the disk is not what was written")
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the file has %d bytes, want %d; %v", len(got), len(want), err)
+	}
+	ro, err := Open(path, Options{Direct: o.Direct, unit: o.unit, ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rc := newClient(t, ro)
+	if got := rc.read(1, (sectors-1)<<SectorShift); !bytes.Equal(got, want[512:sectors<<SectorShift]) {
+		t.Error("read-only, the disk is not what was written")
+	}
+	if err := ro.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A part of a block that cannot be read or written costs its request an error, and
+// lets the next one have the block.
+func TestEdgeFails(t *testing.T) {
+	d, err := Open(newPlain(t, 1<<20), Options{unit: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	c, e := heldClient(t, d, nil)
+	for _, code := range []engine.Code{engine.Readv, engine.Writev} {
+		e.fault = func(op *engine.Op) fault {
+			if op.Code == code && op.Off == 4096 {
+				return fault{err: unix.EIO}
+			}
+			return fault{}
+		}
+		for _, r := range []*Request{
+			request(OpWrite, 9, make([]byte, 512)),
+			request(OpWrite, 7, make([]byte, 1024)),
+			ranges(OpWriteZeroes, Range{Sector: 9, Sectors: 1}),
+		} {
+			c.want(c.do(r), ErrIO)
+		}
+		e.fault = nil
+		c.want(c.write(9, pattern('a', 512)), nil)
+		c.want(c.write(7, pattern('b', 1024)), nil)
+	}
+	if got := c.read(7, 1536); !bytes.Equal(got, append(pattern('b', 1024), pattern('a', 512)...)) {
+		t.Error("not what was written")
+	}
+}
+
+// Appends of an image whose blocks are smaller than the storage's: many at once, in zones
+// side by side, with resets in between.
+func TestImageEdges(t *testing.T) {
+	for _, kind := range engine.Kinds {
+		for _, direct := range []bool{false, true} {
+			for _, g := range []Geometry{small, {CapacitySectors: 33*4 - 2, ZoneSectors: 4, ConventionalZones: 1}, {CapacitySectors: 1001, ZoneSectors: 64, ZoneCapacitySectors: 61}} {
+				testImageEdges(t, kind, g, Options{Direct: direct, unit: 4096})
+			}
+		}
+	}
+}
+
+func testImageEdges(t *testing.T, kind engine.Kind, g Geometry, o Options) {
+	path := newImage(t, g)
+	d, err := Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z := d.Info().Zoned
+	var all sync.WaitGroup
+	const workers = 3
+	for w := range workers {
+		all.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			lane, err := NewLane(kind.Open)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() {
+				if err := lane.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			c := &client{t: t, disk: d, lane: lane}
+			rnd := rand.New(rand.NewPCG(uint64(w), 9))
+			for round := range 25 {
+				// Zones of its own, every third one, which may share blocks with their neighbours.
+				i := w + workers*(1+rnd.IntN((z.Zones-1)/workers-1))
+				if ReportZone := d.ReportZone(i); ReportZone.Type == ZoneConventional {
+					continue
+				}
+				start := uint64(i) * z.ZoneSectors
+				if err := c.zoneOp(OpReset, start); err != nil {
+					t.Error(err)
+					return
+				}
+				room := d.ReportZone(i).Capacity
+				var rs []*Request
+				for n := uint64(0); n < room; {
+					k := min(1+rnd.Uint64N(12), room-n, uint64(z.MaxAppendSectors))
+					r := request(OpAppend, start, pattern(byte(round+len(rs)+w), int(k)<<SectorShift))
+					rs, n = append(rs, r), n+k
+				}
+				c.submit(rs...)
+				c.allEnded(rs...)
+				if rnd.IntN(3) == 0 {
+					if err := c.flush(); err != nil {
+						t.Error(err)
+					}
+				}
+				for n, r := range rs {
+					if r.Err != nil {
+						t.Error(r.Err)
+						return
+					}
+					got := make([]byte, r.Bytes)
+					if err := c.do(request(OpRead, r.AppendSector, got)); err != nil || !bytes.Equal(got, bytesOf(&r.Iov[0])) {
+						t.Errorf("worker %d, round %d: append %d of zone %d is not what was written: %v", w, round, n, i, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	if d, err = reopened(d, path, o); err != nil {
+		t.Fatal(err)
+	}
+	closeDisk(t, d, path)
+	if st, err := os.Stat(path); err != nil || st.Size() != fileBytesOf(t, path) {
+		t.Errorf("the file has %d bytes, %v", st.Size(), err)
+	}
+}
+
+func reopened(d Disk, path string, o Options) (Disk, error) {
+	if err := d.Close(); err != nil {
+		return nil, err
+	}
+	return Open(path, o)
+}
+
+func fileBytesOf(t *testing.T, path string) int64 {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := readSuper(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.fileBytes()
+}
+
+// The block size that a guest sees is the operator's, or 512 of a file, whatever the
+// storage takes at the moment; that of an image is the image's.
+func TestBlockSizeIsTheOperators(t *testing.T) {
+	plain, image := newPlain(t, 1<<20+512), newImage(t, small)
+	for _, c := range []struct {
+		path     string
+		asked    uint32
+		shown    uint32
+		capacity uint64
+		want     string
+	}{
+		{path: plain, shown: 512, capacity: 2049},
+		{path: plain, asked: 512, shown: 512, capacity: 2049},
+		{path: plain, asked: 4096, shown: 4096, capacity: 2048},
+		{path: image, shown: 512, capacity: small.CapacitySectors},
+		{path: image, asked: 512, shown: 512, capacity: small.CapacitySectors},
+		{path: image, asked: 4096, want: "it has blocks of 512 bytes"},
+	} {
+		for _, unit := range []uint32{0, 512, 4096, 8192} {
+			for _, direct := range []bool{false, true} {
+				d, err := Open(c.path, Options{BlockSize: c.asked, unit: unit, Direct: direct})
+				if c.want != "" {
+					if err == nil || !strings.Contains(err.Error(), c.want) {
+						t.Errorf("%+v: %v", c, err)
+					}
+					continue
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i := d.Info(); i.LogicalBlockSize != c.shown || i.CapacitySectors != c.capacity || i.PhysicalBlockSize != 4096 {
+					t.Errorf("%+v, unit %d, direct %v: %+v", c, unit, direct, i)
+				}
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	if _, err := Open(plain, Options{unit: 3 << 10}); err == nil || !strings.Contains(err.Error(), "leave --cache=direct out") {
+		t.Errorf("a unit that is no power of two: %v", err)
+	}
+}
