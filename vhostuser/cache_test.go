@@ -129,8 +129,10 @@ func TestOldStateIsRead(t *testing.T) {
 	if le.Uint64(b[at:]) != 1<<63 {
 		t.Fatal("there are no choices")
 	}
-	old := append(append([]byte(nil), b[:at]...), b[at+3*8:]...)
-	le.PutUint32(old, stateVersionOld)
+	// Nor is there a message at hand: that was taken, and this commit would say that it was not.
+	words := at - 6*8
+	old := append(le.AppendUint32(nil, stateVersionOld), make([]byte, 2*4)...)
+	old = append(append(old, b[words:at]...), b[at+3*8:]...)
 	if err := j.commit(old); err != nil {
 		t.Fatal(err)
 	}
