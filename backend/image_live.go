@@ -46,6 +46,8 @@ func openLive(f *os.File, n int) (t liveTable, err error) {
 	if t.mem, err = unix.Mmap(t.fd, liveOff, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return t, fmt.Errorf("map the zone table: %w", err)
 	}
+	// A mapping has the image open, and with it its lock: see internal/foreign.
+	_ = unix.Madvise(t.mem, unix.MADV_DONTFORK)
 	return t, nil
 }
 

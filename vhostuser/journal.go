@@ -74,6 +74,7 @@ func mapJournal(f *FD) (*journal, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("map the session's state: %w", err), f.Close())
 	}
+	_ = unix.Madvise(mem, unix.MADV_DONTFORK) // see internal/foreign: another process must not keep it
 	return &journal{file: f, mem: mem}, nil
 }
 

@@ -118,6 +118,7 @@ func openRecord(file *FD, off int64, queues int, size uint16) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map the record of requests in flight: %w", err)
 	}
+	_ = unix.Madvise(mem, unix.MADV_DONTFORK) // see internal/foreign: another process must not keep it
 	r := &Record{file: file, mem: mem, rings: make([]RingRecord, queues), size: size}
 	words := unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), len(mem)/8)
 	for i := range r.rings {

@@ -83,7 +83,7 @@ func TestSessionSilentFile(t *testing.T) {
 		_ = p.conn.uc.CloseWrite()
 		drain(p.conn)
 		err := <-p.done
-		if words := "fuse.silentfs) that is not known to be local"; !p.logged(LevelWarn, words) && !contains(err, words) {
+		if words := "that is not known to be local"; !p.logged(LevelWarn, words) && !contains(err, words) {
 			t.Errorf("%v: %v, log %q", r, err, p.logs)
 		}
 		_ = p.conn.Close()

@@ -58,6 +58,7 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 	if cerr := disk.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("closing %s: %w", c.what(), cerr))
 	}
+	warnOfKept(log)
 	return err
 }
 
@@ -101,6 +102,20 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 	ctl.close() // what it waits for may have been in flight
 	told()
 	return dev.disk, err
+}
+
+// warnOfKept says at the end what does not end with the process.
+func warnOfKept(log *logrus.Logger) {
+	n, err := foreign.Kept()
+	if n == 0 {
+		return
+	}
+	const remedy = "until their file system answers, or is aborted (FUSE: echo 1 > /sys/fs/fuse/connections/N/abort, where N is of the device 0:N that the log says it refused)"
+	if err != nil {
+		log.Warnf("%d descriptors of front-ends cannot be closed, and no process could be made to hold them (%v): this one may not quite end, and keep its image, %s", n, err, remedy)
+		return
+	}
+	log.Warnf("%d descriptors of front-ends cannot be closed: a process zvhost-leftover holds them, and nothing else, %s", n, remedy)
 }
 
 // server lets front-ends in, one at a time.

@@ -22,6 +22,8 @@ var reaper struct {
 	queue   []int
 	threads int
 	stuck   int // that stay open
+	holder  bool
+	holding error // why there is no holder, or why it does not spare one of those
 }
 
 // Close closes fd, which is not the caller's any more, and waits for nothing. An eventfd
@@ -43,19 +45,24 @@ func Close(fd int) {
 // CloseKind is Close for a descriptor that has been looked at.
 func CloseKind(fd int, k Kind) {
 	if k == Stuck {
-		keep()
+		reaper.mu.Lock()
+		defer reaper.mu.Unlock()
+		keepLocked(fd)
 		return
 	}
 	Close(fd)
 }
 
-// keep notes that a descriptor stays open until the process ends. To close a file of a
-// silent FUSE server waits where not even SIGKILL reaches (fuse_flush sends a request that
-// is forced, see request_wait_answer).
-func keep() {
-	reaper.mu.Lock()
-	defer reaper.mu.Unlock()
+// keepLocked notes that fd stays open until the process ends, and after that as long as
+// the holder does (holder.go). To close a file of a silent FUSE server waits where not even
+// SIGKILL reaches (fuse_flush sends a request that is forced, see request_wait_answer).
+func keepLocked(fd int) {
 	reaper.stuck++
+	if err := hold(fd, reaper.holder); err != nil {
+		reaper.holding = err
+		return
+	}
+	reaper.holder = true
 }
 
 // reap closes descriptors until none is left.
@@ -72,7 +79,7 @@ func reap() {
 		}
 		reaper.mu.Lock()
 		if kind == Stuck {
-			reaper.stuck++
+			keepLocked(fd)
 		}
 	}
 	reaper.queue = nil
@@ -86,6 +93,15 @@ func Left() (all, closing int) {
 	defer reaper.mu.Unlock()
 	closing = len(reaper.queue) + reaper.threads
 	return closing + reaper.stuck, closing
+}
+
+// Kept is how many descriptors stay open because nothing can close them. An error means
+// that the end of this process waits for whoever serves them; without one it is another
+// process, zvhost-leftover, that waits.
+func Kept() (n int, err error) {
+	reaper.mu.Lock()
+	defer reaper.mu.Unlock()
+	return reaper.stuck, reaper.holding
 }
 
 // Exhausted says that so many descriptors are left over that the process had better end,

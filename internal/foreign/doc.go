@@ -1,5 +1,6 @@
 // Package foreign is for descriptors that another process has sent: what they are
-// (kind.go), and how they are closed (close.go).
+// (kind.go), how they are closed (close.go), and what becomes at the end of the process of
+// those that cannot be (holder.go).
 //
 // The sender is hostile. It shares the open file, and whatever serves the file may be its
 // own: a system call that waits for that waits for ever. So nothing here

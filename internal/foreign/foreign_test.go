@@ -13,7 +13,12 @@ import (
 	"github.com/zvhost/zvhost/internal/testleak"
 )
 
-func TestMain(m *testing.M) { testleak.Main(m) }
+func TestMain(m *testing.M) {
+	if how := os.Getenv(asKept); how != "" {
+		os.Exit(kept(how))
+	}
+	testleak.Main(m)
+}
 
 // eventually waits until it is so.
 func eventually(t *testing.T, what string, is func() bool) {

@@ -28,8 +28,7 @@ const (
 	// Other is anything else that can be closed, if on a thread of its own.
 	Other
 	// Stuck is what close(2) may wait for without an end that even SIGKILL could bring: a
-	// file of a file system that is not known to be local. It stays open until the process
-	// ends.
+	// file of a file system that is not known to be local. It stays open: see holder.go.
 	Stuck
 )
 
@@ -134,7 +133,7 @@ func file(fd int, name string) (Kind, string) {
 	fs, isLocal := fileSystem(&st)
 	switch {
 	case !isLocal:
-		return Stuck, fmt.Sprintf("%s, %q, of a file system (%s) that is not known to be local", what, name, fs)
+		return Stuck, fmt.Sprintf("%s, %q, of a file system (%s, device %d:%d) that is not known to be local", what, name, fs, st.Dev_major, st.Dev_minor)
 	case regular:
 		return Memory, fmt.Sprintf("%s, %q, of %s", what, name, fs)
 	}

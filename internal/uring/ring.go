@@ -71,6 +71,9 @@ func (r *Ring) open(p *params) (err error) {
 	if r.sqes, err = unix.Mmap(r.fd, offSQEs, int(p.sqEntries)*int(unsafe.Sizeof(SQE{})), prot, flags); err != nil {
 		return fmt.Errorf("mapping an io_uring's entries: %w", err)
 	}
+	// A mapping has the ring open, and that its files: see internal/foreign.
+	_ = unix.Madvise(r.rings, unix.MADV_DONTFORK)
+	_ = unix.Madvise(r.sqes, unix.MADV_DONTFORK)
 	at := func(off uint32) *uint32 { return (*uint32)(unsafe.Pointer(&r.rings[off])) }
 	r.sqHead, r.sqTail, r.sqFlags, r.sqMask = at(p.sq.head), at(p.sq.tail), at(p.sq.flags), *at(p.sq.ringMask)
 	r.cqHead, r.cqTail, r.cqMask = at(p.cq.head), at(p.cq.tail), *at(p.cq.ringMask)

@@ -73,6 +73,7 @@ func Map(fd int, d RegionDesc) (*Region, error) {
 	// A core dump of this process is no place for a guest's memory. Best effort:
 	// a kernel without core dumps refuses the advice.
 	_ = unix.Madvise(mapping, unix.MADV_DONTDUMP)
+	_ = unix.Madvise(mapping, unix.MADV_DONTFORK) // see internal/foreign: another process must not keep it
 	return &Region{desc: d, mem: mapping[lead : lead+d.Size : lead+d.Size], mapping: mapping}, nil
 }
 
