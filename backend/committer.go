@@ -281,8 +281,7 @@ func (c *committer) commitTouched() error {
 func (c *committer) commitResets(zones []uint32) {
 	slices.Sort(zones)
 	for _, i := range zones {
-		// A flush may have told of the reset already, and of what came behind it.
-		if c.words[i].hasData() {
+		if c.owesReset(int(i)) {
 			c.set(int(i), pack(int(i), Empty, 0))
 		}
 	}
@@ -301,6 +300,16 @@ func (c *committer) commitResets(zones []uint32) {
 		c.wipe(int(zones[0]), int(zones[n-1]))
 		zones = zones[n:]
 	}
+}
+
+// owesReset says whether what is to be committed for zone i, whose gate is shut, is
+// older than its reset. A flush may have told of the reset already, and of what came
+// behind it. That is no data, for no write has come; but it may be that the zone was
+// finished, or put out of service, and the guest was promised that. Where it is so no
+// more, another reset has come since.
+func (c *committer) owesReset(i int) bool {
+	w := c.words[i]
+	return w.hasData() || w.outlasts() && !c.d.entry(i).outlasts()
 }
 
 // wipe makes the data of zones first to last go away and opens their gates. If

@@ -45,6 +45,13 @@ func (w word) state() ZoneState { return ZoneState(w >> stateShift & 15) }
 // hasData says whether the zone holds sectors that a reset has to make go away.
 func (w word) hasData() bool { return w.written() != 0 }
 
+// outlasts says whether a zone with this entry comes back from a power cut as anything
+// but empty: a reset has to be durable before the zone takes a new write.
+func (w word) outlasts() bool {
+	s := w.state()
+	return w.hasData() || s == Full || s == ReadOnly || s == Offline
+}
+
 // verify says what is wrong with w as the entry of zone i, or nil.
 func (w word) verify(g *Geometry, i int) error {
 	low := uint64(w) & (1<<checkShift - 1)

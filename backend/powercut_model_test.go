@@ -125,8 +125,10 @@ func (m *cutModel) issued(r *cutReq, at uint64) {
 // moved notes that all data of the write r stands in the page cache.
 func (m *cutModel) moved(r *cutReq) {
 	r.landed = true
-	// A reset that is answered by now is in front of the write.
-	r.epochs[0] = max(r.epochs[0], m.zones[r.inZone].answered)
+	// A reset that is answered by now is in front of the write, and durable.
+	z := m.zones[r.inZone]
+	r.epochs[0] = max(r.epochs[0], z.answered)
+	z.covered = max(z.covered, z.answered)
 }
 
 func (r *cutReq) isWrite() bool { return r.Op == OpWrite || r.Op == OpAppend }

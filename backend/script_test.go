@@ -114,7 +114,7 @@ func isMove(op Op) bool { return op == OpWrite || op == OpAppend }
 // answer, and before the next write of the zone lands.
 func (s *script) note(before []modelZone) {
 	for i, z := range before {
-		if s.m.Zones[i].WP < z.WP {
+		if now := s.m.Zones[i].State; now == zonemodel.Empty && z.State != now {
 			s.resets[i] = true
 		}
 	}

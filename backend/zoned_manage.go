@@ -110,7 +110,7 @@ func (d *zoned) apply(z *zone, i int, op Op) error {
 func (d *zoned) place(z *zone, i int, to ZoneState, reset bool) error {
 	clear := false
 	if reset {
-		clear = word(z.word.Load()).hasData()
+		clear = word(z.word.Load()).outlasts()
 		z.next, z.done = 0, 0 // before enter, which publishes; a reset takes no resource, so enter cannot fail
 	}
 	if err := d.enter(z, i, to); err != nil {
@@ -120,8 +120,11 @@ func (d *zoned) place(z *zone, i int, to ZoneState, reset bool) error {
 		// Until the reset is durable the old data must stay: a power cut may
 		// bring the old write pointer back. And until it is gone no write may
 		// land. So the guest has its answer now, and the next write waits.
-		z.gated, z.stuck, z.debris = true, false, 0
-		d.com.reset(i)
+		// A reset that is under way takes this one along: see openGate.
+		if !z.gated || z.stuck || z.debris != 0 {
+			z.gated, z.stuck, z.debris = true, false, 0
+			d.com.reset(i)
+		}
 	}
 	if !d.publish(z, i) {
 		return errTable
@@ -226,11 +229,15 @@ func (d *zoned) serve(z *zone, i int) {
 }
 
 // openGate lets writes into zone i again after a reset, its old data being
-// gone; or, when that failed, fails those that wait for it.
+// gone; or, when that failed, fails those that wait for it. It is the committer's.
 func (d *zoned) openGate(i int, failed error) {
 	z := &d.zones[i]
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	if failed == nil && d.com.owesReset(i) {
+		d.com.reset(i) // the zone was finished and reset again since the committer looked
+		return
+	}
 	if failed != nil {
 		failed = fmt.Errorf("%w: the zone's reset could not be completed: %w", ErrIO, failed)
 	}

@@ -1,0 +1,157 @@
+package backend
+
+import (
+	"strings"
+	"testing"
+)
+
+// A zoneScript is what is sent to zone 2 of a disk, word by word, and what a power cut
+// and a kill leave of that. A word that ends in "!" is followed by a flush.
+type zoneScript struct {
+	words      string
+	cut        ZoneState
+	cutWritten uint64
+	kill       ZoneState
+	written    uint64
+}
+
+// Whatever a zone was that takes a write after a reset, finished without any data in it
+// too, the reset is durable by then; and what was flushed behind a reset stays.
+func TestResetIsDurableBeforeTheNextWrite(t *testing.T) {
+	for _, s := range []zoneScript{
+		{"finish! reset append", Empty, 0, ImpOpen, 8},
+		{"finish! reset append reset append", Empty, 0, ImpOpen, 8},
+		{"finish! reset finish reset append", Empty, 0, ImpOpen, 8},
+		{"finish! reset open append", Empty, 0, ExpOpen, 8},
+		{"finish! reset open close append", Empty, 0, ImpOpen, 8},
+		{"finish! reset-all append", Empty, 0, ImpOpen, 8},
+		{"finish! reset-all append reset-all append", Empty, 0, ImpOpen, 8},
+		{"finish! erase", Empty, 0, Empty, 0},
+		{"finish! erase append", Empty, 0, ImpOpen, 8},
+		{"finish! erase finish reset append", Empty, 0, ImpOpen, 8},
+		{"finish! reset append!", Closed, 8, ImpOpen, 8},
+		{"finish! reset append! append", Closed, 8, ImpOpen, 16},
+		{"finish! reset finish!", Full, 0, Full, 0},
+		{"finish! reset! finish", Empty, 0, Full, 0},
+		{"append finish! reset append", Empty, 0, ImpOpen, 8},
+		{"append finish! reset finish!", Full, 0, Full, 0},
+		{"append! reset finish! reset append", Empty, 0, ImpOpen, 8},
+		{"append! reset finish!", Full, 0, Full, 0},
+		{"append finish! reset finish reset finish!", Full, 0, Full, 0},
+		{"open! reset append", Empty, 0, ImpOpen, 8},
+		{"open! append close! reset append", Empty, 0, ImpOpen, 8},
+		{"full reset append", Empty, 0, ImpOpen, 8},
+		{"full empty append", Empty, 0, ImpOpen, 8},
+		{"full empty reset append", Empty, 0, ImpOpen, 8},
+		{"append full reset append", Empty, 0, ImpOpen, 8},
+		{"read-only empty append", Empty, 0, ImpOpen, 8},
+		{"offline empty append", Empty, 0, ImpOpen, 8},
+		{"offline writable append", Empty, 0, ImpOpen, 8},
+		{"finish! read-only writable append", Empty, 0, ImpOpen, 8},
+		{"finish! offline empty append reset append", Empty, 0, ImpOpen, 8},
+	} {
+		for _, cut := range []bool{true, false} {
+			path := newFastImage(t, small)
+			d, fs := openFaulty(t, path)
+			c := newClient(t, d)
+			c.carryOut(s.words)
+			kill(t, d, fs)
+			state, written := s.kill, s.written
+			if cut {
+				powerCut(t, path)
+				state, written = s.cut, s.cutWritten
+			}
+			d = openDisk(t, path).(*zoned)
+			wp := written
+			if state == Full {
+				wp = small.ZoneSectors
+			}
+			if z := d.ReportZone(2); z.State != state || z.WP-z.Start != wp {
+				t.Errorf("%s, power cut %v: zone 2 is %v, written up to %d; want %v, %d", s.words, cut, z.State, z.WP-z.Start, state, wp)
+			}
+			if w := d.entry(2); w.written() != written {
+				t.Errorf("%s, power cut %v: %d sectors are written, want %d", s.words, cut, w.written(), written)
+			}
+			closeDisk(t, d, path)
+		}
+	}
+}
+
+// carryOut sends what a zoneScript says.
+func (c *client) carryOut(words string) {
+	c.t.Helper()
+	at := 2 * small.ZoneSectors
+	for _, w := range strings.Fields(words) {
+		w, flush := strings.CutSuffix(w, "!")
+		switch w {
+		case "append":
+			_, err := c.append(at, pattern('a', 4096))
+			c.want(err, nil)
+		case "erase":
+			c.want(c.do(eraseOf(Range{Sector: at, Sectors: uint32(small.ZoneSectors)})), nil)
+		case "reset-all":
+			c.want(c.zoneOp(OpResetAll, 0), nil)
+		case "open", "close", "finish", "reset":
+			c.want(c.zoneOp(map[string]Op{"open": OpOpen, "close": OpClose, "finish": OpFinish, "reset": OpReset}[w], at), nil)
+		default:
+			to, err := ParseZoneTarget(w)
+			if err == nil {
+				err = SetZoneStates(c.disk, []int{2}, to)
+			}
+			c.want(err, nil)
+		}
+		if flush {
+			c.want(c.flush(), nil)
+		}
+	}
+}
+
+// A zone that is finished and reset again while its reset is on its way to the disk gets
+// its place there once that has ended, and nothing is done to what is written then.
+func TestResetsOfOneZoneMeet(t *testing.T) {
+	for _, words := range []string{"finish", "finish reset", "finish reset finish reset", "open reset"} {
+		for _, before := range []string{"finish!", "append finish!", "append!"} {
+			path := newFastImage(t, small)
+			d, fs := openFaulty(t, path)
+			c := newClient(t, d)
+			c.carryOut(before)
+			fs.seen()
+			for _, point := range []string{"stable", "wipe"} {
+				reached, goOn := make(chan struct{}), make(chan struct{})
+				held := false
+				fs.refuse(func(call storeCall) error {
+					if call.op == point && !held {
+						held = true
+						close(reached)
+						<-goOn
+					}
+					return nil
+				})
+				c.carryOut("reset")
+				<-reached
+				c.carryOut(words)
+				close(goOn)
+				if strings.HasSuffix(words, "finish") {
+					c.carryOut("reset")
+				}
+				c.carryOut("append")
+				fs.refuse(nil)
+				if point == "stable" {
+					c.carryOut("reset append finish!")
+				}
+			}
+			c.carryOut("append!")
+			kill(t, d, fs)
+			powerCut(t, path)
+			d = openDisk(t, path).(*zoned)
+			c = newClient(t, d)
+			if z := d.ReportZone(2); z.State != Closed || z.WP-z.Start != 16 {
+				t.Errorf("%s, reset, %s: zone 2 is %v, written up to %d", before, words, z.State, z.WP-z.Start)
+			}
+			if got := c.read(2*small.ZoneSectors, 8192); string(got) != string(pattern('a', 4096))+string(pattern('a', 4096)) {
+				t.Errorf("%s, reset, %s: zone 2 does not hold what was written", before, words)
+			}
+			closeDisk(t, d, path)
+		}
+	}
+}
