@@ -81,6 +81,9 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 	} else {
 		f, err = os.OpenFile(path, mode|unix.O_DIRECT, 0)
 	}
+	if err == nil && mode == os.O_RDWR {
+		err = writable(f)
+	}
 	if IsInUse(err) {
 		return nil, fmt.Errorf("drive %s %w", path, err)
 	} else if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,20 +34,35 @@ func TestEdges(t *testing.T) {
 }
 
 func testEdges(t *testing.T, kind engine.Kind, o Options) {
-	const sectors, workers, depth, rounds = 3*128 + 5, 3, 4, 60
 	path := filepath.Join(t.TempDir(), "plain")
-	want := make([]byte, sectors<<SectorShift+100)
-	for i := range want {
-		want[i] = byte(i >> 9)
+	file := make([]byte, edgeSectors<<SectorShift+100)
+	for i := range file {
+		file[i] = byte(i >> 9)
 	}
-	if err := os.WriteFile(path, want, 0o600); err != nil {
+	if err := os.WriteFile(path, file, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	want := slices.Clone(file)[:edgeSectors<<SectorShift]
+	testEdgesOf(t, path, want, kind, o)
+	copy(file, want)
+	got, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(got, file) {
+		t.Errorf("the file has %d bytes, want %d; %v", len(got), len(file), err)
+	}
+}
+
+const edgeSectors = 3*128 + 5
+
+// testEdgesOf does what TestEdges says to the disk at path, which begins with want, and
+// leaves in want what it has to hold then.
+func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Options) {
+	const workers, depth, rounds = 3, 4, 60
+	sectors := len(want) >> SectorShift
 	d, err := Open(path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i := d.Info(); i.LogicalBlockSize != 512 || i.CapacitySectors != sectors {
+	if i := d.Info(); i.LogicalBlockSize != 512 || i.CapacitySectors != uint64(sectors) {
 		t.Fatalf("%+v", i)
 	}
 	// Sector by sector another worker's request: at any time one owner of each.
@@ -137,22 +153,19 @@ func testEdges(t *testing.T, kind engine.Kind, o Options) {
 	}
 	all.Wait()
 	c := newClient(t, d)
-	if got := c.read(0, sectors<<SectorShift); !bytes.Equal(got, want[:sectors<<SectorShift]) {
+	if got := c.read(0, sectors<<SectorShift); !bytes.Equal(got, want) {
 		t.Error("the disk is not what was written")
 	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	got, err := os.ReadFile(path)
-	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("the file has %d bytes, want %d; %v", len(got), len(want), err)
-	}
-	ro, err := Open(path, Options{Direct: o.Direct, unit: o.unit, ReadOnly: true})
+	o.ReadOnly = true
+	ro, err := Open(path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rc := newClient(t, ro)
-	if got := rc.read(1, (sectors-1)<<SectorShift); !bytes.Equal(got, want[512:sectors<<SectorShift]) {
+	if got := rc.read(1, (sectors-1)<<SectorShift); !bytes.Equal(got, want[512:]) {
 		t.Error("read-only, the disk is not what was written")
 	}
 	if err := ro.Close(); err != nil {

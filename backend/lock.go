@@ -30,10 +30,8 @@ func lockFileOrWarn(f *os.File, readOnly bool, warn func(string)) error {
 	if err != nil {
 		return err
 	}
-	if !readOnly {
-		if loop := loopOver(f); loop != "" {
-			return &InUseError{said: fmt.Sprintf("in use by %s, a loop device over it; detach that first (losetup -d %s)", loop, loop)}
-		}
+	if loop := loopOver(f, !readOnly); loop != "" {
+		return &InUseError{said: fmt.Sprintf("in use by %s, a loop device over it; detach that first (losetup -d %s)", loop, loop)}
 	}
 	return lockForQEMU(f, readOnly, warn)
 }

@@ -27,8 +27,12 @@ func openUnused(path string, flags int) (*os.File, error) {
 	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return os.OpenFile(path, flags, 0) // which has the error, if any
 	}
+	path = usualNode(path, st.Rdev, flags)
 	f, err := openExclusively(path, flags)
 	if flags&(unix.O_RDWR|unix.O_WRONLY) != 0 {
+		if err == nil {
+			err = writable(f)
+		}
 		return f, err
 	}
 	if err == nil {
@@ -40,6 +44,36 @@ func openUnused(path string, flags int) (*os.File, error) {
 		return nil, err
 	}
 	return os.OpenFile(path, flags, 0)
+}
+
+// usualNode is the node in /dev of the device that path is one of, if it may be opened
+// too: flock is of a node, and users find out about each other by that of the same one.
+func usualNode(path string, dev uint64, flags int) string {
+	usual := path
+	_ = eachLine("/sys/dev/block/"+devNumber(dev)+"/uevent", func(f []string) {
+		if len(f) == 1 && strings.HasPrefix(f[0], "DEVNAME=") {
+			usual = "/dev/" + strings.TrimPrefix(f[0], "DEVNAME=")
+		}
+	})
+	may := uint32(unix.R_OK)
+	if flags&(unix.O_RDWR|unix.O_WRONLY) != 0 {
+		may |= unix.W_OK
+	}
+	var st unix.Stat_t
+	if unix.Stat(usual, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != dev ||
+		unix.Faccessat(unix.AT_FDCWD, usual, may, unix.AT_EACCESS) != nil {
+		return path
+	}
+	return usual
+}
+
+// writable says why f, a block device that is open to be written, cannot be: the kernel
+// opens one that is read-only all the same, and then fails each write. It closes it then.
+func writable(f *os.File) error {
+	if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET); err != nil || n == 0 {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("the device is read-only (%w): serve it with --read-only", unix.EROFS), f.Close())
 }
 
 // openExclusively opens a block device with O_EXCL. A process that has ended may leave
@@ -178,9 +212,9 @@ func processesWith(but int, is func(*unix.Stat_t) bool) (users []string) {
 	return users
 }
 
-// loopOver names the loop device through which a file is being written; empty when
-// there is none.
-func loopOver(f *os.File) string {
+// loopOver names a loop device over a file, one that writes to it or, with readOnlyToo,
+// whatever there is; empty when there is none.
+func loopOver(f *os.File, readOnlyToo bool) string {
 	st, err := f.Stat()
 	if err != nil {
 		return ""
@@ -194,7 +228,7 @@ func loopOver(f *os.File) string {
 		dev := filepath.Dir(filepath.Dir(path))
 		other, err := os.Stat(strings.TrimSuffix(string(name), "\n"))
 		readOnly, rerr := os.ReadFile(dev + "/ro")
-		if err == nil && os.SameFile(st, other) && (rerr != nil || trimmed(readOnly) == "0") {
+		if err == nil && os.SameFile(st, other) && (readOnlyToo || rerr != nil || trimmed(readOnly) == "0") {
 			return "/dev/" + filepath.Base(dev)
 		}
 	}

@@ -3,15 +3,14 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/control"
+	"github.com/zvhost/zvhost/internal/loopdev"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -27,45 +26,9 @@ const (
 // it and what thaws it. It is thawed and taken down in any case.
 func freezable(t *testing.T) (freeze, thaw func()) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("this test mounts and freezes a file system: run it as root")
-	}
-	run := func(name string, args ...string) string {
-		t.Helper()
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	file, dir := t.TempDir()+"/fs", t.TempDir()
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(file, 64<<20); err != nil {
-		t.Fatal(err)
-	}
-	run("mkfs.ext4", "-q", file)
-	loop := run("losetup", "--find", "--show", file)
-	t.Cleanup(func() { run("losetup", "--detach", loop) })
-	thawOnDeath(t, dir, loop)
-	if err := unix.Mount(loop, dir, "ext4", 0, ""); err != nil {
-		t.Fatalf("mount %s: %v", loop, err)
-	}
-	t.Cleanup(func() {
-		// Whoever has used it may be gone only in a moment.
-		err := unix.Unmount(dir, 0)
-		for range 1000 {
-			if err != unix.EBUSY {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-			err = unix.Unmount(dir, 0)
-		}
-		if err != nil {
-			t.Errorf("unmount %s: %v", dir, err)
-		}
-	})
+	dev := loopdev.Attach(t, loopdev.File(t, 64<<20), loopdev.Options{})
+	dev.FileSystem()
+	dir := dev.Mount(0)
 	frozen := false
 	ioctl := func(name string, request uint) {
 		t.Helper()
@@ -88,29 +51,6 @@ func freezable(t *testing.T) (freeze, thaw func()) {
 	}
 	t.Chdir(dir)
 	return freeze, thaw
-}
-
-// thawOnDeath has the file system at dir thawed and taken down if this process is killed: it
-// would stay frozen for good.
-func thawOnDeath(t *testing.T, dir, loop string) {
-	t.Helper()
-	cmd := exec.Command("sh", "-c", `read over || { fsfreeze --unfreeze "$1"; umount --lazy "$1"; losetup --detach "$2"; }`, "sh", dir, loop)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what kills a test may kill its process group
-	over, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := over.Write([]byte("over\n")); err != nil {
-			t.Error(err)
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // sendTo sends a request without waiting for it.

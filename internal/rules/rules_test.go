@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 
 	"internal/foreign":  {},
 	"internal/silentfs": {}, // for tests
+	"internal/loopdev":  {}, // for tests
 
 	// It does nothing but in tests.
 	"internal/failpoint": {},
@@ -68,7 +69,7 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/powercut", "internal/silentfs", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
+	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
 	"virtio/guestmem", "vhostuser", "internal/failpoint",
 }
 

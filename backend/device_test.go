@@ -1,0 +1,264 @@
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/loopdev"
+)
+
+// wantRefused says that a disk cannot be opened because it is in use, in one line with
+// said in it.
+func wantRefused(t *testing.T, path string, o Options, said string) {
+	t.Helper()
+	d, err := Open(path, o)
+	if err == nil {
+		t.Errorf("%s, %+v: served", path, o)
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	if !IsInUse(err) || !strings.Contains(err.Error(), said) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("%s, %+v: %v; want it to say %q", path, o, err, said)
+	}
+}
+
+// wantServed says that a disk can be opened.
+func wantServed(t *testing.T, path string, o Options) {
+	t.Helper()
+	d, err := Open(path, o)
+	if err == nil {
+		err = d.Close()
+	}
+	if err != nil {
+		t.Errorf("%s, %+v: %v", path, o, err)
+	}
+}
+
+// infoOf is what is shown of a disk to who only looks at it.
+func infoOf(t *testing.T, path string, o Options) Info {
+	t.Helper()
+	d, err := Look(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	return d.Info()
+}
+
+// A mounted device is served to nobody, but for one that is mounted read-only to a guest
+// that only reads. What only looks at it may.
+func TestMountedDeviceIsRefused(t *testing.T) {
+	dev := loopdev.Attach(t, loopdev.File(t, 16<<20), loopdev.Options{})
+	dev.FileSystem()
+	for _, o := range []Options{{}, {ReadOnly: true}, {Direct: true}, {Direct: true, ReadOnly: true}} {
+		wantServed(t, dev.Path, o)
+	}
+	t.Run("read-write", func(t *testing.T) {
+		dev := dev.For(t)
+		dir := dev.Mount(0)
+		for _, path := range []string{dev.Path, dev.Node()} {
+			for _, o := range []Options{{}, {ReadOnly: true}, {Direct: true}, {Format: FormatRaw}} {
+				wantRefused(t, path, o, "mounted at "+dir)
+			}
+			infoOf(t, path, Options{})
+		}
+	})
+	t.Run("read-only", func(t *testing.T) {
+		dev := dev.For(t)
+		dir := dev.Mount(unix.MS_RDONLY)
+		for _, path := range []string{dev.Path, dev.Node()} {
+			wantRefused(t, path, Options{}, "mounted at "+dir)
+			wantServed(t, path, Options{ReadOnly: true})
+		}
+	})
+	wantServed(t, dev.Path, Options{})
+}
+
+// One writer or any number of readers use a device, through whatever nodes.
+func TestSecondNodeIsRefused(t *testing.T) {
+	dev := loopdev.Attach(t, loopdev.File(t, 1<<20), loopdev.Options{})
+	node := dev.Node()
+	for _, c := range []struct {
+		first, second   string
+		reads, alsoRead bool
+	}{
+		{dev.Path, node, false, false},
+		{dev.Path, node, false, true},
+		{node, dev.Path, false, false},
+		{node, dev.Path, false, true},
+		{dev.Path, dev.Path, false, false},
+		{dev.Path, dev.Path, true, false},
+		{dev.Path, node, true, false},
+		{node, dev.Path, true, false},
+	} {
+		d, err := Open(c.first, Options{ReadOnly: c.reads})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantRefused(t, c.second, Options{ReadOnly: c.alsoRead}, fmt.Sprintf("process %d (", os.Getpid()))
+		if c.reads {
+			wantServed(t, c.second, Options{ReadOnly: true})
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		wantServed(t, c.second, Options{ReadOnly: c.alsoRead})
+	}
+}
+
+// A file that a loop device stands on changes under whoever has it mounted, and the other
+// way round. Two that only read do not mind each other.
+func TestFileUnderLoopDeviceIsRefused(t *testing.T) {
+	for _, zoned := range []bool{false, true} {
+		path := loopdev.File(t, 1<<20)
+		if zoned {
+			path = newImage(t, small)
+		}
+		for _, readOnly := range []bool{false, true} {
+			t.Run(fmt.Sprintf("zoned %v, read-only device %v", zoned, readOnly), func(t *testing.T) {
+				dev := loopdev.Attach(t, path, loopdev.Options{ReadOnly: readOnly})
+				wantRefused(t, path, Options{}, "losetup -d "+dev.Path)
+				if readOnly {
+					wantServed(t, path, Options{ReadOnly: true})
+				} else {
+					wantRefused(t, path, Options{ReadOnly: true}, "losetup -d "+dev.Path)
+				}
+			})
+		}
+		wantServed(t, path, Options{})
+	}
+}
+
+// A read-only device is served to guests that only read.
+func TestReadOnlyDevice(t *testing.T) {
+	dev := loopdev.Attach(t, loopdev.File(t, 1<<20), loopdev.Options{ReadOnly: true})
+	if d, err := Open(dev.Path, Options{}); err == nil {
+		t.Error("served read-write")
+		_ = d.Close()
+	} else if !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "--read-only") {
+		t.Error(err)
+	}
+	d, err := Open(dev.Path, Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	c := newClient(t, d)
+	c.want(c.write(0, pattern('a', 512)), ErrReadOnly)
+	if got := c.read(0, 4096); !bytes.Equal(got, make([]byte, 4096)) {
+		t.Error("not what stands there")
+	}
+}
+
+// A device of 4096-byte blocks is shown with 512-byte ones where that is asked for.
+func TestSmallBlocksOnDevice(t *testing.T) {
+	for _, kind := range engine.Kinds {
+		for _, direct := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, direct %v", kind, direct), func(t *testing.T) {
+				const bytes = 400 << SectorShift
+				dev := loopdev.Attach(t, loopdev.File(t, bytes), loopdev.Options{BlockSize: 4096})
+				if i := infoOf(t, dev.Path, Options{}); i.LogicalBlockSize != 4096 {
+					t.Errorf("without --block-size: %+v", i)
+				}
+				testEdgesOf(t, dev.Path, make([]byte, bytes), kind, Options{Direct: direct, BlockSize: 512})
+			})
+		}
+	}
+}
+
+// What of a device can be given back, and where, is what the kernel says of it.
+func TestDiscardOfDevice(t *testing.T) {
+	for _, block := range []uint32{512, 4096} {
+		dev := loopdev.Attach(t, loopdev.File(t, 1<<20), loopdev.Options{BlockSize: block})
+		for _, shown := range []uint32{0, 512} {
+			i := infoOf(t, dev.Path, Options{BlockSize: shown})
+			if n := dev.Queue("discard_granularity"); uint64(i.DiscardGranularity) != n || i.MaxDiscardSectors == 0 {
+				t.Errorf("blocks of %d, shown as %d: granularity %d, want %d; at most %d sectors", block, shown, i.DiscardGranularity, n, i.MaxDiscardSectors)
+			}
+		}
+		d, err := Open(dev.Path, Options{BlockSize: 512})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newClient(t, d)
+		c.want(c.write(0, pattern('a', 1<<20)), nil)
+		c.want(c.do(ranges(OpDiscard, Range{Sector: 0, Sectors: 1024})), nil)
+		c.want(c.do(ranges(OpWriteZeroes, Range{Sector: 1031, Sectors: 17, Unmap: true})), nil)
+		want := pattern('a', 1<<20)
+		clear(want[:512<<10])
+		clear(want[1031<<SectorShift : 1048<<SectorShift])
+		if got := c.read(0, 1<<20); !bytes.Equal(got, want) {
+			t.Errorf("blocks of %d: what was given back is not zeroes, or something else is", block)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A device that becomes smaller is noticed as a file is: see TestFileShrinks.
+func TestDeviceShrinks(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, _ string, o Options, kind engine.Kind) {
+		for _, first := range []string{"read", "write", "flush", "nothing"} {
+			path := loopdev.File(t, 1<<20)
+			dev := loopdev.Attach(t, path, loopdev.Options{})
+			d, err := Open(dev.Path, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := newClientOn(t, d, kind.Open)
+			c.want(c.write(1024, crooked(4096, 0)), nil)
+			c.want(c.flush(), nil)
+			if err := os.Truncate(path, 64<<10); err != nil {
+				t.Fatal(err)
+			}
+			dev.Resized()
+			switch first {
+			case "read":
+				c.want(c.do(request(OpRead, 1024, crooked(4096, 0))), ErrIO)
+			case "write":
+				c.want(c.write(1024, crooked(4096, 0)), ErrIO)
+			case "flush":
+				c.want(c.flush(), ErrIO)
+			}
+			if first != "nothing" {
+				wantCutShort(t, "flush", c.flush())
+				wantCutShort(t, "read", c.do(request(OpRead, 0, crooked(4096, 0))))
+				wantCutShort(t, "write", c.write(0, crooked(4096, 0)))
+			}
+			wantCutShort(t, first+", close", d.Close())
+		}
+	})
+}
+
+// An image that was copied onto a device says what can be done, however it is opened.
+func TestImageOnDeviceIsExplained(t *testing.T) {
+	image, err := os.ReadFile(newImage(t, small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := loopdev.Attach(t, loopdev.File(t, int64(len(image)+4095)&^4095), loopdev.Options{})
+	f, err := os.OpenFile(dev.Path, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.Write(image)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []Options{{}, {ReadOnly: true}, {Direct: true}, {Format: FormatZoned}} {
+		if _, err := Open(dev.Path, o); err == nil || !strings.Contains(err.Error(), "a block device that holds a zoned image") {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	wantServed(t, dev.Path, Options{Format: FormatRaw})
+}
