@@ -59,6 +59,7 @@ type Session struct {
 	closed                    atomic.Bool
 
 	suspended atomic.Bool
+	strange   bool // a descriptor of the front-end's was refused, and may be left over
 
 	deathMu    sync.Mutex // guards over
 	over       bool       // the device is another session's
@@ -190,9 +191,10 @@ func (s *Session) end() {
 func (s *Session) serve(m *Message) error {
 	r := m.Request.row()
 	s.doing = m.Request.String()
-	if foreign.Exhausted() {
+	if s.strange && foreign.Exhausted() {
 		return errExhausted
 	}
+	sent := len(m.Files)
 	wantAck := m.Flags&FlagNeedReply != 0 && !r.replies
 	if wantAck && s.state.protocol&ProtocolReplyAck == 0 && m.Request != SetProtocolFeatures {
 		return fmt.Errorf("%v: need_reply is set, but REPLY_ACK was not negotiated", m.Request)
@@ -212,6 +214,9 @@ func (s *Session) serve(m *Message) error {
 			s.state.protocolNew, s.state.backNew = false, false
 		}
 		reply, err = r.handle(s, m)
+	}
+	if sent > 0 && err != nil {
+		s.strange = true
 	}
 	// The message that negotiates REPLY_ACK may already make use of it, and so may the
 	// one that ends it: see setOwner.
@@ -234,7 +239,8 @@ func (s *Session) serve(m *Message) error {
 	return fmt.Errorf("%v: %w", m.Request, err)
 }
 
-// errExhausted ends a session, and the process after it.
+// errExhausted ends a session that has had its part in it, and the process after it. One of
+// a front-end that sends what it should goes on, whatever others have sent.
 var errExhausted = errors.New("too many descriptors of front-ends cannot be closed: another process has to take the place of this one")
 
 // maxWarnings is how many warnings one session is worth: a front-end must not be

@@ -102,6 +102,32 @@ func TestSessionSilentFile(t *testing.T) {
 	}
 }
 
+// A front-end that has sent too much of what cannot be closed is done with.
+func TestSessionExhausted(t *testing.T) {
+	nothingIsClosing()
+	was := foreign.Limit
+	defer func() { foreign.Limit = was }()
+	left, _ := foreign.Left()
+	foreign.Limit = left + 1
+	fd, release := silentfs.Lingering(t)
+	what := silentfs.Link(fd)
+	p := connect(t, new(fakeDevice))
+	p.negotiate()
+	p.mustNot("that lingers: it has to be an eventfd", SetLogFD, nil, fd)
+	for all, _ := foreign.Left(); all <= left; all, _ = foreign.Left() {
+		time.Sleep(time.Millisecond)
+	}
+	_ = p.conn.Write(GetFeatures, Version, nil)
+	drain(p.conn)
+	if err := <-p.done; err != errExhausted {
+		t.Errorf("it ended with: %v", err)
+	}
+	_ = p.conn.Close()
+	release()
+	nothingIsClosing()
+	silentfs.CloseAll(t, what)
+}
+
 // What QEMU uses for memory is taken: memfd, and files on tmpfs and on a disk.
 func TestSessionMemoryFiles(t *testing.T) {
 	for _, dir := range []string{"/dev/shm", t.TempDir()} {

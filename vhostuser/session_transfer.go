@@ -70,6 +70,7 @@ type transfer struct {
 func (s *Session) setDeviceStateFD(m *Message) ([]byte, error) {
 	t, err := s.beginTransfer(m)
 	if err != nil {
+		s.strange = true
 		s.warn("refused %v: %v", m, err)
 		return AppendU64(nil, stateFailed|stateNoFD), nil
 	}

@@ -22,7 +22,7 @@ const (
 
 // sleep waits for a kick or something to happen on the lane, which is armed.
 func (w *worker) sleep() {
-	kick := w.kick
+	kick := w.ring.Kick
 	switch {
 	case w.requests.full():
 		kick = -1 // what came could not be taken
@@ -42,17 +42,13 @@ func (w *worker) sleep() {
 	}
 }
 
-// readKick empties the kick descriptor, without waiting.
+// readKick empties the kick descriptor, without waiting. It is an eventfd, so nothing else
+// than a kick can be there; should the read fail all the same, that counts as one, and what
+// fails again and again as signalled without end.
 func (w *worker) readKick() {
-	switch got, err := vhostuser.ReadNoWait(w.ring.Kick, w.kicks[:]); {
-	case err == unix.EAGAIN || err == unix.EINTR:
+	if _, err := vhostuser.ReadNoWait(w.ring.Kick, w.kicks[:]); err == unix.EAGAIN || err == unix.EINTR {
 		w.vain = 0
-	case got == 0 || err != nil:
-		// A pipe whose other end is closed, or no eventfd at all: it would be
-		// readable for ever.
-		w.dev.errs.Error(fmt.Errorf("queue %d: its kick descriptor does not work any more; no kick will be seen until the front-end sends another", w.index))
-		w.kick, w.vain = -1, 0
-	case w.vain < vainKicks:
+	} else if w.vain < vainKicks {
 		w.vain++
 	}
 }

@@ -306,8 +306,8 @@ func (s *server) serveSession(ctx context.Context, session *vhostuser.Session, w
 		if len(s.waiting) == 0 {
 			now = nil
 		}
-		if len(s.waiting) >= maxNewcomers {
-			from = nil // others stay in the backlog
+		if len(s.waiting) >= maxNewcomers || foreign.Exhausted() {
+			from = nil // others stay in the backlog, and what they have sent in the kernel
 		}
 		select {
 		case err := <-ended:

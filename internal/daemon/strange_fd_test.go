@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,4 +70,34 @@ func TestLingeringNewcomers(t *testing.T) {
 	}
 	d.end()
 	_ = third.Close()
+}
+
+// When too much is left over of what newcomers have sent, the front-end that is served goes
+// on. The daemon ends once that has left, with an error.
+func TestExhaustedByNewcomers(t *testing.T) {
+	var l lingering
+	t.Cleanup(func() { l.close(t) })
+	was := foreign.Limit
+	t.Cleanup(func() { foreign.Limit = was })
+	left, _ := foreign.Left()
+	foreign.Limit = left + 1
+	c := socketConfig(t)
+	d := startDaemon(t, c)
+	first := connect(t, c.SocketPath)
+	l.send(t, c.SocketPath)
+	d.book.wait(1, ": refused, ")
+	for !foreign.Exhausted() { // it is closed a moment later
+		time.Sleep(time.Millisecond)
+	}
+	for range 3 {
+		if _, err := first.Features(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-d.done; err == nil || !strings.Contains(err.Error(), "descriptors that cannot be closed") {
+		t.Errorf("it ended with: %v\n%s", err, d.book)
+	}
 }

@@ -39,7 +39,6 @@ type worker struct {
 
 	requests *requestTable
 
-	kick     int // w.ring.Kick, or -1 once that does not work any more
 	poll     poller
 	ioBound  bool    // the last sleep was for I/O
 	kicks    [8]byte // what the kick eventfd counted; of no interest
@@ -58,7 +57,6 @@ func newWorker(d *Device, index int, r vhostuser.Ring) *worker {
 		dev:      d,
 		index:    index,
 		ring:     r,
-		kick:     r.Kick,
 		rec:      r.Record,
 		poll:     poller{max: d.pollMax},
 		requests: newRequestTable(r.Size),

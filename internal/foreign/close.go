@@ -7,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// maxThreads is how many descriptors are closed at once: each close that waits has a
-	// thread. Others wait for their turn.
-	maxThreads = 32
-	// Limit is how many descriptors may be left over, either because nothing can close them
-	// or because those that are being closed do not come to an end. See Exhausted.
-	Limit = 1024
-)
+// maxThreads is how many descriptors are closed at once: each close that waits has a
+// thread. Others wait for their turn.
+const maxThreads = 32
+
+// Limit is how many descriptors may be left over, either because nothing can close them
+// or because those that are being closed do not come to an end. See Exhausted. Only tests
+// change it, before anything runs.
+var Limit = 1024
 
 // reaper closes what Close is given.
 var reaper struct {
