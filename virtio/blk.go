@@ -167,10 +167,23 @@ func (b *Blk) BeginFrontEnd() {
 func (b *Blk) ShowQueues(n int) { b.shown = n }
 
 // SetFeatures takes over what the driver acknowledged, a subset of Features. On
-// an error nothing changes: before the first success no zoned request is
-// known, and a zoned disk does no I/O at all. The error is one line, for the
-// person who attached the disk.
+// an error nothing is negotiated, whatever was before: no zoned request is known
+// then, and a zoned disk does no I/O at all. The error is one line, for the person
+// who attached the disk. No request may be in flight.
 func (b *Blk) SetFeatures(acked uint64) error {
+	if err := b.checkFeatures(acked); err != nil {
+		b.Reset()
+		return err
+	}
+	b.negotiateCacheMode(acked)
+	b.negotiated.Store(acked)
+	b.set = true
+	b.applyCacheMode()
+	return nil
+}
+
+// checkFeatures says why the device does not take what the driver acknowledged.
+func (b *Blk) checkFeatures(acked uint64) error {
 	if extra := acked &^ b.offered; extra != 0 {
 		return fmt.Errorf("the front-end acknowledged features that were not offered: %s", FeatureString(extra))
 	}
@@ -189,10 +202,6 @@ func (b *Blk) SetFeatures(acked uint64) error {
 			return &unfitDriver{"the front-end's guest uses the legacy interface, which has no zones", "it must take VIRTIO_F_VERSION_1 (bit 32)"}
 		}
 	}
-	b.negotiateCacheMode(acked)
-	b.negotiated.Store(acked)
-	b.set = true
-	b.applyCacheMode()
 	return nil
 }
 

@@ -166,7 +166,8 @@ func TestReportSizes(t *testing.T) {
 // "If the VIRTIO_BLK_F_ZONED feature is not negotiated, the device MUST reject"
 // all requests of zones "with VIRTIO_BLK_S_UNSUPP status" - on an ordinary disk,
 // and on a zoned one whose front-end goes on after it was refused, which gets no
-// I/O at all.
+// I/O at all, whatever a driver before it had negotiated: a guest that reboots
+// without a reset of the device comes with its firmware's features.
 func TestZonedNotNegotiated(t *testing.T) {
 	zoned, err := virtio.NewBlk(zonedDisk(), virtio.BlkOptions{Queues: 1})
 	if err != nil {
@@ -177,7 +178,11 @@ func TestZonedNotNegotiated(t *testing.T) {
 	}
 	reset := newBlk(t, zonedDisk())
 	reset.Reset()
-	for name, b := range map[string]*virtio.Blk{"ordinary": newBlk(t, plainDisk()), "zoned, refused": zoned, "zoned, reset": reset} {
+	later := newBlk(t, zonedDisk())
+	if later.SetFeatures(driver.FeatureVersion1) == nil {
+		t.Fatal("accepted without ZONED, after a driver with it")
+	}
+	for name, b := range map[string]*virtio.Blk{"ordinary": newBlk(t, plainDisk()), "zoned, refused": zoned, "zoned, reset": reset, "zoned, refused later": later} {
 		for _, typ := range []uint32{driver.TypeZoneAppend, driver.TypeZoneReport, driver.TypeZoneOpen, driver.TypeZoneClose,
 			driver.TypeZoneFinish, driver.TypeZoneReset, driver.TypeZoneResetAll} {
 			for _, n := range []int{1, 9, 1000} {
