@@ -34,7 +34,7 @@ func (s *Session) setOwner(*Message) ([]byte, error) {
 		s.state.protocol, s.state.protocolSet = old.protocol, old.protocolSet
 	}
 	for i := range s.rings {
-		s.state.rings[i].life = old.rings[i].life + 1
+		s.state.rings[i].life = nextLife(old.rings[i].life)
 		s.rings[i] = ring{}
 	}
 	s.greeted, s.memoryGiven, s.memoryMissed = false, false, false

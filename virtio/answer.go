@@ -34,7 +34,14 @@ func unanswerable(c *Chain) error {
 // maxLook is how many descriptors are looked at to find the last device-writable
 // byte of a bad chain: as many as the 16 bits of a descriptor's next field can
 // reach in an indirect table, and as the longest ring has before that.
-const maxLook = 1<<16 + maxRingSize
+//
+// Chains that another process has left in flight are taken again all at once, and
+// nothing ends that, so that they share a limit, maxLookBack. A front-end that says
+// that there are such chains, and makes them long, would have the next one wait.
+const (
+	maxLook     = 1<<16 + maxRingSize
+	maxLookBack = 64 * maxLook
+)
 
 // A lookout passes over the descriptors of a bad chain, in their order.
 type lookout struct {
@@ -63,10 +70,25 @@ func (l *lookout) buffer(addr uint64, length uint32, flags uint16) {
 	l.found = l.last >= addr
 }
 
-// load reads the descriptor at a guest address.
-func (l *lookout) load(addr uint64) (d descriptor, ok bool) {
+// A lookoutTable is an indirect table that a lookout reads.
+type lookoutTable struct {
+	addr uint64 // guest address
+	mem  []byte // all of it, where that lies in one region
+}
+
+func (l *lookout) table(addr uint64, descriptors uint32) lookoutTable {
+	mem, _ := l.mem.Bytes(addr, uint64(descriptors)*descBytes)
+	return lookoutTable{addr, mem}
+}
+
+// load reads a descriptor of a table.
+func (l *lookout) load(t lookoutTable, index uint32) (d descriptor, ok bool) {
+	at := uint64(index) * descBytes
+	if t.mem != nil {
+		return parseDesc(t.mem[at:]), true
+	}
 	var b [descBytes]byte
-	if l.mem.ReadAt(b[:], addr) != nil {
+	if l.mem.ReadAt(b[:], t.addr+at) != nil {
 		l.found = false
 		return descriptor{}, false
 	}
@@ -77,11 +99,12 @@ func (l *lookout) load(addr uint64) (d descriptor, ok bool) {
 // descriptor along their next fields.
 func (l *lookout) splitTable(addr uint64, length uint32) {
 	n, index := min(length/descBytes, 1<<16), uint32(0)
+	t := l.table(addr, n)
 	for range n {
 		if !l.spend() {
 			return
 		}
-		d, ok := l.load(addr + uint64(index)*descBytes)
+		d, ok := l.load(t, index)
 		if !ok {
 			return
 		}
@@ -107,11 +130,12 @@ func (l *lookout) packedTable(addr uint64, length uint32) {
 	if n == 0 {
 		l.found = false
 	}
+	t := l.table(addr, n)
 	for i := n; i > 0; i-- {
 		if !l.spend() {
 			return
 		}
-		d, ok := l.load(addr + uint64(i-1)*descBytes)
+		d, ok := l.load(t, i-1)
 		if !ok {
 			return
 		}
@@ -123,22 +147,24 @@ func (l *lookout) packedTable(addr uint64, length uint32) {
 	}
 }
 
-// give leaves the byte that was found as all that there is of c.
-func (l *lookout) give(c *Chain) {
+// give leaves the byte that was found as all that there is of c, and returns how many
+// descriptors may still be looked at.
+func (l *lookout) give(c *Chain) (left int) {
 	if !l.found {
-		return
+		return l.left
 	}
 	if in, err := l.mem.AppendIovecs(c.In, l.last, 1); err == nil {
 		c.In, c.InBytes = in, 1
 	}
+	return l.left
 }
 
 // salvage finds the last device-writable byte of the bad chain at c.Head. Its
 // descriptors are read again, and may say something else by now: whatever they
 // name is memory of the guest's.
 func (q *Split) salvage(c *Chain) {
-	l := lookout{mem: q.mem, left: maxLook}
-	defer l.give(c)
+	l := lookout{mem: q.mem, left: q.look}
+	defer func() { q.look = l.give(c) }()
 	for index, n := c.Head, 0; ; n++ {
 		if n == int(q.size) || !l.spend() {
 			l.found = false // it loops
@@ -164,8 +190,8 @@ func (q *Split) salvage(c *Chain) {
 // salvage does the same for a chain of n descriptors, of which load returns each,
 // as RingRecord has them: address; length, and from bit 32 on flags.
 func (q *Packed) salvage(c *Chain, n int, load func(i int) [2]uint64) {
-	l := lookout{mem: q.mem, left: maxLook}
-	defer l.give(c)
+	l := lookout{mem: q.mem, left: q.look}
+	defer func() { q.look = l.give(c) }()
 	for i := range n {
 		if !l.spend() {
 			return
@@ -178,6 +204,12 @@ func (q *Packed) salvage(c *Chain, n int, load func(i int) [2]uint64) {
 			l.buffer(addr, length, flags)
 		}
 	}
+}
+
+// standing is the i-th descriptor of the chain at next, as RingRecord has them.
+func (q *Packed) standing(i int) [2]uint64 {
+	d := parseDesc(q.desc[int(q.next.plus(uint16(i), q.size).index)*descBytes:])
+	return [2]uint64{d.addr, uint64(d.len) | uint64(d.next)<<32} // flags stand in the place of next
 }
 
 // A descriptor is struct virtq_desc.

@@ -41,6 +41,7 @@ type Packed struct {
 	eventIdx bool
 	indirect bool
 	answers  bool // see RingConfig.Answers
+	look     int  // descriptors that salvage may look at
 	tables   tableReader
 
 	desc        []byte          // size descriptors
@@ -121,6 +122,7 @@ func NewPacked(cfg RingConfig) (*Packed, error) {
 		eventIdx: cfg.Features&FeatureEventIdx != 0,
 		indirect: cfg.Features&FeatureIndirectDesc != 0,
 		answers:  cfg.Answers,
+		look:     maxLookBack,
 		tables:   tableReader{mem: cfg.Mem},
 		next:     placeOf(uint16(cfg.Base)),
 		used:     placeOf(uint16(cfg.Base >> 16)),
@@ -178,6 +180,7 @@ func (q *Packed) Pop(c *Chain) (bool, error) {
 		return false, err
 	}
 	if c.Err != nil {
+		q.look = maxLook
 		q.salvage(c, int(n), q.standing)
 	}
 	if q.answers && c.InBytes == 0 {
@@ -191,12 +194,6 @@ func (q *Packed) Pop(c *Chain) (bool, error) {
 		q.log.hold(c)
 	}
 	return true, nil
-}
-
-// standing is the i-th descriptor of the chain at next, as RingRecord has them.
-func (q *Packed) standing(i int) [2]uint64 {
-	d := parseDesc(q.desc[int(q.next.plus(uint16(i), q.size).index)*descBytes:])
-	return [2]uint64{d.addr, uint64(d.len) | uint64(d.next)<<32} // flags stand in the place of next
 }
 
 // walk fills c from the chain at next ("Next Flag: Descriptor Chaining") and

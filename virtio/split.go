@@ -51,6 +51,7 @@ type Split struct {
 	fresh     bool   // nothing was published yet
 	inFlight  []bool // by head
 	answers   bool   // see RingConfig.Answers
+	look      int    // descriptors that salvage may look at
 	tables    tableReader
 	log       *dirtyLog // nil: nothing is logged
 	broken    error
@@ -77,6 +78,7 @@ func NewSplit(cfg RingConfig) (*Split, error) {
 		fresh:    true,
 		inFlight: make([]bool, n),
 		answers:  cfg.Answers,
+		look:     maxLookBack,
 		tables:   tableReader{mem: cfg.Mem},
 		log:      newDirtyLog(&cfg),
 	}
@@ -157,6 +159,7 @@ func (q *Split) Pop(c *Chain) (bool, error) {
 		return false, q.fail("available entry %d names descriptor %d, which is in flight", q.next, head)
 	}
 	c.reset(head)
+	q.look = maxLook
 	if err := q.read(c); err != nil {
 		return false, err
 	}

@@ -231,7 +231,8 @@ func (w *worker) take() (taken int, err error) {
 	}
 	short := false // there may be more
 	for range most {
-		// Who would see an answer may be dead.
+		// Who would see an answer may be dead; and a ring full of bad chains takes long to
+		// look through, so that a queue which is to stop does not (virtio/answer.go).
 		if short = w.requests.full() || w.stopping.Load() || w.dev.abandoned.Load(); short {
 			break
 		}
