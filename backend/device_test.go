@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -172,6 +175,87 @@ func TestSmallBlocksOnDevice(t *testing.T) {
 				testEdgesOf(t, dev.Path, make([]byte, bytes), kind, Options{Direct: direct, BlockSize: 512})
 			})
 		}
+	}
+}
+
+// Writes of several queues that overlap, in sectors of blocks of 4096 bytes: each sector
+// is what one of them wrote to it in the last round, whole, and where none did it stays.
+func TestOverlappingWritesOnDevice(t *testing.T) {
+	for _, kind := range engine.Kinds {
+		for _, direct := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, direct %v", kind, direct), func(t *testing.T) {
+				const sectors, workers, depth, rounds = 64, 3, 4, 30
+				dev := loopdev.Attach(t, loopdev.File(t, sectors<<SectorShift), loopdev.Options{BlockSize: 4096})
+				d, err := Open(dev.Path, Options{Direct: direct, BlockSize: 512})
+				if err != nil {
+					t.Fatal(err)
+				}
+				rnd := rand.New(rand.NewPCG(5, 7))
+				var may [sectors][]byte // what may stand in each sector
+				for s := range may {
+					may[s] = []byte{0}
+				}
+				for round := range rounds {
+					var now [sectors][]byte
+					var all sync.WaitGroup
+					for w := range workers {
+						var rs []*Request
+						for q := range depth {
+							first := rnd.IntN(sectors)
+							n := 1 + rnd.IntN(min(20, sectors-first))
+							id := byte(1 + (round*workers*depth+w*depth+q)%255)
+							b := crooked(n<<SectorShift, rnd.IntN(2)*3)
+							for i := range b {
+								b[i] = id
+							}
+							for s := first; s < first+n; s++ {
+								now[s] = append(now[s], id)
+							}
+							rs = append(rs, &Request{Op: OpWrite, Sector: uint64(first), Bytes: uint64(len(b)), Iov: pieces(b, rnd.IntN(2) == 0)})
+						}
+						all.Go(func() { writeAll(t, d, kind, rs) })
+					}
+					all.Wait()
+					for s := range now {
+						if now[s] != nil {
+							may[s] = now[s]
+						}
+					}
+					c := newClient(t, d)
+					for s, got := 0, c.read(0, sectors<<SectorShift); s < sectors; s++ {
+						b := got[s<<SectorShift:][:SectorSize]
+						if bytes.IndexByte(may[s], b[0]) < 0 || !bytes.Equal(b, bytes.Repeat(b[:1], SectorSize)) {
+							t.Fatalf("round %d: sector %d holds %d…%d, want all of one of %d", round, s, b[0], b[SectorSize-1], may[s])
+						}
+						may[s] = b[:1:1]
+					}
+				}
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// writeAll carries out requests at once, on a lane of their own.
+func writeAll(t *testing.T, d Disk, kind engine.Kind, rs []*Request) {
+	runtime.LockOSThread() // an engine may belong to it
+	defer runtime.UnlockOSThread()
+	lane, err := NewLane(kind.Open)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	c := &client{t: t, disk: d, lane: lane}
+	c.submit(rs...)
+	for range rs {
+		if r := c.wait(); r.Err != nil {
+			t.Error(r.Err)
+		}
+	}
+	if err := lane.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
