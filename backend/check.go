@@ -67,7 +67,7 @@ func Check(path string) ([]Finding, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("open the image: %w", err)
+		return nil, cannotOpen("image", path, err)
 	}
 	defer f.Close()
 	if err := lockFile(f, true); err != nil {

@@ -87,7 +87,7 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 	if IsInUse(err) {
 		return nil, fmt.Errorf("drive %s %w", path, err)
 	} else if err != nil {
-		return nil, fmt.Errorf("open the drive: %w", err)
+		return nil, cannotOpen("drive", path, err)
 	}
 	d := &drive{f: f, path: path}
 	if err = d.survey(o, true); err == nil && !o.look { // a guest's report asks the drive again
@@ -237,7 +237,7 @@ func (d *drive) claim() error {
 func ReadDriveReport(path string, w *Window) (Report, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
-		return Report{}, fmt.Errorf("open the drive: %w", err)
+		return Report{}, cannotOpen("drive", path, err)
 	}
 	defer f.Close()
 	d := &drive{f: f, path: path}

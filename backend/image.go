@@ -173,7 +173,7 @@ func createImage(path string, g Geometry, s Start, over func(*os.File) newFile) 
 	if errors.Is(err, os.ErrExist) {
 		return exists(path)
 	} else if err != nil {
-		return fmt.Errorf("create: %w", err)
+		return cannotCreate(path, err)
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
@@ -198,14 +198,16 @@ func createImage(path string, g Geometry, s Start, over func(*os.File) newFile) 
 func exists(path string) error {
 	st, err := os.Stat(path)
 	switch {
+	case err != nil:
+		return unfitf("create %s: a symbolic link of this name leads to nothing, and is left as it is; choose another name", path)
 	case err == nil && st.IsDir():
-		return fmt.Errorf("create %s: it is a directory; give the name of a new file in it", path)
+		return unfitf("create %s: it is a directory; give the name of a new file in it", path)
 	case err == nil && st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0:
-		return fmt.Errorf("create %s: it is a block device, and images stand in files only; give the name of a new file", path)
+		return unfitf("create %s: it is a block device, and images stand in files only; give the name of a new file", path)
 	case err == nil && !st.Mode().IsRegular():
-		return fmt.Errorf("create %s: it exists and is no regular file; choose another name", path)
+		return unfitf("create %s: it exists and is no regular file; choose another name", path)
 	}
-	return fmt.Errorf("create %s: the file exists, and is left as it is; choose another name", path)
+	return unfitf("create %s: the file exists, and is left as it is; choose another name", path)
 }
 
 // writeNew writes all but the superblock first, so that a half-made image is

@@ -55,7 +55,7 @@ func openImage(path string, o Options) (_ *image, err error) {
 	}
 	f, err := os.OpenFile(path, mode, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open the image: %w", err)
+		return nil, cannotOpen("image", path, err)
 	}
 	img := &image{f: f, data: int(f.Fd()), path: path, readOnly: o.ReadOnly}
 	defer func() {
@@ -95,7 +95,7 @@ func openImage(path string, o Options) (_ *image, err error) {
 		return nil, err
 	}
 	if o.BlockSize != 0 && o.BlockSize != img.BlockSize {
-		return nil, fmt.Errorf("it has blocks of %d bytes: leave --block-size %d out, or create another image", img.BlockSize, o.BlockSize)
+		return nil, unfitf("it has blocks of %d bytes: leave --block-size %d out, or create another image", img.BlockSize, o.BlockSize)
 	}
 	if o.Direct || o.unit != 0 {
 		if err := img.openDirect(mode, o); err != nil {

@@ -60,11 +60,11 @@ const (
 func (f Format) check(path string, kind Kind) (Kind, error) {
 	switch {
 	case f == FormatRaw && kind == KindZonedDevice:
-		return 0, fmt.Errorf("%s is a zoned drive, which is no ordinary disk: leave --format=raw out", path)
+		return 0, unfitf("%s is a zoned drive, which is no ordinary disk: leave --format=raw out", path)
 	case f == FormatRaw:
 		return KindPlain, nil
 	case f == FormatZoned && kind == KindPlain:
-		return 0, fmt.Errorf("%s is neither a zoned image nor a zoned drive: see whether it is the right file, or make an image with 'zvhost create'", path)
+		return 0, unfitf("%s is neither a zoned image nor a zoned drive: see whether it is the right file, or make an image with 'zvhost create'", path)
 	}
 	return kind, nil
 }
@@ -74,7 +74,7 @@ func Probe(path string) (Kind, error) {
 	// Not to block on a fifo, and not to follow what cannot be a disk.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return 0, fmt.Errorf("open the disk: %w", err)
+		return 0, cannotOpen("disk", path, err)
 	}
 	defer f.Close()
 	st, err := f.Stat()
@@ -92,7 +92,7 @@ func Probe(path string) (Kind, error) {
 			return KindZonedDevice, nil
 		}
 	default:
-		return 0, fmt.Errorf("%s is neither a file nor a block device", path)
+		return 0, notADisk(path)
 	}
 	// An image whose first block was destroyed must not be served as an
 	// ordinary disk: the guest would write over its zones. So any of its marks
@@ -175,7 +175,7 @@ func Open(path string, o Options) (Disk, error) {
 func inFile(path string) error {
 	st, err := os.Stat(path)
 	if err == nil && st.Mode()&os.ModeDevice != 0 {
-		err = fmt.Errorf("%s is a block device that holds a zoned image, and images are served from files only: copy it into a file (cp --sparse=always %s disk.zvh) and serve that; an ordinary disk, whatever stands on it, is served with --format raw", path, path)
+		err = unfitf("%s is a block device that holds a zoned image, and images are served from files only: copy it into a file (cp --sparse=always %s disk.zvh) and serve that; an ordinary disk, whatever stands on it, is served with --format raw", path, path)
 	}
 	return err
 }
@@ -193,7 +193,7 @@ func (o *Options) kind(path string) (Kind, error) {
 		return 0, err
 	}
 	if o.Window != nil && kind != KindZonedDevice {
-		return 0, fmt.Errorf("%s is no zoned block device, so it has no window of zones to serve: leave --zones out", path)
+		return 0, unfitf("%s is no zoned block device, so it has no window of zones to serve: leave --zones out", path)
 	}
 	return kind, nil
 }

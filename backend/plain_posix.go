@@ -91,7 +91,7 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	}
 	sectors := wholeBlocks(size, block)
 	if sectors == 0 {
-		return nil, fmt.Errorf("it has %d bytes, less than one block of %d; give it a size first (truncate -s)", size, block)
+		return nil, unfitf("it has %d bytes, less than one block of %d; give it a size first (truncate -s)", size, block)
 	}
 	p.info = Info{
 		CapacitySectors:   sectors,
@@ -129,7 +129,7 @@ func (o *Options) openPlainFile(path string, mode int) (f *os.File, err error) {
 	case IsInUse(err):
 		return nil, fmt.Errorf("disk %s %w", path, err)
 	case err != nil:
-		return nil, fmt.Errorf("open the disk: %w", directError(err))
+		return nil, cannotOpen("disk", path, directError(err))
 	}
 	return f, nil
 }

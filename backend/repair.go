@@ -63,7 +63,7 @@ func Repair(path string, mode RepairMode) (mended []Finding, err error) {
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open the image: %w", err)
+		return nil, cannotOpen("image", path, err)
 	}
 	r := &repairer{f: f, to: fileStore{fd: int(f.Fd()), syncs: int(f.Fd())}, mode: mode}
 	if err = lockFile(f, false); err == nil {

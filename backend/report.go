@@ -29,13 +29,13 @@ func ReadReport(path string) (Report, error) {
 	}
 	switch kind {
 	case KindPlain:
-		return Report{}, fmt.Errorf("%s is an ordinary disk: it has no zones to report", path)
+		return Report{}, unfitf("%s is an ordinary disk: it has no zones to report", path)
 	case KindZonedDevice:
 		return ReadDriveReport(path, nil)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return Report{}, fmt.Errorf("open the image: %w", err)
+		return Report{}, cannotOpen("image", path, err)
 	}
 	defer f.Close()
 	rep, err := readReport(f)

@@ -47,9 +47,10 @@ what a back-end over it can be held against.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.RW = bench.RW(rw)
-			if c.BlockBytes = int(size.bytes); size.bytes > bench.MaxBlockBytes {
-				c.BlockBytes = bench.MaxBlockBytes + 1
+			if size.bytes > bench.MaxBlockBytes {
+				return usagef("--bs=%s: must be a multiple of 512, up to %d MiB", size.text, bench.MaxBlockBytes>>20)
 			}
+			c.BlockBytes = int(size.bytes)
 			switch cache {
 			case "buffered":
 			case "direct":

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -57,7 +56,7 @@ func fail(stderr io.Writer, err error) int {
 	if errors.As(err, &child) {
 		return int(child)
 	}
-	_, _ = fmt.Fprintf(stderr, "zvhost: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	_, _ = fmt.Fprintf(stderr, "zvhost: %s\n", oneLine(err.Error()))
 	var usage *usageError
 	switch {
 	case errors.As(err, &usage):

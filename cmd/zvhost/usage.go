@@ -2,7 +2,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -89,4 +93,23 @@ func flagError(cmd *cobra.Command, err error) error {
 		return usagef("--%s=%s: %w (see %s --help)", f.Name, value.GetValue(), cause, cmd.CommandPath())
 	}
 	return usagef("--%s=%s: %s (see %s --help)", f.Name, value.GetValue(), want, cmd.CommandPath())
+}
+
+// oneLine is text as one line that a terminal shows and does not obey: names of files and
+// what was typed stand in it.
+func oneLine(text string) string {
+	var b strings.Builder
+	for i, r := range text {
+		switch {
+		case r == '\n':
+			b.WriteString("; ")
+		case r == utf8.RuneError && !strings.HasPrefix(text[i:], string(utf8.RuneError)):
+			fmt.Fprintf(&b, `\x%02x`, text[i])
+		case !unicode.IsPrint(r):
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }

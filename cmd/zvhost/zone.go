@@ -49,6 +49,9 @@ in flight changes when they have landed; all is durable when the command ends.`,
 			if len(args) != 3 {
 				return usagef("%s needs an image or a control socket, zones and a state (see %s --help)", cmd.CommandPath(), cmd.CommandPath())
 			}
+			if err := backend.CheckZones(args[1]); err != nil {
+				return &usageError{err}
+			}
 			if _, err := backend.ParseZoneTarget(args[2]); err != nil {
 				return &usageError{err}
 			}
@@ -72,6 +75,13 @@ func setState(path, zones, state string) (n int, err error) {
 	if err == nil && st.Mode().Type() == fs.ModeSocket {
 		a, err := control.Call(path, control.Request{Command: control.SetState, Zones: zones, State: state})
 		return a.Zones, err
+	}
+	kind, err := backend.Probe(path)
+	if err != nil {
+		return 0, err
+	}
+	if kind == backend.KindPlain { // nothing is opened for writing for that
+		return 0, fmt.Errorf("%s: the disk is an ordinary one: it has no zones", path)
 	}
 	disk, err := backend.Open(path, backend.Options{})
 	var inUse *backend.InUseError

@@ -14,7 +14,11 @@ import (
 func CPUTime(pid int) (time.Duration, error) {
 	const schedClock = 2
 	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts); err != nil {
+	err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts)
+	if err == unix.EINVAL { // which the clock says of a process that is not there
+		err = unix.ESRCH
+	}
+	if err != nil {
 		return 0, fmt.Errorf("processor time of process %d: %w", pid, err)
 	}
 	return time.Duration(ts.Nano()), nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 	"time"
@@ -25,18 +26,42 @@ func runFile(ctx context.Context, c *Config, progress func(Progress)) (Result, e
 	if c.Direct {
 		mode |= unix.O_DIRECT
 	}
-	f, err := os.OpenFile(c.File, mode, 0)
+	f, err := openFile(c.File, mode)
 	if err != nil {
-		return Result{}, fmt.Errorf("--blk-file: %w", err)
+		return Result{}, fmt.Errorf("--blk-file=%s: %w", c.File, err)
 	}
 	res, err := measureFile(ctx, c, f, progress)
 	return res, errors.Join(err, f.Close())
 }
 
+// openFile opens what requests can be sent to, and waits for nobody meanwhile: to open a
+// named pipe would.
+func openFile(path string, mode int) (*os.File, error) {
+	st, err := os.Stat(path)
+	if err == nil && !st.Mode().IsRegular() && st.Mode().Type() != fs.ModeDevice {
+		return nil, errors.New("neither a file nor a block device")
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(path, mode, 0)
+	}
+	var of *fs.PathError
+	if errors.As(err, &of) {
+		err = of.Err
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("%w: see whether the name is right", err)
+	case errors.Is(err, fs.ErrPermission):
+		err = fmt.Errorf("%w: run this as a user who may use it", err)
+	}
+	return f, err
+}
+
 func measureFile(ctx context.Context, c *Config, f *os.File, progress func(Progress)) (Result, error) {
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
-		return Result{}, fmt.Errorf("--blk-file: %w", err)
+		return Result{}, fmt.Errorf("--blk-file=%s: %w", c.File, err)
 	}
 	s := spread{
 		bytes: c.BlockBytes, blockSectors: uint64(c.BlockBytes) / 512, random: c.RW == RandRead || c.RW == RandWrite,

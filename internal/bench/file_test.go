@@ -57,7 +57,7 @@ func TestFile(t *testing.T) {
 func TestFileRefuses(t *testing.T) {
 	dir := t.TempDir()
 	refused(t, fileConfig(filepath.Join(dir, "none"), Read), "no such file")
-	refused(t, fileConfig(dir, Read), "is a directory")
+	refused(t, fileConfig(dir, Read), "neither a file nor a block device")
 	small := filepath.Join(dir, "small")
 	check(t, os.WriteFile(small, make([]byte, 4095), 0o600))
 	refused(t, fileConfig(small, Read), "has 4095 bytes, less than one request of 4096")

@@ -22,6 +22,9 @@ const maxAnswer = 1 << 20
 // returns its answer. What the daemon says is wrong is the error. Setting zones
 // waits for writes in flight, so it has no time limit.
 func Call(path string, r Request) (a Answer, err error) {
+	if path == "" {
+		return a, errors.New("the name of the control socket is empty: give a daemon's --control-path")
+	}
 	// To connect to a file that is none says just what a dead socket says.
 	if st, err := os.Stat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
 		return a, fmt.Errorf("%s is no socket: give a daemon's --control-path", path)
@@ -70,6 +73,8 @@ func reason(err error) error {
 		return err
 	case errno == unix.ECONNREFUSED:
 		return fmt.Errorf("%w: the daemon that made it is gone", errno)
+	case errno == unix.EACCES:
+		return fmt.Errorf("%w: run this as root, or as the daemon's user", errno)
 	case errno == unix.ENOENT:
 		return fmt.Errorf("%w: give a daemon's --control-path", errno)
 	}

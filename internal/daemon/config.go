@@ -253,6 +253,9 @@ func matches(path string, g backend.Geometry) error {
 	if err := g.Complete(); err != nil {
 		return err
 	}
+	if kind, err := backend.Probe(path); err == nil && kind == backend.KindPlain {
+		return lasting(fmt.Errorf("--create: %s exists already and is an ordinary disk: give another --blk-file, or leave --create and what belongs to it out to serve the file as it is", path))
+	}
 	r, err := backend.ReadReport(path)
 	if err != nil {
 		return err
@@ -303,6 +306,19 @@ func difference(r backend.Report, g backend.Geometry) string {
 	return ""
 }
 
+// A groupError is one of package user, without the package's name.
+type groupError struct{ error }
+
+func (e groupError) Unwrap() error { return e.error }
+
+func (e groupError) Error() string {
+	var unknown user.UnknownGroupError
+	if errors.As(e.error, &unknown) {
+		return "there is no such group: make it first (groupadd), or give another one"
+	}
+	return e.error.Error()
+}
+
 // groupID looks up a group by name or number.
 func groupID(group string) (int, error) {
 	if gid, err := strconv.ParseUint(group, 10, 31); err == nil {
@@ -310,7 +326,7 @@ func groupID(group string) (int, error) {
 	}
 	g, err := user.LookupGroup(group)
 	if err != nil {
-		return 0, fmt.Errorf("--socket-group=%s: %w", group, err)
+		return 0, fmt.Errorf("--socket-group=%s: %w", group, groupError{err})
 	}
 	return strconv.Atoi(g.Gid)
 }

@@ -33,6 +33,8 @@ func TestLasting(t *testing.T) {
 		{unix.EPERM, "/dev/sdz", handed{}, true},
 		{fmt.Errorf("giving the socket to its group: %w", user.UnknownGroupError("nobodys")), "f", handed{}, true},
 		{fmt.Errorf("f: %w", backend.ErrNotImage), "f", handed{}, true},
+		{fmt.Errorf("f: %w", backend.ErrUnfit), "f", handed{}, true},
+		{fmt.Errorf("f: %w", backend.ErrUnfit), "f", handed{held: true}, false},
 		{errors.Join(lasting(errors.New("not a socket")), nil), "f", handed{}, true},
 		{unix.ENOSPC, "f", handed{}, false},
 		{unix.ENOMEM, "f", handed{}, false},

@@ -1,7 +1,9 @@
 package keeper
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"slices"
@@ -20,12 +22,28 @@ const listenFDs = 3
 func Exec(args []string) error {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
-		return err
+		return notFound(args[0], err)
 	}
 	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
 		return err
 	}
 	return fmt.Errorf("start %s: %w", path, unix.Exec(path, args, os.Environ()))
+}
+
+// notFound says why no program was found by its name.
+func notFound(name string, err error) error {
+	var of *exec.Error
+	if errors.As(err, &of) {
+		err = of.Err
+	}
+	var in *fs.PathError
+	switch {
+	case errors.As(err, &in):
+		err = in.Err
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("start %q: no program of this name is in PATH: give the path of the file", name)
+	}
+	return fmt.Errorf("start %q: %w: give the path of a program that may be run", name, err)
 }
 
 // command is the child, as a step of this program that ends in Exec. self are

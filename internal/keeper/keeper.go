@@ -21,11 +21,11 @@ const (
 	lastPause  = 5 * time.Second
 )
 
-// Options say what to keep.
 // secondSignal is how long after the first signal to end another one is taken for the
 // same request: timeout(1) signals a process and then its group.
 var secondSignal = time.Second
 
+// Options say what to keep.
 type Options struct {
 	// Args are the program and its arguments.
 	Args []string
