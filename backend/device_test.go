@@ -190,6 +190,11 @@ func TestOverlappingWritesOnDevice(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				defer func() { // before the device goes, which waits for it
+					if err := d.Close(); err != nil {
+						t.Error(err)
+					}
+				}()
 				rnd := rand.New(rand.NewPCG(5, 7))
 				var may [sectors][]byte // what may stand in each sector
 				for s := range may {
@@ -229,9 +234,6 @@ func TestOverlappingWritesOnDevice(t *testing.T) {
 						}
 						may[s] = b[:1:1]
 					}
-				}
-				if err := d.Close(); err != nil {
-					t.Error(err)
 				}
 			})
 		}
