@@ -142,26 +142,36 @@ func TestDoubtTravels(t *testing.T) {
 
 // FuzzState loads anything: only what SaveState could have made is taken.
 func FuzzState(f *testing.F) {
-	disk := plainDisk()
-	b, err := virtio.NewBlk(disk, virtio.BlkOptions{Queues: 1})
-	if err != nil {
-		f.Fatal(err)
+	device := func() *virtio.Blk {
+		b, err := virtio.NewBlk(plainDisk(), virtio.BlkOptions{Queues: 1})
+		if err != nil {
+			f.Fatal(err)
+		}
+		return b
 	}
-	f.Add(b.SaveState(), false)
-	f.Add(b.SaveState(), true)
+	f.Add(device().SaveState(), false)
+	f.Add(device().SaveState(), true)
 	f.Add([]byte("zvhostDS"), true)
 	f.Fuzz(func(t *testing.T, s []byte, sealed bool) {
 		if sealed && len(s) == virtio.StateBytes {
 			s = seal(bytes.Clone(s))
 		}
-		was := b.SaveState()
-		err := b.LoadState(s)
-		now := b.SaveState()
-		if err != nil && !bytes.Equal(was, now) {
-			t.Errorf("%x was refused (%v), and changed %x into %x", s, err, was, now)
-		}
-		if err == nil && (!bytes.Equal(now[24:45], s[24:45]) || len(s) != virtio.StateBytes) {
-			t.Errorf("%x was taken, and made %x", s, now)
+		const versionAt, identityAt, promisedAt = 8, 24, 44
+		for _, promised := range []bool{false, true} {
+			b := device()
+			b.RememberCacheMode(promised)
+			was := b.SaveState()
+			err := b.LoadState(s)
+			now := b.SaveState()
+			switch {
+			case err != nil && !bytes.Equal(was, now):
+				t.Errorf("%x was refused (%v), and changed %x into %x", s, err, was, now)
+			case err != nil:
+			case len(s) != virtio.StateBytes || !bytes.Equal(now[identityAt:promisedAt], s[identityAt:promisedAt]):
+				t.Errorf("%x was taken, and made %x", s, now)
+			case (promised || s[promisedAt] == 1 || s[versionAt] == 1) != (now[promisedAt] == 1):
+				t.Errorf("%x was taken where write-through was promised: %v; now: %x", s, promised, now)
+			}
 		}
 	})
 }
