@@ -59,7 +59,7 @@ type Conn struct {
 	out []byte
 
 	limit     time.Duration // of a message that has begun, and of an answer; 0: none
-	limited   atomic.Bool   // the limit runs
+	idle      atomic.Bool   // it waits for a message of which nothing has been read
 	deadlines deadlines
 	rescind   func() // takes back the deadline of the message that has begun; nil: there is none
 }

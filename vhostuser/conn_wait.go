@@ -15,14 +15,14 @@ import (
 // stands in a socket's queue may hold that very connection open, when a front-end has sent
 // its own end along, so it must be read or dropped some time.
 
-// messageLimit is how long a front-end may take for a message from its first byte or
+// MessageLimit is how long a front-end may take for a message from its first byte or
 // descriptor on, and for taking an answer. Front-ends send a message with one system
 // call, and wait for its answer.
-const messageLimit = 2 * time.Second
+const MessageLimit = 2 * time.Second
 
 var (
-	errHalfMessage = fmt.Errorf("only a part of a message came within %v", messageLimit)
-	errNotTaken    = fmt.Errorf("the front-end has not taken an answer within %v", messageLimit)
+	errHalfMessage = fmt.Errorf("only a part of a message came within %v", MessageLimit)
+	errNotTaken    = fmt.Errorf("the front-end has not taken an answer within %v", MessageLimit)
 	errOutOfBand   = errors.New("out-of-band data came, of which the protocol has none")
 )
 
@@ -46,10 +46,8 @@ func (c *Conn) interrupt() {
 
 // expire has a wait for reading, or writing, end after limit. rescind takes that back.
 func (c *Conn) expire(set func(time.Time) error, limit time.Duration) (rescind func()) {
-	c.limited.Store(true)
 	t := time.AfterFunc(limit, func() { _ = set(past) })
 	return func() {
-		c.limited.Store(false)
 		if t.Stop() {
 			return
 		}
@@ -77,6 +75,7 @@ func (c *Conn) recv(m *Message, b []byte, flags int, begun bool) (n int, err err
 	}
 	var oobn, got int
 	look := func(fd uintptr) (done bool) {
+		c.idle.Store(false) // before it is read, so that there is no moment at which it is nowhere
 		for {
 			n, oobn, got, _, err = unix.Recvmsg(int(fd), b, c.oob, flags|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 			switch {
@@ -90,7 +89,9 @@ func (c *Conn) recv(m *Message, b []byte, flags int, begun bool) (n int, err err
 	}
 	rerr := raw.Read(func(fd uintptr) bool {
 		done := look(fd)
-		if !done && begun && c.limit > 0 && c.rescind == nil {
+		if !done && !begun {
+			c.idle.Store(true)
+		} else if !done && c.limit > 0 && c.rescind == nil {
 			c.rescind = c.expire(c.uc.SetReadDeadline, c.limit)
 		}
 		return done
@@ -137,8 +138,20 @@ func hasOutOfBand(fd uintptr) bool {
 }
 
 // gone says whether the other end has hung up.
-func (c *Conn) gone() bool {
-	p := [1]unix.PollFd{{Events: unix.POLLRDHUP}}
+func (c *Conn) gone() bool { return c.shows(unix.POLLRDHUP) }
+
+// busy says whether a message has begun, or its end is on its way to whoever has read it:
+// whether there is any in the socket, or this end does anything but wait for one. It says
+// so from the first byte or descriptor on, without a gap, and for good after an error. Any
+// goroutine may call it.
+func (c *Conn) busy() bool {
+	// In this order: what is read in between has this end no longer idle.
+	return c.shows(unix.POLLIN|unix.POLLPRI) || !c.idle.Load()
+}
+
+// shows says whether the socket shows any of these events, or an error, now.
+func (c *Conn) shows(events int16) bool {
+	p := [1]unix.PollFd{{Events: events}}
 	err := c.control(func(fd uintptr) error {
 		p[0].Fd = int32(fd)
 		_, err := unix.Poll(p[:], 0)

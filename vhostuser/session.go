@@ -90,7 +90,7 @@ func NewSession(uc *net.UnixConn, dev Device, opt Options) *Session {
 		panic(fmt.Sprintf("vhostuser: a device with %d queues, the protocol has 1 to %d", queues, MaxQueues))
 	}
 	s := &Session{conn: NewConn(uc), dev: dev, opt: opt, rings: make([]ring, queues)}
-	s.conn.limit = messageLimit
+	s.conn.limit = MessageLimit
 	s.listen()
 	for i := range s.rings {
 		s.state.rings[i].life = 1

@@ -97,21 +97,22 @@ type Presence uint8
 
 // What may be known of it.
 const (
-	Here    Presence = iota // as far as can be told
-	Stalled                 // a message, or the taking of an answer, has begun: soon that is over, or the session is
-	Left                    // it has hung up, or the session ends: Run returns once what is in flight is answered
-	Dead                    // the process is, while its connection is held open: Supersede would end the session
+	Here Presence = iota // as far as can be told
+	Busy                 // a message has begun, is acted on, or is being answered, or that has just failed and the session is about to end
+	Left                 // it has hung up, or the session ends: Run returns once what is in flight is answered
+	Dead                 // the process is, while its connection is held open: Supersede would end the session
 )
 
-// Presence says whether the front-end is still there. Any goroutine may call it.
+// Presence says whether the front-end is still there. Any goroutine may call it. Between
+// Busy and Left it never says Here: a session that ends over a message is never idle again.
 func (s *Session) Presence() Presence {
 	switch {
 	case s.ending.Load(), s.closed.Load(), s.conn.gone():
 		return Left
 	case s.speaker.isDead():
 		return Dead
-	case s.conn.limited.Load():
-		return Stalled
+	case s.conn.busy():
+		return Busy
 	}
 	return Here
 }

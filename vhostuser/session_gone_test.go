@@ -161,7 +161,7 @@ func TestSlowMessages(t *testing.T) {
 				p.raw([]byte{b})
 			}
 			p.call(GetFeatures, nil)
-			time.Sleep(messageLimit + messageLimit/4) // longer than a message may take
+			time.Sleep(MessageLimit + MessageLimit/4) // longer than a message may take
 			p.call(GetFeatures, nil)
 			if err := p.leave(); err != nil {
 				t.Error(err)
@@ -254,7 +254,7 @@ func TestPresence(t *testing.T) {
 	here := func() {
 		t.Helper()
 		got := p.s.Presence()
-		for ; got == Stalled; got = p.s.Presence() { // the last answer is still on its way out
+		for ; got == Busy; got = p.s.Presence() { // the session is still at the last answer
 			time.Sleep(time.Millisecond)
 		}
 		if got != Here {

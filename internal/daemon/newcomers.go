@@ -25,8 +25,8 @@ const (
 type newcomer struct {
 	conn  *net.UnixConn
 	who   string
-	until time.Time // then it is refused, unless the other one is gone
-	told  bool      // the log says what it waits for
+	until time.Time          // then it is refused, unless the other one is gone or at a message
+	told  vhostuser.Presence // what the log says that it waits for; Here: nothing
 }
 
 // wait has a front-end wait.
@@ -64,7 +64,8 @@ func (s *server) dismiss(n newcomer) {
 // attend looks after those that wait for the front-end of session, who. One that is dead
 // gives way at once, also where something holds its connection open; one that has left is
 // waited for, however long the disk takes for what it had in flight. Of one that is still
-// there a newcomer is told so, by a closed connection.
+// there a newcomer is told so, by a closed connection: once the session waits for a message
+// of which nothing has come, for until then it may be about to end over one.
 func (s *server) attend(session *vhostuser.Session, who string) {
 	presence := session.Presence()
 	if presence == vhostuser.Left {
@@ -84,9 +85,13 @@ func (s *server) attend(session *vhostuser.Session, who string) {
 			s.lines.Logf(logrus.WarnLevel, "front-end %s: refused, front-end %s is using the disk: end that one first, or start another zvhost with another disk", n.who, who)
 			_ = foreign.HangUp(n.conn, true) // it was never ours to talk to
 			continue
-		case presence == vhostuser.Left && !n.told && !time.Now().Before(n.until):
-			s.lines.Logf(logrus.InfoLevel, "front-end %s waits: front-end %s is gone, and what it had in flight is finished first", n.who, who)
-			n.told = true
+		case presence != n.told && !time.Now().Before(n.until):
+			format := "front-end %s waits: front-end %s is gone, and what it had in flight is finished first"
+			if presence == vhostuser.Busy {
+				format = "front-end %s waits: a message of front-end %s is not finished yet"
+			}
+			s.lines.Logf(logrus.InfoLevel, format, n.who, who)
+			n.told = presence
 		}
 		still = append(still, n)
 	}

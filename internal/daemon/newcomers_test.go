@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -270,5 +271,39 @@ func TestConnectionsDoNotFillTheLog(t *testing.T) {
 	}
 	if want := "more lines like this were not shown: front-end pid " + fmt.Sprint(os.Getpid()) + ": "; !strings.Contains(text, want) {
 		t.Errorf("no %q in\n%s", want, text)
+	}
+}
+
+// A newcomer whose time is up while a message of the other front-end has begun is not
+// refused: that session is about to wait for the next message, or to end. Run is not
+// called, so the session stays as it is between two of its steps.
+func TestNewcomerIsNotRefusedWithinAMessage(t *testing.T) {
+	near, served := socketPair(t)
+	far, newcomer := socketPair(t)
+	t.Cleanup(func() { _ = errors.Join(near.Close(), far.Close(), served.Close(), newcomer.Close()) })
+	if _, err := near.Write([]byte{1, 0}); err != nil { // half a message
+		t.Fatal(err)
+	}
+	log, book := newLogBook()
+	r := zonedRig(t, smallZones, 1)
+	s := &server{dev: r.dev, log: log, lines: newLineLimit(log)} // handOver 0: the time is up at once
+	session := vhostuser.NewSession(served, r.dev, vhostuser.Options{})
+	s.wait(newcomer)
+	for range 3 {
+		s.attend(session, "pid 1")
+	}
+	if len(s.waiting) != 1 || strings.Contains(book.String(), "refused") {
+		t.Errorf("%d wait:\n%s", len(s.waiting), book)
+	}
+	if want := "a message of front-end pid 1 is not finished yet"; strings.Count(book.String(), want) != 1 {
+		t.Errorf("not once %q in\n%s", want, book)
+	}
+	session.Close()
+	s.attend(session, "pid 1")
+	if want := "is gone, and what it had in flight is finished first"; strings.Count(book.String(), want) != 1 {
+		t.Errorf("not once %q in\n%s", want, book)
+	}
+	if s.next() != newcomer {
+		t.Error("it is not served next")
 	}
 }

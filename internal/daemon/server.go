@@ -22,8 +22,9 @@ import (
 
 // handOver is how long a front-end that connects while another one is served
 // may wait for that one to leave. A virtual machine that is restarted connects
-// anew while the daemon still drains what the old one left behind.
-const handOver = 2 * time.Second
+// anew while the daemon still drains what the old one left behind, or while a message
+// that the old one has not finished has its time: hence the margin.
+const handOver = vhostuser.MessageLimit + time.Second
 
 // Run serves the disk of c until ctx ends or, with a connected socket in c.FD,
 // until the front-end leaves. On the way out requests in flight are finished,
