@@ -164,6 +164,7 @@ func TestFrozenFileSystemAndSignals(t *testing.T) {
 	}
 	freeze()
 	sendTo(t, d.Queue(0), driver.TypeZoneOpen, 128, 0)
+	p.until("has not answered for") // a queue that is to stop takes no request any more
 	p.signal(unix.SIGTERM)
 	p.until("queue 0: the end of the daemon waits for")
 	for !strings.Contains(p.logged(), "again: ending at once") {
