@@ -8,19 +8,21 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 )
 
-// FD owns one descriptor and closes it exactly once. A descriptor that came
-// over the socket is in an FD from the moment it is in this process until it
-// is closed; whoever holds the *FD owns it, and handing it on means not keeping
-// it. Plain ints are descriptors that are lent.
+// FD owns one descriptor and closes it exactly once. A descriptor that came over a
+// socket is in an FD from the moment it is in this process until it is closed. Whoever
+// holds the *FD owns it, and handing it on means not using it any more. Plain ints are
+// descriptors that are lent.
 type FD struct {
-	n  int
-	id uint64 // what it is kept as beyond this process (Keep); 0: it is not
+	n int
+	// SavedAs is the number under which the fd store of a service manager has the open
+	// file, for the next process; 0: it does not have it.
+	SavedAs uint64
 
 	sent bool         // by another process: closing it may take long
-	kind foreign.Kind // of one that was sent, once it was looked at
+	kind foreign.Kind // of one that was sent, once Inspect has looked at it
 }
 
-// SentFD takes over descriptor n, which another process has sent (package foreign).
+// SentFD takes over descriptor n, which another process has sent.
 func SentFD(n int) *FD {
 	f := NewFD(n)
 	f.sent = true
@@ -31,7 +33,7 @@ func SentFD(n int) *FD {
 // descriptor, and the caller's error check is missing.
 func NewFD(n int) *FD {
 	if n < 0 {
-		panic(fmt.Sprintf("vhostuser: %d is no descriptor", n))
+		panic(fmt.Sprintf("foreign: %d is no descriptor", n))
 	}
 	return &FD{n: n}
 }
@@ -45,13 +47,13 @@ func (f *FD) Int() int {
 }
 
 // Close closes the descriptor. On a nil or closed FD it does nothing. One that another
-// process has sent is closed in time, and not waited for.
+// process has sent is closed in the background. An error is that of close(2): the number
+// is free all the same.
 func (f *FD) Close() error {
 	if f == nil || f.n < 0 {
 		return nil
 	}
-	n := f.n
-	f.n = -1
+	n := f.Release()
 	if f.sent {
 		foreign.CloseKind(n, f.kind)
 		return nil
@@ -61,10 +63,42 @@ func (f *FD) Close() error {
 	return unix.Close(n)
 }
 
-// isSame says whether f and g are descriptors of one open file, as after dup(2)
+// Release gives the descriptor up without closing it: the caller owns it.
+func (f *FD) Release() int {
+	n := f.n
+	f.n = -1
+	return n
+}
+
+// Dup is another descriptor of the same open file, saved under the same number. An error
+// is that of fcntl(2): this process may have no more descriptors.
+func (f *FD) Dup() (*FD, error) {
+	n, err := unix.FcntlInt(uintptr(f.n), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &FD{n: n, SavedAs: f.SavedAs, sent: f.sent}, nil
+}
+
+// Number is SavedAs, and 0 on a nil FD.
+func (f *FD) Number() uint64 {
+	if f == nil {
+		return 0
+	}
+	return f.SavedAs
+}
+
+// Inspect says which kind of file f is, as the function Inspect does, and remembers it for
+// Close.
+func (f *FD) Inspect() (kind foreign.Kind, what string) {
+	f.kind, what = foreign.Inspect(f.n)
+	return f.kind, what
+}
+
+// IsSame says whether f and g are descriptors of one open file, as after dup(2)
 // (F_DUPFD_QUERY, from Linux 6.10 on; kcmp(2), KCMP_FILE, which containers may
 // forbid). A kernel that cannot tell says no.
-func (f *FD) isSame(g *FD) bool {
+func (f *FD) IsSame(g *FD) bool {
 	if f.Int() < 0 || g.Int() < 0 {
 		return false
 	}

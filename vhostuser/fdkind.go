@@ -40,16 +40,21 @@ func (s slot) wants(k foreign.Kind) (good bool, remedy string) {
 	return true, ""
 }
 
-// check looks at f, and refuses it where it is not what the slot is for. nil is not there,
-// and good.
-func (f *FD) check(s slot) error {
+// check looks at f, and returns an error where it is not what the slot is for. nil stands
+// for no descriptor, and is good.
+func (s slot) check(f *FD) error {
+	_, err := s.inspect(f)
+	return err
+}
+
+// inspect is check that says which kind f is.
+func (s slot) inspect(f *FD) (foreign.Kind, error) {
 	if f == nil || s == noSlot {
-		return nil
+		return 0, nil
 	}
-	kind, what := foreign.Inspect(f.n)
-	f.kind = kind
+	kind, what := f.Inspect()
 	if good, remedy := s.wants(kind); !good {
-		return fmt.Errorf("its descriptor is %s: %s", what, remedy)
+		return kind, fmt.Errorf("its descriptor is %s: %s", what, remedy)
 	}
-	return nil
+	return kind, nil
 }

@@ -66,14 +66,14 @@ func (s *Session) put(f *FD) error {
 		return nil
 	}
 	for id, have := range k.names {
-		if f.isSame(have) {
-			f.id = id
+		if f.IsSame(have) {
+			f.SavedAs = id
 			return nil
 		}
 	}
-	f.id = k.newID()
-	k.names[f.id] = f
-	if err := k.Put(k.name(f.id), f.Int()); err != nil {
+	f.SavedAs = k.newID()
+	k.names[f.SavedAs] = f
+	if err := k.Put(k.name(f.SavedAs), f.Int()); err != nil {
 		return fmt.Errorf("keep a descriptor for who comes after this process: %w", err)
 	}
 	return nil
@@ -127,7 +127,7 @@ func (s *Session) tidy() {
 	note := func(files ...*FD) {
 		for _, f := range files {
 			if f != nil {
-				used[f.id] = f
+				used[f.SavedAs] = f
 			}
 		}
 	}
@@ -163,7 +163,7 @@ func (r *Record) id() uint64 {
 	if r == nil {
 		return 0
 	}
-	return r.file.id
+	return r.file.SavedAs
 }
 
 // forget drops everything: the session is over.

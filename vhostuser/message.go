@@ -213,7 +213,7 @@ func (m *Message) admit(r row, negotiated uint64) error {
 		return fmt.Errorf("%d descriptors came along instead of %d to %d", fds, r.minFDs, r.maxFDs)
 	}
 	for _, f := range m.Files {
-		if err := f.check(r.slot); err != nil {
+		if err := r.slot.check(f); err != nil {
 			return err
 		}
 	}

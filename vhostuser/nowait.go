@@ -21,8 +21,8 @@ func ReadNoWait(fd int, b []byte) (int, error) {
 	return n, err
 }
 
-// writeNoWait is write(2) as ReadNoWait is read(2). No kernel has it for eventfds.
-func writeNoWait(fd int, b []byte) (int, error) {
+// WriteNoWait is write(2) as ReadNoWait is read(2). No kernel has it for eventfds.
+func WriteNoWait(fd int, b []byte) (int, error) {
 	n, err := unix.Pwritev2(fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
 	if err == unix.EOPNOTSUPP && isPipe(fd) {
 		return unix.Write(fd, b)
@@ -58,7 +58,7 @@ func Signal(fd int) {
 			}
 		}
 	})
-	_, _ = unix.Write(fd, AppendU64(nil, 1))
+	_, _ = unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	close(written)
 	if !watch.Stop() {
 		<-ended // fd is the caller's again

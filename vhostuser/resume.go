@@ -64,7 +64,7 @@ func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
 		kept.drop(k)
 		return nil, ErrNothingKept
 	}
-	uc, err := conn.unixConn()
+	uc, err := unixConn(conn)
 	if err != nil {
 		err = unfitOr(fmt.Errorf("go on with the connection of the process before: %w", err))
 		kept.end(k, err)
@@ -114,10 +114,8 @@ func (k Kept) drop(keep Keep) {
 }
 
 // unixConn makes a connection of a descriptor, which is closed.
-func (f *FD) unixConn() (*net.UnixConn, error) {
-	n := f.n
-	f.n = -1
-	file := os.NewFile(uintptr(n), "session")
+func unixConn(f *FD) (*net.UnixConn, error) {
+	file := os.NewFile(uintptr(f.Release()), "session")
 	defer func() { _ = file.Close() }()
 	c, err := net.FileConn(file)
 	if err != nil {

@@ -56,11 +56,11 @@ func (b *backChannel) file() *FD {
 	return b.socket
 }
 
-// ident is the id under which the socket is kept, see FD.ident.
-func (b *backChannel) ident() uint64 {
+// number is the number under which the socket is saved, see FD.Number.
+func (b *backChannel) number() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.socket.ident()
+	return b.socket.Number()
 }
 
 // configChanged tells the front-end that the configuration space has another

@@ -88,10 +88,11 @@ func (s *Session) beginTransfer(m *Message) (*transfer, error) {
 		return nil, fmt.Errorf("ring %d runs: a state is that of a device whose rings are all stopped", i)
 	}
 	fd := m.Files[0].Int()
-	if err := m.Files[0].check(stateSlot); err != nil {
+	kind, err := stateSlot.inspect(m.Files[0])
+	if err != nil {
 		return nil, err
 	}
-	pipe := m.Files[0].kind == foreign.Pipe
+	pipe := kind == foreign.Pipe
 	if p.Direction == StateLoad && !pipe {
 		// Nothing is written to it. A front-end that sends its own end of the session ends
 		// that: it would stay open for as long as the state is waited for.
@@ -106,7 +107,7 @@ func (s *Session) beginTransfer(m *Message) (*transfer, error) {
 		defer foreign.Close(own)
 		// A pipe or socket that nobody has filled has room for it.
 		data := s.dev.SaveState()
-		n, err := writeNoWait(own, data)
+		n, err := WriteNoWait(own, data)
 		if err == nil && n != len(data) {
 			err = io.ErrShortWrite
 		}

@@ -121,7 +121,7 @@ func TestSessionStateBlocks(t *testing.T) {
 		for _, check := range []bool{true, false} {
 			p := connect(t, new(fakeDevice))
 			p.negotiate()
-			r, w := blocking(t, kind)
+			r, w := blockingEnds(t, kind)
 			if v := p.number(SetDeviceStateFD, StateTransfer{StateLoad, 0}.Append(nil), r); v != stateNoFD {
 				t.Fatalf("%s: answer %#x", kind, v)
 			}
@@ -196,4 +196,24 @@ func TestSessionStateRefuses(t *testing.T) {
 	if err := p.leave(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// blockingEnds makes two ends of a pipe or socket whose O_NONBLOCK is not set.
+func blockingEnds(t *testing.T, kind string) (r, w int) {
+	t.Helper()
+	var fds [2]int
+	var err error
+	if kind == "pipe" {
+		err = unix.Pipe2(fds[:], unix.O_CLOEXEC)
+	} else {
+		fds, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = unix.Close(fds[0])
+		_ = unix.Close(fds[1])
+	})
+	return fds[0], fds[1]
 }

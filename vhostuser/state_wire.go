@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 
-	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -54,13 +53,6 @@ func bit(on bool, b uint64) uint64 {
 	return 0
 }
 
-func (f *FD) ident() uint64 {
-	if f == nil {
-		return 0
-	}
-	return f.id
-}
-
 // encode appends all that another process needs, but the descriptors.
 func (s *Session) encode(b []byte) []byte {
 	st, k := &s.state, s.keep
@@ -71,15 +63,15 @@ func (s *Session) encode(b []byte) []byte {
 	for _, n := range k.pieces {
 		b = le.AppendUint32(b, n)
 	}
-	b = le.AppendUint64(b, s.pass.ident())
+	b = le.AppendUint64(b, s.pass.Number())
 	flags := bit(st.featuresSet, bitFeaturesSet) | bit(st.refused, bitRefused) | bit(st.protocolSet, bitProtocolSet) | bit(st.owned, bitOwned) |
 		bit(st.protocolNew, bitProtocolNew) | bit(st.backNew, bitBackNew)
-	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.choices, uint64(st.named), uint64(st.shown), st.logSize, st.logOffset, s.dirty.file.ident(), s.dirty.call.ident(), s.back.ident(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
+	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.choices, uint64(st.named), uint64(st.shown), st.logSize, st.logOffset, s.dirty.file.Number(), s.dirty.call.Number(), s.back.number(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
 		b = le.AppendUint64(b, v)
 	}
 	for i := range st.numRegions {
 		b = appendRegion(b, st.regions[i])
-		b = le.AppendUint64(b, s.regions[i].file.id)
+		b = le.AppendUint64(b, s.regions[i].file.SavedAs)
 	}
 	b = le.AppendUint64(b, uint64(len(s.rings)))
 	for i := range s.rings {
@@ -87,7 +79,7 @@ func (s *Session) encode(b []byte) []byte {
 		flags := bit(r.enabled, bitEnabled) | bit(r.addrSet, bitAddrSet) | bit(r.adopted, bitAdopted) |
 			bit(r.baseSet, bitBaseSet) | bit(r.logUsed, bitLogUsed) | bit(r.refused, bitRingRefused) | bit(r.ours, bitOurs) |
 			bit(s.ready(i) && !r.refused && !p.running, bitRingUnsure) // the commit before it starts: see beforeStart
-		for _, v := range []uint64{uint64(r.num), uint64(r.base), flags, r.life, r.log, r.desc, r.avail, r.used, p.kick.ident(), p.call.ident(), p.err.ident()} {
+		for _, v := range []uint64{uint64(r.num), uint64(r.base), flags, r.life, r.log, r.desc, r.avail, r.used, p.kick.Number(), p.call.Number(), p.err.Number()} {
 			b = le.AppendUint64(b, v)
 		}
 	}
@@ -125,20 +117,20 @@ func (r *stateReader) fd(sl slot) *FD {
 	name := strconv.FormatUint(id, 10)
 	f := r.kept[name]
 	if have := r.s.keep.names[id]; have != nil { // another one of the same file
-		n, err := unix.FcntlInt(uintptr(have.n), unix.F_DUPFD_CLOEXEC, 0)
+		again, err := have.Dup()
 		if err != nil {
 			r.err = errors.Join(r.err, fmt.Errorf("descriptor %d: %w", id, err))
 			return nil
 		}
-		return &FD{n: n, id: id, sent: have.sent}
+		return again
 	}
 	if f == nil {
 		r.err = errors.Join(r.err, fmt.Errorf("descriptor %d was not given back", id))
 		return nil
 	}
 	delete(r.kept, name)
-	f.id = id
-	if err := f.check(sl); err != nil { // the process before may have been an older one
+	f.SavedAs = id
+	if err := sl.check(f); err != nil { // the process before may have been an older one
 		r.err = errors.Join(r.err, err)
 	}
 	r.s.keep.names[id] = f
@@ -196,7 +188,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		if s.record, err = OpenRecord(file, 0, queues, size); err != nil {
 			return err
 		}
-		if pass == file.id {
+		if pass == file.SavedAs {
 			s.pass = file
 		}
 	}
