@@ -19,20 +19,20 @@ type Message struct {
 	Payload []byte
 	// Files are the descriptors that came along, at most MaxTableRegions. They
 	// are the Message's until Take, and Close closes the others.
-	Files []*FD
+	Files []*foreign.FD
 	// Surplus counts descriptors that came along beyond those.
 	Surplus int
 	// sender is the process that has sent the last of it, 0 where that is not known
 	// (SCM_CREDENTIALS, unix(7)).
 	sender  int32
-	surplus []*FD // they are closed with the others: see peekRequest
+	surplus []*foreign.FD // they are closed with the others: see peekRequest
 
 	// A message with its header, and one byte more: see peekRequest.
 	buf [HeaderSize + MaxPayload + 1]byte
 }
 
 // Take hands descriptor i over to the caller; the Message forgets it.
-func (m *Message) Take(i int) *FD {
+func (m *Message) Take(i int) *foreign.FD {
 	f := m.Files[i]
 	m.Files[i] = nil
 	return f
@@ -168,7 +168,7 @@ func (m *Message) receive(oob []byte) error {
 			return fmt.Errorf("control message: %w", err)
 		}
 		for _, fd := range fds {
-			f := SentFD(fd)
+			f := foreign.SentFD(fd)
 			if len(m.Files) < MaxTableRegions {
 				m.Files = append(m.Files, f)
 				continue

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
 
@@ -271,11 +272,11 @@ func TestNewFDPanics(t *testing.T) {
 			t.Error("-1 was taken for a descriptor")
 		}
 	}()
-	NewFD(-1)
+	foreign.NewFD(-1)
 }
 
 func TestNilFD(t *testing.T) {
-	var f *FD
+	var f *foreign.FD
 	if f.Int() != -1 || f.Close() != nil {
 		t.Error("a nil FD is not a closed one")
 	}

@@ -3,12 +3,13 @@
 // session that acts on them for one front-end.
 //
 // What lives here: the message table and the wire structs (message.go, wire.go,
-// print.go), descriptors with one owner each (fd.go), the connection (conn.go),
+// print.go), the kind that each descriptor has to have (fdkind.go), the connection (conn.go),
 // the session's state as plain data (state.go), and the code that acts on it
 // (session*.go). The device behind the protocol is the [Device] interface; the
 // other end of the wire is package vhostuser/frontend.
 //
-// It may import virtio/guestmem and golang.org/x/sys/unix. It knows nothing of
+// It may import virtio/guestmem, internal/foreign, internal/failpoint and
+// golang.org/x/sys/unix. It knows nothing of
 // virtio-blk, and it logs only through the function it is given.
 //
 // It implements docs/interop/vhost-user.rst of QEMU ("the protocol" in the

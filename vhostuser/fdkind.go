@@ -42,13 +42,13 @@ func (s slot) wants(k foreign.Kind) (good bool, remedy string) {
 
 // check looks at f, and returns an error where it is not what the slot is for. nil stands
 // for no descriptor, and is good.
-func (s slot) check(f *FD) error {
+func (s slot) check(f *foreign.FD) error {
 	_, err := s.inspect(f)
 	return err
 }
 
 // inspect is check that says which kind f is.
-func (s slot) inspect(f *FD) (foreign.Kind, error) {
+func (s slot) inspect(f *foreign.FD) (foreign.Kind, error) {
 	if f == nil || s == noSlot {
 		return 0, nil
 	}

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // A journal is a session's state in memory that outlives the process: what the
@@ -29,7 +31,7 @@ import (
 //	      4096  what is kept
 //	behind the two slots: where a message is read into once more, to drop it
 type journal struct {
-	file *FD
+	file *foreign.FD
 	mem  []byte
 	now  int    // the slot that counts
 	gen  uint64 // its number
@@ -62,14 +64,14 @@ func newJournal() (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memory for the session's state: %w", err)
 	}
-	f := NewFD(fd)
+	f := foreign.NewFD(fd)
 	if err := unix.Ftruncate(fd, journalBytes); err != nil {
 		return nil, errors.Join(fmt.Errorf("memory for the session's state: %w", err), f.Close())
 	}
 	return mapJournal(f)
 }
 
-func mapJournal(f *FD) (*journal, error) {
+func mapJournal(f *foreign.FD) (*journal, error) {
 	mem, err := unix.Mmap(f.Int(), 0, journalBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("map the session's state: %w", err), f.Close())
@@ -79,7 +81,7 @@ func mapJournal(f *FD) (*journal, error) {
 }
 
 // openJournal takes over file, and returns what was committed last.
-func openJournal(file *FD) (j *journal, kept []byte, err error) {
+func openJournal(file *foreign.FD) (j *journal, kept []byte, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(file.Int(), &st); err != nil || st.Size != journalBytes {
 		return nil, nil, errors.Join(UnfitError{fmt.Errorf("the session's state has %d bytes, not %d: another version of zvhost left it", st.Size, journalBytes)}, err, file.Close())

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // A Keep is where a session puts what has to outlive the process, so that
@@ -29,7 +30,7 @@ type keeper struct {
 	Keep
 	journal *journal
 	lastID  uint64
-	names   map[uint64]*FD // what is put and not dropped, by id
+	names   map[uint64]*foreign.FD // what is put and not dropped, by id
 
 	// The message that is being acted on.
 	pieces    []uint32
@@ -44,7 +45,7 @@ func (s *Session) keepNew(k Keep) error {
 	if err != nil {
 		return err
 	}
-	s.keep = &keeper{Keep: k, journal: j, names: map[uint64]*FD{}}
+	s.keep = &keeper{Keep: k, journal: j, names: map[uint64]*foreign.FD{}}
 	if err := s.keepRecord(); err != nil {
 		return err
 	}
@@ -60,7 +61,7 @@ func (s *Session) keepNew(k Keep) error {
 // put keeps a descriptor, under an id of its own; or under that of another one of the
 // same open file, for systemd's store has no file twice, and forgets what it is given
 // again under another name. Memory regions are often parts of one file.
-func (s *Session) put(f *FD) error {
+func (s *Session) put(f *foreign.FD) error {
 	k := s.keep
 	if k == nil || f == nil {
 		return nil
@@ -123,8 +124,8 @@ func (s *Session) commit() error {
 // tidy drops what the state that was committed last does not name.
 func (s *Session) tidy() {
 	k := s.keep
-	used := map[uint64]*FD{}
-	note := func(files ...*FD) {
+	used := map[uint64]*foreign.FD{}
+	note := func(files ...*foreign.FD) {
 		for _, f := range files {
 			if f != nil {
 				used[f.SavedAs] = f

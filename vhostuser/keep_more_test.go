@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // A shelf is a fd store.
@@ -55,7 +57,7 @@ func (s *shelf) kept(t testing.TB) Kept {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k[name] = NewFD(n)
+		k[name] = foreign.NewFD(n)
 	}
 	return k
 }

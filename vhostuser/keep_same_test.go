@@ -6,10 +6,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-func isSame(a, b int) bool { return NewFD(a).IsSame(NewFD(b)) }
+func isSame(a, b int) bool { return foreign.NewFD(a).IsSame(foreign.NewFD(b)) }
 
 // systemd's fd store has no open file twice: what is stored again, under whatever
 // name, it forgets (service_add_fd_store). A front-end's memory regions are often

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -180,7 +181,7 @@ func TestResumeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := func(t *testing.T, k Kept, at int, v uint32) {
-		j, _, err := openJournal(NewFD(dupOf(t, k["state"].Int())))
+		j, _, err := openJournal(foreign.NewFD(dupOf(t, k["state"].Int())))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -200,7 +201,7 @@ func TestResumeRefuses(t *testing.T) {
 	}
 	// What another process could go on with is left to it.
 	for words, spoil := range map[string]func(t *testing.T, k Kept){
-		"another version of zvhost": func(t *testing.T, k Kept) { _ = k["state"].Close(); k["state"] = NewFD(dupOf(t, memFD(t, 1))) },
+		"another version of zvhost": func(t *testing.T, k Kept) { _ = k["state"].Close(); k["state"] = foreign.NewFD(dupOf(t, memFD(t, 1))) },
 		"kept in version 2":         func(t *testing.T, k Kept) { other(t, k, 4, 2) },
 		"state is of version 7":     func(t *testing.T, k Kept) { other(t, k, slotKept, 7) },
 	} {
@@ -224,7 +225,7 @@ func TestResumeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for words, spoil := range map[string]func(k Kept){
-		"not one that this zvhost": func(k Kept) { _ = k["state"].Close(); k["state"] = NewFD(dupOf(t, memFD(t, journalBytes))) },
+		"not one that this zvhost": func(k Kept) { _ = k["state"].Close(); k["state"] = foreign.NewFD(dupOf(t, memFD(t, journalBytes))) },
 		"was not given back":       func(k Kept) { _ = k["1"].Close(); delete(k, "1") },
 	} {
 		k := good.kept(t)

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 const most = ^uint64(0)
@@ -115,7 +117,7 @@ func TestCommitsComeToTheirEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		next, kept, err := openJournal(NewFD(fd))
+		next, kept, err := openJournal(foreign.NewFD(fd))
 		if err != nil {
 			t.Fatalf("commit %#x: %v", j.gen, err)
 		}
@@ -135,11 +137,11 @@ func TestCommitsComeToTheirEnd(t *testing.T) {
 // Descriptors that are kept have ids of their own, never 0, whatever the ids are that a
 // store gave back.
 func TestIDsComeToTheirEnd(t *testing.T) {
-	k := &keeper{lastID: most - 2, names: map[uint64]*FD{1: {}, 2: {}}}
+	k := &keeper{lastID: most - 2, names: map[uint64]*foreign.FD{1: {}, 2: {}}}
 	var got []uint64
 	for range 4 {
 		id := k.newID()
-		k.names[id] = new(FD)
+		k.names[id] = new(foreign.FD)
 		got = append(got, id)
 	}
 	if want := []uint64{most - 1, most, 3, 4}; !slices.Equal(got, want) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -36,7 +37,7 @@ import (
 // own is 2+2n rounded up to a cache line, n being the descriptors that there is
 // room for.
 type Record struct {
-	file  *FD
+	file  *foreign.FD
 	mem   []byte
 	rings []RingRecord
 	size  uint16
@@ -72,7 +73,7 @@ func NewRecord(queues int, size uint16) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memory for the record of requests in flight: %w", err)
 	}
-	f := NewFD(fd)
+	f := foreign.NewFD(fd)
 	if err = unix.Ftruncate(fd, recordBytes(queues, size)); err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, recordSeals)
 	}
@@ -87,7 +88,7 @@ var errRecord = errors.New("the record of requests in flight is not one that zvh
 
 // OpenRecord takes over file and maps the record in it, which begins at byte off
 // and was made for so many queues and rings of that size.
-func OpenRecord(file *FD, off int64, queues int, size uint16) (*Record, error) {
+func OpenRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, error) {
 	r, err := openRecord(file, off, queues, size)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
@@ -95,7 +96,7 @@ func OpenRecord(file *FD, off int64, queues int, size uint16) (*Record, error) {
 	return r, nil
 }
 
-func openRecord(file *FD, off int64, queues int, size uint16) (*Record, error) {
+func openRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, error) {
 	if queues < 1 || queues > MaxQueues || size < 1 || size > maxRingSize {
 		return nil, fmt.Errorf("a record of requests in flight for %d queues of %d descriptors: 1 to %d and 1 to %d may be asked for", queues, size, MaxQueues, maxRingSize)
 	}

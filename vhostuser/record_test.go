@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // again is the record as another process opens it.
@@ -16,7 +18,7 @@ func (r *Record) again(t interface{ Fatal(...any) }) *Record {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := OpenRecord(NewFD(fd), 0, r.Rings(), r.size)
+	n, err := OpenRecord(foreign.NewFD(fd), 0, r.Rings(), r.size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +187,7 @@ func TestForeignRecord(t *testing.T) {
 		if _, err := unix.FcntlInt(uintptr(huge), unix.F_ADD_SEALS, recordSeals); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenRecord(NewFD(huge), 0, 2, 64); err == nil || !strings.Contains(err.Error(), errRecord.Error()) {
+		if _, err := OpenRecord(foreign.NewFD(huge), 0, 2, 64); err == nil || !strings.Contains(err.Error(), errRecord.Error()) {
 			t.Errorf("huge pages: %v", err)
 		}
 	}

@@ -9,13 +9,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
 // How a session that another process has kept is gone on with.
 
 // Kept is what a fd store has given back: descriptors by name.
-type Kept map[string]*FD
+type Kept map[string]*foreign.FD
 
 // Of splits off what belongs to the prefix.
 func (k Kept) Of(prefix string) Kept {
@@ -79,7 +80,7 @@ func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
 	}
 	delete(kept, keptJournal)
 	s := NewSession(uc, dev, opt)
-	s.keep = &keeper{Keep: k, names: map[uint64]*FD{}}
+	s.keep = &keeper{Keep: k, names: map[uint64]*foreign.FD{}}
 	if err := s.pickUp(file, kept); err != nil {
 		err = unfitOr(fmt.Errorf("go on with the session of the process before: %w", err))
 		if errors.As(err, new(UnfitError)) && s.conn.gone() {
@@ -114,7 +115,7 @@ func (k Kept) drop(keep Keep) {
 }
 
 // unixConn makes a connection of a descriptor, which is closed.
-func unixConn(f *FD) (*net.UnixConn, error) {
+func unixConn(f *foreign.FD) (*net.UnixConn, error) {
 	file := os.NewFile(uintptr(f.Release()), "session")
 	defer func() { _ = file.Close() }()
 	c, err := net.FileConn(file)
@@ -130,7 +131,7 @@ func unixConn(f *FD) (*net.UnixConn, error) {
 
 // pickUp rebuilds the session from its journal and kept, from which it takes what
 // it uses.
-func (s *Session) pickUp(file *FD, kept Kept) error {
+func (s *Session) pickUp(file *foreign.FD, kept Kept) error {
 	j, b, err := openJournal(file)
 	if err != nil {
 		return err

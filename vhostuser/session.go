@@ -45,7 +45,7 @@ type Session struct {
 	rings    []ring                   // as many as the device has queues
 	record   *Record                  // of what is in flight; nil: nobody is to know
 	keep     *keeper                  // nil: the session ends with the process
-	pass     *FD                      // goes with the answer to the message at hand; lent
+	pass     *foreign.FD              // goes with the answer to the message at hand; lent
 	transfer atomic.Pointer[transfer] // of the device's state; nil: none
 
 	held     bool   // rings start Held, and none is served
@@ -71,13 +71,13 @@ type Session struct {
 // region is a memory region in this process. The descriptor is kept so that
 // another process can map it again.
 type region struct {
-	file *FD
+	file *foreign.FD
 	mem  *guestmem.Region
 }
 
 // ring is what a ring has in this process.
 type ring struct {
-	kick, call, err *FD
+	kick, call, err *foreign.FD
 	running         bool // the device has it
 	unsure          bool // the process before died over a message, when it was about to start it
 }
@@ -300,7 +300,7 @@ func (s *Session) log(level Level, format string, args ...any) {
 }
 
 // drop closes a descriptor and forgets it.
-func (s *Session) drop(f **FD) {
+func (s *Session) drop(f **foreign.FD) {
 	if err := (*f).Close(); err != nil {
 		s.log(LevelWarn, "closing a descriptor: %v", err)
 	}

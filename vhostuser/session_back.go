@@ -4,6 +4,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // BackRequest is the number of a message that the back-end sends by itself, over
@@ -28,8 +30,8 @@ const (
 // ("Back-end communication"). They may come from any goroutine.
 type backChannel struct {
 	mu     sync.Mutex
-	socket *FD  // nil: the front-end has given none
-	config bool // it wants to hear of its configuration space
+	socket *foreign.FD // nil: the front-end has given none
+	config bool        // it wants to hear of its configuration space
 }
 
 // setBackendReqFD takes the socket.
@@ -43,14 +45,14 @@ func (s *Session) setBackendReqFD(m *Message) ([]byte, error) {
 	return nil, nil
 }
 
-func (b *backChannel) set(socket *FD, protocol uint64) {
+func (b *backChannel) set(socket *foreign.FD, protocol uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.socket, b.config = socket, protocol&ProtocolConfig != 0
 }
 
 // file is the socket, nil for none.
-func (b *backChannel) file() *FD {
+func (b *backChannel) file() *foreign.FD {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.socket

@@ -158,8 +158,8 @@ func TestSignal(t *testing.T) {
 		}
 		fill := func() { _, _ = unix.Write(fd, AppendU64(nil, 1<<64-2)) }
 		fill()
-		Signal(fd)
-		if !IsFull(fd) {
+		foreign.Signal(fd)
+		if !foreign.IsFull(fd) {
 			t.Error("it was emptied, though nobody waited")
 		}
 		p := connect(t, new(fakeDevice))

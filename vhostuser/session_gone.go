@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // How it is told that a front-end is gone, also where its connection stays open.
@@ -21,8 +23,8 @@ import (
 type speaker struct {
 	mu   sync.Mutex
 	pid  int32
-	fd   *FD  // pidfd; nil: it is not known, or dead
-	dead bool // it was dead when it was looked for
+	fd   *foreign.FD // pidfd; nil: it is not known, or dead
+	dead bool        // it was dead when it was looked for
 }
 
 // listen has the kernel say who sends what.
@@ -52,7 +54,7 @@ func (s *Session) heard(pid int32) {
 	_ = p.fd.Close()
 	p.pid, p.fd, p.dead = pid, nil, err == unix.ESRCH
 	if err == nil {
-		p.fd = NewFD(fd)
+		p.fd = foreign.NewFD(fd)
 	}
 }
 

@@ -3,6 +3,7 @@ package vhostuser
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -15,8 +16,8 @@ import (
 // process can map it again.
 type dirtyLog struct {
 	log  *guestmem.Log // nil: the front-end has given none
-	file *FD
-	call *FD // SET_LOG_FD
+	file *foreign.FD
+	call *foreign.FD // SET_LOG_FD
 }
 
 // logging says whether writes are to be marked.

@@ -3,6 +3,7 @@ package vhostuser
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -107,7 +108,7 @@ func (s *Session) remMemReg(m *Message) ([]byte, error) {
 }
 
 // mapRegion takes over file and maps it as d says.
-func mapRegion(file *FD, d guestmem.RegionDesc) (region, error) {
+func mapRegion(file *foreign.FD, d guestmem.RegionDesc) (region, error) {
 	mem, err := guestmem.Map(file.Int(), d)
 	if err != nil {
 		_ = file.Close()

@@ -1,6 +1,10 @@
 package vhostuser
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/zvhost/zvhost/internal/foreign"
+)
 
 // How a session begins anew on the same connection, and how all that a front-end has set
 // up is given back.
@@ -69,7 +73,7 @@ func (s *Session) giveBack(leaves, backStays bool) {
 	for i := range s.rings {
 		s.pause(i)
 		r := &s.rings[i]
-		for _, f := range []**FD{&r.kick, &r.call, &r.err} {
+		for _, f := range []**foreign.FD{&r.kick, &r.call, &r.err} {
 			s.drop(f)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"math/bits"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // The messages that set up, start and stop rings.
@@ -175,7 +177,7 @@ func (s *Session) getVringBase(m *Message) ([]byte, error) {
 // that came along; it is nil when there is none by intent. The other side may
 // share it and read or fill it at any time, so it is set to non-blocking, lest a
 // worker hang.
-func (s *Session) vringFile(m *Message) (i int, f *FD, err error) {
+func (s *Session) vringFile(m *Message) (i int, f *foreign.FD, err error) {
 	v, err := ParseVringFile(m.Payload)
 	if err != nil {
 		return 0, nil, err
@@ -200,7 +202,7 @@ func (s *Session) vringFile(m *Message) (i int, f *FD, err error) {
 
 // notifier sets an eventfd to non-blocking, so that one that is full does not stop who
 // writes to it. The front-end can take that back: see Signal.
-func notifier(f *FD) error {
+func notifier(f *foreign.FD) error {
 	if err := unix.SetNonblock(f.Int(), true); err != nil {
 		return fmt.Errorf("its descriptor cannot be set to non-blocking: %w", err)
 	}
@@ -230,7 +232,7 @@ func (s *Session) setVringCall(m *Message) ([]byte, error) {
 		// The front-end had no way to know when the old descriptor went out of use,
 		// so a completion may have gone there after its last look. One notification
 		// too many does no harm, one too few hangs the guest.
-		Signal(f.Int())
+		foreign.Signal(f.Int())
 	}
 	return nil, nil
 }
@@ -246,7 +248,7 @@ func (s *Session) setVringErr(m *Message) ([]byte, error) {
 
 // replace exchanges a descriptor that a ring signals. A ring that runs goes on: QEMU
 // sends others whenever the guest masks an interrupt, and must not wait for a disk.
-func (s *Session) replace(i int, slot **FD, f *FD) (ran bool) {
+func (s *Session) replace(i int, slot **foreign.FD, f *foreign.FD) (ran bool) {
 	old, r := *slot, &s.rings[i]
 	*slot = f
 	if r.running {

@@ -107,7 +107,7 @@ func (s *Session) beginTransfer(m *Message) (*transfer, error) {
 		defer foreign.Close(own)
 		// A pipe or socket that nobody has filled has room for it.
 		data := s.dev.SaveState()
-		n, err := WriteNoWait(own, data)
+		n, err := foreign.WriteNoWait(own, data)
 		if err == nil && n != len(data) {
 			err = io.ErrShortWrite
 		}
@@ -159,7 +159,7 @@ func (t *transfer) Read(b []byte) (n int, err error) {
 	}
 	rerr := raw.Read(func(fd uintptr) bool {
 		for err = unix.EINTR; err == unix.EINTR; {
-			n, err = ReadNoWait(int(fd), b)
+			n, err = foreign.ReadNoWait(int(fd), b)
 		}
 		return err != unix.EAGAIN
 	})

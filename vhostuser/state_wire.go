@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strconv"
 
-
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -109,7 +109,7 @@ func (r *stateReader) u32() uint32 { return le.Uint32(r.bytes(4)) }
 func (r *stateReader) u64() uint64 { return le.Uint64(r.bytes(8)) }
 
 // fd takes the descriptor out of what was kept whose id comes next.
-func (r *stateReader) fd(sl slot) *FD {
+func (r *stateReader) fd(sl slot) *foreign.FD {
 	id := r.u64()
 	if id == 0 {
 		return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio"
 )
@@ -180,7 +181,7 @@ func (d *Device) Notify(i int, call, err int) {
 	w.hold()
 	defer w.notify.Unlock()
 	if w.bad && err >= 0 && err != w.ring.Err {
-		vhostuser.Signal(err)
+		foreign.Signal(err)
 	}
 	w.ring.Call, w.ring.Err = call, err
 }

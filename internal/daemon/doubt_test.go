@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -267,7 +268,7 @@ func (g *guest) recordOf(queues int) *vhostuser.Record {
 	if err != nil {
 		g.r.t.Fatal(err)
 	}
-	rec, err := vhostuser.OpenRecord(vhostuser.NewFD(fd), 0, queues, g.Queue(0).Ring().Config().Size)
+	rec, err := vhostuser.OpenRecord(foreign.NewFD(fd), 0, queues, g.Queue(0).Ring().Config().Size)
 	if err != nil {
 		g.r.t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // A kick descriptor is the front-end's. One that is readable for ever (an eventfd that
@@ -46,7 +46,7 @@ func (w *worker) sleep() {
 // than a kick can be there; should the read fail all the same, that counts as one, and what
 // fails again and again as signalled without end.
 func (w *worker) readKick() {
-	if _, err := vhostuser.ReadNoWait(w.ring.Kick, w.kicks[:]); err == unix.EAGAIN || err == unix.EINTR {
+	if _, err := foreign.ReadNoWait(w.ring.Kick, w.kicks[:]); err == unix.EAGAIN || err == unix.EINTR {
 		w.vain = 0
 	} else if w.vain < vainKicks {
 		w.vain++

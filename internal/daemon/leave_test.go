@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -37,7 +38,7 @@ func (s shelf) take(t *testing.T) vhostuser.Kept {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k[name] = vhostuser.NewFD(n)
+		k[name] = foreign.NewFD(n)
 	}
 	return k
 }

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/foreign"
-	"github.com/zvhost/zvhost/vhostuser"
 )
 
 // A front is where front-ends come from: a listening socket, or one connection
@@ -66,7 +65,7 @@ func openFront(c *Config, h *handed, log logrus.FieldLogger) (*front, error) {
 
 // fromStore takes over the socket that the process before was listening on, if
 // that is what path names.
-func fromStore(fd *vhostuser.FD, path string) *front {
+func fromStore(fd *foreign.FD, path string) *front {
 	n := fd.Int()
 	dup, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 3)
 	_ = fd.Close()

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // call tells the driver of what is published.
@@ -38,9 +38,9 @@ func signalFD(fd int) {
 // starts and stops the worker, which has no need of w.notify for looking at w.ring.
 func (w *worker) unstick() {
 	for _, fd := range [...]int{w.ring.Call, w.ring.Err, w.ring.LogCall} {
-		if fd >= 0 && vhostuser.Empty(fd) {
+		if fd >= 0 && foreign.Empty(fd) {
 			w.dev.errs.Error(fmt.Errorf("queue %d: its front-end has filled a descriptor that it is to be signalled with: it is emptied", w.index))
-			vhostuser.Signal(fd) // should nobody be stuck in it
+			foreign.Signal(fd) // should nobody be stuck in it
 		}
 	}
 }

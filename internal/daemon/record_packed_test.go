@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -37,7 +38,7 @@ func (l *packedLife) born() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.rec, err = vhostuser.OpenRecord(vhostuser.NewFD(fd), 0, 1, l.size); err != nil {
+	if l.rec, err = vhostuser.OpenRecord(foreign.NewFD(fd), 0, 1, l.size); err != nil {
 		t.Fatal(err)
 	}
 	if l.q, err = virtio.NewPacked(l.cfg); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -83,13 +84,13 @@ func activated(log logrus.FieldLogger) (*handed, error) {
 
 // takeFD takes the descriptor out of f, which Go would close when nobody holds it
 // any more.
-func takeFD(f *os.File) (*vhostuser.FD, error) {
+func takeFD(f *os.File) (*foreign.FD, error) {
 	n, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, fmt.Errorf("descriptor %s of the fd store: %w", f.Name(), err)
 	}
 	_ = f.Close()
-	return vhostuser.SentFD(n), nil // by a front-end, some of them
+	return foreign.SentFD(n), nil // by a front-end, some of them
 }
 
 // letGo says whether the process before has let go of the disk, and not taken it
@@ -128,7 +129,7 @@ func (h *handed) close() {
 // ($FDSTORE and FDSTORE=1, sd_notify(3), sd_pid_notify_with_fds(3)). systemd has
 // one where FileDescriptorStoreMax= is set, and 'zvhost keeper' always.
 type fdStore struct {
-	fd  *vhostuser.FD
+	fd  *foreign.FD
 	log logrus.FieldLogger
 }
 
@@ -139,7 +140,7 @@ func openStore(log logrus.FieldLogger) *fdStore {
 	}
 	n, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
-		s := &fdStore{fd: vhostuser.NewFD(n), log: log}
+		s := &fdStore{fd: foreign.NewFD(n), log: log}
 		if err = unix.Connect(n, &unix.SockaddrUnix{Name: path}); err == nil {
 			return s
 		}

@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 	"internal/failpoint": {},
 
 	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign"},
-	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem"},
+	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
 	"virtio":          {"backend", "virtio/guestmem"},
 	"virtio/driver":   {"virtio/guestmem"},

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -22,7 +23,7 @@ import (
 type Client struct {
 	conn *vhostuser.Conn
 	uc   *net.UnixConn // of conn, for its deadlines
-	sock *vhostuser.FD // the connection once more, to see whether it still stands
+	sock *foreign.FD   // the connection once more, to see whether it still stands
 	m    vhostuser.Message
 
 	// Timeout is how long each message may take to be sent, and to be answered; 0: for
@@ -30,8 +31,8 @@ type Client struct {
 	Timeout time.Duration
 
 	interrupted atomic.Bool
-	wake        *vhostuser.FD // an eventfd that is readable once it is interrupted
-	closing     sync.Mutex    // Interrupt does not meet a descriptor that is closed
+	wake        *foreign.FD // an eventfd that is readable once it is interrupted
+	closing     sync.Mutex  // Interrupt does not meet a descriptor that is closed
 	closed      bool
 
 	// Protocol is what SetProtocolFeatures agreed on. With REPLY_ACK in it each
@@ -57,7 +58,7 @@ func New(uc *net.UnixConn) (*Client, error) {
 		cerr := raw.Control(func(fd uintptr) {
 			var n int
 			if n, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-				c.sock = vhostuser.NewFD(n)
+				c.sock = foreign.NewFD(n)
 			}
 		})
 		err = errors.Join(err, cerr)
@@ -65,7 +66,7 @@ func New(uc *net.UnixConn) (*Client, error) {
 	if err == nil {
 		var n int
 		if n, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err == nil {
-			c.wake = vhostuser.NewFD(n)
+			c.wake = foreign.NewFD(n)
 		}
 	}
 	if err != nil {

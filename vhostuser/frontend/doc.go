@@ -8,7 +8,7 @@
 // (requests.go), and the whole way from a connection to a disk ready for use
 // (disk.go).
 //
-// It may import vhostuser, virtio/driver, virtio/guestmem and
+// It may import vhostuser, internal/foreign, virtio/driver, virtio/guestmem and
 // golang.org/x/sys/unix. It shares no state with the back-end that it talks to,
 // even in one process: all goes through the socket, the memfd and the eventfds.
 //

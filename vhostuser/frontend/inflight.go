@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -11,7 +12,7 @@ import (
 // for the next back-end.
 type Inflight struct {
 	area vhostuser.InflightArea
-	file *vhostuser.FD
+	file *foreign.FD
 }
 
 // GetInflight asks for a record for so many queues of that size; needs

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -30,7 +31,7 @@ func (c *Client) SetLogFD(fd int) error { return c.Set(vhostuser.SetLogFD, nil, 
 // it does while a machine moves to another host.
 type DirtyLog struct {
 	d    *Disk
-	file *vhostuser.FD
+	file *foreign.FD
 	log  *guestmem.Log
 }
 
@@ -43,7 +44,7 @@ func (d *Disk) StartLog() (*DirtyLog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memfd for a dirty log: %w", err)
 	}
-	l := &DirtyLog{d: d, file: vhostuser.NewFD(fd)}
+	l := &DirtyLog{d: d, file: foreign.NewFD(fd)}
 	err = unix.Ftruncate(fd, int64(size))
 	if err == nil {
 		l.log, err = guestmem.MapLog(fd, size, 0)

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -19,7 +19,7 @@ const (
 
 // A Region is a piece of guest memory in a memfd of its own.
 type Region struct {
-	file *vhostuser.FD
+	file *foreign.FD
 	mem  *guestmem.Region
 }
 
@@ -29,7 +29,7 @@ func NewRegion(d guestmem.RegionDesc) (*Region, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memfd for guest memory: %w", err)
 	}
-	r := &Region{file: vhostuser.NewFD(fd)}
+	r := &Region{file: foreign.NewFD(fd)}
 	if err := unix.Ftruncate(fd, int64(d.MmapOffset+d.Size)); err != nil {
 		_ = r.file.Close()
 		return nil, fmt.Errorf("memfd of %d bytes for guest memory: %w", d.MmapOffset+d.Size, err)

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -48,8 +49,8 @@ type Queue struct {
 	d     *Disk
 	index int
 	ring  *driver.Ring
-	kick  *vhostuser.FD
-	call  *vhostuser.FD
+	kick  *foreign.FD
+	call  *foreign.FD
 
 	requests []*Request
 	free     []*Request
@@ -70,12 +71,12 @@ type Queue struct {
 // newQueue allocates queue i in guest memory, not yet known to the back-end.
 func newQueue(d *Disk, i int) (*Queue, error) {
 	q := &Queue{d: d, index: i, one: [8]byte{1}, Timeout: d.opt.Timeout}
-	for _, f := range []**vhostuser.FD{&q.kick, &q.call} {
+	for _, f := range []**foreign.FD{&q.kick, &q.call} {
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("eventfd: %w", err), q.close())
 		}
-		*f = vhostuser.NewFD(fd)
+		*f = foreign.NewFD(fd)
 	}
 	if err := q.allocate(); err != nil {
 		return nil, errors.Join(fmt.Errorf("queue %d: %w", i, err), q.close())

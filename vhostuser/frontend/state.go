@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -39,9 +40,9 @@ func (c *Client) transfer(direction uint32) (ours *os.File, err error) {
 	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("pipe for a device's state: %w", err)
 	}
-	mine, theirs := ends[0], vhostuser.NewFD(ends[1])
+	mine, theirs := ends[0], foreign.NewFD(ends[1])
 	if direction == vhostuser.StateLoad {
-		mine, theirs = ends[1], vhostuser.NewFD(ends[0])
+		mine, theirs = ends[1], foreign.NewFD(ends[0])
 	}
 	ours = os.NewFile(uintptr(mine), "device state")
 	p, err := c.Get(vhostuser.SetDeviceStateFD, vhostuser.StateTransfer{Direction: direction}.Append(nil), theirs.Int())

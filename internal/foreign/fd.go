@@ -1,11 +1,9 @@
-package vhostuser
+package foreign
 
 import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // FD owns one descriptor and closes it exactly once. A descriptor that came over a
@@ -18,8 +16,8 @@ type FD struct {
 	// file, for the next process; 0: it does not have it.
 	SavedAs uint64
 
-	sent bool         // by another process: closing it may take long
-	kind foreign.Kind // of one that was sent, once Inspect has looked at it
+	sent bool // by another process: closing it may take long
+	kind Kind // of one that was sent, once Inspect has looked at it
 }
 
 // SentFD takes over descriptor n, which another process has sent.
@@ -55,7 +53,7 @@ func (f *FD) Close() error {
 	}
 	n := f.Release()
 	if f.sent {
-		foreign.CloseKind(n, f.kind)
+		CloseKind(n, f.kind)
 		return nil
 	}
 	// Linux frees the number even when close reports an error, so it is never
@@ -90,8 +88,8 @@ func (f *FD) Number() uint64 {
 
 // Inspect says which kind of file f is, as the function Inspect does, and remembers it for
 // Close.
-func (f *FD) Inspect() (kind foreign.Kind, what string) {
-	f.kind, what = foreign.Inspect(f.n)
+func (f *FD) Inspect() (kind Kind, what string) {
+	f.kind, what = Inspect(f.n)
 	return f.kind, what
 }
 

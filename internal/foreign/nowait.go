@@ -1,4 +1,4 @@
-package vhostuser
+package foreign
 
 import (
 	"time"
