@@ -60,7 +60,11 @@ func TestRingsUsedBeforeByRecord(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rec.Ring(0).store(rec.Ring(0).own, life)
+		if life != 0 {
+			if _, _, err := rec.Ring(0).Begin(RingStart{Size: 64, Life: life}, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
 		p := connect(t, new(fakeDevice))
 		p.negotiate()
 		p.must(SetInflightFD, InflightArea{Bytes: uint64(recordBytes(1, 64)), Queues: 1, QueueSize: 64}.Append(nil), rec.FD())

@@ -132,6 +132,9 @@ type Ring struct {
 	Held bool
 }
 
+// Start is what the record of requests in flight needs to know of r.
+func (r *Ring) Start() RingStart { return RingStart{Size: r.Size, Base: r.Base, Life: r.Life} }
+
 // Level is how much a log line matters.
 type Level uint8
 

@@ -132,9 +132,7 @@ func (s *Session) tidy() {
 			}
 		}
 	}
-	if s.record != nil {
-		note(s.record.file)
-	}
+	note(s.record.File())
 	for _, r := range s.regions {
 		note(r.file)
 	}
@@ -151,20 +149,6 @@ func (s *Session) tidy() {
 		delete(k.names, id)
 		k.Drop(k.name(id))
 	}
-}
-
-func (r *Record) room() uint16 {
-	if r == nil {
-		return 0
-	}
-	return r.size
-}
-
-func (r *Record) id() uint64 {
-	if r == nil {
-		return 0
-	}
-	return r.file.SavedAs
 }
 
 // forget drops everything: the session is over.

@@ -11,63 +11,6 @@ import (
 
 const most = ^uint64(0)
 
-// The numbers of requests in flight stand in memory that a front-end can write to. From
-// any of them on the next process, and the one behind it, find requests in the order in
-// which they came.
-func TestOrderComesToItsEnd(t *testing.T) {
-	for _, packed := range []bool{false, true} {
-		for _, far := range []uint64{0, lateCounter - 3, lateCounter - 1, lateCounter, most - 2} {
-			r, err := NewRecord(1, 8)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ring := &Ring{Size: 8, Life: 1}
-			begin := func() (heads []uint16) {
-				t.Helper()
-				if packed {
-					_, heads, err = r.Ring(0).BeginPacked(ring, func(uint16) bool { return false })
-				} else {
-					_, heads, err = r.Ring(0).Begin(ring, 0)
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				return heads
-			}
-			take := func(head uint16) {
-				if packed {
-					r.Ring(0).Hold(head, [][2]uint64{{uint64(head), 1}})
-				}
-				r.Ring(0).Take(head)
-			}
-			die := func() {
-				n := r.again(t)
-				if err := r.Close(); err != nil {
-					t.Fatal(err)
-				}
-				r = n
-			}
-			begin()
-			want := []uint16{5, 1, 6}
-			for i, head := range want {
-				take(head)
-				r.Ring(0).store(wordDesc+2*int(head)+1, far+uint64(i))
-			}
-			for _, head := range []uint16{7, 0, 3} {
-				die()
-				if heads := begin(); !slices.Equal(heads, want) {
-					t.Errorf("packed %v, from %#x: %d are in flight, want %d", packed, far, heads, want)
-				}
-				take(head)
-				want = append(want, head)
-			}
-			if err := r.Close(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-}
-
 // A front-end may store any number as the life of a ring. The ones behind it are others,
 // and never 0, which would say that the record is of none.
 func TestLivesComeToTheirEnd(t *testing.T) {
@@ -79,22 +22,24 @@ func TestLivesComeToTheirEnd(t *testing.T) {
 	life := most - 1
 	for range 4 {
 		q := r.Ring(0)
-		if _, heads, err := q.Begin(&Ring{Size: 8, Life: life}, 0); err != nil || len(heads) != 0 {
+		if _, heads, err := q.Begin(RingStart{Size: 8, Life: life}, 0); err != nil || len(heads) != 0 {
 			t.Errorf("life %#x: %d in flight, %v", life, heads, err)
 		}
 		q.Take(3)
-		if n := len(q.InFlight()); n != 1 || q.life() != life {
-			t.Errorf("life %#x: %d in flight, of life %#x", life, n, q.life())
+		if n := len(q.InFlight()); n != 1 || q.Life() != life {
+			t.Errorf("life %#x: %d in flight, of life %#x", life, n, q.Life())
 		}
 		life = nextLife(life)
 	}
 	// A message that ended a life may have been cut off behind that: the ring ran.
 	s := &Session{record: r, rings: make([]ring, 1)}
 	for _, life := range []uint64{1, most - 1, most} {
-		r.Ring(0).store(r.Ring(0).own, life)
+		if _, _, err := r.Ring(0).Begin(RingStart{Size: 8, Life: life}, 0); err != nil {
+			t.Fatal(err)
+		}
 		for _, ran := range []bool{true, true, false} {
 			if s.state.rings[0].life = life; s.ran(0) != ran {
-				t.Errorf("the record is of life %#x: ran in life %#x: %v", r.Ring(0).life(), life, !ran)
+				t.Errorf("the record is of life %#x: ran in life %#x: %v", r.Ring(0).Life(), life, !ran)
 			}
 			life = nextLife(life)
 		}

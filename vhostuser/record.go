@@ -1,18 +1,13 @@
 package vhostuser
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"slices"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/internal/foreign"
-	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
 // A Record is what has to be known of the requests in flight by a process that
@@ -42,6 +37,13 @@ type Record struct {
 	rings []RingRecord
 	size  uint16
 }
+
+// MaxQueues is the most queues that a record is made for, and MaxRingSize the most
+// descriptors of each (virtio, "Virtqueues").
+const (
+	MaxQueues   = 256
+	MaxRingSize = 32768
+)
 
 const (
 	wordHead  = 1
@@ -83,8 +85,8 @@ func NewRecord(queues int, size uint16) (*Record, error) {
 	return OpenRecord(f, 0, queues, size)
 }
 
-// errRecord is a record that somebody else made.
-var errRecord = errors.New("the record of requests in flight is not one that zvhost has made: give the descriptor back that GET_INFLIGHT_FD gave, or none")
+// errForeignRecord is a record that somebody else made.
+var errForeignRecord = errors.New("the record of requests in flight is not one that zvhost has made: give the descriptor back that GET_INFLIGHT_FD gave, or none")
 
 // OpenRecord takes over file and maps the record in it, which begins at byte off
 // and was made for so many queues and rings of that size.
@@ -97,8 +99,8 @@ func OpenRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, 
 }
 
 func openRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, error) {
-	if queues < 1 || queues > MaxQueues || size < 1 || size > maxRingSize {
-		return nil, fmt.Errorf("a record of requests in flight for %d queues of %d descriptors: 1 to %d and 1 to %d may be asked for", queues, size, MaxQueues, maxRingSize)
+	if queues < 1 || queues > MaxQueues || size < 1 || size > MaxRingSize {
+		return nil, fmt.Errorf("a record of requests in flight for %d queues of %d descriptors: 1 to %d and 1 to %d may be asked for", queues, size, MaxQueues, MaxRingSize)
 	}
 	n := recordBytes(queues, size)
 	var st unix.Stat_t
@@ -113,7 +115,7 @@ func openRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, 
 	}
 	seals, err := unix.FcntlInt(uintptr(file.Int()), unix.F_GET_SEALS, 0)
 	if err != nil || seals&unix.F_SEAL_SHRINK == 0 || fs.Type != unix.TMPFS_MAGIC || off != 0 || st.Size < n {
-		return nil, errRecord
+		return nil, errForeignRecord
 	}
 	mem, err := unix.Mmap(file.Int(), 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
@@ -139,6 +141,22 @@ func (r *Record) Close() error {
 // FD lends the descriptor of the memory out.
 func (r *Record) FD() int { return r.file.Int() }
 
+// File is the owner of the descriptor, nil without a record. It stays the record's.
+func (r *Record) File() *foreign.FD {
+	if r == nil {
+		return nil
+	}
+	return r.file
+}
+
+// Size is for how many descriptors each ring has room, 0 without a record.
+func (r *Record) Size() uint16 {
+	if r == nil {
+		return 0
+	}
+	return r.size
+}
+
 // Ring is the part of queue i, or nil where the record has none.
 func (r *Record) Ring(i int) *RingRecord {
 	if r == nil || i >= len(r.rings) {
@@ -153,248 +171,4 @@ func (r *Record) Rings() int {
 		return 0
 	}
 	return len(r.rings)
-}
-
-// A RingRecord is the record of one queue. While the queue is served it belongs
-// to the worker that serves it.
-//
-// What the other side can write to is read only in Begin and InFlight; from then
-// on the worker knows it by itself.
-type RingRecord struct {
-	words []uint64
-	own   int
-	room  uint16
-
-	size    uint16
-	last    uint16 // head of the last batch
-	used    uint16 // used index as the record has it
-	counter uint64
-	batch   []step // pushed, but not yet published
-	packed  *packedRecord
-}
-
-// A step is a descriptor of the batch that is being made.
-type step struct{ head, next uint16 }
-
-// Has implements guestmem.Part.
-func (q *RingRecord) Has(addr uintptr) bool {
-	return q != nil && guestmem.Holds(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(q.words))), 8*len(q.words)), addr)
-}
-
-func (q *RingRecord) load(i int) uint64     { return atomic.LoadUint64(&q.words[i]) }
-func (q *RingRecord) store(i int, v uint64) { atomic.StoreUint64(&q.words[i], v) }
-
-func (q *RingRecord) storeHead() {
-	if p := q.packed; p != nil {
-		q.store(wordHead, recordVersionPacked|uint64(len(q.batch))<<16|uint64(q.last)<<32|uint64(p.place)<<48)
-		return
-	}
-	q.store(wordHead, recordVersion|uint64(q.size)<<16|uint64(q.last)<<32|uint64(q.used)<<48)
-}
-
-// User is the device's number that SetUser has stored; 0 before.
-func (q *RingRecord) User() uint64 { return q.load(q.own + 1) }
-
-// SetUser stores a number for the device.
-func (q *RingRecord) SetUser(n uint64) { q.store(q.own+1, n) }
-
-// Untrusted is a word of memory that the front-end can write to as well, at any time.
-// It says what somebody has stored there, who need not have been zvhost: it has no
-// meaning but for the one function that checks it.
-type Untrusted uint64
-
-// Note is what stands where SetNote stores: in this process or one before it; 0 before,
-// and of no record.
-func (q *RingRecord) Note() Untrusted {
-	if q == nil {
-		return 0
-	}
-	return Untrusted(q.load(q.own + 3))
-}
-
-// SetNote stores a note for the device, where there is a record.
-func (q *RingRecord) SetNote(n uint64) {
-	if q != nil {
-		q.store(q.own+3, n)
-	}
-}
-
-// Cache is as Note, and what SetCache stores.
-func (q *RingRecord) Cache() Untrusted {
-	if q == nil {
-		return 0
-	}
-	return Untrusted(q.load(q.own + 4))
-}
-
-// SetCache stores the other note.
-func (q *RingRecord) SetCache(n uint64) {
-	if q != nil {
-		q.store(q.own+4, n)
-	}
-}
-
-// IsEmpty says whether the record says of itself that no ring was ever begun with it.
-func (q *RingRecord) IsEmpty() bool { return q == nil || q.life() == 0 }
-
-// life is the ring's life that the record is of; 0: of none.
-func (q *RingRecord) life() uint64 { return q.load(q.own) }
-
-// InFlight are the marks of the descriptors that are in flight according to the
-// record alone. Some may have been published by who then died.
-func (q *RingRecord) InFlight() (marks []*[2]uint64) {
-	head := q.load(wordHead)
-	size := uint16(head >> 16)
-	if head&0xffff == recordVersionPacked {
-		size = uint16(q.load(q.own + 2))
-	} else if head&0xffff != recordVersion {
-		return nil
-	}
-	if q.life() == 0 {
-		return nil
-	}
-	for i := range min(size, q.room) {
-		if q.load(wordDesc+2*int(i))&0xff != 0 {
-			marks = append(marks, q.Mark(i))
-		}
-	}
-	return marks
-}
-
-// Mark is the device's mark for the descriptor head.
-func (q *RingRecord) Mark(head uint16) *[2]uint64 {
-	return (*[2]uint64)(q.words[q.own+ownWords+2*int(head):])
-}
-
-// Begin begins to keep the record of a ring, whose used index is used. Where the
-// record is of the life that the ring says, another process has served the ring
-// before: base is then where to go on from, and heads are the descriptors in
-// flight, in the order in which they came. Else it begins anew at ring.Base. An
-// error means that ring and record do not belong together.
-func (q *RingRecord) Begin(ring *Ring, used uint16) (base uint16, heads []uint16, err error) {
-	if ring.Size > q.room {
-		return 0, nil, fmt.Errorf("the record of requests in flight was made for rings of %d descriptors at most, this one has %d", q.room, ring.Size)
-	}
-	q.batch, q.packed = slices.Grow(q.batch[:0], int(ring.Size)), nil
-	if q.life() != ring.Life {
-		q.begin(ring, used)
-		return uint16(ring.Base), nil, nil
-	}
-	head := q.load(wordHead)
-	if head&0xffff != recordVersion || uint16(head>>16) != ring.Size {
-		return 0, nil, fmt.Errorf("the record of requests in flight is of version %d and a ring of %d descriptors, and this ring has %d", head&0xffff, uint16(head>>16), ring.Size)
-	}
-	q.size, q.last, q.used = ring.Size, uint16(head>>32), uint16(head>>48)
-	if err := q.closeBatch(used); err != nil {
-		return 0, nil, err
-	}
-	counters := make([]uint64, q.size)
-	for i := range q.size {
-		if q.load(wordDesc+2*int(i))&0xff != 0 {
-			counters[i] = q.load(wordDesc + 2*int(i) + 1)
-			heads = append(heads, i)
-		}
-	}
-	q.inOrder(heads, counters)
-	return used + uint16(q.load(q.own+2)) + uint16(len(heads)), heads, nil
-}
-
-// lateCounter is where the numbers of requests in flight begin anew at the next Begin:
-// nobody counts that far, but a front-end may have stored anything.
-const lateCounter = 1 << 63
-
-// inOrder sorts heads, which are in flight, by when they came, and has q.counter be what
-// comes behind all of them.
-func (q *RingRecord) inOrder(heads []uint16, counters []uint64) {
-	slices.SortStableFunc(heads, func(a, b uint16) int { return cmp.Compare(counters[a], counters[b]) })
-	q.counter = 0
-	if n := len(heads); n > 0 {
-		q.counter = counters[heads[n-1]] + 1
-	}
-	if q.counter-1 < lateCounter || len(heads) == 0 {
-		return
-	}
-	for i, head := range heads {
-		q.store(wordDesc+2*int(head)+1, uint64(i))
-	}
-	q.counter = uint64(len(heads))
-}
-
-// begin empties the record. The life comes last: until then it is of the one
-// before.
-func (q *RingRecord) begin(ring *Ring, used uint16) {
-	q.store(q.own, 0)
-	q.size, q.last, q.used, q.counter = ring.Size, 0, used, 0
-	q.store(0, 0)
-	q.storeHead()
-	for i := range int(q.size) {
-		q.store(wordDesc+2*i, 0)
-		q.store(wordDesc+2*i+1, 0)
-	}
-	q.store(q.own+2, uint64(uint16(ring.Base)-used))
-	q.store(q.own, ring.Life)
-}
-
-// closeBatch is step 1 of "When reconnecting": where the used index was moved and
-// the record does not know of it, the last batch has come back.
-func (q *RingRecord) closeBatch(used uint16) error {
-	n, at := used-q.used, q.last
-	if n > q.size {
-		return fmt.Errorf("the used index is %d, %d ahead of the record of requests in flight, but the ring has %d entries", used, n, q.size)
-	}
-	for range n {
-		if at >= q.size {
-			return fmt.Errorf("the record of requests in flight names descriptor %d, but the ring has %d", at, q.size)
-		}
-		w := q.load(wordDesc + 2*int(at))
-		q.store(wordDesc+2*int(at), w&^0xff)
-		at = uint16(w >> 48)
-	}
-	q.used = used
-	q.storeHead()
-	return nil
-}
-
-// Take notes that the chain at head was taken out of the ring, and returns its
-// mark, cleared.
-func (q *RingRecord) Take(head uint16) *[2]uint64 {
-	m := q.Mark(head)
-	atomic.StoreUint64(&m[0], 0)
-	q.store(wordDesc+2*int(head)+1, q.counter)
-	q.counter++
-	q.store(wordDesc+2*int(head), flagInFlight|q.packedBits(head))
-	failpoint.Hit(failpoint.Take)
-	return m
-}
-
-// Push notes that the chain at head goes into the used ring. It is called before
-// the driver can see that.
-func (q *RingRecord) Push(head uint16) {
-	q.store(wordDesc+2*int(head), flagInFlight|q.packedBits(head)|uint64(q.last)<<48)
-	q.batch = append(q.batch, step{head, q.last})
-	q.last = head
-	q.storeHead()
-	failpoint.Hit(failpoint.Pushed)
-}
-
-// Published notes that the driver has been shown all that was pushed.
-func (q *RingRecord) Published() {
-	if len(q.batch) == 0 {
-		return
-	}
-	failpoint.Hit(failpoint.Published)
-	for _, s := range q.batch {
-		q.store(wordDesc+2*int(s.head), q.packedBits(s.head)|uint64(s.next)<<48)
-		failpoint.Hit(failpoint.Batch)
-	}
-	if p := q.packed; p != nil {
-		for _, s := range q.batch {
-			p.place = p.place.plus(p.descs[s.head], q.size)
-			p.release(s.head)
-		}
-	}
-	q.used += uint16(len(q.batch))
-	q.batch = q.batch[:0]
-	q.storeHead()
-	failpoint.Hit(failpoint.Called)
 }

@@ -91,7 +91,7 @@ func (p *packedRecord) release(id uint16) {
 // place is not any more the available one that it was when it was taken. base is
 // where to go on from, as Ring.Base has it, and ids are the buffers in flight;
 // Held has their descriptors.
-func (q *RingRecord) BeginPacked(ring *Ring, passed func(place uint16) bool) (base uint32, ids []uint16, err error) {
+func (q *RingRecord) BeginPacked(ring RingStart, passed func(place uint16) bool) (base uint32, ids []uint16, err error) {
 	if ring.Size > q.room {
 		return 0, nil, fmt.Errorf("the record of requests in flight was made for rings of %d descriptors at most, this one has %d", q.room, ring.Size)
 	}
@@ -100,7 +100,7 @@ func (q *RingRecord) BeginPacked(ring *Ring, passed func(place uint16) bool) (ba
 	q.size = n
 	q.packed = &packedRecord{descs: make([]uint16, n), first: make([]uint16, n), next: make([]uint16, q.room), free: make([]uint16, 0, q.room)}
 	ahead := aheadOf(ring)
-	if q.life() != ring.Life {
+	if q.Life() != ring.Life {
 		q.beginPacked(ring)
 	} else {
 		if ahead, err = q.settle(passed); err == nil {
@@ -123,7 +123,7 @@ func (q *RingRecord) BeginPacked(ring *Ring, passed func(place uint16) bool) (ba
 
 // beginPacked empties the record. The life comes last: until then it is of the one
 // before.
-func (q *RingRecord) beginPacked(ring *Ring) {
+func (q *RingRecord) beginPacked(ring RingStart) {
 	q.store(q.own, 0)
 	q.last, q.counter = 0, 0
 	q.packed.place = place(ring.Base >> 16)
@@ -139,7 +139,7 @@ func (q *RingRecord) beginPacked(ring *Ring) {
 
 // aheadOf is by how many descriptors the driver is ahead of the device in a ring
 // that starts: 0 but where requests of somebody else were lost.
-func aheadOf(ring *Ring) uint16 {
+func aheadOf(ring RingStart) uint16 {
 	next, used := place(ring.Base), place(ring.Base>>16)
 	if next^used < 1<<15 {
 		return next.index() - used.index()

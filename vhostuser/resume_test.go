@@ -160,7 +160,7 @@ func (p *peer) killed(store *shelf, dev *fakeDevice, flags uint32, begun bool) {
 	_ = s.serve(m) // what comes of it is not committed
 	if begun {
 		r := dev.ring(0)
-		if _, _, err := r.Record.Begin(&r, 0); err != nil {
+		if _, _, err := r.Record.Begin(r.Start(), 0); err != nil {
 			p.t.Fatal(err)
 		}
 	}

@@ -58,18 +58,18 @@ func (s *Session) getInflightFD(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v.Queues == 0 || v.QueueSize == 0 || v.QueueSize > maxRingSize {
+	if v.Queues == 0 || v.QueueSize == 0 || v.QueueSize > MaxRingSize {
 		return nil, fmt.Errorf("a record for %d queues of %d descriptors", v.Queues, v.QueueSize)
 	}
 	r, err := NewRecord(int(v.Queues), v.QueueSize)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.put(r.file); err != nil {
+	if err := s.put(r.File()); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	s.attach(r)
-	s.pass = r.file
+	s.pass = r.File()
 	v.Bytes, v.Offset = uint64(recordBytes(int(v.Queues), v.QueueSize)), 0
 	return append(v.Append(nil), m.Payload[inflightSize:]...), nil
 }
@@ -82,7 +82,7 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 		return nil, err
 	}
 	if v.Offset != 0 || v.Bytes != uint64(recordBytes(int(v.Queues), v.QueueSize)) {
-		return nil, errRecord
+		return nil, errForeignRecord
 	}
 	r, err := OpenRecord(m.Take(0), 0, int(v.Queues), v.QueueSize)
 	if err != nil {
@@ -93,10 +93,10 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 	for i := range s.rings {
 		ring := &s.state.rings[i]
 		rec := r.Ring(i)
-		if rec == nil || rec.life() == 0 {
+		if rec == nil || rec.Life() == 0 {
 			continue
 		}
-		ring.life, ring.adopted = rec.life(), true
+		ring.life, ring.adopted = rec.Life(), true
 		n += len(rec.InFlight())
 	}
 	if n > 0 {

@@ -95,11 +95,11 @@ func (s *Session) giveBack(leaves, backStays bool) {
 
 // keepRecord makes a record of requests in flight that is kept beyond this process.
 func (s *Session) keepRecord() error {
-	r, err := NewRecord(len(s.rings), maxRingSize)
+	r, err := NewRecord(len(s.rings), MaxRingSize)
 	if err != nil {
 		return err
 	}
-	if err := s.put(r.file); err != nil {
+	if err := s.put(r.File()); err != nil {
 		return errors.Join(err, r.Close())
 	}
 	s.record = r

@@ -18,9 +18,6 @@ import (
 // takes that away. Whatever changes something that a running ring stands on
 // pauses it, changes it and resumes it where it was.
 
-// maxRingSize is the largest queue of virtio (virtio, "Virtqueues").
-const maxRingSize = 32768
-
 // ringIndex checks a ring's number.
 func (s *Session) ringIndex(i uint32) (int, error) {
 	if i >= uint32(len(s.rings)) {
@@ -55,8 +52,8 @@ func (s *Session) setVringNum(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if num == 0 || num > maxRingSize {
-		return nil, fmt.Errorf("ring %d of %d descriptors: it has 1 to %d", i, num, maxRingSize)
+	if num == 0 || num > MaxRingSize {
+		return nil, fmt.Errorf("ring %d of %d descriptors: it has 1 to %d", i, num, MaxRingSize)
 	}
 	if !s.mayBePacked() && bits.OnesCount32(num) != 1 {
 		return nil, fmt.Errorf("ring %d of %d descriptors: a split ring has a power of two", i, num)

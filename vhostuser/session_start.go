@@ -94,7 +94,7 @@ func (s *Session) start(i int) error {
 
 // inMidstream says whether ring i does not begin at its beginning: its driver has used it.
 func (s *Session) inMidstream(i int) bool {
-	if rec := s.record.Ring(i); rec != nil && rec.life() == s.state.rings[i].life {
+	if rec := s.record.Ring(i); rec != nil && rec.Life() == s.state.rings[i].life {
 		return true
 	}
 	if s.packed() {
@@ -182,7 +182,7 @@ func (s *Session) resumeKept() error {
 // ran says whether ring i ran when the message at hand came, or has since: the record is of
 // its life, or of the one that the message has ended.
 func (s *Session) ran(i int) bool {
-	life := s.record.Ring(i).life()
+	life := s.record.Ring(i).Life()
 	return life != 0 && (life == s.state.rings[i].life || nextLife(life) == s.state.rings[i].life)
 }
 

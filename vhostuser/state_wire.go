@@ -66,7 +66,7 @@ func (s *Session) encode(b []byte) []byte {
 	b = le.AppendUint64(b, s.pass.Number())
 	flags := bit(st.featuresSet, bitFeaturesSet) | bit(st.refused, bitRefused) | bit(st.protocolSet, bitProtocolSet) | bit(st.owned, bitOwned) |
 		bit(st.protocolNew, bitProtocolNew) | bit(st.backNew, bitBackNew)
-	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.choices, uint64(st.named), uint64(st.shown), st.logSize, st.logOffset, s.dirty.file.Number(), s.dirty.call.Number(), s.back.number(), s.record.id(), uint64(s.record.Rings()), uint64(s.record.room()), uint64(st.numRegions)} {
+	for _, v := range []uint64{st.protocol, st.features, flags, uint64(st.status), st.device, st.choices, uint64(st.named), uint64(st.shown), st.logSize, st.logOffset, s.dirty.file.Number(), s.dirty.call.Number(), s.back.number(), s.record.File().Number(), uint64(s.record.Rings()), uint64(s.record.Size()), uint64(st.numRegions)} {
 		b = le.AppendUint64(b, v)
 	}
 	for i := range st.numRegions {

@@ -114,9 +114,9 @@ func takenBy(t *testing.T, r vhostuser.Ring) *vhostuser.Record {
 	packed, _ := q.(*virtio.Packed)
 	if packed != nil {
 		packed.KeepRaw()
-		_, _, err = rec.Ring(0).BeginPacked(&r, packed.Passed)
+		_, _, err = rec.Ring(0).BeginPacked(r.Start(), packed.Passed)
 	} else {
-		_, _, err = rec.Ring(0).Begin(&r, 0)
+		_, _, err = rec.Ring(0).Begin(r.Start(), 0)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ func leftBehind(t *testing.T, r *rig) *vhostuser.Record {
 	}
 	t.Cleanup(func() { _ = rec.Close() })
 	ring := rec.Ring(1)
-	if _, _, err := ring.Begin(&vhostuser.Ring{Size: 256, Life: 1}, 0); err != nil {
+	if _, _, err := ring.Begin(vhostuser.RingStart{Size: 256, Life: 1}, 0); err != nil {
 		t.Fatal(err)
 	}
 	ring.SetUser(backend.Run(r.disk))

@@ -93,13 +93,13 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 	switch q := w.queue.(type) {
 	case *virtio.Split:
 		var base uint16
-		if base, heads, err = w.rec.Begin(&w.ring, q.Used()); err == nil {
+		if base, heads, err = w.rec.Begin(w.ring.Start(), q.Used()); err == nil {
 			q.Rebase(base)
 		}
 		return heads, q.Retake, err
 	case *virtio.Packed:
 		var base uint32
-		if base, heads, err = w.rec.BeginPacked(&w.ring, q.Passed); err == nil {
+		if base, heads, err = w.rec.BeginPacked(w.ring.Start(), q.Passed); err == nil {
 			err = q.Rebase(base)
 		}
 		q.KeepRaw()

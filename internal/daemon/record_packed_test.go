@@ -44,7 +44,7 @@ func (l *packedLife) born() {
 	if l.q, err = virtio.NewPacked(l.cfg); err != nil {
 		t.Fatal(err)
 	}
-	base, ids, err := l.rec.Ring(0).BeginPacked(&vhostuser.Ring{Size: l.size, Base: l.cfg.Base, Life: 1}, l.q.Passed)
+	base, ids, err := l.rec.Ring(0).BeginPacked(vhostuser.RingStart{Size: l.size, Base: l.cfg.Base, Life: 1}, l.q.Passed)
 	if err == nil {
 		err = l.q.Rebase(base)
 	}
@@ -259,7 +259,7 @@ func TestPackedRecordRefused(t *testing.T) {
 			defer func() { _ = rec.Close() }()
 			ring := vhostuser.Ring{Size: 4, Base: 0x8000_8000, Life: 3}
 			yes := func(uint16) bool { return true }
-			if base, ids, err := rec.Ring(0).BeginPacked(&ring, yes); err != nil || base != 0x8000_8000 || len(ids) != 0 {
+			if base, ids, err := rec.Ring(0).BeginPacked(ring.Start(), yes); err != nil || base != 0x8000_8000 || len(ids) != 0 {
 				t.Fatal(base, ids, err)
 			}
 			b := make([]byte, 8)
@@ -272,7 +272,7 @@ func TestPackedRecordRefused(t *testing.T) {
 				}
 			}
 			ring.Size = c.size
-			if base, ids, err := rec.Ring(0).BeginPacked(&ring, yes); err == nil {
+			if base, ids, err := rec.Ring(0).BeginPacked(ring.Start(), yes); err == nil {
 				t.Errorf("taken: base %#x, %v", base, ids)
 			} else if fmt.Sprint(err) == "" {
 				t.Error("no reason")
