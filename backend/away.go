@@ -99,8 +99,8 @@ func (a *away) Close() error { return nil }
 
 // submit implements Disk.
 func (a *away) submit(r *Request) {
-	r.lane.finish(r, &RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: errAway})
+	r.finish(&RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: errAway})
 }
 
 // ioDone implements Disk: it has no I/O.
-func (a *away) ioDone(r *Request) { r.lane.finish(r, r.Err) }
+func (a *away) ioDone(r *Request) { r.finish(r.Err) }

@@ -132,30 +132,19 @@ type Request struct {
 	disk Disk
 	next *Request // the list it stands in: lane, mailbox or a zone's waiting line
 	fate *fate    // what faults do to it, nil for all but those that a test asked for
+	over bool     // it is done, and on its way to its lane: see deliver
 
-	// What follows is the disk's.
-	io     engine.Op    // the I/O in flight for this request, one at a time
-	clip   []unix.Iovec // part of Iov, when not all of it goes to the file
-	step   step         // what ioDone has to do next
-	batch  reqList      // drives: those whose data moves with this one's; ordinary disks: whose sync is this one's
-	detour *bounce      // memory in the place of that in io.Iov
-	unit   int64        // of a detour: see move
-	span   span         // what of an edged file it has
-	after  step         // when it has that
-	at     int64        // bytes of the range numbered seg that are done, of an edged file
-	bounce *bounce      // drives: memory in the place of Iov
-	cause  error        // drives: what its I/O failed with
-	tried  [2]uint64    // drives: of that I/O, if it wrote: up to where the data surely went, and was to go
-	zone   int32        // zone number
-	seg    uint32       // index into Ranges
-	to     ZoneTarget   // of opSetState
-	from   uint64       // first sector of a write, and the first behind it,
-	end    uint64       // both counted from the zone's start
-	soiled bool         // a write: what it left when it failed could not be cleared
-	again  bool         // drives: another daemon had given it its place
-	turn   uint64       // its turn among the zone's writes; drives: among reports
-	// the zone's list of writes in flight, in the order of their addresses
-	flyPrev, flyNext *Request
+	// own is what its kind of disk knows of it beside what stands here. The disk makes it
+	// when it first sees the request, and uses it again.
+	own any
+
+	io       engine.Op    // the I/O in flight for this request, one at a time
+	clip     []unix.Iovec // part of Iov, when not all of it goes to the file
+	thenSync bool         // a write: its data, once written, has yet to be made stable
+	lends    bool         // it waits for memory of ours: see lend
+	detour   *bounce      // memory in the place of that in io.Iov
+	unit     int64        // of a detour: see move
+	span     span         // what of an edged file it has
 }
 
 // Vectors is how many vectors the request keeps for its next I/O beside those of Iov:
@@ -167,35 +156,6 @@ func (r *Request) DropVectors() {
 	r.clip, r.io.Iov = nil, nil
 	r.io.DropSpare()
 }
-
-// step says what the disk does when it gets a request back: from the engine,
-// or from a mailbox.
-type step uint8
-
-const (
-	stepEnd      step = iota // nothing is left: hand it to the worker
-	stepRead                 // the data has been read
-	stepWrite                // the data has been written
-	stepScrub                // what a failed write left behind has been zeroed
-	stepIssue                // it waited for its zone and is admitted: write
-	stepRange                // one of Ranges is done
-	stepThrough              // the data has been written, and has yet to be made stable
-	stepSync                 // the file is synced
-	stepLead                 // ordinary disks: it waited, and is to lead the next sync
-	stepShared               // the same: a sync that another led has ended
-	stepManaged              // it waited for its zone and has been carried out
-	stepHeld                 // a fault has held its answer back
-	stepResetAll             // it waited for zone number zone: go on behind it
-	stepErase                // the same
-	stepSpan                 // it waited for a part of an edged file
-
-	stepManageDone // drives: the zone operation has been carried out
-	stepLookFirst  // the zone is not known: it has to be looked at
-	stepReread     // the zones it has to itself have been looked at
-	stepResetRun   // zones side by side have been reset
-	stepAsk        // it waited: zones are to be looked at
-	stepReport     // zones have been looked at
-)
 
 // Info describes a disk. It never changes while the disk is open.
 type Info struct {

@@ -94,7 +94,7 @@ func (c *committer) mark(i int) {
 // flush ends r with err, or with what it fails with itself, once all that was done
 // before is durable.
 func (c *committer) flush(r *Request, err error) {
-	r.step, r.Err = stepEnd, err
+	r.Err = err
 	c.mu.Lock()
 	c.flushes.push(r)
 	c.work.Signal()
@@ -120,7 +120,7 @@ func (c *committer) clear(i int) {
 
 // erase ends r once the old data of zones that were reset before is gone, durably.
 func (c *committer) erase(r *Request) {
-	r.step, r.Err = stepEnd, nil
+	r.Err = nil
 	c.mu.Lock()
 	c.erases.push(r)
 	c.work.Signal()
@@ -177,15 +177,15 @@ func (c *committer) answer(waiting reqList) {
 		failed := err
 		if failed == nil && r.Op == OpSecureErase {
 			var again bool
-			if again, failed = c.d.uncleared(r); again {
+			if again, failed = c.d.uncleared(zonedOf(r)); again {
 				c.erase(r)
 				continue
 			}
 		}
 		if failed != nil {
-			r.Err = c.d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, failed))
+			r.Err = c.d.rules.errorOf(r, fmt.Errorf("%w: %w", ErrIO, failed))
 		}
-		r.lane.post(r)
+		r.deliver(r.Err)
 	}
 }
 

@@ -93,7 +93,8 @@ const (
 // guest's is not within reach of the device, or where the I/O is not whole blocks of it.
 // A write like that has its part of the file (edged.begin): what is no whole block is
 // read first.
-func (l *Lane) move(r *Request, a reach) {
+func (r *Request) move(a reach) {
+	l := r.lane
 	whole := uint64(r.io.Off|r.io.Len)&a.whole == 0
 	r.unit = 1
 	if !whole {
@@ -111,8 +112,10 @@ func (l *Lane) move(r *Request, a reach) {
 
 // lend is true when r may take memory of ours for as long as it adds to l.detours.
 // If not, r waits, and its disk's ioDone is called for it when it can try again.
-func (l *Lane) lend(r *Request) bool {
+func (r *Request) lend() bool {
+	l := r.lane
 	if l.detours == maxDetours {
+		r.lends = true
 		l.waiting.push(r)
 		return false
 	}
@@ -122,7 +125,8 @@ func (l *Lane) lend(r *Request) bool {
 
 // depart begins a detour.
 func (l *Lane) depart(r *Request) {
-	if r.step == stepIssue || r.step == stepAsk { // see lend
+	if r.lends {
+		r.lends = false
 		r.disk.ioDone(r)
 		return
 	}

@@ -48,6 +48,7 @@ type drive struct {
 // A driveZone is one zone at work.
 type driveZone struct {
 	// word is what guests see. It is stored with mu held and loaded without.
+	of               *drive
 	word             atomic.Uint64
 	sectors, capSecs uint64
 	typ              ZoneType
@@ -61,8 +62,58 @@ type driveZone struct {
 	// What is to be finished before anything else: marks whose requests have not
 	// come, and requests that have (drive_resume.go).
 	owed  []*Mark
-	again []*Request
+	again []*driveRequest
 }
+
+// A driveRequest is a request to a drive: what the drive has to know of it.
+type driveRequest struct {
+	*Request
+	step driveStep
+	zone int32 // of a request to one zone, or the first of the zones [zone, to) that are at work
+	to   int32
+
+	// Of a write: where it goes, and where it ends, in sectors from the zone's start;
+	// again says that another daemon had given it that place, and landed how many sectors
+	// of it have been written by that one.
+	from, end uint64
+	again     bool
+	landed    uint64
+	followers reqList   // whose data moves with this one's
+	part      int       // of clip, what the next part of the I/O begins with
+	copied    *bounce   // memory in the place of Iov
+	cause     error     // what its I/O failed with
+	tried     [2]uint64 // of that I/O, if it wrote: up to where the data surely went, and was to go
+
+	asked uint64 // of a report: which of all that the drive was asked for it is
+}
+
+// driveOf is what the drive knows of r.
+func driveOf(r *Request) *driveRequest {
+	if d, ok := r.own.(*driveRequest); ok {
+		return d
+	}
+	d := &driveRequest{Request: r}
+	r.own = d
+	return d
+}
+
+// A driveStep says what ioDone has to do next.
+type driveStep uint8
+
+const (
+	driveRead     driveStep = iota // the data has been read
+	driveAdmitted                  // it has its zone and an address, or waited for memory: write
+	driveWrote                     // the data, or a part of it, has been written
+	driveUnknown                   // it has its zone, which has to be looked at first
+	driveAllowed                   // it has its zone, which allows the operation: start it
+	driveManaged                   // the zone operation has been carried out
+	driveReread                    // the zones that it has have been looked at
+	driveHeld                      // a reset-all waited for zone number zone and has it: go on behind it
+	driveReset                     // zones side by side have been reset
+	driveReport                    // it waited for memory: zones are to be looked at
+	driveReported                  // zones have been looked at
+	driveSynced                    // the device has been synced
+)
 
 // A Window is a range of a drive's zones, both ends included.
 type Window struct{ First, Last int }
@@ -155,7 +206,7 @@ func (d *drive) take(zones []kernelZone) {
 	d.zones = make([]driveZone, len(zones))
 	for i, k := range zones {
 		z := &d.zones[i]
-		z.typ, z.sectors, z.capSecs = k.typ, k.length, k.capacity
+		z.of, z.typ, z.sectors, z.capSecs = d, k.typ, k.length, k.capacity
 		z.word.Store(uint64(k.entry(i)))
 		// A guest may have opened it in the time of another daemon. To ask the drive
 		// about all such zones now would take as long as a report of all of it does.
@@ -290,7 +341,8 @@ func (d *drive) Close() error {
 func (d *drive) offset(sector uint64) int64 { return int64(d.first+sector) << SectorShift }
 
 // submit implements Disk.
-func (d *drive) submit(r *Request) {
+func (d *drive) submit(q *Request) {
+	r := driveOf(q)
 	switch r.Op {
 	case OpRead:
 		d.read(r)
@@ -314,51 +366,51 @@ func (d *drive) submit(r *Request) {
 }
 
 // ioDone implements Disk.
-func (d *drive) ioDone(r *Request) {
+func (d *drive) ioDone(q *Request) { d.goOn(driveOf(q)) }
+
+func (d *drive) goOn(r *driveRequest) {
 	switch r.step {
-	case stepRead:
+	case driveRead:
 		d.readDone(r)
-	case stepIssue:
+	case driveAdmitted:
 		d.issue(r)
-	case stepWrite:
+	case driveWrote:
 		d.wrote(r)
-	case stepLookFirst:
-		d.look(r, stepReread, int(r.zone), int(r.zone)+1)
-	case stepManaged:
+	case driveUnknown:
+		d.look(r, driveReread, int(r.zone), int(r.zone)+1)
+	case driveAllowed:
 		d.issueManage(r)
-	case stepManageDone:
+	case driveManaged:
 		d.managed(r)
-	case stepReread:
+	case driveReread:
 		d.reread(r)
-	case stepResetAll:
+	case driveHeld:
 		d.holdFrom(r, int(r.zone)+1)
-	case stepResetRun:
+	case driveReset:
 		d.resetRunDone(r)
-	case stepAsk:
-		d.reportFrom(r, int(r.seg))
-	case stepReport:
+	case driveReport:
+		d.reportFrom(r, int(r.zone))
+	case driveReported:
 		d.reported(r)
-	case stepSync:
+	case driveSynced:
 		d.synced(r)
-	default:
-		r.lane.finish(r, r.Err)
 	}
 }
 
 // sync ends r once all that was done before is durable.
-func (d *drive) sync(r *Request) {
+func (d *drive) sync(r *driveRequest) {
 	switch lost := d.lost.Load(); {
 	case lost != nil:
 		d.fail(r, fmt.Errorf("%w: %w", ErrIO, errLost(*lost)))
 	case d.info.ReadOnly:
-		r.lane.finish(r, nil)
+		r.finish(nil)
 	default:
-		r.io.Code, r.io.FD, r.io.Off, r.io.Len, r.step = engine.Fdatasync, int(d.f.Fd()), 0, 0, stepSync
-		r.lane.eng.Queue(&r.io)
+		r.io.Code, r.io.FD, r.io.Off, r.io.Len, r.step = engine.Fdatasync, int(d.f.Fd()), 0, 0, driveSynced
+		r.start()
 	}
 }
 
-func (d *drive) synced(r *Request) {
+func (d *drive) synced(r *driveRequest) {
 	if err := r.io.Err; err != nil {
 		lost := err
 		d.lost.CompareAndSwap(nil, &lost)
@@ -367,17 +419,17 @@ func (d *drive) synced(r *Request) {
 }
 
 // fail ends r, on its lane, with a sentinel.
-func (d *drive) fail(r *Request, err error) { r.lane.finish(r, d.errorOf(r, err)) }
+func (d *drive) fail(r *driveRequest, err error) { r.finish(d.errorOf(r, err)) }
 
 // end ends r, on its lane, with the outcome of I/O.
-func (d *drive) end(r *Request, err error) {
+func (d *drive) end(r *driveRequest, err error) {
 	if err != nil {
 		err = d.errorOf(r, driveError(err))
 	}
-	r.lane.finish(r, err)
+	r.finish(err)
 }
 
-func (d *drive) errorOf(r *Request, err error) error { return d.rules.errorOf(r, err) }
+func (d *drive) errorOf(r *driveRequest, err error) error { return d.rules.errorOf(r.Request, err) }
 
 // driveError is the sentinel for what the kernel says (blk_errors in
 // block/blk-core.c: BLK_STS_ZONE_ACTIVE_RESOURCE is EOVERFLOW and

@@ -59,8 +59,8 @@ func TestDriveCopies(t *testing.T) {
 			for ended := 0; ended < n; {
 				copied := 0
 				for _, r := range rs {
-					if r.bounce != nil {
-						copied += len(r.bounce.data)
+					if driveOf(r).copied != nil {
+						copied += len(driveOf(r).copied.data)
 					}
 				}
 				most = max(most, copied)
@@ -104,10 +104,10 @@ func TestDriveCopyFails(t *testing.T) {
 	d.dev.failing(engine.Writev, 4, nil, unix.EIO)
 	c.want(c.do(r), ErrIO)
 	const landed = detourBytes>>SectorShift + 4
-	if want := [2]uint64{detourBytes >> SectorShift, 2 * detourBytes >> SectorShift}; r.tried != want {
-		t.Errorf("sectors %v of the zone were tried, want %v", r.tried, want)
+	if want := [2]uint64{detourBytes >> SectorShift, 2 * detourBytes >> SectorShift}; driveOf(r).tried != want {
+		t.Errorf("sectors %v of the zone were tried, want %v", driveOf(r).tried, want)
 	}
-	if r.bounce != nil || c.lane.detours != 0 {
+	if driveOf(r).copied != nil || c.lane.detours != 0 {
 		t.Error("its memory was not given back")
 	}
 	c.wantZone(1, ImpOpen, landed)
@@ -134,8 +134,8 @@ func TestDriveReportsCopied(t *testing.T) {
 	for ended := 0; ended < n; {
 		most := 0
 		for _, r := range rs {
-			if r.bounce != nil {
-				most += len(r.bounce.data)
+			if driveOf(r).copied != nil {
+				most += len(driveOf(r).copied.data)
 			}
 		}
 		if limit := maxDetours * detourBytes; most > limit {

@@ -60,7 +60,7 @@ func TestMarksThatChange(t *testing.T) {
 			r := request(OpAppend, start, pattern(1, 4096))
 			ok(c.do(r))
 			r = request(OpAppend, start, pattern(1, 4096))
-			r.Mark, r.from, r.end = inFlightAt(start, 8), 90, 200
+			r.Mark, driveOf(r).from, driveOf(r).end = inFlightAt(start, 8), 90, 200
 			ok(c.do(r))
 			if r.AppendSector != start+8 {
 				t.Errorf("the append is at sector %d", r.AppendSector)

@@ -10,7 +10,7 @@ import "sync"
 // and in nothing that is shipped. Nor are writes that follow one another made one.
 type deviceLock struct {
 	mu    sync.Mutex
-	owner *Request
+	owner *driveRequest
 	line  reqList
 }
 
@@ -18,14 +18,14 @@ const oneLock = true
 
 // take says whether r has the drive; if not it waits, and is issued again when it
 // has.
-func (l *deviceLock) take(r *Request) bool {
+func (l *deviceLock) take(r *driveRequest) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.owner == nil {
 		l.owner = r
 	}
 	if l.owner != r {
-		l.line.push(r)
+		l.line.push(r.Request)
 	}
 	return l.owner == r
 }
@@ -33,7 +33,10 @@ func (l *deviceLock) take(r *Request) bool {
 // give hands drive d on, after I/O that was on lane.
 func (l *deviceLock) give(d *drive, lane *Lane) {
 	l.mu.Lock()
-	l.owner = l.line.pop()
+	l.owner = nil
+	if q := l.line.pop(); q != nil {
+		l.owner = driveOf(q)
+	}
 	next := l.owner
 	l.mu.Unlock()
 	d.run(next, lane)

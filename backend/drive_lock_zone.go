@@ -8,5 +8,5 @@ type deviceLock struct{}
 
 const oneLock = false
 
-func (*deviceLock) take(*Request) bool { return true }
+func (*deviceLock) take(*driveRequest) bool { return true }
 func (*deviceLock) give(*drive, *Lane) {}

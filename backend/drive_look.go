@@ -10,18 +10,18 @@ import (
 // before I/O on a zone that could not be asked about then, and for reports.
 
 // look asks the drive about zones [from, to), and goes on with step.
-func (d *drive) look(r *Request, next step, from, to int) {
-	r.step, r.zone, r.seg = next, int32(from), uint32(to)
-	r.bounce = newBounce(uint64(engine.ZoneReportBytes + (to-from)*engine.ZoneBytes))
-	r.io.Code, r.io.FD, r.io.Off, r.io.Iov = engine.ZoneReport, int(d.f.Fd()), d.offset(uint64(from)<<d.rules.shift), r.bounce.iov[:]
-	r.io.Len = int64(len(r.bounce.data))
-	r.lane.eng.Queue(&r.io)
+func (d *drive) look(r *driveRequest, next driveStep, from, to int) {
+	r.step, r.zone, r.to = next, int32(from), int32(to)
+	r.copied = newBounce(uint64(engine.ZoneReportBytes + (to-from)*engine.ZoneBytes))
+	r.io.Code, r.io.FD, r.io.Off, r.io.Iov = engine.ZoneReport, int(d.f.Fd()), d.offset(uint64(from)<<d.rules.shift), r.copied.iov[:]
+	r.io.Len = int64(len(r.copied.data))
+	r.start()
 }
 
 // seen returns what look has found.
-func (d *drive) seen(r *Request) ([]kernelZone, error) {
-	b := r.bounce
-	r.bounce = nil
+func (d *drive) seen(r *driveRequest) ([]kernelZone, error) {
+	b := r.copied
+	r.copied = nil
 	defer b.free()
 	if r.io.Err != nil {
 		return nil, r.io.Err
@@ -30,7 +30,7 @@ func (d *drive) seen(r *Request) ([]kernelZone, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n := int(r.seg) - int(r.zone); len(zones) != n {
+	if n := int(r.to - r.zone); len(zones) != n {
 		return nil, fmt.Errorf("the kernel reports %d zones and not %d", len(zones), n)
 	}
 	for n := range zones {
@@ -56,9 +56,9 @@ func (d *drive) learn(i int, k *kernelZone) {
 
 // reread goes on when the drive has been asked about the zones that r has to
 // itself: after I/O of r that failed, or before r can begin.
-func (d *drive) reread(r *Request) {
+func (d *drive) reread(r *driveRequest) {
 	zones, err := d.seen(r)
-	for i := int(r.zone); i < int(r.seg); i++ {
+	for i := int(r.zone); i < int(r.to); i++ {
 		z := &d.zones[i]
 		z.mu.Lock()
 		if err != nil {
@@ -71,12 +71,12 @@ func (d *drive) reread(r *Request) {
 	z := &d.zones[r.zone]
 	switch {
 	case r.cause == nil && err != nil:
-		d.settle(r, func(*Request) error { return driveError(err) })
+		d.settle(r, func(*driveRequest) error { return driveError(err) })
 	case r.cause == nil: // now it can begin
 		lane := r.lane
 		z.mu.Lock()
 		d.occupy(z, false)
-		z.line.pushFront(r)
+		z.line.pushFront(r.Request)
 		next := d.next(z)
 		z.mu.Unlock()
 		d.run(next, lane)
@@ -84,7 +84,7 @@ func (d *drive) reread(r *Request) {
 		d.resetRunFailed(r)
 	default:
 		landed := landedIn(word(z.word.Load()), r.tried)
-		d.settle(r, func(m *Request) error {
+		d.settle(r, func(m *driveRequest) error {
 			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != ZoneConventional && m.end <= landed || plantMerged && m != r {
 				return nil
 			}
@@ -119,7 +119,7 @@ func (d *drive) verdict(op Op, zone int32, cause error) error {
 
 // examine looks, after a read that failed with err, whether its zone is offline
 // by now.
-func (d *drive) examine(r *Request, err error) {
+func (d *drive) examine(r *driveRequest, err error) {
 	r.cause = err
 	i := int(r.Sector >> d.rules.shift)
 	d.ask(r, i, i+1)
@@ -127,7 +127,7 @@ func (d *drive) examine(r *Request, err error) {
 
 // report brings what ReportZone says up to date, for r.Bytes zones from r.Sector
 // on: drives close open zones by themselves, and zones fail.
-func (d *drive) report(r *Request) {
+func (d *drive) report(r *driveRequest) {
 	from := int(r.Sector >> d.rules.shift)
 	to := from + int(r.Bytes)
 	if r.Sector >= d.info.CapacitySectors || to <= from || to > len(d.zones) {
@@ -143,22 +143,22 @@ func (d *drive) report(r *Request) {
 const zonesAtATime = (detourBytes - engine.ZoneReportBytes) / engine.ZoneBytes
 
 // reportFrom looks at zone from and those behind it.
-func (d *drive) reportFrom(r *Request, from int) {
-	if r.step, r.seg = stepAsk, uint32(from); r.lane.lend(r) {
+func (d *drive) reportFrom(r *driveRequest, from int) {
+	if r.step, r.zone = driveReport, int32(from); r.lend() {
 		d.ask(r, from, min(from+zonesAtATime, int(r.Sector>>d.rules.shift+r.Bytes)))
 	}
 }
 
 // ask looks at zones that may be at work.
-func (d *drive) ask(r *Request, from, to int) {
-	r.turn = d.asked.Add(1)
-	d.look(r, stepReport, from, to)
+func (d *drive) ask(r *driveRequest, from, to int) {
+	r.asked = d.asked.Add(1)
+	d.look(r, driveReported, from, to)
 }
 
 // reported takes over what ask has found, but for zones that have been at work
 // since: what they are is known better than by the drive's answer, which may be
 // from before or in between. That they fail is news all the same.
-func (d *drive) reported(r *Request) {
+func (d *drive) reported(r *driveRequest) {
 	zones, err := d.seen(r)
 	for n := range zones {
 		i, k := int(r.zone)+n, &zones[n]
@@ -166,7 +166,7 @@ func (d *drive) reported(r *Request) {
 		z.mu.Lock()
 		w := d.entry(i)
 		switch {
-		case !z.busy && z.since < r.turn:
+		case !z.busy && z.since < r.asked:
 			d.learn(i, k)
 		case (k.state == ReadOnly || k.state == Offline) && k.state != w.state():
 			z.word.Store(uint64(pack(i, k.state, w.written())))
@@ -178,8 +178,8 @@ func (d *drive) reported(r *Request) {
 		return
 	}
 	r.lane.detours--
-	if err == nil && uint64(r.seg) < r.Sector>>d.rules.shift+r.Bytes {
-		d.reportFrom(r, int(r.seg))
+	if err == nil && uint64(r.to) < r.Sector>>d.rules.shift+r.Bytes {
+		d.reportFrom(r, int(r.to))
 		return
 	}
 	d.end(r, err)

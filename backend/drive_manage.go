@@ -7,7 +7,7 @@ var zoneCodes = [numOps]engine.Code{
 }
 
 // manage gets a zone management request on one zone in line.
-func (d *drive) manage(r *Request) {
+func (d *drive) manage(r *driveRequest) {
 	i := int(r.Sector >> d.rules.shift)
 	if r.Sector >= d.info.CapacitySectors || d.conventional(i) || d.rules.offset(r.Sector) != 0 {
 		d.fail(r, ErrZoneInvalid)
@@ -19,7 +19,7 @@ func (d *drive) manage(r *Request) {
 
 // admitManage says whether zone z, whose lock is held, allows r; done if there is
 // nothing to do for it.
-func (d *drive) admitManage(z *driveZone, r *Request) (done bool, err error) {
+func (d *drive) admitManage(z *driveZone, r *driveRequest) (done bool, err error) {
 	w := word(z.word.Load())
 	switch {
 	case d.info.ReadOnly:
@@ -33,23 +33,23 @@ func (d *drive) admitManage(z *driveZone, r *Request) (done bool, err error) {
 }
 
 // issueManage starts what r, which has its zone to itself, asks for.
-func (d *drive) issueManage(r *Request) {
+func (d *drive) issueManage(r *driveRequest) {
 	start := uint64(r.zone) << d.rules.shift
-	r.step = stepManageDone
+	r.step = driveManaged
 	r.io.Code, r.io.FD = zoneCodes[r.Op], int(d.f.Fd())
 	if w := d.entry(int(r.zone)); r.Op == OpClose && w.written() == 0 && w.state() != Closed {
 		r.io.Code = engine.ZoneReset // to be empty; some drives would have it closed
 		r.Mark.emptying(start)
 	}
 	r.io.Off, r.io.Len, r.io.Iov = d.offset(start), int64(d.zones[r.zone].sectors)<<SectorShift, nil
-	r.lane.eng.Queue(&r.io)
+	r.start()
 }
 
 // managed goes on when the drive has done what r asks for, or not.
-func (d *drive) managed(r *Request) {
+func (d *drive) managed(r *driveRequest) {
 	if r.io.Err != nil {
 		r.cause = r.io.Err
-		d.look(r, stepReread, int(r.zone), int(r.zone)+1)
+		d.look(r, driveReread, int(r.zone), int(r.zone)+1)
 		return
 	}
 	z := &d.zones[r.zone]
@@ -70,23 +70,23 @@ func (d *drive) managed(r *Request) {
 }
 
 // stable ends r, which was good, once that is durable if it has to be.
-func (d *drive) stable(r *Request) {
+func (d *drive) stable(r *driveRequest) {
 	if r.Stable {
 		d.sync(r)
 		return
 	}
-	r.lane.finish(r, nil)
+	r.finish(nil)
 }
 
 // holdFrom takes all zones from i on for r, a reset-all, in order. Where one is
 // at work r waits in its line, and goes on when it gets it.
-func (d *drive) holdFrom(r *Request, i int) {
+func (d *drive) holdFrom(r *driveRequest, i int) {
 	for ; i < len(d.zones); i++ {
 		z := &d.zones[i]
 		z.mu.Lock()
 		if z.busy || z.line.head != nil || len(z.owed) > 0 {
 			r.zone = int32(i)
-			z.line.push(r)
+			z.line.push(r.Request)
 			z.mu.Unlock()
 			return
 		}
@@ -115,7 +115,7 @@ func (d *drive) filled(i int) bool {
 
 // resetRun resets the next zones that stand side by side, from i on. All of a
 // drive is one command where none of its zones is out of service.
-func (d *drive) resetRun(r *Request, i int) {
+func (d *drive) resetRun(r *driveRequest, i int) {
 	for i < len(d.zones) && !d.filled(i) {
 		i++
 	}
@@ -130,12 +130,12 @@ func (d *drive) resetRun(r *Request, i int) {
 	if d.whole && d.inService(0, len(d.zones)) {
 		from, to = 0, len(d.zones)
 	}
-	r.zone, r.seg, r.step = int32(from), uint32(to), stepResetRun
+	r.zone, r.to, r.step = int32(from), int32(to), driveReset
 	end := uint64(to-1)<<d.rules.shift + d.zones[to-1].sectors
 	r.io.Code, r.io.FD, r.io.Iov = engine.ZoneReset, int(d.f.Fd()), nil
 	r.io.Off = d.offset(uint64(from) << d.rules.shift)
 	r.io.Len = d.offset(end) - r.io.Off
-	r.lane.eng.Queue(&r.io)
+	r.start()
 }
 
 // inService says whether no zone of [from, to) is read-only or offline.
@@ -148,13 +148,13 @@ func (d *drive) inService(from, to int) bool {
 	return true
 }
 
-func (d *drive) resetRunDone(r *Request) {
+func (d *drive) resetRunDone(r *driveRequest) {
 	if r.io.Err != nil {
 		r.cause = r.io.Err
-		d.look(r, stepReread, int(r.zone), int(r.seg))
+		d.look(r, driveReread, int(r.zone), int(r.to))
 		return
 	}
-	for i := int(r.zone); i < int(r.seg); i++ {
+	for i := int(r.zone); i < int(r.to); i++ {
 		z := &d.zones[i]
 		z.mu.Lock()
 		if d.resettable(i) {
@@ -163,14 +163,14 @@ func (d *drive) resetRunDone(r *Request) {
 		}
 		z.mu.Unlock()
 	}
-	d.resetRun(r, int(r.seg))
+	d.resetRun(r, int(r.to))
 }
 
 // resetRunFailed goes on when the zones of a run that failed have been looked at.
 // Those that went out of service under it are passed over; each time there is one
 // zone less to reset, so this ends.
-func (d *drive) resetRunFailed(r *Request) {
-	if d.inService(int(r.zone), int(r.seg)) {
+func (d *drive) resetRunFailed(r *driveRequest) {
+	if d.inService(int(r.zone), int(r.to)) {
 		d.letAllGo(r, driveError(r.cause))
 		return
 	}
@@ -178,7 +178,7 @@ func (d *drive) resetRunFailed(r *Request) {
 }
 
 // letAllGo ends a reset-all and gives all zones back.
-func (d *drive) letAllGo(r *Request, err error) {
+func (d *drive) letAllGo(r *driveRequest, err error) {
 	if err == nil {
 		r.Mark.done(0)
 	}

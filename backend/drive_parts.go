@@ -15,16 +15,16 @@ import (
 // why (bio_chain_endio in block/bio.c keeps the first that ends).
 
 // issue starts the I/O of r and of those that follow it.
-func (d *drive) issue(r *Request) {
+func (d *drive) issue(r *driveRequest) {
 	if !d.device.take(r) {
 		return
 	}
-	r.clip, r.seg = r.clip[:0], 0
+	r.clip, r.part = r.clip[:0], 0
 	total, direct := uint64(0), true
 	for m := r; m != nil; m = m.following(r) {
 		iov := m.Iov
-		if m.turn > 0 { // the rest of a write that another daemon had begun
-			iov = rest(iov, m.turn<<SectorShift)
+		if m.landed > 0 { // the rest of a write that another daemon had begun
+			iov = rest(iov, m.landed<<SectorShift)
 		}
 		direct = direct && d.reach.has(iov)
 		for _, v := range iov {
@@ -41,15 +41,15 @@ func (d *drive) issue(r *Request) {
 			r.clip = append(r.clip, v)
 		}
 	}
-	off := d.offset(uint64(r.zone)<<d.rules.shift + r.from + r.turn)
+	off := d.offset(uint64(r.zone)<<d.rules.shift + r.from + r.landed)
 	switch {
 	case direct:
-		r.step = stepWrite
+		r.step = driveWrote
 		d.issuePart(r, off)
-	case !r.lane.lend(r): // issue is called again
+	case !r.lend(): // issue is called again
 	default:
-		r.step, r.bounce = stepWrite, newBounce(min(total, d.copyBytes()))
-		r.bounce.far, r.bounce.off, r.bounce.len = r.clip, off, int64(total)
+		r.step, r.copied = driveWrote, newBounce(min(total, d.copyBytes()))
+		r.copied.far, r.copied.off, r.copied.len = r.clip, off, int64(total)
 		if !d.issueCopy(r, off) {
 			d.wrote(r)
 		}
@@ -65,8 +65,8 @@ func (d *drive) copyBytes() uint64 {
 
 // issueCopy starts the I/O of the next part of r that is copied, at byte off of the
 // device. It is false, with the error in r.io, when the guest's memory is gone.
-func (d *drive) issueCopy(r *Request, off int64) bool {
-	b, io := r.bounce, &r.io
+func (d *drive) issueCopy(r *driveRequest, off int64) bool {
+	b, io := r.copied, &r.io
 	b.data = b.data[:min(b.off+b.len-off, int64(len(b.data)))]
 	b.iov[0].Len = uint64(len(b.data))
 	io.Code, io.FD, io.Dsync = engine.Writev, int(d.f.Fd()), r.Stable
@@ -74,16 +74,16 @@ func (d *drive) issueCopy(r *Request, off int64) bool {
 	if io.Err = gather(b.data, b.far, uint64(off-b.off)); io.Err != nil {
 		return false
 	}
-	r.lane.eng.Queue(io)
+	r.start()
 	return true
 }
 
 // proceed starts the I/O of the next part of r, and is false when there is none, or
 // it cannot be had.
-func (d *drive) proceed(r *Request) bool {
-	off, b := r.io.Off+r.io.Len, r.bounce
+func (d *drive) proceed(r *driveRequest) bool {
+	off, b := r.io.Off+r.io.Len, r.copied
 	switch {
-	case b == nil && int(r.seg) < len(r.clip):
+	case b == nil && r.part < len(r.clip):
 		d.issuePart(r, off)
 		return true
 	case b != nil && off < b.off+b.len:
@@ -93,25 +93,25 @@ func (d *drive) proceed(r *Request) bool {
 }
 
 // issuePart starts the I/O of the next vectors of r.clip, from the one numbered
-// r.seg on: as many as the device takes at once and end where one may write, at
+// r.part on: as many as the device takes at once and end where one may write, at
 // byte off of it. Writes to conventional zones are whole blocks, which can be less
 // than the granularity: their end is an end, too.
-func (d *drive) issuePart(r *Request, off int64) {
+func (d *drive) issuePart(r *driveRequest, off int64) {
 	granularity := uint64(d.info.Zoned.WriteGranularity)
-	from, length := r.seg, uint64(0)
+	from, length := r.part, uint64(0)
 	var bytes, pages uint64
-	for i := from; int(i) < len(r.clip); i++ {
+	for i := from; i < len(r.clip); i++ {
 		bytes, pages = bytes+r.clip[i].Len, pages+pagesOf(r.clip[i])
 		if length > 0 && (bytes > d.partBytes || pages > d.partPages) {
 			break
 		}
-		if bytes&(granularity-1) == 0 || int(i) == len(r.clip)-1 {
-			r.seg, length = i+1, bytes
+		if bytes&(granularity-1) == 0 || i == len(r.clip)-1 {
+			r.part, length = i+1, bytes
 		}
 	}
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.f.Fd()), r.Stable
-	r.io.Off, r.io.Len, r.io.Iov = off, int64(length), r.clip[from:r.seg]
-	r.lane.eng.Queue(&r.io)
+	r.io.Off, r.io.Len, r.io.Iov = off, int64(length), r.clip[from:r.part]
+	r.start()
 }
 
 // pagesOf is how many pages v touches. Each may be a segment of its own to the

@@ -8,14 +8,14 @@ import (
 
 // read serves what is written from the device and the rest as zeroes: not every
 // drive lets one read behind the write pointer.
-func (d *drive) read(r *Request) {
-	written, err := d.rules.read(d, r)
+func (d *drive) read(r *driveRequest) {
+	written, err := d.rules.read(d, r.Request)
 	switch {
 	case err != nil:
 		d.fail(r, err)
 		return
 	case r.Bytes == 0:
-		r.lane.finish(r, nil)
+		r.finish(nil)
 		return
 	case d.entry(int(r.Sector>>d.rules.shift)).state() == ReadOnly:
 		written = d.readable(r) // its write pointer is nothing to go by
@@ -25,14 +25,14 @@ func (d *drive) read(r *Request) {
 		d.end(r, err)
 		return
 	}
-	r.step = stepRead
+	r.step = driveRead
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, int(d.f.Fd()), false
 	r.io.Off, r.io.Len, r.io.Iov = d.offset(r.Sector), int64(written), iov
-	r.lane.move(r, d.reach)
+	r.move(d.reach)
 }
 
 // readable is how many bytes of r, a read, can have been written.
-func (d *drive) readable(r *Request) uint64 {
+func (d *drive) readable(r *driveRequest) uint64 {
 	z := &d.zones[r.Sector>>d.rules.shift]
 	if z.typ == ZoneConventional {
 		return r.Bytes
@@ -41,7 +41,7 @@ func (d *drive) readable(r *Request) uint64 {
 	return min(r.Bytes, (max(z.capSecs, off)-off)<<SectorShift)
 }
 
-func (d *drive) readDone(r *Request) {
+func (d *drive) readDone(r *driveRequest) {
 	err := r.io.Err
 	if err != nil && err != unix.EFAULT {
 		d.examine(r, err) // perhaps the zone is offline by now

@@ -74,14 +74,14 @@ func (z *driveZone) settleOwed(m *Mark) bool {
 	if len(z.owed) > 0 {
 		return true
 	}
-	slices.SortFunc(z.again, func(a, b *Request) int {
+	slices.SortFunc(z.again, func(a, b *driveRequest) int {
 		if a.from < b.from {
 			return -1
 		}
 		return 1
 	})
 	for _, r := range slices.Backward(z.again) {
-		z.line.pushFront(r)
+		z.line.pushFront(r.Request)
 	}
 	z.again = nil
 	return true
@@ -91,7 +91,7 @@ func (z *driveZone) settleOwed(m *Mark) bool {
 func (d *drive) forgo(m *Mark, i int, lane *Lane) {
 	z := &d.zones[i]
 	z.mu.Lock()
-	var next *Request
+	var next *driveRequest
 	if z.settleOwed(m) {
 		m.failed()
 		next = d.next(z)
@@ -106,7 +106,7 @@ func (d *drive) emptied(*Mark, uint64) {}
 
 // wasEmptying says that r is a close which another daemon was about to make its zone
 // empty with: where that is empty, r is done.
-func (r *Request) wasEmptying() bool {
+func (r *driveRequest) wasEmptying() bool {
 	if r.Op != OpClose || r.Mark == nil {
 		return false
 	}
@@ -132,7 +132,8 @@ func (d *drive) unclaim(m *Mark) {
 }
 
 // resume implements marker.
-func (d *drive) resume(r *Request) {
+func (d *drive) resume(q *Request) {
+	r := driveOf(q)
 	switch was := r.Mark.load(); was.what {
 	case markAt:
 		d.readmit(r)
@@ -140,21 +141,22 @@ func (d *drive) resume(r *Request) {
 		r.AppendSector = was.sector
 		d.stable(r)
 	case markEmptying:
-		d.submit(r)
+		d.submit(q)
 	default:
 		d.fail(r, ErrIO)
 	}
 }
 
 // readmit puts r, a write with an address, among those that come first in its zone.
-func (d *drive) readmit(r *Request) {
+func (d *drive) readmit(r *driveRequest) {
 	c, ok := d.claimed(r.Mark)
 	if !ok { // it was refused
 		d.fail(r, ErrIO)
 		return
 	}
-	err := d.rules.write(d, r)
-	same := err == nil && int(r.zone) == c.zone && r.Bytes>>SectorShift == c.end-c.from &&
+	i, err := d.rules.write(d, r.Request)
+	r.zone = int32(i)
+	same := err == nil && i == c.zone && r.Bytes>>SectorShift == c.end-c.from &&
 		(r.Op == OpAppend || r.Op == OpWrite && d.rules.offset(r.Sector) == c.from)
 	if !same {
 		d.forgo(r.Mark, c.zone, r.lane)
@@ -173,7 +175,7 @@ func (d *drive) readmit(r *Request) {
 
 // admitAgain is admit for a write that has an address, in zone z, whose lock is held
 // and whose write pointer is at sector at. done says that all of it is there.
-func (d *drive) admitAgain(z *driveZone, r *Request, at uint64) (done bool, err error) {
+func (d *drive) admitAgain(z *driveZone, r *driveRequest, at uint64) (done bool, err error) {
 	r.again = false
 	switch {
 	case at >= r.end:
@@ -189,7 +191,7 @@ func (d *drive) admitAgain(z *driveZone, r *Request, at uint64) (done bool, err 
 		return false, err
 	}
 	r.AppendSector = uint64(r.zone)<<d.rules.shift + r.from
-	r.turn = at - r.from
+	r.landed = at - r.from
 	return false, nil
 }
 

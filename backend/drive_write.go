@@ -8,11 +8,13 @@ package backend
 // together, a line that stands does not move before all of their batch are in it.
 
 // write checks what can be checked without the zone, and gets in line.
-func (d *drive) write(r *Request) {
-	switch err := d.rules.write(d, r); {
+func (d *drive) write(r *driveRequest) {
+	i, err := d.rules.write(d, r.Request)
+	r.zone = int32(i)
+	switch {
 	case err != nil:
 		d.fail(r, err)
-	case d.conventional(int(r.zone)):
+	case d.conventional(i):
 		d.writePlain(r)
 	default:
 		d.enter(r)
@@ -20,43 +22,37 @@ func (d *drive) write(r *Request) {
 }
 
 // writePlain writes to conventional zones, which know no order.
-func (d *drive) writePlain(r *Request) {
+func (d *drive) writePlain(r *driveRequest) {
 	if r.Bytes == 0 {
-		r.lane.finish(r, nil)
+		r.finish(nil)
 		return
 	}
-	r.from, r.turn, r.end = d.rules.offset(r.Sector), 0, d.rules.offset(r.Sector)+r.Bytes>>SectorShift
-	r.step = stepIssue
+	r.from, r.landed, r.end = d.rules.offset(r.Sector), 0, d.rules.offset(r.Sector)+r.Bytes>>SectorShift
+	r.step = driveAdmitted
 	d.issue(r)
-}
-
-// standing is the line of a zone that does not move yet.
-type standing struct {
-	d *drive
-	z *driveZone
 }
 
 // enter puts r into its zone's line. If that stands it begins to move with the
 // lane's Start.
-func (d *drive) enter(r *Request) {
+func (d *drive) enter(r *driveRequest) {
 	z := &d.zones[r.zone]
 	z.mu.Lock()
-	z.line.push(r)
+	z.line.push(r.Request)
 	begins := !z.busy && !z.stand
 	z.stand = z.stand || begins
 	z.mu.Unlock()
 	if begins {
-		r.lane.standing = append(r.lane.standing, standing{d, z})
+		r.lane.startLater(z)
 	}
 }
 
 // begin lets the line of zone z, which stands, move.
-func (d *drive) begin(z *driveZone, lane *Lane) {
+func (z *driveZone) begin(lane *Lane) {
 	z.mu.Lock()
 	z.stand = false
-	next := d.next(z)
+	next := z.of.next(z)
 	z.mu.Unlock()
-	d.run(next, lane)
+	z.of.run(next, lane)
 }
 
 // release gives zone z back, after I/O that was on lane, to those in its line.
@@ -72,48 +68,49 @@ func (d *drive) release(z *driveZone, lane *Lane) {
 func (d *drive) occupy(z *driveZone, busy bool) { z.busy, z.since = busy, d.asked.Load() }
 
 // run goes on with a request that has got its zone, on its own lane.
-func (d *drive) run(r *Request, lane *Lane) {
+func (d *drive) run(r *driveRequest, lane *Lane) {
 	switch {
 	case r == nil:
 	case r.lane == lane:
-		d.ioDone(r)
+		d.goOn(r)
 	default:
-		r.lane.post(r)
+		r.post()
 	}
 }
 
 // next takes who may go on out of the line of zone z, whose lock is held, and
 // gives it the zone; nil when nobody may. Those that end without any I/O are
 // posted to their lanes.
-func (d *drive) next(z *driveZone) *Request {
+func (d *drive) next(z *driveZone) *driveRequest {
 	if z.busy || len(z.owed) > 0 {
 		return nil
 	}
-	for r := z.line.pop(); r != nil; r = z.line.pop() {
+	for q := z.line.pop(); q != nil; q = z.line.pop() {
+		r := driveOf(q)
 		var err error
 		done := false
 		switch {
 		case r.Op == OpResetAll:
-			r.step = stepResetAll
+			r.step = driveHeld
 		case z.stale:
-			r.step, r.cause = stepLookFirst, nil
+			r.step, r.cause = driveUnknown, nil
 		case r.again:
 			done, err = d.admitAgain(z, r, word(z.word.Load()).written())
-			r.step = stepIssue
+			r.step = driveAdmitted
 		case r.Op == OpWrite || r.Op == OpAppend:
 			err = d.admit(z, r, word(z.word.Load()).written())
 			done = r.Bytes == 0
-			r.step = stepIssue
+			r.step = driveAdmitted
 		default:
 			done, err = d.admitManage(z, r)
-			r.step = stepManaged
+			r.step = driveAllowed
 		}
 		if done || err != nil {
 			d.leave(r, err)
 			continue
 		}
 		d.occupy(z, true)
-		if r.step == stepIssue && !oneLock {
+		if r.step == driveAdmitted && !oneLock {
 			d.follow(z, r)
 		}
 		return r
@@ -122,17 +119,16 @@ func (d *drive) next(z *driveZone) *Request {
 }
 
 // leave posts r, which is done, to its lane.
-func (d *drive) leave(r *Request, err error) {
-	r.step, r.Err = stepEnd, nil
+func (d *drive) leave(r *driveRequest, err error) {
 	if err != nil {
-		r.Err = d.errorOf(r, err)
+		err = d.errorOf(r, err)
 	}
-	r.lane.post(r)
+	r.deliver(err)
 }
 
 // admit gives r its address in zone z, whose lock is held and whose write
 // pointer will be at sector at of it when r's turn comes; or says why not.
-func (d *drive) admit(z *driveZone, r *Request, at uint64) error {
+func (d *drive) admit(z *driveZone, r *driveRequest, at uint64) error {
 	sectors := r.Bytes >> SectorShift
 	from := at
 	if r.Op == OpWrite {
@@ -147,7 +143,7 @@ func (d *drive) admit(z *driveZone, r *Request, at uint64) error {
 	case sectors > z.capSecs-from:
 		return ErrZoneInvalid
 	}
-	r.from, r.end, r.turn, r.again = from, from+sectors, 0, false
+	r.from, r.end, r.landed, r.again = from, from+sectors, 0, false
 	r.AppendSector = uint64(r.zone)<<d.rules.shift + from
 	if sectors > 0 {
 		r.Mark.at(r.AppendSector, sectors)
@@ -160,55 +156,60 @@ const maxVectors = 1024
 
 // follow takes the writes out of the line that go on where r, which leads them,
 // ends. The lock of zone z is held.
-func (d *drive) follow(z *driveZone, r *Request) {
-	r.batch = reqList{}
+func (d *drive) follow(z *driveZone, r *driveRequest) {
+	r.followers = reqList{}
 	bytes, vectors, end := r.Bytes, len(r.Iov), r.end
-	for m := z.line.head; m != nil; m = z.line.head {
+	for q := z.line.head; q != nil; q = z.line.head {
+		m := driveOf(q)
 		isWrite := m.Op == OpAppend || m.Op == OpWrite
 		if !isWrite || m.Bytes == 0 || m.Stable != r.Stable || bytes+m.Bytes > d.maxBatch || vectors+len(m.Iov) > maxVectors ||
 			d.admit(z, m, end) != nil { // which it is told when it is the first
 			break
 		}
 		z.line.pop()
-		r.batch.push(m)
+		r.followers.push(q)
 		bytes, vectors, end = bytes+m.Bytes, vectors+len(m.Iov), m.end
 	}
 }
 
 // following is who comes behind m among those that leader leads.
-func (m *Request) following(leader *Request) *Request {
+func (m *driveRequest) following(leader *driveRequest) *driveRequest {
+	next := m.next
 	if m == leader {
-		return leader.batch.head
+		next = leader.followers.head
 	}
-	return m.next
+	if next == nil {
+		return nil
+	}
+	return driveOf(next)
 }
 
 // wrote goes on when the data of r and its followers has been moved, or not. If
 // not, nobody but the drive knows how far it came.
-func (d *drive) wrote(r *Request) {
+func (d *drive) wrote(r *driveRequest) {
 	if r.io.Err == nil && d.proceed(r) {
 		return
 	}
-	if b := r.bounce; b != nil {
-		r.bounce, b.far = nil, nil
+	if b := r.copied; b != nil {
+		r.copied, b.far = nil, nil
 		b.free()
 		r.lane.detours--
 	}
 	d.device.give(d, r.lane)
 	end := r.end
-	for m := r.batch.head; m != nil; m = m.next {
-		end = m.end
+	if last := r.followers.tail; last != nil {
+		end = driveOf(last).end
 	}
 	if err := r.io.Err; err != nil {
 		r.cause = err
 		part := uint64(r.io.Off-d.offset(uint64(r.zone)<<d.rules.shift)) >> SectorShift
 		r.tried = [2]uint64{part + uint64(r.io.N)>>SectorShift, part + uint64(r.io.Len)>>SectorShift}
-		d.look(r, stepReread, int(r.zone), int(r.zone)+1)
+		d.look(r, driveReread, int(r.zone), int(r.zone)+1)
 		return
 	}
 	z := &d.zones[r.zone]
 	if z.typ == ZoneConventional {
-		r.lane.finish(r, nil)
+		r.finish(nil)
 		return
 	}
 	z.mu.Lock()
@@ -228,15 +229,16 @@ func (d *drive) wrote(r *Request) {
 
 // settle ends r and its followers, each with what outcome says of it, and gives
 // their zone back.
-func (d *drive) settle(r *Request, outcome func(m *Request) error) {
-	z, lane, followers := &d.zones[r.zone], r.lane, r.batch
-	r.batch = reqList{}
+func (d *drive) settle(r *driveRequest, outcome func(m *driveRequest) error) {
+	z, lane, followers := &d.zones[r.zone], r.lane, r.followers
+	r.followers = reqList{}
 	var err error
 	if outcome != nil {
 		err = outcome(r)
 	}
 	r.marked(z, err)
-	for m := followers.pop(); m != nil; m = followers.pop() {
+	for q := followers.pop(); q != nil; q = followers.pop() {
+		m := driveOf(q)
 		var err error
 		if outcome != nil {
 			err = outcome(m)
@@ -250,11 +252,11 @@ func (d *drive) settle(r *Request, outcome func(m *Request) error) {
 	if err != nil {
 		err = d.errorOf(r, err)
 	}
-	lane.finish(r, err)
+	r.finish(err)
 }
 
 // marked notes the outcome of a write before anybody else gets its zone.
-func (r *Request) marked(z *driveZone, err error) {
+func (r *driveRequest) marked(z *driveZone, err error) {
 	switch {
 	case z.typ == ZoneConventional:
 	case err == nil:

@@ -70,7 +70,7 @@ func TestDriveBuffers(t *testing.T) {
 			for range 2 {
 				c.want(c.wait().Err, nil)
 			}
-			if r.bounce != nil {
+			if driveOf(r).copied != nil {
 				t.Error("its memory was not given back")
 			}
 			clear(data)
@@ -139,7 +139,7 @@ func TestDriveMemoryGone(t *testing.T) {
 				err := c.do(r)
 				c.want(err, unix.EFAULT)
 				c.want(err, ErrIO)
-				if r.bounce != nil {
+				if driveOf(r).copied != nil {
 					t.Error("its memory was not given back")
 				}
 			}

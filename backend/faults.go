@@ -288,7 +288,7 @@ func (s *Faults) hold(r *Request) bool {
 	if by.gone || r.lane.hurry.Load() {
 		return false
 	}
-	r.step = stepHeld
+	r.over = true
 	h := &heldAnswer{by: by}
 	h.timer = time.AfterFunc(by.Delay, func() {
 		s.mu.Lock()
@@ -318,7 +318,7 @@ func (s *Faults) letGo(which func(*Request, *heldAnswer) bool) {
 func (s *Faults) release(r *Request, h *heldAnswer) {
 	h.timer.Stop()
 	delete(s.held, r)
-	r.lane.post(r)
+	r.post()
 }
 
 // Hurry lets the answers go that faults of d hold back on the lane, and has none

@@ -25,7 +25,7 @@ type Lane struct {
 	looked   bool         // since the last Start: see fileSize.before
 	hurry    atomic.Bool  // no answer is held back any more
 	quit     *atomic.Bool // see QuitOn
-	standing []standing   // lines of a drive's zones that begin to move with Start
+	starters []starter    // begin with Start
 
 	armed  atomic.Bool
 	wakeFD int // eventfd, readable when the worker must look
@@ -69,7 +69,7 @@ func (l *Lane) Submit(d Disk, r *Request) {
 // prepare makes r a request in flight.
 func (l *Lane) prepare(d Disk, r *Request) {
 	r.lane, r.disk = l, d
-	r.Err, r.fate, r.step = nil, nil, stepEnd
+	r.Err, r.fate, r.over, r.thenSync = nil, nil, false, false
 	r.io.Owner, r.io.Quit = r, nil
 	if r.Op == OpRead {
 		r.io.Quit = l.quit
@@ -79,10 +79,10 @@ func (l *Lane) prepare(d Disk, r *Request) {
 
 // Start hands what was submitted to the engine, in one go.
 func (l *Lane) Start() {
-	for _, s := range l.standing {
-		s.d.begin(s.z, l)
+	for _, s := range l.starters {
+		s.begin(l)
 	}
-	l.standing = l.standing[:0]
+	l.starters = l.starters[:0]
 	l.looked = false
 	l.eng.Submit()
 }
@@ -102,7 +102,11 @@ func (l *Lane) Done() *Request {
 			l.full.Store(false)
 			l.mu.Unlock()
 			for r := mail.pop(); r != nil; r = mail.pop() {
-				r.disk.ioDone(r)
+				if r.over {
+					r.finish(r.Err)
+				} else {
+					r.disk.ioDone(r)
+				}
 			}
 			continue
 		}
@@ -173,9 +177,16 @@ func (l *Lane) wake() {
 	}
 }
 
-// post hands r to the lane's worker, which calls ioDone for it. Any goroutine
+// A starter has begun something that waits until its lane has all of a batch.
+type starter interface{ begin(l *Lane) }
+
+// startLater has s begin with the next Start.
+func (l *Lane) startLater(s starter) { l.starters = append(l.starters, s) }
+
+// post hands r to its lane's worker, which calls ioDone for it. Any goroutine
 // may call it.
-func (l *Lane) post(r *Request) {
+func (r *Request) post() {
+	l := r.lane
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mail.push(r)
@@ -183,13 +194,22 @@ func (l *Lane) post(r *Request) {
 	l.wake() // under the lock: see Close
 }
 
-// finish ends r with err, on the lane's own worker.
-func (l *Lane) finish(r *Request, err error) {
+// deliver ends r with err, from any goroutine.
+func (r *Request) deliver(err error) {
+	r.Err, r.over = err, true
+	r.post()
+}
+
+// start starts r.io, on r's own lane.
+func (r *Request) start() { r.lane.eng.Queue(&r.io) }
+
+// finish ends r with err, on its lane's own worker.
+func (r *Request) finish(err error) {
 	r.Err = err
 	if r.fate != nil && r.fate.late != nil && r.disk.Faults().hold(r) {
 		return
 	}
-	l.done.push(r)
+	r.lane.done.push(r)
 }
 
 // Close gives the lane's resources back. No request may be in flight.

@@ -18,7 +18,7 @@ type relay struct {
 }
 
 func (d *relay) submit(r *Request) { d.to <- r }
-func (d *relay) ioDone(r *Request) { r.lane.finish(r, nil) }
+func (d *relay) ioDone(r *Request) { r.finish(nil) }
 
 // A worker that sleeps is woken by what other goroutines hand to its lane,
 // whenever they do: no wake-up is lost between its last look and its sleep.
@@ -31,7 +31,7 @@ func TestLaneWakes(t *testing.T) {
 				if r.Tag%3 == 0 {
 					runtime.Gosched()
 				}
-				r.lane.post(r)
+				r.post()
 			}
 		})
 	}
@@ -124,7 +124,7 @@ func TestLateWakeUp(t *testing.T) {
 	var answering sync.WaitGroup
 	answering.Go(func() {
 		for r := range d.to {
-			r.lane.post(r)
+			r.post()
 		}
 	})
 	open := func(func()) (engine.Engine, error) { return newHeldEngine(nil), nil }

@@ -69,7 +69,7 @@ func (n *null) submit(r *Request) {
 		n.fail(r, ErrUnsupported)
 		return
 	}
-	r.lane.finish(r, nil)
+	r.finish(nil)
 }
 
 func (n *null) inside(sector, sectors uint64) bool {
@@ -78,8 +78,8 @@ func (n *null) inside(sector, sectors uint64) bool {
 
 // ioDone implements Disk. There is no I/O, but a fault may have held an answer
 // back.
-func (n *null) ioDone(r *Request) { r.lane.finish(r, r.Err) }
+func (n *null) ioDone(r *Request) { r.finish(r.Err) }
 
 func (n *null) fail(r *Request, err error) {
-	r.lane.finish(r, &RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: err})
+	r.finish(&RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: err})
 }

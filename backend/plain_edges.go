@@ -44,28 +44,30 @@ func (p *plain) setEdges(o Options, own, block uint32) (err error) {
 }
 
 // move starts the read or write in r.io.
-func (p *plain) move(r *Request) {
-	if p.edges == nil || p.edges.begin(r) {
-		p.start(r)
+func (p *plain) move(r *plainRequest) {
+	if p.edges != nil && !p.edges.begin(r.Request) {
+		r.after, r.step = r.step, plainSpan
+		return
 	}
+	p.start(r)
 }
 
 // start starts r.io when nothing stands in its way any more.
-func (p *plain) start(r *Request) {
+func (p *plain) start(r *plainRequest) {
 	switch {
 	case r.io.Code != engine.Readv && r.io.Code != engine.Writev:
-		r.lane.eng.Queue(&r.io)
+		r.start()
 	case p.edges == nil:
-		r.lane.move(r, p.reach)
+		r.move(p.reach)
 	default:
-		r.lane.move(r, p.edges.reach(&r.io, p.reach))
+		r.move(p.edges.reach(&r.io, p.reach))
 	}
 }
 
 // nextPart is nextRange where only whole blocks of the storage can be cleared: zeroes
 // are written to the parts of blocks at either end of a range. A discard leaves them.
-func (p *plain) nextPart(r *Request) {
-	seg := &r.Ranges[r.seg]
+func (p *plain) nextPart(r *plainRequest) {
+	seg := &r.Ranges[r.rangeNo]
 	at := int64(seg.Sector)<<SectorShift + r.at
 	end := int64(seg.Sector+uint64(seg.Sectors)) << SectorShift
 	part := min(alignUp(at, p.whole), end) - at // up to the next block
@@ -80,12 +82,12 @@ func (p *plain) nextPart(r *Request) {
 		}
 	}
 	if at == end {
-		r.seg, r.at = r.seg+1, 0
+		r.rangeNo, r.at = r.rangeNo+1, 0
 		p.nextRange(r)
 		return
 	}
 	io := &r.io
-	io.FD, io.Off, r.step = p.fd, at, stepRange
+	io.FD, io.Off, r.step = p.fd, at, plainRange
 	if part != 0 {
 		r.clip = append(r.clip[:0], unix.Iovec{Base: &zeroBlock[0], Len: uint64(part)})
 		io.Code, io.Len, io.Iov, io.Dsync = engine.Writev, part, r.clip, false

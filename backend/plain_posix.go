@@ -41,6 +41,39 @@ type plain struct {
 	waiting reqList    // for the next one
 }
 
+// A plainRequest is a request to an ordinary disk: what the disk has to know of it.
+type plainRequest struct {
+	*Request
+	step  plainStep
+	after plainStep // of plainSpan: what comes then
+
+	rangeNo int     // of a discard or write-zeroes: the range that it has come to,
+	at      int64   // and how many bytes of that are done, where blocks of the storage are larger
+	sharers reqList // of one that leads a sync: whose sync it is, too
+}
+
+// plainOf is what the disk knows of r.
+func plainOf(r *Request) *plainRequest {
+	if p, ok := r.own.(*plainRequest); ok {
+		return p
+	}
+	p := &plainRequest{Request: r}
+	r.own = p
+	return p
+}
+
+// A plainStep says what ioDone has to do next.
+type plainStep uint8
+
+const (
+	plainMoved  plainStep = iota // the data has been moved
+	plainRange                   // one of Ranges, or a part of it, is done
+	plainLead                    // it waited, and is to lead the next sync
+	plainSynced                  // the sync that it led has ended
+	plainShared                  // a sync that another led, for this one too, has ended
+	plainSpan                    // it waited for a part of an edged file: do what after says
+)
+
 // maxRangeSectors bounds one discard or write-zeroes segment: 1 GiB, so that no
 // single call keeps a helper busy for ever.
 const maxRangeSectors = 1 << 30 >> SectorShift
@@ -200,7 +233,8 @@ func (p *plain) release() (err error) {
 }
 
 // submit implements Disk.
-func (p *plain) submit(r *Request) {
+func (p *plain) submit(q *Request) {
+	r := plainOf(q)
 	err := p.size.failed()
 	if err == nil && r.Op != OpRead {
 		err = p.size.before(r.lane)
@@ -222,21 +256,21 @@ func (p *plain) submit(r *Request) {
 			p.fail(r, ErrRange)
 			return
 		case sectors == 0:
-			r.lane.finish(r, nil)
+			r.finish(nil)
 			return
 		}
-		io.Code, r.step = engine.Readv, stepEnd
+		io.Code, r.step = engine.Readv, plainMoved
 		if r.Op == OpWrite {
 			io.Code = engine.Writev
 			r.through(p.direct)
 		}
 		io.Off, io.Len, io.Iov = int64(r.Sector)<<SectorShift, int64(r.Bytes), r.Iov
-		if p.faults.strike(r, r.Sector, sectors) && !r.cutShort() {
+		if p.faults.strike(r.Request, r.Sector, sectors) && !r.cutShort() {
 			p.fail(r, r.fate.err)
 			return
 		}
 	case OpFlush:
-		if p.faults.strike(r, 0, 0) {
+		if p.faults.strike(r.Request, 0, 0) {
 			p.fail(r, r.fate.err) // of this flush alone: no sync has failed
 			return
 		}
@@ -256,7 +290,7 @@ func (p *plain) submit(r *Request) {
 				return
 			}
 		}
-		r.seg, r.at = 0, 0
+		r.rangeNo, r.at = 0, 0
 		p.nextRange(r)
 		return
 	default:
@@ -273,14 +307,14 @@ func (p *plain) inside(sector, sectors uint64) bool {
 }
 
 // nextRange starts on the next segment, or ends the request when none is left.
-func (p *plain) nextRange(r *Request) {
-	for int(r.seg) < len(r.Ranges) && r.Ranges[r.seg].Sectors == 0 {
-		r.seg++
+func (p *plain) nextRange(r *plainRequest) {
+	for r.rangeNo < len(r.Ranges) && r.Ranges[r.rangeNo].Sectors == 0 {
+		r.rangeNo++
 	}
 	io := &r.io
-	if int(r.seg) == len(r.Ranges) {
+	if r.rangeNo == len(r.Ranges) {
 		if !r.Stable {
-			r.lane.finish(r, nil)
+			r.finish(nil)
 			return
 		}
 		p.sync(r)
@@ -290,50 +324,48 @@ func (p *plain) nextRange(r *Request) {
 		p.nextPart(r)
 		return
 	}
-	seg := &r.Ranges[r.seg]
+	seg := &r.Ranges[r.rangeNo]
 	io.Code = engine.ZeroRange
 	if r.Op == OpDiscard || seg.Unmap {
 		io.Code = engine.PunchHole
 	}
 	io.Off, io.Len = int64(seg.Sector)<<SectorShift, int64(seg.Sectors)<<SectorShift
-	r.step = stepRange
-	r.lane.eng.Queue(io)
+	r.step = plainRange
+	r.start()
 }
 
 // ioDone implements Disk.
-func (p *plain) ioDone(r *Request) {
-	switch r.step {
-	case stepHeld:
-		r.lane.finish(r, r.Err)
-	case stepLead:
+func (p *plain) ioDone(q *Request) {
+	switch r := plainOf(q); r.step {
+	case plainMoved:
+		p.moved(r)
+	case plainLead:
 		p.lead(r)
-	case stepSync:
+	case plainSynced:
 		p.synced(r)
-	case stepShared:
+	case plainShared:
 		p.answer(r)
-	case stepRange:
+	case plainRange:
 		p.rangeDone(r)
-	case stepSpan:
+	case plainSpan:
 		r.step = r.after
 		p.start(r)
-	default:
-		p.moved(r)
 	}
 }
 
 // rangeDone goes on when one of Ranges is done.
-func (p *plain) rangeDone(r *Request) {
+func (p *plain) rangeDone(r *plainRequest) {
 	err := r.io.Err
 	switch {
 	case err == unix.EOPNOTSUPP && r.Op == OpDiscard:
 		err = nil // a discard is advice
 	case err == unix.EOPNOTSUPP && r.io.Code == engine.PunchHole:
 		r.io.Code = engine.ZeroRange // the zeroes are a promise, the space is not
-		r.lane.eng.Queue(&r.io)
+		r.start()
 		return
 	}
 	if p.edges != nil {
-		p.edges.end(r)
+		p.edges.end(r.Request)
 	}
 	switch {
 	case err != nil:
@@ -342,15 +374,15 @@ func (p *plain) rangeDone(r *Request) {
 	case p.whole != 0:
 		r.at += r.io.Len
 	default:
-		r.seg++
+		r.rangeNo++
 	}
 	p.nextRange(r)
 }
 
 // moved goes on when the data of a read or write has been moved, or not.
-func (p *plain) moved(r *Request) {
+func (p *plain) moved(r *plainRequest) {
 	if p.edges != nil {
-		p.edges.end(r)
+		p.edges.end(r.Request)
 	}
 	if r.io.Err == io.ErrUnexpectedEOF {
 		if err := p.size.look(); err != nil {
@@ -363,13 +395,13 @@ func (p *plain) moved(r *Request) {
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, r.io.Err))
 	case r.fate != nil && r.fate.err != nil:
 		p.fail(r, r.fate.err)
-	case r.step == stepThrough:
+	case r.thenSync:
 		p.sync(r)
 	default:
-		r.lane.finish(r, nil)
+		r.finish(nil)
 	}
 }
 
-func (p *plain) fail(r *Request, err error) {
-	r.lane.finish(r, &RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: err})
+func (p *plain) fail(r *plainRequest, err error) {
+	r.finish(&RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: err})
 }

@@ -17,7 +17,7 @@ func errLost(cause error) error {
 // time, for of two that are told of data that is lost the kernel tells one. It may
 // have begun before what r has to cover was written, so r waits for the next one,
 // which is everybody's who waits by then.
-func (p *plain) sync(r *Request) {
+func (p *plain) sync(r *plainRequest) {
 	if p.lost.Load() != nil {
 		p.answer(r)
 		return
@@ -25,7 +25,7 @@ func (p *plain) sync(r *Request) {
 	p.syncing.Lock()
 	wait := p.busy
 	if wait {
-		p.waiting.push(r)
+		p.waiting.push(r.Request)
 	}
 	p.busy = true
 	p.syncing.Unlock()
@@ -35,17 +35,17 @@ func (p *plain) sync(r *Request) {
 }
 
 // lead begins a sync for r and for those that wait, on r's lane.
-func (p *plain) lead(r *Request) {
+func (p *plain) lead(r *plainRequest) {
 	p.syncing.Lock()
-	r.batch, p.waiting = p.waiting, reqList{}
+	r.sharers, p.waiting = p.waiting, reqList{}
 	p.syncing.Unlock()
-	r.io.Code, r.io.FD, r.io.Off, r.io.Len, r.step = engine.Fdatasync, p.syncFD, 0, 0, stepSync
-	r.lane.eng.Queue(&r.io)
+	r.io.Code, r.io.FD, r.io.Off, r.io.Len, r.step = engine.Fdatasync, p.syncFD, 0, 0, plainSynced
+	r.start()
 }
 
 // synced goes on when the sync that r led has ended: those that it was for have
 // their answers, and the first of those who have come since leads the next one.
-func (p *plain) synced(r *Request) {
+func (p *plain) synced(r *plainRequest) {
 	err := r.io.Err
 	if err == nil {
 		_ = p.size.look() // answer asks what it has found
@@ -55,18 +55,18 @@ func (p *plain) synced(r *Request) {
 	}
 	p.syncing.Lock()
 	for err != nil && p.waiting.head != nil {
-		r.batch.push(p.waiting.pop()) // no other sync will do for them
+		r.sharers.push(p.waiting.pop()) // no other sync will do for them
 	}
 	next := p.waiting.pop()
 	p.busy = next != nil
 	p.syncing.Unlock()
 	if next != nil {
-		next.step = stepLead
-		next.lane.post(next)
+		plainOf(next).step = plainLead
+		next.post()
 	}
-	for q := r.batch.pop(); q != nil; q = r.batch.pop() {
-		q.step = stepShared
-		q.lane.post(q)
+	for q := r.sharers.pop(); q != nil; q = r.sharers.pop() {
+		plainOf(q).step = plainShared
+		q.post()
 	}
 	if err != nil {
 		p.fail(r, fmt.Errorf("%w: %w", ErrIO, err))
@@ -77,12 +77,12 @@ func (p *plain) synced(r *Request) {
 
 // answer ends r, with success unless any sync has failed: that one may have been
 // told of what r covers.
-func (p *plain) answer(r *Request) {
+func (p *plain) answer(r *plainRequest) {
 	if err := p.failed(); err != nil && !plantToldOnce {
 		p.fail(r, err)
 		return
 	}
-	r.lane.finish(r, nil)
+	r.finish(nil)
 }
 
 // failed is why no sync can succeed any more, nil as long as one can.

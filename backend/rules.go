@@ -64,39 +64,38 @@ func (u *rules) read(t zoneTable, r *Request) (written uint64, err error) {
 }
 
 // write says whether r, a write or append, is in order as far as can be said
-// without its zone's write pointer, and fills in its zone and its end.
-func (u *rules) write(t zoneTable, r *Request) error {
+// without its zone's write pointer, and which zone that is.
+func (u *rules) write(t zoneTable, r *Request) (zone int, err error) {
 	sectors := sectorsOf(r.Bytes)
 	switch {
 	case u.info.ReadOnly:
-		return ErrReadOnly
+		return 0, ErrReadOnly
 	case r.Sector >= u.info.CapacitySectors && r.Op == OpAppend: // no zone begins there
-		return ErrZoneInvalid
+		return 0, ErrZoneInvalid
 	case r.Sector >= u.info.CapacitySectors:
-		return ErrRange
+		return 0, ErrRange
 	}
 	i, off := int(r.Sector>>u.shift), u.offset(r.Sector)
-	r.zone, r.end = int32(i), off+sectors
 	switch {
 	case t.conventional(i):
-		return u.writeConventional(t, r, sectors)
+		return i, u.writeConventional(t, r, i, sectors)
 	case r.Op == OpAppend && (off != 0 || r.Bytes > u.append), off+sectors > t.length(i):
-		return ErrZoneInvalid
+		return i, ErrZoneInvalid
 	case r.Bytes&(uint64(u.info.Zoned.WriteGranularity)-1) != 0:
 		if _, err := transition(t.entry(i).state(), evWrite, true); err != nil {
-			return err
+			return i, err
 		}
-		return ErrUnalignedWP
+		return i, ErrUnalignedWP
 	}
-	return nil
+	return i, nil
 }
 
-// writeConventional is write where the first zone is conventional.
-func (u *rules) writeConventional(t zoneTable, r *Request, sectors uint64) error {
+// writeConventional is write where the first zone, zone i, is conventional.
+func (u *rules) writeConventional(t zoneTable, r *Request, i int, sectors uint64) error {
 	if r.Op == OpAppend {
 		return ErrZoneInvalid
 	}
-	for i := int(r.zone); uint64(i) <= (r.Sector+max(sectors, 1)-1)>>u.shift; i++ {
+	for ; uint64(i) <= (r.Sector+max(sectors, 1)-1)>>u.shift; i++ {
 		if uint64(i)<<u.shift >= u.info.CapacitySectors || t.entry(i).state() != NotWP {
 			return ErrZoneInvalid
 		}

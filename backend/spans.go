@@ -115,7 +115,7 @@ func (l *spans) release(s *span) {
 		}
 		l.give(w)
 		if w.request != nil {
-			w.request.lane.post(w.request)
+			w.request.post()
 		} else {
 			close(w.given)
 		}
@@ -139,14 +139,14 @@ const hugeFolio = 2 << 20
 // begin has r.io's part of the file, for a request that changes it; and sees to it that
 // what is at the ragged end of a file goes through the page cache: a whole block written
 // there would make the file longer. If it reports false r waits, and its disk's ioDone
-// is called with stepSpan when it can go on.
+// is called when it can go on.
 func (e *edged) begin(r *Request) bool {
 	io := &r.io
 	from, to := io.Off&^(e.unit-1), alignUp(io.Off+io.Len, e.unit)
 	if e.isRagged(io) {
 		io.FD = e.file
 		if io.Dsync { // it may not be told of what the kernel loses: see Request.through
-			io.Dsync, r.step = false, stepThrough
+			io.Dsync, r.thenSync = false, true
 		}
 		// And what the page cache may have in one piece with it does not change meanwhile.
 		from = io.Off &^ (hugeFolio - 1)
@@ -155,13 +155,7 @@ func (e *edged) begin(r *Request) bool {
 		return true
 	}
 	r.span.from, r.span.to, r.span.request = from, to, r
-	r.after = r.step
-	r.step = stepSpan
-	if !e.spans.take(&r.span) {
-		return false
-	}
-	r.step = r.after
-	return true
+	return e.spans.take(&r.span)
 }
 
 // isRagged says whether the I/O is at the end of a file that has a part of a block there.

@@ -35,6 +35,6 @@ func (r *Request) through(direct bool) {
 	direct = direct || plantToldOnce
 	r.io.Dsync = r.Stable && direct
 	if r.Stable && !direct {
-		r.step = stepThrough
+		r.thenSync = true
 	}
 }

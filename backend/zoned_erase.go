@@ -6,7 +6,7 @@ import "fmt"
 // zones named ("Device Operation"). More than a reset promises, what stood there
 // is gone from the file, durably, before the guest has its answer. Nothing is
 // begun unless all the zones can be reset.
-func (d *zoned) erase(r *Request) {
+func (d *zoned) erase(r *zonedRequest) {
 	if d.img.readOnly {
 		d.fail(r, ErrReadOnly)
 		return
@@ -17,7 +17,7 @@ func (d *zoned) erase(r *Request) {
 			return
 		}
 	}
-	r.seg = 0
+	r.rangeNo = 0
 	d.eraseFrom(r, 0)
 }
 
@@ -46,12 +46,12 @@ func (d *zoned) erased(seg *Range) (from, to int) {
 	return int(seg.Sector >> d.shift), int(end >> d.shift)
 }
 
-// eraseFrom resets the zones of r's ranges from the one that r.seg names on,
+// eraseFrom resets the zones of r's ranges from the one that r.rangeNo names on,
 // and in that from zone i on; then the committer sees to the rest. Where a zone
 // has writes in flight it waits there, and goes on when they have landed.
-func (d *zoned) eraseFrom(r *Request, i int) {
-	for ; int(r.seg) < len(r.Ranges); r.seg++ {
-		from, to := d.erased(&r.Ranges[r.seg])
+func (d *zoned) eraseFrom(r *zonedRequest, i int) {
+	for ; int(r.rangeNo) < len(r.Ranges); r.rangeNo++ {
+		from, to := d.erased(&r.Ranges[r.rangeNo])
 		for i = max(i, from); i < to; i++ {
 			z := &d.zones[i]
 			z.mu.Lock()
@@ -62,7 +62,7 @@ func (d *zoned) eraseFrom(r *Request, i int) {
 				return
 			}
 			err := d.apply(z, i, OpReset)
-			r.Mark.past(r.seg, i)
+			r.Mark.past(r.rangeNo, i)
 			d.unstick(z, i)
 			z.mu.Unlock()
 			if err != nil {
@@ -72,8 +72,8 @@ func (d *zoned) eraseFrom(r *Request, i int) {
 		}
 		i = 0 // ranges come in any order
 	}
-	r.seg = 0 // from here on it counts tries
-	d.com.erase(r)
+	r.looks = 0
+	d.com.erase(r.Request)
 }
 
 // eraseTries is how often an erase looks again for old data that somebody else
@@ -84,7 +84,7 @@ const eraseTries = 4
 // dealt with: old data that could not be made to go away. again says that
 // another try is due, which a write has asked for meanwhile: r has to wait for
 // that. A gate that a later reset has shut says nothing of r's data.
-func (d *zoned) uncleared(r *Request) (again bool, err error) {
+func (d *zoned) uncleared(r *zonedRequest) (again bool, err error) {
 	for n := range r.Ranges {
 		from, to := d.erased(&r.Ranges[n])
 		for i := from; i < to; i++ {
@@ -92,12 +92,12 @@ func (d *zoned) uncleared(r *Request) (again bool, err error) {
 			z.mu.Lock()
 			owed, stuck := z.owed, z.stuck
 			z.mu.Unlock()
-			if stuck || owed && r.seg == eraseTries {
+			if stuck || owed && r.looks == eraseTries {
 				return false, fmt.Errorf("zone %d was reset, but its old data could not be cleared", i)
 			}
 			again = again || owed
 		}
 	}
-	r.seg++
+	r.looks++
 	return again, nil
 }

@@ -11,7 +11,7 @@ import (
 var events = [numOps]event{OpOpen: evOpen, OpClose: evClose, OpFinish: evFinish, OpReset: evReset}
 
 // manage carries out a zone management request on one zone.
-func (d *zoned) manage(r *Request) {
+func (d *zoned) manage(r *zonedRequest) {
 	if r.Sector >= d.zinfo.CapacitySectors || r.Sector < d.conv || r.Sector&(d.img.ZoneSectors-1) != 0 {
 		d.fail(r, ErrZoneInvalid)
 		return
@@ -23,7 +23,7 @@ func (d *zoned) manage(r *Request) {
 			d.fail(r, err)
 			return
 		}
-		r.lane.finish(r, nil)
+		r.finish(nil)
 		return
 	case d.broken.Load():
 		d.fail(r, errTable)
@@ -42,7 +42,7 @@ func (d *zoned) manage(r *Request) {
 	if err != nil {
 		err = d.errorOf(r, err)
 	}
-	d.finish(r, err)
+	d.done(r, err)
 }
 
 // errFrozen is what zone management of a read-only disk gets. It is not a write:
@@ -60,30 +60,30 @@ func frozen(op Op, w word) error {
 	return err
 }
 
-// finish ends r with err; a good one that has to be stable, once it is.
-func (d *zoned) finish(r *Request, err error) {
+// done ends r with err; a good one that has to be stable, once it is.
+func (d *zoned) done(r *zonedRequest, err error) {
 	if err == nil && r.Stable {
-		d.com.flush(r, nil)
+		d.com.flush(r.Request, nil)
 		return
 	}
-	r.lane.finish(r, err)
+	r.finish(err)
 }
 
 // excludesWrites says whether r has to wait for its zone's writes in flight: it
 // moves the write pointer that they move.
-func (r *Request) excludesWrites() bool {
+func (r *zonedRequest) excludesWrites() bool {
 	return r.Op == OpFinish || r.Op == OpReset || r.Op == OpResetAll || r.Op == OpSecureErase || r.Op == opSetState
 }
 
 // hinders says whether r, which is not a write, has to wait for writes in flight of
 // zone z, whose lock is held. A close has to while none has landed: closed with
 // nothing written would be a state that the next daemon cannot tell from empty.
-func (z *zone) hinders(r *Request) bool {
+func (z *zone) hinders(r *zonedRequest) bool {
 	return z.flyHead != nil && (r.excludesWrites() || r.Op == OpClose && z.done == 0)
 }
 
 // change carries out r, a management request on the one zone z, whose lock is held.
-func (d *zoned) change(z *zone, i int, r *Request) error {
+func (d *zoned) change(z *zone, i int, r *zonedRequest) error {
 	if r.Op == OpClose && z.state.isOpen() && z.next == 0 {
 		r.Mark.emptying(r.Sector)
 	}
@@ -134,7 +134,7 @@ func (d *zoned) place(z *zone, i int, to ZoneState, reset bool) error {
 
 // resetFrom carries out a reset-all from zone i on. Where a zone has writes in
 // flight it waits there, and goes on when they have landed.
-func (d *zoned) resetFrom(r *Request, i int) {
+func (d *zoned) resetFrom(r *zonedRequest, i int) {
 	for ; i < len(d.zones); i++ {
 		z := &d.zones[i]
 		switch word(z.word.Load()).state() {
@@ -163,12 +163,12 @@ func (d *zoned) resetFrom(r *Request, i int) {
 			return
 		}
 	}
-	d.finish(r, nil)
+	d.done(r, nil)
 }
 
 // queue makes r wait for its turn at zone z, whose lock is held.
-func (d *zoned) queue(z *zone, r *Request) {
-	z.wait.push(r)
+func (d *zoned) queue(z *zone, r *zonedRequest) {
+	z.wait.push(r.Request)
 	d.unstick(z, int(r.zone))
 }
 
@@ -190,41 +190,43 @@ func (d *zoned) unstick(z *zone, i int) {
 // far as it has come. Each is admitted here, so that nobody overtakes it, and
 // goes on on its own lane.
 func (d *zoned) serve(z *zone, i int) {
-	for r := z.wait.head; r != nil; r = z.wait.head {
+	for q := z.wait.head; q != nil; q = z.wait.head {
+		r := zonedOf(q)
 		var err error
 		switch {
 		case z.hinders(r):
 			return
 		case r.Op == OpResetAll:
-			r.step = stepResetAll
+			r.step = zonedReset
 			if err = d.apply(z, i, OpReset); err == ErrZoneInvalid {
 				err = nil
 			}
 			r.Mark.past(0, i)
 		case r.Op == OpSecureErase:
-			r.step = stepErase
+			r.step = zonedErase
 			err = d.apply(z, i, OpReset)
-			r.Mark.past(r.seg, i)
+			r.Mark.past(r.rangeNo, i)
 		case r.Op == opSetState:
-			r.step = stepManaged
+			r.step = zonedChanged
 			err = d.put(z, i, r.to)
 		case r.Op == OpWrite || r.Op == OpAppend:
 			if z.gated {
 				d.unstick(z, i)
 				return
 			}
-			r.step = stepIssue
+			r.step = zonedAdmitted
 			err = d.admit(z, r)
 		default:
-			r.step = stepManaged
+			r.step = zonedChanged
 			err = d.change(z, i, r)
 		}
-		r.Err = nil
-		if err != nil {
-			r.step, r.Err = stepEnd, d.errorOf(r, err)
-		}
 		z.wait.pop()
-		r.lane.post(r)
+		if err != nil {
+			r.deliver(d.errorOf(r, err))
+			continue
+		}
+		r.Err = nil
+		r.post()
 	}
 }
 
@@ -253,8 +255,7 @@ func (d *zoned) open(z *zone, i int, failed error) {
 	}
 	z.stuck, z.owed = true, true
 	for r := z.wait.pop(); r != nil; r = z.wait.pop() {
-		r.step, r.Err = stepEnd, d.errorOf(r, failed)
-		r.lane.post(r)
+		r.deliver(d.rules.errorOf(r, failed))
 	}
 }
 

@@ -32,7 +32,7 @@ type zoned struct {
 
 	claims struct {
 		mu sync.Mutex // guards of
-		of map[*Mark]*Request
+		of map[*Mark]*zonedRequest
 	}
 	givingUp sync.WaitGroup // claims that are given up in a goroutine
 
@@ -63,11 +63,53 @@ type zone struct {
 	next, done uint64
 	turn       uint64 // how many writes have been admitted
 	// The writes in flight, in the order of their addresses.
-	flyHead, flyTail *Request
+	flyHead, flyTail *zonedRequest
 	wait             reqList // who waits for its turn, first come first served
 
 	older, newer int32 // list of implicitly open zones, guarded by res.mu
 }
+
+// A zonedRequest is a request to a zoned disk: what the disk has to know of it.
+type zonedRequest struct {
+	*Request
+	step  zonedStep
+	after zonedStep // of zonedSpan: what comes then
+	zone  int32     // of a request to one zone, or the zone that one to many has come to
+
+	// Of a write: where it goes, and where it ends, in sectors from the zone's start.
+	from, end  uint64
+	turn       uint64        // which of the zone's writes it is, in the order of admission
+	prev, next *zonedRequest // the zone's writes in flight, in the order of their addresses
+	soiled     bool          // what it left when it failed could not be cleared
+
+	rangeNo uint32     // of an erase: the range that it has come to
+	looks   int        // of an erase: how often it was looked for old data behind it
+	to      ZoneTarget // of opSetState
+}
+
+// zonedOf is what the disk knows of r.
+func zonedOf(r *Request) *zonedRequest {
+	if z, ok := r.own.(*zonedRequest); ok {
+		return z
+	}
+	z := &zonedRequest{Request: r}
+	r.own = z
+	return z
+}
+
+// A zonedStep says what ioDone has to do next.
+type zonedStep uint8
+
+const (
+	zonedMoved    zonedStep = iota // data has been moved for which no write pointer waits
+	zonedWrote                     // the data of a sequential write has been moved
+	zonedScrubbed                  // what a failed write left behind has been zeroed
+	zonedAdmitted                  // it waited for its zone and has an address: write
+	zonedChanged                   // it waited for its zone and has been carried out
+	zonedReset                     // a reset-all waited for zone number zone, which is reset: go on behind it
+	zonedErase                     // the same of an erase
+	zonedSpan                      // it waited for a part of an edged file: do what after says
+)
 
 // openZoned opens a zoned image as a disk.
 func openZoned(path string, o Options) (*zoned, error) {
@@ -160,7 +202,8 @@ func (d *zoned) Close() error {
 var errTable = fmt.Errorf("%w: the zone table cannot be written", ErrIO)
 
 // submit implements Disk.
-func (d *zoned) submit(r *Request) {
+func (d *zoned) submit(q *Request) {
+	r := zonedOf(q)
 	err := d.img.size.failed()
 	if err == nil && r.Op != OpRead && r.Op != OpReport {
 		err = d.img.size.before(r.lane)
@@ -176,12 +219,12 @@ func (d *zoned) submit(r *Request) {
 		d.write(r)
 	case OpFlush:
 		switch {
-		case d.faults.strike(r, 0, 0):
+		case d.faults.strike(r.Request, 0, 0):
 			d.fail(r, r.fate.err) // of this flush alone: no sync has failed
 		case d.com == nil:
-			r.lane.finish(r, nil)
+			r.finish(nil)
 		default:
-			d.com.flush(r, nil)
+			d.com.flush(r.Request, nil)
 		}
 	case OpOpen, OpClose, OpFinish, OpReset:
 		d.manage(r)
@@ -194,48 +237,47 @@ func (d *zoned) submit(r *Request) {
 	case OpSecureErase:
 		d.erase(r)
 	case OpReport:
-		r.lane.finish(r, nil) // ReportZone is always right
+		r.finish(nil) // ReportZone is always right
 	case opSetState:
 		d.setState(r)
 	case opCommit:
-		d.com.flush(r, nil)
+		d.com.flush(r.Request, nil)
 	default:
 		d.fail(r, ErrUnsupported)
 	}
 }
 
 // ioDone implements Disk.
-func (d *zoned) ioDone(r *Request) {
+func (d *zoned) ioDone(q *Request) {
+	r := zonedOf(q)
 	switch r.step {
-	case stepRead, stepThrough:
+	case zonedMoved:
 		d.end(r, r.io.Err)
-	case stepWrite:
+	case zonedWrote:
 		d.wrote(r)
-	case stepScrub:
+	case zonedScrubbed:
 		d.scrubbed(r)
-	case stepIssue:
+	case zonedAdmitted:
 		d.issue(r)
-	case stepManaged:
-		d.finish(r, r.Err)
-	case stepResetAll:
+	case zonedChanged:
+		d.done(r, r.Err)
+	case zonedReset:
 		d.resetFrom(r, int(r.zone)+1)
-	case stepErase:
+	case zonedErase:
 		d.eraseFrom(r, int(r.zone)+1)
-	case stepSpan:
+	case zonedSpan:
 		r.step = r.after
-		r.lane.move(r, d.edges.reach(&r.io, d.img.reach))
-	default:
-		r.lane.finish(r, r.Err)
+		r.move(d.edges.reach(&r.io, d.img.reach))
 	}
 }
 
 // fail ends r, on its lane, with a sentinel.
-func (d *zoned) fail(r *Request, err error) { r.lane.finish(r, d.errorOf(r, err)) }
+func (d *zoned) fail(r *zonedRequest, err error) { r.finish(d.errorOf(r, err)) }
 
 // end ends r, on its lane, with the outcome of I/O.
-func (d *zoned) end(r *Request, err error) {
+func (d *zoned) end(r *zonedRequest, err error) {
 	if d.edges != nil {
-		d.edges.end(r)
+		d.edges.end(r.Request)
 	}
 	switch {
 	case err != nil:
@@ -246,16 +288,16 @@ func (d *zoned) end(r *Request, err error) {
 		}
 		err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, err))
 		if r.Op == OpWrite && r.io.Dsync { // it may have been told that data is lost: see image.sync
-			d.com.flush(r, err)
+			d.com.flush(r.Request, err)
 			return
 		}
 	case r.fate != nil && r.fate.err != nil:
 		err = d.errorOf(r, r.fate.err)
-	case r.step == stepThrough:
-		d.com.flush(r, nil)
+	case r.thenSync:
+		d.com.flush(r.Request, nil)
 		return
 	}
-	r.lane.finish(r, err)
+	r.finish(err)
 }
 
-func (d *zoned) errorOf(r *Request, err error) error { return d.rules.errorOf(r, err) }
+func (d *zoned) errorOf(r *zonedRequest, err error) error { return d.rules.errorOf(r.Request, err) }

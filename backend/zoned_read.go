@@ -10,16 +10,16 @@ import (
 
 // read serves what is written from the file and the rest as zeroes, without
 // asking the file: what lies there is nobody's business.
-func (d *zoned) read(r *Request) {
-	file, err := d.rules.read(d, r)
+func (d *zoned) read(r *zonedRequest) {
+	file, err := d.rules.read(d, r.Request)
 	switch {
 	case err != nil:
 		d.fail(r, err)
 		return
 	case r.Bytes == 0:
-		r.lane.finish(r, nil)
+		r.finish(nil)
 		return
-	case d.faults.strike(r, r.Sector, r.Bytes>>SectorShift):
+	case d.faults.strike(r.Request, r.Sector, r.Bytes>>SectorShift):
 		d.fail(r, r.fate.err)
 		return
 	}
@@ -28,7 +28,7 @@ func (d *zoned) read(r *Request) {
 		d.end(r, err)
 		return
 	}
-	r.step = stepRead
+	r.step = zonedMoved
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, d.img.data, false
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(file), iov
 	d.move(r)

@@ -80,7 +80,8 @@ func (img *image) begun() error {
 func (d *zoned) reserve(m *Mark) {
 	was := m.load()
 	i := int(was.sector >> d.shift)
-	r := &Request{Op: OpWrite, Sector: was.sector, Bytes: was.sectors << SectorShift, Mark: m, zone: int32(i)}
+	r := zonedOf(&Request{Op: OpWrite, Sector: was.sector, Bytes: was.sectors << SectorShift, Mark: m})
+	r.zone = int32(i)
 	r.from = was.sector & (d.img.ZoneSectors - 1)
 	r.end = r.from + was.sectors
 	if !d.claimable(r) {
@@ -98,7 +99,7 @@ func (d *zoned) reserve(m *Mark) {
 	d.claims.mu.Lock()
 	defer d.claims.mu.Unlock()
 	if d.claims.of == nil {
-		d.claims.of = map[*Mark]*Request{}
+		d.claims.of = map[*Mark]*zonedRequest{}
 	}
 	d.claims.of[m] = r
 	failpoint.Hit(failpoint.Claimed)
@@ -106,7 +107,7 @@ func (d *zoned) reserve(m *Mark) {
 
 // claimable says whether r can have been admitted once. A mark may stand in
 // memory that a front-end can write to.
-func (d *zoned) claimable(r *Request) bool {
+func (d *zoned) claimable(r *zonedRequest) bool {
 	i := int(r.zone)
 	return !d.img.readOnly && d.img.resumable &&
 		r.Sector < d.zinfo.CapacitySectors && !d.conventional(i) &&
@@ -116,7 +117,7 @@ func (d *zoned) claimable(r *Request) bool {
 
 // join puts r among the writes in flight of zone z, whose lock is held, in the
 // order of the addresses. It fails where the zone cannot have such a write.
-func (d *zoned) join(z *zone, i int, r *Request) bool {
+func (d *zoned) join(z *zone, i int, r *zonedRequest) bool {
 	switch z.state {
 	case ReadOnly, Offline:
 		return false
@@ -136,21 +137,21 @@ func (d *zoned) join(z *zone, i int, r *Request) bool {
 	}
 	after := z.flyTail
 	for after != nil && after.from >= r.end {
-		after = after.flyPrev
+		after = after.prev
 	}
 	if after != nil && after.end > r.from {
 		return false // two at one place: nobody admitted that
 	}
-	r.flyPrev = after
+	r.prev = after
 	if after == nil {
-		r.flyNext, z.flyHead = z.flyHead, r
+		r.next, z.flyHead = z.flyHead, r
 	} else {
-		r.flyNext, after.flyNext = after.flyNext, r
+		r.next, after.next = after.next, r
 	}
-	if r.flyNext == nil {
+	if r.next == nil {
 		z.flyTail = r
 	} else {
-		r.flyNext.flyPrev = r
+		r.next.prev = r
 	}
 	z.next = max(z.next, r.end)
 	z.turn++
@@ -168,7 +169,7 @@ func (d *zoned) emptied(m *Mark, sector uint64) {
 }
 
 // claimed takes back what was claimed for m; nil when nothing was.
-func (d *zoned) claimed(m *Mark) *Request {
+func (d *zoned) claimed(m *Mark) *zonedRequest {
 	d.claims.mu.Lock()
 	defer d.claims.mu.Unlock()
 	r := d.claims.of[m]
@@ -194,7 +195,7 @@ func (d *zoned) unclaim(m *Mark) {
 
 // giveUp ends what was claimed without anybody who writes it, as a write that
 // failed.
-func (d *zoned) giveUp(r *Request) {
+func (d *zoned) giveUp(r *zonedRequest) {
 	off, n := d.img.offset(uint64(r.zone)<<d.shift+r.from), int64(r.Bytes)
 	r.Err = d.errorOf(r, ErrIO)
 	if e := d.edges; e != nil {
@@ -229,7 +230,8 @@ func (d *zoned) leaveClaims() {
 }
 
 // resume implements marker.
-func (d *zoned) resume(r *Request) {
+func (d *zoned) resume(q *Request) {
+	r := zonedOf(q)
 	failpoint.Hit(failpoint.Readmitted)
 	switch was := r.Mark.load(); was.what {
 	case markAt:
@@ -244,7 +246,7 @@ func (d *zoned) resume(r *Request) {
 }
 
 // wasDone answers r, which another daemon was done with.
-func (d *zoned) wasDone(r *Request, was mark) {
+func (d *zoned) wasDone(r *zonedRequest, was mark) {
 	switch {
 	case r.Op == OpSecureErase: // it is marked past zones: this is somebody else's mark
 		d.fail(r, ErrIO)
@@ -252,20 +254,21 @@ func (d *zoned) wasDone(r *Request, was mark) {
 		d.fail(r, ErrReadOnly)
 	default:
 		r.AppendSector = was.sector
-		d.finish(r, nil)
+		d.done(r, nil)
 	}
 }
 
 // readmit lets r, a write with an address, take the place that was claimed for it.
-func (d *zoned) readmit(r *Request, was mark) {
+func (d *zoned) readmit(r *zonedRequest, was mark) {
 	c := d.claimed(r.Mark)
 	if c == nil { // it was refused
 		d.fail(r, ErrIO)
 		return
 	}
-	err := d.rules.write(d, r)
+	i, err := d.rules.write(d, r.Request)
+	r.zone = c.zone
 	start := uint64(c.zone) << d.shift
-	same := err == nil && r.zone == c.zone && r.Bytes == c.Bytes &&
+	same := err == nil && i == int(c.zone) && r.Bytes == c.Bytes &&
 		(r.Op == OpAppend || r.Op == OpWrite && r.Sector == start+c.from)
 	if !same { // not the request that it was: the guest has changed it in flight
 		d.giveUp(c)
@@ -274,16 +277,16 @@ func (d *zoned) readmit(r *Request, was mark) {
 	}
 	z := &d.zones[c.zone]
 	z.mu.Lock()
-	r.from, r.end, r.turn, r.flyPrev, r.flyNext = c.from, c.end, c.turn, c.flyPrev, c.flyNext
-	if r.flyPrev == nil {
+	r.from, r.end, r.turn, r.prev, r.next = c.from, c.end, c.turn, c.prev, c.next
+	if r.prev == nil {
 		z.flyHead = r
 	} else {
-		r.flyPrev.flyNext = r
+		r.prev.next = r
 	}
-	if r.flyNext == nil {
+	if r.next == nil {
 		z.flyTail = r
 	} else {
-		r.flyNext.flyPrev = r
+		r.next.prev = r
 	}
 	z.mu.Unlock()
 	if d.broken.Load() {
@@ -296,7 +299,7 @@ func (d *zoned) readmit(r *Request, was mark) {
 
 // goOn goes on with a request that goes over zones, behind those that it is done
 // with.
-func (d *zoned) goOn(r *Request, was mark) {
+func (d *zoned) goOn(r *zonedRequest, was mark) {
 	switch {
 	case d.img.readOnly:
 		d.fail(r, ErrReadOnly)
@@ -304,7 +307,7 @@ func (d *zoned) goOn(r *Request, was mark) {
 		d.resetFrom(r, max(was.zone, d.img.ConventionalZones))
 	case r.Op == OpSecureErase && int(was.seg) <= len(r.Ranges) &&
 		!slices.ContainsFunc(r.Ranges, func(s Range) bool { return d.erasable(s.Sector, uint64(s.Sectors)) != nil }):
-		r.seg = was.seg
+		r.rangeNo = was.seg
 		d.eraseFrom(r, was.zone)
 	default:
 		d.fail(r, ErrIO)

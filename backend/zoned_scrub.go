@@ -15,17 +15,17 @@ import (
 // behind stays: that address is nobody's again before a reset, which clears it.
 
 // scrub makes n bytes from off on of the file go away, for r, which has failed.
-func (d *zoned) scrub(r *Request, off, n int64) {
-	r.step = stepScrub
+func (d *zoned) scrub(r *zonedRequest, off, n int64) {
+	r.step = zonedScrubbed
 	r.io.Code, r.io.Iov, r.io.Off, r.io.Len = engine.PunchHole, nil, off, n
-	r.lane.eng.Queue(&r.io)
+	r.start()
 }
 
 // scrubbed goes on when that is done, or not.
-func (d *zoned) scrubbed(r *Request) {
+func (d *zoned) scrubbed(r *zonedRequest) {
 	if r.io.Err != nil && r.io.Code == engine.PunchHole { // there are no holes, or not now
 		r.io.Code = engine.ZeroRange
-		r.lane.eng.Queue(&r.io)
+		r.start()
 		return
 	}
 	r.soiled = r.io.Err != nil

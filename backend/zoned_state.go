@@ -75,7 +75,7 @@ func SetZoneStates(d Disk, zones []int, to ZoneTarget) (err error) {
 		if i < 0 || i >= z.Zones {
 			err = fmt.Errorf("zone %d: the disk has zones 0 to %d", i, z.Zones-1)
 		} else {
-			err = lane.carryOut(d, &Request{Op: opSetState, Sector: uint64(i) * z.ZoneSectors, to: to})
+			err = lane.carryOut(d, setStateRequest(uint64(i)*z.ZoneSectors, to))
 		}
 		if err != nil {
 			err = fmt.Errorf("zone %d cannot be made %v: %w", i, to, plainly(err))
@@ -84,6 +84,13 @@ func SetZoneStates(d Disk, zones []int, to ZoneTarget) (err error) {
 	}
 	// In one go: a sync for each zone of a large disk would take minutes.
 	return errors.Join(err, plainly(lane.carryOut(d, &Request{Op: opCommit})))
+}
+
+// setStateRequest is the request that puts the zone at sector into a state.
+func setStateRequest(sector uint64, to ZoneTarget) *Request {
+	r := &Request{Op: opSetState, Sector: sector}
+	zonedOf(r).to = to
+	return r
 }
 
 // plainly is err without the request that it is about.
@@ -112,7 +119,7 @@ func (l *Lane) carryOut(d Disk, r *Request) error {
 
 // setState carries out opSetState: in the zone's line, as all that excludes its
 // writes.
-func (d *zoned) setState(r *Request) {
+func (d *zoned) setState(r *zonedRequest) {
 	if d.broken.Load() {
 		d.fail(r, errTable)
 		return
@@ -131,7 +138,7 @@ func (d *zoned) setState(r *Request) {
 	if err != nil {
 		err = d.errorOf(r, err)
 	}
-	r.lane.finish(r, err)
+	r.finish(err)
 }
 
 // put moves zone z, whose lock is held and which has no writes in flight, to a

@@ -8,8 +8,9 @@ import (
 )
 
 // write checks what can be checked without the zone, and admits.
-func (d *zoned) write(r *Request) {
-	err := d.rules.write(d, r)
+func (d *zoned) write(r *zonedRequest) {
+	i, err := d.rules.write(d, r.Request)
+	r.zone = int32(i)
 	switch {
 	case err != nil:
 		d.fail(r, err)
@@ -17,7 +18,7 @@ func (d *zoned) write(r *Request) {
 	case d.broken.Load():
 		d.fail(r, errTable)
 		return
-	case d.conventional(int(r.zone)):
+	case d.conventional(i):
 		d.writeConventional(r)
 		return
 	}
@@ -37,16 +38,16 @@ func (d *zoned) write(r *Request) {
 	d.issue(r)
 }
 
-func (d *zoned) writeConventional(r *Request) {
+func (d *zoned) writeConventional(r *zonedRequest) {
 	if r.Bytes == 0 {
-		r.lane.finish(r, nil)
+		r.finish(nil)
 		return
 	}
-	r.step = stepRead // nothing but its outcome is left, as for a read
+	r.step = zonedMoved
 	r.io.Code, r.io.FD = engine.Writev, d.img.data
 	r.through(d.img.direct != nil)
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(r.Bytes), r.Iov
-	if d.faults.strike(r, r.Sector, r.Bytes>>SectorShift) && !r.cutShort() {
+	if d.faults.strike(r.Request, r.Sector, r.Bytes>>SectorShift) && !r.cutShort() {
 		d.end(r, nil)
 		return
 	}
@@ -59,12 +60,14 @@ func (d *zoned) writeConventional(r *Request) {
 // writes it with its own part in place. So all else in it is written as it stands there
 // already: a power cut, which leaves each sector of the block old or new, takes nothing
 // from what was flushed, and shows nothing that was not written.
-func (d *zoned) move(r *Request) {
+func (d *zoned) move(r *zonedRequest) {
 	switch {
 	case d.edges == nil:
-		r.lane.move(r, d.img.reach)
-	case d.edges.begin(r):
-		r.lane.move(r, d.edges.reach(&r.io, d.img.reach))
+		r.move(d.img.reach)
+	case d.edges.begin(r.Request):
+		r.move(d.edges.reach(&r.io, d.img.reach))
+	default:
+		r.after, r.step = r.step, zonedSpan
 	}
 }
 
@@ -80,7 +83,7 @@ func (d *zoned) wipe(off, n int64) error {
 
 // admit gives r its address in zone z, whose lock is held, and puts it among
 // the writes in flight; or says why not, with nothing changed.
-func (d *zoned) admit(z *zone, r *Request) error {
+func (d *zoned) admit(z *zone, r *zonedRequest) error {
 	i := int(r.zone)
 	sectors := r.Bytes >> SectorShift
 	from := z.next
@@ -118,11 +121,11 @@ func (d *zoned) admit(z *zone, r *Request) error {
 	z.next = r.end
 	z.turn++
 	r.turn = z.turn
-	r.flyPrev, r.flyNext = z.flyTail, nil
+	r.prev, r.next = z.flyTail, nil
 	if z.flyTail == nil {
 		z.flyHead = r
 	} else {
-		z.flyTail.flyNext = r
+		z.flyTail.next = r
 	}
 	z.flyTail = r
 	if plantEarlyPointer {
@@ -133,19 +136,19 @@ func (d *zoned) admit(z *zone, r *Request) error {
 }
 
 // issue starts the I/O of an admitted write, on its own lane.
-func (d *zoned) issue(r *Request) {
+func (d *zoned) issue(r *zonedRequest) {
 	start := uint64(r.zone) << d.shift
 	if r.Op == OpAppend {
 		r.AppendSector = start + r.from
 	}
 	if r.Bytes == 0 {
-		r.lane.finish(r, nil)
+		r.finish(nil)
 		return
 	}
-	r.step = stepWrite
+	r.step = zonedWrote
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, d.img.data, false
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(start+r.from), int64(r.Bytes), r.Iov
-	if d.faults.strike(r, start+r.from, r.end-r.from) && !r.cutShort() {
+	if d.faults.strike(r.Request, start+r.from, r.end-r.from) && !r.cutShort() {
 		d.wrote(r)
 		return
 	}
@@ -156,7 +159,7 @@ func (d *zoned) issue(r *Request) {
 // failed may have left a part of it; later writes of the zone may have landed
 // behind it already, so it cannot be taken back. Zeroes are put in its place,
 // so that no guest ever reads half of a write that failed.
-func (d *zoned) wrote(r *Request) {
+func (d *zoned) wrote(r *zonedRequest) {
 	switch {
 	case r.fate != nil && r.fate.err != nil:
 		d.spoilt(r)
@@ -173,7 +176,7 @@ func (d *zoned) wrote(r *Request) {
 // spoilt goes on when a fault has made a write fail, with what it lets land on
 // the disk. That stays, as it does on a drive that fails in the middle; the rest
 // is any failed write's.
-func (d *zoned) spoilt(r *Request) {
+func (d *zoned) spoilt(r *zonedRequest) {
 	if r.fate.good > 0 && r.io.Err != nil {
 		r.fate.good = 0 // and then it failed indeed
 	}
@@ -183,30 +186,30 @@ func (d *zoned) spoilt(r *Request) {
 
 // landed takes r out of the writes in flight and moves the write pointer that
 // guests see.
-func (d *zoned) landed(r *Request) {
+func (d *zoned) landed(r *zonedRequest) {
 	d.leave(r)
-	d.finish(r, r.Err)
+	d.done(r, r.Err)
 }
 
 // leave is landed but for the end of r.
-func (d *zoned) leave(r *Request) {
+func (d *zoned) leave(r *zonedRequest) {
 	if d.edges != nil {
-		d.edges.end(r)
+		d.edges.end(r.Request)
 	}
 	i := int(r.zone)
 	z := &d.zones[i]
 	z.mu.Lock()
-	if r.flyPrev == nil {
-		z.flyHead = r.flyNext
+	if r.prev == nil {
+		z.flyHead = r.next
 	} else {
-		r.flyPrev.flyNext = r.flyNext
+		r.prev.next = r.next
 	}
-	if r.flyNext == nil {
-		z.flyTail = r.flyPrev
+	if r.next == nil {
+		z.flyTail = r.prev
 	} else {
-		r.flyNext.flyPrev = r.flyPrev
+		r.next.prev = r.prev
 	}
-	r.flyPrev, r.flyNext = nil, nil
+	r.prev, r.next = nil, nil
 	switch {
 	case r.Err == nil:
 		z.done = max(z.done, r.end)
