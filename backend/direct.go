@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // A reach is the memory that a device can move data to and from without the page
@@ -162,7 +163,7 @@ func (l *Lane) carry(r *Request) bool {
 	b.data = b.room[:to-from]
 	b.skip, b.part = at-from, min(end, to)-at
 	if io.Code == engine.Writev {
-		if io.Err = gather(b.data, b.far, uint64(b.moved)); io.Err != nil {
+		if io.Err = iovec.Gather(b.data, b.far, uint64(b.moved)); io.Err != nil {
 			return false
 		}
 	}
@@ -178,7 +179,7 @@ func (l *Lane) arrive(r *Request) bool {
 	b, io := r.detour, &r.io
 	if b.patched && io.Code == engine.Readv { // the block that a part of is written
 		if io.Err == nil {
-			io.Err = gather(b.data[b.skip:][:b.part], b.far, uint64(b.moved))
+			io.Err = iovec.Gather(b.data[b.skip:][:b.part], b.far, uint64(b.moved))
 		}
 		if io.Err == nil {
 			io.Code = engine.Writev
@@ -188,7 +189,7 @@ func (l *Lane) arrive(r *Request) bool {
 		io.N = 0 // nothing is written
 	}
 	if b.code == engine.Readv && io.Err == nil {
-		io.Err = scatter(b.far, uint64(b.moved), b.data[b.skip:][:b.part])
+		io.Err = iovec.Scatter(b.far, uint64(b.moved), b.data[b.skip:][:b.part])
 	}
 	b.moved += max(min(io.N-b.skip, b.part), 0)
 	if io.Err == nil && b.moved < b.len && l.carry(r) {
@@ -243,30 +244,3 @@ func newBounce(n uint64) *bounce {
 }
 
 func (b *bounce) free() { bounces.Put(b) }
-
-// scatter copies data into iov, and gather fills data from iov, from byte at of it
-// on. They fail with EFAULT, as a system call would, when the front-end has taken
-// the memory away.
-func scatter(iov []unix.Iovec, at uint64, data []byte) (err error) {
-	defer faulted(&err, iov)
-	for i := 0; len(data) > 0; i++ {
-		if at >= iov[i].Len {
-			at -= iov[i].Len
-			continue
-		}
-		data, at = data[copy(bytesOf(&iov[i])[at:], data):], 0
-	}
-	return nil
-}
-
-func gather(data []byte, iov []unix.Iovec, at uint64) (err error) {
-	defer faulted(&err, iov)
-	for i := 0; len(data) > 0; i++ {
-		if at >= iov[i].Len {
-			at -= iov[i].Len
-			continue
-		}
-		data, at = data[copy(data, bytesOf(&iov[i])[at:]):], 0
-	}
-	return nil
-}

@@ -11,7 +11,8 @@
 // check.go), zoned drives of the host (drive.go, drive_*.go) and ordinary disks
 // (plain_posix.go; null.go: without storage).
 //
-// It may import backend/engine and golang.org/x/sys/unix. It never imports
+// It may import backend/engine, internal/iovec, internal/memfault and
+// internal/failpoint. It never imports
 // virtio or vhostuser, and it logs nothing: errors travel up and are logged
 // once, at the edge.
 //

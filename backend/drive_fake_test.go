@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -222,10 +223,10 @@ func (v *fakeDevice) carryOut(op *engine.Op, length int64) error {
 		if _, z := v.m.ZoneOf(sector); z.State == zonemodel.Offline {
 			return unix.EIO
 		}
-		return scatter(op.Iov, 0, data)
+		return iovec.Scatter(op.Iov, 0, data)
 	case engine.Writev:
 		data := make([]byte, length)
-		if err := gather(data, op.Iov, 0); err != nil {
+		if err := iovec.Gather(data, op.Iov, 0); err != nil {
 			return err
 		}
 		return errnoOf(v.m.Do(zonemodel.Request{Type: zonemodel.TypeOut, Sector: sector, Data: data}).Status)

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // A write that is larger than what the device takes at once is made in parts,
@@ -24,7 +25,7 @@ func (d *drive) issue(r *driveRequest) {
 	for m := r; m != nil; m = m.following(r) {
 		iov := m.Iov
 		if m.landed > 0 { // the rest of a write that another daemon had begun
-			iov = rest(iov, m.landed<<SectorShift)
+			iov = iovec.AppendTail(nil, iov, m.landed<<SectorShift)
 		}
 		direct = direct && d.reach.has(iov)
 		for _, v := range iov {
@@ -71,7 +72,7 @@ func (d *drive) issueCopy(r *driveRequest, off int64) bool {
 	b.iov[0].Len = uint64(len(b.data))
 	io.Code, io.FD, io.Dsync = engine.Writev, int(d.f.Fd()), r.Stable
 	io.Off, io.Len, io.Iov, io.N = off, int64(len(b.data)), b.iov[:], 0
-	if io.Err = gather(b.data, b.far, uint64(off-b.off)); io.Err != nil {
+	if io.Err = iovec.Gather(b.data, b.far, uint64(off-b.off)); io.Err != nil {
 		return false
 	}
 	r.start()

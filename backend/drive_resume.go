@@ -2,9 +2,6 @@ package backend
 
 import (
 	"slices"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // This file finishes what another daemon had begun on a drive when it died, from
@@ -193,18 +190,4 @@ func (d *drive) admitAgain(z *driveZone, r *driveRequest, at uint64) (done bool,
 	r.AppendSector = uint64(r.zone)<<d.rules.shift + r.from
 	r.landed = at - r.from
 	return false, nil
-}
-
-// rest is iov without its first n bytes.
-func rest(iov []unix.Iovec, n uint64) []unix.Iovec {
-	var left []unix.Iovec
-	for _, v := range iov {
-		k := min(n, v.Len)
-		n -= k
-		if v.Len -= k; v.Len > 0 {
-			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), k))
-			left = append(left, v)
-		}
-	}
-	return left
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // Disks of 512-byte blocks on storage that is read and written in larger ones: several
@@ -273,7 +274,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g Geometry, o Options) {
 						return
 					}
 					got := make([]byte, r.Bytes)
-					if err := c.do(request(OpRead, r.AppendSector, got)); err != nil || !bytes.Equal(got, bytesOf(&r.Iov[0])) {
+					if err := c.do(request(OpRead, r.AppendSector, got)); err != nil || !bytes.Equal(got, iovec.Bytes(r.Iov[0])) {
 						t.Errorf("worker %d, round %d: append %d of zone %d is not what was written: %v", w, round, n, i, err)
 						return
 					}

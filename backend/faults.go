@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // MaxFaults is how many faults a disk can have at a time, so that no one who may
@@ -339,7 +341,7 @@ func (r *Request) cutShort() bool {
 	if n == 0 {
 		return false
 	}
-	r.clip = clipIovecs(r.clip[:0], r.Iov, n)
+	r.clip = iovec.AppendHead(r.clip[:0], r.Iov, n)
 	r.io.Len, r.io.Iov = int64(n), r.clip
 	return true
 }

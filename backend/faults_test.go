@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // This file has what the tests put in the place of a good disk: a store that
@@ -261,7 +262,7 @@ func (e *heldEngine) run(op *engine.Op, f fault) {
 	if f.err == nil || f.n > 0 {
 		iov, n := op.Iov, op.Len
 		if f.err != nil {
-			op.Iov, op.Len = clipIovecs(nil, op.Iov, uint64(f.n)), f.n
+			op.Iov, op.Len = iovec.AppendHead(nil, op.Iov, uint64(f.n)), f.n
 		}
 		e.under.Queue(op)
 		e.under.Submit()

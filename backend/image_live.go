@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/memfault"
 )
 
 // A liveTable is the live zone table of an image that is open for writing. One aligned
@@ -84,8 +85,8 @@ func (t *liveTable) storeHere(i int, w word) (ok bool) {
 
 // faulted says whether v, which was recovered, is a fault on the mapping.
 func (t *liveTable) faulted(v any) bool {
-	addr, ok := faultAddr(v)
-	return ok && holds(unsafe.Pointer(unsafe.SliceData(t.mem)), uintptr(len(t.mem)), addr)
+	addr, ok := memfault.Addr(v)
+	return ok && memfault.In(t.mem, addr)
 }
 
 // write writes n bytes at byte at of the table to the file.

@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -62,7 +63,7 @@ func (m *model) do(r *Request) (read []byte, at uint64, err error) {
 func bytesOfAll(r *Request) []byte {
 	data := make([]byte, 0, r.Bytes)
 	for i := range r.Iov {
-		data = append(data, bytesOf(&r.Iov[i])...)
+		data = append(data, iovec.Bytes(r.Iov[i])...)
 	}
 	return data
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
 
@@ -214,7 +215,7 @@ func (e *cutLane) carryOut(w heldOp, to int64) {
 		op.Err = unix.EIO
 		return
 	}
-	b := bytesOf(&op.Iov[0]) // the tests here send one piece
+	b := iovec.Bytes(op.Iov[0]) // the tests here send one piece
 	switch op.Code {
 	case engine.Readv:
 		_, op.Err = e.h.f.ReadAt(b[:op.Len], op.Off)

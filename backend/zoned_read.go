@@ -1,11 +1,10 @@
 package backend
 
 import (
-	"unsafe"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // read serves what is written from the file and the rest as zeroes, without
@@ -40,42 +39,6 @@ func (r *Request) zeroBehind(n uint64) ([]unix.Iovec, error) {
 	if n == r.Bytes {
 		return r.Iov, nil
 	}
-	r.clip = clipIovecs(r.clip[:0], r.Iov, n)
-	return r.clip, zeroFrom(r.Iov, n)
-}
-
-// zeroFrom fills iov with zeroes from byte n on. It fails with EFAULT, as a
-// system call would, when the front-end has taken the memory away; the caller's
-// goroutine has debug.SetPanicOnFault on.
-func zeroFrom(iov []unix.Iovec, n uint64) (err error) {
-	defer faulted(&err, iov)
-	for i := range iov {
-		if l := iov[i].Len; n >= l {
-			n -= l
-			continue
-		}
-		clear(bytesOf(&iov[i])[n:])
-		n = 0
-	}
-	return nil
-}
-
-// bytesOf is the memory of one iovec. Iovecs are made by guestmem over a
-// mapping that outlives every request, so pointer and length are valid.
-func bytesOf(v *unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
-
-// clipIovecs appends the first n bytes of iov to dst.
-func clipIovecs(dst, iov []unix.Iovec, n uint64) []unix.Iovec {
-	for i := range iov {
-		if n == 0 {
-			break
-		}
-		v := iov[i]
-		v.Len = min(v.Len, n)
-		n -= v.Len
-		if v.Len > 0 {
-			dst = append(dst, v)
-		}
-	}
-	return dst
+	r.clip = iovec.AppendHead(r.clip[:0], r.Iov, n)
+	return r.clip, iovec.Zero(r.Iov, n)
 }

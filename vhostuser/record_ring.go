@@ -8,7 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/zvhost/zvhost/internal/failpoint"
-	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/internal/memfault"
 )
 
 // A RingStart says how a ring starts: how many descriptors it has, where the device goes
@@ -42,7 +42,7 @@ type step struct{ head, next uint16 }
 
 // Has implements guestmem.Part.
 func (q *RingRecord) Has(addr uintptr) bool {
-	return q != nil && guestmem.Holds(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(q.words))), 8*len(q.words)), addr)
+	return q != nil && memfault.In(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(q.words))), 8*len(q.words)), addr)
 }
 
 func (q *RingRecord) load(i int) uint64 { return atomic.LoadUint64(&q.words[i]) }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 const (
@@ -18,7 +19,7 @@ const (
 // padding between them, for it sends its C structure as it stands (struct
 // virtblk_req, in_hdr.zone_append, in drivers/block/virtio_blk.c). A request
 // without room for both has room for a status at least.
-func (b *Blk) decodeAppend(r *BlkRequest, out *cursor, sector uint64) bool {
+func (b *Blk) decodeAppend(r *BlkRequest, out *iovec.Cursor, sector uint64) bool {
 	short := r.Chain.InBytes < appendSectorBytes+statusBytes
 	r.cut()
 	if short {
@@ -78,14 +79,14 @@ func (b *Blk) report(r *BlkRequest, sector uint64) (submit bool) {
 // length of its buffer (virtblk_report_zones in drivers/block/virtio_blk.c).
 // Zones change while it is written; each descriptor is of one instant.
 func (b *Blk) putReport(r *BlkRequest) {
-	in := cursor{iov: r.Chain.In}
+	in := iovec.Cursor{Iov: r.Chain.In}
 	var buf [zoneDescriptorBytes]byte // the header has the same size
 	binary.LittleEndian.PutUint64(buf[:], r.Bytes)
-	in.write(buf[:])
+	in.Write(buf[:])
 	first := int(r.Sector / b.info.Zoned.ZoneSectors)
 	for i := range int(r.Bytes) {
 		putZone(&buf, b.disk.ReportZone(first+i))
-		in.write(buf[:])
+		in.Write(buf[:])
 	}
 	r.filled = reportHeaderBytes + r.Bytes*zoneDescriptorBytes
 }

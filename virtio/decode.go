@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // Decode reads the request in r.Chain and fills in r.Request ("Device
@@ -32,8 +33,8 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 		return r.done(errNoStatus)
 	}
 	var h [headerBytes]byte
-	out := cursor{iov: c.Out}
-	if !out.read(h[:]) {
+	out := iovec.Cursor{Iov: c.Out}
+	if !out.Read(h[:]) {
 		r.cut()
 		return r.done(errShortHeader)
 	}
@@ -87,13 +88,13 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 
 // cut takes the status off the device-writable part.
 func (r *BlkRequest) cut() {
-	r.Chain.In, r.status = cutStatus(r.Chain.In)
+	r.Chain.In, r.status = iovec.CutLast(r.Chain.In)
 	r.space = r.Chain.InBytes - statusBytes
 }
 
 // write makes r a write of what is left behind the header.
-func (b *Blk) write(r *BlkRequest, op backend.Op, out *cursor, sector uint64) bool {
-	r.Iov, r.Bytes = out.rest(), r.Chain.OutBytes-headerBytes
+func (b *Blk) write(r *BlkRequest, op backend.Op, out *iovec.Cursor, sector uint64) bool {
+	r.Iov, r.Bytes = out.Rest(), r.Chain.OutBytes-headerBytes
 	if err := b.tooLarge(r, b.negotiated.Load()); err != nil {
 		return r.done(err)
 	}
@@ -128,8 +129,8 @@ func (b *Blk) getID(r *BlkRequest) bool {
 	if r.space != serialBytes {
 		return r.done(errIDLength)
 	}
-	in := cursor{iov: r.Chain.In}
-	r.filled = uint64(in.write(b.serial[:]))
+	in := iovec.Cursor{Iov: r.Chain.In}
+	r.filled = uint64(in.Write(b.serial[:]))
 	return r.done(nil)
 }
 
@@ -141,10 +142,10 @@ func (r *BlkRequest) left() uint64 { return r.Chain.OutBytes - headerBytes }
 // (virtblk_add_req in drivers/block/virtio_blk.c), and that of SECURE_ERASE is
 // clear: it sends the segments in a device-writable buffer. They are read there
 // when there are none in their place.
-func (b *Blk) erase(r *BlkRequest, out *cursor) bool {
+func (b *Blk) erase(r *BlkRequest, out *iovec.Cursor) bool {
 	n := r.left()
 	if n == 0 {
-		out, n = &cursor{iov: r.Chain.In}, r.space
+		out, n = &iovec.Cursor{Iov: r.Chain.In}, r.space
 	}
 	return b.ranges(r, backend.OpSecureErase, out, n, b.info.MaxEraseSectors, segmentFlagUnmap)
 }
@@ -154,14 +155,14 @@ func (b *Blk) erase(r *BlkRequest, out *cursor) bool {
 // discard, secure erase and write zeroes commands if any unknown flag is set", and
 // unmap is unknown to discard. Nothing is submitted unless all segments are in
 // order. Sectors past the capacity are the disk's to refuse.
-func (b *Blk) ranges(r *BlkRequest, op backend.Op, data *cursor, n uint64, maxSectors, flagsKnown uint32) bool {
+func (b *Blk) ranges(r *BlkRequest, op backend.Op, data *iovec.Cursor, n uint64, maxSectors, flagsKnown uint32) bool {
 	if n == 0 || n%segmentBytes != 0 || n > maxRanges*segmentBytes {
 		return r.done(errSegments)
 	}
 	var tooLong error
 	for ; n > 0; n -= segmentBytes {
 		var s [segmentBytes]byte
-		data.read(s[:])
+		data.Read(s[:])
 		sectors := binary.LittleEndian.Uint32(s[8:])
 		flags := binary.LittleEndian.Uint32(s[12:])
 		if flags&^flagsKnown != 0 {

@@ -6,9 +6,9 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
-	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
 func TestRead(t *testing.T) {
@@ -22,7 +22,7 @@ func TestRead(t *testing.T) {
 		at := 0
 		want := pattern(1024)
 		for _, v := range s.r.Iov {
-			at += copy(guestmem.IovecBytes(v), want[at:])
+			at += copy(iovec.Bytes(v), want[at:])
 		}
 		in, written := s.finish(nil)
 		if written != 1025 || !bytes.Equal(in, append(want, 0)) {

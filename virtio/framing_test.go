@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
-	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
 // framings are ways to divide the readable and the writable part of a request
@@ -100,7 +100,7 @@ func (s *sent) data() []byte {
 	s.t.Helper()
 	var all []byte
 	for _, v := range s.r.Iov {
-		all = append(all, guestmem.IovecBytes(v)...)
+		all = append(all, iovec.Bytes(v)...)
 	}
 	if uint64(len(all)) != s.r.Bytes {
 		s.t.Errorf("vectors of %d bytes, but Bytes is %d", len(all), s.r.Bytes)

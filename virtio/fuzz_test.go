@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -176,7 +177,7 @@ func checkRequest(t *testing.T, blk *virtio.Blk, r *virtio.BlkRequest, low, high
 	in := slices.Clone(c.In)
 	if len(in) > 0 { // a status that nobody writes shows
 		last := in[len(in)-1]
-		guestmem.IovecBytes(last)[last.Len-1] = driver.StatusNone
+		iovec.Bytes(last)[last.Len-1] = driver.StatusNone
 	}
 	before := [2][]byte{bytes.Clone(low), bytes.Clone(high)}
 
@@ -192,8 +193,8 @@ func checkRequest(t *testing.T, blk *virtio.Blk, r *virtio.BlkRequest, low, high
 			r.Err = backend.ErrIO
 		case r.Op == backend.OpRead:
 			for _, v := range r.Iov {
-				for i := range guestmem.IovecBytes(v) {
-					guestmem.IovecBytes(v)[i] = 0x5a
+				for i := range iovec.Bytes(v) {
+					iovec.Bytes(v)[i] = 0x5a
 				}
 			}
 		case r.Op == backend.OpAppend:
@@ -206,7 +207,7 @@ func checkRequest(t *testing.T, blk *virtio.Blk, r *virtio.BlkRequest, low, high
 	}
 	if len(in) > 0 {
 		last := in[len(in)-1]
-		if status := guestmem.IovecBytes(last)[last.Len-1]; status != virtio.StatusOf(r.Err) {
+		if status := iovec.Bytes(last)[last.Len-1]; status != virtio.StatusOf(r.Err) {
 			t.Fatalf("status %d for %v", status, r.Err)
 		}
 	}
@@ -215,7 +216,7 @@ func checkRequest(t *testing.T, blk *virtio.Blk, r *virtio.BlkRequest, low, high
 	for _, v := range in {
 		for i, half := range [2][]byte{low, high} {
 			if at := offset(v, half); at >= 0 {
-				copy(guestmem.IovecBytes(v), before[i][at:])
+				copy(iovec.Bytes(v), before[i][at:])
 			}
 		}
 	}

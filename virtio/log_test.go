@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -104,7 +105,7 @@ func TestLogCoversAllWrites(t *testing.T) {
 					r.AppendSector = 4711
 					for _, v := range r.Iov {
 						if r.Op == backend.OpRead {
-							copy(guestmem.IovecBytes(v), bytes.Repeat([]byte{0x11, 0x22, 0x33}, 3000))
+							copy(iovec.Bytes(v), bytes.Repeat([]byte{0x11, 0x22, 0x33}, 3000))
 						}
 					}
 				}

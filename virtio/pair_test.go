@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -90,12 +91,12 @@ func (e *echo) publish() {
 func echoBytes(c *virtio.Chain) uint32 {
 	var out []byte
 	for _, v := range c.Out {
-		out = append(out, guestmem.IovecBytes(v)...)
+		out = append(out, iovec.Bytes(v)...)
 	}
 	i := 0
 	for _, v := range c.In {
-		for j := range guestmem.IovecBytes(v) {
-			guestmem.IovecBytes(v)[j] = out[i%len(out)] + 1
+		for j := range iovec.Bytes(v) {
+			iovec.Bytes(v)[j] = out[i%len(out)] + 1
 			i++
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // The types of a request (struct virtio_blk_req, type).
@@ -133,8 +134,8 @@ func (r *BlkRequest) Complete() (written uint32) {
 		}
 		var sector [appendSectorBytes]byte
 		binary.LittleEndian.PutUint64(sector[:], at)
-		in := cursor{iov: r.Chain.In}
-		r.filled = uint64(in.write(sector[:]))
+		in := iovec.Cursor{Iov: r.Chain.In}
+		r.filled = uint64(in.Write(sector[:]))
 	}
 	*r.status = StatusOf(r.Err)
 	if r.filled < r.space {

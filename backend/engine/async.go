@@ -4,6 +4,8 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // depth is how many reads and writes one queue has at the disk at most; what is
@@ -111,7 +113,7 @@ func (a *async) ended(slot uint32, res int64) {
 				op.spare = append(op.spare[:0], op.Iov...)
 				op.rest = op.spare
 			}
-			op.rest = Advance(op.rest, uint64(res))
+			op.rest = iovec.Advance(op.rest, uint64(res))
 			a.staged.push(op)
 			return
 		}

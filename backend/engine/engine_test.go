@@ -217,28 +217,6 @@ func testBatches(r *rig, f *os.File, n, rounds int) {
 	}
 }
 
-func TestAdvance(t *testing.T) {
-	data := random(100)
-	for n := range len(data) + 1 {
-		iov := Advance(iovecs(data, 3, 7, 1), uint64(n))
-		var got []byte
-		for _, v := range iov {
-			got = append(got, data[len(data)-left(iov):][:v.Len]...)
-			iov = iov[1:]
-		}
-		if !bytes.Equal(got, data[n:]) {
-			t.Fatalf("after %d bytes %d are left", n, len(got))
-		}
-	}
-}
-
-func left(iov []unix.Iovec) (n int) {
-	for _, v := range iov {
-		n += int(v.Len)
-	}
-	return n
-}
-
 // Nothing is allocated for an Op, short transfers included.
 func TestNoAllocations(t *testing.T) {
 	onEach(t, func(t *testing.T, r *rig) {

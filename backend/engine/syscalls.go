@@ -28,21 +28,6 @@ func vectored(trap uintptr, fd int, iov []unix.Iovec, off int64, flags int) (int
 	return int64(n), nil
 }
 
-// Advance drops the first n bytes of iov, changing it in place, and returns
-// what is left. n must not exceed the bytes that iov holds.
-func Advance(iov []unix.Iovec, n uint64) []unix.Iovec {
-	for n > 0 {
-		if n < iov[0].Len {
-			iov[0].Base = (*byte)(unsafe.Add(unsafe.Pointer(iov[0].Base), n))
-			iov[0].Len -= n
-			break
-		}
-		n -= iov[0].Len
-		iov = iov[1:]
-	}
-	return iov
-}
-
 // Retry repeats call while a signal interrupts it.
 func Retry(call func() error) error {
 	for {

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // DefaultThreads is how many helper goroutines a Threads engine starts at most
@@ -238,7 +240,7 @@ func (op *Op) transfer(scratch *[]unix.Iovec) {
 		op.N += n
 		if op.N < op.Len {
 			*scratch = append((*scratch)[:0], iov...)
-			iov = Advance(*scratch, uint64(n))
+			iov = iovec.Advance(*scratch, uint64(n))
 		}
 	}
 }

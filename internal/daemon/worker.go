@@ -79,7 +79,7 @@ func (w *worker) run() {
 	// An engine's ring belongs to the thread that makes it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	debug.SetPanicOnFault(true) // for what handles a fault itself, also behind Guard: zeroFrom and the live table
+	debug.SetPanicOnFault(true) // for what handles a fault itself, also behind Guard: iovec.Zero and its like, and the live table
 
 	if err := w.open(); err != nil {
 		w.started <- fmt.Errorf("queue %d: %w", w.index, err)

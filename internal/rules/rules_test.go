@@ -30,15 +30,18 @@ var mayImport = map[string][]string{
 	// It does nothing but in tests.
 	"internal/failpoint": {},
 
-	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign"},
+	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
-	"virtio":          {"backend", "virtio/guestmem"},
+	"virtio":          {"backend", "virtio/guestmem", "internal/iovec"},
 	"virtio/driver":   {"virtio/guestmem"},
-	"virtio/guestmem": {},
+	"virtio/guestmem": {"internal/iovec", "internal/memfault"},
 
-	"backend":        {"backend/engine", "internal/failpoint"},
-	"backend/engine": {"internal/uring"},
+	"backend":        {"backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
+	"backend/engine": {"internal/uring", "internal/iovec"},
+
+	"internal/iovec":    {"internal/memfault"},
+	"internal/memfault": {},
 
 	"bench/compare": {"internal/bench"},
 
@@ -70,7 +73,7 @@ var mayImport = map[string][]string{
 // package itself may import.
 var testOnly = []string{
 	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
-	"virtio/guestmem", "vhostuser", "internal/failpoint",
+	"virtio/guestmem", "vhostuser", "internal/failpoint", "internal/iovec",
 }
 
 // outside is what may be imported from other modules: by whom, nil for

@@ -2,10 +2,9 @@ package guestmem
 
 import (
 	"fmt"
-	"os"
-	"runtime"
 	"runtime/debug"
-	"unsafe"
+
+	"github.com/zvhost/zvhost/internal/memfault"
 )
 
 // A Part is memory that the other side can take away: guest memory, a dirty log.
@@ -24,14 +23,11 @@ func Guard(f func() error, parts ...Part) (err error) {
 		if v == nil {
 			return
 		}
-		fault, ok := v.(interface {
-			runtime.Error
-			Addr() uintptr
-		})
-		if !ok || !anyHas(parts, fault.Addr()) {
+		addr, ok := memfault.Addr(v)
+		if !ok || !anyHas(parts, addr) {
 			panic(v)
 		}
-		err = fmt.Errorf("its memory is not there (fault at %#x): a front-end must keep what it shares as large as it has said, and have the huge pages for it", fault.Addr())
+		err = fmt.Errorf("its memory is not there (fault at %#x): a front-end must keep what it shares as large as it has said, and have the huge pages for it", addr)
 	}()
 	return f()
 }
@@ -45,25 +41,13 @@ func anyHas(parts []Part, addr uintptr) bool {
 	return false
 }
 
-// Holds says whether an address lies in b, or in a page of b's: of some faults only
-// the page is known.
-func Holds(b []byte, addr uintptr) bool {
-	if len(b) == 0 {
-		return false
-	}
-	page := uintptr(os.Getpagesize())
-	start := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
-	end := (start + uintptr(len(b)) + page - 1) &^ (page - 1)
-	return addr >= start&^(page-1) && addr < end
-}
-
 // Has implements Part.
 func (m *Memory) Has(addr uintptr) bool {
 	if m == nil {
 		return false
 	}
 	for i := range m.spans {
-		if Holds(m.spans[i].mem, addr) {
+		if memfault.In(m.spans[i].mem, addr) {
 			return true
 		}
 	}
@@ -71,4 +55,4 @@ func (m *Memory) Has(addr uintptr) bool {
 }
 
 // Has implements Part.
-func (l *Log) Has(addr uintptr) bool { return l != nil && Holds(l.bits, addr) }
+func (l *Log) Has(addr uintptr) bool { return l != nil && memfault.In(l.bits, addr) }

@@ -4,9 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // Memory is a set of regions, and translates addresses into them. It never
@@ -130,12 +131,7 @@ func (m *Memory) ReadAt(dst []byte, guestAddr uint64) error {
 		return err
 	}
 	for _, v := range iov {
-		dst = dst[copy(dst, IovecBytes(v)):]
+		dst = dst[copy(dst, iovec.Bytes(v)):]
 	}
 	return nil
-}
-
-// IovecBytes is the memory that a vector of AppendIovecs points to.
-func IovecBytes(v unix.Iovec) []byte {
-	return unsafe.Slice(v.Base, int(v.Len))
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -210,7 +211,7 @@ func TestTranslateAgainstModel(t *testing.T) {
 			}
 			i := 0
 			for _, v := range iov {
-				for j := range guestmem.IovecBytes(v) {
+				for j := range iovec.Bytes(v) {
 					if (*byte)(unsafe.Add(unsafe.Pointer(v.Base), j)) != want[i] {
 						t.Fatalf("%d bytes at %d: byte %d is elsewhere", n, addr, i)
 					}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -166,7 +167,7 @@ func TestShrunkFileFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := unix.Write(fd, guestmem.IovecBytes(iov[0])); err != unix.EFAULT {
+	if _, err := unix.Write(fd, iovec.Bytes(iov[0])); err != unix.EFAULT {
 		t.Fatalf("a system call on memory that is gone: %v", err)
 	}
 }
