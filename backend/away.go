@@ -77,9 +77,6 @@ func commitNow(d Disk) (err error) {
 	return plainly(lane.carryOut(d, &Request{Op: opCommit}))
 }
 
-// IsInUse says whether err is Open's for a disk that somebody else has.
-func IsInUse(err error) bool { return errors.As(err, new(*InUseError)) }
-
 func isAway(d Disk) bool {
 	_, ok := d.(*away)
 	return ok

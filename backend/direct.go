@@ -244,3 +244,13 @@ func newBounce(n uint64) *bounce {
 }
 
 func (b *bounce) free() { bounces.Put(b) }
+
+// zeroBehind zeroes what is behind the first n bytes of r's memory, n <= r.Bytes,
+// and returns the vectors of those.
+func (r *Request) zeroBehind(n uint64) ([]unix.Iovec, error) {
+	if n == r.Bytes {
+		return r.Iov, nil
+	}
+	r.clip = iovec.AppendHead(r.clip[:0], r.Iov, n)
+	return r.clip, iovec.Zero(r.Iov, n)
+}

@@ -9,4 +9,4 @@ type deviceLock struct{}
 const oneLock = false
 
 func (*deviceLock) take(*driveRequest) bool { return true }
-func (*deviceLock) give(*drive, *Lane) {}
+func (*deviceLock) give(*drive, *Lane)      {}

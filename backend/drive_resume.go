@@ -15,6 +15,11 @@ import (
 func (d *drive) user() uint64 { return 0 }
 func (d *drive) renew() error { return nil }
 
+// begin, unclean and leaveUnclean implement marker: a drive keeps no note of who uses it.
+func (d *drive) begin() error  { return nil }
+func (d *drive) unclean() bool { return false }
+func (d *drive) leaveUnclean() {}
+
 // reserve implements marker.
 func (d *drive) reserve(m *Mark) {
 	was := m.load()

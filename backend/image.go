@@ -47,8 +47,6 @@ type layout struct {
 // ErrNotImage is what opening a file that is no zoned image as one returns.
 var ErrNotImage = errors.New("not a zvhost image")
 
-func alignUp(n, to int64) int64 { return (n + to - 1) / to * to }
-
 func newLayout(g Geometry) layout {
 	l := layout{Geometry: g}
 	l.tableOff = liveOff + alignUp(int64(g.Zones())*8, blockBytes)

@@ -254,3 +254,18 @@ func (l *reqList) pop() *Request {
 	r.next = nil
 	return r
 }
+
+// carryOut submits r and waits until it is done.
+func (l *Lane) carryOut(d Disk, r *Request) error {
+	l.Submit(d, r)
+	l.Start()
+	for l.Done() == nil {
+		l.Arm()
+		if l.Done() != nil {
+			l.Disarm()
+			break
+		}
+		l.Sleep(-1)
+	}
+	return r.Err
+}

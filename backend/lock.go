@@ -179,3 +179,6 @@ func fileHolder(f *os.File) string {
 	}
 	return who[0]
 }
+
+// IsInUse says whether err is Open's for a disk that somebody else has.
+func IsInUse(err error) bool { return errors.As(err, new(*InUseError)) }

@@ -99,6 +99,9 @@ type marker interface {
 	Disk
 	user() uint64
 	renew() error
+	begin() error  // queues are about to be served by its user of before
+	unclean() bool // it was found as a daemon leaves it that died
+	leaveUnclean() // it is found so once more when it has been closed
 	reserve(m *Mark)
 	emptied(m *Mark, sector uint64) // m is that of a close which made the zone at sector empty, or was about to
 	disown(m *Mark)
@@ -131,8 +134,8 @@ func Renew(d Disk) (run uint64, err error) {
 // Begin tells the disk that queues are about to be served by its user of before, who
 // did not Renew it since it was opened.
 func Begin(d Disk) error {
-	if z, ok := d.(*zoned); ok {
-		return z.img.begin()
+	if d, ok := d.(marker); ok {
+		return d.begin()
 	}
 	return nil
 }
@@ -140,15 +143,15 @@ func Begin(d Disk) error {
 // Unclean says whether d is zoned and was found as a daemon leaves it that died
 // after Renew or Begin: requests may have been in flight.
 func Unclean(d Disk) bool {
-	z, ok := d.(*zoned)
-	return ok && z.img.unclean
+	m, ok := d.(marker)
+	return ok && m.unclean()
 }
 
 // LeaveUnclean has d, which is Unclean and which nobody has begun to use since, found so
 // once more when it has been closed.
 func LeaveUnclean(d Disk) {
-	if z, ok := d.(*zoned); ok {
-		z.img.leaveUnclean = true
+	if d, ok := d.(marker); ok {
+		d.leaveUnclean()
 	}
 }
 

@@ -6,13 +6,6 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
-// errLost is what every sync returns after one has failed. The kernel then may
-// have dropped data that guests wrote, and says so only once: the next
-// fdatasync would report that all is well (fsync(2), "EIO").
-func errLost(cause error) error {
-	return fmt.Errorf("an earlier sync failed and may have lost data: %w; restart zvhost to go on with what is on the disk", cause)
-}
-
 // sync ends r once all that was done before is durable. One sync is under way at a
 // time, for of two that are told of data that is lost the kernel tells one. It may
 // have begun before what r has to cover was written, so r waits for the next one,

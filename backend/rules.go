@@ -1,5 +1,9 @@
 package backend
 
+import (
+	"fmt"
+)
+
 // rules are what reads and writes of a zoned disk are held to before anyone looks
 // at a write pointer, whatever the disk stands on ("Device Operation"). What the
 // zone's type, state and borders say comes before the length, as the rules about
@@ -109,4 +113,22 @@ func (u *rules) writeConventional(t zoneTable, r *Request, i int, sectors uint64
 // errorOf is err, which r fails with.
 func (u *rules) errorOf(r *Request, err error) error {
 	return &RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: int(min(r.Sector, u.info.CapacitySectors-1) >> u.shift), Err: err}
+}
+
+// events are the zone management requests.
+var events = [numOps]event{OpOpen: evOpen, OpClose: evClose, OpFinish: evFinish, OpReset: evReset}
+
+// errFrozen is what zone management of a read-only disk gets. It is not a write:
+// "If the transition to this state can not be performed, the request MUST be
+// completed with VIRTIO_BLK_S_ZONE_INVALID_CMD" ("Device Operation").
+var errFrozen = fmt.Errorf("%w: the disk is read-only", ErrZoneInvalid)
+
+// frozen is the outcome of zone management on the zone w of a read-only disk:
+// good if the zone is where the request would have it.
+func frozen(op Op, w word) error {
+	to, err := transition(w.state(), events[op], w.written() != 0)
+	if err == nil && to != w.state() {
+		err = errFrozen
+	}
+	return err
 }

@@ -178,3 +178,5 @@ func (e *edged) end(r *Request) {
 		e.spans.release(&r.span)
 	}
 }
+
+func alignUp(n, to int64) int64 { return (n + to - 1) / to * to }

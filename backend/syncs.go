@@ -38,3 +38,10 @@ func (r *Request) through(direct bool) {
 		r.thenSync = true
 	}
 }
+
+// errLost is what every sync returns after one has failed. The kernel then may
+// have dropped data that guests wrote, and says so only once: the next
+// fdatasync would report that all is well (fsync(2), "EIO").
+func errLost(cause error) error {
+	return fmt.Errorf("an earlier sync failed and may have lost data: %w; restart zvhost to go on with what is on the disk", cause)
+}

@@ -77,3 +77,12 @@ func cannotCreate(path string, err error) error {
 	}
 	return fmt.Errorf("create %s: %w", path, err)
 }
+
+// plainly is err without the request that it is about.
+func plainly(err error) error {
+	var r *RequestError
+	if errors.As(err, &r) {
+		return r.Err
+	}
+	return err
+}

@@ -7,9 +7,6 @@ import (
 	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
-// events are the zone management requests.
-var events = [numOps]event{OpOpen: evOpen, OpClose: evClose, OpFinish: evFinish, OpReset: evReset}
-
 // manage carries out a zone management request on one zone.
 func (d *zoned) manage(r *zonedRequest) {
 	if r.Sector >= d.zinfo.CapacitySectors || r.Sector < d.conv || r.Sector&(d.img.ZoneSectors-1) != 0 {
@@ -43,21 +40,6 @@ func (d *zoned) manage(r *zonedRequest) {
 		err = d.errorOf(r, err)
 	}
 	d.done(r, err)
-}
-
-// errFrozen is what zone management of a read-only disk gets. It is not a write:
-// "If the transition to this state can not be performed, the request MUST be
-// completed with VIRTIO_BLK_S_ZONE_INVALID_CMD" ("Device Operation").
-var errFrozen = fmt.Errorf("%w: the disk is read-only", ErrZoneInvalid)
-
-// frozen is the outcome of zone management on the zone w of a read-only disk:
-// good if the zone is where the request would have it.
-func frozen(op Op, w word) error {
-	to, err := transition(w.state(), events[op], w.written() != 0)
-	if err == nil && to != w.state() {
-		err = errFrozen
-	}
-	return err
 }
 
 // done ends r with err; a good one that has to be stable, once it is.

@@ -1,10 +1,7 @@
 package backend
 
 import (
-	"golang.org/x/sys/unix"
-
 	"github.com/zvhost/zvhost/backend/engine"
-	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // read serves what is written from the file and the rest as zeroes, without
@@ -31,14 +28,4 @@ func (d *zoned) read(r *zonedRequest) {
 	r.io.Code, r.io.FD, r.io.Dsync = engine.Readv, d.img.data, false
 	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(file), iov
 	d.move(r)
-}
-
-// zeroBehind zeroes what is behind the first n bytes of r's memory, n <= r.Bytes,
-// and returns the vectors of those.
-func (r *Request) zeroBehind(n uint64) ([]unix.Iovec, error) {
-	if n == r.Bytes {
-		return r.Iov, nil
-	}
-	r.clip = iovec.AppendHead(r.clip[:0], r.Iov, n)
-	return r.clip, iovec.Zero(r.Iov, n)
 }

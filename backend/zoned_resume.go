@@ -24,6 +24,15 @@ func (d *zoned) user() uint64 { return d.img.run() }
 // renew implements marker.
 func (d *zoned) renew() error { return d.img.renew() }
 
+// begin implements marker.
+func (d *zoned) begin() error { return d.img.begin() }
+
+// unclean implements marker.
+func (d *zoned) unclean() bool { return d.img.unclean }
+
+// leaveUnclean implements marker.
+func (d *zoned) leaveUnclean() { d.img.leaveUnclean = true }
+
 // run is the number of the image's user, made different from other images', and
 // never 0.
 func (img *image) run() uint64 {

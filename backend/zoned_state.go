@@ -93,30 +93,6 @@ func setStateRequest(sector uint64, to ZoneTarget) *Request {
 	return r
 }
 
-// plainly is err without the request that it is about.
-func plainly(err error) error {
-	var r *RequestError
-	if errors.As(err, &r) {
-		return r.Err
-	}
-	return err
-}
-
-// carryOut submits r and waits until it is done.
-func (l *Lane) carryOut(d Disk, r *Request) error {
-	l.Submit(d, r)
-	l.Start()
-	for l.Done() == nil {
-		l.Arm()
-		if l.Done() != nil {
-			l.Disarm()
-			break
-		}
-		l.Sleep(-1)
-	}
-	return r.Err
-}
-
 // setState carries out opSetState: in the zone's line, as all that excludes its
 // writes.
 func (d *zoned) setState(r *zonedRequest) {
