@@ -40,8 +40,9 @@ type drive struct {
 	lost   atomic.Pointer[error] // a sync has failed: see errLost
 
 	claims struct {
-		mu sync.Mutex // guards of; taken with a zone's lock held
-		of map[*Mark]driveClaim
+		mu    sync.Mutex // guards of; taken with a zone's lock held
+		of    map[*Mark]driveClaim
+		steps int // past other claims, to find the places of new ones
 	}
 }
 
@@ -59,10 +60,12 @@ type driveZone struct {
 	stale bool       // word may be wrong: the drive has to be asked first
 	stand bool       // a lane has the line begin to move with its next Start
 	line  reqList    // who waits for the zone, first come first served
-	// What is to be finished before anything else: marks whose requests have not
-	// come, and requests that have (drive_resume.go).
-	owed  []*Mark
-	again []*driveRequest
+	// What is to be finished before anything else: how many claims there are whose
+	// requests have not come, and requests that have. claimed is where, in the order of
+	// the addresses, until all have come (drive_resume.go).
+	owed    int
+	claimed []driveClaim
+	again   []*driveRequest
 }
 
 // A Window is a range of a drive's zones, both ends included.
@@ -262,10 +265,11 @@ func (d *drive) Info() Info { return d.info }
 // Faults implements Disk.
 func (d *drive) Faults() *Faults { return &d.faults }
 
-// entry, conventional and length implement zoneTable.
+// entry, conventional, length and capacity implement zoneTable.
 func (d *drive) entry(i int) word        { return word(d.zones[i].word.Load()) }
 func (d *drive) conventional(i int) bool { return d.zones[i].typ == ZoneConventional }
 func (d *drive) length(i int) uint64     { return d.zones[i].sectors }
+func (d *drive) capacity(i int) uint64   { return d.zones[i].capSecs }
 
 // ReportZone implements Disk. An OpReport before it brings it up to date.
 func (d *drive) ReportZone(i int) Zone {

@@ -25,7 +25,7 @@ func (d *drive) admitManage(z *driveZone, r *driveRequest) (done bool, err error
 	case d.info.ReadOnly:
 		return true, frozen(r.Op, w)
 	case w.state() == Empty && r.wasEmptying():
-		r.Mark.done(0)
+		r.Mark.managed(r.Op, int(r.zone))
 		return !r.Stable, nil // or reset once more, durably
 	}
 	to, err := transition(w.state(), events[r.Op], w.written() != 0)
@@ -62,7 +62,7 @@ func (d *drive) managed(r *driveRequest) {
 	if to, err := transition(w.state(), events[r.Op], written != 0); err == nil { // else it failed since then
 		z.word.Store(uint64(pack(int(r.zone), to, written)))
 	}
-	r.Mark.done(0)
+	r.Mark.managed(r.Op, int(r.zone))
 	z.mu.Unlock()
 	lane := r.lane
 	d.release(z, lane)
@@ -84,7 +84,7 @@ func (d *drive) holdFrom(r *driveRequest, i int) {
 	for ; i < len(d.zones); i++ {
 		z := &d.zones[i]
 		z.mu.Lock()
-		if z.busy || z.line.head != nil || len(z.owed) > 0 {
+		if z.busy || z.line.head != nil || z.owed > 0 {
 			r.zone = int32(i)
 			z.line.push(r.Request)
 			z.mu.Unlock()
@@ -180,7 +180,7 @@ func (d *drive) resetRunFailed(r *driveRequest) {
 // letAllGo ends a reset-all and gives all zones back.
 func (d *drive) letAllGo(r *driveRequest, err error) {
 	if err == nil {
-		r.Mark.done(0)
+		r.Mark.managed(r.Op, 0)
 	}
 	for i := range d.zones {
 		d.release(&d.zones[i], r.lane)

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"slices"
 )
 
@@ -21,31 +22,57 @@ func (d *drive) unclean() bool { return false }
 func (d *drive) leaveUnclean() {}
 
 // reserve implements marker.
-func (d *drive) reserve(m *Mark) {
-	was := m.load()
-	i := int(was.sector >> d.rules.shift)
-	from := d.rules.offset(was.sector)
-	if d.info.ReadOnly || was.sector >= d.info.CapacitySectors || d.conventional(i) ||
-		was.sectors == 0 || was.sectors > d.zones[i].capSecs || from+was.sectors > d.zones[i].capSecs {
-		m.failed()
+func (d *drive) reserve(claims []claim) {
+	for len(claims) > 0 {
+		zone, n := claims[0].was.sector>>d.rules.shift, 1
+		for n < len(claims) && claims[n].was.sector>>d.rules.shift == zone {
+			n++
+		}
+		d.reserveIn(zone, claims[:n])
+		claims = claims[n:]
+	}
+}
+
+// reserveIn is reserve for claims in one zone, if there is such a zone.
+func (d *drive) reserveIn(zone uint64, claims []claim) {
+	if i := int(zone); d.info.ReadOnly || zone >= uint64(len(d.zones)) || d.conventional(i) || !d.serving(i) {
+		for _, c := range claims {
+			c.of.failed()
+		}
 		return
 	}
-	z := &d.zones[i]
+	z := &d.zones[zone]
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	switch w := word(z.word.Load()); {
-	case w.state() == ReadOnly || w.state() == Offline:
-		m.failed()
-	case w.written() >= from+was.sectors:
-		m.done(was.sector)
-	default:
-		z.owed = append(z.owed, m)
-		d.claims.mu.Lock()
-		if d.claims.of == nil {
-			d.claims.of = map[*Mark]driveClaim{}
+	d.claims.mu.Lock()
+	defer d.claims.mu.Unlock()
+	if d.claims.of == nil {
+		d.claims.of = map[*Mark]driveClaim{}
+	}
+	old := z.claimed
+	all := make([]driveClaim, 0, len(old)+len(claims))
+	for _, c := range claims {
+		n := driveClaim{zone: int(zone), from: d.rules.offset(c.was.sector)}
+		n.end = n.from + c.was.sectors
+		for ; len(old) > 0 && old[0].from <= n.from; old = old[1:] {
+			all = append(all, old[0])
+			d.claims.steps++
 		}
-		d.claims.of[m] = driveClaim{i, from, from + was.sectors}
-		d.claims.mu.Unlock()
+		switch k := len(all); {
+		case c.was.sectors == 0, c.was.sectors > z.capSecs, n.end > z.capSecs, !d.rules.granular(n.from << SectorShift), !d.rules.granular(n.end << SectorShift),
+			k > 0 && all[k-1].end > n.from, len(old) > 0 && old[0].from < n.end: // two at one place: nobody admitted that
+			c.of.failed()
+			continue
+		case word(z.word.Load()).written() >= n.end:
+			c.of.done(c.was.sector)
+		default:
+			z.owed++
+			d.claims.of[c.of] = n
+		}
+		all = append(all, n)
+	}
+	if z.claimed = append(all, old...); z.owed == 0 {
+		z.claimed = nil
 	}
 }
 
@@ -65,39 +92,27 @@ func (d *drive) claimed(m *Mark) (c driveClaim, ok bool) {
 	return c, ok
 }
 
-// settleOwed takes m out of what zone z, whose lock is held, is kept for, and says
-// whether it was there. With the last one those that have come get in line.
-func (z *driveZone) settleOwed(m *Mark) bool {
-	i := slices.Index(z.owed, m)
-	if i < 0 {
-		return false
+// settleOwed takes a claim out of what zone z, whose lock is held, is kept for. With the
+// last one those that have come get in line.
+func (z *driveZone) settleOwed() {
+	if z.owed--; z.owed > 0 {
+		return
 	}
-	z.owed = slices.Delete(z.owed, i, i+1)
-	if len(z.owed) > 0 {
-		return true
-	}
-	slices.SortFunc(z.again, func(a, b *driveRequest) int {
-		if a.from < b.from {
-			return -1
-		}
-		return 1
-	})
+	z.claimed = nil
+	slices.SortFunc(z.again, func(a, b *driveRequest) int { return cmp.Compare(a.from, b.from) })
 	for _, r := range slices.Backward(z.again) {
 		z.line.pushFront(r.Request)
 	}
 	z.again = nil
-	return true
 }
 
-// forgo gives up m, whose zone i may go on then.
+// forgo gives up m, which was claimed and whose zone i may go on then.
 func (d *drive) forgo(m *Mark, i int, lane *Lane) {
 	z := &d.zones[i]
 	z.mu.Lock()
-	var next *driveRequest
-	if z.settleOwed(m) {
-		m.failed()
-		next = d.next(z)
-	}
+	m.failed()
+	z.settleOwed()
+	next := d.next(z)
 	z.mu.Unlock()
 	d.run(next, lane)
 }
@@ -129,7 +144,7 @@ func (d *drive) unclaim(m *Mark) {
 		z := &d.zones[c.zone]
 		z.mu.Lock()
 		defer z.mu.Unlock()
-		z.settleOwed(m)
+		z.settleOwed()
 	}
 }
 
@@ -140,9 +155,17 @@ func (d *drive) resume(q *Request) {
 	case markAt:
 		d.readmit(r)
 	case markDone:
+		if !was.agrees(&d.rules, d, q) {
+			d.fail(r, ErrIO)
+			return
+		}
 		r.AppendSector = was.sector
 		d.stable(r)
 	case markEmptying:
+		if r.Op != OpClose { // nobody marks it like that
+			d.fail(r, ErrIO)
+			return
+		}
 		d.submit(q)
 	default:
 		d.fail(r, ErrIO)
@@ -169,7 +192,7 @@ func (d *drive) readmit(r *driveRequest) {
 	z.mu.Lock()
 	r.from, r.end, r.again = c.from, c.end, true
 	z.again = append(z.again, r)
-	z.settleOwed(r.Mark)
+	z.settleOwed()
 	next := d.next(z)
 	z.mu.Unlock()
 	d.run(next, r.lane)

@@ -82,7 +82,7 @@ func (d *drive) run(r *driveRequest, lane *Lane) {
 // gives it the zone; nil when nobody may. Those that end without any I/O are
 // posted to their lanes.
 func (d *drive) next(z *driveZone) *driveRequest {
-	if z.busy || len(z.owed) > 0 {
+	if z.busy || z.owed > 0 {
 		return nil
 	}
 	for q := z.line.pop(); q != nil; q = z.line.pop() {

@@ -1,7 +1,9 @@
 package backend
 
 import (
+	"cmp"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 )
 
@@ -16,16 +18,20 @@ import (
 //
 // Each is one aligned 64-bit store, so a kill leaves the one or the other.
 //
-//	word 0   bits 0..7 what is known, bits 8..63 a sector, or for markPast bits
-//	         8..47 a zone and bits 48..63 a range
+//	word 0   bits 0..7 what is known, bits 8..63 a sector; or bits 8..47 a zone, and
+//	         bits 48..63 a range, for markPast, or an operation, for markDone of zone
+//	         management
 //	word 1   length in sectors, stored before markAt is
+//
+// A front-end may be able to write to that memory. What a mark says is compared with
+// the request that it is of, and with the zones: agrees.
 type Mark [2]uint64
 
 // What a Mark knows.
 const (
 	markNone   = 0 // nothing: the request has changed nothing
 	markAt     = 1 // it was given an address: its data stands there in part, or not at all
-	markDone   = 2 // it was successful; of an append, this is where it is
+	markDone   = 2 // it was successful: a write, at this address, or this operation on a zone
 	markFailed = 3 // it failed, and what it left is gone
 	markPast   = 4 // it goes over zones, and is done with those before this one
 	// It closes this zone, which is open with nothing written: once that is empty, the
@@ -52,6 +58,13 @@ func (m *Mark) at(sector, sectors uint64) {
 func (m *Mark) done(sector uint64) {
 	if m != nil {
 		atomic.StoreUint64(&m[0], markDone|sector<<8)
+	}
+}
+
+// managed notes that op was carried out on a zone; OpResetAll, on all of them: zone 0.
+func (m *Mark) managed(op Op, zone int) {
+	if m != nil {
+		atomic.StoreUint64(&m[0], markDone|uint64(zone)<<8|uint64(op)<<48)
 	}
 }
 
@@ -83,12 +96,40 @@ type mark struct {
 	seg             uint32
 }
 
+// op is the operation of a mark that managed has stored.
+func (was *mark) op() Op { return Op(was.seg) }
+
 func (m *Mark) load() mark {
 	w := atomic.LoadUint64(&m[0])
 	return mark{
 		what: uint8(w), sector: w >> 8, sectors: atomic.LoadUint64(&m[1]),
 		zone: int(w >> 8 & (1<<40 - 1)), seg: uint32(w >> 48),
 	}
+}
+
+// agrees says whether a disk with these rules and zones can have marked r done like
+// that. It stores no such mark of any other operation: they are carried out again.
+//
+// More cannot be known: the zone may have been changed since by requests that came after
+// r, so it need not be what r has made of it.
+func (was *mark) agrees(u *rules, t zoneTable, r *Request) bool {
+	if r.Op == OpResetAll {
+		return was.zone == 0 && was.op() == OpResetAll
+	}
+	if r.Sector >= u.info.CapacitySectors {
+		return false
+	}
+	i, off := int(r.Sector>>u.shift), u.offset(r.Sector)
+	switch r.Op {
+	case OpWrite, OpAppend:
+		from := u.offset(was.sector)
+		return !t.conventional(i) && was.sector>>u.shift == uint64(i) && (r.Op == OpWrite && from == off || r.Op == OpAppend && off == 0 && r.Bytes <= u.append) &&
+			r.Bytes > 0 && was.sectors == r.Bytes>>SectorShift && u.granular(r.Bytes) &&
+			was.sectors <= t.capacity(i) && from <= t.capacity(i)-was.sectors
+	case OpOpen, OpClose, OpFinish, OpReset:
+		return !t.conventional(i) && off == 0 && was.zone == i && was.op() == r.Op
+	}
+	return false
 }
 
 // A marker is a disk that makes use of marks. One that does not lets a request
@@ -99,14 +140,20 @@ type marker interface {
 	Disk
 	user() uint64
 	renew() error
-	begin() error  // queues are about to be served by its user of before
-	unclean() bool // it was found as a daemon leaves it that died
-	leaveUnclean() // it is found so once more when it has been closed
-	reserve(m *Mark)
+	begin() error                   // queues are about to be served by its user of before
+	unclean() bool                  // it was found as a daemon leaves it that died
+	leaveUnclean()                  // it is found so once more when it has been closed
+	reserve(claims []claim)         // in the order of their sectors; those that cannot be are marked as failed
 	emptied(m *Mark, sector uint64) // m is that of a close which made the zone at sector empty, or was about to
 	disown(m *Mark)
 	unclaim(m *Mark)
 	resume(r *Request)
+}
+
+// A claim is a mark of a write in flight, and what it said when it was looked at.
+type claim struct {
+	of  *Mark
+	was mark
 }
 
 // Run is the number of the disk's present user: what Renew last returned. It
@@ -163,11 +210,12 @@ func LeaveUnclean(d Disk) {
 func Claim(d Disk, run uint64, marks []*Mark) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
 	k, ok := d.(marker)
+	var claims []claim
 	for _, m := range marks {
 		switch was := m.load(); was.what {
 		case markAt:
 			if ok && run == k.user() {
-				k.reserve(m)
+				claims = append(claims, claim{m, was})
 			} else if ok {
 				m.failed()
 			}
@@ -186,6 +234,13 @@ func Claim(d Disk, run uint64, marks []*Mark) {
 			}
 		}
 	}
+	if len(claims) == 0 {
+		return
+	}
+	// So that each finds its place behind the one before: a front-end can have
+	// thousands of marks name one zone.
+	slices.SortStableFunc(claims, func(a, b claim) int { return cmp.Compare(a.was.sector, b.was.sector) })
+	k.reserve(claims)
 }
 
 // Release gives up what Claim has kept for m, if anything: no request will come

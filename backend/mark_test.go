@@ -290,8 +290,13 @@ func TestResetAllGoesOn(t *testing.T) {
 func TestDoneMarksThatCannotBe(t *testing.T) {
 	path := newImage(t, small)
 	done := func(sector uint64) *Mark {
-		m := new(Mark)
+		m := inFlightAt(sector, 8)
 		m.done(sector)
+		return m
+	}
+	managed := func(op Op, zone int) *Mark {
+		m := new(Mark)
+		m.managed(op, zone)
 		return m
 	}
 	stable := func(r *Request, ranges ...Range) *Request {
@@ -302,7 +307,7 @@ func TestDoneMarksThatCannotBe(t *testing.T) {
 	c := newClient(t, d)
 	erase := stable(request(OpSecureErase, 1<<40, nil), Range{Sector: 1 << 40, Sectors: 1 << 20})
 	c.want(c.resume(erase, done(256)), ErrIO) // nobody marks it like that
-	c.want(c.resume(stable(request(OpReset, 256, nil)), done(0)), nil)
+	c.want(c.resume(stable(request(OpReset, 256, nil)), managed(OpReset, 2)), nil)
 	closeDisk(t, d, path)
 
 	d, err := Open(path, Options{ReadOnly: true})
@@ -310,9 +315,9 @@ func TestDoneMarksThatCannotBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	c = newClient(t, d)
-	for _, op := range []Op{OpAppend, OpReset} {
-		c.want(c.resume(request(op, 256, nil), done(256)), nil)
-		c.want(c.resume(stable(request(op, 256, nil)), done(256)), ErrReadOnly)
+	for op, m := range map[Op]*Mark{OpAppend: done(256), OpReset: managed(OpReset, 2)} {
+		c.want(c.resume(request(op, 256, pattern('a', 4096)), m), nil)
+		c.want(c.resume(stable(request(op, 256, pattern('a', 4096))), m), ErrReadOnly)
 	}
 	for _, op := range []Op{OpWrite, OpClose, OpFinish, OpResetAll, OpSecureErase, OpFlush} {
 		for _, m := range []*Mark{inFlightAt(256, 8), done(256), new(Mark)} {

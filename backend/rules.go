@@ -20,12 +20,18 @@ type zoneTable interface {
 	entry(i int) word
 	// conventional says whether zone i has no write pointer.
 	conventional(i int) bool
-	// length is the number of sectors of zone i.
+	// length is the number of sectors of zone i, and capacity of those that can be written.
 	length(i int) uint64
+	capacity(i int) uint64
 }
 
 // whole says whether bytes are whole blocks.
 func (u *rules) whole(bytes uint64) bool { return bytes&(uint64(u.info.LogicalBlockSize)-1) == 0 }
+
+// granular says whether bytes are as much as writes to zones with a write pointer have.
+func (u *rules) granular(bytes uint64) bool {
+	return bytes&(uint64(u.info.Zoned.WriteGranularity)-1) == 0
+}
 
 // offset is where in its zone a sector lies.
 func (u *rules) offset(sector uint64) uint64 { return sector & (1<<u.shift - 1) }
@@ -85,7 +91,7 @@ func (u *rules) write(t zoneTable, r *Request) (zone int, err error) {
 		return i, u.writeConventional(t, r, i, sectors)
 	case r.Op == OpAppend && (off != 0 || r.Bytes > u.append), off+sectors > t.length(i):
 		return i, ErrZoneInvalid
-	case r.Bytes&(uint64(u.info.Zoned.WriteGranularity)-1) != 0:
+	case !u.granular(r.Bytes):
 		if _, err := transition(t.entry(i).state(), evWrite, true); err != nil {
 			return i, err
 		}

@@ -72,7 +72,7 @@ func (d *zoned) change(z *zone, i int, r *zonedRequest) error {
 	err := d.apply(z, i, r.Op)
 	failpoint.Hit(failpoint.Managed)
 	if err == nil {
-		r.Mark.done(0)
+		r.Mark.managed(r.Op, i)
 	}
 	return err
 }

@@ -31,8 +31,9 @@ type zoned struct {
 	broken atomic.Bool
 
 	claims struct {
-		mu sync.Mutex // guards of
-		of map[*Mark]*zonedRequest
+		mu    sync.Mutex // guards of
+		of    map[*Mark]*zonedRequest
+		steps int // past other writes, to find the places of claims
 	}
 	givingUp sync.WaitGroup // claims that are given up in a goroutine
 
@@ -114,10 +115,11 @@ func (d *zoned) ReportZone(i int) Zone { return d.img.zone(i, d.entry(i)) }
 // Faults implements Disk.
 func (d *zoned) Faults() *Faults { return &d.faults }
 
-// entry, conventional and length implement zoneTable.
+// entry, conventional, length and capacity implement zoneTable.
 func (d *zoned) entry(i int) word        { return word(d.zones[i].word.Load()) }
 func (d *zoned) conventional(i int) bool { return d.img.conventional(i) }
 func (d *zoned) length(i int) uint64     { return d.img.length(i) }
+func (d *zoned) capacity(i int) uint64   { return d.img.capacity(i) }
 
 // Close implements Disk.
 func (d *zoned) Close() error {

@@ -86,32 +86,37 @@ func (img *image) begun() error {
 }
 
 // reserve implements marker.
-func (d *zoned) reserve(m *Mark) {
-	was := m.load()
-	i := int(was.sector >> d.shift)
-	r := zonedOf(&Request{Op: OpWrite, Sector: was.sector, Bytes: was.sectors << SectorShift, Mark: m})
-	r.zone = int32(i)
-	r.from = was.sector & (d.img.ZoneSectors - 1)
-	r.end = r.from + was.sectors
-	if !d.claimable(r) {
-		m.failed()
-		return
+func (d *zoned) reserve(claims []claim) {
+	in, after := -1, (*zonedRequest)(nil)
+	for _, c := range claims {
+		i := int(c.was.sector >> d.shift)
+		r := zonedOf(&Request{Op: OpWrite, Sector: c.was.sector, Bytes: c.was.sectors << SectorShift, Mark: c.of})
+		r.zone = int32(i)
+		r.from = d.rules.offset(c.was.sector)
+		r.end = r.from + c.was.sectors
+		if c.was.sectors > d.img.ZoneSectors || !d.claimable(r) {
+			c.of.failed()
+			continue
+		}
+		if i != in {
+			in, after = i, nil
+		}
+		z := &d.zones[i]
+		z.mu.Lock()
+		ok := d.join(z, i, r, &after)
+		z.mu.Unlock()
+		if !ok {
+			c.of.failed()
+			continue
+		}
+		d.claims.mu.Lock()
+		if d.claims.of == nil {
+			d.claims.of = map[*Mark]*zonedRequest{}
+		}
+		d.claims.of[c.of] = r
+		d.claims.mu.Unlock()
+		failpoint.Hit(failpoint.Claimed)
 	}
-	z := &d.zones[i]
-	z.mu.Lock()
-	ok := d.join(z, i, r)
-	z.mu.Unlock()
-	if !ok {
-		m.failed()
-		return
-	}
-	d.claims.mu.Lock()
-	defer d.claims.mu.Unlock()
-	if d.claims.of == nil {
-		d.claims.of = map[*Mark]*zonedRequest{}
-	}
-	d.claims.of[m] = r
-	failpoint.Hit(failpoint.Claimed)
 }
 
 // claimable says whether r can have been admitted once. A mark may stand in
@@ -120,13 +125,14 @@ func (d *zoned) claimable(r *zonedRequest) bool {
 	i := int(r.zone)
 	return !d.img.readOnly && d.img.resumable &&
 		r.Sector < d.zinfo.CapacitySectors && !d.conventional(i) &&
-		r.Bytes > 0 && r.Bytes>>SectorShift <= d.img.capacity(i) && r.end <= d.img.capacity(i) &&
+		r.Bytes > 0 && r.end <= d.img.capacity(i) &&
 		d.rules.whole(r.Bytes) && d.rules.whole(r.from<<SectorShift)
 }
 
 // join puts r among the writes in flight of zone z, whose lock is held, in the
-// order of the addresses. It fails where the zone cannot have such a write.
-func (d *zoned) join(z *zone, i int, r *zonedRequest) bool {
+// order of the addresses. It fails where the zone cannot have such a write. after is
+// one that is before r, nil for the beginning, and becomes the last that is.
+func (d *zoned) join(z *zone, i int, r *zonedRequest, after **zonedRequest) bool {
 	switch z.state {
 	case ReadOnly, Offline:
 		return false
@@ -144,24 +150,30 @@ func (d *zoned) join(z *zone, i int, r *zonedRequest) bool {
 			return false
 		}
 	}
-	after := z.flyTail
-	for after != nil && after.from >= r.end {
-		after = after.prev
+	prev, next := *after, z.flyHead
+	if prev != nil {
+		next = prev.next
 	}
-	if after != nil && after.end > r.from {
+	for ; next != nil && next.from <= r.from; next = next.next {
+		prev = next
+		d.claims.steps++
+	}
+	*after = prev
+	if prev != nil && prev.end > r.from || next != nil && next.from < r.end {
 		return false // two at one place: nobody admitted that
 	}
-	r.prev = after
-	if after == nil {
-		r.next, z.flyHead = z.flyHead, r
+	r.prev, r.next = prev, next
+	if prev == nil {
+		z.flyHead = r
 	} else {
-		r.next, after.next = after.next, r
+		prev.next = r
 	}
-	if r.next == nil {
+	if next == nil {
 		z.flyTail = r
 	} else {
-		r.next.prev = r
+		next.prev = r
 	}
+	*after = r
 	z.next = max(z.next, r.end)
 	z.turn++
 	r.turn = z.turn
@@ -170,8 +182,8 @@ func (d *zoned) join(z *zone, i int, r *zonedRequest) bool {
 
 // emptied implements marker. A mark may stand in memory that a front-end can write to.
 func (d *zoned) emptied(m *Mark, sector uint64) {
-	if sector < d.zinfo.CapacitySectors && d.entry(int(sector>>d.shift)).state() == Empty {
-		m.done(0)
+	if sector < d.zinfo.CapacitySectors && d.rules.offset(sector) == 0 && d.entry(int(sector>>d.shift)).state() == Empty {
+		m.managed(OpClose, int(sector>>d.shift)) // others may open it before the close comes
 		return
 	}
 	m.Clear()
@@ -257,14 +269,22 @@ func (d *zoned) resume(q *Request) {
 // wasDone answers r, which another daemon was done with.
 func (d *zoned) wasDone(r *zonedRequest, was mark) {
 	switch {
-	case r.Op == OpSecureErase: // it is marked past zones: this is somebody else's mark
+	case !was.agrees(&d.rules, d, r.Request):
 		d.fail(r, ErrIO)
+	case (r.Op == OpWrite || r.Op == OpAppend) && !d.img.resumable && !d.covers(r, was):
+		d.fail(r, ErrIO) // what the live table said of it was lost
 	case r.Stable && d.img.readOnly: // it may not be durable, and will not be made so here
 		d.fail(r, ErrReadOnly)
 	default:
 		r.AppendSector = was.sector
 		d.done(r, nil)
 	}
+}
+
+// covers says whether the data of r, a write, is below the write pointer.
+func (d *zoned) covers(r *zonedRequest, was mark) bool {
+	w := d.entry(int(r.Sector >> d.shift))
+	return w.state() != Offline && d.rules.offset(was.sector)+was.sectors <= w.written()
 }
 
 // readmit lets r, a write with an address, take the place that was claimed for it.
@@ -307,18 +327,27 @@ func (d *zoned) readmit(r *zonedRequest, was mark) {
 }
 
 // goOn goes on with a request that goes over zones, behind those that it is done
-// with.
+// with. Which of those have been written since the mark does not say.
 func (d *zoned) goOn(r *zonedRequest, was mark) {
 	switch {
 	case d.img.readOnly:
 		d.fail(r, ErrReadOnly)
-	case r.Op == OpResetAll:
-		d.resetFrom(r, max(was.zone, d.img.ConventionalZones))
-	case r.Op == OpSecureErase && int(was.seg) <= len(r.Ranges) &&
-		!slices.ContainsFunc(r.Ranges, func(s Range) bool { return d.erasable(s.Sector, uint64(s.Sectors)) != nil }):
+	case r.Op == OpResetAll && was.seg == 0 && was.zone > d.img.ConventionalZones && was.zone <= len(d.zones):
+		d.resetFrom(r, was.zone)
+	case r.Op == OpSecureErase && d.erasedPast(r, was):
 		r.rangeNo = was.seg
 		d.eraseFrom(r, was.zone)
 	default:
 		d.fail(r, ErrIO)
 	}
+}
+
+// erasedPast says whether was can be the mark of r, a secure erase: it is behind a zone
+// of the range that it names.
+func (d *zoned) erasedPast(r *zonedRequest, was mark) bool {
+	if int(was.seg) >= len(r.Ranges) || slices.ContainsFunc(r.Ranges, func(s Range) bool { return d.erasable(s.Sector, uint64(s.Sectors)) != nil }) {
+		return false
+	}
+	from, to := d.erased(&r.Ranges[was.seg])
+	return was.zone > from && was.zone <= to
 }

@@ -122,20 +122,24 @@ func (d *Device) Adopt(r *vhostuser.Record) {
 		return
 	}
 	run := backend.Run(d.disk)
+	var ours []*backend.Mark
 	for i := range r.Rings() {
 		ring := r.Ring(i)
 		var marks []*backend.Mark
 		for _, m := range ring.InFlight() {
 			marks = append(marks, (*backend.Mark)(m))
 		}
-		if ring.User() == run {
+		if user := ring.User(); user == run {
 			d.user, d.known = run, true // nobody else has used the disk since
+			ours = append(ours, marks...)
+		} else {
+			backend.Claim(d.disk, user, marks)
 		}
-		backend.Claim(d.disk, ring.User(), marks)
 		if len(marks) > 0 {
 			d.claimed[i] = marks
 		}
 	}
+	backend.Claim(d.disk, run, ours) // at once: it takes their order to find their places
 }
 
 // begin makes a session that does not go on with another one's requests a new
