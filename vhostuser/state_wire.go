@@ -1,8 +1,10 @@
 package vhostuser
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 
@@ -33,6 +35,7 @@ const (
 	bitOwned
 	bitProtocolNew
 	bitBackNew
+	sessionBits = iota // how many there are
 )
 
 const (
@@ -44,6 +47,7 @@ const (
 	bitRingRefused
 	bitRingUnsure
 	bitOurs
+	ringBits = iota
 )
 
 func bit(on bool, b uint64) uint64 {
@@ -97,12 +101,39 @@ type stateReader struct {
 
 func (r *stateReader) bytes(n int) []byte {
 	if n > len(r.b) {
-		r.b, r.err = nil, errors.Join(r.err, errors.New("its state is cut short"))
+		r.fail("it is cut short")
 		return make([]byte, min(n, regionSize))
 	}
 	b := r.b[:n]
 	r.b = r.b[n:]
 	return b
+}
+
+// upTo is a number that is no larger than most.
+func (r *stateReader) upTo(most uint64, what string) uint64 {
+	v := r.u64()
+	if v > most {
+		r.fail("%s is %#x, and %#x is the most", what, v, most)
+		return 0
+	}
+	return v
+}
+
+// bits are flags, of which known are all that there are.
+func (r *stateReader) bits(known uint64, what string) uint64 {
+	v := r.u64()
+	if v&^known != 0 {
+		r.fail("%s are %#x, and %#x are all that there are", what, v, known)
+		return 0
+	}
+	return v
+}
+
+// fail notes what is wrong with what was read: it is torn, or not what encode writes.
+func (r *stateReader) fail(format string, args ...any) {
+	if r.b = nil; r.err == nil { // what comes behind makes no sense either
+		r.err = fmt.Errorf("its state is damaged: "+format, args...)
+	}
 }
 
 func (r *stateReader) u32() uint32 { return le.Uint32(r.bytes(4)) }
@@ -153,19 +184,20 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	if version != stateVersion && version != stateVersionOld {
 		return UnfitError{fmt.Errorf("its state is of version %d, and this zvhost knows %d and %d", version, stateVersionOld, stateVersion)}
 	}
-	k.reply = slices.Clone(r.bytes(int(r.u32())))
-	for n := r.u32(); n > 0 && r.err == nil; n-- {
-		k.pieces = append(k.pieces, r.u32())
-	}
+	r.message(k)
 	pass := r.u64()
 	st.protocol, st.features = r.u64(), r.u64()
-	flags := r.u64()
+	if extra := st.protocol &^ Offered; extra != 0 && r.err == nil {
+		return UnfitError{fmt.Errorf("its front-end has taken protocol features %#x, which this zvhost does not know", extra)}
+	}
+	flags := r.bits(1<<sessionBits-1, "the session's flags")
 	st.featuresSet, st.refused = flags&bitFeaturesSet != 0, flags&bitRefused != 0
 	st.protocolSet, st.owned = flags&bitProtocolSet != 0, flags&bitOwned != 0
 	st.protocolNew, st.backNew = flags&bitProtocolNew != 0, flags&bitBackNew != 0
-	st.status, st.device = uint8(r.u64()), r.u64()
+	st.status, st.device = uint8(r.upTo(0xff, "the device status")), r.u64()
 	if version != stateVersionOld {
-		st.choices, st.named, st.shown = r.u64(), uint16(r.u64()), uint16(r.u64())
+		st.choices = r.u64()
+		st.named, st.shown = uint16(r.upTo(MaxQueues, "the number of rings named")), uint16(r.upTo(MaxQueues, "the number of queues shown"))
 	}
 	st.logSize, st.logOffset = r.u64(), r.u64()
 	if s.dirty.file = r.fd(memorySlot); s.dirty.file != nil {
@@ -182,21 +214,26 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		}
 		s.back.set(f, st.protocol)
 	}
-	file, queues, size := r.fd(memorySlot), int(r.u64()), uint16(r.u64())
+	file, queues, size := r.fd(memorySlot), int(r.upTo(MaxQueues, "the number of queues of its record")), uint16(r.upTo(MaxRingSize, "the room for descriptors of its record"))
 	if file != nil {
 		var err error
 		if s.record, err = OpenRecord(file, 0, queues, size); err != nil {
-			return err
+			return cmp.Or(r.err, err)
 		}
 		if pass == file.SavedAs {
 			s.pass = file
 		}
 	}
-	n := r.u64()
-	for range min(n, MaxMemSlots) {
+	if pass != 0 && s.pass == nil {
+		r.fail("descriptor %d is to go with an answer, and it is not the record", pass)
+	}
+	for range r.upTo(MaxMemSlots, "the number of memory regions") {
 		d, f := parseRegion(r.bytes(regionSize)), r.fd(memorySlot)
+		if f == nil && r.err == nil {
+			r.fail("a memory region has no descriptor")
+		}
 		if r.err != nil {
-			return r.err
+			return errors.Join(r.err, f.Close())
 		}
 		m, err := mapRegion(f, d)
 		if err != nil {
@@ -209,13 +246,13 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		return err
 	}
 	s.install(s.regions, mem)
-	if n := r.u64(); n != uint64(len(s.rings)) && r.err == nil {
+	if n := r.upTo(MaxQueues, "the number of queues"); n != uint64(len(s.rings)) && r.err == nil {
 		return UnfitError{fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))}
 	}
 	for i := 0; i < len(s.rings) && r.err == nil; i++ {
 		g, p := &st.rings[i], &s.rings[i]
-		g.num, g.base = uint16(r.u64()), uint32(r.u64())
-		flags := r.u64()
+		g.num, g.base = uint16(r.upTo(MaxRingSize, "the size of a ring")), uint32(r.upTo(math.MaxUint32, "the base of a ring"))
+		flags := r.bits(1<<ringBits-1, "the flags of a ring")
 		g.enabled, g.addrSet, g.adopted = flags&bitEnabled != 0, flags&bitAddrSet != 0, flags&bitAdopted != 0
 		g.baseSet, g.logUsed, g.refused = flags&bitBaseSet != 0, flags&bitLogUsed != 0, flags&bitRingRefused != 0
 		p.unsure = flags&bitRingUnsure != 0
@@ -224,7 +261,36 @@ func (s *Session) decode(b []byte, kept Kept) error {
 		p.kick, p.call, p.err = r.fd(notifierSlot), r.fd(notifierSlot), r.fd(notifierSlot)
 	}
 	if r.err == nil && len(r.b) > 0 { // an older zvhost does not say who has spoken last
-		s.heard(int32(r.u64()))
+		s.heard(int32(r.upTo(math.MaxInt32, "the number of the process that has spoken last")))
+	}
+	if len(r.b) > 0 {
+		r.fail("%d bytes are left over", len(r.b))
 	}
 	return r.err
+}
+
+// message reads the message that the process before was about, and its answer.
+func (r *stateReader) message(k *keeper) {
+	const most = HeaderSize + MaxPayload
+	n := r.u32()
+	if n > most || n > 0 && n < HeaderSize {
+		r.fail("the answer to be sent has %d bytes", n)
+		return
+	}
+	k.reply = slices.Clone(r.bytes(int(n)))
+	pieces := r.u32()
+	if pieces > maxPieces {
+		r.fail("the message to be taken came in %d pieces, and %d is the most", pieces, maxPieces)
+		return
+	}
+	left := uint32(most)
+	for range pieces {
+		p := r.u32()
+		if p == 0 || p > left {
+			r.fail("the message to be taken has a piece of %d bytes", p)
+			return
+		}
+		k.pieces = append(k.pieces, p)
+		left -= p
+	}
 }

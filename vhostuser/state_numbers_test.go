@@ -1,0 +1,244 @@
+package vhostuser
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
+)
+
+// A field is a number of what encode writes, and values that it cannot have.
+type field struct {
+	what  string
+	width int
+	bad   []uint64
+}
+
+// keptFields are the numbers of a state with so many pieces, regions and rings, in order.
+// reply is how long the answer is.
+func keptFields(reply, pieces, regions, rings int) (fields []field) {
+	add := func(width int, what string, bad ...uint64) { fields = append(fields, field{what, width, bad}) }
+	add(4, "version", 0, stateVersion+1, math.MaxUint32)
+	add(4, "bytes of the answer", 1, HeaderSize-1, HeaderSize+MaxPayload+1, 1<<31, math.MaxUint32)
+	add(reply, "the answer")
+	add(4, "pieces", maxPieces+1, 1<<31, math.MaxUint32)
+	for range pieces {
+		add(4, "a piece", 0, HeaderSize+MaxPayload+1, 1<<31, math.MaxUint32)
+	}
+	add(8, "descriptor of the answer", 1<<40, most)
+	add(8, "protocol features", 1<<63, most)
+	add(8, "features")
+	add(8, "flags", 1<<sessionBits, most)
+	add(8, "status", 256, most)
+	add(8, "device")
+	add(8, "choices")
+	add(8, "rings named", MaxQueues+1, most)
+	add(8, "queues shown", MaxQueues+1, 1<<16, most)
+	add(8, "bytes of the log")
+	add(8, "offset of the log")
+	for _, what := range []string{"descriptor of the log", "descriptor to call about it", "back channel", "record"} {
+		add(8, what, 1<<40, most)
+	}
+	add(8, "queues of the record", 0, MaxQueues+1, 1<<63, most)
+	add(8, "room of the record", 0, MaxRingSize+1, 1<<16+64, most)
+	add(8, "regions", 0, MaxMemSlots+1, 1<<63, most)
+	for range regions {
+		add(8, "guest address of a region")
+		add(8, "size of a region", 0, 1<<62, most)
+		add(8, "user address of a region")
+		add(8, "offset of a region", 1<<62, most)
+		add(8, "descriptor of a region", 0, 1<<40, most)
+	}
+	add(8, "rings", 0, MaxQueues+1, 1<<63, most)
+	for range rings {
+		add(8, "size of a ring", MaxRingSize+1, 1<<16+64, most)
+		add(8, "base of a ring", 1<<32, most)
+		add(8, "flags of a ring", 1<<ringBits, most)
+		add(8, "life")
+		for _, what := range []string{"log", "descriptors", "available ring", "used ring"} {
+			add(8, what)
+		}
+		for _, what := range []string{"kick", "call", "error"} {
+			add(8, what, 1<<40, most)
+		}
+	}
+	add(8, "the last speaker", 1<<31, most)
+	return fields
+}
+
+// keptSession is what a session with all that there is has kept, and its state.
+func keptSession(t *testing.T) (*shelf, []byte, []field) {
+	store := &shelf{fds: map[string]int{}}
+	p := keptPeer(t, store, new(fakeDevice))
+	p.negotiate()
+	p.setUp(0)
+	p.kick(0)
+	p.must(SetVringCall, VringFile{Index: 0}.Append(nil), eventFD(t))
+	p.call(GetFeatures, nil)
+	p.rest()
+	kept := store.kept(t)
+	j, b, err := openJournal(kept[keptJournal])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = slices.Clone(b)
+	reply := int(le.Uint32(b[4:]))
+	pieces := int(le.Uint32(b[replyAt+reply:]))
+	regions := int(le.Uint64(b[replyAt+reply+4+4*pieces+17*8:]))
+	if reply == 0 || pieces == 0 || regions == 0 {
+		t.Fatalf("a session with less than there can be: an answer of %d bytes, %d pieces, %d regions", reply, pieces, regions)
+	}
+	fields := keptFields(reply, pieces, regions, len(p.s.rings))
+	if err := j.close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(kept, keptJournal)
+	for _, f := range kept {
+		_ = f.Close()
+	}
+	return store, b, fields
+}
+
+// decoded is what comes of a state in another process.
+func decoded(t *testing.T, store *shelf, b []byte) error {
+	near, far := socketPair(t)
+	kept := store.kept(t)
+	for _, name := range []string{keptConn, keptJournal} {
+		_ = kept[name].Close()
+		delete(kept, name)
+	}
+	s := NewSession(far, new(fakeDevice), Options{Keep: store.keep()})
+	s.keep = &keeper{Keep: *store.keep(), names: map[uint64]*foreign.FD{}}
+	err := s.decode(b, kept)
+	if err == nil {
+		err = s.finishes()
+	}
+	s.suspended.Store(true) // it drops nothing
+	s.end()
+	for _, f := range kept {
+		_ = f.Close()
+	}
+	if err := near.Close(); err != nil {
+		t.Error(err)
+	}
+	return err
+}
+
+// finishes lays out what finishMessage gives to the kernel.
+func (s *Session) finishes() error {
+	j, err := newJournal()
+	if err != nil {
+		return err
+	}
+	s.keep.journal = j
+	if err := j.commit(s.encode(nil)); err != nil {
+		return err
+	}
+	at := scratchAt
+	for i, n := range s.keep.pieces {
+		j.header(i, at, int(n))
+		at += int(n)
+	}
+	j.header(maxPieces, j.now*slotBytes+slotKept+replyAt, len(s.keep.reply))
+	if at > journalBytes {
+		return errors.New("a message has no place in the journal")
+	}
+	return nil
+}
+
+// What a process before has kept may be torn, and the store may be anybody's: whatever
+// number stands there, nothing is read, made or mapped for it that cannot be.
+func TestKeptNumbersAreChecked(t *testing.T) {
+	store, b, fields := keptSession(t)
+	if err := decoded(t, store, b); err != nil {
+		t.Fatalf("as it was kept: %v", err)
+	}
+	put := func(at, width int, v uint64) []byte {
+		c := slices.Clone(b)
+		if width == 4 {
+			le.PutUint32(c[at:], uint32(v))
+		} else {
+			le.PutUint64(c[at:], v)
+		}
+		return c
+	}
+	at, refused := 0, 0
+	for _, f := range fields {
+		if f.width == 4 || f.width == 8 {
+			for _, v := range f.bad {
+				if err := decoded(t, store, put(at, f.width, v)); err == nil {
+					t.Errorf("%s (byte %d): %#x is taken", f.what, at, v)
+				} else if strings.Contains(err.Error(), "\n") {
+					t.Errorf("%s (byte %d): %#x: more than one line: %v", f.what, at, v, err)
+				}
+				refused++
+			}
+			for _, v := range []uint64{0, 1, 1 << 15, 1<<16 - 1, 1 << 16, 1<<31 - 1, 1 << 31, 1 << 32, 1 << 47, 1<<63 - 1, 1 << 63, most} {
+				_ = decoded(t, store, put(at, f.width, v)) // which must not panic
+			}
+		}
+		at += f.width
+	}
+	if at != len(b) {
+		t.Errorf("the fields that are known have %d bytes, and the state %d", at, len(b))
+	}
+	for n := range len(b) - 8 { // an older zvhost does not say who has spoken last
+		if decoded(t, store, b[:n]) == nil {
+			t.Errorf("the first %d bytes are taken for all %d", n, len(b))
+		}
+	}
+	if decoded(t, store, append(slices.Clone(b), 0)) == nil {
+		t.Error("a byte more is taken")
+	}
+	t.Logf("%d numbers refused, and %d lengths", refused, len(b)-8)
+	for _, fd := range store.fds {
+		_ = unix.Close(fd)
+	}
+}
+
+// The same of the journal that it stands in: what is damaged costs the commit, and both of
+// them the session.
+func TestKeptJournalIsChecked(t *testing.T) {
+	for at := 0; at < 24; at++ {
+		for both := range 2 {
+			j, err := newJournal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range byte(2) {
+				if err := j.commit([]byte{'a', i}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range 2 {
+				if i == j.now || both == 1 {
+					j.slot(i)[at] ^= 0xff
+				}
+			}
+			fd, err := unix.FcntlInt(uintptr(j.file.Int()), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			next, kept, err := openJournal(foreign.NewFD(fd))
+			switch {
+			case both == 1 && err == nil:
+				t.Errorf("byte %d of both slots is damaged, and %q is taken", at, kept)
+			case both == 0 && (err != nil || string(kept) != "a\x00"):
+				t.Errorf("byte %d of the newer slot is damaged: %q, %v", at, kept, err)
+			}
+			if err == nil {
+				err = next.close()
+			} else {
+				err = nil
+			}
+			if err := errors.Join(err, j.close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
