@@ -108,7 +108,7 @@ func (m *Mark) load() mark {
 }
 
 // agrees says whether a disk with these rules and zones can have marked r done like
-// that. It stores no such mark of any other operation: they are carried out again.
+// that. Of what has no effect, or the same one twice, it never does.
 //
 // More cannot be known: the zone may have been changed since by requests that came after
 // r, so it need not be what r has made of it.

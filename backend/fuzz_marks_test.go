@@ -1,0 +1,274 @@
+package backend
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/testleak"
+)
+
+// markGeometry is the disk of FuzzForgedMarks: two conventional zones, and a last zone that
+// is smaller.
+var markGeometry = Geometry{
+	CapacitySectors: 7*16 + 8, ZoneSectors: 16, ZoneCapacitySectors: 12, ConventionalZones: 2, MaxOpen: 3, MaxActive: 4, MaxAppendSectors: 8,
+}
+
+// maxForged is how many requests with a mark an input has at most.
+const maxForged = 12
+
+// A forged is a request that is resumed, and the mark that somebody has stored for it.
+type forged struct {
+	r     *Request
+	m     *Mark
+	found mark // what Claim has left of it
+	never bool // its request does not come
+}
+
+// FuzzForgedMarks has requests resumed whose marks are whatever a front-end has stored, on
+// an image and on a drive, with new requests among them. Whatever it is: no panic; each
+// request ends, though others never come; none that is never marked, and none whose mark is
+// not its own, is answered by its mark; zones that neither a mark nor a request names hold
+// what they held; and the image is whole.
+//
+// An input is a byte of modes and up to maxForged requests of 8 bytes: operation and how,
+// zone, offset in it, sectors; what the mark knows, the zone and offset or range of it, and
+// its length.
+func FuzzForgedMarks(f *testing.F) {
+	for _, s := range markSeeds() {
+		f.Add(s)
+	}
+	path, image := markImage(f)
+	rounds := 0
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if len(in) == 0 {
+			return
+		}
+		// Descriptors and mappings are counted now and then: it takes long.
+		if rounds++; rounds%64 == 1 {
+			before := testleak.Take()
+			t.Cleanup(func() {
+				if leaks := before.WaitFiles(); len(leaks) > 0 {
+					t.Error(leaks)
+				}
+			})
+		}
+		if in[0]&1 != 0 {
+			d := newFakeDrive(t, markGeometry, nil, nil)
+			forgeMarks(t, d, fillZones(t, d), in)
+			return
+		}
+		if err := os.WriteFile(path, image, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d := openDisk(t, path)
+		forgeMarks(t, d, newClient(t, d), in)
+		closeDisk(t, d, path)
+	})
+}
+
+// markImage is an image in memory, where syncs cost nothing, and what it is to hold: its
+// zones were written, but for the last two.
+func markImage(f *testing.F) (path string, image []byte) {
+	fresh := newImage(f, markGeometry)
+	d := openDisk(f, fresh)
+	fillZones(f, d)
+	closeDisk(f, d, fresh)
+	image, err := os.ReadFile(fresh)
+	if err != nil {
+		f.Fatal(err)
+	}
+	memfd, err := unix.MemfdCreate("disk.zvh", unix.MFD_CLOEXEC)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = unix.Close(memfd) })
+	return fmt.Sprintf("/proc/self/fd/%d", memfd), image
+}
+
+// victim is what zone i holds before anything is forged: 4 sectors.
+func victim(i int) []byte { return pattern(byte('A'+i), 4*SectorSize) }
+
+func fillZones(t tb, d Disk) *client {
+	c := newClient(t, d)
+	for i := range 6 {
+		c.want(c.write(uint64(i)*markGeometry.ZoneSectors, victim(i)), nil)
+		if i >= markGeometry.ConventionalZones {
+			c.want(c.zoneOp([]Op{OpFinish, OpClose}[i&1], uint64(i)*markGeometry.ZoneSectors), nil)
+		}
+	}
+	return c
+}
+
+// forgeMarks is one execution.
+func forgeMarks(t *testing.T, d Disk, c *client, in []byte) {
+	var all []*forged
+	named := map[int]bool{}
+	for b := in[1:]; len(b) >= 8 && len(all) < maxForged; b = b[8:] {
+		all = append(all, forge(b, named))
+	}
+	was := make([]Zone, d.Info().Zoned.Zones)
+	for i := range was {
+		was[i] = d.ReportZone(i)
+	}
+	run := Run(d)
+	if in[0]&2 != 0 && run != 0 {
+		run++
+	}
+	marks := make([]*Mark, len(all))
+	for i, a := range all {
+		marks[i] = a.m
+	}
+	Claim(d, run, marks)
+	for _, a := range all {
+		a.found = a.m.load()
+	}
+	left := map[*Request]*forged{}
+	for i, a := range all {
+		switch {
+		case a.never:
+			Release(d, a.m)
+			continue
+		case in[0]&4 != 0 && i%2 == 1: // one that is new, in the middle
+			flush := request(OpFlush, 0, nil)
+			left[flush] = &forged{r: flush, found: mark{}}
+			c.lane.Submit(d, flush)
+		}
+		left[a.r] = a
+		a.r.Mark = a.m
+		c.lane.Resume(d, a.r)
+		if in[0]&8 != 0 {
+			c.lane.Start()
+		}
+	}
+	c.lane.Start()
+	for len(left) > 0 {
+		r := c.wait()
+		a := left[r]
+		if a == nil {
+			t.Fatalf("%v ended, which was not in flight", r.Op)
+		}
+		delete(left, r)
+		a.judge(t, d, len(all) == 1, c)
+	}
+	for i := range was {
+		is := d.ReportZone(i)
+		if named[i] || named[-1] {
+			continue
+		}
+		if is.WP != was[i].WP || is.State != was[i].State {
+			t.Errorf("zone %d, which nobody has named, was %+v and is %+v", i, was[i], is)
+		}
+		if i < 6 && !bytes.Equal(c.read(uint64(i)*markGeometry.ZoneSectors, 4*SectorSize), victim(i)) {
+			t.Errorf("zone %d, which nobody has named, holds something else", i)
+		}
+	}
+}
+
+// judge looks at a request that has ended.
+func (a *forged) judge(t *testing.T, d Disk, alone bool, c *client) {
+	r, was := a.r, a.found
+	if r.Err != nil || was.what == markNone || r.Mark == nil {
+		return
+	}
+	zone := int(r.Sector / markGeometry.ZoneSectors)
+	isWrite := r.Op == OpWrite || r.Op == OpAppend
+	switch {
+	case r.Op == OpRead || r.Op == OpFlush || r.Op == OpReport || isWrite && zone < markGeometry.ConventionalZones:
+		t.Errorf("%v, which no daemon marks, ended well with the mark %+v", r.Op, was)
+	case was.what == markFailed || was.what > markEmptying:
+		t.Errorf("%v ended well with the mark %+v", r.Op, was)
+	case was.what == markAt && !isWrite, was.what == markPast && r.Op != OpResetAll && r.Op != OpSecureErase, was.what == markEmptying && r.Op != OpClose:
+		t.Errorf("%v ended well with the mark %+v", r.Op, was)
+	case was.what == markDone && !isWrite && was.op() != r.Op, was.what == markDone && events[r.Op] != 0 && was.zone != zone:
+		t.Errorf("%v at %d ended well with the mark %+v", r.Op, r.Sector, was)
+	case isWrite && (was.sectors != r.Bytes>>SectorShift || int(was.sector/markGeometry.ZoneSectors) != zone || r.Op == OpWrite && was.sector != r.Sector):
+		t.Errorf("%v of %d bytes at %d ended well with the mark %+v", r.Op, r.Bytes, r.Sector, was)
+	case isWrite && was.what == markAt && alone && r.AppendSector+was.sectors <= d.Info().CapacitySectors:
+		// On a drive it has landed where the write pointer has passed it.
+		at := was.sector
+		if _, image := d.(*zoned); image && !bytes.Equal(c.read(at, int(r.Bytes)), pattern('n', int(r.Bytes))) {
+			t.Errorf("%v at %d ended well, and something else is there", r.Op, at)
+		}
+	}
+}
+
+// forge makes a request and its mark of 8 bytes, and notes in named the zones that they
+// name, -1 for all of them.
+func forge(b []byte, named map[int]bool) *forged {
+	size := markGeometry.ZoneSectors
+	sector := func(zone, off byte) uint64 { return uint64(zone&0xf)*size + uint64(off&0xf) }
+	a := &forged{r: &Request{Op: Op(b[0]&0xf) % numOps}, m: new(Mark), never: b[0]&0x80 != 0}
+	r := a.r
+	r.Stable = b[0]&0x40 != 0
+	r.Sector = sector(b[1], b[2])
+	n := uint64(b[3] & 0xf)
+	switch r.Op {
+	case OpWrite, OpAppend, OpRead:
+		*r = Request{Op: r.Op, Stable: r.Stable, Sector: r.Sector, Bytes: n << SectorShift}
+		if n > 0 {
+			data := pattern('n', int(r.Bytes))
+			r.Iov = []unix.Iovec{{Base: &data[0], Len: r.Bytes}}
+		}
+	case OpReport:
+		r.Bytes = n
+	case OpSecureErase:
+		r.Ranges = []Range{{Sector: uint64(b[1]&0xf) * size, Sectors: uint32(b[2]&3) * uint32(size)}, {Sector: uint64(b[3]&0xf) * size, Sectors: uint32(size)}}[:b[3]>>6&1+1]
+		for _, s := range r.Ranges {
+			for at := s.Sector / size; at < (s.Sector+uint64(s.Sectors))/size; at++ {
+				named[int(at)] = true
+			}
+		}
+	case OpResetAll:
+		named[-1] = true
+	}
+	named[int(r.Sector/size)] = true
+	if n > 0 {
+		named[int((r.Sector+n-1)/size)] = true
+	}
+	w := sector(b[5], b[6])
+	if b[4]&0x10 != 0 { // as management and what goes over zones have it
+		w = uint64(b[5]) | uint64(b[6])<<40
+	}
+	if b[4]&0x20 != 0 {
+		w |= uint64(b[7]) << 48
+	}
+	a.m[0], a.m[1] = uint64(b[4]&0xf)|w<<8, uint64(b[7]&0x1f)
+	if b[4]&0x40 != 0 {
+		a.m[1] = binary.LittleEndian.Uint64(bytes.Repeat(b[7:8], 8))
+	}
+	if s := a.m.load().sector / size; s < 1<<32 {
+		named[int(s)] = true
+	}
+	return a
+}
+
+// markSeeds are marks as daemons leave them, one to each request, and ones that agree with
+// nothing.
+func markSeeds() (seeds [][]byte) {
+	reqs := [][]byte{
+		{byte(OpWrite), 3, 4, 4, markAt, 3, 4, 4}, {byte(OpAppend), 6, 0, 4, markAt, 6, 0, 4}, {byte(OpWrite), 3, 0, 4, markDone, 3, 0, 4},
+		{byte(OpAppend), 3, 0, 4, markDone, 3, 0, 4}, {byte(OpFlush), 0, 0, 0, markDone, 0, 0, 0}, {byte(OpRead), 3, 0, 4, markDone, 3, 0, 4},
+		{byte(OpOpen), 3, 0, 0, markDone | 0x10, 3, byte(OpOpen), 0}, {byte(OpReset), 3, 0, 0, markDone | 0x10, 3, byte(OpReset), 0},
+		{byte(OpClose), 3, 0, 0, markEmptying, 3, 0, 0}, {byte(OpResetAll), 0, 0, 0, markPast | 0x10, 4, 0, 0},
+		{byte(OpSecureErase), 3, 2, 0, markPast | 0x10, 4, 0, 0}, {byte(OpWrite), 0, 0, 4, markAt, 0, 0, 4}, {byte(OpReport), 0, 0, 7, markFailed, 0, 0, 0},
+	}
+	for mode := range byte(16) {
+		for i := range reqs {
+			seeds = append(seeds, slices.Concat([]byte{mode}, reqs[i], reqs[(i+int(mode))%len(reqs)], reqs[(i+1)%len(reqs)]))
+		}
+	}
+	for mode := range byte(2) {
+		seeds = append(seeds,
+			slices.Concat([]byte{mode}, reqs[0], reqs[0], []byte{byte(OpWrite), 3, 6, 4, markAt, 3, 6, 4}),
+			slices.Concat([]byte{mode}, []byte{byte(OpWrite) | 0x80, 6, 4, 4, markAt, 6, 4, 4}, []byte{byte(OpAppend), 6, 0, 4, markAt, 6, 0, 4}),
+			slices.Concat([]byte{mode}, []byte{byte(OpResetAll), 0, 0, 0, markPast | 0x30, 255, 255, 255}),
+			slices.Concat([]byte{mode}, []byte{byte(OpAppend), 6, 0, 4, markAt | 0x60, 255, 255, 255}))
+	}
+	return seeds
+}
