@@ -130,6 +130,9 @@ type Ring struct {
 	Records *Record
 	// Held rings are not served before Device.Serve.
 	Held bool
+	// Reconnected says that the driver has used another of the front-end's rings elsewhere
+	// (see Device.BeginRing), so that it may have used this one too, wherever that stands.
+	Reconnected bool
 }
 
 // Start is what the record of requests in flight needs to know of r.

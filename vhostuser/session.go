@@ -48,11 +48,12 @@ type Session struct {
 	pass     *foreign.FD              // goes with the answer to the message at hand; lent
 	transfer atomic.Pointer[transfer] // of the device's state; nil: none
 
-	held     bool   // rings start Held, and none is served
-	doing    string // what the session is at, for who waits for it
-	warnings int
-	greeted  bool // the line that says what was agreed on is logged
-	refusals refusals
+	held        bool   // rings start Held, and none is served
+	reconnected bool   // see Ring.Reconnected; until the device is reset
+	doing       string // what the session is at, for who waits for it
+	warnings    int
+	greeted     bool // the line that says what was agreed on is logged
+	refusals    refusals
 	// memoryGiven says that the front-end has given memory, memoryMissed that the log says
 	// that it has not.
 	memoryGiven, memoryMissed bool

@@ -101,6 +101,7 @@ func (s *Session) resetDevice(*Message) ([]byte, error) {
 		s.state.rings[i] = ringState{life: nextLife(s.state.rings[i].life)}
 	}
 	s.state.features, s.state.featuresSet, s.state.refused, s.state.status = 0, false, false, 0
+	s.reconnected = false
 	s.dev.Reset()
 	return nil, nil
 }

@@ -72,7 +72,10 @@ func (s *Session) start(i int) error {
 	if err != nil {
 		return err
 	}
-	s.dev.BeginRing(!r.ours && s.inMidstream(i))
+	for k := range s.rings { // those that are set up; QEMU starts them when all are
+		s.reconnected = s.reconnected || s.usedElsewhere(k)
+	}
+	s.dev.BeginRing(s.usedElsewhere(i))
 	r.ours = true
 	if err := s.beforeStart(); err != nil {
 		return err
@@ -82,7 +85,7 @@ func (s *Session) start(i int) error {
 		Features: s.state.features &^ ownFeatures, Mem: s.mem,
 		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(),
 		Log: log, UsedLog: usedLog, LogCall: logCall,
-		Record: rec, Life: r.life, Records: s.record, Held: s.held,
+		Record: rec, Life: r.life, Records: s.record, Held: s.held, Reconnected: s.reconnected,
 	})
 	if err != nil {
 		return startError{i, err}
@@ -91,6 +94,10 @@ func (s *Session) start(i int) error {
 	failpoint.Hit(failpoint.Started)
 	return nil
 }
+
+// usedElsewhere says whether ring i goes on where the front-end says, and not at its
+// beginning or where this session has stopped it.
+func (s *Session) usedElsewhere(i int) bool { return !s.state.rings[i].ours && s.inMidstream(i) }
 
 // inMidstream says whether ring i does not begin at its beginning: its driver has used it.
 func (s *Session) inMidstream(i int) bool {

@@ -7,6 +7,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio"
+	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
 // errDoubtful is what a request gets that may have been carried out by a daemon
@@ -63,16 +64,51 @@ func (d *Device) found(disk backend.Disk) {
 // was in doubt in doubt, until that is answered; and must not put into doubt what was
 // not, by what it does to the disk.
 func (d *Device) doubts(i int, r *vhostuser.Ring) bool {
-	if !inMidstream(r) {
-		return false
-	}
 	switch parseNote(r.Record.Note(), d.zoned()) {
 	case noteSettled:
 		return false
 	case noteDoubted:
-		return true
+		return inMidstream(r) || wentRound(r)
 	}
-	return d.unclean[i]
+	return d.unclean[i] && (inMidstream(r) || wentRound(r))
+}
+
+// wentRound says whether a ring that stands at its beginning has come back to it: after
+// 65,536 requests, or two laps of a packed ring. Its front-end has connected anew, as
+// another ring shows, and a device has used entries of this one; Linux clears a new ring.
+// Where no other ring shows that, a driver that does not clear its rings may have made a
+// new one, and what it sends first is carried out.
+func wentRound(r *vhostuser.Ring) (used bool) {
+	if !r.Reconnected || r.Held {
+		return false
+	}
+	err := guestmem.Guard(func() (err error) {
+		used, err = hasUsed(r)
+		return err
+	}, r.Mem)
+	return used || err != nil
+}
+
+// hasUsed looks for an entry of a ring at its beginning that a device has used.
+func hasUsed(r *vhostuser.Ring) (bool, error) {
+	nonZero := func(b byte) bool { return b != 0 }
+	if r.Features&virtio.FeatureRingPacked == 0 {
+		const head, entry = 4, 8 // flags and index, before the entries
+		b, err := r.Mem.UserBytes(r.Used, head+entry*uint64(r.Size))
+		return err == nil && slices.ContainsFunc(b[head:], nonZero), err
+	}
+	const desc = 16
+	b, err := r.Mem.UserBytes(r.Desc, desc*uint64(r.Size))
+	waits := 0
+	for ; err == nil && len(b) > 0; b = b[desc:] {
+		const avail, used = 1 << 7, 1 << 15 // of the flags, at byte 14
+		if flags := uint16(b[14]) | uint16(b[15])<<8; flags&(avail|used) == avail {
+			waits++ // available in the first lap, and not used
+		} else if slices.ContainsFunc(b[:desc], nonZero) {
+			return true, nil
+		}
+	}
+	return waits == int(r.Size), err // nothing to go by
 }
 
 // noteDoubts has the record say which rings are in doubt: ring i, which starts, and

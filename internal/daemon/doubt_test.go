@@ -346,3 +346,91 @@ func midstream(t *testing.T) vhostuser.Ring {
 		Base: 3, Mem: mem, Kick: newEventFD(t), Call: -1, Err: -1,
 	}
 }
+
+// A ring that stands where a new one begins, after 65,536 requests or two laps, is told from
+// a new one by another ring of the same front-end, and by what a device has left in it.
+func TestRingThatWentRound(t *testing.T) {
+	for name, c := range map[string]struct {
+		o        frontend.Options
+		requests int
+	}{
+		"split": {frontend.Options{}, 1 << 16}, "packed": {frontend.Options{Packed: true}, 2 * 64},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, other := range []bool{true, false} {
+				c.o.Queues, c.o.QueueSize, c.o.Depth, c.o.BufferBytes = 3, 64, 32, 4096
+				ringThatWentRound(t, c.o, c.requests, other)
+			}
+		})
+	}
+}
+
+// ringThatWentRound has ring 1 go round, and ring 2 unused; other says that ring 0, which
+// starts first, is in midstream.
+func ringThatWentRound(t *testing.T, o frontend.Options, requests int, other bool) {
+	r := zonedRig(t, backend.Geometry{CapacitySectors: 4 * 128, ZoneSectors: 128, ConventionalZones: 1}, 3)
+	g := r.connect(o)
+	if other {
+		g.want("flush", driver.StatusOK, g.Queue(0).Flush())
+	}
+	goRound(t, g.Queue(1), requests)
+	path := copyOf(t, r.path)
+	for i := range 3 {
+		if _, err := g.Queue(i).Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	round, fresh := sendTo(g, 1, driver.TypeZoneAppend, 128, 4096), sendTo(g, 2, driver.TypeZoneAppend, 256, 4096)
+
+	next := newRig(t, path, 3)
+	client, ended := next.dial()
+	if err := errors.Join(g.Disk.Reconnect(client), <-g.ended); err != nil {
+		t.Fatal(err)
+	}
+	want := map[*frontend.Request]byte{round: driver.StatusOK, fresh: driver.StatusOK}
+	if other {
+		want[round] = driver.StatusIOErr
+	}
+	for i := 1; i < 3; i++ {
+		var done [1]*frontend.Request
+		if _, err := g.Queue(i).Wait(done[:]); err != nil {
+			t.Fatal(err)
+		}
+		if got := done[0].Status; got != want[done[0]] {
+			t.Errorf("another ring in midstream %v: ring %d: %s", other, i, driver.StatusString(got))
+		}
+		g.Queue(i).Put(done[0])
+	}
+	for i := 1; i < 3; i++ { // what comes to it now is new
+		g.want("append", driver.StatusOK, firstOf(g.Queue(i).Append(make([]byte, 4096), 384)))
+	}
+	g.r, g.ended = next, ended
+	g.leave()
+}
+
+// goRound has n requests carried out.
+func goRound(t *testing.T, q *frontend.Queue, n int) {
+	t.Helper()
+	done := make([]*frontend.Request, 32)
+	for sent := 0; sent < n || q.InFlight() > 0; {
+		for sent < n && q.InFlight() < len(done) {
+			req := q.Get()
+			req.Type, req.Sector = driver.TypeIn, 0
+			req.SetLen(512)
+			if err := q.Submit(req); err != nil {
+				t.Fatal(err)
+			}
+			sent++
+		}
+		if err := q.Kick(); err != nil {
+			t.Fatal(err)
+		}
+		k, err := q.Wait(done)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, req := range done[:k] {
+			q.Put(req)
+		}
+	}
+}
