@@ -4,13 +4,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // No request allocates, whatever it is, whether it goes by itself or in a batch.
 // The helpers of the thread engine are warmed up first, and so are the clipped
 // vectors of a read across the write pointer.
 func TestNoAllocations(t *testing.T) {
-	path := newFastImage(t, Geometry{CapacitySectors: 64 << 11, ZoneSectors: 8 << 11, ConventionalZones: 1})
+	path := newFastImage(t, zone.Geometry{CapacitySectors: 64 << 11, ZoneSectors: 8 << 11, ConventionalZones: 1})
 	d := openDisk(t, path)
 	defer func() { closeDisk(t, d, path) }()
 	plain := openDisk(t, newPlain(t, 1<<20))
@@ -20,8 +22,8 @@ func TestNoAllocations(t *testing.T) {
 		}
 	}()
 	c := newClient(t, d)
-	const zone = 8 << 11
-	c.want(c.write(zone*3, make([]byte, 4096)), nil)
+	const zn = 8 << 11
+	c.want(c.write(zn*3, make([]byte, 4096)), nil)
 	c.want(c.flush(), nil)
 
 	data := make([]byte, 4096)
@@ -54,15 +56,15 @@ func TestNoAllocations(t *testing.T) {
 		}
 	}
 	for name, f := range map[string]func(){
-		"read":                func() { one(d, OpRead, zone*3) },
-		"read half written":   func() { one(d, OpRead, zone*3+4) },
-		"read of nothing":     func() { one(d, OpRead, zone*4) },
-		"write":               func() { one(d, OpWrite, zone+wp); wp += 8 },
-		"append":              func() { one(d, OpAppend, zone*2) },
+		"read":                func() { one(d, OpRead, zn*3) },
+		"read half written":   func() { one(d, OpRead, zn*3+4) },
+		"read of nothing":     func() { one(d, OpRead, zn*4) },
+		"write":               func() { one(d, OpWrite, zn+wp); wp += 8 },
+		"append":              func() { one(d, OpAppend, zn*2) },
 		"write conventional":  func() { one(d, OpWrite, 100) },
 		"flush":               func() { one(d, OpFlush, 0) },
-		"batch of reads":      func() { many(d, OpRead, zone*3) },
-		"batch of appends":    func() { many(d, OpAppend, zone*5) },
+		"batch of reads":      func() { many(d, OpRead, zn*3) },
+		"batch of appends":    func() { many(d, OpAppend, zn*5) },
 		"read, ordinary disk": func() { one(plain, OpRead, 0) },
 		"write, ordinary":     func() { one(plain, OpWrite, 8) },
 		"flush, ordinary":     func() { one(plain, OpFlush, 0) },

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // away stands in for a disk that somebody else has, or may have: it says what the
@@ -37,7 +38,7 @@ func Look(path string, o Options) (Disk, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newAway(img.info(o.ReadOnly)), img.release()
+		return newAway(describe(&img.Geometry, o.ReadOnly)), img.release()
 	case KindZonedDevice:
 		d, err := openDrive(path, o)
 		if err != nil {
@@ -86,7 +87,7 @@ func isAway(d Disk) bool {
 func (a *away) Info() Info { return a.info }
 
 // ReportZone implements Disk. Nobody knows what the zones are like by now.
-func (a *away) ReportZone(int) Zone { panic("backend: zone report of a disk that is away") }
+func (a *away) ReportZone(int) zone.Descriptor { panic("backend: zone report of a disk that is away") }
 
 // Faults implements Disk.
 func (a *away) Faults() *Faults { return &a.faults }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // SectorSize is the unit of every sector number in this project: 512 bytes,
@@ -64,16 +65,6 @@ var (
 	// ErrRange is a request outside the disk, or one that is not a whole
 	// number of logical blocks.
 	ErrRange = errors.New("outside the disk or not whole blocks")
-	// ErrZoneInvalid is a request that the zone's type, state, borders or
-	// capacity do not allow.
-	ErrZoneInvalid = errors.New("not allowed by the zone's type, state or borders")
-	// ErrUnalignedWP is a write that does not start at the write pointer, or
-	// does not end on the write granularity.
-	ErrUnalignedWP = errors.New("not at the write pointer, or not whole blocks")
-	// ErrOpenResource is one open zone too many (max_open_zones).
-	ErrOpenResource = errors.New("too many open zones")
-	// ErrActiveResource is one active zone too many (max_active_zones).
-	ErrActiveResource = errors.New("too many active zones")
 )
 
 // RequestError says which request failed, and why. It is made on error paths
@@ -197,7 +188,7 @@ type Disk interface {
 	// ReportZone returns zone i of a zoned disk, 0 <= i < Info().Zoned.Zones.
 	// Any goroutine may call it at any time; it neither blocks on I/O nor
 	// allocates.
-	ReportZone(i int) Zone
+	ReportZone(i int) zone.Descriptor
 	// Faults are what is to go wrong on this disk.
 	Faults() *Faults
 	// Close ends the disk: no request may be in flight. What was written is

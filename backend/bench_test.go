@@ -3,6 +3,8 @@ package backend
 import (
 	"fmt"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // These print figures and assert nothing: go test -bench . -run '^$' ./backend
@@ -44,7 +46,7 @@ func benchDepth(b *testing.B, d Disk, depth int, next func(r *Request, i int)) {
 }
 
 func BenchmarkLane(b *testing.B) {
-	g := Geometry{CapacitySectors: 64 * benchZone, ZoneSectors: benchZone}
+	g := zone.Geometry{CapacitySectors: 64 * benchZone, ZoneSectors: benchZone}
 	const perZone = benchZone / 8
 	for _, depth := range []int{1, 32} {
 		cases := map[string]func(r *Request, i int){
@@ -81,32 +83,32 @@ func BenchmarkZones(b *testing.B) {
 	data := make([]byte, 4096)
 	for _, op := range []struct {
 		name string
-		do   func(c *client, zone uint64)
+		do   func(c *client, zn uint64)
 	}{
-		{"append", func(c *client, zone uint64) {
-			_, err := c.append(zone, data)
+		{"append", func(c *client, zn uint64) {
+			_, err := c.append(zn, data)
 			c.want(err, nil)
 		}},
-		{"read", func(c *client, zone uint64) { c.read(zone, 4096) }},
-		{"open and close", func(c *client, zone uint64) {
-			c.want(c.zoneOp(OpOpen, zone), nil)
-			c.want(c.zoneOp(OpClose, zone), nil)
+		{"read", func(c *client, zn uint64) { c.read(zn, 4096) }},
+		{"open and close", func(c *client, zn uint64) {
+			c.want(c.zoneOp(OpOpen, zn), nil)
+			c.want(c.zoneOp(OpClose, zn), nil)
 		}},
-		{"write, reset and write", func(c *client, zone uint64) {
-			c.want(c.zoneOp(OpReset, zone), nil)
-			c.want(c.write(zone, data), nil)
-			c.want(c.zoneOp(OpReset, zone), nil)
-			c.want(c.write(zone, data), nil)
+		{"write, reset and write", func(c *client, zn uint64) {
+			c.want(c.zoneOp(OpReset, zn), nil)
+			c.want(c.write(zn, data), nil)
+			c.want(c.zoneOp(OpReset, zn), nil)
+			c.want(c.write(zn, data), nil)
 		}},
-		{"append and flush", func(c *client, zone uint64) {
-			_, err := c.append(zone, data)
+		{"append and flush", func(c *client, zn uint64) {
+			_, err := c.append(zn, data)
 			c.want(err, nil)
 			c.want(c.flush(), nil)
 		}},
 	} {
 		for _, zones := range []uint64{100, 10_000, 100_000} {
 			b.Run(fmt.Sprintf("%s/zones=%d", op.name, zones), func(b *testing.B) {
-				g := Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17} // 64 MiB each
+				g := zone.Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17} // 64 MiB each
 				d := openDisk(b, newFastImage(b, g))
 				defer d.Close()
 				c := newClient(b, d)
@@ -123,7 +125,7 @@ func BenchmarkZones(b *testing.B) {
 // The large image of issue 3: 8 TiB in 131,072 zones of 64 MiB.
 func BenchmarkLarge(b *testing.B) {
 	const zones = 131_072
-	path := newFastImage(b, Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
+	path := newFastImage(b, zone.Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
 	b.Run("open and close", func(b *testing.B) {
 		for b.Loop() {
 			d := openDisk(b, path)
@@ -174,7 +176,7 @@ func BenchmarkLarge(b *testing.B) {
 		}
 	})
 	b.Run("check", func(b *testing.B) {
-		other := newFastImage(b, Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
+		other := newFastImage(b, zone.Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
 		for b.Loop() {
 			wantClean(b, other)
 		}

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A Finding is one thing that is wrong with an image.
@@ -127,7 +129,7 @@ func (c *checker) run() error {
 	for i, w := range live {
 		if s.clean && committed != nil && w != committed[i] {
 			c.findings.add("zones", Finding{Where: fmt.Sprintf("zone %d", i), What: fmt.Sprintf("the live table says %v with %d sectors written, the committed one %v with %d, though the image was closed cleanly",
-				w.state(), w.written(), committed[i].state(), committed[i].written())})
+				w.State(), w.Written(), committed[i].State(), committed[i].Written())})
 		}
 	}
 	switch {
@@ -169,7 +171,7 @@ func (c *checker) supers() *layout {
 
 // committed checks the committed table. Outside a clean image one damaged copy
 // of a block is what a power cut leaves.
-func (c *checker) committed(l *layout, clean bool) []word {
+func (c *checker) committed(l *layout, clean bool) []zone.Entry {
 	words, _, findings, err := readCommitted(c.f, l)
 	if err != nil || clean {
 		for _, f := range findings {
@@ -184,7 +186,7 @@ func (c *checker) committed(l *layout, clean bool) []word {
 }
 
 // live checks the live table, or returns nil when it does not count.
-func (c *checker) live(l *layout, s *state) []word {
+func (c *checker) live(l *layout, s *state) []zone.Entry {
 	here, err := whereIs(c.f)
 	if err != nil {
 		c.found("file", "%v", err)
@@ -200,7 +202,7 @@ func (c *checker) live(l *layout, s *state) []word {
 	}
 	whole := true
 	for i, w := range words {
-		if err := w.verify(&l.Geometry, i); err != nil {
+		if err := w.Verify(&l.Geometry, i); err != nil {
 			f := Finding{Where: fmt.Sprintf("live zone table, zone %d", i), What: err.Error()}
 			if !s.clean {
 				f.Remedy = remedyZones
@@ -216,16 +218,16 @@ func (c *checker) live(l *layout, s *state) []word {
 }
 
 // zones checks what the table says of the disk as a whole.
-func (c *checker) zones(l *layout, words []word) {
-	r := resources{}
+func (c *checker) zones(l *layout, words []zone.Entry) {
+	r := zone.Resources{}
 	for _, w := range words {
-		_ = r.move(Empty, w.state()) // without limits it counts only
+		_ = r.Move(zone.Empty, w.State()) // without limits it counts only
 	}
-	if l.MaxOpen != 0 && r.open > l.MaxOpen {
-		c.found("zones", "%d are open, but at most %d may be", r.open, l.MaxOpen)
+	if l.MaxOpen != 0 && r.Open > l.MaxOpen {
+		c.found("zones", "%d are open, but at most %d may be", r.Open, l.MaxOpen)
 	}
-	if l.MaxActive != 0 && r.active > l.MaxActive {
-		c.found("zones", "%d are active, but at most %d may be", r.active, l.MaxActive)
+	if l.MaxActive != 0 && r.Active > l.MaxActive {
+		c.found("zones", "%d are active, but at most %d may be", r.Active, l.MaxActive)
 	}
 	if _, err := unix.Seek(int(c.f.Fd()), l.dataOff, unix.SEEK_DATA); err != nil && !errors.Is(err, unix.ENXIO) {
 		c.found("data", "cannot be read: %v", err)

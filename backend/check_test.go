@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // damage is one way to break an image that was closed cleanly, and what the
@@ -17,19 +19,19 @@ type damage struct {
 }
 
 // setLive stores w as the live entry of zone i.
-func setLive(t *testing.T, f *os.File, i int, w word) {
+func setLive(t *testing.T, f *os.File, i int, w zone.Entry) {
 	t.Helper()
 	patch(t, f, binary.LittleEndian.AppendUint64(nil, uint64(w)), liveOff+8*int64(i))
 }
 
 // setBoth stores w in both tables.
-func setBoth(t *testing.T, f *os.File, l *layout, ws map[int]word) {
+func setBoth(t *testing.T, f *os.File, l *layout, ws map[int]zone.Entry) {
 	t.Helper()
 	words, seqs, _, err := readCommitted(f, l)
 	if err != nil {
 		t.Fatal(err)
 	}
-	img := &image{layout: *l, store: fileStore{fd: int(f.Fd())}, commits: make([]word, len(words)), seqs: seqs}
+	img := &image{layout: *l, store: fileStore{fd: int(f.Fd())}, commits: make([]zone.Entry, len(words)), seqs: seqs}
 	for i, w := range ws {
 		words[i] = w
 		setLive(t, f, i, w)
@@ -120,42 +122,42 @@ var damages = []damage{
 	{"table block in another's place", func(t *testing.T, f *os.File, l *layout) {
 		for i := range int64(2) {
 			b := make([]byte, blockBytes)
-			encodeBlock(b, 7, uint64(2-i), []word{1})
+			encodeBlock(b, 7, uint64(2-i), []zone.Entry{1})
 			patch(t, f, b, l.tableOff+i*blockBytes)
 		}
 	}, "block 0, copy 0: it says it is block 7", "both copies of block 0"},
 	{"committed pointer above the capacity", func(t *testing.T, f *os.File, l *layout) {
-		setBoth(t, f, l, map[int]word{4: pack(4, Closed, 97)})
+		setBoth(t, f, l, map[int]zone.Entry{4: zone.Pack(4, zone.Closed, 97)})
 	}, "committed zone table entry 4: write pointer at sector 97 of the zone, above its capacity of 96", "committed zone table entry 4"},
 	{"live entry scribbled over", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, 0x1234) },
 		"live zone table, zone 3: check 0x0000 does not match", "zone table entry 3"},
-	{"live pointer above the capacity", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, pack(3, Closed, 104)) },
+	{"live pointer above the capacity", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, zone.Pack(3, zone.Closed, 104)) },
 		"above its capacity of 96", "above its capacity"},
-	{"live entry of no state", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, pack(3, 7, 8)) },
+	{"live entry of no state", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, zone.Pack(3, 7, 8)) },
 		"state(7) is no zone state", "no zone state"},
-	{"live entry of another zone", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, pack(4, Empty, 0)) },
+	{"live entry of another zone", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, zone.Pack(4, zone.Empty, 0)) },
 		"does not match its contents", "does not match"},
-	{"empty with data", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, pack(3, Empty, 8)) },
+	{"empty with data", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 3, zone.Pack(3, zone.Empty, 8)) },
 		"state empty, but its write pointer", "state empty, but"},
-	{"conventional and open", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 0, pack(0, ImpOpen, 0)) },
+	{"conventional and open", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 0, zone.Pack(0, zone.ImpOpen, 0)) },
 		"but the zone is conventional", "conventional"},
-	{"conventional with a pointer", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 1, pack(1, NotWP, 8)) },
+	{"conventional with a pointer", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 1, zone.Pack(1, zone.NotWP, 8)) },
 		"a write pointer, but the zone is conventional", "conventional"},
-	{"sequential without a pointer", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 5, pack(5, NotWP, 0)) },
+	{"sequential without a pointer", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 5, zone.Pack(5, zone.NotWP, 0)) },
 		"but the zone is sequential", "sequential"},
 	{"pointer within a block", func(t *testing.T, f *os.File, l *layout) {
 		resuper(t, f, func(b []byte) { binary.LittleEndian.PutUint32(b[80:], 4096) })
-		setLive(t, f, 2, pack(2, Closed, 9))
+		setLive(t, f, 2, zone.Pack(2, zone.Closed, 9))
 	}, "write pointer at sector 9 of the zone, not a whole block", "not a whole block"},
-	{"tables disagree", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 9, pack(9, Closed, 8)) },
+	{"tables disagree", func(t *testing.T, f *os.File, _ *layout) { setLive(t, f, 9, zone.Pack(9, zone.Closed, 8)) },
 		"zone 9: the live table says closed with 8 sectors written, the committed one empty with 0", ""},
 	{"too many open", func(t *testing.T, f *os.File, l *layout) {
-		setBoth(t, f, l, map[int]word{3: pack(3, ExpOpen, 0), 4: pack(4, ExpOpen, 0), 5: pack(5, ImpOpen, 8)})
+		setBoth(t, f, l, map[int]zone.Entry{3: zone.Pack(3, zone.ExpOpen, 0), 4: zone.Pack(4, zone.ExpOpen, 0), 5: zone.Pack(5, zone.ImpOpen, 8)})
 	}, "zones: 4 are open, but at most 3 may be", "too many open zones; run 'zvhost check'"},
 	{"too many active", func(t *testing.T, f *os.File, l *layout) {
-		ws := map[int]word{}
+		ws := map[int]zone.Entry{}
 		for i := 3; i < 9; i++ {
-			ws[i] = pack(i, Closed, 8)
+			ws[i] = zone.Pack(i, zone.Closed, 8)
 		}
 		setBoth(t, f, l, ws)
 	}, "zones: 7 are active, but at most 5 may be", "too many active zones; run 'zvhost check'"},
@@ -208,7 +210,7 @@ func TestCheckFindsDamage(t *testing.T) {
 
 // What a crash leaves is no damage.
 func TestCheckIsSilentOnGoodImages(t *testing.T) {
-	for name, g := range map[string]Geometry{"small": small, "wide": wide, "512": suiteGeometries["512"], "4096": suiteGeometries["4096"]} {
+	for name, g := range map[string]zone.Geometry{"small": small, "wide": wide, "512": suiteGeometries["512"], "4096": suiteGeometries["4096"]} {
 		path := newImage(t, g)
 		wantClean(t, path)
 		d, fs := openFaulty(t, path)
@@ -235,7 +237,7 @@ func TestCheckAfterPowerCut(t *testing.T) {
 	d, fs := openFaulty(t, path)
 	kill(t, d, fs)
 	edit(t, path, func(f *os.File, l *layout) {
-		setBoth(t, f, l, map[int]word{2: pack(2, ImpOpen, 8), 3: pack(3, ImpOpen, 8)})
+		setBoth(t, f, l, map[int]zone.Entry{2: zone.Pack(2, zone.ImpOpen, 8), 3: zone.Pack(3, zone.ImpOpen, 8)})
 	})
 	powerCut(t, path)
 	wantClean(t, path)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // The committer is one goroutine per image that makes things durable: flushes,
@@ -42,7 +44,7 @@ type committer struct {
 	// The goroutine's own: the committed table as it is to be, the blocks of it
 	// in which that may differ from what stands in the file, and which zones the
 	// commit that is under way has looked at.
-	words   []word
+	words   []zone.Entry
 	touched blockSet
 	looked  []uint64
 }
@@ -226,12 +228,12 @@ func (c *committer) catchUp() {
 	defer c.d.res.mu.Unlock()
 	for i := range c.dirty {
 		for bits, n := c.looked[i]|c.dirty[i].Load(), i*64; bits != 0; bits, n = bits>>1, n+1 {
-			if bits&1 == 0 || !c.words[n].state().isActive() {
+			if bits&1 == 0 || !c.words[n].State().IsActive() {
 				continue
 			}
 			// enter publishes such a change while it holds res.mu, and then no
 			// write of the zone is in flight that the entry covers.
-			if w := word(c.d.zones[n].word.Load()); !w.state().isActive() {
+			if w := zone.Entry(c.d.zones[n].word.Load()); !w.State().IsActive() {
 				c.set(n, w)
 			}
 		}
@@ -255,7 +257,7 @@ func (c *committer) lose(err error) error {
 }
 
 // set makes w what is to be committed for zone i.
-func (c *committer) set(i int, w word) {
+func (c *committer) set(i int, w zone.Entry) {
 	if c.words[i] != w {
 		c.words[i] = w
 		c.touched.add(i / blockZones)
@@ -282,7 +284,7 @@ func (c *committer) commitResets(zones []uint32) {
 	slices.Sort(zones)
 	for _, i := range zones {
 		if c.owesReset(int(i)) {
-			c.set(int(i), pack(int(i), Empty, 0))
+			c.set(int(i), zone.Pack(int(i), zone.Empty, 0))
 		}
 	}
 	if err := c.commitTouched(); err != nil {
@@ -309,7 +311,7 @@ func (c *committer) commitResets(zones []uint32) {
 // more, another reset has come since.
 func (c *committer) owesReset(i int) bool {
 	w := c.words[i]
-	return w.hasData() || w.outlasts() && !c.d.entry(i).outlasts()
+	return w.HasData() || w.Outlasts() && !c.d.entry(i).Outlasts()
 }
 
 // wipe makes the data of zones first to last go away and opens their gates. If
@@ -317,7 +319,7 @@ func (c *committer) owesReset(i int) bool {
 func (c *committer) wipe(first, last int) {
 	img := c.d.img
 	from := img.offset(uint64(first) * img.ZoneSectors)
-	to := img.offset(uint64(last)*img.ZoneSectors + img.length(last))
+	to := img.offset(uint64(last)*img.ZoneSectors + img.Length(last))
 	err := c.d.wipe(from, to-from)
 	for i := first; i <= last; i++ {
 		if err != nil && first != last {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // tb is what the helpers need of a test: a *testing.T or a *rapid.T.
@@ -100,8 +101,8 @@ func request(op Op, sector uint64, data []byte) *Request {
 
 func (c *client) write(sector uint64, data []byte) error { return c.do(request(OpWrite, sector, data)) }
 
-func (c *client) append(zone uint64, data []byte) (uint64, error) {
-	r := request(OpAppend, zone, data)
+func (c *client) append(zn uint64, data []byte) (uint64, error) {
+	r := request(OpAppend, zn, data)
 	err := c.do(r)
 	return r.AppendSector, err
 }
@@ -120,11 +121,11 @@ func (c *client) zoneOp(op Op, sector uint64) error { return c.do(request(op, se
 
 func (c *client) flush() error { return c.do(request(OpFlush, 0, nil)) }
 
-func (c *client) wantZone(i int, state ZoneState, written uint64) {
+func (c *client) wantZone(i int, state zone.State, written uint64) {
 	c.t.Helper()
 	z := c.disk.ReportZone(i)
 	wp := z.Start + written
-	if state == Full {
+	if state == zone.Full {
 		wp = z.Start + z.Length
 	}
 	if z.State != state || z.WP != wp {
@@ -143,19 +144,19 @@ func pattern(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 
 // small is 16 zones of 64 KiB, 48 KiB of them writable, two conventional, the
 // last one smaller: sectors 0..1919 in zones of 128, the last with 64.
-var small = Geometry{
+var small = zone.Geometry{
 	CapacitySectors: 15*128 + 64, ZoneSectors: 128, ZoneCapacitySectors: 96,
 	ConventionalZones: 2, MaxOpen: 3, MaxActive: 5, MaxAppendSectors: 32,
 }
 
-func newImage(t testing.TB, g Geometry) string {
+func newImage(t testing.TB, g zone.Geometry) string {
 	t.Helper()
 	return newImageIn(t, t.TempDir(), g)
 }
 
 // newFastImage is for tests that sync thousands of times: it stands in memory
 // where that can be had.
-func newFastImage(t testing.TB, g Geometry) string {
+func newFastImage(t testing.TB, g zone.Geometry) string {
 	t.Helper()
 	return newImageIn(t, fastDir(t), g)
 }
@@ -174,7 +175,7 @@ func fastDir(t testing.TB) string {
 	return dir
 }
 
-func newImageIn(t tb, dir string, g Geometry) string {
+func newImageIn(t tb, dir string, g zone.Geometry) string {
 	t.Helper()
 	path := filepath.Join(dir, "disk.zvh")
 	if err := CreateImage(path, g); err != nil {

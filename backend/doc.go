@@ -1,8 +1,7 @@
 // Package backend is storage: it carries out what a guest asked of its disk.
 //
 // What lives here: the request and its errors (backend.go), the lane on which
-// one worker drives requests through a disk (lane.go), the zone state machine
-// (zone.go, pure), the zoned backend over POSIX files (zoned_posix.go: opening
+// one worker drives requests through a disk (lane.go), the zoned backend over POSIX files (zoned_posix.go: opening
 // and closing; zoned_read.go, zoned_write.go, zoned_manage.go: the requests), the
 // one goroutine that makes things durable (committer.go), what a test lets go
 // wrong (fault.go, faults.go, zoned_state.go), the image file under
@@ -11,7 +10,7 @@
 // check.go), zoned drives of the host (drive.go, drive_*.go) and ordinary disks
 // (plain_posix.go; null.go: without storage).
 //
-// It may import backend/engine, internal/iovec, internal/memfault and
+// It may import backend/zone, backend/engine, internal/iovec, internal/memfault and
 // internal/failpoint. It never imports
 // virtio or vhostuser, and it logs nothing: errors travel up and are logged
 // once, at the edge.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // drive is a zoned block device of the host, or a window of its zones.
@@ -52,7 +53,7 @@ type driveZone struct {
 	of               *drive
 	word             atomic.Uint64
 	sectors, capSecs uint64
-	typ              ZoneType
+	typ              zone.Type
 
 	mu    sync.Mutex // guards what follows; never held across I/O
 	busy  bool       // an I/O is in flight that has the zone to itself
@@ -192,7 +193,7 @@ func (d *drive) describe(zones []kernelZone, block, physical uint32, q *queueLim
 		appendBytes = longest
 	}
 	for _, z := range zones {
-		if z.typ == ZoneSeqWriteRequired && z.length == d.size { // a small last one limits itself
+		if z.typ == zone.SequentialWriteRequired && z.length == d.size { // a small last one limits itself
 			appendBytes = min(appendBytes, z.capacity<<SectorShift)
 		}
 	}
@@ -252,7 +253,7 @@ func ReadDriveReport(path string, w *Window) (Report, error) {
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk); err != nil {
 		return Report{}, fmt.Errorf("drive %s: look at the lock: %w", path, err)
 	}
-	rep := Report{Info: d.info, InUse: lk.Type == unix.F_WRLCK, Zones: make([]Zone, len(d.zones))}
+	rep := Report{Info: d.info, InUse: lk.Type == unix.F_WRLCK, Zones: make([]zone.Descriptor, len(d.zones))}
 	for i := range rep.Zones {
 		rep.Zones[i] = d.ReportZone(i)
 	}
@@ -266,15 +267,15 @@ func (d *drive) Info() Info { return d.info }
 func (d *drive) Faults() *Faults { return &d.faults }
 
 // entry, conventional, length and capacity implement zoneTable.
-func (d *drive) entry(i int) word        { return word(d.zones[i].word.Load()) }
-func (d *drive) conventional(i int) bool { return d.zones[i].typ == ZoneConventional }
+func (d *drive) entry(i int) zone.Entry  { return zone.Entry(d.zones[i].word.Load()) }
+func (d *drive) conventional(i int) bool { return d.zones[i].typ == zone.Conventional }
 func (d *drive) length(i int) uint64     { return d.zones[i].sectors }
 func (d *drive) capacity(i int) uint64   { return d.zones[i].capSecs }
 
 // ReportZone implements Disk. An OpReport before it brings it up to date.
-func (d *drive) ReportZone(i int) Zone {
+func (d *drive) ReportZone(i int) zone.Descriptor {
 	z := &d.zones[i]
-	return reportOf(uint64(i)<<d.rules.shift, z.sectors, z.capSecs, z.typ, d.entry(i))
+	return zone.Describe(uint64(i)<<d.rules.shift, z.sectors, z.capSecs, z.typ, d.entry(i))
 }
 
 // Close implements Disk.
@@ -391,9 +392,9 @@ func (d *drive) errorOf(r *driveRequest, err error) error { return d.rules.error
 func driveError(err error) error {
 	switch {
 	case errors.Is(err, unix.EOVERFLOW):
-		return fmt.Errorf("%w: %w", ErrActiveResource, err)
+		return fmt.Errorf("%w: %w", zone.ErrActiveLimit, err)
 	case errors.Is(err, unix.ETOOMANYREFS):
-		return fmt.Errorf("%w: %w", ErrOpenResource, err)
+		return fmt.Errorf("%w: %w", zone.ErrOpenLimit, err)
 	}
 	return fmt.Errorf("%w: %w", ErrIO, err)
 }

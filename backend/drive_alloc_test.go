@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A quickEngine is done with everything at once, and moves nothing.
@@ -43,7 +44,7 @@ func (e *quickEngine) Reap() *engine.Op {
 // is used again (the race detector's sync.Pool drops one in four: less than one a
 // run).
 func TestDriveNoAllocations(t *testing.T) {
-	d := newFakeDrive(t, Geometry{CapacitySectors: 8 << 20, ZoneSectors: 1 << 20, ConventionalZones: 1, MaxAppendSectors: 64}, nil, nil)
+	d := newFakeDrive(t, zone.Geometry{CapacitySectors: 8 << 20, ZoneSectors: 1 << 20, ConventionalZones: 1, MaxAppendSectors: 64}, nil, nil)
 	d.partBytes = 16 << SectorShift
 	e := new(quickEngine)
 	c := newClientOn(t, d.drive, func(func()) (engine.Engine, error) { return e, nil })
@@ -66,21 +67,21 @@ func TestDriveNoAllocations(t *testing.T) {
 			}
 		}
 	}
-	const zone = 1 << 20
-	run(2, OpAppend, zone, aligned)
+	const zn = 1 << 20
+	run(2, OpAppend, zn, aligned)
 	var wp uint64
 	for name, f := range map[string]func(){
-		"read":               func() { run(1, OpRead, zone, aligned) },
-		"read half written":  func() { run(1, OpRead, zone+12, aligned) },
-		"read of nothing":    func() { run(1, OpRead, 7*zone, aligned) },
-		"reads":              func() { run(8, OpRead, zone, aligned) },
-		"write":              func() { run(1, OpWrite, 2*zone+wp, aligned); wp += 8 },
+		"read":               func() { run(1, OpRead, zn, aligned) },
+		"read half written":  func() { run(1, OpRead, zn+12, aligned) },
+		"read of nothing":    func() { run(1, OpRead, 7*zn, aligned) },
+		"reads":              func() { run(8, OpRead, zn, aligned) },
+		"write":              func() { run(1, OpWrite, 2*zn+wp, aligned); wp += 8 },
 		"write conventional": func() { run(1, OpWrite, 100, aligned) },
-		"append":             func() { run(1, OpAppend, 3*zone, aligned) },
-		"appends made one":   func() { run(8, OpAppend, 4*zone, aligned) },
+		"append":             func() { run(1, OpAppend, 3*zn, aligned) },
+		"appends made one":   func() { run(8, OpAppend, 4*zn, aligned) },
 		"flush":              func() { run(1, OpFlush, 0, aligned) },
-		"append, copied":     func() { run(1, OpAppend, 5*zone, odd) },
-		"read, copied":       func() { run(1, OpRead, zone, odd) },
+		"append, copied":     func() { run(1, OpAppend, 5*zn, odd) },
+		"read, copied":       func() { run(1, OpRead, zn, odd) },
 		"report of a zone":   func() { _ = d.drive.ReportZone(3) },
 	} {
 		for range 4 {
@@ -91,7 +92,7 @@ func TestDriveNoAllocations(t *testing.T) {
 		}
 	}
 	before := e.sent
-	run(8, OpAppend, 6*zone, aligned)
+	run(8, OpAppend, 6*zn, aligned)
 	if n := e.sent - before; n != 4 { // one, in four parts
 		t.Errorf("eight appends were %d writes", n)
 	}

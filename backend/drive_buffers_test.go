@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // pageAligned returns n bytes that begin on a page.
@@ -42,17 +43,17 @@ func TestDriveCopies(t *testing.T) {
 		"a device of pages": {1, 1 << 30, 20, 20 * pageBytes},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newFakeDrive(t, Geometry{CapacitySectors: zones * 2048, ZoneSectors: 2048, ConventionalZones: tt.conventional, BlockSize: 4096}, nil, nil)
+			d := newFakeDrive(t, zone.Geometry{CapacitySectors: zones * 2048, ZoneSectors: 2048, ConventionalZones: tt.conventional, BlockSize: 4096}, nil, nil)
 			d.partBytes, d.partPages = tt.part, tt.pages
 			c, e := d.held(t, isWrite)
 			rs, data := make([]*Request, n), make([][]byte, n)
 			for i := range rs {
-				zone := i + 1
+				zn := i + 1
 				data[i] = make([]byte, each+1)[1:]
 				for at := range data[i] {
 					data[i][at] = byte(i*5 + at>>9 + at>>17)
 				}
-				rs[i] = &Request{Op: OpWrite, Sector: uint64(zone) * 2048, Bytes: each, Iov: vectorsOf(data[i], detourBytes-1, 2, each-detourBytes-1)}
+				rs[i] = &Request{Op: OpWrite, Sector: uint64(zn) * 2048, Bytes: each, Iov: vectorsOf(data[i], detourBytes-1, 2, each-detourBytes-1)}
 			}
 			c.submit(rs...)
 			most := 0
@@ -94,7 +95,7 @@ func TestDriveCopies(t *testing.T) {
 // more than what was sent; behind it the zone goes on where the device has it.
 func TestDriveCopyFails(t *testing.T) {
 	const each = 3*detourBytes + 8192
-	d := newFakeDrive(t, Geometry{CapacitySectors: 4 * 4096, ZoneSectors: 4096, BlockSize: 512}, nil, nil)
+	d := newFakeDrive(t, zone.Geometry{CapacitySectors: 4 * 4096, ZoneSectors: 4096, BlockSize: 512}, nil, nil)
 	c := newClient(t, d)
 	data := make([]byte, each+1)[1:]
 	for at := range data {
@@ -110,7 +111,7 @@ func TestDriveCopyFails(t *testing.T) {
 	if driveOf(r).copied != nil || c.lane.detours != 0 {
 		t.Error("its memory was not given back")
 	}
-	c.wantZone(1, ImpOpen, landed)
+	c.wantZone(1, zone.ImpOpen, landed)
 	c.want(c.write(4096+landed, data), nil)
 	if !bytes.Equal(c.read(4096, landed<<SectorShift), data[:landed<<SectorShift]) || !bytes.Equal(c.read(4096+landed, each), data) {
 		t.Error("it reads otherwise")
@@ -120,11 +121,11 @@ func TestDriveCopyFails(t *testing.T) {
 // Reports of many zones, and many of them, have such a limit, too.
 func TestDriveReportsCopied(t *testing.T) {
 	const zones, n = 2*zonesAtATime + 5, 2*maxDetours + 5
-	d := newFakeDrive(t, Geometry{CapacitySectors: zones * 8, ZoneSectors: 8, ConventionalZones: 1, BlockSize: 512}, nil, nil)
+	d := newFakeDrive(t, zone.Geometry{CapacitySectors: zones * 8, ZoneSectors: 8, ConventionalZones: 1, BlockSize: 512}, nil, nil)
 	c, e := d.held(t, func(op *engine.Op) bool { return op.Code == engine.ZoneReport })
 	changed := []int{1, zonesAtATime - 1, zonesAtATime, 2*zonesAtATime - 1, 2 * zonesAtATime, zones - 1}
 	for _, i := range changed {
-		d.dev.set(i, ReadOnly)
+		d.dev.set(i, zone.ReadOnly)
 	}
 	rs := make([]*Request, n)
 	for i := range rs {
@@ -151,12 +152,12 @@ func TestDriveReportsCopied(t *testing.T) {
 		t.Errorf("%d are said to go on", c.lane.detours)
 	}
 	for i := range zones {
-		want := Empty
+		want := zone.Empty
 		switch {
 		case i == 0:
-			want = NotWP
+			want = zone.NotWP
 		case slices.Contains(changed, i):
-			want = ReadOnly
+			want = zone.ReadOnly
 		}
 		if z := d.drive.ReportZone(i); z.State != want {
 			t.Errorf("zone %d is %v, want %v", i, z.State, want)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -43,7 +44,7 @@ type fakeDrive struct {
 	shuffle *rand.Rand
 }
 
-func newFakeDrive(t tb, g Geometry, states map[int]ZoneState, w *Window) *fakeDrive {
+func newFakeDrive(t tb, g zone.Geometry, states map[int]zone.State, w *Window) *fakeDrive {
 	t.Helper()
 	if err := g.Complete(); err != nil {
 		t.Fatal(err)
@@ -55,7 +56,7 @@ func newFakeDrive(t tb, g Geometry, states map[int]ZoneState, w *Window) *fakeDr
 	return openFakeDrive(t, g, dev, w, false)
 }
 
-func openFakeDrive(t tb, g Geometry, dev *fakeDevice, w *Window, readOnly bool) *fakeDrive {
+func openFakeDrive(t tb, g zone.Geometry, dev *fakeDevice, w *Window, readOnly bool) *fakeDrive {
 	t.Helper()
 	if err := g.Complete(); err != nil {
 		t.Fatal(err)
@@ -73,7 +74,7 @@ func openFakeDrive(t tb, g Geometry, dev *fakeDevice, w *Window, readOnly bool) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.info = g.info(readOnly)
+	d.info = describe(&g, readOnly)
 	d.info.MaxEraseSectors = 0
 	d.info.Zoned.Zones, d.info.Zoned.Moves = len(all), true
 	d.info.CapacitySectors = all[len(all)-1].start + all[len(all)-1].length - d.first
@@ -99,7 +100,7 @@ func (d *fakeDrive) testEngine(func()) (engine.Engine, error) {
 
 // ReportZone asks as a guest's report does, so that suites see what guests see.
 // While nothing happens one report tells of all zones.
-func (d *fakeDrive) ReportZone(i int) Zone {
+func (d *fakeDrive) ReportZone(i int) zone.Descriptor {
 	d.dev.mu.Lock()
 	moves := d.dev.moves
 	d.dev.mu.Unlock()
@@ -278,9 +279,9 @@ func (v *fakeDevice) report(b []byte, sector uint64) {
 		ne.PutUint64(e, z.Start)
 		ne.PutUint64(e[8:], z.Length)
 		ne.PutUint64(e[16:], z.WP)
-		e[24], e[25] = uint8(ZoneSeqWriteRequired), uint8(z.State)
+		e[24], e[25] = uint8(zone.SequentialWriteRequired), uint8(z.State)
 		if z.Conventional {
-			e[24] = uint8(ZoneConventional)
+			e[24] = uint8(zone.Conventional)
 		}
 		ne.PutUint64(e[32:], z.Capacity)
 	}
@@ -293,11 +294,11 @@ func (v *fakeDevice) ask(sector uint64, b []byte, cached bool) error {
 	}
 	v.report(b, sector)
 	for e := b[engine.ZoneReportBytes:]; cached && len(e) >= engine.ZoneBytes; e = e[engine.ZoneBytes:] {
-		switch s := ZoneState(e[25]); {
-		case s.isActive() && binary.NativeEndian.Uint64(e[16:]) > binary.NativeEndian.Uint64(e):
+		switch s := zone.State(e[25]); {
+		case s.IsActive() && binary.NativeEndian.Uint64(e[16:]) > binary.NativeEndian.Uint64(e):
 			e[25] = uint8(condActive)
-		case s.isActive():
-			e[25] = uint8(Empty)
+		case s.IsActive():
+			e[25] = uint8(zone.Empty)
 		}
 	}
 	return nil
@@ -334,7 +335,7 @@ func (v *fakeDevice) count(code engine.Code) (n int) {
 }
 
 // set puts zone i into state s, as devices do by themselves.
-func (v *fakeDevice) set(i int, s ZoneState) {
+func (v *fakeDevice) set(i int, s zone.State) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.m.SetState(i, zonemodel.State(s))

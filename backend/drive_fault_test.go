@@ -9,13 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // What the kernel says of a failed write or zone operation is what the guest is
 // told of it (blk_errors in block/blk-core.c).
 func TestDriveErrors(t *testing.T) {
 	for errno, want := range map[error]error{
-		unix.EOVERFLOW: ErrActiveResource, unix.ETOOMANYREFS: ErrOpenResource,
+		unix.EOVERFLOW: zone.ErrActiveLimit, unix.ETOOMANYREFS: zone.ErrOpenLimit,
 		unix.EREMOTEIO: ErrIO, unix.ENODATA: ErrIO, unix.EIO: ErrIO, unix.ENXIO: ErrIO, unix.ENODEV: ErrIO,
 		unix.ENOSPC: ErrIO, unix.EFAULT: ErrIO, io.ErrUnexpectedEOF: ErrIO,
 	} {
@@ -42,7 +43,7 @@ func TestDriveErrors(t *testing.T) {
 		if !errors.Is(read, errno) {
 			t.Errorf("%v: a read ends with %v", errno, read)
 		}
-		c.wantZone(2, ImpOpen, 8)
+		c.wantZone(2, zone.ImpOpen, 8)
 		if !bytes.Equal(c.read(256, 4096), pattern('a', 4096)) {
 			t.Error("what was there has changed")
 		}
@@ -56,10 +57,10 @@ func TestDriveFullThoughFailed(t *testing.T) {
 	c := newClient(t, d)
 	d.dev.failing(engine.Writev, 96, unix.EIO)
 	c.want(c.write(256, pattern('a', 96*512)), ErrIO)
-	c.wantZone(2, Full, 96)
+	c.wantZone(2, zone.Full, 96)
 	d.dev.failing(engine.Writev, 95, unix.EIO)
 	c.want(c.write(384, pattern('a', 96*512)), ErrIO)
-	c.wantZone(3, ImpOpen, 95)
+	c.wantZone(3, zone.ImpOpen, 95)
 }
 
 // How far a failed write has come: by the write pointer while that stands in it,
@@ -67,13 +68,13 @@ func TestDriveFullThoughFailed(t *testing.T) {
 func TestDriveLandedIn(t *testing.T) {
 	tried := [2]uint64{16, 32}
 	for _, tt := range []struct {
-		state    ZoneState
+		state    zone.State
 		wp, want uint64
 	}{
-		{ImpOpen, 8, 8}, {ImpOpen, 16, 16}, {ExpOpen, 24, 24}, {Closed, 31, 31}, {ImpOpen, 32, 16},
-		{ImpOpen, 40, 16}, {Full, 96, 16}, {Empty, 0, 0}, {ReadOnly, 24, 0}, {Offline, 0, 0},
+		{zone.ImpOpen, 8, 8}, {zone.ImpOpen, 16, 16}, {zone.ExpOpen, 24, 24}, {zone.Closed, 31, 31}, {zone.ImpOpen, 32, 16},
+		{zone.ImpOpen, 40, 16}, {zone.Full, 96, 16}, {zone.Empty, 0, 0}, {zone.ReadOnly, 24, 0}, {zone.Offline, 0, 0},
 	} {
-		if got := landedIn(pack(2, tt.state, tt.wp), tried); got != tt.want {
+		if got := landedIn(zone.Pack(2, tt.state, tt.wp), tried); got != tt.want {
 			t.Errorf("%v at %d: landed up to %d, want %d", tt.state, tt.wp, got, tt.want)
 		}
 	}
@@ -88,11 +89,11 @@ func TestDriveConventionalFails(t *testing.T) {
 	c.want(c.write(124, pattern('a', 8*512)), ErrIO) // in both
 	c.want(c.write(124, pattern('b', 8*512)), nil)
 	d.dev.failing(engine.Writev, 0, unix.EIO)
-	d.dev.set(0, Offline)
-	c.want(c.write(0, pattern('a', 512)), ErrZoneInvalid)
-	c.want(c.write(0, pattern('a', 512)), ErrZoneInvalid)
+	d.dev.set(0, zone.Offline)
+	c.want(c.write(0, pattern('a', 512)), zone.ErrInvalid)
+	c.want(c.write(0, pattern('a', 512)), zone.ErrInvalid)
 	c.want(c.zoneOp(OpResetAll, 0), nil)
-	c.wantZone(0, Offline, 0)
+	c.wantZone(0, zone.Offline, 0)
 }
 
 // staleDrive has a zone 2 whose first 8 sectors are known, and 4 more that
@@ -137,41 +138,41 @@ func TestDriveStale(t *testing.T) {
 		t.Error("what was written cannot be read")
 	}
 	d.dev.fault = nil
-	c.want(c.write(264, pattern('c', 512)), ErrUnalignedWP)
+	c.want(c.write(264, pattern('c', 512)), zone.ErrUnaligned)
 	at, err := c.append(256, pattern('d', 512))
 	c.want(err, nil)
 	if at != 268 {
 		t.Errorf("an append landed at %d", at-256)
 	}
-	c.wantZone(2, ImpOpen, 13)
+	c.wantZone(2, zone.ImpOpen, 13)
 }
 
 // Any request finds out again what a stale zone is.
 func TestDriveStaleEnds(t *testing.T) {
 	for name, tt := range map[string]struct {
 		do    func(*fakeDrive, *client) error
-		state ZoneState
+		state zone.State
 		wp    uint64
 	}{
-		"write":  {func(_ *fakeDrive, c *client) error { return c.write(268, pattern('c', 512)) }, ImpOpen, 13},
-		"open":   {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpOpen, 256) }, ExpOpen, 12},
-		"close":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpClose, 256) }, Closed, 12},
-		"finish": {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpFinish, 256) }, Full, 12},
-		"reset":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpReset, 256) }, Empty, 0},
-		"report": {func(d *fakeDrive, _ *client) error { return d.refresh() }, ImpOpen, 12},
-		"all":    {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpResetAll, 256) }, Empty, 0},
+		"write":  {func(_ *fakeDrive, c *client) error { return c.write(268, pattern('c', 512)) }, zone.ImpOpen, 13},
+		"open":   {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpOpen, 256) }, zone.ExpOpen, 12},
+		"close":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpClose, 256) }, zone.Closed, 12},
+		"finish": {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpFinish, 256) }, zone.Full, 12},
+		"reset":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpReset, 256) }, zone.Empty, 0},
+		"report": {func(d *fakeDrive, _ *client) error { return d.refresh() }, zone.ImpOpen, 12},
+		"all":    {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpResetAll, 256) }, zone.Empty, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, c := staleDrive(t)
 			d.dev.fault = nil
 			c.want(tt.do(d, c), nil)
-			if z := d.drive.ReportZone(2); z.State != tt.state || tt.state != Full && z.WP != 256+tt.wp {
+			if z := d.drive.ReportZone(2); z.State != tt.state || tt.state != zone.Full && z.WP != 256+tt.wp {
 				t.Errorf("zone 2 is %+v", z)
 			}
 			at, err := c.append(256, pattern('d', 512))
 			switch {
-			case tt.state == Full:
-				c.want(err, ErrZoneInvalid)
+			case tt.state == zone.Full:
+				c.want(err, zone.ErrInvalid)
 			case err != nil || at != 256+tt.wp:
 				t.Errorf("an append landed at %d, %v", at-256, err)
 			}
@@ -193,7 +194,7 @@ func TestDriveStaleEmpty(t *testing.T) {
 	d.dev.fault = nil
 	c.want(c.zoneOp(OpResetAll, 0), nil)
 	c.want(c.write(256, pattern('b', 512)), nil)
-	c.wantZone(2, ImpOpen, 1)
+	c.wantZone(2, zone.ImpOpen, 1)
 }
 
 // A drive that vanishes fails everything, and loses nothing that it has when it
@@ -215,14 +216,14 @@ func TestDriveVanishes(t *testing.T) {
 		c.want(c.zoneOp(OpReset, 256), ErrIO)
 		c.want(c.zoneOp(OpResetAll, 0), ErrIO)
 		c.want(d.refresh(), ErrIO)
-		c.wantState(d, 2, ImpOpen, 8)
+		c.wantState(d, 2, zone.ImpOpen, 8)
 	}
 	d.dev.gone = false
 	c.want(c.write(264, pattern('b', 4096)), nil)
 	c.want(c.zoneOp(OpClose, 384), nil)
 	c.want(d.refresh(), nil)
-	c.wantZone(2, ImpOpen, 16)
-	c.wantZone(3, Empty, 0)
+	c.wantZone(2, zone.ImpOpen, 16)
+	c.wantZone(3, zone.Empty, 0)
 	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern('a', 4096), pattern('b', 4096)...)) {
 		t.Error("the data is another one")
 	}
@@ -236,7 +237,7 @@ func TestDriveVanishes(t *testing.T) {
 }
 
 // wantState is wantZone without asking the drive.
-func (c *client) wantState(d *fakeDrive, i int, state ZoneState, written uint64) {
+func (c *client) wantState(d *fakeDrive, i int, state zone.State, written uint64) {
 	c.t.Helper()
 	if z := d.drive.ReportZone(i); z.State != state || z.WP != z.Start+written {
 		c.t.Errorf("zone %d is %v with its write pointer at %d, want %v at %d", i, z.State, z.WP-z.Start, state, written)

@@ -1,6 +1,10 @@
 package backend
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
+)
 
 // The marks stand in memory that a front-end may write to: what it does there between
 // Claim and Resume, or afterwards, costs its own requests, and neither holds a zone nor
@@ -49,7 +53,7 @@ func TestMarksThatChange(t *testing.T) {
 				}
 				// The zone is not kept for anybody.
 				ok(c.zoneOp(OpReset, start))
-				if z := d.ReportZone(3); z.State != Empty {
+				if z := d.ReportZone(3); z.State != zone.Empty {
 					t.Errorf("%d: %+v", i, z)
 				}
 				if next := d.ReportZone(4); next.WP != start+128 {

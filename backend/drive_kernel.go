@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // This file is what the kernel tells of a zoned block device
@@ -21,16 +22,16 @@ import (
 // A kernelZone is struct blk_zone. Its numbers are sectors of the device.
 type kernelZone struct {
 	start, length, capacity, wp uint64
-	typ                         ZoneType
-	state                       ZoneState
+	typ                         zone.Type
+	state                       zone.State
 }
 
 // What a cached report leaves open, beside the states that zones have.
 const (
-	condActive ZoneState = 0xff // BLK_ZONE_COND_ACTIVE: open or closed
+	condActive zone.State = 0xff // BLK_ZONE_COND_ACTIVE: open or closed
 	// condUnwritten is our own: the kernel says empty, and knows nothing of zones that
 	// were opened and have not been written (Linux 6.19 to 7.3).
-	condUnwritten ZoneState = 0xfe
+	condUnwritten zone.State = 0xfe
 )
 
 // decodeZones reads a struct blk_zone_report. It fails when the kernel speaks of
@@ -50,17 +51,17 @@ func decodeZones(b []byte) ([]kernelZone, error) {
 		e := b[engine.ZoneReportBytes+i*engine.ZoneBytes:]
 		z := kernelZone{
 			start: ne.Uint64(e), length: ne.Uint64(e[8:]), wp: ne.Uint64(e[16:]),
-			typ: ZoneType(e[24]), state: ZoneState(e[25]),
+			typ: zone.Type(e[24]), state: zone.State(e[25]),
 		}
-		if z.capacity = z.length; hasCapacity && z.typ != ZoneConventional {
+		if z.capacity = z.length; hasCapacity && z.typ != zone.Conventional {
 			z.capacity = ne.Uint64(e[32:])
 		}
 		switch {
-		case z.typ != ZoneConventional && z.typ != ZoneSeqWriteRequired:
+		case z.typ != zone.Conventional && z.typ != zone.SequentialWriteRequired:
 			return nil, fmt.Errorf("the zone at sector %d is of type %d, which is neither conventional nor sequential-write-required", z.start, z.typ)
-		case !z.state.valid() && z.state != condActive:
+		case !z.state.Valid() && z.state != condActive:
 			return nil, fmt.Errorf("the zone at sector %d has condition %d, which is none that is known", z.start, z.state)
-		case (z.typ == ZoneConventional) != (z.state == NotWP) && z.state != ReadOnly && z.state != Offline:
+		case (z.typ == zone.Conventional) != (z.state == zone.NotWP) && z.state != zone.ReadOnly && z.state != zone.Offline:
 			return nil, fmt.Errorf("the zone at sector %d is of type %d, but has condition %v", z.start, z.typ, z.state)
 		case z.start+z.length < z.start:
 			return nil, fmt.Errorf("the zone at sector %d has %d sectors: it would end nowhere", z.start, z.length)
@@ -74,29 +75,29 @@ func decodeZones(b []byte) ([]kernelZone, error) {
 
 // entry is z as the table entry of zone i. Where the specification leaves the
 // write pointer open it is the end of a full zone and the start of others.
-func (z *kernelZone) entry(i int) word {
+func (z *kernelZone) entry(i int) zone.Entry {
 	var written uint64
 	switch z.state {
-	case ImpOpen, ExpOpen, Closed, condActive:
+	case zone.ImpOpen, zone.ExpOpen, zone.Closed, condActive:
 		written = min(max(z.wp, z.start)-z.start, z.capacity)
-	case ReadOnly:
+	case zone.ReadOnly:
 		if z.wp >= z.start && z.wp-z.start <= z.capacity {
 			written = z.wp - z.start
 		}
-	case Full:
+	case zone.Full:
 		written = z.capacity
 	}
-	if z.typ == ZoneConventional {
+	if z.typ == zone.Conventional {
 		written = 0
 	}
 	s := z.state
 	switch s {
 	case condActive:
-		s = Closed
+		s = zone.Closed
 	case condUnwritten:
-		s = Empty
+		s = zone.Empty
 	}
-	return pack(i, s, written)
+	return zone.Pack(i, s, written)
 }
 
 // A reporter fills b with a struct blk_zone_report from a sector on, as
@@ -158,7 +159,7 @@ func reportZones(ask reporter, sectors uint64, cached bool) ([]kernelZone, error
 // few: of a new drive, all. They are asked about when somebody comes for them.
 func settleCached(ask reporter, zones []kernelZone) error {
 	for i := range zones {
-		if zones[i].state == Empty {
+		if zones[i].state == zone.Empty {
 			zones[i].state = condUnwritten
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A report as the kernel lays it out, on a little-endian machine, put together by
@@ -40,8 +41,8 @@ func TestDecodeZonesGolden(t *testing.T) {
 		}
 	}
 	want := []kernelZone{
-		{0, 0x100, 0x100, 0, ZoneConventional, NotWP},
-		{0x100, 0x100, 0xc0, 0x108, ZoneSeqWriteRequired, ImpOpen},
+		{0, 0x100, 0x100, 0, zone.Conventional, zone.NotWP},
+		{0x100, 0x100, 0xc0, 0x108, zone.SequentialWriteRequired, zone.ImpOpen},
 	}
 	if got, err := decodeZones(b); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v, %v", got, err)
@@ -103,9 +104,9 @@ func FuzzDecodeZones(f *testing.F) {
 		for i := range zones {
 			k := &zones[i]
 			w := k.entry(i)
-			if !w.state().valid() || w.written() > k.capacity || k.capacity > k.length || k.typ == ZoneConventional && w.written() != 0 ||
-				w.state() == Empty && w.written() != 0 {
-				t.Errorf("%+v has the entry %v, %d", k, w.state(), w.written())
+			if !w.State().Valid() || w.Written() > k.capacity || k.capacity > k.length || k.typ == zone.Conventional && w.Written() != 0 ||
+				w.State() == zone.Empty && w.Written() != 0 {
+				t.Errorf("%+v has the entry %v, %d", k, w.State(), w.Written())
 			}
 		}
 		var d drive
@@ -121,28 +122,28 @@ func FuzzDecodeZones(f *testing.F) {
 func TestKernelZoneEntry(t *testing.T) {
 	const start, capacity = 1024, 96
 	for _, tt := range []struct {
-		typ   ZoneType
-		state ZoneState
+		typ   zone.Type
+		state zone.State
 		want  [4]uint64 // wp in the zone, before it, behind its capacity, ~0
-		as    ZoneState
+		as    zone.State
 	}{
-		{ZoneConventional, NotWP, [4]uint64{}, NotWP},
-		{ZoneConventional, ReadOnly, [4]uint64{}, ReadOnly},
-		{ZoneConventional, Offline, [4]uint64{}, Offline},
-		{ZoneSeqWriteRequired, Empty, [4]uint64{}, Empty},
-		{ZoneSeqWriteRequired, ImpOpen, [4]uint64{8, 0, 96, 96}, ImpOpen},
-		{ZoneSeqWriteRequired, ExpOpen, [4]uint64{8, 0, 96, 96}, ExpOpen},
-		{ZoneSeqWriteRequired, Closed, [4]uint64{8, 0, 96, 96}, Closed},
-		{ZoneSeqWriteRequired, condActive, [4]uint64{8, 0, 96, 96}, Closed},
-		{ZoneSeqWriteRequired, condUnwritten, [4]uint64{}, Empty},
-		{ZoneSeqWriteRequired, Full, [4]uint64{96, 96, 96, 96}, Full},
-		{ZoneSeqWriteRequired, ReadOnly, [4]uint64{8, 0, 0, 0}, ReadOnly},
-		{ZoneSeqWriteRequired, Offline, [4]uint64{}, Offline},
+		{zone.Conventional, zone.NotWP, [4]uint64{}, zone.NotWP},
+		{zone.Conventional, zone.ReadOnly, [4]uint64{}, zone.ReadOnly},
+		{zone.Conventional, zone.Offline, [4]uint64{}, zone.Offline},
+		{zone.SequentialWriteRequired, zone.Empty, [4]uint64{}, zone.Empty},
+		{zone.SequentialWriteRequired, zone.ImpOpen, [4]uint64{8, 0, 96, 96}, zone.ImpOpen},
+		{zone.SequentialWriteRequired, zone.ExpOpen, [4]uint64{8, 0, 96, 96}, zone.ExpOpen},
+		{zone.SequentialWriteRequired, zone.Closed, [4]uint64{8, 0, 96, 96}, zone.Closed},
+		{zone.SequentialWriteRequired, condActive, [4]uint64{8, 0, 96, 96}, zone.Closed},
+		{zone.SequentialWriteRequired, condUnwritten, [4]uint64{}, zone.Empty},
+		{zone.SequentialWriteRequired, zone.Full, [4]uint64{96, 96, 96, 96}, zone.Full},
+		{zone.SequentialWriteRequired, zone.ReadOnly, [4]uint64{8, 0, 0, 0}, zone.ReadOnly},
+		{zone.SequentialWriteRequired, zone.Offline, [4]uint64{}, zone.Offline},
 	} {
 		for i, wp := range []uint64{start + 8, 0, start + 100, ^uint64(0)} {
 			k := kernelZone{start: start, length: 128, capacity: capacity, wp: wp, typ: tt.typ, state: tt.state}
-			if w := k.entry(3); w != pack(3, tt.as, tt.want[i]) {
-				t.Errorf("type %d, %v, pointer at %d: %v with %d written, want %v with %d", tt.typ, tt.state, int64(wp-start), w.state(), w.written(), tt.as, tt.want[i])
+			if w := k.entry(3); w != zone.Pack(3, tt.as, tt.want[i]) {
+				t.Errorf("type %d, %v, pointer at %d: %v with %d written, want %v with %d", tt.typ, tt.state, int64(wp-start), w.State(), w.Written(), tt.as, tt.want[i])
 			}
 		}
 	}
@@ -177,7 +178,7 @@ func (f *fakeReport) ask(sector uint64, b []byte, cached bool) error {
 		ne.PutUint64(e[16:], z.wp)
 		ne.PutUint64(e[32:], z.capacity)
 		e[24], e[25] = uint8(z.typ), uint8(z.state)
-		if s := z.state; cached && s.isActive() {
+		if s := z.state; cached && s.IsActive() {
 			e[25] = uint8(condActive)
 		}
 		n++
@@ -189,10 +190,10 @@ func (f *fakeReport) ask(sector uint64, b []byte, cached bool) error {
 // All zones are read, in as many reports as it takes: from what the kernel knows
 // where it shares that, and the device is asked for what this leaves open.
 func TestReportZones(t *testing.T) {
-	states := []ZoneState{Empty, ImpOpen, Empty, Closed, Full, ExpOpen, Empty, ReadOnly, Empty, Empty, Offline, Full}
+	states := []zone.State{zone.Empty, zone.ImpOpen, zone.Empty, zone.Closed, zone.Full, zone.ExpOpen, zone.Empty, zone.ReadOnly, zone.Empty, zone.Empty, zone.Offline, zone.Full}
 	var zones []kernelZone
 	for i, s := range states {
-		zones = append(zones, kernelZone{start: uint64(i) * 128, length: 128, capacity: 96, wp: uint64(i)*128 + 8, typ: ZoneSeqWriteRequired, state: s})
+		zones = append(zones, kernelZone{start: uint64(i) * 128, length: 128, capacity: 96, wp: uint64(i)*128 + 8, typ: zone.SequentialWriteRequired, state: s})
 	}
 	zones[len(zones)-1].length = 100
 	const sectors = 11*128 + 100
@@ -210,8 +211,8 @@ func TestReportZones(t *testing.T) {
 		f := &fakeReport{zones: zones, most: tt.most, cached: tt.cached}
 		got, err := reportZones(f.ask, sectors, true)
 		for i, z := range got { // those that nobody was asked about
-			if z.state == condUnwritten && tt.cached && zones[i].state == Empty {
-				got[i].state = Empty
+			if z.state == condUnwritten && tt.cached && zones[i].state == zone.Empty {
+				got[i].state = zone.Empty
 			}
 		}
 		if err != nil || !slices.Equal(got, zones) || !slices.Equal(f.asked, tt.asked) {
@@ -229,7 +230,7 @@ func TestReportZones(t *testing.T) {
 		"broken":         func(uint64, []byte, bool) error { return broken },
 		"no zone at":     (&fakeReport{}).ask,
 		"at 0 should be": (&fakeReport{zones: zones[1:], most: 100}).ask,
-		"at most 100":    (&fakeReport{zones: append(slices.Clone(zones[:11]), kernelZone{11 * 128, 128, 96, 0, ZoneSeqWriteRequired, Empty}), most: 5}).ask,
+		"at most 100":    (&fakeReport{zones: append(slices.Clone(zones[:11]), kernelZone{11 * 128, 128, 96, 0, zone.SequentialWriteRequired, zone.Empty}), most: 5}).ask,
 		"0 sectors": func(sector uint64, b []byte, cached bool) error {
 			err := (&fakeReport{zones: zones[:1], most: 1, cached: true}).ask(sector, b, cached)
 			clear(b[engine.ZoneReportBytes+8:][:8])
@@ -259,7 +260,7 @@ func TestReportManyZones(t *testing.T) {
 	const n = 1 << 16
 	zones := make([]kernelZone, n)
 	for i := range zones {
-		zones[i] = kernelZone{start: uint64(i) << 19, length: 1 << 19, capacity: 1 << 19, wp: uint64(i) << 19, typ: ZoneSeqWriteRequired, state: Closed}
+		zones[i] = kernelZone{start: uint64(i) << 19, length: 1 << 19, capacity: 1 << 19, wp: uint64(i) << 19, typ: zone.SequentialWriteRequired, state: zone.Closed}
 	}
 	asked := 0
 	got, err := reportZones(func(sector uint64, b []byte, cached bool) error {

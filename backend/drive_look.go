@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // Only the drive knows what its zones are. It is asked after I/O that failed,
@@ -47,8 +48,8 @@ func (d *drive) seen(r *driveRequest) ([]kernelZone, error) {
 // how much was written before it was finished.
 func (d *drive) learn(i int, k *kernelZone) {
 	z, was, now := &d.zones[i], d.entry(i), k.entry(i)
-	if s := k.state; s == ReadOnly || s == Offline || s == Full && was.state() == Full {
-		now = pack(i, s, was.written())
+	if s := k.state; s == zone.ReadOnly || s == zone.Offline || s == zone.Full && was.State() == zone.Full {
+		now = zone.Pack(i, s, was.Written())
 	}
 	z.word.Store(uint64(now))
 	z.stale = false
@@ -83,9 +84,9 @@ func (d *drive) reread(r *driveRequest) {
 	case r.Op == OpResetAll:
 		d.resetRunFailed(r)
 	default:
-		landed := landedIn(word(z.word.Load()), r.tried)
+		landed := landedIn(zone.Entry(z.word.Load()), r.tried)
 		d.settle(r, func(m *driveRequest) error {
-			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != ZoneConventional && m.end <= landed || plantMerged && m != r {
+			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != zone.Conventional && m.end <= landed || plantMerged && m != r {
 				return nil
 			}
 			return d.verdict(m.Op, m.zone, r.cause)
@@ -97,9 +98,9 @@ func (d *drive) reread(r *driveRequest) {
 // has landed. It goes by the write pointer, but for one that has come all the way:
 // some drives move it whatever becomes of the data (QEMU's NVMe drive does), so
 // then it does not say what has failed.
-func landedIn(w word, tried [2]uint64) uint64 {
-	switch at := w.written(); {
-	case w.state() == ReadOnly || w.state() == Offline:
+func landedIn(w zone.Entry, tried [2]uint64) uint64 {
+	switch at := w.Written(); {
+	case w.State() == zone.ReadOnly || w.State() == zone.Offline:
 		return 0
 	case at < tried[1]:
 		return at
@@ -110,9 +111,9 @@ func landedIn(w word, tried [2]uint64) uint64 {
 // verdict is the error of a request that failed with cause, now that its zone
 // has been looked at: one that turned read-only or offline says so, but for reads,
 // which a read-only zone allows.
-func (d *drive) verdict(op Op, zone int32, cause error) error {
-	if s := d.entry(int(zone)).state(); s == ReadOnly && op != OpRead || s == Offline {
-		return fmt.Errorf("%w: the zone is %v by now: %w", ErrZoneInvalid, s, cause)
+func (d *drive) verdict(op Op, zn int32, cause error) error {
+	if s := d.entry(int(zn)).State(); s == zone.ReadOnly && op != OpRead || s == zone.Offline {
+		return fmt.Errorf("%w: the zone is %v by now: %w", zone.ErrInvalid, s, cause)
 	}
 	return driveError(cause)
 }
@@ -131,7 +132,7 @@ func (d *drive) report(r *driveRequest) {
 	from := int(r.Sector >> d.rules.shift)
 	to := from + int(r.Bytes)
 	if r.Sector >= d.info.CapacitySectors || to <= from || to > len(d.zones) {
-		d.fail(r, ErrZoneInvalid)
+		d.fail(r, zone.ErrInvalid)
 		return
 	}
 	r.cause = nil
@@ -168,8 +169,8 @@ func (d *drive) reported(r *driveRequest) {
 		switch {
 		case !z.busy && z.since < r.asked:
 			d.learn(i, k)
-		case (k.state == ReadOnly || k.state == Offline) && k.state != w.state():
-			z.word.Store(uint64(pack(i, k.state, w.written())))
+		case (k.state == zone.ReadOnly || k.state == zone.Offline) && k.state != w.State():
+			z.word.Store(uint64(zone.Pack(i, k.state, w.Written())))
 		}
 		z.mu.Unlock()
 	}

@@ -1,6 +1,9 @@
 package backend
 
-import "github.com/zvhost/zvhost/backend/engine"
+import (
+	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
+)
 
 var zoneCodes = [numOps]engine.Code{
 	OpOpen: engine.ZoneOpen, OpClose: engine.ZoneClose, OpFinish: engine.ZoneFinish, OpReset: engine.ZoneReset,
@@ -10,7 +13,7 @@ var zoneCodes = [numOps]engine.Code{
 func (d *drive) manage(r *driveRequest) {
 	i := int(r.Sector >> d.rules.shift)
 	if r.Sector >= d.info.CapacitySectors || d.conventional(i) || d.rules.offset(r.Sector) != 0 {
-		d.fail(r, ErrZoneInvalid)
+		d.fail(r, zone.ErrInvalid)
 		return
 	}
 	r.zone = int32(i)
@@ -20,16 +23,16 @@ func (d *drive) manage(r *driveRequest) {
 // admitManage says whether zone z, whose lock is held, allows r; done if there is
 // nothing to do for it.
 func (d *drive) admitManage(z *driveZone, r *driveRequest) (done bool, err error) {
-	w := word(z.word.Load())
+	w := zone.Entry(z.word.Load())
 	switch {
 	case d.info.ReadOnly:
 		return true, frozen(r.Op, w)
-	case w.state() == Empty && r.wasEmptying():
+	case w.State() == zone.Empty && r.wasEmptying():
 		r.Mark.managed(r.Op, int(r.zone))
 		return !r.Stable, nil // or reset once more, durably
 	}
-	to, err := transition(w.state(), events[r.Op], w.written() != 0)
-	return err == nil && to == w.state() && !r.Stable, err
+	to, err := zone.Transition(w.State(), events[r.Op], w.Written() != 0)
+	return err == nil && to == w.State() && !r.Stable, err
 }
 
 // issueManage starts what r, which has its zone to itself, asks for.
@@ -37,7 +40,7 @@ func (d *drive) issueManage(r *driveRequest) {
 	start := uint64(r.zone) << d.rules.shift
 	r.step = driveManaged
 	r.io.Code, r.io.FD = zoneCodes[r.Op], int(d.f.Fd())
-	if w := d.entry(int(r.zone)); r.Op == OpClose && w.written() == 0 && w.state() != Closed {
+	if w := d.entry(int(r.zone)); r.Op == OpClose && w.Written() == 0 && w.State() != zone.Closed {
 		r.io.Code = engine.ZoneReset // to be empty; some drives would have it closed
 		r.Mark.emptying(start)
 	}
@@ -54,13 +57,13 @@ func (d *drive) managed(r *driveRequest) {
 	}
 	z := &d.zones[r.zone]
 	z.mu.Lock()
-	w := word(z.word.Load())
-	written := w.written()
+	w := zone.Entry(z.word.Load())
+	written := w.Written()
 	if r.Op == OpReset {
 		written = 0
 	}
-	if to, err := transition(w.state(), events[r.Op], written != 0); err == nil { // else it failed since then
-		z.word.Store(uint64(pack(int(r.zone), to, written)))
+	if to, err := zone.Transition(w.State(), events[r.Op], written != 0); err == nil { // else it failed since then
+		z.word.Store(uint64(zone.Pack(int(r.zone), to, written)))
 	}
 	r.Mark.managed(r.Op, int(r.zone))
 	z.mu.Unlock()
@@ -101,8 +104,8 @@ func (d *drive) resettable(i int) bool { return !d.conventional(i) && d.serving(
 
 // serving says whether zone i is neither read-only nor offline.
 func (d *drive) serving(i int) bool {
-	s := d.entry(i).state()
-	return s != ReadOnly && s != Offline
+	s := d.entry(i).State()
+	return s != zone.ReadOnly && s != zone.Offline
 }
 
 // filled says whether zone i, which a reset-all has, has to be reset.
@@ -110,7 +113,7 @@ func (d *drive) filled(i int) bool {
 	z := &d.zones[i]
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	return d.resettable(i) && (z.stale || d.entry(i).state() != Empty)
+	return d.resettable(i) && (z.stale || d.entry(i).State() != zone.Empty)
 }
 
 // resetRun resets the next zones that stand side by side, from i on. All of a
@@ -158,7 +161,7 @@ func (d *drive) resetRunDone(r *driveRequest) {
 		z := &d.zones[i]
 		z.mu.Lock()
 		if d.resettable(i) {
-			z.word.Store(uint64(pack(i, Empty, 0)))
+			z.word.Store(uint64(zone.Pack(i, zone.Empty, 0)))
 			z.stale = false
 		}
 		z.mu.Unlock()

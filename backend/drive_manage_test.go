@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -36,15 +37,15 @@ func TestDriveManagementTakesTurns(t *testing.T) {
 		}
 		want := map[Op]written{OpOpen: {at: 8, sectors: 16}, OpClose: {at: 8, sectors: 16}, OpReset: {0, 8, false}, OpResetAll: {0, 8, false}}[op]
 		if op == OpFinish {
-			c.want(after.Err, ErrZoneInvalid)
-			c.wantZone(2, Full, 0)
+			c.want(after.Err, zone.ErrInvalid)
+			c.wantZone(2, zone.Full, 0)
 			continue
 		}
 		c.want(after.Err, nil)
 		if after.AppendSector != 256+want.at {
 			t.Errorf("%v: what came behind it landed at %d", op, after.AppendSector-256)
 		}
-		c.wantZone(2, map[Op]ZoneState{OpOpen: ExpOpen}[op]|ImpOpen, want.at+8)
+		c.wantZone(2, map[Op]zone.State{OpOpen: zone.ExpOpen}[op]|zone.ImpOpen, want.at+8)
 	}
 }
 
@@ -67,13 +68,13 @@ func TestDriveManagementFails(t *testing.T) {
 		c.ended(after)
 		c.want(m.Err, ErrIO)
 		c.want(after.Err, nil)
-		c.wantZone(2, ImpOpen, 16)
+		c.wantZone(2, zone.ImpOpen, 16)
 
 		d.dev.failing(code, 0, unix.EIO)
-		d.dev.set(2, ReadOnly)
-		c.want(c.zoneOp(Op(op), 256), ErrZoneInvalid)
-		c.want(c.zoneOp(Op(op), 256), ErrZoneInvalid)
-		c.wantZone(2, ReadOnly, 16)
+		d.dev.set(2, zone.ReadOnly)
+		c.want(c.zoneOp(Op(op), 256), zone.ErrInvalid)
+		c.want(c.zoneOp(Op(op), 256), zone.ErrInvalid)
+		c.wantZone(2, zone.ReadOnly, 16)
 	}
 }
 
@@ -87,16 +88,16 @@ func TestDriveClosesEmptyZones(t *testing.T) {
 		r := request(OpClose, 256, nil)
 		r.Stable = stable
 		c.want(c.do(r), nil)
-		c.wantZone(2, Empty, 0)
+		c.wantZone(2, zone.Empty, 0)
 		if d.dev.count(engine.ZoneReset) != 1 || d.dev.count(engine.ZoneClose) != 0 {
 			t.Errorf("it was not reset")
 		}
-		c.want(c.do(r), ErrZoneInvalid)
+		c.want(c.do(r), zone.ErrInvalid)
 
-		d = newFakeDrive(t, small, map[int]ZoneState{2: Closed}, nil)
+		d = newFakeDrive(t, small, map[int]zone.State{2: zone.Closed}, nil)
 		c = newClient(t, d)
 		c.want(c.do(r), nil)
-		c.wantZone(2, Closed, 0)
+		c.wantZone(2, zone.Closed, 0)
 		c.want(c.write(256, pattern('a', 512)), nil)
 	}
 }
@@ -107,20 +108,20 @@ func TestDriveResetAll(t *testing.T) {
 	const whole = small15
 	type run struct{ at, sectors uint64 }
 	for name, tt := range map[string]struct {
-		states map[int]ZoneState
+		states map[int]zone.State
 		window *Window
 		fill   []int // zones of the drive that hold something
 		want   []run // sectors of the drive
 	}{
 		"nothing to do":       {nil, nil, nil, nil},
 		"all of the drive":    {nil, nil, []int{3}, []run{{0, whole}}},
-		"not all in service":  {map[int]ZoneState{5: ReadOnly, 9: Offline}, nil, []int{3, 4, 5, 6, 8, 15}, []run{{384, 256}, {768, 128}, {1024, 128}, {1920, 64}}},
+		"not all in service":  {map[int]zone.State{5: zone.ReadOnly, 9: zone.Offline}, nil, []int{3, 4, 5, 6, 8, 15}, []run{{384, 256}, {768, 128}, {1024, 128}, {1920, 64}}},
 		"a window":            {nil, &Window{3, 9}, []int{2, 3, 5, 6, 9, 10}, []run{{384, 128}, {640, 256}, {1152, 128}}},
 		"conventional ones":   {nil, &Window{0, 3}, []int{0, 1, 2, 3, 4}, []run{{256, 256}}},
 		"the smaller last":    {nil, &Window{14, 15}, []int{13, 15}, []run{{1920, 64}}},
 		"only what has none":  {nil, &Window{0, 1}, []int{0, 1, 2}, nil},
-		"an offline first":    {map[int]ZoneState{0: Offline}, nil, []int{2}, []run{{256, 128}}},
-		"every other is full": {map[int]ZoneState{15: ReadOnly}, nil, []int{2, 4, 6}, []run{{256, 128}, {512, 128}, {768, 128}}},
+		"an offline first":    {map[int]zone.State{0: zone.Offline}, nil, []int{2}, []run{{256, 128}}},
+		"every other is full": {map[int]zone.State{15: zone.ReadOnly}, nil, []int{2, 4, 6}, []run{{256, 128}, {512, 128}, {768, 128}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := small
@@ -145,11 +146,11 @@ func TestDriveResetAll(t *testing.T) {
 			}
 			for i := range d.zones {
 				n := int(d.first/128) + i
-				state := Empty
+				state := zone.Empty
 				if s, ok := tt.states[n]; ok {
 					state = s
 				} else if n < 2 {
-					state = NotWP
+					state = zone.NotWP
 				}
 				c.wantState(d, i, state, 0)
 			}
@@ -183,9 +184,9 @@ func TestDriveResetAllFails(t *testing.T) {
 			d.dev.failing(engine.ZoneReset, 0, unix.EIO)
 			c.want(c.zoneOp(OpResetAll, 0), ErrIO)
 			first := int(base / 128)
-			c.wantZone(first, ImpOpen, 1)
+			c.wantZone(first, zone.ImpOpen, 1)
 			c.want(c.zoneOp(OpResetAll, 0), nil)
-			c.wantZone(first, Empty, 0)
+			c.wantZone(first, zone.Empty, 0)
 
 			fill()
 			d.dev.fault = func(op *engine.Op) (int64, error) {
@@ -197,11 +198,11 @@ func TestDriveResetAllFails(t *testing.T) {
 				return 0, nil
 			}
 			c.want(c.zoneOp(OpResetAll, 0), nil)
-			c.wantZone(first, Empty, 0)
-			c.wantZone(first+1, ReadOnly, 1)
-			c.wantZone(first+2, Empty, 0)
+			c.wantZone(first, zone.Empty, 0)
+			c.wantZone(first+1, zone.ReadOnly, 1)
+			c.wantZone(first+2, zone.Empty, 0)
 			c.want(c.write(base, pattern('b', 512)), nil)
-			c.want(c.write(base+128, pattern('b', 512)), ErrZoneInvalid)
+			c.want(c.write(base+128, pattern('b', 512)), zone.ErrInvalid)
 			if !bytes.Equal(c.read(base+128, 512), pattern('a', 512)) {
 				t.Error("a read-only zone cannot be read")
 			}
@@ -220,7 +221,7 @@ func TestDriveResetAllFails(t *testing.T) {
 // A zone that goes out of service while it is served: what its requests get, and
 // the report.
 func TestDriveZonesFail(t *testing.T) {
-	for _, s := range []ZoneState{ReadOnly, Offline} {
+	for _, s := range []zone.State{zone.ReadOnly, zone.Offline} {
 		for _, reported := range []bool{false, true} {
 			d := newFakeDrive(t, small, nil, nil)
 			c := newClient(t, d)
@@ -231,27 +232,27 @@ func TestDriveZonesFail(t *testing.T) {
 			for i := 2; i < 6; i++ {
 				d.dev.set(i, s)
 				if reported {
-					c.wantZone(i, s, map[ZoneState]uint64{ReadOnly: 8}[s])
+					c.wantZone(i, s, map[zone.State]uint64{zone.ReadOnly: 8}[s])
 				}
 			}
 			readable := error(nil)
-			if s == Offline {
-				readable = ErrZoneInvalid
+			if s == zone.Offline {
+				readable = zone.ErrInvalid
 			}
 			c.want(c.do(request(OpRead, 256, make([]byte, 512))), readable)
-			c.want(c.write(3*128+8, pattern('b', 512)), ErrZoneInvalid)
+			c.want(c.write(3*128+8, pattern('b', 512)), zone.ErrInvalid)
 			_, err := c.append(4*128, pattern('b', 512))
-			c.want(err, ErrZoneInvalid)
-			c.want(c.zoneOp(OpFinish, 5*128), ErrZoneInvalid)
+			c.want(err, zone.ErrInvalid)
+			c.want(c.zoneOp(OpFinish, 5*128), zone.ErrInvalid)
 			for i := 2; i < 6; i++ {
-				c.want(c.write(uint64(i)*128+8, pattern('b', 512)), ErrZoneInvalid)
-				c.want(c.zoneOp(OpOpen, uint64(i)*128), ErrZoneInvalid)
+				c.want(c.write(uint64(i)*128+8, pattern('b', 512)), zone.ErrInvalid)
+				c.want(c.zoneOp(OpOpen, uint64(i)*128), zone.ErrInvalid)
 				c.want(c.do(request(OpRead, uint64(i)*128, make([]byte, 512))), readable)
-				c.wantZone(i, s, map[ZoneState]uint64{ReadOnly: 8}[s])
+				c.wantZone(i, s, map[zone.State]uint64{zone.ReadOnly: 8}[s])
 			}
 			// And comes back, empty: a report shows it, and then it can be used.
-			d.dev.set(3, Empty)
-			c.wantZone(3, Empty, 0)
+			d.dev.set(3, zone.Empty)
+			c.wantZone(3, zone.Empty, 0)
 			c.want(c.write(3*128, pattern('c', 512)), nil)
 		}
 	}
@@ -260,7 +261,7 @@ func TestDriveZonesFail(t *testing.T) {
 // Read-only zones can be read: what the drive fails to read there is a medium error,
 // and no request that the zone's state does not allow.
 func TestDriveReadFailsInReadOnlyZone(t *testing.T) {
-	for s, want := range map[ZoneState]error{ReadOnly: ErrIO, Offline: ErrZoneInvalid, Closed: ErrIO} {
+	for s, want := range map[zone.State]error{zone.ReadOnly: ErrIO, zone.Offline: zone.ErrInvalid, zone.Closed: ErrIO} {
 		for _, reported := range []bool{false, true} {
 			d := newFakeDrive(t, small, nil, nil)
 			c := newClient(t, d)
@@ -268,12 +269,12 @@ func TestDriveReadFailsInReadOnlyZone(t *testing.T) {
 			c.want(c.write(384, pattern('a', 4096)), nil)
 			d.dev.set(2, s)
 			if reported {
-				c.wantZone(2, s, map[ZoneState]uint64{ReadOnly: 8, Closed: 8}[s])
+				c.wantZone(2, s, map[zone.State]uint64{zone.ReadOnly: 8, zone.Closed: 8}[s])
 			}
 			d.dev.failing(engine.Readv, 0, unix.EIO)
 			err := c.do(request(OpRead, 256, make([]byte, 512)))
 			c.want(err, want)
-			if errors.Is(err, ErrZoneInvalid) && s != Offline {
+			if errors.Is(err, zone.ErrInvalid) && s != zone.Offline {
 				t.Errorf("a read in a zone that is %v: %v", s, err)
 			}
 		}
@@ -288,8 +289,8 @@ func TestDriveReadsReadOnlyZoneToItsCapacity(t *testing.T) {
 	for i := range uint64(3) {
 		c.want(c.write(256+32*i, pattern('a', 32*512)), nil)
 	}
-	d.dev.set(2, ReadOnly)
-	c.wantZone(2, ReadOnly, 96)
+	d.dev.set(2, zone.ReadOnly)
+	c.wantZone(2, zone.ReadOnly, 96)
 	d.dev.ops = nil
 	if got := c.read(256+88, 16*512); !bytes.Equal(got, append(pattern('a', 8*512), make([]byte, 8*512)...)) {
 		t.Error("across the capacity something else is read")
@@ -301,8 +302,8 @@ func TestDriveReadsReadOnlyZoneToItsCapacity(t *testing.T) {
 		t.Errorf("the drive was asked for %+v", ops)
 	}
 	// Conventional zones have no capacity, and reads go over several of them.
-	d.dev.set(0, ReadOnly)
-	c.wantZone(0, ReadOnly, 0)
+	d.dev.set(0, zone.ReadOnly)
+	c.wantZone(0, zone.ReadOnly, 0)
 	c.want(c.write(128, pattern('c', 512)), nil)
 	if got := c.read(127, 1024); !bytes.Equal(got[512:], pattern('c', 512)) {
 		t.Error("behind a read-only conventional zone something else is read")
@@ -315,10 +316,10 @@ func TestDriveZoneFailsUnderWrite(t *testing.T) {
 	c, e := d.held(t, isWrite)
 	r, behind := request(OpWrite, 256, pattern('a', 512)), request(OpAppend, 256, pattern('a', 512))
 	c.submit(r, behind)
-	d.dev.set(2, ReadOnly)
-	c.wantZone(2, ReadOnly, 0)
+	d.dev.set(2, zone.ReadOnly)
+	c.wantZone(2, zone.ReadOnly, 0)
 	e.release()
 	for range 2 {
-		c.want(c.wait().Err, ErrZoneInvalid)
+		c.want(c.wait().Err, zone.ErrInvalid)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // Writes and appends of a zone that stand in line behind one in flight become
@@ -64,12 +65,12 @@ func TestDriveMerges(t *testing.T) {
 		"a write elsewhere": {
 			[]*Request{add(), write(64, 8), add(), add()},
 			[]written{{8, 8, false}, {16, 16, false}},
-			[]int{8, -1, 16, 24}, map[int]error{1: ErrUnalignedWP},
+			[]int{8, -1, 16, 24}, map[int]error{1: zone.ErrUnaligned},
 		},
 		"nothing": {
 			[]*Request{add(), write(16, 0), write(17, 0), add()},
 			[]written{{8, 8, false}, {16, 8, false}},
-			[]int{8, 16, -1, 16}, map[int]error{2: ErrUnalignedWP},
+			[]int{8, 16, -1, 16}, map[int]error{2: zone.ErrUnaligned},
 		},
 		"an open": {
 			[]*Request{add(), request(OpOpen, 256, nil), add()},
@@ -79,7 +80,7 @@ func TestDriveMerges(t *testing.T) {
 		"a finish": {
 			[]*Request{add(), add(), request(OpFinish, 256, nil), add()},
 			[]written{{8, 16, false}},
-			[]int{8, 16, -1, -1}, map[int]error{3: ErrZoneInvalid},
+			[]int{8, 16, -1, -1}, map[int]error{3: zone.ErrInvalid},
 		},
 		"a reset": {
 			[]*Request{add(), request(OpReset, 256, nil), write(0, 8), add()},
@@ -94,7 +95,7 @@ func TestDriveMerges(t *testing.T) {
 		"the end of the zone": {
 			[]*Request{write(8, 72), add(), add(), add()},
 			[]written{{8, 72, false}, {80, 16, false}},
-			[]int{8, 80, 88, -1}, map[int]error{3: ErrZoneInvalid},
+			[]int{8, 80, 88, -1}, map[int]error{3: zone.ErrInvalid},
 		},
 		"too many vectors": {
 			[]*Request{vectors(500), vectors(500), vectors(24), vectors(1), vectors(1100), vectors(1)},
@@ -147,8 +148,8 @@ func TestDriveMergesBatches(t *testing.T) {
 	if got := d.dev.writes(); !slices.Equal(got, []written{{256, 24, false}, {384, 16, false}}) {
 		t.Errorf("the drive was sent %v", got)
 	}
-	c.wantZone(2, ImpOpen, 24)
-	c.wantZone(3, ImpOpen, 16)
+	c.wantZone(2, zone.ImpOpen, 24)
+	c.wantZone(3, zone.ImpOpen, 16)
 }
 
 // Those that are made one can come from several queues: each is answered on its
@@ -203,5 +204,5 @@ func TestDriveZonesDoNotWait(t *testing.T) {
 			t.Error(r.Err)
 		}
 	}
-	c.wantZone(2, Empty, 0)
+	c.wantZone(2, zone.Empty, 0)
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A write that is too long for the device at once is refused for the reason that
@@ -16,7 +17,7 @@ import (
 // where it is the limit of open zones.
 func TestDriveLongWrite(t *testing.T) {
 	const longest = 8 << SectorShift
-	d := newFakeDrive(t, Geometry{CapacitySectors: 4 * 128, ZoneSectors: 128, MaxOpen: 1, BlockSize: 512}, nil, nil)
+	d := newFakeDrive(t, zone.Geometry{CapacitySectors: 4 * 128, ZoneSectors: 128, MaxOpen: 1, BlockSize: 512}, nil, nil)
 	d.partBytes = longest
 	d.dev.fault = func(op *engine.Op) (int64, error) {
 		if op.Code == engine.Writev && op.Len > longest {
@@ -27,9 +28,9 @@ func TestDriveLongWrite(t *testing.T) {
 	c := newClient(t, d)
 	data := pattern(7, 60<<SectorShift)
 	c.want(c.zoneOp(OpOpen, 0), nil)
-	c.want(c.write(128, data), ErrOpenResource)
+	c.want(c.write(128, data), zone.ErrOpenLimit)
 	c.want(c.write(0, data), nil)
-	c.wantZone(0, ExpOpen, 60)
+	c.wantZone(0, zone.ExpOpen, 60)
 	if !bytes.Equal(c.read(0, len(data)), data) {
 		t.Error("it reads otherwise")
 	}
@@ -119,5 +120,5 @@ func TestDrivePartFails(t *testing.T) {
 	c.want(first.Err, nil)
 	c.want(second.Err, nil)
 	c.want(third.Err, ErrIO)
-	c.wantZone(2, ImpOpen, 1+8+8+4)
+	c.wantZone(2, zone.ImpOpen, 1+8+8+4)
 }

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -41,8 +42,8 @@ func TestDriveAgainstDevice(t *testing.T) {
 					return
 				}
 				i := rapid.IntRange(s.g.ConventionalZones, len(s.d.dev.m.Zones)-1).Draw(t, "zone")
-				to := rapid.SampledFrom([]ZoneState{ReadOnly, Offline, Empty}).Draw(t, "state")
-				if s.d.dev.set(i, to); to == Empty {
+				to := rapid.SampledFrom([]zone.State{zone.ReadOnly, zone.Offline, zone.Empty}).Draw(t, "state")
+				if s.d.dev.set(i, to); to == zone.Empty {
 					s.forget(i)
 				}
 			},
@@ -55,7 +56,7 @@ func TestDriveAgainstDevice(t *testing.T) {
 
 type driveScript struct {
 	t       tb
-	g       Geometry
+	g       zone.Geometry
 	d       *fakeDrive
 	lanes   []*client
 	rnd     *rand.Rand
@@ -123,13 +124,13 @@ func (s *driveScript) batch(t *rapid.T, faulty bool) {
 	var rs []*Request
 	lost := make(map[int]bool)
 	for i := range n {
-		zone := about
+		zn := about
 		if s.rnd.IntN(4) == 0 {
-			zone = s.rnd.IntN(len(s.d.zones))
+			zn = s.rnd.IntN(len(s.d.zones))
 		}
-		r := s.request(zone)
+		r := s.request(zn)
 		if r.Op == OpReset {
-			lost[s.first+zone] = true
+			lost[s.first+zn] = true
 		}
 		for z := 0; r.Op == OpResetAll && z < len(s.d.zones); z++ {
 			lost[s.first+z] = true
@@ -154,8 +155,8 @@ func (s *driveScript) batch(t *rapid.T, faulty bool) {
 	}
 	s.requests, s.faults = s.requests+n, s.faults+struck
 	s.d.dev.fault = nil
-	for zone := range lost {
-		s.forget(zone)
+	for zn := range lost {
+		s.forget(zn)
 	}
 	for _, r := range rs {
 		switch {
@@ -179,8 +180,8 @@ func (s *driveScript) idle() bool {
 	return true
 }
 
-func (s *driveScript) request(zone int) *Request {
-	z := s.d.drive.ReportZone(zone)
+func (s *driveScript) request(zn int) *Request {
+	z := s.d.drive.ReportZone(zn)
 	block := uint64(s.g.BlockSize)
 	op := []Op{OpAppend, OpAppend, OpAppend, OpAppend, OpWrite, OpWrite, OpWrite, OpRead, OpOpen, OpClose, OpFinish, OpReset, OpFlush, OpReport, OpResetAll}[s.rnd.IntN(15)]
 	if op == OpResetAll && s.rnd.IntN(3) != 0 {
@@ -189,10 +190,10 @@ func (s *driveScript) request(zone int) *Request {
 	r := &Request{Op: op, Sector: z.Start, Stable: s.rnd.IntN(8) == 0}
 	switch op {
 	case OpReport:
-		r.Bytes = uint64(1 + s.rnd.IntN(len(s.d.zones)-zone))
+		r.Bytes = uint64(1 + s.rnd.IntN(len(s.d.zones)-zn))
 	case OpWrite, OpRead, OpAppend:
 		r.Bytes = uint64(s.rnd.IntN(4)) * block
-		if op == OpWrite && z.Type != ZoneConventional {
+		if op == OpWrite && z.Type != zone.Conventional {
 			r.Sector = z.WP + uint64(s.rnd.IntN(3))*block/SectorSize*uint64(s.rnd.IntN(4))
 		}
 		odd := s.rnd.IntN(2) * 3
@@ -213,35 +214,35 @@ func (s *driveScript) ack(r *Request, lost map[int]bool) {
 	if r.Op == OpAppend {
 		sector = r.AppendSector
 	}
-	zone := s.first + int(sector/s.g.ZoneSectors)
-	if zone < s.g.ConventionalZones || lost[zone] {
+	zn := s.first + int(sector/s.g.ZoneSectors)
+	if zn < s.g.ConventionalZones || lost[zn] {
 		return
 	}
-	if s.acked[zone] == nil {
-		s.acked[zone] = make(map[uint64][]byte)
+	if s.acked[zn] == nil {
+		s.acked[zn] = make(map[uint64][]byte)
 	}
 	data := bytesOfAll(r)
 	for n := uint64(0); n < r.Bytes; n += SectorSize {
 		at := sector + n/SectorSize
-		if s.acked[zone][at] != nil {
+		if s.acked[zn][at] != nil {
 			s.Errorf("sector %d was given away twice", at)
 		}
-		s.acked[zone][at] = data[n:][:SectorSize]
+		s.acked[zn][at] = data[n:][:SectorSize]
 	}
 }
 
 // verify reads what has to be there.
 func (s *driveScript) verify() {
-	for zone, sectors := range s.acked {
-		_, z := s.d.dev.m.ZoneOf(uint64(zone) * s.g.ZoneSectors)
+	for zn, sectors := range s.acked {
+		_, z := s.d.dev.m.ZoneOf(uint64(zn) * s.g.ZoneSectors)
 		if z.State == zonemodel.Offline {
 			continue
 		}
-		start := uint64(zone-s.first) * s.g.ZoneSectors
+		start := uint64(zn-s.first) * s.g.ZoneSectors
 		got := s.lanes[0].read(start, int(z.End-z.Start)*SectorSize)
 		for at, want := range sectors {
 			if !bytes.Equal(got[(at-start)*SectorSize:][:SectorSize], want) {
-				s.Errorf("zone %d of the drive (%v): sector %d is not what was written", zone, z.State, at-start)
+				s.Errorf("zone %d of the drive (%v): sector %d is not what was written", zn, z.State, at-start)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // read serves what is written from the device and the rest as zeroes: not every
@@ -17,7 +18,7 @@ func (d *drive) read(r *driveRequest) {
 	case r.Bytes == 0:
 		r.finish(nil)
 		return
-	case d.entry(int(r.Sector>>d.rules.shift)).state() == ReadOnly:
+	case d.entry(int(r.Sector>>d.rules.shift)).State() == zone.ReadOnly:
 		written = d.readable(r) // its write pointer is nothing to go by
 	}
 	iov, err := r.zeroBehind(written)
@@ -34,7 +35,7 @@ func (d *drive) read(r *driveRequest) {
 // readable is how many bytes of r, a read, can have been written.
 func (d *drive) readable(r *driveRequest) uint64 {
 	z := &d.zones[r.Sector>>d.rules.shift]
-	if z.typ == ZoneConventional {
+	if z.typ == zone.Conventional {
 		return r.Bytes
 	}
 	off := d.rules.offset(r.Sector)

@@ -3,6 +3,8 @@ package backend
 import (
 	"cmp"
 	"slices"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // This file finishes what another daemon had begun on a drive when it died, from
@@ -24,24 +26,24 @@ func (d *drive) leaveUnclean() {}
 // reserve implements marker.
 func (d *drive) reserve(claims []claim) {
 	for len(claims) > 0 {
-		zone, n := claims[0].was.sector>>d.rules.shift, 1
-		for n < len(claims) && claims[n].was.sector>>d.rules.shift == zone {
+		zn, n := claims[0].was.sector>>d.rules.shift, 1
+		for n < len(claims) && claims[n].was.sector>>d.rules.shift == zn {
 			n++
 		}
-		d.reserveIn(zone, claims[:n])
+		d.reserveIn(zn, claims[:n])
 		claims = claims[n:]
 	}
 }
 
 // reserveIn is reserve for claims in one zone, if there is such a zone.
-func (d *drive) reserveIn(zone uint64, claims []claim) {
-	if i := int(zone); d.info.ReadOnly || zone >= uint64(len(d.zones)) || d.conventional(i) || !d.serving(i) {
+func (d *drive) reserveIn(zn uint64, claims []claim) {
+	if i := int(zn); d.info.ReadOnly || zn >= uint64(len(d.zones)) || d.conventional(i) || !d.serving(i) {
 		for _, c := range claims {
 			c.of.failed()
 		}
 		return
 	}
-	z := &d.zones[zone]
+	z := &d.zones[zn]
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	d.claims.mu.Lock()
@@ -52,7 +54,7 @@ func (d *drive) reserveIn(zone uint64, claims []claim) {
 	old := z.claimed
 	all := make([]driveClaim, 0, len(old)+len(claims))
 	for _, c := range claims {
-		n := driveClaim{zone: int(zone), from: d.rules.offset(c.was.sector)}
+		n := driveClaim{zone: int(zn), from: d.rules.offset(c.was.sector)}
 		n.end = n.from + c.was.sectors
 		for ; len(old) > 0 && old[0].from <= n.from; old = old[1:] {
 			all = append(all, old[0])
@@ -63,7 +65,7 @@ func (d *drive) reserveIn(zone uint64, claims []claim) {
 			k > 0 && all[k-1].end > n.from, len(old) > 0 && old[0].from < n.end: // two at one place: nobody admitted that
 			c.of.failed()
 			continue
-		case word(z.word.Load()).written() >= n.end:
+		case zone.Entry(z.word.Load()).Written() >= n.end:
 			c.of.done(c.was.sector)
 		default:
 			z.owed++
@@ -212,7 +214,7 @@ func (d *drive) admitAgain(z *driveZone, r *driveRequest, at uint64) (done bool,
 		r.Mark.Clear()
 		return false, d.admit(z, r, at)
 	}
-	if _, err := transition(word(z.word.Load()).state(), evWrite, true); err != nil {
+	if _, err := zone.Transition(zone.Entry(z.word.Load()).State(), zone.OnWrite, true); err != nil {
 		return false, err
 	}
 	r.AppendSector = uint64(r.zone)<<d.rules.shift + r.from

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A daemon dies with writes and appends in flight on a drive, some of which the
@@ -31,8 +32,8 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 		return err
 	}
 	defer func() { _ = lane.Close() }()
-	const zone = 3
-	start := uint64(zone) * g.ZoneSectors
+	const zn = 3
+	start := uint64(zn) * g.ZoneSectors
 	var all []*Request
 	answered := map[*Request]bool{}
 	guess := uint64(0)
@@ -120,7 +121,7 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 // written. The daemon that comes after one that died, or that ended, has it from the
 // drive before it decides anything about them, and asks nothing when it starts.
 func TestDriveRemembersOpenZones(t *testing.T) {
-	open := map[int]ZoneState{2: ExpOpen, 3: ExpOpen, 4: ExpOpen}
+	open := map[int]zone.State{2: zone.ExpOpen, 3: zone.ExpOpen, 4: zone.ExpOpen}
 	again := func(readOnly bool) (*fakeDrive, *client) {
 		d := newFakeDrive(t, small, open, nil)
 		d.dev.cached = true
@@ -134,27 +135,27 @@ func TestDriveRemembersOpenZones(t *testing.T) {
 	d, c := again(false)
 	c.want(c.zoneOp(OpReset, 3*128), nil)
 	c.want(c.zoneOp(OpClose, 256), nil)
-	c.want(c.zoneOp(OpClose, 256), ErrZoneInvalid)
-	c.want(c.zoneOp(OpClose, 5*128), ErrZoneInvalid)
+	c.want(c.zoneOp(OpClose, 256), zone.ErrInvalid)
+	c.want(c.zoneOp(OpClose, 5*128), zone.ErrInvalid)
 	c.want(c.write(4*128, pattern('a', 512)), nil)
-	for i, s := range map[int]ZoneState{2: Empty, 3: Empty, 4: ExpOpen, 5: Empty} {
-		if is := ZoneState(d.dev.m.Zones[i].State); is != s {
+	for i, s := range map[int]zone.State{2: zone.Empty, 3: zone.Empty, 4: zone.ExpOpen, 5: zone.Empty} {
+		if is := zone.State(d.dev.m.Zones[i].State); is != s {
 			t.Errorf("zone %d of the drive is %v, want %v", i, is, s)
 		}
-		if w := d.entry(i); w.state() != s {
-			t.Errorf("zone %d is %v, want %v", i, w.state(), s)
+		if w := d.entry(i); w.State() != s {
+			t.Errorf("zone %d is %v, want %v", i, w.State(), s)
 		}
 	}
 
 	d, c = again(false)
 	c.want(c.zoneOp(OpResetAll, 0), nil)
-	if s := ZoneState(d.dev.m.Zones[3].State); s != Empty {
+	if s := zone.State(d.dev.m.Zones[3].State); s != zone.Empty {
 		t.Errorf("a reset of all has left zone 3 %v", s)
 	}
 
 	// A close that was under way: of one zone it was done, of the other it was not.
 	d, c = again(false)
-	d.dev.set(3, Empty)
+	d.dev.set(3, zone.Empty)
 	for i, stable := range []bool{false, true, false} {
 		sector := uint64(2+i%2) * 128
 		m := new(Mark)
@@ -164,18 +165,18 @@ func TestDriveRemembersOpenZones(t *testing.T) {
 		r.Stable = stable
 		c.want(c.resume(r, m), nil)
 		wantMark(t, m, markDone)
-		if s := ZoneState(d.dev.m.Zones[2+i%2].State); s != Empty {
+		if s := zone.State(d.dev.m.Zones[2+i%2].State); s != zone.Empty {
 			t.Errorf("zone %d was closed, and is %v", 2+i%2, s)
 		}
 	}
 	other := new(Mark)
 	other.emptying(3 * 128)
 	Claim(d, Run(d), []*Mark{other})
-	c.want(c.resume(request(OpClose, 256, nil), other), ErrZoneInvalid) // not the request that it was
+	c.want(c.resume(request(OpClose, 256, nil), other), zone.ErrInvalid) // not the request that it was
 
 	_, c = again(true)
 	c.want(c.zoneOp(OpOpen, 256), nil) // it is open
-	c.want(c.zoneOp(OpOpen, 5*128), ErrZoneInvalid)
+	c.want(c.zoneOp(OpOpen, 5*128), zone.ErrInvalid)
 }
 
 // What is claimed and never comes does not keep the zone; what cannot be is

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // What a report says of a zone is old when somebody has worked on the zone since
@@ -15,16 +16,16 @@ import (
 func TestDriveReportComesLate(t *testing.T) {
 	for name, tt := range map[string]struct {
 		since   func(*client)
-		state   ZoneState
+		state   zone.State
 		written uint64
 	}{
-		"a write":           {func(c *client) { c.want(c.write(264, pattern('b', 4096)), nil) }, ImpOpen, 16},
-		"a close":           {func(c *client) { c.want(c.zoneOp(OpClose, 256), nil) }, Closed, 8},
-		"a reset":           {func(c *client) { c.want(c.zoneOp(OpReset, 256), nil) }, Empty, 0},
-		"a reset of all":    {func(c *client) { c.want(c.zoneOp(OpResetAll, 256), nil) }, Empty, 0},
-		"a reset and write": {func(c *client) { c.want(c.zoneOp(OpReset, 256), nil); c.want(c.write(256, pattern('b', 4096)), nil) }, ImpOpen, 8},
-		"nothing":           {func(*client) {}, ImpOpen, 8},
-		"another zone":      {func(c *client) { c.want(c.write(384, pattern('b', 4096)), nil) }, ImpOpen, 8},
+		"a write":           {func(c *client) { c.want(c.write(264, pattern('b', 4096)), nil) }, zone.ImpOpen, 16},
+		"a close":           {func(c *client) { c.want(c.zoneOp(OpClose, 256), nil) }, zone.Closed, 8},
+		"a reset":           {func(c *client) { c.want(c.zoneOp(OpReset, 256), nil) }, zone.Empty, 0},
+		"a reset of all":    {func(c *client) { c.want(c.zoneOp(OpResetAll, 256), nil) }, zone.Empty, 0},
+		"a reset and write": {func(c *client) { c.want(c.zoneOp(OpReset, 256), nil); c.want(c.write(256, pattern('b', 4096)), nil) }, zone.ImpOpen, 8},
+		"nothing":           {func(*client) {}, zone.ImpOpen, 8},
+		"another zone":      {func(c *client) { c.want(c.write(384, pattern('b', 4096)), nil) }, zone.ImpOpen, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newFakeDrive(t, small, nil, nil)
@@ -53,12 +54,12 @@ func TestDriveClosesByItself(t *testing.T) {
 	for i := uint64(2); i < 6; i++ {
 		c.want(c.write(i*128, pattern('a', 4096)), nil)
 	}
-	c.wantState(d, 2, ImpOpen, 8) // nobody has told
-	c.wantZone(2, Closed, 8)
+	c.wantState(d, 2, zone.ImpOpen, 8) // nobody has told
+	c.wantZone(2, zone.Closed, 8)
 	c.want(c.zoneOp(OpOpen, 384), nil)
 	c.want(c.write(256+8, pattern('a', 4096)), nil)
-	c.wantZone(4, Closed, 8)
-	c.wantZone(3, ExpOpen, 8)
+	c.wantZone(4, zone.Closed, 8)
+	c.wantZone(3, zone.ExpOpen, 8)
 	c.want(c.zoneOp(OpClose, 512), nil) // is closed already
 }
 
@@ -104,10 +105,10 @@ func wantDrive(t tb, d *fakeDrive) {
 	for i := range d.zones {
 		got, of := d.drive.ReportZone(i), d.dev.m.Descriptor(i+int(d.first>>d.rules.shift))
 		wp := of.WP - d.first
-		if ZoneState(of.State) == ReadOnly {
+		if zone.State(of.State) == zone.ReadOnly {
 			wp = got.WP
 		}
-		if got.State != ZoneState(of.State) || got.WP != wp || got.Start != of.Start-d.first || got.Length != of.Length || got.Capacity != of.Capacity {
+		if got.State != zone.State(of.State) || got.WP != wp || got.Start != of.Start-d.first || got.Length != of.Length || got.Capacity != of.Capacity {
 			t.Errorf("zone %d is %+v, of the drive %+v", i, got, of)
 		}
 		z := &d.zones[i]
@@ -166,7 +167,7 @@ func TestDriveStressResetAll(t *testing.T) {
 
 // mayFail says whether err is one that a request may get from a drive that fails.
 func mayFail(err error) bool {
-	for _, e := range []error{ErrIO, ErrZoneInvalid, ErrUnalignedWP, ErrOpenResource, ErrActiveResource} {
+	for _, e := range []error{ErrIO, zone.ErrInvalid, zone.ErrUnaligned, zone.ErrOpenLimit, zone.ErrActiveLimit} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -2,15 +2,17 @@ package backend
 
 import (
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // fakeRig makes drives over devices in memory.
 var fakeRig = zonedRig{
-	open: func(t testing.TB, g Geometry) Disk { return newFakeDrive(t, g, nil, nil) },
-	openWith: func(t testing.TB, g Geometry, zones map[int]ZoneState) Disk {
+	open: func(t testing.TB, g zone.Geometry) Disk { return newFakeDrive(t, g, nil, nil) },
+	openWith: func(t testing.TB, g zone.Geometry, zones map[int]zone.State) Disk {
 		return newFakeDrive(t, g, zones, nil)
 	},
-	openReadOnly: func(t testing.TB, g Geometry, fill func(Disk)) Disk {
+	openReadOnly: func(t testing.TB, g zone.Geometry, fill func(Disk)) Disk {
 		d := newFakeDrive(t, g, nil, nil)
 		fill(d)
 		return openFakeDrive(t, g, d.dev, nil, true)

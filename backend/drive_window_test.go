@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A window is a disk of its own: its zones are numbered from zero, and nobody
@@ -30,7 +32,7 @@ func TestDriveWindow(t *testing.T) {
 		for i := range n {
 			start, at := uint64(i)*128, uint64(tt.w.First+i)*128
 			z, dev := d.ReportZone(i), d.dev.m.Descriptor(tt.w.First+i)
-			if z.Start != start || z.WP != start || z.Length != dev.Length || z.Capacity != dev.Capacity || (z.Type == ZoneConventional) != dev.Conventional {
+			if z.Start != start || z.WP != start || z.Length != dev.Length || z.Capacity != dev.Capacity || (z.Type == zone.Conventional) != dev.Conventional {
 				t.Errorf("%v: zone %d is %+v, of the drive %+v", tt.w, i, z, dev)
 			}
 			data := pattern(byte('a'+i), int(z.Capacity)*512)
@@ -39,7 +41,7 @@ func TestDriveWindow(t *testing.T) {
 				t.Errorf("%v: zone %d has something else", tt.w, i)
 			}
 			_, err := c.append(start, pattern('x', 512))
-			c.want(err, ErrZoneInvalid)
+			c.want(err, zone.ErrInvalid)
 		}
 		// Behind the last there is nothing.
 		c.want(c.do(request(OpRead, tt.capacity, make([]byte, 512))), ErrRange)
@@ -50,14 +52,14 @@ func TestDriveWindow(t *testing.T) {
 			if op == OpReport {
 				r.Bytes = 1
 			}
-			c.want(c.do(r), ErrZoneInvalid)
+			c.want(c.do(r), zone.ErrInvalid)
 		}
 		for _, zones := range []uint64{0, uint64(n) + 1, 1 << 63, 1<<64 - 1} {
-			c.want(c.do(&Request{Op: OpReport, Bytes: zones}), ErrZoneInvalid)
+			c.want(c.do(&Request{Op: OpReport, Bytes: zones}), zone.ErrInvalid)
 		}
 		c.want(c.zoneOp(OpResetAll, 0), nil)
 		for i := range n {
-			if z := d.drive.ReportZone(i); z.Type != ZoneConventional && z.State != Empty {
+			if z := d.drive.ReportZone(i); z.Type != zone.Conventional && z.State != zone.Empty {
 				t.Errorf("%v: zone %d is %v", tt.w, i, z.State)
 			}
 		}
@@ -117,7 +119,7 @@ func TestDriveCut(t *testing.T) {
 	zones := func(lengths ...uint64) (all []kernelZone) {
 		at := uint64(0)
 		for _, n := range lengths {
-			all = append(all, kernelZone{start: at, length: n, capacity: n, typ: ZoneSeqWriteRequired, state: Empty})
+			all = append(all, kernelZone{start: at, length: n, capacity: n, typ: zone.SequentialWriteRequired, state: zone.Empty})
 			at += n
 		}
 		return all
@@ -188,9 +190,9 @@ func TestDriveLimits(t *testing.T) {
 			}
 			all := make([]kernelZone, 4)
 			for i := range all {
-				all[i] = kernelZone{start: uint64(i) * zoneSectors, length: zoneSectors, capacity: tt.capacity, typ: ZoneSeqWriteRequired, state: Empty}
+				all[i] = kernelZone{start: uint64(i) * zoneSectors, length: zoneSectors, capacity: tt.capacity, typ: zone.SequentialWriteRequired, state: zone.Empty}
 			}
-			all[0].typ, all[0].state, all[0].capacity = ZoneConventional, NotWP, zoneSectors
+			all[0].typ, all[0].state, all[0].capacity = zone.Conventional, zone.NotWP, zoneSectors
 			all[3].length, all[3].capacity = tt.last, min(tt.last, tt.capacity)
 			var d drive
 			zones, err := d.cut(all, &Window{1, 3})
@@ -227,9 +229,9 @@ func TestDriveGranularity(t *testing.T) {
 	d.info.Zoned.WriteGranularity = 4096
 	c := newClient(t, d)
 	for _, n := range []int{512, 4096 + 512, 4095} {
-		c.want(c.write(256, pattern('a', n)), ErrUnalignedWP)
+		c.want(c.write(256, pattern('a', n)), zone.ErrUnaligned)
 		_, err := c.append(256, pattern('a', n))
-		c.want(err, ErrUnalignedWP)
+		c.want(err, zone.ErrUnaligned)
 	}
 	if n := len(d.dev.writes()); n != 0 {
 		t.Errorf("the drive was sent %d writes", n)

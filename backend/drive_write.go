@@ -1,5 +1,7 @@
 package backend
 
+import "github.com/zvhost/zvhost/backend/zone"
+
 // A zone of a drive does one thing at a time. What wants to write to it or to
 // manage it stands in its line; whoever ends an I/O takes the next ones out of
 // the line (next), and they go on on the lane of the first of them (run). Writes
@@ -95,10 +97,10 @@ func (d *drive) next(z *driveZone) *driveRequest {
 		case z.stale:
 			r.step, r.cause = driveUnknown, nil
 		case r.again:
-			done, err = d.admitAgain(z, r, word(z.word.Load()).written())
+			done, err = d.admitAgain(z, r, zone.Entry(z.word.Load()).Written())
 			r.step = driveAdmitted
 		case r.Op == OpWrite || r.Op == OpAppend:
-			err = d.admit(z, r, word(z.word.Load()).written())
+			err = d.admit(z, r, zone.Entry(z.word.Load()).Written())
 			done = r.Bytes == 0
 			r.step = driveAdmitted
 		default:
@@ -134,14 +136,14 @@ func (d *drive) admit(z *driveZone, r *driveRequest, at uint64) error {
 	if r.Op == OpWrite {
 		from = d.rules.offset(r.Sector)
 	}
-	_, err := transition(word(z.word.Load()).state(), evWrite, true)
+	_, err := zone.Transition(zone.Entry(z.word.Load()).State(), zone.OnWrite, true)
 	switch {
 	case err != nil:
 		return err
 	case from != at:
-		return ErrUnalignedWP
+		return zone.ErrUnaligned
 	case sectors > z.capSecs-from:
-		return ErrZoneInvalid
+		return zone.ErrInvalid
 	}
 	r.from, r.end, r.landed, r.again = from, from+sectors, 0, false
 	r.AppendSector = uint64(r.zone)<<d.rules.shift + from
@@ -208,21 +210,21 @@ func (d *drive) wrote(r *driveRequest) {
 		return
 	}
 	z := &d.zones[r.zone]
-	if z.typ == ZoneConventional {
+	if z.typ == zone.Conventional {
 		r.finish(nil)
 		return
 	}
 	z.mu.Lock()
-	w := word(z.word.Load())
-	to := w.state()
+	w := zone.Entry(z.word.Load())
+	to := w.State()
 	switch {
-	case to == ReadOnly || to == Offline: // since then
+	case to == zone.ReadOnly || to == zone.Offline: // since then
 	case end == z.capSecs:
-		to = Full
-	case to != ExpOpen:
-		to = ImpOpen
+		to = zone.Full
+	case to != zone.ExpOpen:
+		to = zone.ImpOpen
 	}
-	z.word.Store(uint64(pack(int(r.zone), to, end)))
+	z.word.Store(uint64(zone.Pack(int(r.zone), to, end)))
 	z.mu.Unlock()
 	d.settle(r, nil)
 }
@@ -246,7 +248,7 @@ func (d *drive) settle(r *driveRequest, outcome func(m *driveRequest) error) {
 		m.marked(z, err)
 		d.leave(m, err)
 	}
-	if z.typ != ZoneConventional {
+	if z.typ != zone.Conventional {
 		d.release(z, lane)
 	}
 	if err != nil {
@@ -258,7 +260,7 @@ func (d *drive) settle(r *driveRequest, outcome func(m *driveRequest) error) {
 // marked notes the outcome of a write before anybody else gets its zone.
 func (r *driveRequest) marked(z *driveZone, err error) {
 	switch {
-	case z.typ == ZoneConventional:
+	case z.typ == zone.Conventional:
 	case err == nil:
 		r.Mark.done(r.AppendSector)
 	default:

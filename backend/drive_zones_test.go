@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // Only what the device cannot reach itself is copied, together with what is written
@@ -150,8 +151,8 @@ func TestDriveMemoryGone(t *testing.T) {
 	}
 	c.want(lead.Err, nil)
 	c.want(behind.Err, nil)
-	c.wantZone(2, ImpOpen, 17)
-	c.wantZone(3, Empty, 0)
+	c.wantZone(2, zone.ImpOpen, 17)
+	c.wantZone(3, zone.Empty, 0)
 	if !bytes.Equal(c.read(256, 17*512), append(pattern('a', 8192), pattern('b', 512)...)) {
 		t.Error("the zone holds something else")
 	}
@@ -205,7 +206,7 @@ func TestDriveWritesFailHalfWay(t *testing.T) {
 			if landed == 23 {
 				c.want(wrong.Err, nil) // now it is there
 			} else {
-				c.want(wrong.Err, ErrUnalignedWP)
+				c.want(wrong.Err, zone.ErrUnaligned)
 			}
 			if appended.AppendSector != 256+wp {
 				t.Errorf("%d landed: the next append is at %d", landed, appended.AppendSector-256)
@@ -249,6 +250,6 @@ func TestDriveResetAllWaits(t *testing.T) {
 		third.want(third.wait().Err, nil)
 	}
 	for _, i := range []int{2, 3, 6, 8} { // the second one found them written
-		c.wantZone(i, Empty, 0)
+		c.wantZone(i, zone.Empty, 0)
 	}
 }

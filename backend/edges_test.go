@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 )
 
@@ -211,14 +212,14 @@ func TestEdgeFails(t *testing.T) {
 func TestImageEdges(t *testing.T) {
 	for _, kind := range engine.Kinds {
 		for _, direct := range []bool{false, true} {
-			for _, g := range []Geometry{small, {CapacitySectors: 33*4 - 2, ZoneSectors: 4, ConventionalZones: 1}, {CapacitySectors: 1001, ZoneSectors: 64, ZoneCapacitySectors: 61}} {
+			for _, g := range []zone.Geometry{small, {CapacitySectors: 33*4 - 2, ZoneSectors: 4, ConventionalZones: 1}, {CapacitySectors: 1001, ZoneSectors: 64, ZoneCapacitySectors: 61}} {
 				testImageEdges(t, kind, g, Options{Direct: direct, unit: 4096})
 			}
 		}
 	}
 }
 
-func testImageEdges(t *testing.T, kind engine.Kind, g Geometry, o Options) {
+func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o Options) {
 	path := newImage(t, g)
 	d, err := Open(path, o)
 	if err != nil {
@@ -246,7 +247,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g Geometry, o Options) {
 			for round := range 25 {
 				// Zones of its own, every third one, which may share blocks with their neighbours.
 				i := w + workers*(1+rnd.IntN((z.Zones-1)/workers-1))
-				if ReportZone := d.ReportZone(i); ReportZone.Type == ZoneConventional {
+				if ReportZone := d.ReportZone(i); ReportZone.Type == zone.Conventional {
 					continue
 				}
 				start := uint64(i) * z.ZoneSectors

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // FaultKind is what a fault does.
@@ -205,13 +207,13 @@ func (f *Fault) set(word, value string) (err error) {
 		f.Times, err = parseTimes(value)
 	case key == "zone" && placed:
 		f.Place = InZones
-		f.First, f.Last, err = parseSpan(value, MaxZones-1)
+		f.First, f.Last, err = zone.ParseSpan(value, zone.MaxZones-1)
 	case key == "sectors" && placed:
 		f.Place = InSectors
-		f.First, f.Last, err = parseSpan(value, maxDiskSectors-1)
+		f.First, f.Last, err = zone.ParseSpan(value, zone.MaxDiskSectors-1)
 	case key == "after" && (f.Kind == FaultWrite || f.Kind == FaultAppend):
 		f.After, err = strconv.ParseUint(value, 10, 64)
-		if err != nil || f.After > maxDiskSectors {
+		if err != nil || f.After > zone.MaxDiskSectors {
 			return errors.New("want a number of sectors")
 		}
 	case key == "left" && f.Kind == FaultFull:
@@ -236,27 +238,6 @@ func parseTimes(s string) (uint32, error) {
 		return 0, errors.New("want how often, from 1 on")
 	}
 	return uint32(n), nil
-}
-
-var errNoSpan = errors.New("want a number such as 5, or a range such as 5-7")
-
-// parseSpan reads "5" or "5-7", neither above most.
-func parseSpan(s string, most uint64) (first, last uint64, err error) {
-	a, b, both := strings.Cut(s, "-")
-	if !both {
-		b = a
-	}
-	first, errA := strconv.ParseUint(a, 10, 64)
-	last, errB := strconv.ParseUint(b, 10, 64)
-	switch {
-	case errA != nil || errB != nil:
-		return 0, 0, errNoSpan
-	case first > last:
-		return 0, 0, errors.New("the range ends before it begins")
-	case last > most:
-		return 0, 0, fmt.Errorf("%d is more than any disk has", last)
-	}
-	return first, last, nil
 }
 
 const byteUnits = "KMGTP"

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // fault arms faults on the client's disk and returns their numbers.
@@ -58,7 +59,7 @@ func TestFaultsOnZones(t *testing.T) {
 			c.want(c.do(request(OpRead, other, make([]byte, 512))), nil)
 			c.want(c.do(request(OpRead, 0, make([]byte, 256*512))), nil) // the conventional zones
 			c.want(c.write(open+16, data), nil)
-			c.wantZone(4, ImpOpen, 40)
+			c.wantZone(4, zone.ImpOpen, 40)
 			c.struck(1, 2)
 		}},
 		{"read,sectors=130-131,once", func(c *client) {
@@ -71,9 +72,9 @@ func TestFaultsOnZones(t *testing.T) {
 		{"write,zone=4-5", func(c *client) { // whole: nothing lands
 			for range 2 {
 				c.want(c.write(open+16, data), ErrIO)
-				c.wantZone(4, ImpOpen, 16)
+				c.wantZone(4, zone.ImpOpen, 16)
 				c.want(c.write(other, data), ErrIO)
-				c.wantZone(5, Empty, 0) // no write was successful: it was never opened
+				c.wantZone(5, zone.Empty, 0) // no write was successful: it was never opened
 			}
 			at, err := c.append(open, data) // is no write
 			c.want(err, nil)
@@ -86,19 +87,19 @@ func TestFaultsOnZones(t *testing.T) {
 		{"write,zone=4,once,after=9", func(c *client) {
 			c.want(c.write(open+16, data[:9*512]), nil) // not longer: it never gets that far
 			c.want(c.write(open+25, data), ErrIO)
-			c.wantZone(4, ImpOpen, 34)
+			c.wantZone(4, zone.ImpOpen, 34)
 			if got := c.read(open+25, 24*512); !bytes.Equal(got, append(bytes.Clone(data[:9*512]), make([]byte, 15*512)...)) {
 				c.t.Error("behind what landed there are no zeroes, or before it something else")
 			}
-			c.want(c.write(open+25, data), ErrUnalignedWP)
+			c.want(c.write(open+25, data), zone.ErrUnaligned)
 			c.want(c.write(open+34, data), nil)
-			c.wantZone(4, ImpOpen, 58)
+			c.wantZone(4, zone.ImpOpen, 58)
 		}},
 		{"append,zone=5,after=1", func(c *client) {
 			for i := range uint64(2) {
 				_, err := c.append(other, data)
 				c.want(err, ErrIO)
-				c.wantZone(5, ImpOpen, i+1)
+				c.wantZone(5, zone.ImpOpen, i+1)
 			}
 			c.want(c.write(other+2, data), nil) // is no append
 			if got := c.read(other, 3*512); !bytes.Equal(got, data[:3*512]) {
@@ -124,7 +125,7 @@ func TestFaultsOnZones(t *testing.T) {
 		{"full,left=12K", func(c *client) {
 			c.want(c.write(open+16, make([]byte, 24<<9+512)), unix.ENOSPC)
 			c.want(c.write(open+16, make([]byte, 24<<9+512)), ErrIO)
-			c.wantZone(4, ImpOpen, 16)
+			c.wantZone(4, zone.ImpOpen, 16)
 			c.want(c.write(open+16, data), nil)
 			_, err := c.append(other, data[:512])
 			c.want(err, unix.ENOSPC)
@@ -145,10 +146,10 @@ func TestFaultsOnZones(t *testing.T) {
 			c.fault(tt.fault)
 			// What is wrong by itself keeps its own error, and strikes nothing.
 			c.want(c.do(request(OpRead, 1<<40, make([]byte, 512))), ErrRange)
-			c.want(c.write(open+17, pattern('x', 512)), ErrUnalignedWP)
+			c.want(c.write(open+17, pattern('x', 512)), zone.ErrUnaligned)
 			c.want(c.write(open+16, nil), nil)
 			_, err := c.append(other+1, pattern('x', 512))
-			c.want(err, ErrZoneInvalid)
+			c.want(err, zone.ErrInvalid)
 			c.struck(1, 0)
 			tt.do(c)
 			d.Faults().ClearAll()
@@ -156,7 +157,7 @@ func TestFaultsOnZones(t *testing.T) {
 				t.Error("what was there before has changed")
 			}
 			for i := 6; i < 16; i++ {
-				c.wantZone(i, Empty, 0)
+				c.wantZone(i, zone.Empty, 0)
 			}
 			closeDisk(t, d, path)
 		})
@@ -172,9 +173,9 @@ func TestFaultLandsWholeBlocks(t *testing.T) {
 	c := newClient(t, d)
 	c.fault("write,zone=3,after=15,once", "write,zone=3,after=7")
 	c.want(c.write(384, pattern('a', 16*512)), ErrIO)
-	c.wantZone(3, ImpOpen, 8)
+	c.wantZone(3, zone.ImpOpen, 8)
 	c.want(c.write(392, pattern('b', 16*512)), ErrIO)
-	c.wantZone(3, ImpOpen, 8) // less than a block: nothing
+	c.wantZone(3, zone.ImpOpen, 8) // less than a block: nothing
 	closeDisk(t, d, path)
 }
 
@@ -188,7 +189,7 @@ func TestFaultBeforeOtherWrites(t *testing.T) {
 	rs := c.appends(e, 256, 3)
 	e.release(2, fault{})
 	c.ended(rs[2])
-	c.wantZone(2, ImpOpen, 24)
+	c.wantZone(2, zone.ImpOpen, 24)
 	c.settleHeld(e)
 	c.ended(rs[1], rs[0]) // what did not land is zeroed first
 	c.want(rs[0].Err, ErrIO)
@@ -203,7 +204,7 @@ func TestFaultBeforeOtherWrites(t *testing.T) {
 	rs = c.appends(e, 384, 1)
 	e.release(0, fault{n: 512, err: unix.EIO})
 	c.ended(rs[0])
-	c.wantZone(3, Empty, 0)
+	c.wantZone(3, zone.Empty, 0)
 	e.hold = nil
 	closeDisk(t, d, path)
 }
@@ -260,7 +261,7 @@ func TestLatency(t *testing.T) {
 		c.want(c.write(640, pattern('b', 512)), nil)
 		c.want(c.flush(), nil) // the write is done but for its answer
 		if kind == "zoned" {
-			c.wantZone(4, ImpOpen, 1)
+			c.wantZone(4, zone.ImpOpen, 1)
 			c.want(c.zoneOp(OpFinish, 512), nil)
 		}
 		c.quiet("it is held back")

@@ -9,18 +9,20 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A faultyModel is what a disk with faults has to be: told in the words of the
 // documentation, one request at a time. Its zones have no limits.
 type faultyModel struct {
-	g      Geometry
+	g      zone.Geometry
 	zones  []faultyZone
 	faults []modelFault
 }
 
 type faultyZone struct {
-	state   ZoneState // Empty stands for all that is writable
+	state   zone.State // Empty stands for all that is writable
 	written uint64
 	data    []byte
 }
@@ -85,7 +87,7 @@ func (m *faultyModel) happens(op Op, first, sectors uint64) (ok bool, lands uint
 	return ok, lands
 }
 
-func drawFault(t *rapid.T, g *Geometry) Fault {
+func drawFault(t *rapid.T, g *zone.Geometry) Fault {
 	f := Fault{Kind: FaultKind(rapid.IntRange(int(FaultRead), int(FaultFull)).Draw(t, "kind"))}
 	switch f.Kind {
 	case FaultFull:
@@ -129,7 +131,7 @@ func TestFaultsAgainstModel(t *testing.T) {
 		c := newClient(t, d)
 		m := &faultyModel{g: g, zones: make([]faultyZone, g.Zones())}
 		for i := range m.zones {
-			m.zones[i] = faultyZone{state: Empty, data: make([]byte, g.length(i)*SectorSize)}
+			m.zones[i] = faultyZone{state: zone.Empty, data: make([]byte, g.Length(i)*SectorSize)}
 		}
 		one := &faultyStep{t: t, c: c, m: m}
 		t.Repeat(map[string]func(*rapid.T){
@@ -198,15 +200,15 @@ func (s *faultyStep) write(t *rapid.T, op Op) {
 	i, z := s.zone(t)
 	g := &s.m.g
 	block := uint64(g.BlockSize) / SectorSize
-	from, room := z.written, g.capacity(i)-z.written
-	if g.conventional(i) {
-		op, from = OpWrite, rapid.Uint64Range(0, g.length(i)/block-1).Draw(t, "from")*block
-		room = g.length(i) - from
+	from, room := z.written, g.Capacity(i)-z.written
+	if g.Conventional(i) {
+		op, from = OpWrite, rapid.Uint64Range(0, g.Length(i)/block-1).Draw(t, "from")*block
+		room = g.Length(i) - from
 	}
 	if op == OpAppend {
 		room = min(room, uint64(g.MaxAppendSectors))
 	}
-	if z.state != Empty || room == 0 {
+	if z.state != zone.Empty || room == 0 {
 		return
 	}
 	sectors := rapid.Uint64Range(1, room/block).Draw(t, "blocks") * block
@@ -220,20 +222,20 @@ func (s *faultyStep) write(t *rapid.T, op Op) {
 	}
 	s.is(op.String(), s.c.do(request(op, at, data)), ok)
 	copy(z.data[from*SectorSize:], data[:lands*SectorSize])
-	if !g.conventional(i) {
-		if z.written += lands; z.written == g.capacity(i) {
-			z.state = Full
+	if !g.Conventional(i) {
+		if z.written += lands; z.written == g.Capacity(i) {
+			z.state = zone.Full
 		}
 	}
 }
 
 func (s *faultyStep) read(t *rapid.T) {
 	i, z := s.zone(t)
-	if z.state == Offline {
+	if z.state == zone.Offline {
 		return
 	}
 	block := uint64(s.m.g.BlockSize) / SectorSize
-	blocks := s.m.g.length(i) / block
+	blocks := s.m.g.Length(i) / block
 	from := rapid.Uint64Range(0, blocks-1).Draw(t, "from")
 	sectors := rapid.Uint64Range(1, blocks-from).Draw(t, "blocks") * block
 	buf := pattern(0xee, int(sectors)*SectorSize)
@@ -248,14 +250,14 @@ func (s *faultyStep) read(t *rapid.T) {
 func (s *faultyStep) reset(t *rapid.T) {
 	i, z := s.zone(t)
 	err := s.c.zoneOp(OpReset, uint64(i)*s.m.g.ZoneSectors)
-	if s.m.g.conventional(i) || z.state == ReadOnly || z.state == Offline {
-		if !errors.Is(err, ErrZoneInvalid) {
+	if s.m.g.Conventional(i) || z.state == zone.ReadOnly || z.state == zone.Offline {
+		if !errors.Is(err, zone.ErrInvalid) {
 			t.Fatal(err)
 		}
 		return
 	}
 	s.is("reset", err, true)
-	z.state, z.written = Empty, 0
+	z.state, z.written = zone.Empty, 0
 	clear(z.data)
 }
 
@@ -263,7 +265,7 @@ func (s *faultyStep) set(t *rapid.T) {
 	i, z := s.zone(t)
 	to := rapid.SampledFrom(targets).Draw(t, "to")
 	err := SetZoneStates(s.c.disk, []int{i}, to)
-	if s.m.g.conventional(i) && (to == ToFull || to == ToEmpty) {
+	if s.m.g.Conventional(i) && (to == ToFull || to == ToEmpty) {
 		if err == nil {
 			t.Fatal("a conventional zone was made full or empty")
 		}
@@ -274,18 +276,18 @@ func (s *faultyStep) set(t *rapid.T) {
 	}
 	switch to {
 	case ToReadOnly:
-		z.state = ReadOnly
+		z.state = zone.ReadOnly
 	case ToOffline:
-		z.state = Offline
+		z.state = zone.Offline
 	case ToFull:
-		z.state = Full
+		z.state = zone.Full
 	case ToEmpty:
-		z.state, z.written = Empty, 0
+		z.state, z.written = zone.Empty, 0
 		clear(z.data)
 	case ToWritable:
-		if z.state == ReadOnly || z.state == Offline {
-			if z.state = Empty; !s.m.g.conventional(i) && z.written == s.m.g.capacity(i) {
-				z.state = Full
+		if z.state == zone.ReadOnly || z.state == zone.Offline {
+			if z.state = zone.Empty; !s.m.g.Conventional(i) && z.written == s.m.g.Capacity(i) {
+				z.state = zone.Full
 			}
 		}
 	}
@@ -298,21 +300,21 @@ func (s *faultyStep) check(t *rapid.T) {
 		want := got
 		want.WP = got.Start + z.written
 		switch {
-		case z.state != Empty:
+		case z.state != zone.Empty:
 			want.State = z.state
-		case s.m.g.conventional(i):
-			want.State = NotWP
+		case s.m.g.Conventional(i):
+			want.State = zone.NotWP
 		case z.written == 0:
-			want.State = Empty
-		case got.State != ImpOpen && got.State != Closed:
+			want.State = zone.Empty
+		case got.State != zone.ImpOpen && got.State != zone.Closed:
 			t.Fatalf("zone %d is %v with %d sectors written", i, got.State, z.written)
 		}
 		switch {
-		case want.Type == ZoneConventional:
+		case want.Type == zone.Conventional:
 			want.WP = got.Start
-		case want.State == Full:
+		case want.State == zone.Full:
 			want.WP = got.Start + got.Length
-		case want.State == Offline:
+		case want.State == zone.Offline:
 			want.WP = got.Start
 		}
 		if got != want {
@@ -333,7 +335,7 @@ func (s *faultyStep) check(t *rapid.T) {
 // same compares the data of all zones, with no faults left.
 func (s *faultyStep) same(c *client) {
 	for i := range s.m.zones {
-		if z := &s.m.zones[i]; z.state != Offline && !bytes.Equal(c.read(uint64(i)*s.m.g.ZoneSectors, len(z.data)), z.data) {
+		if z := &s.m.zones[i]; z.state != zone.Offline && !bytes.Equal(c.read(uint64(i)*s.m.g.ZoneSectors, len(z.data)), z.data) {
 			s.t.Fatalf("zone %d holds something else", i)
 		}
 	}

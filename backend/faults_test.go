@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 )
 
@@ -171,9 +172,9 @@ func powerCut(t tb, path string) {
 		live := make([]byte, 8*l.Zones())
 		for i := range l.Zones() {
 			// As if every zone had been filled and that alone had reached the disk.
-			w := pack(i, Full, l.capacity(i))
-			if l.conventional(i) {
-				w = pack(i, NotWP, 0)
+			w := zone.Pack(i, zone.Full, l.Capacity(i))
+			if l.Conventional(i) {
+				w = zone.Pack(i, zone.NotWP, 0)
 			}
 			binary.LittleEndian.PutUint64(live[8*i:], uint64(w))
 		}
@@ -182,7 +183,7 @@ func powerCut(t tb, path string) {
 }
 
 // setStates puts zones of a clean image into states that no request leads to.
-func setStates(t tb, path string, zones map[int]ZoneState) {
+func setStates(t tb, path string, zones map[int]zone.State) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
 		words, seqs, _, err := readCommitted(f, l)
@@ -190,12 +191,12 @@ func setStates(t tb, path string, zones map[int]ZoneState) {
 			t.Fatal(err)
 		}
 		for i, s := range zones {
-			words[i] = pack(i, s, words[i].written())
+			words[i] = zone.Pack(i, s, words[i].Written())
 			live := make([]byte, 8)
 			binary.LittleEndian.PutUint64(live, uint64(words[i]))
 			patch(t, f, live, liveOff+8*int64(i))
 		}
-		img := &image{layout: *l, store: fileStore{fd: int(f.Fd())}, commits: make([]word, len(words)), seqs: seqs}
+		img := &image{layout: *l, store: fileStore{fd: int(f.Fd())}, commits: make([]zone.Entry, len(words)), seqs: seqs}
 		if err := img.commit(words, img.allBlocks()); err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +207,7 @@ func setStates(t tb, path string, zones map[int]ZoneState) {
 func rawZone(t tb, path string, i int) (data []byte) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
-		data = make([]byte, l.length(i)<<SectorShift)
+		data = make([]byte, l.Length(i)<<SectorShift)
 		if _, err := f.ReadAt(data, l.offset(uint64(i)*l.ZoneSectors)); err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,8 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // doneAt is the mark of a write that is done, and managedOf that of zone management.
@@ -171,7 +173,7 @@ func TestForgedDriveClaims(t *testing.T) {
 // their places takes a step or two for each.
 func TestManyClaimsInOneZone(t *testing.T) {
 	const n = 1 << 13
-	g := Geometry{CapacitySectors: 3 << 14, ZoneSectors: 1 << 14}
+	g := zone.Geometry{CapacitySectors: 3 << 14, ZoneSectors: 1 << 14}
 	disks := map[string]func(t *testing.T) (Disk, *int){
 		"image": func(t *testing.T) (Disk, *int) {
 			d := openDisk(t, newFastImage(t, g))

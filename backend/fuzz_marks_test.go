@@ -10,12 +10,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
 
 // markGeometry is the disk of FuzzForgedMarks: two conventional zones, and a last zone that
 // is smaller.
-var markGeometry = Geometry{
+var markGeometry = zone.Geometry{
 	CapacitySectors: 7*16 + 8, ZoneSectors: 16, ZoneCapacitySectors: 12, ConventionalZones: 2, MaxOpen: 3, MaxActive: 4, MaxAppendSectors: 8,
 }
 
@@ -112,7 +113,7 @@ func forgeMarks(t *testing.T, d Disk, c *client, in []byte) {
 	for b := in[1:]; len(b) >= 8 && len(all) < maxForged; b = b[8:] {
 		all = append(all, forge(b, named))
 	}
-	was := make([]Zone, d.Info().Zoned.Zones)
+	was := make([]zone.Descriptor, d.Info().Zoned.Zones)
 	for i := range was {
 		was[i] = d.ReportZone(i)
 	}

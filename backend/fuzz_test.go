@@ -8,12 +8,13 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // fuzzGeometries are what FuzzZones chooses from.
-var fuzzGeometries = []Geometry{
+var fuzzGeometries = []zone.Geometry{
 	{CapacitySectors: 5*16 + 8, ZoneSectors: 16, ZoneCapacitySectors: 12, ConventionalZones: 1, MaxOpen: 2, MaxActive: 3, MaxAppendSectors: 5},
 	{CapacitySectors: 4 * 32, ZoneSectors: 32, BlockSize: 4096, MaxOpen: 1},
 	{CapacitySectors: 3*64 + 1, ZoneSectors: 64, MaxActive: 1},
@@ -54,8 +55,8 @@ func wantNoLeaks(t *testing.T) {
 // number and as sectors from its start; how much; and how.
 func (s *script) step(what, where, sectors, how byte) {
 	s.t.Helper()
-	zone := int(where>>4) % len(s.m.Zones)
-	z := &s.m.Zones[zone]
+	zn := int(where>>4) % len(s.m.Zones)
+	z := &s.m.Zones[zn]
 	sector := z.Start + uint64(where&15)
 	bytes := uint64(sectors)*SectorSize + uint64(how>>6) // rarely odd
 	stable, lane := how&1 != 0, int(how>>1&3)
@@ -82,7 +83,7 @@ func (s *script) step(what, where, sectors, how byte) {
 		for i := range sizes {
 			sizes[i] = (1 + (uint64(sectors)+uint64(i))%4) * uint64(s.m.g.BlockSize)
 		}
-		s.batch(zone, sizes)
+		s.batch(zn, sizes)
 	default:
 		s.one(lane, op, sector, bytes, stable)
 	}
@@ -189,10 +190,10 @@ func exercise(t *testing.T, d Disk) {
 	n := int(info.Zoned.WriteGranularity)
 	for i := range min(info.Zoned.Zones, 20) {
 		z := d.ReportZone(i)
-		if z.Start != uint64(i)*info.Zoned.ZoneSectors || z.Length == 0 || z.Capacity > z.Length || z.WP < z.Start || z.WP > z.Start+z.Length || !z.State.valid() {
+		if z.Start != uint64(i)*info.Zoned.ZoneSectors || z.Length == 0 || z.Capacity > z.Length || z.WP < z.Start || z.WP > z.Start+z.Length || !z.State.Valid() {
 			t.Fatalf("zone %d is %+v", i, z)
 		}
-		if z.State != Offline {
+		if z.State != zone.Offline {
 			c.read(z.Start, n)
 		}
 		for _, op := range []Op{OpOpen, OpClose} {
@@ -213,7 +214,7 @@ func exercise(t *testing.T, d Disk) {
 // one, and all of it.
 var fuzzRegions = []int64{superOff, superCopyOff, stateOff, stateOff + blockBytes, liveOff, -1, -2, 0}
 
-var fuzzGeometry = Geometry{CapacitySectors: 8 * 16, ZoneSectors: 16, ConventionalZones: 1, MaxOpen: 2, MaxActive: 3}
+var fuzzGeometry = zone.Geometry{CapacitySectors: 8 * 16, ZoneSectors: 16, ConventionalZones: 1, MaxOpen: 2, MaxActive: 3}
 
 // fuzzImage is a small image that was left in use with data in it.
 func fuzzImage(t testing.TB) []byte {
@@ -278,7 +279,7 @@ func scribble(t *testing.T, path string, in []byte) {
 	checkWords := func(b []byte, zones int) {
 		for i := range zones {
 			w := binary.LittleEndian.Uint64(b[8*i:])
-			binary.LittleEndian.PutUint64(b[8*i:], uint64(pack(i, word(w).state(), word(w).written())))
+			binary.LittleEndian.PutUint64(b[8*i:], uint64(zone.Pack(i, zone.Entry(w).State(), zone.Entry(w).Written())))
 		}
 	}
 	if mend&1 != 0 {

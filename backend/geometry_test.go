@@ -5,31 +5,33 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // Each setting that cannot be is refused in one line that says which it is.
 func TestGeometryRefused(t *testing.T) {
-	good := Geometry{CapacitySectors: 1024, ZoneSectors: 128}
+	good := zone.Geometry{CapacitySectors: 1024, ZoneSectors: 128}
 	for name, c := range map[string]struct {
-		change func(*Geometry)
+		change func(*zone.Geometry)
 		want   string
 	}{
-		"block size":          {func(g *Geometry) { g.BlockSize = 1024 }, "block size 1024"},
-		"no zone size":        {func(g *Geometry) { g.ZoneSectors = 0 }, "zone size: must be given"},
-		"zone not power of 2": {func(g *Geometry) { g.ZoneSectors = 96 }, "power of two"},
-		"zone below block":    {func(g *Geometry) { g.ZoneSectors, g.BlockSize = 4, 4096 }, "zone size 2048 bytes"},
-		"zone too large":      {func(g *Geometry) { g.ZoneSectors = 1 << 32 }, "to 1 TiB"},
-		"no capacity":         {func(g *Geometry) { g.CapacitySectors = 0 }, "disk size: must be given"},
-		"too large":           {func(g *Geometry) { g.CapacitySectors = maxDiskSectors + 1 }, "must be at most"},
-		"part of a block":     {func(g *Geometry) { g.CapacitySectors, g.BlockSize = 1028, 4096 }, "multiple of the block size"},
-		"too many zones":      {func(g *Geometry) { g.CapacitySectors = 128 * (MaxZones + 1) }, "zones are too many"},
-		"capacity above size": {func(g *Geometry) { g.ZoneCapacitySectors = 129 }, "must not exceed the zone size"},
-		"capacity in part":    {func(g *Geometry) { g.ZoneCapacitySectors, g.BlockSize = 100, 4096 }, "zone capacity 51200 bytes"},
-		"conventional":        {func(g *Geometry) { g.ConventionalZones = 8 }, "conventional zones 8: must be from 0 to 7"},
-		"negative":            {func(g *Geometry) { g.ConventionalZones = -1 }, "conventional zones -1"},
-		"open above active":   {func(g *Geometry) { g.MaxOpen, g.MaxActive = 3, 2 }, "open zones limit 3"},
-		"append too large":    {func(g *Geometry) { g.MaxAppendSectors = 129 }, "append limit 66048 bytes: must not exceed"},
-		"append in part":      {func(g *Geometry) { g.MaxAppendSectors, g.BlockSize = 12, 4096 }, "append limit 6144 bytes: must be a multiple"},
+		"block size":          {func(g *zone.Geometry) { g.BlockSize = 1024 }, "block size 1024"},
+		"no zone size":        {func(g *zone.Geometry) { g.ZoneSectors = 0 }, "zone size: must be given"},
+		"zone not power of 2": {func(g *zone.Geometry) { g.ZoneSectors = 96 }, "power of two"},
+		"zone below block":    {func(g *zone.Geometry) { g.ZoneSectors, g.BlockSize = 4, 4096 }, "zone size 2048 bytes"},
+		"zone too large":      {func(g *zone.Geometry) { g.ZoneSectors = 1 << 32 }, "to 1 TiB"},
+		"no capacity":         {func(g *zone.Geometry) { g.CapacitySectors = 0 }, "disk size: must be given"},
+		"too large":           {func(g *zone.Geometry) { g.CapacitySectors = zone.MaxDiskSectors + 1 }, "must be at most"},
+		"part of a block":     {func(g *zone.Geometry) { g.CapacitySectors, g.BlockSize = 1028, 4096 }, "multiple of the block size"},
+		"too many zones":      {func(g *zone.Geometry) { g.CapacitySectors = 128 * (zone.MaxZones + 1) }, "zones are too many"},
+		"capacity above size": {func(g *zone.Geometry) { g.ZoneCapacitySectors = 129 }, "must not exceed the zone size"},
+		"capacity in part":    {func(g *zone.Geometry) { g.ZoneCapacitySectors, g.BlockSize = 100, 4096 }, "zone capacity 51200 bytes"},
+		"conventional":        {func(g *zone.Geometry) { g.ConventionalZones = 8 }, "conventional zones 8: must be from 0 to 7"},
+		"negative":            {func(g *zone.Geometry) { g.ConventionalZones = -1 }, "conventional zones -1"},
+		"open above active":   {func(g *zone.Geometry) { g.MaxOpen, g.MaxActive = 3, 2 }, "open zones limit 3"},
+		"append too large":    {func(g *zone.Geometry) { g.MaxAppendSectors = 129 }, "append limit 66048 bytes: must not exceed"},
+		"append in part":      {func(g *zone.Geometry) { g.MaxAppendSectors, g.BlockSize = 12, 4096 }, "append limit 6144 bytes: must be a multiple"},
 	} {
 		g := good
 		c.change(&g)
@@ -45,7 +47,7 @@ func TestGeometryRefused(t *testing.T) {
 	if err := good.Complete(); err != nil {
 		t.Error(err)
 	}
-	if want := (Geometry{CapacitySectors: 1024, ZoneSectors: 128, ZoneCapacitySectors: 128, MaxAppendSectors: 128, BlockSize: 512}); good != want {
+	if want := (zone.Geometry{CapacitySectors: 1024, ZoneSectors: 128, ZoneCapacitySectors: 128, MaxAppendSectors: 128, BlockSize: 512}); good != want {
 		t.Errorf("completed to %+v, want %+v", good, want)
 	}
 }
@@ -66,7 +68,7 @@ func TestCreateRefusesExisting(t *testing.T) {
 // The smallest and oddest disks that make sense: one zone, zones of one block,
 // a last zone of one block, all but one conventional.
 func TestSmallestDisks(t *testing.T) {
-	for _, g := range []Geometry{
+	for _, g := range []zone.Geometry{
 		{CapacitySectors: 1, ZoneSectors: 1},
 		{CapacitySectors: 8, ZoneSectors: 8, BlockSize: 4096},
 		{CapacitySectors: 3, ZoneSectors: 1},
@@ -83,13 +85,13 @@ func TestSmallestDisks(t *testing.T) {
 		z := d.ReportZone(last)
 		data := pattern('a', int(z.Capacity<<SectorShift))
 		c.want(c.write(z.Start, data), nil)
-		c.wantZone(last, Full, z.Capacity)
+		c.wantZone(last, zone.Full, z.Capacity)
 		c.want(c.write(z.Start+z.Length, data), ErrRange)
 		if got := c.read(z.Start, len(data)); string(got) != string(data) {
 			t.Errorf("%+v: the data is not what was written", g)
 		}
 		c.want(c.zoneOp(OpReset, z.Start), nil)
-		c.wantZone(last, Empty, 0)
+		c.wantZone(last, zone.Empty, 0)
 		closeDisk(t, d, path)
 	}
 }

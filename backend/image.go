@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // This file is the layout of a zoned image and how one is created. The whole
@@ -35,7 +37,7 @@ const (
 
 // layout is what the superblock says: the geometry, and where things stand.
 type layout struct {
-	Geometry
+	zone.Geometry
 	uuid    [16]byte
 	created int64  // seconds since 1970
 	compat  uint64 // compatible features, known or not
@@ -47,7 +49,7 @@ type layout struct {
 // ErrNotImage is what opening a file that is no zoned image as one returns.
 var ErrNotImage = errors.New("not a zvhost image")
 
-func newLayout(g Geometry) layout {
+func newLayout(g zone.Geometry) layout {
 	l := layout{Geometry: g}
 	l.tableOff = liveOff + alignUp(int64(g.Zones())*8, blockBytes)
 	l.dataOff = alignUp(l.tableOff+2*blockBytes*int64(l.blocks()), dataAlign)
@@ -114,7 +116,7 @@ func decodeSuper(b []byte) (*layout, error) {
 	if f := le.Uint64(b[32:]); f != 0 {
 		return nil, fmt.Errorf("the image uses features %#x, which this zvhost does not know; use a newer one", f)
 	}
-	g := Geometry{
+	g := zone.Geometry{
 		CapacitySectors:     le.Uint64(b[48:]),
 		ZoneSectors:         le.Uint64(b[56:]),
 		ZoneCapacitySectors: le.Uint64(b[64:]),
@@ -139,10 +141,10 @@ func decodeSuper(b []byte) (*layout, error) {
 
 // CreateImage makes a new zoned image at path, sparse, with every zone empty.
 // It refuses to replace an existing file, and leaves none behind when it fails.
-func CreateImage(path string, g Geometry) error { return CreateImageWith(path, g, Start{}) }
+func CreateImage(path string, g zone.Geometry) error { return CreateImageWith(path, g, Start{}) }
 
 // CreateImageWith is CreateImage for an image that starts out in another way.
-func CreateImageWith(path string, g Geometry, s Start) error {
+func CreateImageWith(path string, g zone.Geometry, s Start) error {
 	return createImage(path, g, s, func(f *os.File) newFile { return f })
 }
 
@@ -155,7 +157,7 @@ type newFile interface {
 }
 
 // createImage is CreateImageWith through what over makes of the file.
-func createImage(path string, g Geometry, s Start, over func(*os.File) newFile) (err error) {
+func createImage(path string, g zone.Geometry, s Start, over func(*os.File) newFile) (err error) {
 	if err := g.Complete(); err != nil {
 		return fmt.Errorf("create %s: %w", path, err)
 	}
@@ -211,16 +213,16 @@ func exists(path string) error {
 // writeNew writes all but the superblock first, so that a half-made image is
 // never taken for a whole one. Zones are empty, but for those in states; faults
 // is the block of the image's faults, or nil.
-func (l *layout) writeNew(f newFile, states map[int]ZoneState, faults []byte) error {
-	words := make([]word, l.Zones())
+func (l *layout) writeNew(f newFile, states map[int]zone.State, faults []byte) error {
+	words := make([]zone.Entry, l.Zones())
 	live := make([]byte, l.tableOff-liveOff)
 	for i := range words {
-		words[i] = pack(i, Empty, 0)
-		if l.conventional(i) {
-			words[i] = pack(i, NotWP, 0)
+		words[i] = zone.Pack(i, zone.Empty, 0)
+		if l.Conventional(i) {
+			words[i] = zone.Pack(i, zone.NotWP, 0)
 		}
 		if s, ok := states[i]; ok {
-			words[i] = pack(i, s, 0) // a full one was finished before anything was written
+			words[i] = zone.Pack(i, s, 0) // a full one was finished before anything was written
 		}
 		binary.LittleEndian.PutUint64(live[8*i:], uint64(words[i]))
 	}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A store is how an image changes its file, but for the mapped live table and
@@ -62,9 +63,9 @@ func (s fileStore) wipe(off, n int64) error {
 // A power cut may come between any two blocks, and the limit on active zones
 // has to hold all the same (btrfs, for one, mounts no disk that exceeds it). So
 // zones stop being active first, in all blocks, before others start.
-func (img *image) commit(words []word, blocks []int) error {
+func (img *image) commit(words []zone.Entry, blocks []int) error {
 	if img.MaxActive != 0 && len(blocks) > 1 {
-		var part [blockZones]word
+		var part [blockZones]zone.Entry
 		for _, n := range blocks {
 			was := img.entries(n)
 			if !mixReleases(part[:len(was)], was, words[n*blockZones:]) {
@@ -90,10 +91,10 @@ func (img *image) commit(words []word, blocks []int) error {
 // mixReleases fills part with the entries of to, but with those of was where a
 // zone becomes active only in to. It reports whether any zone stops being
 // active.
-func mixReleases(part, was, to []word) (releases bool) {
+func mixReleases(part, was, to []zone.Entry) (releases bool) {
 	for i, w := range was {
 		part[i] = to[i]
-		switch before, after := w.state().isActive(), to[i].state().isActive(); {
+		switch before, after := w.State().IsActive(), to[i].State().IsActive(); {
 		case before && !after:
 			releases = true
 		case after && !before:
@@ -104,7 +105,7 @@ func mixReleases(part, was, to []word) (releases bool) {
 }
 
 // entries are the entries of block n of the committed table.
-func (img *image) entries(n int) []word {
+func (img *image) entries(n int) []zone.Entry {
 	return img.commits[n*blockZones : min((n+1)*blockZones, len(img.commits))]
 }
 
@@ -119,7 +120,7 @@ func (img *image) allBlocks() []int {
 
 // commitBlock writes block n, with words as its entries, over its older copy
 // and makes that durable.
-func (img *image) commitBlock(n int, words []word) error {
+func (img *image) commitBlock(n int, words []zone.Entry) error {
 	b := img.block[:]
 	seq := img.seqs[n] + 1
 	encodeBlock(b, n, seq, words)
@@ -150,7 +151,7 @@ func (img *image) renumber(n int) error {
 // commit has done it by now: torn copies are no damage in an image that is in
 // use, but in one that is closed cleanly they would be.
 func (img *image) mendTorn() error {
-	var words [blockZones]word
+	var words [blockZones]zone.Entry
 	for n := range img.seqs {
 		b := make([]byte, blockBytes)
 		if _, err := img.f.ReadAt(b, img.copyOff(n, img.seqs[n]+1)); err != nil {
@@ -177,7 +178,7 @@ func (l *layout) copyOff(n int, seq uint64) int64 {
 // punchAbove makes everything that stands in the file at or above the write
 // pointers in words go away. It asks the file system where data is, so it costs
 // nothing for zones that hold none.
-func (img *image) punchAbove(words []word) error {
+func (img *image) punchAbove(words []zone.Entry) error {
 	fd := int(img.f.Fd())
 	zoneBytes := int64(img.ZoneSectors) << SectorShift
 	for at := img.offset(uint64(img.ConventionalZones) * img.ZoneSectors); at < img.fileBytes(); {
@@ -192,7 +193,7 @@ func (img *image) punchAbove(words []word) error {
 		i := (data - img.dataOff) / zoneBytes
 		start := img.dataOff + i*zoneBytes
 		end := min(start+zoneBytes, img.fileBytes())
-		above := start + int64(words[i].written())<<SectorShift
+		above := start + int64(words[i].Written())<<SectorShift
 		if data < above {
 			at = above
 			continue

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A power cut during a reset brings the zone back as it was or leaves it empty,
@@ -37,12 +39,12 @@ func TestPowerCutDuringReset(t *testing.T) {
 		c = newClient(t, d)
 		got := c.read(256, len(old))
 		if steps == 0 {
-			c.wantZone(2, Full, 96)
+			c.wantZone(2, zone.Full, 96)
 			if !bytes.Equal(got, old) {
 				t.Error("the old zone came back with other data")
 			}
 		} else {
-			c.wantZone(2, Empty, 0)
+			c.wantZone(2, zone.Empty, 0)
 			if !bytes.Equal(got, make([]byte, len(old))) || !bytes.Equal(rawZone(t, path, 2), make([]byte, 128*512)) {
 				t.Error("the zone is empty, but its old data is there")
 			}
@@ -72,7 +74,7 @@ func TestKillDuringReset(t *testing.T) {
 		kill(t, d, fs)
 		d = openDisk(t, path).(*zoned)
 		c, e := heldClient(t, d, isWrite)
-		c.wantZone(2, Empty, 0)
+		c.wantZone(2, zone.Empty, 0)
 		rs := c.appends(e, 256, 2)
 		e.release(1, fault{})
 		c.ended(rs[1])
@@ -103,7 +105,7 @@ func TestTornBlocks(t *testing.T) {
 		wantClean(t, path)
 		d = openDisk(t, path).(*zoned)
 		c = newClient(t, d)
-		c.wantZone(2, Closed, 8)
+		c.wantZone(2, zone.Closed, 8)
 		if !bytes.Equal(c.read(256, 8192), append(slices.Clone(data), make([]byte, 4096)...)) {
 			t.Error("other data than was flushed")
 		}
@@ -143,7 +145,7 @@ func TestTornBlocks(t *testing.T) {
 		}
 		d = openDisk(t, path).(*zoned)
 		c = newClient(t, d)
-		c.wantZone(2, ImpOpen, 16)
+		c.wantZone(2, zone.ImpOpen, 16)
 		closeDisk(t, d, path)
 	}
 }
@@ -196,7 +198,7 @@ func TestResetDuringCommit(t *testing.T) {
 		<-busy // in the middle of its sync
 		c.submit(reset, write)
 		c.ended(reset)
-		c.wantZone(2, Empty, 0)
+		c.wantZone(2, zone.Empty, 0)
 		close(hold)
 		c.ended(flush, write)
 		kill(t, d, fs)
@@ -204,11 +206,11 @@ func TestResetDuringCommit(t *testing.T) {
 		d2 := openDisk(t, path)
 		c = newClient(t, d2)
 		switch z := d2.ReportZone(2); {
-		case z.State == Full && z.WP == 384:
+		case z.State == zone.Full && z.WP == 384:
 			if !bytes.Equal(c.read(256, len(old)), old) {
 				t.Errorf("after %d steps: full, with other data", steps)
 			}
-		case z.State == Empty:
+		case z.State == zone.Empty:
 			if flush.Err == nil && steps == 2 {
 				t.Errorf("after %d steps: flushed and gone", steps)
 			}
@@ -232,7 +234,7 @@ func TestResetDuringCommit(t *testing.T) {
 // open, also when nothing has to be committed: an image that was closed cleanly
 // has no damage.
 func TestTornCopyIsMended(t *testing.T) {
-	for _, g := range []Geometry{small, {CapacitySectors: 1100 * 8, ZoneSectors: 8}} {
+	for _, g := range []zone.Geometry{small, {CapacitySectors: 1100 * 8, ZoneSectors: 8}} {
 		path := newImage(t, g)
 		d, fs := openFaulty(t, path)
 		c := newClient(t, d)
@@ -262,6 +264,6 @@ func TestStateBlockIsTriedAgain(t *testing.T) {
 	kill(t, d, fs)
 	d = openDisk(t, path).(*zoned)
 	c = newClient(t, d)
-	c.wantZone(2, ImpOpen, 8)
+	c.wantZone(2, zone.ImpOpen, 8)
 	closeDisk(t, d, path)
 }

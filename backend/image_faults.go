@@ -61,7 +61,7 @@ func decodeFaults(b []byte, l *layout) (faults []Fault, err error) {
 	case n > maxFaultsText:
 		return nil, fmt.Errorf("it says that it has %d bytes of text, more than fit", n)
 	}
-	info := l.info(false)
+	info := describe(&l.Geometry, false)
 	for line := range strings.Lines(string(b[faultsHeader:][:n])) {
 		f, err := ParseFault(strings.TrimSuffix(line, "\n"))
 		if err != nil {

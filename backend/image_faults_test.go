@@ -154,7 +154,7 @@ func FuzzFaultsBlock(f *testing.F) {
 		if same, err := decodeFaults(again, &l); err != nil || !slices.Equal(same, faults) {
 			t.Errorf("%v is read as %v, %v", faults, same, err)
 		}
-		d := Faults{info: l.info(false)}
+		d := Faults{info: describe(&l.Geometry, false)}
 		if _, err := d.Add(faults...); err != nil && len(faults) <= MaxFaults {
 			t.Error(err)
 		}

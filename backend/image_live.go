@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/memfault"
 )
 
@@ -60,7 +61,7 @@ func inMemory(fs int64) bool { return fs == unix.TMPFS_MAGIC || fs == unix.RAMFS
 // store makes w the entry of zone i, whose lock is held. A kill -9 leaves the old
 // entry or the new one: see docs/image-format.md. It reports false when that fails,
 // which is the disk under the image failing.
-func (t *liveTable) store(i int, w word) bool {
+func (t *liveTable) store(i int, w zone.Entry) bool {
 	switch {
 	case t.words != nil:
 		binary.LittleEndian.PutUint64(t.words[8*i:], uint64(w))
@@ -73,7 +74,7 @@ func (t *liveTable) store(i int, w word) bool {
 
 // storeHere is store into the mapping. The caller's goroutine has
 // debug.SetPanicOnFault on.
-func (t *liveTable) storeHere(i int, w word) (ok bool) {
+func (t *liveTable) storeHere(i int, w zone.Entry) (ok bool) {
 	defer func() {
 		if v := recover(); v != nil && !t.faulted(v) {
 			panic(v)
@@ -106,7 +107,7 @@ func (t *liveTable) write(at, n int) bool {
 }
 
 // storeAll makes words the table. It reports false when a store failed.
-func (t *liveTable) storeAll(words []word) bool {
+func (t *liveTable) storeAll(words []zone.Entry) bool {
 	if t.mem != nil {
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 		for i, w := range words {

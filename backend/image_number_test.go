@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // renumbered gives the newest state block number state, and the newest copy of each
@@ -111,7 +113,7 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 			kill(t, d, fs)
 			d, _ = openFaulty(t, path)
 			c = newClient(t, d)
-			c.wantZone(2, ImpOpen, 16)
+			c.wantZone(2, zone.ImpOpen, 16)
 			closeDisk(t, d, path)
 			closeDisk(t, openDisk(t, path), path)
 		}
@@ -143,7 +145,7 @@ func TestRepairAtTheEndOfNumbers(t *testing.T) {
 			}
 			wantClean(t, path)
 			d = openDisk(t, path)
-			newClient(t, d).wantZone(2, ImpOpen, 8)
+			newClient(t, d).wantZone(2, zone.ImpOpen, 8)
 			closeDisk(t, d, path)
 		}
 	}

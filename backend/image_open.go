@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // An image is an open zoned image file: the layout, the zone tables and the
@@ -41,8 +43,8 @@ type image struct {
 
 	live    liveTable        // none on a read-only image
 	faults  []Fault          // that it was created with
-	words   []word           // how the zones were found, after recovery
-	commits []word           // the committed table, as it stands in the file
+	words   []zone.Entry     // how the zones were found, after recovery
+	commits []zone.Entry     // the committed table, as it stands in the file
 	seqs    []uint64         // sequence number of each of its blocks
 	block   [blockBytes]byte // scratch of commitBlock
 }
@@ -178,22 +180,22 @@ func readSuper(f *os.File) (*layout, error) {
 	return nil, err
 }
 
-func readLive(f *os.File, l *layout) ([]word, error) {
+func readLive(f *os.File, l *layout) ([]zone.Entry, error) {
 	b := make([]byte, 8*l.Zones())
 	if _, err := f.ReadAt(b, liveOff); err != nil {
 		return nil, fmt.Errorf("read the zone table: %w", err)
 	}
-	words := make([]word, l.Zones())
+	words := make([]zone.Entry, l.Zones())
 	for i := range words {
-		words[i] = word(binary.LittleEndian.Uint64(b[8*i:]))
+		words[i] = zone.Entry(binary.LittleEndian.Uint64(b[8*i:]))
 	}
 	return words, nil
 }
 
 // readCommitted reads the newer valid copy of each block of the committed
 // table. A damaged copy is a finding, two damaged copies of one block an error.
-func readCommitted(f *os.File, l *layout) (words []word, seqs []uint64, findings []Finding, err error) {
-	words, seqs = make([]word, l.Zones()), make([]uint64, l.blocks())
+func readCommitted(f *os.File, l *layout) (words []zone.Entry, seqs []uint64, findings []Finding, err error) {
+	words, seqs = make([]zone.Entry, l.Zones()), make([]uint64, l.blocks())
 	for n := range seqs {
 		part := words[n*blockZones : min((n+1)*blockZones, len(words))]
 		var damaged [2]error
@@ -209,7 +211,7 @@ func readCommitted(f *os.File, l *layout) (words []word, seqs []uint64, findings
 			return nil, nil, findings, fmt.Errorf("both copies of block %d of the committed zone table are damaged; run 'zvhost check'", n)
 		}
 		for i, w := range part {
-			if err := w.verify(&l.Geometry, n*blockZones+i); err != nil {
+			if err := w.Verify(&l.Geometry, n*blockZones+i); err != nil {
 				return nil, nil, findings, fmt.Errorf("committed zone table entry %d: %w; run 'zvhost check'", n*blockZones+i, err)
 			}
 		}
@@ -224,12 +226,12 @@ func copyName(n, c int) string {
 // readBlock reads the newer valid copy of block n of the committed table into
 // words. damaged says what is wrong with each of the copies; if both are
 // damaged seq is 0.
-func readBlock(f *os.File, l *layout, n int, words []word) (seq uint64, damaged [2]error, err error) {
+func readBlock(f *os.File, l *layout, n int, words []zone.Entry) (seq uint64, damaged [2]error, err error) {
 	var b [2 * blockBytes]byte
 	if _, err := f.ReadAt(b[:], l.tableOff+int64(n)*int64(len(b))); err != nil {
 		return 0, damaged, fmt.Errorf("read the committed zone table: %w", err)
 	}
-	var entries [blockZones]word
+	var entries [blockZones]zone.Entry
 	for c := range damaged {
 		is, err := decodeBlock(b[c*blockBytes:][:blockBytes], n, entries[:len(words)])
 		if err == nil {

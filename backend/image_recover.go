@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
@@ -106,7 +107,7 @@ func (img *image) takeOver(here place, torn bool) error {
 
 // found is the zone table to go on from: the live one where it can be trusted,
 // else the committed one as a drive shows it after a power cycle.
-func (img *image) found(trustLive bool) ([]word, error) {
+func (img *image) found(trustLive bool) ([]zone.Entry, error) {
 	if !trustLive {
 		return img.allPowerCycled(img.commits), nil
 	}
@@ -115,7 +116,7 @@ func (img *image) found(trustLive bool) ([]word, error) {
 		return nil, err
 	}
 	for i, w := range words {
-		if err := w.verify(&img.Geometry, i); err != nil {
+		if err := w.Verify(&img.Geometry, i); err != nil {
 			if img.state.clean {
 				return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check --repair'", i, err)
 			}
@@ -127,7 +128,7 @@ func (img *image) found(trustLive bool) ([]word, error) {
 }
 
 // allPowerCycled is the committed table as a drive shows it after a power cycle.
-func (l *layout) allPowerCycled(commits []word) []word {
+func (l *layout) allPowerCycled(commits []zone.Entry) []zone.Entry {
 	words := slices.Clone(commits)
 	for i, w := range words {
 		words[i] = l.powerCycled(i, w)
@@ -136,31 +137,31 @@ func (l *layout) allPowerCycled(commits []word) []word {
 }
 
 // powerCycled is the entry w of zone i after a power cycle.
-func (l *layout) powerCycled(i int, w word) word {
-	if w.state().isActive() {
-		return l.settled(i, pack(i, Closed, w.written()))
+func (l *layout) powerCycled(i int, w zone.Entry) zone.Entry {
+	if w.State().IsActive() {
+		return l.settled(i, zone.Pack(i, zone.Closed, w.Written()))
 	}
 	return w
 }
 
 // settled is the entry w of zone i now that no write is in flight any more.
-func (l *layout) settled(i int, w word) word {
-	switch s := w.state(); {
-	case (s == ImpOpen || s == Closed) && w.written() == 0:
-		return pack(i, Empty, 0) // opened by a write that was never answered
-	case s.isActive() && w.written() == l.capacity(i):
-		return pack(i, Full, w.written()) // the last write had landed, and one before it had not
+func (l *layout) settled(i int, w zone.Entry) zone.Entry {
+	switch s := w.State(); {
+	case (s == zone.ImpOpen || s == zone.Closed) && w.Written() == 0:
+		return zone.Pack(i, zone.Empty, 0) // opened by a write that was never answered
+	case s.IsActive() && w.Written() == l.Capacity(i):
+		return zone.Pack(i, zone.Full, w.Written()) // the last write had landed, and one before it had not
 	}
 	return w
 }
 
 // checkLimits says whether more zones are open or active than may be. No crash
 // leaves an image like that, so nobody knows what is wrong with it.
-func (l *layout) checkLimits(words []word) error {
-	r := resources{maxOpen: l.MaxOpen, maxActive: l.MaxActive}
+func (l *layout) checkLimits(words []zone.Entry) error {
+	r := zone.Resources{MaxOpen: l.MaxOpen, MaxActive: l.MaxActive}
 	for i, w := range words {
-		if err := r.move(Empty, w.state()); err != nil {
-			return fmt.Errorf("zone %d is %v, but there are %w; run 'zvhost check'", i, w.state(), err)
+		if err := r.Move(zone.Empty, w.State()); err != nil {
+			return fmt.Errorf("zone %d is %v, but there are %w; run 'zvhost check'", i, w.State(), err)
 		}
 	}
 	return nil

@@ -1,6 +1,10 @@
 package backend
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/zvhost/zvhost/backend/zone"
+)
 
 // Start is how a new image starts out, other than with every zone empty and
 // nothing wrong.
@@ -15,12 +19,12 @@ type Start struct {
 // prepare makes of s what is written into an image with the layout l: the states
 // of zones that s names, and the block of faults if there are any, which it notes
 // in l. An error says what is wrong with s.
-func (s *Start) prepare(l *layout) (states map[int]ZoneState, faults []byte, err error) {
-	states = map[int]ZoneState{}
+func (s *Start) prepare(l *layout) (states map[int]zone.State, faults []byte, err error) {
+	states = map[int]zone.State{}
 	for _, part := range []struct {
 		zones []int
-		state ZoneState
-	}{{s.ReadOnly, ReadOnly}, {s.Offline, Offline}, {s.Full, Full}} {
+		state zone.State
+	}{{s.ReadOnly, zone.ReadOnly}, {s.Offline, zone.Offline}, {s.Full, zone.Full}} {
 		for _, i := range part.zones {
 			before, twice := states[i]
 			switch {
@@ -28,7 +32,7 @@ func (s *Start) prepare(l *layout) (states map[int]ZoneState, faults []byte, err
 				return nil, nil, fmt.Errorf("zone %d cannot start %v: the disk has zones 0 to %d", i, part.state, l.Zones()-1)
 			case twice:
 				return nil, nil, fmt.Errorf("zone %d cannot start both %v and %v", i, before, part.state)
-			case part.state == Full && l.conventional(i):
+			case part.state == zone.Full && l.Conventional(i):
 				return nil, nil, fmt.Errorf("zone %d cannot start full: it is conventional", i)
 			}
 			states[i] = part.state
@@ -37,7 +41,7 @@ func (s *Start) prepare(l *layout) (states map[int]ZoneState, faults []byte, err
 	if len(s.Faults) == 0 {
 		return states, nil, nil
 	}
-	info := l.info(false)
+	info := describe(&l.Geometry, false)
 	for _, f := range s.Faults {
 		if err := f.check(&info); err != nil {
 			return nil, nil, fmt.Errorf("fault %q: %w", f, err)

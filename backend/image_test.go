@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -40,7 +41,7 @@ func manyStates(w *twin) {
 }
 
 func TestCleanReopen(t *testing.T) {
-	for name, make := range map[string]func(testing.TB, Geometry) string{"disk": newImage, "memory": newFastImage} {
+	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": newImage, "memory": newFastImage} {
 		t.Run(name, func(t *testing.T) {
 			path := make(t, small)
 			m := newModel(small)
@@ -85,7 +86,7 @@ func copyFile(t testing.TB, path string) string {
 // After a kill -9 everything is as guests were told, flushed or not, whatever
 // the daemon was about.
 func TestKillReopen(t *testing.T) {
-	for name, make := range map[string]func(testing.TB, Geometry) string{"disk": newImage, "memory": newFastImage} {
+	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": newImage, "memory": newFastImage} {
 		t.Run(name, func(t *testing.T) {
 			path := make(t, small)
 			m := newModel(small)
@@ -127,9 +128,9 @@ func TestKillWithWritesInFlight(t *testing.T) {
 
 	d = openDisk(t, path).(*zoned)
 	c = newClient(t, d)
-	c.wantZone(2, ImpOpen, 16)
-	c.wantZone(3, Empty, 0)
-	c.wantZone(4, ExpOpen, 0)
+	c.wantZone(2, zone.ImpOpen, 16)
+	c.wantZone(3, zone.Empty, 0)
+	c.wantZone(4, zone.ExpOpen, 0)
 	if got := c.read(256, 3*4096); !bytes.Equal(got, slices.Concat(make([]byte, 4096), pattern('b', 4096), make([]byte, 4096))) {
 		t.Error("other data than was answered for")
 	}
@@ -143,7 +144,7 @@ func TestKillWithWritesInFlight(t *testing.T) {
 // A power cut leaves what was flushed. What was not may be there or not, but
 // what is told is whole, and nothing shows that was never told.
 func TestPowerCut(t *testing.T) {
-	for name, make := range map[string]func(testing.TB, Geometry) string{"disk": newImage, "memory": newFastImage} {
+	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": newImage, "memory": newFastImage} {
 		t.Run(name, func(t *testing.T) {
 			path := make(t, small)
 			m := newModel(small)
@@ -176,7 +177,7 @@ func TestPowerCut(t *testing.T) {
 			}
 			flushed.Opened = nil
 			want := slices.Clone(flushed.Zones)
-			wantReport(t, path, false, func() (zs []Zone) {
+			wantReport(t, path, false, func() (zs []zone.Descriptor) {
 				for i := range want {
 					zs = append(zs, flushed.zone(i))
 				}
@@ -233,7 +234,7 @@ func TestCopyOfImageInUse(t *testing.T) {
 	kill(t, d, fs)
 	d2 := openDisk(t, other)
 	c = newClient(t, d2)
-	c.wantZone(2, Closed, 8)
+	c.wantZone(2, zone.Closed, 8)
 	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern('a', 4096), make([]byte, 4096)...)) {
 		t.Error("the copy has other data than was flushed")
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // diesWithLock, in the environment, makes this binary take the lock of its
@@ -49,7 +51,7 @@ func TestLockOutlivesItsHolder(t *testing.T) {
 // Close gives the lock back, even when the file stays open for a while.
 func TestCloseUnlocks(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "disk.zvh")
-	if err := CreateImage(image, Geometry{CapacitySectors: 1024, ZoneSectors: 128}); err != nil {
+	if err := CreateImage(image, zone.Geometry{CapacitySectors: 1024, ZoneSectors: 128}); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{newPlain(t, 1<<20), image} {

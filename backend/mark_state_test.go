@@ -3,18 +3,20 @@ package backend
 import (
 	"os"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // wantLive looks at what a daemon that is killed now leaves of zone i.
-func wantLive(t *testing.T, d Disk, i int, state ZoneState, written uint64) {
+func wantLive(t *testing.T, d Disk, i int, state zone.State, written uint64) {
 	t.Helper()
 	img := d.(*zoned).img
 	live, err := readLive(img.f, &img.layout)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w := live[i]; w.state() != state || w.written() != written {
-		t.Errorf("the live table has zone %d %v with %d sectors written, want %v with %d", i, w.state(), w.written(), state, written)
+	if w := live[i]; w.State() != state || w.Written() != written {
+		t.Errorf("the live table has zone %d %v with %d sectors written, want %v with %d", i, w.State(), w.Written(), state, written)
 	}
 }
 
@@ -26,15 +28,15 @@ func TestTableKnowsWhoIsOpen(t *testing.T) {
 	c, e := heldClient(t, d, isWrite)
 	c.want(c.writeNow(e, 256, pattern('a', 4096)), nil)
 	c.want(c.zoneOp(OpClose, 256), nil)
-	wantLive(t, d, 2, Closed, 8)
+	wantLive(t, d, 2, zone.Closed, 8)
 	rs := c.appends(e, 256, 2)
-	wantLive(t, d, 2, ImpOpen, 8)
-	c.wantZone(2, ImpOpen, 8)
+	wantLive(t, d, 2, zone.ImpOpen, 8)
+	c.wantZone(2, zone.ImpOpen, 8)
 	c.want(c.zoneOp(OpClose, 256), nil)
-	wantLive(t, d, 2, Closed, 8)
+	wantLive(t, d, 2, zone.Closed, 8)
 	c.settleHeld(e)
 	c.ended(rs...)
-	c.wantZone(2, Closed, 24)
+	c.wantZone(2, zone.Closed, 24)
 	e.hold = nil
 	closeDisk(t, d, path)
 }
@@ -47,10 +49,10 @@ func TestCloseWaitsForTheFirstWrite(t *testing.T) {
 			path := newFastImage(t, small)
 			d := openDisk(t, path)
 			c, e := heldClient(t, d, isWrite)
-			state := Empty // nothing has landed
+			state := zone.Empty // nothing has landed
 			if how == OpOpen {
 				c.want(c.zoneOp(OpOpen, 256), nil)
-				state = ExpOpen
+				state = zone.ExpOpen
 			}
 			rs := c.appends(e, 256, 2)
 			closing, next := request(OpClose, 256, nil), request(OpAppend, 256, pattern('z', 512))
@@ -63,12 +65,12 @@ func TestCloseWaitsForTheFirstWrite(t *testing.T) {
 			c.ended(rs[1])
 			wantMark(t, closing.Mark, markDone)
 			wantMark(t, next.Mark, markAt)
-			wantLive(t, d, 2, ImpOpen, 16)
+			wantLive(t, d, 2, zone.ImpOpen, 16)
 			c.ended(closing)
 			c.want(closing.Err, nil)
 			c.settleHeld(e)
 			c.ended(rs[0], next)
-			c.wantZone(2, ImpOpen, 17)
+			c.wantZone(2, zone.ImpOpen, 17)
 			e.hold = nil
 			closeDisk(t, d, path)
 		})
@@ -91,14 +93,14 @@ func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
 	Claim(d, Run(d), []*Mark{changed, unchanged})
 	c.want(c.resume(request(OpClose, 256, nil), changed), nil)
 	c.want(c.resume(request(OpClose, 3*128, nil), unchanged), nil)
-	c.wantZone(2, Empty, 0)
-	c.wantZone(3, Empty, 0)
+	c.wantZone(2, zone.Empty, 0)
+	c.wantZone(3, zone.Empty, 0)
 
 	beyond, conventional, others := emptying(1<<40), emptying(0), emptying(256)
 	Claim(d, Run(d), []*Mark{beyond, conventional})
 	Claim(d, Run(d)+1, []*Mark{others})
-	c.want(c.resume(request(OpClose, 256, nil), beyond), ErrZoneInvalid)
-	c.want(c.resume(request(OpClose, 0, nil), conventional), ErrZoneInvalid)
+	c.want(c.resume(request(OpClose, 256, nil), beyond), zone.ErrInvalid)
+	c.want(c.resume(request(OpClose, 0, nil), conventional), zone.ErrInvalid)
 	c.want(c.resume(request(OpClose, 256, nil), others), ErrIO)
 	closeDisk(t, d, path)
 
@@ -129,8 +131,8 @@ func TestLiveTableFaultsUnderClaims(t *testing.T) {
 	path := newFastImage(t, small)
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	for zone := range uint64(small.MaxOpen) {
-		c.want(c.write((2+zone)*128, pattern('a', 512)), nil)
+	for zn := range uint64(small.MaxOpen) {
+		c.want(c.write((2+zn)*128, pattern('a', 512)), nil)
 	}
 	if err := os.Truncate(path, liveOff); err != nil {
 		t.Fatal(err)

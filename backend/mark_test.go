@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // inFlightAt is the mark of a write in flight, as a daemon that died leaves it.
@@ -50,7 +52,7 @@ func TestMarksOfRequests(t *testing.T) {
 	if m, err := do(OpWrite, 264, data); err != nil || m.what != markDone || m.sector != 264 {
 		t.Errorf("write: %v, %+v", err, m)
 	}
-	if m, err := do(OpWrite, 264, data); !errors.Is(err, ErrUnalignedWP) || m.what != markNone {
+	if m, err := do(OpWrite, 264, data); !errors.Is(err, zone.ErrUnaligned) || m.what != markNone {
 		t.Errorf("write elsewhere: %v, %+v", err, m)
 	}
 	for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset} {
@@ -58,7 +60,7 @@ func TestMarksOfRequests(t *testing.T) {
 			t.Errorf("%v: %v, %+v", op, err, m)
 		}
 	}
-	if m, err := do(OpClose, 256, nil); !errors.Is(err, ErrZoneInvalid) || m.what != markNone {
+	if m, err := do(OpClose, 256, nil); !errors.Is(err, zone.ErrInvalid) || m.what != markNone {
 		t.Errorf("close of an empty zone: %v, %+v", err, m)
 	}
 	if m, err := do(OpResetAll, 0, nil); err != nil || m.what != markPast || m.zone != 16 {
@@ -86,11 +88,11 @@ func TestClaimedWritesAreFinishedWhereTheyWere(t *testing.T) {
 	c := newClient(t, d)
 	second, first := inFlightAt(256+8, 8), inFlightAt(256, 8)
 	Claim(d, Run(d), []*Mark{second, first})
-	c.wantZone(2, Empty, 0) // nothing has landed
+	c.wantZone(2, zone.Empty, 0) // nothing has landed
 	if at, err := c.append(256, pattern(3, 4096)); err != nil || at != 256+16 {
 		t.Fatalf("an append meanwhile: at %d, %v", at, err)
 	}
-	c.wantZone(2, ImpOpen, 24)
+	c.wantZone(2, zone.ImpOpen, 24)
 	late := []*Request{request(OpFlush, 0, nil), request(OpReset, 256, nil)}
 	c.submit(late[0], late[1])
 	if r := c.lane.Done(); r != nil {
@@ -119,7 +121,7 @@ func TestClaimedWritesAreFinishedWhereTheyWere(t *testing.T) {
 	}
 	wantMark(t, first, markDone)
 	wantMark(t, second, markDone)
-	c.wantZone(2, Empty, 0)
+	c.wantZone(2, zone.Empty, 0)
 	closeDisk(t, d, path)
 }
 
@@ -143,7 +145,7 @@ func TestClaimedDataIsThere(t *testing.T) {
 	if r := request(OpAppend, 256, pattern(9, 4096)); c.resume(r, m) != nil || r.AppendSector != 256 {
 		t.Errorf("answered with %d, %v", r.AppendSector, r.Err)
 	}
-	c.wantZone(2, ImpOpen, 16)
+	c.wantZone(2, zone.ImpOpen, 16)
 	closeDisk(t, d, path)
 }
 
@@ -192,7 +194,7 @@ func TestClaimsThatAreLeft(t *testing.T) {
 	Unclaim(d, second)
 	Unclaim(d, second)
 	wantMark(t, second, markAt)
-	c.wantZone(2, ImpOpen, 8)
+	c.wantZone(2, zone.ImpOpen, 8)
 	closeDisk(t, d, path)
 
 	d = openDisk(t, path)
@@ -258,8 +260,8 @@ func TestResetAllGoesOn(t *testing.T) {
 	path := newImage(t, small)
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	for _, zone := range []uint64{256, 3 * 128} {
-		if _, err := c.append(zone, pattern(1, 4096)); err != nil {
+	for _, zn := range []uint64{256, 3 * 128} {
+		if _, err := c.append(zn, pattern(1, 4096)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -268,8 +270,8 @@ func TestResetAllGoesOn(t *testing.T) {
 	if err := c.resume(request(OpResetAll, 0, nil), m); err != nil {
 		t.Fatal(err)
 	}
-	c.wantZone(2, ImpOpen, 8)
-	c.wantZone(3, Empty, 0)
+	c.wantZone(2, zone.ImpOpen, 8)
+	c.wantZone(3, zone.Empty, 0)
 	erase := request(OpSecureErase, 256, nil)
 	erase.Ranges = []Range{{Sector: 256, Sectors: 128}, {Sector: 3 * 128, Sectors: 128}}
 	if _, err := c.append(3*128, pattern(1, 4096)); err != nil {
@@ -280,8 +282,8 @@ func TestResetAllGoesOn(t *testing.T) {
 	if err := c.resume(erase, past); err != nil {
 		t.Fatal(err)
 	}
-	c.wantZone(2, ImpOpen, 8)
-	c.wantZone(3, Empty, 0)
+	c.wantZone(2, zone.ImpOpen, 8)
+	c.wantZone(3, zone.Empty, 0)
 	closeDisk(t, d, path)
 }
 
@@ -356,9 +358,9 @@ func TestCloseLeavesClaims(t *testing.T) {
 
 	d = openDisk(t, path)
 	c = newClient(t, d)
-	c.wantZone(2, ImpOpen, 16)
-	c.wantZone(3, Empty, 0)
-	c.wantZone(4, Full, 96)
+	c.wantZone(2, zone.ImpOpen, 16)
+	c.wantZone(3, zone.Empty, 0)
+	c.wantZone(4, zone.Full, 96)
 	for _, m := range marks {
 		wantMark(t, m, markAt)
 	}
@@ -372,6 +374,6 @@ func TestCloseLeavesClaims(t *testing.T) {
 	if got := c.read(4*128+88, 4096); !bytes.Equal(got, append(pattern('a', 2048), pattern('b', 2048)...)) {
 		t.Error("zone 4 holds something else")
 	}
-	c.wantZone(3, ImpOpen, 8)
+	c.wantZone(3, zone.ImpOpen, 8)
 	closeDisk(t, d, path)
 }

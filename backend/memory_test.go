@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A front-end that shrinks the memory it shared costs the requests that use it
@@ -49,9 +51,9 @@ func TestGuestMemoryGoesAway(t *testing.T) {
 		c.want(err, ErrIO)
 		c.want(err, unix.EFAULT)
 	}
-	c.wantZone(2, ImpOpen, 8)
-	c.wantZone(3, Empty, 0)
+	c.wantZone(2, zone.ImpOpen, 8)
+	c.wantZone(3, zone.Empty, 0)
 	c.want(c.write(264, mem[:8192]), nil)
-	c.wantZone(2, ImpOpen, 24)
+	c.wantZone(2, zone.ImpOpen, 24)
 	closeDisk(t, d, path)
 }

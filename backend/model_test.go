@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -11,12 +12,12 @@ import (
 // with this package's words for it.
 type model struct {
 	*zonemodel.Model
-	g Geometry
+	g zone.Geometry
 }
 
 type modelZone = zonemodel.Zone
 
-func newModel(g Geometry) *model {
+func newModel(g zone.Geometry) *model {
 	if err := g.Complete(); err != nil {
 		panic(err)
 	}
@@ -30,7 +31,7 @@ func newModel(g Geometry) *model {
 func (m *model) clone() *model { return &model{m.Clone(), m.g} }
 
 // set puts zone i out of service.
-func (m *model) set(i int, s ZoneState) { m.Zones[i].State = zonemodel.State(s) }
+func (m *model) set(i int, s zone.State) { m.Zones[i].State = zonemodel.State(s) }
 
 var modelTypes = [numOps]uint32{
 	OpRead: zonemodel.TypeIn, OpWrite: zonemodel.TypeOut, OpFlush: zonemodel.TypeFlush, OpAppend: zonemodel.TypeZoneAppend,
@@ -39,8 +40,8 @@ var modelTypes = [numOps]uint32{
 }
 
 var modelErrors = map[zonemodel.Status]error{
-	zonemodel.OK: nil, zonemodel.IOErr: ErrRange, zonemodel.Unsupp: ErrUnsupported, zonemodel.InvalidCmd: ErrZoneInvalid,
-	zonemodel.UnalignedWP: ErrUnalignedWP, zonemodel.OpenResource: ErrOpenResource, zonemodel.ActiveResource: ErrActiveResource,
+	zonemodel.OK: nil, zonemodel.IOErr: ErrRange, zonemodel.Unsupp: ErrUnsupported, zonemodel.InvalidCmd: zone.ErrInvalid,
+	zonemodel.UnalignedWP: zone.ErrUnaligned, zonemodel.OpenResource: zone.ErrOpenLimit, zonemodel.ActiveResource: zone.ErrActiveLimit,
 }
 
 // do carries r out. For a read it returns what has to be read.
@@ -69,11 +70,11 @@ func bytesOfAll(r *Request) []byte {
 }
 
 // zone is what a report has to say of zone i.
-func (m *model) zone(i int) Zone {
+func (m *model) zone(i int) zone.Descriptor {
 	d := m.Descriptor(i)
-	z := Zone{Start: d.Start, Length: d.Length, Capacity: d.Capacity, WP: d.WP, Type: ZoneSeqWriteRequired, State: ZoneState(d.State)}
+	z := zone.Descriptor{Start: d.Start, Length: d.Length, Capacity: d.Capacity, WP: d.WP, Type: zone.SequentialWriteRequired, State: zone.State(d.State)}
 	if d.Conventional {
-		z.Type = ZoneConventional
+		z.Type = zone.Conventional
 	}
 	return z
 }

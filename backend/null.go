@@ -1,6 +1,10 @@
 package backend
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/zvhost/zvhost/backend/zone"
+)
 
 // null is an ordinary disk without storage: it answers at once, as QEMU's null-co
 // driver does. Reads leave the guest's memory as it is, writes are forgotten.
@@ -32,7 +36,7 @@ func NewNull(sectors uint64) (Disk, error) {
 func (n *null) Info() Info { return n.info }
 
 // ReportZone implements Disk. There are no zones, so none may be asked for.
-func (n *null) ReportZone(int) Zone { panic("backend: zone report of a disk without zones") }
+func (n *null) ReportZone(int) zone.Descriptor { panic("backend: zone report of a disk without zones") }
 
 // Faults implements Disk.
 func (n *null) Faults() *Faults { return &n.faults }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // plain is an ordinary disk: a file or a block device, byte for byte.
@@ -164,7 +165,9 @@ func (p *plain) Info() Info {
 
 // ReportZone implements Disk. An ordinary disk has no zones, so none may be
 // asked for.
-func (p *plain) ReportZone(int) Zone { panic("backend: zone report of a disk without zones") }
+func (p *plain) ReportZone(int) zone.Descriptor {
+	panic("backend: zone report of a disk without zones")
+}
 
 // Faults implements Disk.
 func (p *plain) Faults() *Faults { return &p.faults }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
 
@@ -64,9 +65,9 @@ func TestPowerCutWhileCreating(t *testing.T) {
 		}
 		whole++
 		for i := range d.zones {
-			want := Empty
-			if d.img.conventional(i) {
-				want = NotWP
+			want := zone.Empty
+			if d.img.Conventional(i) {
+				want = zone.NotWP
 			}
 			if z := d.ReportZone(i); z.State != want {
 				t.Errorf("zone %d of a new image: %v", i, z.State)

@@ -56,7 +56,7 @@ func (u *cutLoad) queued(op *engine.Op) {
 		}
 		off = b.off
 	}
-	if r := u.sent[op.Owner.(*Request).Tag].parts[0]; !u.h.dead && !u.d.img.conventional(r.inZone) {
+	if r := u.sent[op.Owner.(*Request).Tag].parts[0]; !u.h.dead && !u.d.img.Conventional(r.inZone) {
 		u.m.issued(r, uint64(off-u.h.l.offset(uint64(r.inZone)*u.d.img.ZoneSectors))>>SectorShift)
 	}
 }
@@ -136,7 +136,7 @@ func (u *cutLoad) send(lane *cutLane) {
 	switch {
 	case n < 10:
 		r.Op, r.Stable, parts = OpFlush, false, nil
-	case g.conventional(i) || n < 80 && u.next[i] < g.capacity(i):
+	case g.Conventional(i) || n < 80 && u.next[i] < g.Capacity(i):
 		r.Op = OpWrite
 	case n < 85:
 		r.Op = OpFinish
@@ -153,7 +153,7 @@ func (u *cutLoad) send(lane *cutLane) {
 		for _, i := range u.hot {
 			if z := u.m.zones[i]; z.sent != z.answered {
 				return
-			} else if !g.conventional(i) {
+			} else if !g.Conventional(i) {
 				parts = append(parts, i)
 			}
 		}
@@ -167,7 +167,7 @@ func (u *cutLoad) send(lane *cutLane) {
 	}
 	for _, i := range parts {
 		p := &cutReq{Request: r, id: id}
-		if g.conventional(i) {
+		if g.Conventional(i) {
 			p.at = r.Sector & (g.ZoneSectors - 1)
 			p.behind = p.at + r.Bytes>>SectorShift
 		}
@@ -175,7 +175,7 @@ func (u *cutLoad) send(lane *cutLane) {
 		f.parts = append(f.parts, p)
 		switch r.Op {
 		case OpFinish:
-			u.next[i] = g.capacity(i)
+			u.next[i] = g.Capacity(i)
 		case OpReset, OpResetAll:
 			u.next[i] = 0
 		}
@@ -194,14 +194,14 @@ func (u *cutLoad) place(i int, r *Request, id uint32) {
 	g := &u.d.img.Geometry
 	block := uint64(g.BlockSize) >> SectorShift
 	at := u.next[i]
-	if g.conventional(i) {
-		at = uint64(u.rnd.IntN(int(g.length(i)/block))) * block
+	if g.Conventional(i) {
+		at = uint64(u.rnd.IntN(int(g.Length(i)/block))) * block
 	}
-	sectors := min(uint64(1+u.rnd.IntN(6))*block, g.capacity(i)-at)
+	sectors := min(uint64(1+u.rnd.IntN(6))*block, g.Capacity(i)-at)
 	if u.rnd.IntN(8) == 0 {
-		sectors = g.capacity(i) - at
+		sectors = g.Capacity(i) - at
 	}
-	if u.rnd.IntN(2) == 0 && !g.conventional(i) && sectors <= uint64(g.MaxAppendSectors) {
+	if u.rnd.IntN(2) == 0 && !g.Conventional(i) && sectors <= uint64(g.MaxAppendSectors) {
 		r.Op = OpAppend
 	} else {
 		r.Sector += at

@@ -2,13 +2,15 @@ package backend
 
 import (
 	"fmt"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A cutModel is what a guest was told since its disk was opened, and says
 // whether what a power cut or a kill left is true to it (docs/durability.md). It
 // asks the disk nothing but what a guest can ask.
 type cutModel struct {
-	g     Geometry
+	g     zone.Geometry
 	now   uint64 // counts what the guest sends and is told
 	zones map[int]*cutZone
 	reqs  map[uint32]*cutReq
@@ -44,7 +46,7 @@ type cutReq struct {
 	pinned         bool   // epochs are not going to change
 }
 
-func newCutModel(g Geometry) *cutModel {
+func newCutModel(g zone.Geometry) *cutModel {
 	return &cutModel{g: g, zones: make(map[int]*cutZone), reqs: make(map[uint32]*cutReq)}
 }
 
@@ -135,9 +137,9 @@ func (r *cutReq) isWrite() bool { return r.Op == OpWrite || r.Op == OpAppend }
 
 // judge says what is wrong with sequential zone i, found as z says with the
 // sectors got.
-func (m *cutModel) judge(i int, z Zone, got []cutStamp) error {
+func (m *cutModel) judge(i int, z zone.Descriptor, got []cutStamp) error {
 	prefix := z.WP - z.Start
-	if z.State == Full { // the report does not say how much was written
+	if z.State == zone.Full { // the report does not say how much was written
 		for prefix = uint64(len(got)); prefix > 0 && got[prefix-1] == (cutStamp{}); prefix-- {
 		}
 	}
@@ -146,7 +148,7 @@ func (m *cutModel) judge(i int, z Zone, got []cutStamp) error {
 			return fmt.Errorf("zone %d, %v, written up to %d: sector %d does not read as zeroes, but as %v", i, z.State, prefix, s, got[s])
 		}
 	}
-	if z.State == Empty && prefix > 0 || z.State == Closed && prefix == 0 {
+	if z.State == zone.Empty && prefix > 0 || z.State == zone.Closed && prefix == 0 {
 		return fmt.Errorf("zone %d is %v, written up to %d", i, z.State, prefix)
 	}
 	mz := m.zones[i]
@@ -165,7 +167,7 @@ func (m *cutModel) judge(i int, z Zone, got []cutStamp) error {
 
 // fits says why zone i cannot be in epoch e when it is in the given state and
 // got is below its write pointer.
-func (m *cutModel) fits(i, e int, state ZoneState, got []cutStamp) error {
+func (m *cutModel) fits(i, e int, state zone.State, got []cutStamp) error {
 	z := m.zones[i]
 	end := uint64(len(got))
 	for s, st := range got {
@@ -173,9 +175,9 @@ func (m *cutModel) fits(i, e int, state ZoneState, got []cutStamp) error {
 			return err
 		}
 	}
-	full := e == 0 && z.baseFull || end == m.g.capacity(i)
+	full := e == 0 && z.baseFull || end == m.g.Capacity(i)
 	isEnd := end == 0 || e == 0 && end == z.baseEnd
-	if e == 0 && (end < z.baseEnd || z.baseFull && state != Full) {
+	if e == 0 && (end < z.baseEnd || z.baseFull && state != zone.Full) {
 		return fmt.Errorf("it was %d sectors (full: %v) when the disk was opened", z.baseEnd, z.baseFull)
 	}
 	for _, r := range z.reqs {
@@ -188,22 +190,22 @@ func (m *cutModel) fits(i, e int, state ZoneState, got []cutStamp) error {
 		}
 		sure := lo == hi && r.ok
 		switch {
-		case r.Op == OpFinish && sure && r.covered && state != Full:
+		case r.Op == OpFinish && sure && r.covered && state != zone.Full:
 			return fmt.Errorf("not full, but %v was answered and flushed", r)
 		case r.Op == OpFinish:
 			full = true
 		case r.isWrite() && sure && r.covered && end < r.behind:
 			return fmt.Errorf("without %v, answered and flushed", r)
-		case r.isWrite() && sure && state == Full && end < r.behind:
+		case r.isWrite() && sure && state == zone.Full && end < r.behind:
 			return fmt.Errorf("full without %v", r)
 		case r.isWrite() && r.landed && r.behind == end:
 			isEnd = true
 		}
 	}
-	if state == Full != full && (state == Full || end == m.g.capacity(i)) {
+	if state == zone.Full != full && (state == zone.Full || end == m.g.Capacity(i)) {
 		return fmt.Errorf("nothing made it %v", state)
 	}
-	if state != Full && !isEnd {
+	if state != zone.Full && !isEnd {
 		return fmt.Errorf("no write that landed ends there")
 	}
 	return nil
@@ -267,9 +269,9 @@ func (m *cutModel) judgeConventional(i int, got []cutStamp) error {
 }
 
 // from begins anew with zone i as it was found.
-func (m *cutModel) from(i int, z Zone, got []cutStamp) {
-	n := &cutZone{base: got, baseEnd: z.WP - z.Start, baseFull: z.State == Full}
-	if z.State == Full {
+func (m *cutModel) from(i int, z zone.Descriptor, got []cutStamp) {
+	n := &cutZone{base: got, baseEnd: z.WP - z.Start, baseFull: z.State == zone.Full}
+	if z.State == zone.Full {
 		for n.baseEnd = uint64(len(got)); n.baseEnd > 0 && got[n.baseEnd-1] == (cutStamp{}); n.baseEnd-- {
 		}
 	}

@@ -2,6 +2,8 @@ package backend
 
 import (
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A plant is a bug in the order in which an image writes and syncs: a store that
@@ -67,7 +69,7 @@ var plants = map[string]func(p *plant, call string, off int64, b []byte, now fun
 		// Which zones the block says are empty, though they are not yet.
 		first := int(off-p.l.tableOff) / (2 * blockBytes) * blockZones
 		n := min(blockZones, p.l.Zones()-first)
-		words := make([]word, n)
+		words := make([]zone.Entry, n)
 		if _, err := decodeBlock(b, first/blockZones, words); err != nil {
 			return err
 		}
@@ -76,8 +78,8 @@ var plants = map[string]func(p *plant, call string, off int64, b []byte, now fun
 			return err
 		}
 		for i, w := range words {
-			if zone := first + i; w.state() == Empty && was[zone].hasData() {
-				if err := p.cutHost.wipe(p.l.offset(uint64(zone)*p.l.ZoneSectors), int64(p.l.length(zone))<<SectorShift); err != nil {
+			if zn := first + i; w.State() == zone.Empty && was[zn].HasData() {
+				if err := p.cutHost.wipe(p.l.offset(uint64(zn)*p.l.ZoneSectors), int64(p.l.Length(zn))<<SectorShift); err != nil {
 					return err
 				}
 			}

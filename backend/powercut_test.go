@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
 
@@ -66,8 +67,8 @@ func runCuts(dir string, seed uint64, unit uint32, plant func(*cutHost) store) (
 }
 
 // geometry is a random disk, small: what is rare happens often there.
-func (r *cutRun) geometry() Geometry {
-	g := Geometry{BlockSize: 512, ZoneSectors: 8 << r.rnd.IntN(4)}
+func (r *cutRun) geometry() zone.Geometry {
+	g := zone.Geometry{BlockSize: 512, ZoneSectors: 8 << r.rnd.IntN(4)}
 	zones := 3 + r.rnd.IntN(10)
 	if r.oneIn(8) { // several blocks of the table
 		g.ZoneSectors = 8
@@ -123,7 +124,7 @@ func (r *cutRun) run() error {
 	}
 	m := newCutModel(h.l.Geometry)
 	for _, i := range r.hot {
-		m.from(i, Zone{}, make([]cutStamp, h.l.length(i)))
+		m.from(i, zone.Descriptor{}, make([]cutStamp, h.l.Length(i)))
 	}
 	sure := true
 	for range 2 + r.rnd.IntN(3) {
@@ -286,15 +287,15 @@ func (r *cutRun) judge(h *cutHost, d *zoned, m, fresh *cutModel, wasCut bool) er
 		return err
 	}
 	defer func() { _ = lane.Close() }()
-	count := resources{}
+	count := zone.Resources{}
 	for i := range d.zones {
 		z := d.ReportZone(i)
-		_ = count.move(Empty, z.State) // without limits it counts only
-		if wasCut && z.State.isOpen() {
+		_ = count.Move(zone.Empty, z.State) // without limits it counts only
+		if wasCut && z.State.IsOpen() {
 			return fmt.Errorf("zone %d is %v after a power cut", i, z.State)
 		}
 		if m.zones[i] == nil {
-			if z.State != Empty {
+			if z.State != zone.Empty {
 				return fmt.Errorf("zone %d, which nobody used, is %v", i, z.State)
 			}
 			continue
@@ -307,7 +308,7 @@ func (r *cutRun) judge(h *cutHost, d *zoned, m, fresh *cutModel, wasCut bool) er
 		if err != nil {
 			return fmt.Errorf("zone %d: %w", i, err)
 		}
-		if m.g.conventional(i) {
+		if m.g.Conventional(i) {
 			err = m.judgeConventional(i, got)
 		} else if err = m.judge(i, z, got); err == nil {
 			err = r.rawIs(h, i, data)
@@ -318,8 +319,8 @@ func (r *cutRun) judge(h *cutHost, d *zoned, m, fresh *cutModel, wasCut bool) er
 		fresh.from(i, z, got)
 		r.note("%d %v %d", i, z.State, z.WP)
 	}
-	if g := &m.g; g.MaxOpen != 0 && count.open > g.MaxOpen || g.MaxActive != 0 && count.active > g.MaxActive {
-		return fmt.Errorf("%d open and %d active zones, at most %d and %d may be", count.open, count.active, g.MaxOpen, g.MaxActive)
+	if g := &m.g; g.MaxOpen != 0 && count.Open > g.MaxOpen || g.MaxActive != 0 && count.Active > g.MaxActive {
+		return fmt.Errorf("%d open and %d active zones, at most %d and %d may be", count.Open, count.Active, g.MaxOpen, g.MaxActive)
 	}
 	return nil
 }
@@ -360,17 +361,17 @@ func (r *cutRun) writeOn(lane *cutLane, d *zoned) error {
 	// may be no place for one more; implicitly open ones make place.
 	held := false
 	for i := range d.zones {
-		held = held || d.ReportZone(i).State == ExpOpen
+		held = held || d.ReportZone(i).State == zone.ExpOpen
 	}
 	first := r.rnd.IntN(len(r.hot))
 	for n := range r.hot {
 		i := r.hot[(first+n)%len(r.hot)]
 		z := d.ReportZone(i)
-		if d.img.conventional(i) || z.State == Full {
+		if d.img.Conventional(i) || z.State == zone.Full {
 			continue
 		}
 		err := lane.do(d, request(OpWrite, z.WP, data))
-		if errors.Is(err, ErrActiveResource) && z.State == Empty || errors.Is(err, ErrOpenResource) && held {
+		if errors.Is(err, zone.ErrActiveLimit) && z.State == zone.Empty || errors.Is(err, zone.ErrOpenLimit) && held {
 			continue
 		} else if err != nil {
 			return fmt.Errorf("write at the write pointer of zone %d, %v, after a power cut: %w", i, z.State, err)

@@ -6,12 +6,13 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // drawGeometry draws a small disk that can be.
-func drawGeometry(t *rapid.T) Geometry {
-	g := Geometry{BlockSize: rapid.SampledFrom([]uint32{512, 4096}).Draw(t, "block size")}
+func drawGeometry(t *rapid.T) zone.Geometry {
+	g := zone.Geometry{BlockSize: rapid.SampledFrom([]uint32{512, 4096}).Draw(t, "block size")}
 	block := uint64(g.BlockSize) / SectorSize
 	g.ZoneSectors = rapid.SampledFrom([]uint64{8, 16, 64, 128}).Draw(t, "zone sectors")
 	g.ZoneCapacitySectors = g.ZoneSectors
@@ -48,7 +49,7 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 		s := newScript(t, dir, g)
 		defer s.abort()
 		block := uint64(g.BlockSize) / SectorSize
-		zone := func(t *rapid.T) *modelZone {
+		zn := func(t *rapid.T) *modelZone {
 			return &s.m.Zones[rapid.IntRange(0, len(s.m.Zones)-1).Draw(t, "zone")]
 		}
 		sectors := rapid.OneOf(rapid.Uint64Range(0, 4), rapid.Uint64Range(0, g.ZoneSectors/block+1))
@@ -64,7 +65,7 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 			return sectors.Draw(t, "blocks") * uint64(g.BlockSize)
 		}
 		write := func(t *rapid.T) {
-			z := zone(t)
+			z := zn(t)
 			sector := z.WP // mostly where it has to be
 			if z.State == zonemodel.NotWP || rarely.Draw(t, "elsewhere") == 0 {
 				sector = z.Start + sectors.Draw(t, "from")*block
@@ -72,9 +73,9 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 			one(t, OpWrite, sector, length(t))
 		}
 		manage := func(op Op) func(*rapid.T) {
-			return func(t *rapid.T) { one(t, op, zone(t).Start, 0) }
+			return func(t *rapid.T) { one(t, op, zn(t).Start, 0) }
 		}
-		appendTo := func(t *rapid.T) { one(t, OpAppend, zone(t).Start, length(t)) }
+		appendTo := func(t *rapid.T) { one(t, OpAppend, zn(t).Start, length(t)) }
 		now := func(do func()) func(*rapid.T) {
 			return func(t *rapid.T) {
 				if rarely.Draw(t, "not now") == 0 {
@@ -88,7 +89,7 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 			"open": manage(OpOpen), "close": manage(OpClose), "finish": manage(OpFinish), "reset": manage(OpReset),
 			"flush": func(t *rapid.T) { one(t, OpFlush, 0, 0) },
 			"read": func(t *rapid.T) {
-				one(t, OpRead, zone(t).Start+sectors.Draw(t, "from")*block, length(t))
+				one(t, OpRead, zn(t).Start+sectors.Draw(t, "from")*block, length(t))
 			},
 			"batch": func(t *rapid.T) {
 				z := rapid.IntRange(0, len(s.m.Zones)-1).Draw(t, "zone")

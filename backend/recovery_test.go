@@ -9,11 +9,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // wide has so many zones that its committed table is three blocks, and few of
 // them may be active.
-var wide = Geometry{
+var wide = zone.Geometry{
 	CapacitySectors: 1200 * 8, ZoneSectors: 8, MaxActive: 2, MaxAppendSectors: 8,
 }
 
@@ -48,13 +50,13 @@ func TestKilledDuringRecovery(t *testing.T) {
 			continue
 		}
 		c := newClient(t, d)
-		c.wantZone(2, Closed, 8)
-		c.wantZone(3, Empty, 0)
+		c.wantZone(2, zone.Closed, 8)
+		c.wantZone(3, zone.Empty, 0)
 		kill(t, d, fs)
 		d = openDisk(t, path).(*zoned)
 		c = newClient(t, d)
-		c.wantZone(2, Closed, 8)
-		c.wantZone(3, Empty, 0)
+		c.wantZone(2, zone.Closed, 8)
+		c.wantZone(3, zone.Empty, 0)
 		closeDisk(t, d, path)
 		return
 	}
@@ -72,7 +74,7 @@ func TestFileLongerThanImage(t *testing.T) {
 	kill(t, d, fs)
 	d = openDisk(t, path).(*zoned)
 	c = newClient(t, d)
-	c.wantZone(2, ImpOpen, 8)
+	c.wantZone(2, zone.ImpOpen, 8)
 	closeDisk(t, d, path)
 }
 
@@ -90,8 +92,8 @@ func TestStateBlockGoneBad(t *testing.T) {
 		edit(t, path, func(f *os.File, _ *layout) { patch(t, f, []byte("bad"), stateOff+bad*blockBytes+100) })
 		d = openDisk(t, path).(*zoned)
 		c = newClient(t, d)
-		c.wantZone(2, Closed, 8)
-		c.wantZone(3, Empty, 0)
+		c.wantZone(2, zone.Closed, 8)
+		c.wantZone(3, zone.Empty, 0)
 		closeDisk(t, d, path)
 	}
 }
@@ -132,9 +134,9 @@ func TestCommitKeepsActiveLimit(t *testing.T) {
 			}
 			c = newClient(t, d2)
 			if err == nil {
-				c.wantZone(int(from), Full, 8)
-				c.wantZone(int(to), Closed, 4)
-				c.wantZone(600, Closed, 6)
+				c.wantZone(int(from), zone.Full, 8)
+				c.wantZone(int(to), zone.Closed, 4)
+				c.wantZone(600, zone.Closed, 6)
 			}
 			closeDisk(t, d2, path)
 			if err == nil {
@@ -176,7 +178,7 @@ func TestCommitIsOneMoment(t *testing.T) {
 		t.Fatal(err)
 	}
 	c = newClient(t, d2)
-	c.wantZone(20, Closed, 4)
+	c.wantZone(20, zone.Closed, 4)
 	closeDisk(t, d2, path)
 }
 
@@ -240,7 +242,7 @@ func TestCloseWithStuckReset(t *testing.T) {
 		t.Error("the old data of a zone that was reset is still in the file")
 	}
 	c = newClient(t, d)
-	c.wantZone(2, Empty, 0)
+	c.wantZone(2, zone.Empty, 0)
 
 	// With the disk well again at the end, the reset is made good.
 	c.want(c.write(256, old), nil)
@@ -333,15 +335,15 @@ func TestPlaceIsGivenUpInPublic(t *testing.T) {
 	c.want(c.write(256, pattern('a', 4096)), nil)
 	z := &d.zones[2]
 	z.mu.Lock()
-	if err := d.enter(z, 2, Full); err != nil {
+	if err := d.enter(z, 2, zone.Full); err != nil {
 		t.Error(err)
 	}
 	live, err := readLive(d.img.f, &d.img.layout)
 	if err != nil {
 		t.Error(err)
 	}
-	if got := word(z.word.Load()); got.state() != Full || live[2] != got {
-		t.Errorf("zone 2 gave its place up, but readers see it %v and the image %v", got.state(), live[2].state())
+	if got := zone.Entry(z.word.Load()); got.State() != zone.Full || live[2] != got {
+		t.Errorf("zone 2 gave its place up, but readers see it %v and the image %v", got.State(), live[2].State())
 	}
 	z.mu.Unlock()
 	closeDisk(t, d, path)

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // This file repairs the zone tables. Which of them counts, and when both say the same, is
@@ -16,11 +18,11 @@ import (
 type tableRepair struct {
 	*image // its file, layout, store, commits and seqs
 	r      *repairer
-	state  *state    // how the image was left
-	torn   [][2]bool // copies of each block of the committed table that are damaged
-	live   []word    // nil: the live table does not count
-	bad    []int     // zones of which the live entry is damaged
-	limits resources
+	state  *state       // how the image was left
+	torn   [][2]bool    // copies of each block of the committed table that are damaged
+	live   []zone.Entry // nil: the live table does not count
+	bad    []int        // zones of which the live entry is damaged
+	limits zone.Resources
 }
 
 // tables mends both tables of an image that was left as s says.
@@ -61,7 +63,7 @@ func (r *repairer) tables(l *layout, s *state) error {
 // readCommits reads the committed table; a block of which both copies are damaged has
 // number 0. known is false when a whole block says what cannot be: nobody knows better.
 func (t *tableRepair) readCommits() (known bool, err error) {
-	t.commits, t.seqs, t.torn = make([]word, t.Zones()), make([]uint64, t.blocks()), make([][2]bool, t.blocks())
+	t.commits, t.seqs, t.torn = make([]zone.Entry, t.Zones()), make([]uint64, t.blocks()), make([][2]bool, t.blocks())
 	for n := range t.seqs {
 		part := t.entries(n)
 		var damaged [2]error
@@ -70,7 +72,7 @@ func (t *tableRepair) readCommits() (known bool, err error) {
 		}
 		t.torn[n] = [2]bool{damaged[0] != nil, damaged[1] != nil}
 		for i, w := range part {
-			if t.seqs[n] != 0 && w.verify(&t.Geometry, n*blockZones+i) != nil {
+			if t.seqs[n] != 0 && w.Verify(&t.Geometry, n*blockZones+i) != nil {
 				return false, nil
 			}
 		}
@@ -87,13 +89,13 @@ func (t *tableRepair) readLive() error {
 	if t.live, err = readLive(t.f, &t.layout); err != nil {
 		return err
 	}
-	t.limits = resources{maxOpen: t.MaxOpen, maxActive: t.MaxActive}
+	t.limits = zone.Resources{MaxOpen: t.MaxOpen, MaxActive: t.MaxActive}
 	for i, w := range t.live {
-		if w.verify(&t.Geometry, i) != nil {
+		if w.Verify(&t.Geometry, i) != nil {
 			t.bad = append(t.bad, i)
 			continue
 		}
-		_ = t.limits.move(Empty, w.state()) // if there are too many they stay
+		_ = t.limits.Move(zone.Empty, w.State()) // if there are too many they stay
 	}
 	return nil
 }
@@ -111,8 +113,8 @@ func (t *tableRepair) mendLive() error {
 			left = append(left, i)
 			continue
 		}
-		if err := t.limits.move(Empty, w.state()); err != nil {
-			return fmt.Errorf("zone %d cannot be %v with %d sectors written, as it was committed: there are %w by now; use --repair=%v", i, w.state(), w.written(), err, RepairZoneOffline)
+		if err := t.limits.Move(zone.Empty, w.State()); err != nil {
+			return fmt.Errorf("zone %d cannot be %v with %d sectors written, as it was committed: there are %w by now; use --repair=%v", i, w.State(), w.Written(), err, RepairZoneOffline)
 		}
 		t.live[i] = w
 		pages[8*i/blockBytes] = true
@@ -126,7 +128,7 @@ func (t *tableRepair) mendLive() error {
 		}
 	}
 	for i, w := range t.live {
-		if pages[8*i/blockBytes] && w.verify(&t.Geometry, i) == nil {
+		if pages[8*i/blockBytes] && w.Verify(&t.Geometry, i) == nil {
 			binary.LittleEndian.PutUint64(table[8*i:], uint64(w))
 		}
 	}
@@ -141,7 +143,7 @@ func (t *tableRepair) mendLive() error {
 
 // entryFor is what becomes of zone i, whose live entry is damaged, and what to say of it;
 // nothing where the entry stays as it is.
-func (t *tableRepair) entryFor(i int) (w word, what string, err error) {
+func (t *tableRepair) entryFor(i int) (w zone.Entry, what string, err error) {
 	n := i / blockZones
 	committed := t.seqs[n] != 0
 	switch {
@@ -150,25 +152,25 @@ func (t *tableRepair) entryFor(i int) (w word, what string, err error) {
 		return w, "written anew from the committed zone table, which says the same of an image that was closed cleanly", nil
 	case committed && t.r.mode == RepairZoneCommitted:
 		w = t.powerCycled(i, t.commits[i])
-		return w, fmt.Sprintf("%v with %d sectors written, as the last flush left it: what was written to it since is cleared when the image is opened", w.state(), w.written()), nil
+		return w, fmt.Sprintf("%v with %d sectors written, as the last flush left it: what was written to it since is cleared when the image is opened", w.State(), w.Written()), nil
 	case t.r.mode == RepairZoneOffline:
 		if w, err = t.offline(i); err != nil {
 			return 0, "", err
 		}
-		return w, fmt.Sprintf("taken offline: what it holds, %d sectors, stays; 'zvhost zone set-state FILE %d writable' brings it back with that", w.written(), i), nil
+		return w, fmt.Sprintf("taken offline: what it holds, %d sectors, stays; 'zvhost zone set-state FILE %d writable' brings it back with that", w.Written(), i), nil
 	}
 	return 0, "", nil
 }
 
 // offline is the entry of zone i as an offline one. It has everything written that
 // stands in the file: what is behind the write pointer is cleared when the image is opened.
-func (t *tableRepair) offline(i int) (word, error) {
-	if t.conventional(i) {
-		return pack(i, Offline, 0), nil
+func (t *tableRepair) offline(i int) (zone.Entry, error) {
+	if t.Conventional(i) {
+		return zone.Pack(i, zone.Offline, 0), nil
 	}
 	fd := int(t.f.Fd())
 	start := t.offset(uint64(i) * t.ZoneSectors)
-	end := start + int64(t.capacity(i))<<SectorShift
+	end := start + int64(t.Capacity(i))<<SectorShift
 	behind := start
 	for at := start; at < end; {
 		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
@@ -185,14 +187,14 @@ func (t *tableRepair) offline(i int) (word, error) {
 	}
 	written := uint64(alignUp(behind-start, int64(t.BlockSize))) >> SectorShift
 	if n := i / blockZones; t.seqs[n] != 0 {
-		written = max(written, t.commits[i].written())
+		written = max(written, t.commits[i].Written())
 	}
-	return pack(i, Offline, min(written, t.capacity(i))), nil
+	return zone.Pack(i, zone.Offline, min(written, t.Capacity(i))), nil
 }
 
 // contents is what block n of the committed table has to say, and where that comes from;
 // nil where it is whole, or nobody knows.
-func (t *tableRepair) contents(n int) (words []word, why string, err error) {
+func (t *tableRepair) contents(n int) (words []zone.Entry, why string, err error) {
 	first, whole := n*blockZones, t.live != nil
 	last := first + len(t.entries(n))
 	for _, i := range t.bad {
@@ -216,7 +218,7 @@ func (t *tableRepair) contents(n int) (words []word, why string, err error) {
 		return words, "written anew from the live zone table", nil
 	case lost && t.live == nil && t.r.mode == RepairZoneOffline:
 		for i := first; i < last && err == nil; i++ {
-			var w word
+			var w zone.Entry
 			w, err = t.offline(i)
 			words = append(words, w)
 		}
@@ -226,7 +228,7 @@ func (t *tableRepair) contents(n int) (words []word, why string, err error) {
 }
 
 // mendBlock writes words over the damaged copies of block n of the committed table.
-func (t *tableRepair) mendBlock(n int, words []word, why string) error {
+func (t *tableRepair) mendBlock(n int, words []zone.Entry, why string) error {
 	// The next copy goes where the damaged one is. Both are written where both are damaged,
 	// and where their numbers begin anew.
 	writes := 1

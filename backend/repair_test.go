@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // What can be repaired, by the names of damages; all else must stay as it is.
@@ -72,7 +74,7 @@ func TestRepair(t *testing.T) {
 			}
 			d = openDisk(t, path)
 			c = newClient(t, d)
-			c.wantZone(2, ImpOpen, 8)
+			c.wantZone(2, zone.ImpOpen, 8)
 			if !bytes.Equal(c.read(256, 4096), data) {
 				t.Error("the data has changed")
 			}
@@ -137,7 +139,7 @@ func TestRepairAfterKill(t *testing.T) {
 	}
 	d2 := openDisk(t, path)
 	c = newClient(t, d2)
-	c.wantZone(2, ImpOpen, 8)
+	c.wantZone(2, zone.ImpOpen, 8)
 	closeDisk(t, d2, path)
 }
 

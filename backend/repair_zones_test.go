@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // killedImage is an image that a daemon left in use: 4 KiB of zones 2 and 3 were flushed,
@@ -15,12 +17,12 @@ func killedImage(t *testing.T) (path string, data []byte) {
 	path, data = newImage(t, small), pattern('a', 8192)
 	d, fs := openFaulty(t, path)
 	c := newClient(t, d)
-	for _, zone := range []uint64{2, 3} {
-		c.want(c.write(zone*128, data[:4096]), nil)
+	for _, zn := range []uint64{2, 3} {
+		c.want(c.write(zn*128, data[:4096]), nil)
 	}
 	c.want(c.flush(), nil)
-	for _, zone := range []uint64{2, 3} {
-		c.want(c.write(zone*128+8, data[4096:]), nil)
+	for _, zn := range []uint64{2, 3} {
+		c.want(c.write(zn*128+8, data[4096:]), nil)
 	}
 	kill(t, d, fs)
 	return path, data
@@ -43,9 +45,9 @@ func repair(t *testing.T, path string, mode RepairMode) string {
 // One damaged entry of a live table that stands nowhere else: nothing is guessed, the
 // error of Open names the ways out, and each concerns that one zone alone.
 func TestDamagedEntryOfOneZone(t *testing.T) {
-	damage := func(zone int) (path string, data []byte) {
+	damage := func(zn int) (path string, data []byte) {
 		path, data = killedImage(t)
-		edit(t, path, func(f *os.File, _ *layout) { setLive(t, f, zone, 0x1234) })
+		edit(t, path, func(f *os.File, _ *layout) { setLive(t, f, zn, 0x1234) })
 		before := contents(t, path)
 		if mended, err := Repair(path, RepairSafe); err != nil || len(mended) > 0 || !bytes.Equal(contents(t, path), before) {
 			t.Fatalf("mended %q, %v", mended, err)
@@ -61,7 +63,7 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 	}
 	other := func(c *client, data []byte) { // is as guests were told
 		t.Helper()
-		c.wantZone(3, ImpOpen, 16)
+		c.wantZone(3, zone.ImpOpen, 16)
 		if !bytes.Equal(c.read(3*128, 8192), data) {
 			t.Error("another zone's data has changed")
 		}
@@ -73,12 +75,12 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 	}
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	c.wantZone(2, Offline, 0)
+	c.wantZone(2, zone.Offline, 0)
 	other(c, data)
 	if err := SetZoneStates(d, []int{2}, ToWritable); err != nil {
 		t.Fatal(err)
 	}
-	c.wantZone(2, Closed, 16)
+	c.wantZone(2, zone.Closed, 16)
 	if !bytes.Equal(c.read(2*128, 8192), data) {
 		t.Error("its data has changed")
 	}
@@ -90,18 +92,18 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 	}
 	d = openDisk(t, path)
 	c = newClient(t, d)
-	c.wantZone(2, Closed, 8)
+	c.wantZone(2, zone.Closed, 8)
 	if !bytes.Equal(c.read(2*128, 8192), append(slices.Clone(data[:4096]), make([]byte, 4096)...)) {
 		t.Error("other data than was flushed")
 	}
 	other(c, data)
 	closeDisk(t, d, path)
 
-	for mode, want := range map[RepairMode]ZoneState{RepairZoneOffline: Offline, RepairZoneCommitted: NotWP} {
+	for mode, want := range map[RepairMode]zone.State{RepairZoneOffline: zone.Offline, RepairZoneCommitted: zone.NotWP} {
 		path, data = damage(1) // conventional
 		repair(t, path, mode)
 		d = openDisk(t, path)
-		if z := d.ReportZone(1); z.State != want || z.Type != ZoneConventional {
+		if z := d.ReportZone(1); z.State != want || z.Type != zone.Conventional {
 			t.Errorf("%v: %+v", mode, z)
 		}
 		other(newClient(t, d), data)
@@ -115,9 +117,9 @@ func TestDamagedEntryThatWasActive(t *testing.T) {
 	path, _ := killedImage(t)
 	edit(t, path, func(f *os.File, l *layout) {
 		setLive(t, f, 2, 0x1234)
-		setLive(t, f, 3, pack(3, Full, l.capacity(3)))
+		setLive(t, f, 3, zone.Pack(3, zone.Full, l.Capacity(3)))
 		for i := range int(small.MaxActive) {
-			setLive(t, f, 4+i, pack(4+i, Closed, 8))
+			setLive(t, f, 4+i, zone.Pack(4+i, zone.Closed, 8))
 		}
 	})
 	if mended, err := Repair(path, RepairZoneCommitted); err == nil || !strings.Contains(err.Error(), "zone 2 cannot be closed") || !strings.Contains(err.Error(), "--repair=zone-offline") {
@@ -137,7 +139,7 @@ func TestLostBlockOfTheCommittedTable(t *testing.T) {
 	powerCut(t, path) // it was durable
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	c.wantZone(2, Closed, 16)
+	c.wantZone(2, zone.Closed, 16)
 	closeDisk(t, d, path)
 
 	path, _ = killedImage(t)
@@ -154,9 +156,9 @@ func TestLostBlockOfTheCommittedTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	c = newClient(t, d)
-	c.wantZone(2, Closed, 16)
-	c.wantZone(3, Offline, 0)
-	c.wantZone(4, Empty, 0)
+	c.wantZone(2, zone.Closed, 16)
+	c.wantZone(3, zone.Offline, 0)
+	c.wantZone(4, zone.Empty, 0)
 	if !bytes.Equal(c.read(2*128, 8192), data) {
 		t.Error("its data has changed")
 	}
@@ -180,7 +182,7 @@ func TestBothStateBlocksGone(t *testing.T) {
 	repair(t, path, RepairZoneCommitted)
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	c.wantZone(2, Closed, 8)
+	c.wantZone(2, zone.Closed, 8)
 	if !bytes.Equal(c.read(256, 4096), data[:4096]) || Run(d) == 0 || !Unclean(d) {
 		t.Error("other data than was flushed, or a clean image")
 	}
@@ -193,9 +195,9 @@ func TestClaimOfTooManyZones(t *testing.T) {
 	for _, size := range []int64{0, 256 << 20, 1 << 40, 8 << 40} {
 		path := newFastImage(t, small)
 		edit(t, path, func(f *os.File, l *layout) {
-			g := Geometry{CapacitySectors: MaxZones * 4096, ZoneSectors: 4096} // 8 TiB
+			g := zone.Geometry{CapacitySectors: zone.MaxZones * 4096, ZoneSectors: 4096} // 8 TiB
 			if size == 8<<40 {
-				g = Geometry{CapacitySectors: MaxZones * 2048, ZoneSectors: 2048} // and all of it is there, as a hole
+				g = zone.Geometry{CapacitySectors: zone.MaxZones * 2048, ZoneSectors: 2048} // and all of it is there, as a hole
 			}
 			if err := g.Complete(); err != nil {
 				t.Fatal(err)
@@ -248,7 +250,7 @@ func contentsBegin(t *testing.T, path string) []byte {
 // However much is damaged, the list is short, and says how much more there is; repairing
 // all of it works.
 func TestManyFindings(t *testing.T) {
-	g := Geometry{CapacitySectors: 3000 * 8, ZoneSectors: 8}
+	g := zone.Geometry{CapacitySectors: 3000 * 8, ZoneSectors: 8}
 	path := newFastImage(t, g)
 	edit(t, path, func(f *os.File, _ *layout) { patch(t, f, bytes.Repeat([]byte{0x55}, 8*2990), liveOff+8) })
 	findings, err := Check(path)
@@ -265,7 +267,7 @@ func TestManyFindings(t *testing.T) {
 			patch(t, f, []byte("x"), l.tableOff+int64(2*n)*blockBytes+9)
 		}
 		for i := range 2990 {
-			setLive(t, f, i, pack(i, Closed, 8))
+			setLive(t, f, i, zone.Pack(i, zone.Closed, 8))
 		}
 	})
 	findings, err = Check(path)

@@ -6,12 +6,14 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // Report is the zones of an image, or of a zoned block device, at one moment.
 type Report struct {
 	Info  Info
-	Zones []Zone
+	Zones []zone.Descriptor
 	// InUse says that a daemon has the image, or some of the zones, open for
 	// writing.
 	InUse bool
@@ -50,7 +52,7 @@ func readReport(f *os.File) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	rep := Report{Info: l.info(false), UUID: l.uuid}
+	rep := Report{Info: describe(&l.Geometry, false), UUID: l.uuid}
 	if rep.InUse, err = inUse(f); err != nil {
 		return Report{}, err
 	}
@@ -89,9 +91,9 @@ func readReport(f *os.File) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	rep.Zones = make([]Zone, len(words))
+	rep.Zones = make([]zone.Descriptor, len(words))
 	for i, w := range words {
-		rep.Zones[i] = l.zone(i, w)
+		rep.Zones[i] = l.Zone(i, w)
 	}
 	return rep, nil
 }

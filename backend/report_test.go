@@ -8,18 +8,20 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // zonesOf is what an open disk says of its zones.
-func zonesOf(d Disk) []Zone {
-	zones := make([]Zone, d.Info().Zoned.Zones)
+func zonesOf(d Disk) []zone.Descriptor {
+	zones := make([]zone.Descriptor, d.Info().Zoned.Zones)
 	for i := range zones {
 		zones[i] = d.ReportZone(i)
 	}
 	return zones
 }
 
-func wantReport(t tb, path string, inUse bool, zones []Zone) {
+func wantReport(t tb, path string, inUse bool, zones []zone.Descriptor) {
 	t.Helper()
 	rep, err := ReadReport(path)
 	if err != nil {
@@ -91,7 +93,7 @@ func TestReportAfterCrash(t *testing.T) {
 	wantReport(t, path, false, told)
 
 	powerCut(t, path)
-	told[2].State, told[2].WP = Closed, 256+8
+	told[2].State, told[2].WP = zone.Closed, 256+8
 	wantReport(t, path, false, told)
 	// While the next daemon recovers it holds the lock already, but the live
 	// table is not right yet.

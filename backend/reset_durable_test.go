@@ -3,15 +3,17 @@ package backend
 import (
 	"strings"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A zoneScript is what is sent to zone 2 of a disk, word by word, and what a power cut
 // and a kill leave of that. A word that ends in "!" is followed by a flush.
 type zoneScript struct {
 	words      string
-	cut        ZoneState
+	cut        zone.State
 	cutWritten uint64
-	kill       ZoneState
+	kill       zone.State
 	written    uint64
 }
 
@@ -19,36 +21,36 @@ type zoneScript struct {
 // too, the reset is durable by then; and what was flushed behind a reset stays.
 func TestResetIsDurableBeforeTheNextWrite(t *testing.T) {
 	for _, s := range []zoneScript{
-		{"finish! reset append", Empty, 0, ImpOpen, 8},
-		{"finish! reset append reset append", Empty, 0, ImpOpen, 8},
-		{"finish! reset finish reset append", Empty, 0, ImpOpen, 8},
-		{"finish! reset open append", Empty, 0, ExpOpen, 8},
-		{"finish! reset open close append", Empty, 0, ImpOpen, 8},
-		{"finish! reset-all append", Empty, 0, ImpOpen, 8},
-		{"finish! reset-all append reset-all append", Empty, 0, ImpOpen, 8},
-		{"finish! erase", Empty, 0, Empty, 0},
-		{"finish! erase append", Empty, 0, ImpOpen, 8},
-		{"finish! erase finish reset append", Empty, 0, ImpOpen, 8},
-		{"finish! reset append!", Closed, 8, ImpOpen, 8},
-		{"finish! reset append! append", Closed, 8, ImpOpen, 16},
-		{"finish! reset finish!", Full, 0, Full, 0},
-		{"finish! reset! finish", Empty, 0, Full, 0},
-		{"append finish! reset append", Empty, 0, ImpOpen, 8},
-		{"append finish! reset finish!", Full, 0, Full, 0},
-		{"append! reset finish! reset append", Empty, 0, ImpOpen, 8},
-		{"append! reset finish!", Full, 0, Full, 0},
-		{"append finish! reset finish reset finish!", Full, 0, Full, 0},
-		{"open! reset append", Empty, 0, ImpOpen, 8},
-		{"open! append close! reset append", Empty, 0, ImpOpen, 8},
-		{"full reset append", Empty, 0, ImpOpen, 8},
-		{"full empty append", Empty, 0, ImpOpen, 8},
-		{"full empty reset append", Empty, 0, ImpOpen, 8},
-		{"append full reset append", Empty, 0, ImpOpen, 8},
-		{"read-only empty append", Empty, 0, ImpOpen, 8},
-		{"offline empty append", Empty, 0, ImpOpen, 8},
-		{"offline writable append", Empty, 0, ImpOpen, 8},
-		{"finish! read-only writable append", Empty, 0, ImpOpen, 8},
-		{"finish! offline empty append reset append", Empty, 0, ImpOpen, 8},
+		{"finish! reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! reset append reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! reset finish reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! reset open append", zone.Empty, 0, zone.ExpOpen, 8},
+		{"finish! reset open close append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! reset-all append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! reset-all append reset-all append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! erase", zone.Empty, 0, zone.Empty, 0},
+		{"finish! erase append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! erase finish reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! reset append!", zone.Closed, 8, zone.ImpOpen, 8},
+		{"finish! reset append! append", zone.Closed, 8, zone.ImpOpen, 16},
+		{"finish! reset finish!", zone.Full, 0, zone.Full, 0},
+		{"finish! reset! finish", zone.Empty, 0, zone.Full, 0},
+		{"append finish! reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"append finish! reset finish!", zone.Full, 0, zone.Full, 0},
+		{"append! reset finish! reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"append! reset finish!", zone.Full, 0, zone.Full, 0},
+		{"append finish! reset finish reset finish!", zone.Full, 0, zone.Full, 0},
+		{"open! reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"open! append close! reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"full reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"full empty append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"full empty reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"append full reset append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"read-only empty append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"offline empty append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"offline writable append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! read-only writable append", zone.Empty, 0, zone.ImpOpen, 8},
+		{"finish! offline empty append reset append", zone.Empty, 0, zone.ImpOpen, 8},
 	} {
 		for _, cut := range []bool{true, false} {
 			path := newFastImage(t, small)
@@ -63,14 +65,14 @@ func TestResetIsDurableBeforeTheNextWrite(t *testing.T) {
 			}
 			d = openDisk(t, path).(*zoned)
 			wp := written
-			if state == Full {
+			if state == zone.Full {
 				wp = small.ZoneSectors
 			}
 			if z := d.ReportZone(2); z.State != state || z.WP-z.Start != wp {
 				t.Errorf("%s, power cut %v: zone 2 is %v, written up to %d; want %v, %d", s.words, cut, z.State, z.WP-z.Start, state, wp)
 			}
-			if w := d.entry(2); w.written() != written {
-				t.Errorf("%s, power cut %v: %d sectors are written, want %d", s.words, cut, w.written(), written)
+			if w := d.entry(2); w.Written() != written {
+				t.Errorf("%s, power cut %v: %d sectors are written, want %d", s.words, cut, w.Written(), written)
 			}
 			closeDisk(t, d, path)
 		}
@@ -145,7 +147,7 @@ func TestResetsOfOneZoneMeet(t *testing.T) {
 			powerCut(t, path)
 			d = openDisk(t, path).(*zoned)
 			c = newClient(t, d)
-			if z := d.ReportZone(2); z.State != Closed || z.WP-z.Start != 16 {
+			if z := d.ReportZone(2); z.State != zone.Closed || z.WP-z.Start != 16 {
 				t.Errorf("%s, reset, %s: zone 2 is %v, written up to %d", before, words, z.State, z.WP-z.Start)
 			}
 			if got := c.read(2*small.ZoneSectors, 8192); string(got) != string(pattern('a', 4096))+string(pattern('a', 4096)) {

@@ -2,6 +2,8 @@ package backend
 
 import (
 	"fmt"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // rules are what reads and writes of a zoned disk are held to before anyone looks
@@ -17,7 +19,7 @@ type rules struct {
 // A zoneTable is the zones of a disk as the rules need to know them.
 type zoneTable interface {
 	// entry is what guests see of zone i.
-	entry(i int) word
+	entry(i int) zone.Entry
 	// conventional says whether zone i has no write pointer.
 	conventional(i int) bool
 	// length is the number of sectors of zone i, and capacity of those that can be written.
@@ -51,8 +53,8 @@ func (u *rules) read(t zoneTable, r *Request) (written uint64, err error) {
 	}
 	first, last := int(r.Sector>>u.shift), int((r.Sector+max(sectors, 1)-1)>>u.shift)
 	switch {
-	case t.entry(first).state() == Offline: // whatever else is wrong
-		return 0, ErrZoneInvalid
+	case t.entry(first).State() == zone.Offline: // whatever else is wrong
+		return 0, zone.ErrInvalid
 	case sectors > capacity-r.Sector:
 		return 0, ErrRange
 	}
@@ -60,11 +62,11 @@ func (u *rules) read(t zoneTable, r *Request) (written uint64, err error) {
 	for i := first; i <= last; i++ {
 		w := t.entry(i)
 		switch {
-		case w.state() == Offline, first != last && !t.conventional(i):
-			return 0, ErrZoneInvalid
+		case w.State() == zone.Offline, first != last && !t.conventional(i):
+			return 0, zone.ErrInvalid
 		case !t.conventional(i):
 			off := u.offset(r.Sector)
-			written = min(r.Bytes, (max(w.written(), off)-off)<<SectorShift)
+			written = min(r.Bytes, (max(w.Written(), off)-off)<<SectorShift)
 		}
 	}
 	if !u.whole(r.Sector<<SectorShift) || !u.whole(r.Bytes) {
@@ -75,13 +77,13 @@ func (u *rules) read(t zoneTable, r *Request) (written uint64, err error) {
 
 // write says whether r, a write or append, is in order as far as can be said
 // without its zone's write pointer, and which zone that is.
-func (u *rules) write(t zoneTable, r *Request) (zone int, err error) {
+func (u *rules) write(t zoneTable, r *Request) (zn int, err error) {
 	sectors := sectorsOf(r.Bytes)
 	switch {
 	case u.info.ReadOnly:
 		return 0, ErrReadOnly
 	case r.Sector >= u.info.CapacitySectors && r.Op == OpAppend: // no zone begins there
-		return 0, ErrZoneInvalid
+		return 0, zone.ErrInvalid
 	case r.Sector >= u.info.CapacitySectors:
 		return 0, ErrRange
 	}
@@ -90,12 +92,12 @@ func (u *rules) write(t zoneTable, r *Request) (zone int, err error) {
 	case t.conventional(i):
 		return i, u.writeConventional(t, r, i, sectors)
 	case r.Op == OpAppend && (off != 0 || r.Bytes > u.append), off+sectors > t.length(i):
-		return i, ErrZoneInvalid
+		return i, zone.ErrInvalid
 	case !u.granular(r.Bytes):
-		if _, err := transition(t.entry(i).state(), evWrite, true); err != nil {
+		if _, err := zone.Transition(t.entry(i).State(), zone.OnWrite, true); err != nil {
 			return i, err
 		}
-		return i, ErrUnalignedWP
+		return i, zone.ErrUnaligned
 	}
 	return i, nil
 }
@@ -103,11 +105,11 @@ func (u *rules) write(t zoneTable, r *Request) (zone int, err error) {
 // writeConventional is write where the first zone, zone i, is conventional.
 func (u *rules) writeConventional(t zoneTable, r *Request, i int, sectors uint64) error {
 	if r.Op == OpAppend {
-		return ErrZoneInvalid
+		return zone.ErrInvalid
 	}
 	for ; uint64(i) <= (r.Sector+max(sectors, 1)-1)>>u.shift; i++ {
-		if uint64(i)<<u.shift >= u.info.CapacitySectors || t.entry(i).state() != NotWP {
-			return ErrZoneInvalid
+		if uint64(i)<<u.shift >= u.info.CapacitySectors || t.entry(i).State() != zone.NotWP {
+			return zone.ErrInvalid
 		}
 	}
 	if !u.whole(r.Sector<<SectorShift) || !u.whole(r.Bytes) {
@@ -122,18 +124,18 @@ func (u *rules) errorOf(r *Request, err error) error {
 }
 
 // events are the zone management requests.
-var events = [numOps]event{OpOpen: evOpen, OpClose: evClose, OpFinish: evFinish, OpReset: evReset}
+var events = [numOps]zone.Event{OpOpen: zone.OnOpen, OpClose: zone.OnClose, OpFinish: zone.OnFinish, OpReset: zone.OnReset}
 
 // errFrozen is what zone management of a read-only disk gets. It is not a write:
 // "If the transition to this state can not be performed, the request MUST be
 // completed with VIRTIO_BLK_S_ZONE_INVALID_CMD" ("Device Operation").
-var errFrozen = fmt.Errorf("%w: the disk is read-only", ErrZoneInvalid)
+var errFrozen = fmt.Errorf("%w: the disk is read-only", zone.ErrInvalid)
 
 // frozen is the outcome of zone management on the zone w of a read-only disk:
 // good if the zone is where the request would have it.
-func frozen(op Op, w word) error {
-	to, err := transition(w.state(), events[op], w.written() != 0)
-	if err == nil && to != w.state() {
+func frozen(op Op, w zone.Entry) error {
+	to, err := zone.Transition(w.State(), events[op], w.Written() != 0)
+	if err == nil && to != w.State() {
 		err = errFrozen
 	}
 	return err

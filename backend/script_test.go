@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -30,7 +31,7 @@ type script struct {
 
 const scriptLanes = 3
 
-func newScript(t tb, dir string, g Geometry) *script {
+func newScript(t tb, dir string, g zone.Geometry) *script {
 	t.Helper()
 	s := &script{t: t, path: filepath.Join(dir, "disk.zvh"), m: newModel(g)}
 	if err := CreateImage(s.path, g); err != nil {
@@ -126,10 +127,10 @@ func (s *script) flush() {
 }
 
 // batch has appends and reads of one zone in flight at once, on all lanes.
-func (s *script) batch(zone int, sizes []uint64) {
+func (s *script) batch(zn int, sizes []uint64) {
 	s.t.Helper()
 	s.steps++
-	start := s.m.Zones[zone].Start
+	start := s.m.Zones[zn].Start
 	perLane := make([][]*Request, scriptLanes)
 	var rs []*Request
 	for i, n := range sizes {
@@ -160,11 +161,11 @@ func (s *script) batch(zone int, sizes []uint64) {
 	})
 	for _, r := range rs {
 		if _, at, err := s.m.do(r); !errors.Is(r.Err, err) || err == nil && at != r.AppendSector {
-			s.Errorf("append of %d bytes to zone %d among others: got sector %d, %v; want %d, %v", r.Bytes, zone, r.AppendSector, r.Err, at, err)
+			s.Errorf("append of %d bytes to zone %d among others: got sector %d, %v; want %d, %v", r.Bytes, zn, r.AppendSector, r.Err, at, err)
 		}
 	}
 	s.lanes[0].zones()
-	s.lanes[0].data(zone)
+	s.lanes[0].data(zn)
 }
 
 // restart closes the disk cleanly and opens it again.
@@ -210,7 +211,7 @@ func (s *script) cut() {
 			z.TakeData(now)
 			continue
 		}
-		if s.resets[i] && (now.WP > now.Start || s.disk.ReportZone(i).State == Empty) {
+		if s.resets[i] && (now.WP > now.Start || s.disk.ReportZone(i).State == zone.Empty) {
 			z.State, z.WP = zonemodel.Empty, z.Start
 			z.Erase()
 		}

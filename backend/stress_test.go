@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // stressed is a disk under the load of several workers, and what they were told.
@@ -36,7 +38,7 @@ const (
 	stressDepth   = 4
 )
 
-var stressGeometry = Geometry{
+var stressGeometry = zone.Geometry{
 	CapacitySectors: stressZones * 4096, ZoneSectors: 4096, ZoneCapacitySectors: 4000,
 	MaxOpen: 3, MaxActive: 9, MaxAppendSectors: 64,
 }
@@ -123,11 +125,11 @@ func (s *stressed) work(t *testing.T, c *client, worker uint64, n int) {
 		slot := &slots[free[len(free)-1]]
 		free = free[:len(free)-1]
 		r := &slot.r
-		zone := rnd.IntN(stressZones)
+		zn := rnd.IntN(stressZones)
 		if rnd.IntN(2) == 0 {
-			zone = rnd.IntN(3) * 4 // some zones are everybody's
+			zn = rnd.IntN(3) * 4 // some zones are everybody's
 		}
-		start := uint64(zone) * stressGeometry.ZoneSectors
+		start := uint64(zn) * stressGeometry.ZoneSectors
 		r.Sector, r.Bytes, r.Iov, r.Stable = start, 0, nil, rnd.IntN(50) == 0
 		slot.sent, slot.tag = s.clock.Add(1), worker<<56|uint64(i)
 		data := slot.data[:(1+rnd.IntN(16))*SectorSize]
@@ -135,7 +137,7 @@ func (s *stressed) work(t *testing.T, c *client, worker uint64, n int) {
 		case k < 70:
 			r.Op = OpAppend
 		case k < 80:
-			r.Op, r.Sector = OpWrite, s.disk.ReportZone(zone).WP
+			r.Op, r.Sector = OpWrite, s.disk.ReportZone(zn).WP
 		case k < 85:
 			r.Op = OpRead
 		case k < 88:
@@ -144,7 +146,7 @@ func (s *stressed) work(t *testing.T, c *client, worker uint64, n int) {
 			r.Op = OpOpen
 		case k < 96:
 			r.Op = OpClose
-		case zone < stressKept:
+		case zn < stressKept:
 			r.Op = OpAppend
 		case k < 99:
 			r.Op = OpReset
@@ -169,8 +171,8 @@ func (s *stressed) work(t *testing.T, c *client, worker uint64, n int) {
 func (s *stressed) ended(t *testing.T, r *Request, sent, tag uint64) {
 	switch {
 	case r.Err == nil:
-	case errors.Is(r.Err, ErrZoneInvalid), errors.Is(r.Err, ErrOpenResource), errors.Is(r.Err, ErrActiveResource),
-		r.Op == OpWrite && (errors.Is(r.Err, ErrUnalignedWP) || errors.Is(r.Err, ErrRange)):
+	case errors.Is(r.Err, zone.ErrInvalid), errors.Is(r.Err, zone.ErrOpenLimit), errors.Is(r.Err, zone.ErrActiveLimit),
+		r.Op == OpWrite && (errors.Is(r.Err, zone.ErrUnaligned) || errors.Is(r.Err, ErrRange)):
 		return
 	default:
 		t.Errorf("%v", r.Err)
@@ -180,15 +182,15 @@ func (s *stressed) ended(t *testing.T, r *Request, sent, tag uint64) {
 	if r.Op == OpAppend {
 		sector = r.AppendSector
 	}
-	zone := int(sector / stressGeometry.ZoneSectors)
+	zn := int(sector / stressGeometry.ZoneSectors)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.acked++
 	switch r.Op {
 	case OpWrite, OpAppend:
-		s.landed[zone] = append(s.landed[zone], landing{sector: sector, sent: sent, tag: tag, sectors: r.Bytes / SectorSize})
+		s.landed[zn] = append(s.landed[zn], landing{sector: sector, sent: sent, tag: tag, sectors: r.Bytes / SectorSize})
 	case OpReset:
-		s.reset[zone] = s.clock.Add(1)
+		s.reset[zn] = s.clock.Add(1)
 	}
 }
 
@@ -196,15 +198,15 @@ func (s *stressed) ended(t *testing.T, r *Request, sent, tag uint64) {
 // its zone had ended. No worker is at work.
 func (s *stressed) verify(t *testing.T, c *client) {
 	t.Helper()
-	for zone, all := range s.landed {
-		z := s.disk.ReportZone(zone)
+	for zn, all := range s.landed {
+		z := s.disk.ReportZone(zn)
 		owner := make(map[uint64]uint64)
 		for _, l := range all {
-			if l.sent < s.reset[zone] {
+			if l.sent < s.reset[zn] {
 				continue
 			}
-			if z.State != Full && l.sector+l.sectors > z.WP {
-				t.Fatalf("zone %d: something landed at sector %d, but the write pointer is %d", zone, l.sector, z.WP)
+			if z.State != zone.Full && l.sector+l.sectors > z.WP {
+				t.Fatalf("zone %d: something landed at sector %d, but the write pointer is %d", zn, l.sector, z.WP)
 			}
 			got := c.read(l.sector, int(l.sectors)*SectorSize)
 			for i := range l.sectors {
@@ -220,11 +222,11 @@ func (s *stressed) verify(t *testing.T, c *client) {
 		}
 		// Zones that were never reset have no sector below the pointer that
 		// nobody was given.
-		if zone < stressKept && z.State != Full && uint64(len(owner)) != z.WP-z.Start {
-			t.Errorf("zone %d: %d sectors were written, but its write pointer is at %d", zone, len(owner), z.WP-z.Start)
+		if zn < stressKept && z.State != zone.Full && uint64(len(owner)) != z.WP-z.Start {
+			t.Errorf("zone %d: %d sectors were written, but its write pointer is at %d", zn, len(owner), z.WP-z.Start)
 		}
-		if z.State != Full && !bytes.Equal(c.read(z.WP, 4096), make([]byte, 4096)) {
-			t.Errorf("zone %d has data at its write pointer", zone)
+		if z.State != zone.Full && !bytes.Equal(c.read(z.WP, 4096), make([]byte, 4096)) {
+			t.Errorf("zone %d has data at its write pointer", zn)
 		}
 	}
 }
@@ -233,27 +235,27 @@ func (s *stressed) verify(t *testing.T, c *client) {
 // flight.
 func books(t *testing.T, d *zoned) {
 	t.Helper()
-	var count resources
+	var count zone.Resources
 	listed := 0
 	for i := range d.zones {
 		z := &d.zones[i]
 		z.mu.Lock()
-		_ = count.move(Empty, z.state)
-		if z.state == ImpOpen {
+		_ = count.Move(zone.Empty, z.state)
+		if z.state == zone.ImpOpen {
 			listed++
 		}
-		if w := pack(i, z.state, z.done); word(z.word.Load()) != w || z.flyHead != nil || z.wait.head != nil || z.next != z.done {
+		if w := zone.Pack(i, z.state, z.done); zone.Entry(z.word.Load()) != w || z.flyHead != nil || z.wait.head != nil || z.next != z.done {
 			t.Errorf("zone %d: %v, %d of %d sectors, published as %#x", i, z.state, z.done, z.next, z.word.Load())
 		}
 		z.mu.Unlock()
 	}
 	d.res.mu.Lock()
 	defer d.res.mu.Unlock()
-	if d.res.open != count.open || d.res.active != count.active {
-		t.Errorf("%d zones are counted as open and %d as active, but %d and %d are", d.res.open, d.res.active, count.open, count.active)
+	if d.res.Open != count.Open || d.res.Active != count.Active {
+		t.Errorf("%d zones are counted as open and %d as active, but %d and %d are", d.res.Open, d.res.Active, count.Open, count.Active)
 	}
-	if count.open > stressGeometry.MaxOpen || count.active > stressGeometry.MaxActive {
-		t.Errorf("%d zones are open and %d active", count.open, count.active)
+	if count.Open > stressGeometry.MaxOpen || count.Active > stressGeometry.MaxActive {
+		t.Errorf("%d zones are open and %d active", count.Open, count.Active)
 	}
 	for n := d.res.oldest; n != 0; n = d.zones[n-1].newer {
 		listed--
@@ -287,7 +289,7 @@ func TestStressResetAll(t *testing.T) {
 				c.submit(rs...)
 				for range rs {
 					r := c.wait()
-					if r.Err != nil && !errors.Is(r.Err, ErrZoneInvalid) && !errors.Is(r.Err, ErrOpenResource) && !errors.Is(r.Err, ErrActiveResource) {
+					if r.Err != nil && !errors.Is(r.Err, zone.ErrInvalid) && !errors.Is(r.Err, zone.ErrOpenLimit) && !errors.Is(r.Err, zone.ErrActiveLimit) {
 						t.Error(r.Err)
 					}
 				}

@@ -3,6 +3,7 @@ package backend
 import (
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -17,10 +18,10 @@ func suiteStateFirst(t *testing.T, rig zonedRig) {
 	for _, name := range []string{"512", "4096"} {
 		g := suiteGeometries[name]
 		last := g.Zones() - 1
-		w := newTwin(t, rig.openWith(t, g, map[int]ZoneState{6: ReadOnly, 7: Offline, last: Offline}), newModel(g))
-		w.m.set(6, ReadOnly)
-		w.m.set(7, Offline)
-		w.m.set(last, Offline)
+		w := newTwin(t, rig.openWith(t, g, map[int]zone.State{6: zone.ReadOnly, 7: zone.Offline, last: zone.Offline}), newModel(g))
+		w.m.set(6, zone.ReadOnly)
+		w.m.set(7, zone.Offline)
+		w.m.set(last, zone.Offline)
 		for _, i := range []int{6, 7, last} {
 			z := &w.m.Zones[i]
 			for _, n := range []uint64{0, 1, 511, 512, 1000, 4096, (z.End - z.Start + 8) * SectorSize} {
@@ -29,7 +30,7 @@ func suiteStateFirst(t *testing.T, rig zonedRig) {
 						r := w.request(op, sector, n)
 						w.both(r)
 						if op != OpRead || z.State == zonemodel.Offline {
-							w.want(r.Err, ErrZoneInvalid)
+							w.want(r.Err, zone.ErrInvalid)
 						}
 					}
 				}
@@ -49,16 +50,16 @@ func suiteAppendNeedsAZone(t *testing.T, rig zonedRig) {
 		for _, sector := range []uint64{0, 128, 257, g.CapacitySectors - 1, g.CapacitySectors, g.CapacitySectors + 64, 1<<64 - 1} {
 			r := w.request(OpAppend, sector, n)
 			w.both(r)
-			w.want(r.Err, ErrZoneInvalid)
+			w.want(r.Err, zone.ErrInvalid)
 		}
 	}
 	// A part of a sector is what the granularity forbids.
 	r := w.request(OpAppend, 256, 513)
 	w.both(r)
-	w.want(r.Err, ErrUnalignedWP)
+	w.want(r.Err, zone.ErrUnaligned)
 	r = w.request(OpWrite, 256, 513)
 	w.both(r)
-	w.want(r.Err, ErrUnalignedWP)
+	w.want(r.Err, zone.ErrUnaligned)
 	w.all()
 }
 
@@ -76,7 +77,7 @@ func suiteLastZoneCapacity(t *testing.T, rig zonedRig) {
 			}
 			r := w.request(op, sector, (z.End-z.Start)*SectorSize)
 			w.both(r)
-			w.want(r.Err, ErrZoneInvalid)
+			w.want(r.Err, zone.ErrInvalid)
 		}
 		w.all()
 	}
@@ -97,14 +98,14 @@ func suiteReadOnlyManagement(t *testing.T, rig zonedRig) {
 	})
 	m.ReadOnly = true
 	w := newTwin(t, d, m)
-	for zone, want := range map[int]map[Op]error{
-		0: {OpOpen: ErrZoneInvalid, OpClose: ErrZoneInvalid, OpFinish: ErrZoneInvalid, OpReset: ErrZoneInvalid}, // conventional
-		2: {OpOpen: ErrZoneInvalid, OpClose: ErrZoneInvalid, OpFinish: ErrZoneInvalid, OpReset: nil},            // empty
-		3: {OpOpen: ErrZoneInvalid, OpClose: ErrZoneInvalid, OpFinish: nil, OpReset: ErrZoneInvalid},            // full
-		4: {OpOpen: ErrZoneInvalid, OpClose: nil, OpFinish: ErrZoneInvalid, OpReset: ErrZoneInvalid},            // closed
+	for zn, want := range map[int]map[Op]error{
+		0: {OpOpen: zone.ErrInvalid, OpClose: zone.ErrInvalid, OpFinish: zone.ErrInvalid, OpReset: zone.ErrInvalid}, // conventional
+		2: {OpOpen: zone.ErrInvalid, OpClose: zone.ErrInvalid, OpFinish: zone.ErrInvalid, OpReset: nil},             // empty
+		3: {OpOpen: zone.ErrInvalid, OpClose: zone.ErrInvalid, OpFinish: nil, OpReset: zone.ErrInvalid},             // full
+		4: {OpOpen: zone.ErrInvalid, OpClose: nil, OpFinish: zone.ErrInvalid, OpReset: zone.ErrInvalid},             // closed
 	} {
 		for op, err := range want {
-			r := w.request(op, m.Zones[zone].Start, 0)
+			r := w.request(op, m.Zones[zn].Start, 0)
 			w.both(r)
 			w.want(r.Err, err)
 		}
@@ -116,9 +117,9 @@ func suiteReadOnlyManagement(t *testing.T, rig zonedRig) {
 // write pointer do not change with its state.
 func suiteConventionalOutOfService(t *testing.T, rig zonedRig) {
 	g := suiteGeometries["512"]
-	w := newTwin(t, rig.openWith(t, g, map[int]ZoneState{0: ReadOnly, 1: Offline}), newModel(g))
-	w.m.set(0, ReadOnly)
-	w.m.set(1, Offline)
+	w := newTwin(t, rig.openWith(t, g, map[int]zone.State{0: zone.ReadOnly, 1: zone.Offline}), newModel(g))
+	w.m.set(0, zone.ReadOnly)
+	w.m.set(1, zone.Offline)
 	for _, sector := range []uint64{0, 8, 120, 128, 136, 250} {
 		for _, n := range []uint64{0, 512, 513, 8192} {
 			for _, op := range []Op{OpRead, OpWrite, OpAppend, OpReset} {

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -41,23 +42,23 @@ func suiteOpenLimit(t *testing.T, rig zonedRig) {
 	g := suiteGeometries["512"]
 	g.MaxOpen = 2
 	w := newTwin(t, rig.open(t, g), newModel(g))
-	zone := func(i uint64) uint64 { return i * g.ZoneSectors }
-	w.both(w.request(OpOpen, zone(2), 0))
-	w.both(w.request(OpOpen, zone(3), 0))
-	w.both(w.request(OpOpen, zone(4), 0)) // one too many
+	zn := func(i uint64) uint64 { return i * g.ZoneSectors }
+	w.both(w.request(OpOpen, zn(2), 0))
+	w.both(w.request(OpOpen, zn(3), 0))
+	w.both(w.request(OpOpen, zn(4), 0)) // one too many
 	c := w.client
-	c.want(c.zoneOp(OpOpen, zone(4)), ErrOpenResource)
-	c.want(c.write(zone(4), pattern('x', 512)), ErrOpenResource)
-	_, err := c.append(zone(4), pattern('x', 512))
-	c.want(err, ErrOpenResource)
-	c.wantZone(4, Empty, 0)
-	w.both(w.request(OpFinish, zone(4), 0)) // takes no resource
-	w.both(w.request(OpClose, zone(2), 0))  // empty: gives its resource back
-	w.both(w.request(OpWrite, zone(5), 512))
-	w.both(w.request(OpOpen, zone(6), 0)) // closes 5
-	c.wantZone(5, Closed, 1)
-	w.both(w.request(OpOpen, zone(5), 0)) // 3 and 6 are explicitly open
-	w.both(w.request(OpWrite, zone(5)+1, 512))
+	c.want(c.zoneOp(OpOpen, zn(4)), zone.ErrOpenLimit)
+	c.want(c.write(zn(4), pattern('x', 512)), zone.ErrOpenLimit)
+	_, err := c.append(zn(4), pattern('x', 512))
+	c.want(err, zone.ErrOpenLimit)
+	c.wantZone(4, zone.Empty, 0)
+	w.both(w.request(OpFinish, zn(4), 0)) // takes no resource
+	w.both(w.request(OpClose, zn(2), 0))  // empty: gives its resource back
+	w.both(w.request(OpWrite, zn(5), 512))
+	w.both(w.request(OpOpen, zn(6), 0)) // closes 5
+	c.wantZone(5, zone.Closed, 1)
+	w.both(w.request(OpOpen, zn(5), 0)) // 3 and 6 are explicitly open
+	w.both(w.request(OpWrite, zn(5)+1, 512))
 	w.all()
 }
 
@@ -70,24 +71,24 @@ func suiteActiveLimit(t *testing.T, rig zonedRig) {
 		g.MaxActive, g.MaxOpen = 3, limit
 		w := newTwin(t, rig.open(t, g), newModel(g))
 		c := w.client
-		zone := func(i uint64) uint64 { return i * g.ZoneSectors }
-		w.both(w.request(OpOpen, zone(2), 0))
-		w.both(w.request(OpOpen, zone(3), 0))
-		w.both(w.request(OpOpen, zone(4), 0))
-		c.want(c.zoneOp(OpOpen, zone(5)), ErrActiveResource)
-		c.want(c.write(zone(5), pattern('x', 512)), ErrActiveResource)
-		_, err := c.append(zone(5), pattern('x', 512))
-		c.want(err, ErrActiveResource)
-		w.both(w.request(OpWrite, zone(2), 512))
-		w.both(w.request(OpClose, zone(2), 0)) // closed is still active
-		c.want(c.write(zone(5), pattern('x', 512)), ErrActiveResource)
-		w.both(w.request(OpFinish, zone(2), 0)) // full is not
-		w.both(w.request(OpWrite, zone(5), 512))
-		w.both(w.request(OpWrite, zone(6), 512))
-		w.both(w.request(OpReset, zone(5), 0))
-		w.both(w.request(OpWrite, zone(6), 512))
+		zn := func(i uint64) uint64 { return i * g.ZoneSectors }
+		w.both(w.request(OpOpen, zn(2), 0))
+		w.both(w.request(OpOpen, zn(3), 0))
+		w.both(w.request(OpOpen, zn(4), 0))
+		c.want(c.zoneOp(OpOpen, zn(5)), zone.ErrActiveLimit)
+		c.want(c.write(zn(5), pattern('x', 512)), zone.ErrActiveLimit)
+		_, err := c.append(zn(5), pattern('x', 512))
+		c.want(err, zone.ErrActiveLimit)
+		w.both(w.request(OpWrite, zn(2), 512))
+		w.both(w.request(OpClose, zn(2), 0)) // closed is still active
+		c.want(c.write(zn(5), pattern('x', 512)), zone.ErrActiveLimit)
+		w.both(w.request(OpFinish, zn(2), 0)) // full is not
+		w.both(w.request(OpWrite, zn(5), 512))
+		w.both(w.request(OpWrite, zn(6), 512))
+		w.both(w.request(OpReset, zn(5), 0))
+		w.both(w.request(OpWrite, zn(6), 512))
 		w.both(w.request(OpResetAll, 0, 0))
-		w.both(w.request(OpWrite, zone(7), 512))
+		w.both(w.request(OpWrite, zn(7), 512))
 		w.all()
 	}
 }
@@ -100,25 +101,25 @@ func suiteImplicitClose(t *testing.T, rig zonedRig) {
 	g := suiteGeometries["512"]
 	g.MaxOpen = 3
 	w := newTwin(t, rig.open(t, g), newModel(g))
-	zone := func(i uint64) uint64 { return i * g.ZoneSectors }
+	zn := func(i uint64) uint64 { return i * g.ZoneSectors }
 	for _, i := range []uint64{5, 3, 4} {
-		w.both(w.request(OpWrite, zone(i), 512))
+		w.both(w.request(OpWrite, zn(i), 512))
 	}
-	w.both(w.request(OpWrite, zone(5)+1, 512)) // keeps its age
-	w.both(w.request(OpWrite, zone(6), 512))
-	w.wantZone(5, Closed, 2)
-	w.both(w.request(OpAppend, zone(5), 512)) // opens it again, as the newest
-	w.wantZone(3, Closed, 1)
-	w.both(w.request(OpOpen, zone(4), 0)) // not a candidate any more
-	w.both(w.request(OpOpen, zone(7), 0))
-	w.wantZone(6, Closed, 1)
-	w.both(w.request(OpWrite, zone(8), 512))
-	w.wantZone(5, Closed, 3)
-	w.wantZone(4, ExpOpen, 1)
-	w.wantZone(7, ExpOpen, 0)
-	w.both(w.request(OpWrite, zone(2), 96*512)) // open for an instant, then full
-	w.wantZone(2, Full, 96)
-	w.wantZone(8, Closed, 1)
+	w.both(w.request(OpWrite, zn(5)+1, 512)) // keeps its age
+	w.both(w.request(OpWrite, zn(6), 512))
+	w.wantZone(5, zone.Closed, 2)
+	w.both(w.request(OpAppend, zn(5), 512)) // opens it again, as the newest
+	w.wantZone(3, zone.Closed, 1)
+	w.both(w.request(OpOpen, zn(4), 0)) // not a candidate any more
+	w.both(w.request(OpOpen, zn(7), 0))
+	w.wantZone(6, zone.Closed, 1)
+	w.both(w.request(OpWrite, zn(8), 512))
+	w.wantZone(5, zone.Closed, 3)
+	w.wantZone(4, zone.ExpOpen, 1)
+	w.wantZone(7, zone.ExpOpen, 0)
+	w.both(w.request(OpWrite, zn(2), 96*512)) // open for an instant, then full
+	w.wantZone(2, zone.Full, 96)
+	w.wantZone(8, zone.Closed, 1)
 	w.all()
 }
 
@@ -157,9 +158,9 @@ func suiteResetAll(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		g.MaxOpen, g.MaxActive = 5, 6
 		m := newModel(g)
-		d := rig.openWith(t, g, map[int]ZoneState{6: ReadOnly, 8: Offline})
-		m.set(6, ReadOnly)
-		m.set(8, Offline)
+		d := rig.openWith(t, g, map[int]zone.State{6: zone.ReadOnly, 8: zone.Offline})
+		m.set(6, zone.ReadOnly)
+		m.set(8, zone.Offline)
 		w := newTwin(t, d, m)
 		for round := range 3 {
 			for n, s := range suiteStates(0)[1:5] {
@@ -199,9 +200,9 @@ func suiteAppendLimit(t *testing.T, rig zonedRig) {
 func suiteNothing(t *testing.T, rig zonedRig) {
 	g := suiteGeometries["512"]
 	m := newModel(g)
-	m.set(6, ReadOnly)
-	m.set(7, Offline)
-	w := newTwin(t, rig.openWith(t, g, map[int]ZoneState{6: ReadOnly, 7: Offline}), m)
+	m.set(6, zone.ReadOnly)
+	m.set(7, zone.Offline)
+	w := newTwin(t, rig.openWith(t, g, map[int]zone.State{6: zone.ReadOnly, 7: zone.Offline}), m)
 	for i := range m.Zones {
 		for _, op := range []Op{OpRead, OpWrite, OpAppend} {
 			w.both(w.request(op, m.Zones[i].Start, 0))
@@ -210,22 +211,22 @@ func suiteNothing(t *testing.T, rig zonedRig) {
 	}
 	w.both(w.request(OpOpen, m.Zones[3].Start, 0))
 	w.both(w.request(OpWrite, m.Zones[3].Start, 0))
-	w.wantZone(3, ExpOpen, 0)
-	w.wantZone(4, Empty, 0)
+	w.wantZone(3, zone.ExpOpen, 0)
+	w.wantZone(4, zone.Empty, 0)
 	w.all()
 }
 
 // Sector numbers beyond 32 bits, in the seed's case the length of the last zone.
 func suiteLargeDisk(t *testing.T, rig zonedRig) {
-	g := Geometry{CapacitySectors: 5<<32 + 64, ZoneSectors: 1 << 31}
+	g := zone.Geometry{CapacitySectors: 5<<32 + 64, ZoneSectors: 1 << 31}
 	d := rig.open(t, g)
 	c := newClient(t, d)
 	info := d.Info().Zoned
 	for _, i := range []int{0, info.Zones - 2, info.Zones - 1} {
 		z := d.ReportZone(i)
-		want := Zone{
+		want := zone.Descriptor{
 			Start: uint64(i) << 31, Length: 1 << 31, Capacity: 1 << 31, WP: uint64(i) << 31,
-			Type: ZoneSeqWriteRequired, State: Empty,
+			Type: zone.SequentialWriteRequired, State: zone.Empty,
 		}
 		if i == info.Zones-1 {
 			want.Length, want.Capacity = 64, 64
@@ -243,9 +244,9 @@ func suiteLargeDisk(t *testing.T, rig zonedRig) {
 			t.Errorf("zone %d: the data is not what was written", i)
 		}
 	}
-	c.wantZone(info.Zones-1, Full, 64)
+	c.wantZone(info.Zones-1, zone.Full, 64)
 	c.want(c.zoneOp(OpResetAll, 0), nil)
-	c.wantZone(info.Zones-1, Empty, 0)
+	c.wantZone(info.Zones-1, zone.Empty, 0)
 }
 
 // Seed bug 3: a smaller last zone never got its write pointer updated.
@@ -256,7 +257,7 @@ func suiteSeedSmallerLastZone(t *testing.T, rig zonedRig) {
 		z := &w.m.Zones[last]
 		w.both(w.request(OpWrite, z.Start, 4096))
 		w.both(w.request(OpAppend, z.Start, 4096))
-		w.wantZone(last, ImpOpen, 16)
+		w.wantZone(last, zone.ImpOpen, 16)
 		w.both(w.request(OpRead, z.Start, (z.End-z.Start)*SectorSize))
 		w.both(w.request(OpRead, z.End-8, 8192)) // past the disk
 		w.both(w.request(OpWrite, z.WP, (z.Writable-z.WP)*SectorSize))
@@ -328,16 +329,16 @@ func suiteSeedErrorsHaveNames(t *testing.T, rig zonedRig) {
 	c := newClient(t, rig.open(t, g))
 	data := pattern('x', 4096)
 	c.want(c.zoneOp(OpOpen, 256), nil)
-	c.want(c.write(256+8, data), ErrUnalignedWP)
+	c.want(c.write(256+8, data), zone.ErrUnaligned)
 	c.want(c.write(256, data), nil)
-	c.want(c.write(256, data), ErrUnalignedWP)
-	c.want(c.write(384, data), ErrOpenResource)
+	c.want(c.write(256, data), zone.ErrUnaligned)
+	c.want(c.write(384, data), zone.ErrOpenLimit)
 	c.want(c.zoneOp(OpClose, 256), nil)
 	c.want(c.write(384, data), nil)
-	c.want(c.write(512, data), ErrActiveResource)
+	c.want(c.write(512, data), zone.ErrActiveLimit)
 	c.want(c.write(128*20, data), ErrRange)
 	err := c.write(384+96-8, data)
-	c.want(err, ErrUnalignedWP)
+	c.want(err, zone.ErrUnaligned)
 	want := "write of 4096 bytes at sector 472 (zone 3): not at the write pointer, or not whole blocks"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
@@ -349,11 +350,11 @@ func suiteSeedErrorsHaveNames(t *testing.T, rig zonedRig) {
 
 	four := suiteGeometries["4096"]
 	c = newClient(t, rig.open(t, four))
-	c.want(c.write(0, data[:512]), ErrUnalignedWP)
+	c.want(c.write(0, data[:512]), zone.ErrUnaligned)
 	_, err = c.append(0, data[:512])
-	c.want(err, ErrUnalignedWP)
-	c.want(c.write(1, data), ErrUnalignedWP)
-	c.wantZone(0, Empty, 0)
+	c.want(err, zone.ErrUnaligned)
+	c.want(c.write(1, data), zone.ErrUnaligned)
+	c.wantZone(0, zone.Empty, 0)
 }
 
 // Of the bugs that the seed mended later: one pointer for the result of an
@@ -362,11 +363,11 @@ func suiteSeedAppendResults(t *testing.T, rig zonedRig) {
 	g := suiteGeometries["full capacity"]
 	d := rig.open(t, g)
 	c := newClient(t, d)
-	for zone := uint64(1); zone < 12; zone++ {
+	for zn := uint64(1); zn < 12; zn++ {
 		seen := make(map[uint64]bool)
 		var rs []*Request
 		for i := range 16 {
-			rs = append(rs, request(OpAppend, zone*64, pattern(byte(i), (i%3+1)*512)))
+			rs = append(rs, request(OpAppend, zn*64, pattern(byte(i), (i%3+1)*512)))
 		}
 		c.submit(rs...)
 		for range rs {
@@ -384,6 +385,6 @@ func suiteSeedAppendResults(t *testing.T, rig zonedRig) {
 				t.Fatalf("append that landed at sector %d: other data is there", r.AppendSector)
 			}
 		}
-		c.wantZone(int(zone), ImpOpen, 31)
+		c.wantZone(int(zn), zone.ImpOpen, 31)
 	}
 }

@@ -3,6 +3,7 @@ package backend
 import (
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -13,11 +14,11 @@ import (
 type zonedRig struct {
 	// open makes a disk of geometry g with all zones empty. It is closed, and
 	// what it leaves is checked, when the test ends.
-	open func(t testing.TB, g Geometry) Disk
+	open func(t testing.TB, g zone.Geometry) Disk
 	// openWith makes one with some zones read-only or offline, whatever it takes.
-	openWith func(t testing.TB, g Geometry, zones map[int]ZoneState) Disk
+	openWith func(t testing.TB, g zone.Geometry, zones map[int]zone.State) Disk
 	// openReadOnly makes one that was written by fill and is now read-only.
-	openReadOnly func(t testing.TB, g Geometry, fill func(Disk)) Disk
+	openReadOnly func(t testing.TB, g zone.Geometry, fill func(Disk)) Disk
 }
 
 func runZonedSuite(t *testing.T, rig zonedRig) {
@@ -54,7 +55,7 @@ func runZonedSuite(t *testing.T, rig zonedRig) {
 // suiteGeometries are small disks that differ in all that matters: block size,
 // capacity below size or not, with and without conventional zones, a smaller
 // last zone, one that is smaller than the capacity of the others.
-var suiteGeometries = map[string]Geometry{
+var suiteGeometries = map[string]zone.Geometry{
 	"512": {
 		CapacitySectors: 11*128 + 64, ZoneSectors: 128, ZoneCapacitySectors: 96,
 		ConventionalZones: 2, MaxAppendSectors: 32,
@@ -71,24 +72,24 @@ var suiteGeometries = map[string]Geometry{
 // A suiteState is how the matrix brings a zone into a state, with sectors of it
 // written.
 type suiteState struct {
-	state   ZoneState
+	state   zone.State
 	written uint64 // sectors; for Full by writes, all of them
 	steps   []Op   // OpWrite stands for a write of written sectors
 }
 
 func suiteStates(capacity uint64) []suiteState {
 	return []suiteState{
-		{Empty, 0, nil},
-		{ImpOpen, 24, []Op{OpWrite}},
-		{ExpOpen, 0, []Op{OpOpen}},
-		{ExpOpen, 24, []Op{OpOpen, OpWrite}},
-		{Closed, 24, []Op{OpWrite, OpClose}},
-		{Full, capacity, []Op{OpWrite}},
-		{Full, 24, []Op{OpWrite, OpFinish}},
-		{Full, 0, []Op{OpFinish}},
-		{ReadOnly, 0, nil},
-		{Offline, 0, nil},
-		{NotWP, 0, nil},
+		{zone.Empty, 0, nil},
+		{zone.ImpOpen, 24, []Op{OpWrite}},
+		{zone.ExpOpen, 0, []Op{OpOpen}},
+		{zone.ExpOpen, 24, []Op{OpOpen, OpWrite}},
+		{zone.Closed, 24, []Op{OpWrite, OpClose}},
+		{zone.Full, capacity, []Op{OpWrite}},
+		{zone.Full, 24, []Op{OpWrite, OpFinish}},
+		{zone.Full, 0, []Op{OpFinish}},
+		{zone.ReadOnly, 0, nil},
+		{zone.Offline, 0, nil},
+		{zone.NotWP, 0, nil},
 	}
 }
 
@@ -102,9 +103,9 @@ func suiteMatrix(t *testing.T, rig zonedRig) {
 			}
 			const ro, off = 6, 7
 			m := newModel(g)
-			d := rig.openWith(t, g, map[int]ZoneState{ro: ReadOnly, off: Offline})
-			m.set(ro, ReadOnly)
-			m.set(off, Offline)
+			d := rig.openWith(t, g, map[int]zone.State{ro: zone.ReadOnly, off: zone.Offline})
+			m.set(ro, zone.ReadOnly)
+			m.set(off, zone.Offline)
 			w := newTwin(t, d, m)
 			last := len(m.Zones) - 1
 			for _, i := range []int{4, last} {
@@ -112,11 +113,11 @@ func suiteMatrix(t *testing.T, rig zonedRig) {
 				for _, s := range suiteStates(z.Writable - z.Start) {
 					target := i
 					switch s.state {
-					case ReadOnly:
+					case zone.ReadOnly:
 						target = ro
-					case Offline:
+					case zone.Offline:
 						target = off
-					case NotWP:
+					case zone.NotWP:
 						target = g.ConventionalZones - 1
 					}
 					if target >= 0 {
@@ -153,7 +154,7 @@ func (w *twin) matrix(i int, s suiteState) {
 func (w *twin) prepare(i int, s suiteState) {
 	w.t.Helper()
 	z := &w.m.Zones[i]
-	if s.state == NotWP || s.state == ReadOnly || s.state == Offline {
+	if s.state == zone.NotWP || s.state == zone.ReadOnly || s.state == zone.Offline {
 		return
 	}
 	w.both(w.request(OpReset, z.Start, 0))
@@ -164,7 +165,7 @@ func (w *twin) prepare(i int, s suiteState) {
 		}
 		w.both(w.request(op, z.Start, n))
 	}
-	if ZoneState(z.State) != s.state || s.state != Full && z.WP != z.Start+s.written {
+	if zone.State(z.State) != s.state || s.state != zone.Full && z.WP != z.Start+s.written {
 		w.t.Fatalf("zone %d is %v after what should make it %v", i, z.State, s.state)
 	}
 }
@@ -244,9 +245,9 @@ func TestZonedSuiteOnImage(t *testing.T) {
 	runZonedSuite(t, zonedRig{open: suiteImage, openWith: suiteImageWith, openReadOnly: suiteImageReadOnly})
 }
 
-func suiteImage(t testing.TB, g Geometry) Disk { return suiteImageWith(t, g, nil) }
+func suiteImage(t testing.TB, g zone.Geometry) Disk { return suiteImageWith(t, g, nil) }
 
-func suiteImageWith(t testing.TB, g Geometry, zones map[int]ZoneState) Disk {
+func suiteImageWith(t testing.TB, g zone.Geometry, zones map[int]zone.State) Disk {
 	t.Helper()
 	path := newFastImage(t, g)
 	setStates(t, path, zones)
@@ -255,7 +256,7 @@ func suiteImageWith(t testing.TB, g Geometry, zones map[int]ZoneState) Disk {
 	return d
 }
 
-func suiteImageReadOnly(t testing.TB, g Geometry, fill func(Disk)) Disk {
+func suiteImageReadOnly(t testing.TB, g zone.Geometry, fill func(Disk)) Disk {
 	t.Helper()
 	path := newFastImage(t, g)
 	d := openDisk(t, path)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A writeback is how the kernel writes a file's data back, and fails. Each open
@@ -94,7 +95,7 @@ func losing(t *testing.T) (path string, fs *faultStore, c *client) {
 func wantEmptyNext(t *testing.T, path string, i int) {
 	t.Helper()
 	d := openDisk(t, path).(*zoned)
-	newClient(t, d).wantZone(i, Empty, 0)
+	newClient(t, d).wantZone(i, zone.Empty, 0)
 	closeDisk(t, d, path)
 }
 
@@ -338,8 +339,8 @@ func TestRecoveryThatIsToldOfLoss(t *testing.T) {
 		if d.img.resumable {
 			t.Errorf("change %d failed, and what the last daemon had begun can be gone on with", fatal)
 		}
-		c.wantZone(2, Closed, 8)
-		c.wantZone(3, Empty, 0)
+		c.wantZone(2, zone.Closed, 8)
+		c.wantZone(3, zone.Empty, 0)
 		closeDisk(t, d, path)
 	}
 }

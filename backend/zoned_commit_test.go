@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A flush answers for the writes that ended before it, and so it waits for
@@ -39,8 +41,8 @@ func TestFlushWaitsForEarlierWrites(t *testing.T) {
 	if calls := fs.seen(); len(calls) != 2 || calls[0].op != "sync" || calls[1].op != "stable" {
 		t.Errorf("a flush is %v, want a sync and then the table", calls)
 	}
-	if w := committed(t, path)[2]; w.written() != 16 {
-		t.Errorf("%d sectors are committed, want 16", w.written())
+	if w := committed(t, path)[2]; w.Written() != 16 {
+		t.Errorf("%d sectors are committed, want 16", w.Written())
 	}
 	c.settleHeld(e)
 	c.ended(later)
@@ -49,7 +51,7 @@ func TestFlushWaitsForEarlierWrites(t *testing.T) {
 }
 
 // committed is the committed table of the image at path.
-func committed(t tb, path string) (words []word) {
+func committed(t tb, path string) (words []zone.Entry) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
 		var err error
@@ -77,7 +79,7 @@ func TestStable(t *testing.T) {
 			t.Errorf("%v that has to be stable: %v", op, calls)
 		}
 		for i, w := range committed(t, path) {
-			if got, want := d.img.zone(i, w), d.ReportZone(i); got != want {
+			if got, want := d.img.Zone(i, w), d.ReportZone(i); got != want {
 				t.Errorf("after %v zone %d is committed as %+v, want %+v", op, i, got, want)
 			}
 		}
@@ -101,8 +103,8 @@ func TestStable(t *testing.T) {
 	e.release(0, fault{})
 	slow.ended(w)
 	c.ended(fin)
-	if calls := fs.seen(); len(calls) == 0 || committed(t, path)[2].state() != Full {
-		t.Errorf("finish that waited: %v, committed %v", calls, committed(t, path)[2].state())
+	if calls := fs.seen(); len(calls) == 0 || committed(t, path)[2].State() != zone.Full {
+		t.Errorf("finish that waited: %v, committed %v", calls, committed(t, path)[2].State())
 	}
 	stable(OpWrite, 10, 512) // a conventional zone, which has no entry
 	e.hold = nil
@@ -144,9 +146,9 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	}
 	d2 := openDisk(t, path)
 	c = newClient(t, d2)
-	c.wantZone(2, Closed, 8)
-	c.wantZone(3, Empty, 0)
-	c.wantZone(4, Empty, 0)
+	c.wantZone(2, zone.Closed, 8)
+	c.wantZone(3, zone.Empty, 0)
+	c.wantZone(4, zone.Empty, 0)
 	if got := c.read(256, 8192); !bytes.Equal(got, append(slices.Clone(data), make([]byte, 4096)...)) {
 		t.Error("what was flushed before the failure is not what is there")
 	}
@@ -176,14 +178,14 @@ func TestFailedCommitIsTriedAgain(t *testing.T) {
 			fs.before, fs.after = nil, nil
 			fs.mu.Unlock()
 			c.want(c.flush(), nil) // with nothing written in between
-			if w := committed(t, path)[2]; w.written() != 8 {
-				t.Errorf("%d sectors are committed, want 8", w.written())
+			if w := committed(t, path)[2]; w.Written() != 8 {
+				t.Errorf("%d sectors are committed, want 8", w.Written())
 			}
 			kill(t, d, fs)
 			powerCut(t, path)
 			d2 := openDisk(t, path)
 			c = newClient(t, d2)
-			c.wantZone(2, Closed, 8)
+			c.wantZone(2, zone.Closed, 8)
 			if !bytes.Equal(c.read(256, 4096), data) {
 				t.Error("flushed data is gone")
 			}
@@ -206,7 +208,7 @@ func TestFailedResetCommit(t *testing.T) {
 			c.want(c.flush(), nil)
 			fs.refuse(failing(op, unix.EIO))
 			c.want(c.zoneOp(OpReset, 256), nil)
-			c.wantZone(2, Empty, 0)
+			c.wantZone(2, zone.Empty, 0)
 			if got := c.read(256, 8192); !bytes.Equal(got, make([]byte, 8192)) {
 				t.Error("the old data shows")
 			}
@@ -220,14 +222,14 @@ func TestFailedResetCommit(t *testing.T) {
 					t.Errorf("got %v", r.Err)
 				}
 			}
-			c.wantZone(2, Empty, 0)
+			c.wantZone(2, zone.Empty, 0)
 			c.want(c.write(384, data), nil) // another zone
 			c.want(c.zoneOp(OpOpen, 256), nil)
 			c.want(c.zoneOp(OpReset, 256), nil)
 			if op == "stable" {
 				// Not durable: a power cut brings all of the old zone back, or none.
-				if w := committed(t, path)[2]; w.written() != 96 {
-					t.Errorf("%d sectors are committed, want the old 96", w.written())
+				if w := committed(t, path)[2]; w.Written() != 96 {
+					t.Errorf("%d sectors are committed, want the old 96", w.Written())
 				}
 			}
 			fs.refuse(nil)
@@ -255,7 +257,7 @@ func TestResetOrder(t *testing.T) {
 	fs.refuse(func(call storeCall) error {
 		<-hold
 		if call.op == "wipe" {
-			if got := committed(t, path)[2]; got != pack(2, Empty, 0) {
+			if got := committed(t, path)[2]; got != zone.Pack(2, zone.Empty, 0) {
 				return errors.New("the data goes before the reset is durable")
 			}
 			if got := rawZone(t, path, 2); !bytes.Equal(got[:512], pattern('o', 512)) {
@@ -303,7 +305,7 @@ func TestResetOfNothing(t *testing.T) {
 	for range 5 {
 		c.want(c.wait().Err, nil)
 	}
-	c.wantZone(2, ImpOpen, 1)
+	c.wantZone(2, zone.ImpOpen, 1)
 	closeDisk(t, d, path)
 }
 
@@ -336,7 +338,7 @@ func TestFlushedFinishOutlivesReset(t *testing.T) {
 	powerCut(t, path)
 	d2 := openDisk(t, path)
 	c = newClient(t, d2)
-	c.wantZone(2, Full, 0)
+	c.wantZone(2, zone.Full, 0)
 	closeDisk(t, d2, path)
 }
 

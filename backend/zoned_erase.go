@@ -1,6 +1,10 @@
 package backend
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/zvhost/zvhost/backend/zone"
+)
 
 // erase carries out a secure erase: "in the same way" as a reset of each of the
 // zones named ("Device Operation"). More than a reset promises, what stood there
@@ -29,10 +33,10 @@ func (d *zoned) erasable(sector, sectors uint64) error {
 	case sector > capacity || sectors > capacity-sector:
 		return ErrRange
 	case sector < d.conv || sector&(size-1) != 0 || end&(size-1) != 0 && end != capacity:
-		return ErrZoneInvalid
+		return zone.ErrInvalid
 	default:
 		for i := sector >> d.shift; i < (end+size-1)>>d.shift; i++ {
-			if _, err := transition(d.entry(int(i)).state(), evReset, true); err != nil {
+			if _, err := zone.Transition(d.entry(int(i)).State(), zone.OnReset, true); err != nil {
 				return err
 			}
 		}

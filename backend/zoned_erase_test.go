@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 func eraseOf(ranges ...Range) *Request {
@@ -20,10 +21,10 @@ func eraseOf(ranges ...Range) *Request {
 func TestEraseRanges(t *testing.T) {
 	for name, g := range suiteGeometries {
 		t.Run(name, func(t *testing.T) {
-			zone, conv := g.ZoneSectors, uint64(g.ConventionalZones)*g.ZoneSectors
-			last := uint64(g.Zones()-1) * zone
+			zn, conv := g.ZoneSectors, uint64(g.ConventionalZones)*g.ZoneSectors
+			last := uint64(g.Zones()-1) * zn
 			path := newImage(t, g)
-			setStates(t, path, map[int]ZoneState{g.ConventionalZones + 2: ReadOnly, g.ConventionalZones + 3: Offline})
+			setStates(t, path, map[int]zone.State{g.ConventionalZones + 2: zone.ReadOnly, g.ConventionalZones + 3: zone.Offline})
 			d := openDisk(t, path)
 			defer closeDisk(t, d, path)
 			c := newClient(t, d)
@@ -34,22 +35,22 @@ func TestEraseRanges(t *testing.T) {
 				ranges []Range
 				want   error
 			}{
-				{"one zone", []Range{{Sector: conv, Sectors: uint32(zone)}}, nil},
-				{"two zones", []Range{{Sector: conv, Sectors: uint32(2 * zone)}}, nil},
-				{"twice the same", []Range{{Sector: conv, Sectors: uint32(zone)}, {Sector: conv, Sectors: uint32(zone)}}, nil},
-				{"backwards", []Range{{Sector: conv + zone, Sectors: uint32(zone)}, {Sector: conv, Sectors: uint32(zone)}}, nil},
+				{"one zone", []Range{{Sector: conv, Sectors: uint32(zn)}}, nil},
+				{"two zones", []Range{{Sector: conv, Sectors: uint32(2 * zn)}}, nil},
+				{"twice the same", []Range{{Sector: conv, Sectors: uint32(zn)}, {Sector: conv, Sectors: uint32(zn)}}, nil},
+				{"backwards", []Range{{Sector: conv + zn, Sectors: uint32(zn)}, {Sector: conv, Sectors: uint32(zn)}}, nil},
 				{"nothing", []Range{{Sector: conv, Sectors: 0}}, nil},
 				{"the last zone", []Range{{Sector: last, Sectors: uint32(g.CapacitySectors - last)}}, nil},
-				{"half a zone", []Range{{Sector: conv, Sectors: uint32(zone / 2)}}, ErrZoneInvalid},
-				{"from the middle of a zone", []Range{{Sector: conv + zone/2, Sectors: uint32(zone)}}, ErrZoneInvalid},
-				{"past the end", []Range{{Sector: last, Sectors: uint32(g.CapacitySectors-last) + uint32(zone)}}, ErrRange},
-				{"far past the end", []Range{{Sector: ^uint64(0) - zone + 1, Sectors: uint32(zone)}}, ErrRange},
-				{"a read-only zone", []Range{{Sector: conv, Sectors: uint32(3 * zone)}}, ErrZoneInvalid},
-				{"an offline zone", []Range{{Sector: conv, Sectors: uint32(zone)}, {Sector: conv + 3*zone, Sectors: uint32(zone)}}, ErrZoneInvalid},
+				{"half a zone", []Range{{Sector: conv, Sectors: uint32(zn / 2)}}, zone.ErrInvalid},
+				{"from the middle of a zone", []Range{{Sector: conv + zn/2, Sectors: uint32(zn)}}, zone.ErrInvalid},
+				{"past the end", []Range{{Sector: last, Sectors: uint32(g.CapacitySectors-last) + uint32(zn)}}, ErrRange},
+				{"far past the end", []Range{{Sector: ^uint64(0) - zn + 1, Sectors: uint32(zn)}}, ErrRange},
+				{"a read-only zone", []Range{{Sector: conv, Sectors: uint32(3 * zn)}}, zone.ErrInvalid},
+				{"an offline zone", []Range{{Sector: conv, Sectors: uint32(zn)}, {Sector: conv + 3*zn, Sectors: uint32(zn)}}, zone.ErrInvalid},
 			} {
 				c.want(c.zoneOp(OpResetAll, 0), nil)
 				c.want(c.write(conv, data), nil)
-				c.want(c.write(conv+zone, data), nil)
+				c.want(c.write(conv+zn, data), nil)
 				err := c.do(eraseOf(c2.ranges...))
 				if !errors.Is(err, c2.want) {
 					t.Errorf("%s: got %v, want %v", c2.name, err, c2.want)
@@ -57,16 +58,16 @@ func TestEraseRanges(t *testing.T) {
 				for i := range 2 {
 					erased := false
 					for _, r := range c2.ranges {
-						at := uint64(first+i) * zone
+						at := uint64(first+i) * zn
 						erased = erased || c2.want == nil && r.Sector <= at && at < r.Sector+uint64(r.Sectors)
 					}
-					if z := d.ReportZone(first + i); (z.State == Empty) != erased {
+					if z := d.ReportZone(first + i); (z.State == zone.Empty) != erased {
 						t.Errorf("%s: zone %d is %v", c2.name, first+i, z.State)
 					}
 				}
 			}
 			if first > 0 {
-				c.want(c.do(eraseOf(Range{Sector: 0, Sectors: uint32(zone)})), ErrZoneInvalid)
+				c.want(c.do(eraseOf(Range{Sector: 0, Sectors: uint32(zn)})), zone.ErrInvalid)
 			}
 		})
 	}
@@ -95,7 +96,7 @@ func TestEraseIsGone(t *testing.T) {
 		t.Errorf("the steps were %s, want the table, the hole, a sync", got)
 	}
 	for i := 2; i < 5; i++ {
-		c.wantZone(i, Empty, 0)
+		c.wantZone(i, zone.Empty, 0)
 	}
 	kill(t, d, fs)
 	powerCut(t, path)
@@ -106,7 +107,7 @@ func TestEraseIsGone(t *testing.T) {
 	}
 	d2 := openDisk(t, path)
 	for i := 2; i < 5; i++ {
-		if z := d2.ReportZone(i); z.State != Empty {
+		if z := d2.ReportZone(i); z.State != zone.Empty {
 			t.Errorf("after a power cut zone %d is %v", i, z.State)
 		}
 	}
@@ -135,8 +136,8 @@ func TestEraseWaits(t *testing.T) {
 	for _, r := range []*Request{first, second, erase, behind} {
 		c.want(r.Err, nil)
 	}
-	c.wantZone(2, ImpOpen, 8)
-	c.wantZone(3, Empty, 0)
+	c.wantZone(2, zone.ImpOpen, 8)
+	c.wantZone(3, zone.Empty, 0)
 }
 
 // An erase whose old data cannot be cleared fails, and the next one tries again.
@@ -148,7 +149,7 @@ func TestEraseFails(t *testing.T) {
 	fs.refuse(failing("wipe", unix.EIO))
 	for range 2 {
 		c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), ErrIO)
-		c.wantZone(2, Empty, 0)
+		c.wantZone(2, zone.Empty, 0)
 	}
 	fs.refuse(nil)
 	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), nil)

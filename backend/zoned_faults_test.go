@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // appends submits n appends of 4 KiB to the zone that starts at sector, filled
@@ -55,7 +56,7 @@ func TestAppendsOutOfOrder(t *testing.T) {
 	d := openDisk(t, path)
 	c, e := heldClient(t, d, isWrite)
 	rs := c.appends(e, 256, 4)
-	c.wantZone(2, Empty, 0) // nothing has landed: nothing is told
+	c.wantZone(2, zone.Empty, 0) // nothing has landed: nothing is told
 	for n, i := range []int{2, 0, 3, 1} {
 		// What is held shifts down with each release.
 		at := slices.IndexFunc(e.held, func(op *engine.Op) bool { return op.Owner == rs[i] })
@@ -65,7 +66,7 @@ func TestAppendsOutOfOrder(t *testing.T) {
 		if want := 256 + 8*uint64(i); rs[i].AppendSector != want {
 			t.Errorf("append %d landed at %d, want %d", i, rs[i].AppendSector, want)
 		}
-		c.wantZone(2, ImpOpen, []uint64{24, 24, 32, 32}[n])
+		c.wantZone(2, zone.ImpOpen, []uint64{24, 24, 32, 32}[n])
 	}
 	e.hold = nil
 	if got := c.read(256, 4*4096); !bytes.Equal(got, slices.Concat(pattern('a', 4096), pattern('b', 4096), pattern('c', 4096), pattern('d', 4096))) {
@@ -114,9 +115,9 @@ func TestSomeWritesFail(t *testing.T) {
 				wp = at + 8
 				copy(want[at*512:], pattern(byte('a'+i), 4096))
 			}
-			state := ImpOpen
+			state := zone.ImpOpen
 			if wp == 0 {
-				state = Empty
+				state = zone.Empty
 			}
 			c.wantZone(2, state, wp)
 			c.want(c.writeNow(e, 256+wp, pattern('y', 512)), nil)
@@ -127,7 +128,7 @@ func TestSomeWritesFail(t *testing.T) {
 			cases++
 		}
 	}
-	c.wantZone(5, ImpOpen, 8)
+	c.wantZone(5, zone.ImpOpen, 8)
 	e.hold = nil
 	if !bytes.Equal(c.read(640, 4096), pattern('n', 4096)) {
 		t.Error("another zone changed")
@@ -146,13 +147,13 @@ func TestFailedWriteGivesBack(t *testing.T) {
 	c, e := heldClient(t, d, isWrite)
 	r := request(OpWrite, 256, pattern('a', 96*512)) // would fill the zone
 	c.submit(r)
-	c.want(c.write(384, pattern('b', 512)), ErrActiveResource)
+	c.want(c.write(384, pattern('b', 512)), zone.ErrActiveLimit)
 	more := request(OpAppend, 256, pattern('a', 512))
-	c.want(c.do(more), ErrZoneInvalid) // full, as far as one can tell now
+	c.want(c.do(more), zone.ErrInvalid) // full, as far as one can tell now
 	e.release(0, fault{n: 512, err: unix.ENOSPC})
 	c.ended(r)
 	c.want(r.Err, unix.ENOSPC)
-	c.wantZone(2, Empty, 0)
+	c.wantZone(2, zone.Empty, 0)
 	c.want(c.writeNow(e, 384, pattern('b', 512)), nil)
 	c.want(c.zoneOp(OpReset, 384), nil)
 
@@ -161,7 +162,7 @@ func TestFailedWriteGivesBack(t *testing.T) {
 	c.submit(r)
 	e.release(0, fault{err: unix.EIO})
 	c.ended(r)
-	c.wantZone(2, ExpOpen, 0)
+	c.wantZone(2, zone.ExpOpen, 0)
 	// A close that came while its only write was in flight, which then fails:
 	// nothing was ever written, so it is empty.
 	closing := request(OpClose, 256, nil)
@@ -170,7 +171,7 @@ func TestFailedWriteGivesBack(t *testing.T) {
 	e.release(0, fault{err: unix.EIO})
 	c.ended(r, closing)
 	c.want(closing.Err, nil)
-	c.wantZone(2, Empty, 0)
+	c.wantZone(2, zone.Empty, 0)
 	c.want(c.writeNow(e, 384, pattern('b', 512)), nil)
 	e.hold = nil
 	closeDisk(t, d, path)
@@ -195,7 +196,7 @@ func TestFailedWriteWithoutHoles(t *testing.T) {
 		c.ended(rs[1], rs[0]) // the failed one has more to do
 		c.want(rs[0].Err, ErrIO)
 		c.want(rs[1].Err, nil)
-		c.wantZone(2, ImpOpen, 16)
+		c.wantZone(2, zone.ImpOpen, 16)
 		if got := c.read(256, 8192); !bytes.Equal(got, append(make([]byte, 4096), pattern('b', 4096)...)) {
 			t.Error("half a write that failed can be read")
 		}
@@ -227,7 +228,7 @@ func TestSeedWritesRunInParallel(t *testing.T) {
 	c.settleHeld(e)
 	c.ended(held)
 	c.want(held.Err, nil)
-	c.wantZone(2, Closed, 16)
+	c.wantZone(2, zone.Closed, 16)
 	e.hold = nil
 	closeDisk(t, d, path)
 }
@@ -269,9 +270,9 @@ func TestSeedManagementWaitsForWrites(t *testing.T) {
 			}
 			c.want(got[m], nil)
 			if op == OpFinish {
-				c.want(got[after], ErrZoneInvalid)
-				c.want(got[opened], ErrZoneInvalid)
-				c.wantZone(2, Full, 32)
+				c.want(got[after], zone.ErrInvalid)
+				c.want(got[opened], zone.ErrInvalid)
+				c.wantZone(2, zone.Full, 32)
 				e.hold = nil
 				if data := c.read(256, 5*4096); !bytes.Equal(data, slices.Concat(pattern('a', 4096), pattern('b', 4096), make([]byte, 4096), pattern('d', 4096), make([]byte, 4096))) {
 					t.Error("a finished zone has other data than landed in it")
@@ -282,7 +283,7 @@ func TestSeedManagementWaitsForWrites(t *testing.T) {
 				if after.AppendSector != 256 {
 					t.Errorf("the append behind the reset landed at %d", after.AppendSector)
 				}
-				c.wantZone(2, ExpOpen, 8)
+				c.wantZone(2, zone.ExpOpen, 8)
 				e.hold = nil
 				if data := c.read(256, 4*4096); !bytes.Equal(data, append(pattern('z', 4096), make([]byte, 3*4096)...)) {
 					t.Error("data from before the reset shows")
@@ -311,19 +312,19 @@ func TestResetAllWaitsZoneByZone(t *testing.T) {
 	all := request(OpResetAll, 0, nil)
 	other.submit(all)
 	other.quiet("zone 3 has a write in flight")
-	c.wantZone(2, Empty, 0)
-	c.wantZone(3, ImpOpen, 1)
+	c.wantZone(2, zone.Empty, 0)
+	c.wantZone(3, zone.ImpOpen, 1)
 	e.release(0, fault{})
 	c.ended(three)
-	eventually(t, func() bool { other.quiet("zone 6 has a write in flight"); return d.ReportZone(3).State == Empty })
-	c.wantZone(6, ImpOpen, 2)
-	c.wantZone(8, Full, 0)
+	eventually(t, func() bool { other.quiet("zone 6 has a write in flight"); return d.ReportZone(3).State == zone.Empty })
+	c.wantZone(6, zone.ImpOpen, 2)
+	c.wantZone(8, zone.Full, 0)
 	e.release(0, fault{err: unix.EIO})
 	c.ended(six)
 	other.ended(all)
 	c.want(all.Err, nil)
-	c.wantZone(6, Empty, 0)
-	c.wantZone(8, Empty, 0)
+	c.wantZone(6, zone.Empty, 0)
+	c.wantZone(8, zone.Empty, 0)
 	e.hold = nil
 	closeDisk(t, d, path)
 }
@@ -341,7 +342,7 @@ func TestFailedReads(t *testing.T) {
 	c.want(c.write(0, pattern('a', 4096)), ErrIO)
 	c.want(c.do(request(OpRead, 264, make([]byte, 4096))), nil) // zeroes without asking the file
 	e.fault = nil
-	c.wantZone(2, ImpOpen, 8)
+	c.wantZone(2, zone.ImpOpen, 8)
 	c.read(256, 8192)
 	closeDisk(t, d, path)
 }
@@ -382,7 +383,7 @@ func TestLiveTableFaults(t *testing.T) {
 			if err := lose(); err != nil {
 				return err
 			}
-			if d.img.live.storeAll(make([]word, len(d.zones))) {
+			if d.img.live.storeAll(make([]zone.Entry, len(d.zones))) {
 				return errors.New("a table that is not there was written")
 			}
 			return nil

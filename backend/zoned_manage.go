@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
 // manage carries out a zone management request on one zone.
 func (d *zoned) manage(r *zonedRequest) {
 	if r.Sector >= d.zinfo.CapacitySectors || r.Sector < d.conv || r.Sector&(d.img.ZoneSectors-1) != 0 {
-		d.fail(r, ErrZoneInvalid)
+		d.fail(r, zone.ErrInvalid)
 		return
 	}
 	i := int(r.Sector >> d.shift)
@@ -60,13 +61,13 @@ func (r *zonedRequest) excludesWrites() bool {
 // hinders says whether r, which is not a write, has to wait for writes in flight of
 // zone z, whose lock is held. A close has to while none has landed: closed with
 // nothing written would be a state that the next daemon cannot tell from empty.
-func (z *zone) hinders(r *zonedRequest) bool {
+func (z *seqZone) hinders(r *zonedRequest) bool {
 	return z.flyHead != nil && (r.excludesWrites() || r.Op == OpClose && z.done == 0)
 }
 
 // change carries out r, a management request on the one zone z, whose lock is held.
-func (d *zoned) change(z *zone, i int, r *zonedRequest) error {
-	if r.Op == OpClose && z.state.isOpen() && z.next == 0 {
+func (d *zoned) change(z *seqZone, i int, r *zonedRequest) error {
+	if r.Op == OpClose && z.state.IsOpen() && z.next == 0 {
 		r.Mark.emptying(r.Sector)
 	}
 	err := d.apply(z, i, r.Op)
@@ -79,8 +80,8 @@ func (d *zoned) change(z *zone, i int, r *zonedRequest) error {
 
 // apply carries out management op on zone z, whose lock is held and which has
 // no writes in flight if op excludes them.
-func (d *zoned) apply(z *zone, i int, op Op) error {
-	to, err := transition(z.state, events[op], z.next != 0)
+func (d *zoned) apply(z *seqZone, i int, op Op) error {
+	to, err := zone.Transition(z.state, events[op], z.next != 0)
 	if err != nil {
 		return err
 	}
@@ -89,10 +90,10 @@ func (d *zoned) apply(z *zone, i int, op Op) error {
 
 // place makes to the state of zone z, whose lock is held; with reset, what it
 // holds goes away.
-func (d *zoned) place(z *zone, i int, to ZoneState, reset bool) error {
+func (d *zoned) place(z *seqZone, i int, to zone.State, reset bool) error {
 	clear := false
 	if reset {
-		clear = word(z.word.Load()).outlasts()
+		clear = zone.Entry(z.word.Load()).Outlasts()
 		z.next, z.done = 0, 0 // before enter, which publishes; a reset takes no resource, so enter cannot fail
 	}
 	if err := d.enter(z, i, to); err != nil {
@@ -119,13 +120,13 @@ func (d *zoned) place(z *zone, i int, to ZoneState, reset bool) error {
 func (d *zoned) resetFrom(r *zonedRequest, i int) {
 	for ; i < len(d.zones); i++ {
 		z := &d.zones[i]
-		switch word(z.word.Load()).state() {
-		case ReadOnly, Offline:
+		switch zone.Entry(z.word.Load()).State() {
+		case zone.ReadOnly, zone.Offline:
 			continue
 		}
 		// The entry may say empty while the zone's first writes are in flight.
 		z.mu.Lock()
-		if z.state == Empty && z.wait.head == nil {
+		if z.state == zone.Empty && z.wait.head == nil {
 			r.Mark.past(0, i)
 			z.mu.Unlock()
 			continue
@@ -140,7 +141,7 @@ func (d *zoned) resetFrom(r *zonedRequest, i int) {
 		r.Mark.past(0, i)
 		failpoint.Hit(failpoint.Past)
 		z.mu.Unlock()
-		if err != nil && err != ErrZoneInvalid { // a zone that just turned read-only or offline is passed over
+		if err != nil && err != zone.ErrInvalid { // a zone that just turned read-only or offline is passed over
 			d.fail(r, err)
 			return
 		}
@@ -149,14 +150,14 @@ func (d *zoned) resetFrom(r *zonedRequest, i int) {
 }
 
 // queue makes r wait for its turn at zone z, whose lock is held.
-func (d *zoned) queue(z *zone, r *zonedRequest) {
+func (d *zoned) queue(z *seqZone, r *zonedRequest) {
 	z.wait.push(r.Request)
 	d.unstick(z, int(r.zone))
 }
 
 // unstick tries again to make the old data of zone z, whose lock is held, go
 // away.
-func (d *zoned) unstick(z *zone, i int) {
+func (d *zoned) unstick(z *seqZone, i int) {
 	switch {
 	case !z.stuck:
 		return
@@ -171,7 +172,7 @@ func (d *zoned) unstick(z *zone, i int) {
 // serve lets those who wait at zone z, whose lock is held, have their turn, as
 // far as it has come. Each is admitted here, so that nobody overtakes it, and
 // goes on on its own lane.
-func (d *zoned) serve(z *zone, i int) {
+func (d *zoned) serve(z *seqZone, i int) {
 	for q := z.wait.head; q != nil; q = z.wait.head {
 		r := zonedOf(q)
 		var err error
@@ -180,7 +181,7 @@ func (d *zoned) serve(z *zone, i int) {
 			return
 		case r.Op == OpResetAll:
 			r.step = zonedReset
-			if err = d.apply(z, i, OpReset); err == ErrZoneInvalid {
+			if err = d.apply(z, i, OpReset); err == zone.ErrInvalid {
 				err = nil
 			}
 			r.Mark.past(0, i)
@@ -229,7 +230,7 @@ func (d *zoned) openGate(i int, failed error) {
 }
 
 // open is openGate for zone z, whose lock is held, with what those who wait fail with.
-func (d *zoned) open(z *zone, i int, failed error) {
+func (d *zoned) open(z *seqZone, i int, failed error) {
 	if failed == nil {
 		z.gated, z.owed = false, false
 		d.serve(z, i)
@@ -244,18 +245,18 @@ func (d *zoned) open(z *zone, i int, failed error) {
 // enter moves zone z, whose lock is held, to state to, and accounts for its
 // resources. Where the open zones are used up an implicitly open one is closed,
 // the oldest first. On an error nothing has changed.
-func (d *zoned) enter(z *zone, i int, to ZoneState) error {
+func (d *zoned) enter(z *seqZone, i int, to zone.State) error {
 	if z.state == to {
 		return nil
 	}
 	d.res.mu.Lock()
 	defer d.res.mu.Unlock()
 	for {
-		err := d.res.move(z.state, to)
+		err := d.res.Move(z.state, to)
 		if err == nil {
 			break
 		}
-		if err != ErrOpenResource || d.res.oldest == 0 {
+		if err != zone.ErrOpenLimit || d.res.oldest == 0 {
 			return err
 		}
 		if !d.closeOldest() {
@@ -266,10 +267,10 @@ func (d *zoned) enter(z *zone, i int, to ZoneState) error {
 			d.res.mu.Lock()
 		}
 	}
-	if z.state == ImpOpen {
+	if z.state == zone.ImpOpen {
 		d.delist(i)
 	}
-	gives := z.state.isOpen() && !to.isOpen() || z.state.isActive() && !to.isActive()
+	gives := z.state.IsOpen() && !to.IsOpen() || z.state.IsActive() && !to.IsActive()
 	z.state = to
 	if gives {
 		// Before anyone can take what it gives back: the tables must never show
@@ -277,7 +278,7 @@ func (d *zoned) enter(z *zone, i int, to ZoneState) error {
 		// If it fails, the caller's publish does too, and says so.
 		d.publish(z, i)
 	}
-	if to == ImpOpen {
+	if to == zone.ImpOpen {
 		d.enlist(i)
 	}
 	return nil
@@ -291,9 +292,9 @@ func (d *zoned) closeOldest() bool {
 		if !v.mu.TryLock() {
 			continue
 		}
-		_ = d.res.move(ImpOpen, Closed) // gives a resource back, so it cannot fail
+		_ = d.res.Move(zone.ImpOpen, zone.Closed) // gives a resource back, so it cannot fail
 		d.delist(int(n - 1))
-		v.state = Closed
+		v.state = zone.Closed
 		d.publish(v, int(n-1))
 		v.mu.Unlock()
 		return true

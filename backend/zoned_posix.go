@@ -7,6 +7,8 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
+
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // zoned is a host-managed zoned disk over an image file.
@@ -21,7 +23,7 @@ type zoned struct {
 	rules  rules
 	shift  int    // log2 of the zone size in sectors
 	conv   uint64 // sectors of conventional zones, from the start of the disk
-	zones  []zone
+	zones  []seqZone
 	com    *committer // nil on a read-only image
 	faults Faults
 	edges  *edged // nil where the storage has no larger blocks than the image
@@ -39,20 +41,20 @@ type zoned struct {
 
 	res struct {
 		mu sync.Mutex // guards all of res; taken with a zone's lock held
-		resources
+		zone.Resources
 		// The implicitly open zones, oldest first, as indices into zones + 1.
 		oldest, newest int32
 	}
 }
 
 // A zone is one sequential zone at work. Sectors are counted from its start.
-type zone struct {
+type seqZone struct {
 	// word is the table entry that guests and readers see. It is stored with mu
 	// held and loaded without.
 	word atomic.Uint64
 
 	mu    sync.Mutex // guards what follows; never held across I/O
-	state ZoneState
+	state zone.State
 	gated bool // old data stands where the next write goes: writes wait
 	// stuck: the old data could not be made to go away, and the next write tries
 	// again; owed: that was so, and it has not gone away since.
@@ -78,19 +80,19 @@ func openZoned(path string, o Options) (*zoned, error) {
 	}
 	d := &zoned{
 		img:   img,
-		zinfo: img.info(o.ReadOnly),
+		zinfo: describe(&img.Geometry, o.ReadOnly),
 		shift: bits.TrailingZeros64(img.ZoneSectors),
 		conv:  uint64(img.ConventionalZones) * img.ZoneSectors,
-		zones: make([]zone, img.Zones()),
+		zones: make([]seqZone, img.Zones()),
 	}
 	d.rules = rules{info: d.zinfo, shift: d.shift, append: uint64(img.MaxAppendSectors) << SectorShift}
-	d.res.resources = resources{maxOpen: img.MaxOpen, maxActive: img.MaxActive}
+	d.res.Resources = zone.Resources{MaxOpen: img.MaxOpen, MaxActive: img.MaxActive}
 	for i := range d.zones {
 		z, w := &d.zones[i], img.words[i]
-		z.state, z.next, z.done = w.state(), w.written(), w.written()
+		z.state, z.next, z.done = w.State(), w.Written(), w.Written()
 		z.word.Store(uint64(w))
-		_ = d.res.move(Empty, z.state) // within the limits: openImage has looked
-		if z.state == ImpOpen {        // their age is not in the image: by number
+		_ = d.res.Move(zone.Empty, z.state) // within the limits: openImage has looked
+		if z.state == zone.ImpOpen {        // their age is not in the image: by number
 			d.enlist(i)
 		}
 	}
@@ -110,16 +112,16 @@ func openZoned(path string, o Options) (*zoned, error) {
 func (d *zoned) Info() Info { return d.zinfo }
 
 // ReportZone implements Disk.
-func (d *zoned) ReportZone(i int) Zone { return d.img.zone(i, d.entry(i)) }
+func (d *zoned) ReportZone(i int) zone.Descriptor { return d.img.Zone(i, d.entry(i)) }
 
 // Faults implements Disk.
 func (d *zoned) Faults() *Faults { return &d.faults }
 
 // entry, conventional, length and capacity implement zoneTable.
-func (d *zoned) entry(i int) word        { return word(d.zones[i].word.Load()) }
-func (d *zoned) conventional(i int) bool { return d.img.conventional(i) }
-func (d *zoned) length(i int) uint64     { return d.img.length(i) }
-func (d *zoned) capacity(i int) uint64   { return d.img.capacity(i) }
+func (d *zoned) entry(i int) zone.Entry  { return zone.Entry(d.zones[i].word.Load()) }
+func (d *zoned) conventional(i int) bool { return d.img.Conventional(i) }
+func (d *zoned) length(i int) uint64     { return d.img.Length(i) }
+func (d *zoned) capacity(i int) uint64   { return d.img.Capacity(i) }
 
 // Close implements Disk.
 func (d *zoned) Close() error {

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
@@ -125,28 +126,28 @@ func (d *zoned) claimable(r *zonedRequest) bool {
 	i := int(r.zone)
 	return !d.img.readOnly && d.img.resumable &&
 		r.Sector < d.zinfo.CapacitySectors && !d.conventional(i) &&
-		r.Bytes > 0 && r.end <= d.img.capacity(i) &&
+		r.Bytes > 0 && r.end <= d.img.Capacity(i) &&
 		d.rules.whole(r.Bytes) && d.rules.whole(r.from<<SectorShift)
 }
 
 // join puts r among the writes in flight of zone z, whose lock is held, in the
 // order of the addresses. It fails where the zone cannot have such a write. after is
 // one that is before r, nil for the beginning, and becomes the last that is.
-func (d *zoned) join(z *zone, i int, r *zonedRequest, after **zonedRequest) bool {
+func (d *zoned) join(z *seqZone, i int, r *zonedRequest, after **zonedRequest) bool {
 	switch z.state {
-	case ReadOnly, Offline:
+	case zone.ReadOnly, zone.Offline:
 		return false
-	case Full:
-		// Full by its last write, with earlier ones in flight: docs/image-format.md.
+	case zone.Full:
+		// zone.Full by its last write, with earlier ones in flight: docs/image-format.md.
 		if r.end > z.done {
 			return false
 		}
-	case Empty:
+	case zone.Empty:
 		// It was opened by this write or its neighbours, and recovery, which knows
 		// nothing of them, has put it back. Nobody has closed it since: a close would
 		// have waited. It had an active place when it died, and
 		// so has one now; the place of an open one it may have lost since.
-		if d.enter(z, i, ImpOpen) != nil && d.enter(z, i, Closed) != nil {
+		if d.enter(z, i, zone.ImpOpen) != nil && d.enter(z, i, zone.Closed) != nil {
 			return false
 		}
 	}
@@ -182,7 +183,7 @@ func (d *zoned) join(z *zone, i int, r *zonedRequest, after **zonedRequest) bool
 
 // emptied implements marker. A mark may stand in memory that a front-end can write to.
 func (d *zoned) emptied(m *Mark, sector uint64) {
-	if sector < d.zinfo.CapacitySectors && d.rules.offset(sector) == 0 && d.entry(int(sector>>d.shift)).state() == Empty {
+	if sector < d.zinfo.CapacitySectors && d.rules.offset(sector) == 0 && d.entry(int(sector>>d.shift)).State() == zone.Empty {
 		m.managed(OpClose, int(sector>>d.shift)) // others may open it before the close comes
 		return
 	}
@@ -284,7 +285,7 @@ func (d *zoned) wasDone(r *zonedRequest, was mark) {
 // covers says whether the data of r, a write, is below the write pointer.
 func (d *zoned) covers(r *zonedRequest, was mark) bool {
 	w := d.entry(int(r.Sector >> d.shift))
-	return w.state() != Offline && d.rules.offset(was.sector)+was.sectors <= w.written()
+	return w.State() != zone.Offline && d.rules.offset(was.sector)+was.sectors <= w.Written()
 }
 
 // readmit lets r, a write with an address, take the place that was claimed for it.

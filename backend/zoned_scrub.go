@@ -34,7 +34,7 @@ func (d *zoned) scrubbed(r *zonedRequest) {
 
 // shut shuts the gate of zone z, whose lock is held and which has no writes in flight,
 // where there is debris above its write pointer.
-func (z *zone) shut() {
+func (z *seqZone) shut() {
 	if z.debris <= z.done {
 		if z.debris != 0 { // the gate, if it is shut, is so for that: a reset takes debris along
 			z.gated, z.stuck, z.owed = false, false, false

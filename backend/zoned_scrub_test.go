@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // unclearable is a zoned disk on which nothing can be cleared until heal is called, and
@@ -59,7 +60,7 @@ func TestDebrisIsUnderNobody(t *testing.T) {
 		e.release(0, fault{err: unix.EIO})
 		e.release(0, fault{})
 		c.ended(rs[1], rs[0])
-		c.wantZone(2, ExpOpen, first+16)
+		c.wantZone(2, zone.ExpOpen, first+16)
 		want := append(append(pattern('z', int(first)*SectorSize), make([]byte, 4096)...), pattern('a', 4096)...)
 		if got := c.read(256, len(want)); !bytes.Equal(got, want) {
 			t.Error("what a write had left that failed before shows")
@@ -82,7 +83,7 @@ func TestDebrisBelowThePointer(t *testing.T) {
 	c.want(c.writeNow(e, 256+24, pattern('w', 512)), nil) // one is in flight still
 	e.release(0, fault{n: 512, err: unix.EIO})
 	c.ended(rs[2])
-	c.wantZone(2, ImpOpen, 25)
+	c.wantZone(2, zone.ImpOpen, 25)
 	c.want(c.writeNow(e, 256+25, pattern('w', 512)), nil)
 
 	c.failNow(e, 256, 512)
@@ -103,7 +104,7 @@ func TestDebrisBelowThePointer(t *testing.T) {
 	}
 	for _, sector := range []uint64{256, 384} {
 		c.want(c.writeNow(e, sector, pattern('y', 512)), nil)
-		c.wantZone(int(sector>>d.shift), ImpOpen, 1)
+		c.wantZone(int(sector>>d.shift), zone.ImpOpen, 1)
 	}
 	e.hold = nil
 	closeDisk(t, d, path)
@@ -149,11 +150,11 @@ func TestDebrisOfAClaim(t *testing.T) {
 // A gate that was shut for debris is open, and not one of a reset, once a write that was
 // in flight before has landed over it.
 func TestDebrisThatIsWrittenOver(t *testing.T) {
-	z := &zone{debris: 8, done: 16, gated: true, stuck: true, owed: true}
+	z := &seqZone{debris: 8, done: 16, gated: true, stuck: true, owed: true}
 	if z.shut(); z.gated || z.stuck || z.owed || z.debris != 0 {
 		t.Errorf("%t, %t, %t, debris up to %d", z.gated, z.stuck, z.owed, z.debris)
 	}
-	z = &zone{done: 16, gated: true, stuck: true, owed: true} // a reset's
+	z = &seqZone{done: 16, gated: true, stuck: true, owed: true} // a reset's
 	if z.shut(); !z.gated || !z.stuck || !z.owed {
 		t.Error("the gate of a reset was opened")
 	}

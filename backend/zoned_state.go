@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // What no guest can ask for is none of the operations that Op counts.
@@ -119,22 +120,22 @@ func (d *zoned) setState(r *zonedRequest) {
 
 // put moves zone z, whose lock is held and which has no writes in flight, to a
 // state that no guest can always ask for.
-func (d *zoned) put(z *zone, i int, target ZoneTarget) error {
-	if d.img.conventional(i) {
+func (d *zoned) put(z *seqZone, i int, target ZoneTarget) error {
+	if d.img.Conventional(i) {
 		return d.putConventional(z, i, target)
 	}
 	to := z.state
 	switch target {
 	case ToReadOnly:
-		to = ReadOnly
+		to = zone.ReadOnly
 	case ToOffline:
-		to = Offline
+		to = zone.Offline
 	case ToFull:
-		to = Full
+		to = zone.Full
 	case ToEmpty:
-		to = Empty
+		to = zone.Empty
 	case ToWritable:
-		if z.state == ReadOnly || z.state == Offline {
+		if z.state == zone.ReadOnly || z.state == zone.Offline {
 			to = d.img.back(i, z.done)
 		}
 	}
@@ -142,20 +143,20 @@ func (d *zoned) put(z *zone, i int, target ZoneTarget) error {
 }
 
 // back is the state in which zone i comes back that has so many sectors written.
-func (l *layout) back(i int, written uint64) ZoneState {
+func (l *layout) back(i int, written uint64) zone.State {
 	switch written {
 	case 0:
-		return Empty
-	case l.capacity(i):
-		return Full
+		return zone.Empty
+	case l.Capacity(i):
+		return zone.Full
 	}
-	return Closed
+	return zone.Closed
 }
 
 var errConventional = errors.New("it is conventional: it can be read-only, offline or writable")
 
-func (d *zoned) putConventional(z *zone, i int, target ZoneTarget) error {
-	to, ok := map[ZoneTarget]ZoneState{ToReadOnly: ReadOnly, ToOffline: Offline, ToWritable: NotWP}[target]
+func (d *zoned) putConventional(z *seqZone, i int, target ZoneTarget) error {
+	to, ok := map[ZoneTarget]zone.State{ToReadOnly: zone.ReadOnly, ToOffline: zone.Offline, ToWritable: zone.NotWP}[target]
 	if !ok {
 		return errConventional
 	}

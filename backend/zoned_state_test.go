@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 var targets = []ZoneTarget{ToReadOnly, ToOffline, ToFull, ToEmpty, ToWritable}
@@ -46,22 +47,22 @@ func TestSetZoneStates(t *testing.T) {
 		c.want(c.zoneOp(OpOpen, 6*128), nil)
 		return path, c
 	}
-	after := map[ZoneTarget]func(written uint64, before ZoneState) ZoneState{
-		ToReadOnly: func(uint64, ZoneState) ZoneState { return ReadOnly },
-		ToOffline:  func(uint64, ZoneState) ZoneState { return Offline },
-		ToFull:     func(uint64, ZoneState) ZoneState { return Full },
-		ToEmpty:    func(uint64, ZoneState) ZoneState { return Empty },
-		ToWritable: func(written uint64, before ZoneState) ZoneState {
+	after := map[ZoneTarget]func(written uint64, before zone.State) zone.State{
+		ToReadOnly: func(uint64, zone.State) zone.State { return zone.ReadOnly },
+		ToOffline:  func(uint64, zone.State) zone.State { return zone.Offline },
+		ToFull:     func(uint64, zone.State) zone.State { return zone.Full },
+		ToEmpty:    func(uint64, zone.State) zone.State { return zone.Empty },
+		ToWritable: func(written uint64, before zone.State) zone.State {
 			switch {
-			case before != ReadOnly && before != Offline:
+			case before != zone.ReadOnly && before != zone.Offline:
 				return before
 			case written == 0:
-				return Empty
+				return zone.Empty
 			}
-			return Closed
+			return zone.Closed
 		},
 	}
-	states := map[int]ZoneState{2: Empty, 3: ReadOnly, 4: Offline, 5: ImpOpen, 6: ExpOpen, 7: Full, 8: Closed, 9: Full, 15: Empty}
+	states := map[int]zone.State{2: zone.Empty, 3: zone.ReadOnly, 4: zone.Offline, 5: zone.ImpOpen, 6: zone.ExpOpen, 7: zone.Full, 8: zone.Closed, 9: zone.Full, 15: zone.Empty}
 	written := map[int]uint64{3: 8, 4: 8, 5: 8, 7: 8, 8: 8, 9: 96}
 	for _, to := range targets {
 		path, c := prepare(t)
@@ -71,9 +72,9 @@ func TestSetZoneStates(t *testing.T) {
 			if to == ToEmpty {
 				w = 0
 			}
-			if state == Offline {
-				c.wantZone(i, Offline, 0)
-				c.want(c.do(request(OpRead, uint64(i)*128, make([]byte, 512))), ErrZoneInvalid)
+			if state == zone.Offline {
+				c.wantZone(i, zone.Offline, 0)
+				c.want(c.do(request(OpRead, uint64(i)*128, make([]byte, 512))), zone.ErrInvalid)
 				continue
 			}
 			c.wantZone(i, state, w)
@@ -82,8 +83,8 @@ func TestSetZoneStates(t *testing.T) {
 				t.Errorf("zone %d, %v to %v, reads as something else", i, before, to)
 			}
 			err := c.write(uint64(i)*128+w, pattern('w', 512))
-			if state == ReadOnly || state == Full {
-				c.want(err, ErrZoneInvalid)
+			if state == zone.ReadOnly || state == zone.Full {
+				c.want(err, zone.ErrInvalid)
 			} else {
 				c.want(err, nil)
 				set(t, c.disk, ToWritable, i) // it is
@@ -92,7 +93,7 @@ func TestSetZoneStates(t *testing.T) {
 		}
 		for i := range c.disk.Info().Zoned.Zones {
 			if _, touched := states[i]; !touched && i >= 2 {
-				c.wantZone(i, Empty, 0)
+				c.wantZone(i, zone.Empty, 0)
 			}
 		}
 		closeDisk(t, c.disk, path)
@@ -107,12 +108,12 @@ func TestSetConventionalZones(t *testing.T) {
 	c.want(c.write(120, pattern('a', 16*512)), nil)
 	set(t, d, ToReadOnly, 1)
 	c.want(c.write(0, pattern('b', 512)), nil)
-	c.want(c.write(120, pattern('b', 16*512)), ErrZoneInvalid) // a part of it
+	c.want(c.write(120, pattern('b', 16*512)), zone.ErrInvalid) // a part of it
 	if got := c.read(120, 16*512); !bytes.Equal(got, pattern('a', 16*512)) {
 		t.Error("a read-only zone has changed, or the part of the write before it has landed")
 	}
 	set(t, d, ToOffline, 1)
-	c.want(c.do(request(OpRead, 120, make([]byte, 16*512))), ErrZoneInvalid)
+	c.want(c.do(request(OpRead, 120, make([]byte, 16*512))), zone.ErrInvalid)
 	for _, to := range []ZoneTarget{ToFull, ToEmpty} {
 		if err := SetZoneStates(d, []int{1}, to); err == nil || !strings.Contains(err.Error(), "zone 1 cannot be made "+to.String()+": it is conventional") {
 			t.Errorf("%v: %v", to, err)
@@ -121,7 +122,7 @@ func TestSetConventionalZones(t *testing.T) {
 	closeDisk(t, d, path)
 	d = openDisk(t, path)
 	c = newClient(t, d)
-	if s := d.ReportZone(1).State; s != Offline {
+	if s := d.ReportZone(1).State; s != zone.Offline {
 		t.Errorf("the zone comes back %v", s)
 	}
 	set(t, d, ToWritable, 0, 1)
@@ -141,15 +142,15 @@ func TestSetZoneStatesIsDurable(t *testing.T) {
 		c.want(c.write(384, pattern('b', 4096)), nil)
 		set(t, d, ToReadOnly, 3)
 		set(t, d, to, 2, 3)
-		want := []Zone{d.ReportZone(2), d.ReportZone(3)}
+		want := []zone.Descriptor{d.ReportZone(2), d.ReportZone(3)}
 		kill(t, d, fs)
 		if cut {
 			powerCut(t, path)
 		}
 		d = openDisk(t, path).(*zoned)
 		for i, w := range want {
-			if cut && w.State.isOpen() {
-				w.State = Closed // as after any power cut
+			if cut && w.State.IsOpen() {
+				w.State = zone.Closed // as after any power cut
 			}
 			if got := d.ReportZone(2 + i); got != w {
 				t.Errorf("%v: zone %d comes back as %+v, want %+v", to, 2+i, got, w)
@@ -178,12 +179,12 @@ func TestSetZoneStateWaitsForWrites(t *testing.T) {
 	reset := request(OpReset, 256, nil)
 	c.submit(late, reset)
 	c.want(c.writeNow(e, 384, pattern('y', 512)), nil)
-	c.wantZone(2, Empty, 0)
+	c.wantZone(2, zone.Empty, 0)
 	c.settleHeld(e)
 	for range 5 {
 		r := c.wait()
 		if r == late || r == reset {
-			c.want(r.Err, ErrZoneInvalid)
+			c.want(r.Err, zone.ErrInvalid)
 		} else {
 			c.want(r.Err, nil)
 		}
@@ -191,7 +192,7 @@ func TestSetZoneStateWaitsForWrites(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	c.wantZone(2, ReadOnly, 24)
+	c.wantZone(2, zone.ReadOnly, 24)
 	if len(rs) != 3 || !bytes.Equal(c.read(256, 4096), pattern('a', 4096)) {
 		t.Error("what was in flight has not landed")
 	}
@@ -209,17 +210,17 @@ func TestSetZoneStateRefused(t *testing.T) {
 	c.want(c.write(256, pattern('a', 512)), nil)
 	set(t, d, ToReadOnly, 2) // gives its place up
 	c.want(c.write(384, pattern('a', 512)), nil)
-	if err := SetZoneStates(d, []int{5, 2, 6}, ToWritable); !errors.Is(err, ErrActiveResource) || err.Error() != "zone 2 cannot be made writable: too many active zones" {
+	if err := SetZoneStates(d, []int{5, 2, 6}, ToWritable); !errors.Is(err, zone.ErrActiveLimit) || err.Error() != "zone 2 cannot be made writable: too many active zones" {
 		t.Error(err)
 	}
-	c.wantZone(2, ReadOnly, 1)
+	c.wantZone(2, zone.ReadOnly, 1)
 	set(t, d, ToOffline, 3)
 	set(t, d, ToWritable, 2)
-	c.wantZone(2, Closed, 1)
+	c.wantZone(2, zone.Closed, 1)
 	if err := SetZoneStates(d, []int{3, 16}, ToFull); err == nil || !strings.Contains(err.Error(), "zone 16") {
 		t.Error(err)
 	}
-	c.wantZone(3, Full, 0) // the one before
+	c.wantZone(3, zone.Full, 0) // the one before
 	closeDisk(t, d, path)
 
 	readOnly, err := Open(path, Options{ReadOnly: true})
@@ -294,7 +295,7 @@ func TestSetZoneStatesUnderLoad(t *testing.T) {
 	}
 	for n := range 300 {
 		err := SetZoneStates(d, []int{2 + n%4, 2 + (n+1)%4}, targets[n%len(targets)])
-		if err != nil && !errors.Is(err, ErrActiveResource) {
+		if err != nil && !errors.Is(err, zone.ErrActiveLimit) {
 			t.Error(err)
 		}
 	}
@@ -323,9 +324,9 @@ func TestImageStartsOtherwise(t *testing.T) {
 	for range 2 {
 		d := openDisk(t, path)
 		for i := range d.Info().Zoned.Zones {
-			want, ok := map[int]ZoneState{0: ReadOnly, 3: ReadOnly, 1: Offline, 4: Offline, 5: Full, 15: Full}[i]
+			want, ok := map[int]zone.State{0: zone.ReadOnly, 3: zone.ReadOnly, 1: zone.Offline, 4: zone.Offline, 5: zone.Full, 15: zone.Full}[i]
 			if !ok {
-				want = Empty
+				want = zone.Empty
 			}
 			if got := d.ReportZone(i); got.State != want {
 				t.Errorf("zone %d is %v, want %v", i, got.State, want)
@@ -381,7 +382,7 @@ func TestParseZones(t *testing.T) {
 	for text, want := range map[string][]int{
 		"3,5-7": {3, 5, 6, 7}, "0": {0}, "all": {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, "7,5-7,0-1,6": {0, 1, 5, 6, 7},
 	} {
-		got, err := ParseZones(text, 10)
+		got, err := zone.ParseSet(text, 10)
 		if err != nil || len(got) != len(want) {
 			t.Errorf("%q: %v, %v", text, got, err)
 			continue
@@ -393,13 +394,13 @@ func TestParseZones(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", ",", "3,", "a", "-", "3-", "-3", "7-5", "10", "0-10", "all,3", "99999999999999999999", "4194304"} {
-		if got, err := ParseZones(text, 10); err == nil || strings.Contains(err.Error(), "\n") {
+		if got, err := zone.ParseSet(text, 10); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v, %v", text, got, err)
 		}
 	}
 	// Not the time and memory that the words ask for, but the disk's.
 	long := strings.TrimSuffix(strings.Repeat("0-4194303,", 6000), ",")
-	if got, err := ParseZones(long, MaxZones); err != nil || len(got) != MaxZones {
+	if got, err := zone.ParseSet(long, zone.MaxZones); err != nil || len(got) != zone.MaxZones {
 		t.Errorf("%d zones, %v", len(got), err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
@@ -83,21 +84,21 @@ func (d *zoned) wipe(off, n int64) error {
 
 // admit gives r its address in zone z, whose lock is held, and puts it among
 // the writes in flight; or says why not, with nothing changed.
-func (d *zoned) admit(z *zone, r *zonedRequest) error {
+func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
 	i := int(r.zone)
 	sectors := r.Bytes >> SectorShift
 	from := z.next
 	if r.Op == OpWrite {
 		from = r.Sector & (d.img.ZoneSectors - 1)
 	}
-	to, err := transition(z.state, evWrite, z.next != 0)
+	to, err := zone.Transition(z.state, zone.OnWrite, z.next != 0)
 	switch {
 	case err != nil:
 		return err
 	case from != z.next:
-		return ErrUnalignedWP
-	case sectors > d.img.capacity(i)-from:
-		return ErrZoneInvalid
+		return zone.ErrUnaligned
+	case sectors > d.img.Capacity(i)-from:
+		return zone.ErrInvalid
 	case sectors == 0:
 		r.from, r.end = from, from
 		return nil
@@ -249,17 +250,17 @@ func (d *zoned) leave(r *zonedRequest) {
 
 // settled adjusts zone z, whose lock is held, once no write is in flight any
 // more: what failed at its end gives its address back.
-func (d *zoned) settled(z *zone, i int) {
+func (d *zoned) settled(z *seqZone, i int) {
 	z.next = z.done
 	z.shut()
 	to := z.state
 	switch {
-	case z.done == d.img.capacity(i):
-		if full, err := transition(z.state, evFilled, true); err == nil {
+	case z.done == d.img.Capacity(i):
+		if full, err := zone.Transition(z.state, zone.OnFilled, true); err == nil {
 			to = full
 		}
-	case z.done == 0 && (z.state == ImpOpen || z.state == Closed):
-		to = Empty // no write was successful, so it was never opened
+	case z.done == 0 && (z.state == zone.ImpOpen || z.state == zone.Closed):
+		to = zone.Empty // no write was successful, so it was never opened
 	}
 	_ = d.enter(z, i, to) // never takes a resource, so it cannot fail
 }
@@ -267,9 +268,9 @@ func (d *zoned) settled(z *zone, i int) {
 // publish makes z's state, whose lock is held, what guests see, what a kill -9
 // leaves, and what the next commit makes durable. It reports false when the
 // table cannot be stored.
-func (d *zoned) publish(z *zone, i int) bool {
-	w := pack(i, z.state, z.done)
-	if w == word(z.word.Load()) {
+func (d *zoned) publish(z *seqZone, i int) bool {
+	w := zone.Pack(i, z.state, z.done)
+	if w == zone.Entry(z.word.Load()) {
 		return true
 	}
 	if plantLostPointer && z.done%5 == 3 {
@@ -289,7 +290,7 @@ func (d *zoned) publish(z *zone, i int) bool {
 // settle waits until the writes that are in flight in zone i now have landed,
 // and returns the entry that covers them and nothing that has not landed. It is
 // the committer's.
-func (d *zoned) settle(i int) word {
+func (d *zoned) settle(i int) zone.Entry {
 	z := &d.zones[i]
 	z.mu.Lock()
 	// Counted by their turn and not by their address: where writes fail, others
@@ -305,7 +306,7 @@ func (d *zoned) settle(i int) word {
 	if z.flyHead != nil {
 		written = min(written, z.flyHead.from)
 	}
-	w := pack(i, z.state, written)
+	w := zone.Pack(i, z.state, written)
 	z.mu.Unlock()
 	return w
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -336,10 +337,10 @@ func TestNumbersAgree(t *testing.T) {
 		{virtio.BlkFeatureBlkSize, driver.BlkBlkSize}, {virtio.BlkFeatureFlush, driver.BlkFlush}, {virtio.BlkFeatureTopology, driver.BlkTopology},
 		{virtio.BlkFeatureConfigWCE, driver.BlkConfigWCE}, {virtio.BlkFeatureMQ, driver.BlkMQ}, {virtio.BlkFeatureDiscard, driver.BlkDiscard},
 		{virtio.BlkFeatureWriteZeroes, driver.BlkWriteZeroes}, {virtio.BlkFeatureZoned, driver.BlkZoned},
-		{uint64(backend.ZoneConventional), driver.ZoneTypeConv}, {uint64(backend.ZoneSeqWriteRequired), driver.ZoneTypeSWR},
-		{uint64(backend.NotWP), driver.ZoneNotWP}, {uint64(backend.Empty), driver.ZoneEmpty}, {uint64(backend.ImpOpen), driver.ZoneImpOpen},
-		{uint64(backend.ExpOpen), driver.ZoneExpOpen}, {uint64(backend.Closed), driver.ZoneClosed}, {uint64(backend.ReadOnly), driver.ZoneReadOnly},
-		{uint64(backend.Full), driver.ZoneFull}, {uint64(backend.Offline), driver.ZoneOffline},
+		{uint64(zone.Conventional), driver.ZoneTypeConv}, {uint64(zone.SequentialWriteRequired), driver.ZoneTypeSWR},
+		{uint64(zone.NotWP), driver.ZoneNotWP}, {uint64(zone.Empty), driver.ZoneEmpty}, {uint64(zone.ImpOpen), driver.ZoneImpOpen},
+		{uint64(zone.ExpOpen), driver.ZoneExpOpen}, {uint64(zone.Closed), driver.ZoneClosed}, {uint64(zone.ReadOnly), driver.ZoneReadOnly},
+		{uint64(zone.Full), driver.ZoneFull}, {uint64(zone.Offline), driver.ZoneOffline},
 	} {
 		if p[0] != p[1] {
 			t.Errorf("%#x on one side, %#x on the other", p[0], p[1])

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 )
 
@@ -23,7 +24,7 @@ func (b *Blk) decodeAppend(r *BlkRequest, out *iovec.Cursor, sector uint64) bool
 	short := r.Chain.InBytes < appendSectorBytes+statusBytes
 	r.cut()
 	if short {
-		return r.done(backend.ErrZoneInvalid)
+		return r.done(zone.ErrInvalid)
 	}
 	return b.write(r, backend.OpAppend, out, sector)
 }
@@ -63,7 +64,7 @@ func (b *Blk) decodeZone(r *BlkRequest, typ uint32, sector uint64, zoned bool) b
 func (b *Blk) report(r *BlkRequest, sector uint64) (submit bool) {
 	z := b.info.Zoned
 	if sector >= b.info.CapacitySectors || r.space < reportHeaderBytes {
-		return r.done(backend.ErrZoneInvalid)
+		return r.done(zone.ErrInvalid)
 	}
 	first := sector / z.ZoneSectors
 	n := min(uint64(z.Zones)-first, (r.space-reportHeaderBytes)/zoneDescriptorBytes)
@@ -93,7 +94,7 @@ func (b *Blk) putReport(r *BlkRequest) {
 
 // putZone lays out struct virtio_blk_zone_descriptor. Package backend numbers
 // types and states as VIRTIO_BLK_ZT_* and VIRTIO_BLK_ZS_* do.
-func putZone(d *[zoneDescriptorBytes]byte, z backend.Zone) {
+func putZone(d *[zoneDescriptorBytes]byte, z zone.Descriptor) {
 	*d = [zoneDescriptorBytes]byte{}
 	binary.LittleEndian.PutUint64(d[0:], z.Capacity)
 	binary.LittleEndian.PutUint64(d[8:], z.Start)

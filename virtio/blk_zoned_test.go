@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -31,7 +32,7 @@ func TestAppend(t *testing.T) {
 		// request's sector all the same and prints it with the error, so it is what
 		// was asked for.
 		s = send(t, b, framing, driver.TypeZoneAppend, 2048, data, 9)
-		in, written = s.finish(backend.ErrActiveResource)
+		in, written = s.finish(zone.ErrActiveLimit)
 		if want := []byte{0, 8, 0, 0, 0, 0, 0, 0, driver.StatusZoneActiveResource}; written != 9 || !bytes.Equal(in, want) {
 			t.Errorf("failed: written %d, %x", written, in)
 		}
@@ -71,7 +72,7 @@ func TestZoneManagement(t *testing.T) {
 		if !s.sub || s.r.Op != want.op || s.r.Sector != want.sector || s.r.Bytes != 0 {
 			t.Errorf("type %d: submitted %v, %+v", typ, s.sub, s.r.Request)
 		}
-		if in, written := s.finish(backend.ErrOpenResource); in[0] != driver.StatusZoneOpenResource || written != 1 {
+		if in, written := s.finish(zone.ErrOpenLimit); in[0] != driver.StatusZoneOpenResource || written != 1 {
 			t.Errorf("type %d: status %d, written %d", typ, in[0], written)
 		}
 	}
@@ -257,7 +258,7 @@ func TestReportOfZonesThatMove(t *testing.T) {
 			if s.r.Op != backend.OpReport || s.r.Sector != uint64(c.first)*2048 || s.r.Bytes != uint64(c.zones) || s.r.Stable || len(s.r.Iov) != 0 {
 				t.Errorf("sector %d: decoded %+v", c.sector, s.r.Request)
 			}
-			d.zones[c.first].State = backend.Closed // as the disk finds
+			d.zones[c.first].State = zone.Closed // as the disk finds
 			if c.status == driver.StatusIOErr {
 				err = backend.ErrIO
 			}
@@ -277,7 +278,7 @@ func TestReportOfZonesThatMove(t *testing.T) {
 		if err != nil || len(got) != c.zones || uint64(written) < 64+64*uint64(c.zones) {
 			t.Fatalf("sector %d: %d zones, %d bytes, %v", c.sector, len(got), written, err)
 		}
-		if c.zones > 0 && (got[0].Start != uint64(c.first)*2048 || got[0].State != uint8(backend.Closed)) {
+		if c.zones > 0 && (got[0].Start != uint64(c.first)*2048 || got[0].State != uint8(zone.Closed)) {
 			t.Errorf("sector %d: the first zone is %+v", c.sector, got[0])
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -234,7 +235,7 @@ func TestReuse(t *testing.T) {
 		}{
 			{driver.TypeWriteZeroes, seg, 1, nil, "00"},
 			{driver.TypeZoneAppend, pattern(64), 9, nil, "887766554433221100"},
-			{driver.TypeZoneAppend, pattern(64), 9, backend.ErrZoneInvalid, "000000000000000003"},
+			{driver.TypeZoneAppend, pattern(64), 9, zone.ErrInvalid, "000000000000000003"},
 			{driver.TypeFlush, nil, 1, backend.ErrIO, "01"},
 			{driver.TypeIn, nil, 3, nil, "cccc00"},
 			{driver.TypeZoneOpen, nil, 1, nil, "00"},

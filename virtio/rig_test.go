@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -192,11 +193,11 @@ func (g *rig) used() driver.Used {
 type fakeDisk struct {
 	backend.Disk
 	info  backend.Info
-	zones []backend.Zone
+	zones []zone.Descriptor
 }
 
-func (d *fakeDisk) Info() backend.Info            { return d.info }
-func (d *fakeDisk) ReportZone(i int) backend.Zone { return d.zones[i] }
+func (d *fakeDisk) Info() backend.Info               { return d.info }
+func (d *fakeDisk) ReportZone(i int) zone.Descriptor { return d.zones[i] }
 
 // plainDisk is an ordinary disk of 1 GiB.
 func plainDisk() *fakeDisk {
@@ -213,12 +214,12 @@ func zonedDisk() *fakeDisk {
 		CapacitySectors: 4*2048 + 1024, LogicalBlockSize: 4096, PhysicalBlockSize: 4096,
 		Zoned: &backend.ZonedInfo{Zones: 5, ZoneSectors: 2048, MaxOpen: 3, MaxActive: 4, MaxAppendSectors: 256, WriteGranularity: 4096},
 	}}
-	d.zones = []backend.Zone{
-		{Start: 0, Length: 2048, Capacity: 2048, WP: 2048, Type: backend.ZoneConventional, State: backend.NotWP},
-		{Start: 2048, Length: 2048, Capacity: 1536, WP: 2048, Type: backend.ZoneSeqWriteRequired, State: backend.Empty},
-		{Start: 4096, Length: 2048, Capacity: 1536, WP: 4104, Type: backend.ZoneSeqWriteRequired, State: backend.ImpOpen},
-		{Start: 6144, Length: 2048, Capacity: 1536, WP: 8192, Type: backend.ZoneSeqWriteRequired, State: backend.Full},
-		{Start: 8192, Length: 1024, Capacity: 1024, WP: 8200, Type: backend.ZoneSeqWriteRequired, State: backend.Offline},
+	d.zones = []zone.Descriptor{
+		{Start: 0, Length: 2048, Capacity: 2048, WP: 2048, Type: zone.Conventional, State: zone.NotWP},
+		{Start: 2048, Length: 2048, Capacity: 1536, WP: 2048, Type: zone.SequentialWriteRequired, State: zone.Empty},
+		{Start: 4096, Length: 2048, Capacity: 1536, WP: 4104, Type: zone.SequentialWriteRequired, State: zone.ImpOpen},
+		{Start: 6144, Length: 2048, Capacity: 1536, WP: 8192, Type: zone.SequentialWriteRequired, State: zone.Full},
+		{Start: 8192, Length: 1024, Capacity: 1024, WP: 8200, Type: zone.SequentialWriteRequired, State: zone.Offline},
 	}
 	return d
 }

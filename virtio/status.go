@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // The status byte of a request ("Device Operation").
@@ -28,10 +29,10 @@ var statuses = [...]struct {
 	// request if the VIRTIO_BLK_F_RO feature if offered".
 	{backend.ErrReadOnly, BlkStatusIOErr},
 	{backend.ErrRange, BlkStatusIOErr},
-	{backend.ErrZoneInvalid, BlkStatusZoneInvalidCmd},
-	{backend.ErrUnalignedWP, BlkStatusZoneUnalignedWP},
-	{backend.ErrOpenResource, BlkStatusZoneOpenResource},
-	{backend.ErrActiveResource, BlkStatusZoneActiveResource},
+	{zone.ErrInvalid, BlkStatusZoneInvalidCmd},
+	{zone.ErrUnaligned, BlkStatusZoneUnalignedWP},
+	{zone.ErrOpenLimit, BlkStatusZoneOpenResource},
+	{zone.ErrActiveLimit, BlkStatusZoneActiveResource},
 }
 
 // StatusOf is the status byte for the outcome of a request, and the only place

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/virtio"
 )
 
@@ -21,14 +22,14 @@ var wantStatus = map[string]struct {
 	err    error
 	status byte
 }{
-	"ErrIO":             {backend.ErrIO, 1},
-	"ErrUnsupported":    {backend.ErrUnsupported, 2},
-	"ErrReadOnly":       {backend.ErrReadOnly, 1},
-	"ErrRange":          {backend.ErrRange, 1},
-	"ErrZoneInvalid":    {backend.ErrZoneInvalid, 3},
-	"ErrUnalignedWP":    {backend.ErrUnalignedWP, 4},
-	"ErrOpenResource":   {backend.ErrOpenResource, 5},
-	"ErrActiveResource": {backend.ErrActiveResource, 6},
+	"ErrIO":          {backend.ErrIO, 1},
+	"ErrUnsupported": {backend.ErrUnsupported, 2},
+	"ErrReadOnly":    {backend.ErrReadOnly, 1},
+	"ErrRange":       {backend.ErrRange, 1},
+	"ErrInvalid":     {zone.ErrInvalid, 3},
+	"ErrUnaligned":   {zone.ErrUnaligned, 4},
+	"ErrOpenLimit":   {zone.ErrOpenLimit, 5},
+	"ErrActiveLimit": {zone.ErrActiveLimit, 6},
 }
 
 // Nothing that a disk ends a request with is missing here: every exported error

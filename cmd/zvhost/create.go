@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 func newCreate() *cobra.Command {
@@ -48,7 +49,7 @@ A SIZE is a number of bytes, or one with a unit: K, M, G, T, in 1024s.`,
 }
 
 // describeGeometry says in a line what a zoned disk is like.
-func describeGeometry(g backend.Geometry) string {
+func describeGeometry(g zone.Geometry) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %s of %s", formatSize(g.CapacitySectors*sectorBytes), count(g.Zones(), "zone"), formatSize(g.ZoneSectors*sectorBytes))
 	if g.ZoneCapacitySectors != g.ZoneSectors {

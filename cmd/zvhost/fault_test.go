@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -98,7 +99,7 @@ func TestBreakItOnPurpose(t *testing.T) {
 	}
 	status(t, "write to a zone that has become read-only", driver.StatusZoneInvalidCmd, q.Write(data, 8*128+12))
 	zones, err := q.ReportAll()
-	if err != nil || zones[8].State != byte(backend.ReadOnly) || zones[9].State != byte(backend.Empty) || zones[11].State != byte(backend.ReadOnly) {
+	if err != nil || zones[8].State != byte(zone.ReadOnly) || zones[9].State != byte(zone.Empty) || zones[11].State != byte(zone.ReadOnly) {
 		t.Errorf("%+v, %v", zones, err)
 	}
 	must(t, "zone", "set-state", "c", "all", "writable")

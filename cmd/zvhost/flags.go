@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // geometryFlags are the options that say what a zoned image is like.
@@ -39,8 +40,8 @@ func (g *geometryFlags) add(fs *pflag.FlagSet) {
 
 // geometry puts the flags together and completes them with their defaults. An
 // error is a usage error.
-func (g *geometryFlags) geometry() (backend.Geometry, error) {
-	var geo backend.Geometry
+func (g *geometryFlags) geometry() (zone.Geometry, error) {
+	var geo zone.Geometry
 	for _, need := range []struct {
 		flag       *sizeFlag
 		name, what string
@@ -63,7 +64,7 @@ func (g *geometryFlags) geometry() (backend.Geometry, error) {
 		}
 		return n
 	}
-	geo = backend.Geometry{
+	geo = zone.Geometry{
 		CapacitySectors:     sectors(&g.size, "size"),
 		ZoneSectors:         sectors(&g.zoneSize, "zone-size"),
 		ZoneCapacitySectors: sectors(&g.zoneCapacity, "zone-capacity"),

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 func newReport() *cobra.Command {
@@ -116,20 +117,20 @@ func newReportJSON(file string, r backend.Report) reportJSON {
 		MaxAppendSectors:      z.MaxAppendSectors,
 		Zones:                 make([]zoneJSON, len(r.Zones)),
 	}
-	for i, zone := range r.Zones {
+	for i, zn := range r.Zones {
 		out.Zones[i] = zoneJSON{
 			Number:          i,
-			StartSector:     zone.Start,
-			LengthSectors:   zone.Length,
-			CapacitySectors: zone.Capacity,
+			StartSector:     zn.Start,
+			LengthSectors:   zn.Length,
+			CapacitySectors: zn.Capacity,
 			Type:            "sequential",
-			State:           zone.State.String(),
+			State:           zn.State.String(),
 		}
-		if zone.Type == backend.ZoneConventional {
+		if zn.Type == zone.Conventional {
 			out.Zones[i].Type = "conventional"
 		}
-		switch zone.State {
-		case backend.Empty, backend.ImpOpen, backend.ExpOpen, backend.Closed:
+		switch zn.State {
+		case zone.Empty, zone.ImpOpen, zone.ExpOpen, zone.Closed:
 			out.Zones[i].WritePointer = &r.Zones[i].WP
 		}
 	}

@@ -10,25 +10,26 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // sampleZones are 64 MiB zones of 48 MiB in every state there is, as a guest's
 // driver would be told of them.
-func sampleZones() []backend.Zone {
+func sampleZones() []zone.Descriptor {
 	const length, capacity = 0x20000, 0x18000
 	states := []struct {
-		state   backend.ZoneState
+		state   zone.State
 		written uint64
 	}{
-		{backend.NotWP, 0}, {backend.Empty, 0}, {backend.ImpOpen, 0x800}, {backend.ExpOpen, 0},
-		{backend.Closed, 0x17fff}, {backend.Full, length}, {backend.ReadOnly, 0x10}, {backend.Offline, 0},
+		{zone.NotWP, 0}, {zone.Empty, 0}, {zone.ImpOpen, 0x800}, {zone.ExpOpen, 0},
+		{zone.Closed, 0x17fff}, {zone.Full, length}, {zone.ReadOnly, 0x10}, {zone.Offline, 0},
 	}
-	zones := make([]backend.Zone, len(states))
+	zones := make([]zone.Descriptor, len(states))
 	for i, s := range states {
 		start := uint64(i) * length
-		zones[i] = backend.Zone{Start: start, Length: length, Capacity: capacity, WP: start + s.written, Type: backend.ZoneSeqWriteRequired, State: s.state}
+		zones[i] = zone.Descriptor{Start: start, Length: length, Capacity: capacity, WP: start + s.written, Type: zone.SequentialWriteRequired, State: s.state}
 	}
-	zones[0].Type, zones[0].Capacity = backend.ZoneConventional, length
+	zones[0].Type, zones[0].Capacity = zone.Conventional, length
 	last := &zones[len(zones)-1] // smaller than the others
 	last.Length, last.Capacity = 0x8000, 0x8000
 	return zones
@@ -120,11 +121,11 @@ func TestZoneMap(t *testing.T) {
 func TestZoneMapFits(t *testing.T) {
 	for _, width := range []int{1, 24, 80, 211} {
 		for _, n := range []int{1, 16, 17, 1000, 131072} {
-			zones := make([]backend.Zone, n)
+			zones := make([]zone.Descriptor, n)
 			for i := range zones {
-				zones[i] = backend.Zone{Start: uint64(i) * 8, Length: 8, Capacity: 8, WP: uint64(i) * 8, Type: backend.ZoneSeqWriteRequired, State: backend.Empty}
+				zones[i] = zone.Descriptor{Start: uint64(i) * 8, Length: 8, Capacity: 8, WP: uint64(i) * 8, Type: zone.SequentialWriteRequired, State: zone.Empty}
 				if i%2 == 1 {
-					zones[i].State, zones[i].WP = backend.Closed, zones[i].Start+4
+					zones[i].State, zones[i].WP = zone.Closed, zones[i].Start+4
 				}
 			}
 			var out bytes.Buffer

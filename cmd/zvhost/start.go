@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // faultFlag is a flag whose value is a fault, and which may be given again
@@ -60,7 +61,7 @@ func (s *startFlags) start(zones int) (backend.Start, error) {
 		if f.text == "" {
 			continue
 		}
-		list, err := backend.ParseZones(f.text, zones)
+		list, err := zone.ParseSet(f.text, zones)
 		if err != nil {
 			return start, usagef("--%s: %w", f.flag, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 )
 
@@ -49,7 +50,7 @@ in flight changes when they have landed; all is durable when the command ends.`,
 			if len(args) != 3 {
 				return usagef("%s needs an image or a control socket, zones and a state (see %s --help)", cmd.CommandPath(), cmd.CommandPath())
 			}
-			if err := backend.CheckZones(args[1]); err != nil {
+			if err := zone.CheckSet(args[1]); err != nil {
 				return &usageError{err}
 			}
 			if _, err := backend.ParseZoneTarget(args[2]); err != nil {

@@ -5,26 +5,26 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // zoneCondition is how util-linux' blkzone abbreviates a zone's state; the
 // numbers of the states are those of BLK_ZONE_COND_* (linux/blkzoned.h), which
 // virtio shares.
-var zoneCondition = map[backend.ZoneState]string{
-	backend.NotWP: "nw", backend.Empty: "em", backend.ImpOpen: "oi", backend.ExpOpen: "oe",
-	backend.Closed: "cl", backend.ReadOnly: "ro", backend.Full: "fu", backend.Offline: "of",
+var zoneCondition = map[zone.State]string{
+	zone.NotWP: "nw", zone.Empty: "em", zone.ImpOpen: "oi", zone.ExpOpen: "oe",
+	zone.Closed: "cl", zone.ReadOnly: "ro", zone.Full: "fu", zone.Offline: "of",
 }
 
 // zoneTypeText is how blkzone names a zone's type (BLK_ZONE_TYPE_*).
-var zoneTypeText = map[backend.ZoneType]string{
-	backend.ZoneConventional:     "CONVENTIONAL",
-	backend.ZoneSeqWriteRequired: "SEQ_WRITE_REQUIRED",
+var zoneTypeText = map[zone.Type]string{
+	zone.Conventional:            "CONVENTIONAL",
+	zone.SequentialWriteRequired: "SEQ_WRITE_REQUIRED",
 }
 
 // writeZoneLines writes the zones as blkzone report does inside a guest, byte
 // for byte, so that the two can be compared.
-func writeZoneLines(w io.Writer, zones []backend.Zone) error {
+func writeZoneLines(w io.Writer, zones []zone.Descriptor) error {
 	b := bufio.NewWriter(w)
 	for _, z := range zones {
 		fmt.Fprintf(b, "  start: 0x%09x, len 0x%06x, cap 0x%06x, wptr 0x%06x reset:0 non-seq:0, zcond:%2d(%s) [type: %d(%s)]\n",
@@ -39,13 +39,13 @@ func writeZoneLines(w io.Writer, zones []backend.Zone) error {
 // virtio_blk puts something there (drivers/block/virtio_blk.c,
 // virtblk_parse_zone): the zone's end when it is full, all ones when it is
 // read-only or offline.
-func guestPointer(z backend.Zone) uint64 {
+func guestPointer(z zone.Descriptor) uint64 {
 	switch {
-	case z.Type == backend.ZoneConventional:
+	case z.Type == zone.Conventional:
 		return 0
-	case z.State == backend.Full:
+	case z.State == zone.Full:
 		return z.Length
-	case z.State == backend.ReadOnly || z.State == backend.Offline:
+	case z.State == zone.ReadOnly || z.State == zone.Offline:
 		return ^uint64(0) - z.Start
 	}
 	return z.WP - z.Start
@@ -53,11 +53,11 @@ func guestPointer(z backend.Zone) uint64 {
 
 // writtenSectors is how much of a zone holds data: all of it where there is no
 // write pointer to tell.
-func writtenSectors(z backend.Zone) uint64 {
+func writtenSectors(z zone.Descriptor) uint64 {
 	switch {
-	case z.Type == backend.ZoneConventional || z.State == backend.Full:
+	case z.Type == zone.Conventional || z.State == zone.Full:
 		return z.Capacity
-	case z.State == backend.Offline:
+	case z.State == zone.Offline:
 		return 0
 	}
 	return z.WP - z.Start

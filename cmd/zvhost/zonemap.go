@@ -7,29 +7,30 @@ import (
 	"strings"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // zoneLook is how a state appears on the map: a letter, an SGR colour for
 // terminals (ECMA-48), and its words in the legend.
-var zoneLook = map[backend.ZoneState]struct {
+var zoneLook = map[zone.State]struct {
 	letter byte
 	colour string
 	words  string
 }{
-	backend.NotWP:    {'n', "34", "conventional"},
-	backend.Empty:    {'.', "90", "empty"},
-	backend.ImpOpen:  {'i', "32", "implicitly open"},
-	backend.ExpOpen:  {'o', "92", "explicitly open"},
-	backend.Closed:   {'c', "33", "closed"},
-	backend.Full:     {'F', "36", "full"},
-	backend.ReadOnly: {'R', "35", "read-only"},
-	backend.Offline:  {'X', "31", "offline"},
+	zone.NotWP:    {'n', "34", "conventional"},
+	zone.Empty:    {'.', "90", "empty"},
+	zone.ImpOpen:  {'i', "32", "implicitly open"},
+	zone.ExpOpen:  {'o', "92", "explicitly open"},
+	zone.Closed:   {'c', "33", "closed"},
+	zone.Full:     {'F', "36", "full"},
+	zone.ReadOnly: {'R', "35", "read-only"},
+	zone.Offline:  {'X', "31", "offline"},
 }
 
 // legendOrder is the order of the states in the legend.
-var legendOrder = []backend.ZoneState{
-	backend.NotWP, backend.Empty, backend.ImpOpen, backend.ExpOpen,
-	backend.Closed, backend.Full, backend.ReadOnly, backend.Offline,
+var legendOrder = []zone.State{
+	zone.NotWP, zone.Empty, zone.ImpOpen, zone.ExpOpen,
+	zone.Closed, zone.Full, zone.ReadOnly, zone.Offline,
 }
 
 // mixedLetter stands for several zones that are not in one state.
@@ -58,7 +59,7 @@ type zoneMap struct {
 }
 
 // draw writes the map, a legend of the states that occur, and a summary.
-func (m zoneMap) draw(w io.Writer, zones []backend.Zone, info *backend.ZonedInfo) error {
+func (m zoneMap) draw(w io.Writer, zones []zone.Descriptor, info *backend.ZonedInfo) error {
 	b := bufio.NewWriter(w)
 	columns := max((m.width-mapMargin)/16*16, 16) // round numbers at the margin
 	perCell := (len(zones) + columns*mapRows - 1) / (columns * mapRows)
@@ -79,7 +80,7 @@ func (m zoneMap) draw(w io.Writer, zones []backend.Zone, info *backend.ZonedInfo
 }
 
 // cell draws one column.
-func (m zoneMap) cell(states, fills *strings.Builder, zones []backend.Zone) {
+func (m zoneMap) cell(states, fills *strings.Builder, zones []zone.Descriptor) {
 	var written, capacity uint64
 	state, mixed := zones[0].State, false
 	for _, z := range zones {
@@ -118,7 +119,7 @@ func (m zoneMap) paint(colour, text string) string {
 
 // legend explains the letters that occur, on as many lines as the width asks
 // for.
-func (m zoneMap) legend(w io.Writer, zones []backend.Zone, perCell int) {
+func (m zoneMap) legend(w io.Writer, zones []zone.Descriptor, perCell int) {
 	n := countStates(zones)
 	line, used := "", 0
 	add := func(colour string, letter byte, words string) {
@@ -143,10 +144,10 @@ func (m zoneMap) legend(w io.Writer, zones []backend.Zone, perCell int) {
 }
 
 // summary says what the zones add up to.
-func summary(w io.Writer, zones []backend.Zone, info *backend.ZonedInfo) {
+func summary(w io.Writer, zones []zone.Descriptor, info *backend.ZonedInfo) {
 	var written, capacity uint64
 	for _, z := range zones {
-		if z.Type == backend.ZoneSeqWriteRequired {
+		if z.Type == zone.SequentialWriteRequired {
 			written += writtenSectors(z)
 			capacity += z.Capacity
 		}
@@ -154,8 +155,8 @@ func summary(w io.Writer, zones []backend.Zone, info *backend.ZonedInfo) {
 	n := countStates(zones)
 	_, _ = fmt.Fprintf(w, "%7s  %s of %s: %d empty, %d open%s, %d closed, %d full",
 		"", count(len(zones), "zone"), formatSize(info.ZoneSectors*sectorBytes),
-		n[backend.Empty], n[backend.ImpOpen]+n[backend.ExpOpen], limitText(info.MaxOpen), n[backend.Closed], n[backend.Full])
-	for _, s := range []backend.ZoneState{backend.NotWP, backend.ReadOnly, backend.Offline} {
+		n[zone.Empty], n[zone.ImpOpen]+n[zone.ExpOpen], limitText(info.MaxOpen), n[zone.Closed], n[zone.Full])
+	for _, s := range []zone.State{zone.NotWP, zone.ReadOnly, zone.Offline} {
 		if n[s] > 0 {
 			_, _ = fmt.Fprintf(w, ", %d %s", n[s], zoneLook[s].words)
 		}
@@ -171,8 +172,8 @@ func limitText(limit uint32) string {
 	return fmt.Sprintf(" (at most %d)", limit)
 }
 
-func countStates(zones []backend.Zone) map[backend.ZoneState]int {
-	n := map[backend.ZoneState]int{}
+func countStates(zones []zone.Descriptor) map[zone.State]int {
+	n := map[zone.State]int{}
 	for _, z := range zones {
 		n[z.State]++
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/internal/daemon"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -76,9 +77,9 @@ func atSocket(path string) Target {
 			OneIn:   *oneInFlag,
 		}
 		if *controlFlag != "" {
-			s.SetState = func(zone int, to zonemodel.State) error {
+			s.SetState = func(zn int, to zonemodel.State) error {
 				_, err := control.Call(*controlFlag, control.Request{
-					Command: control.SetState, Zones: strconv.Itoa(zone), State: stateTargets[to].String(),
+					Command: control.SetState, Zones: strconv.Itoa(zn), State: stateTargets[to].String(),
 				})
 				return err
 			}
@@ -102,7 +103,7 @@ func tableIn(path string) (zones []zonemodel.Descriptor, err error) {
 	for _, z := range r.Zones {
 		zones = append(zones, zonemodel.Descriptor{
 			Start: z.Start, Length: z.Length, Capacity: z.Capacity, WP: z.WP,
-			Conventional: z.Type == backend.ZoneConventional, State: zonemodel.State(z.State),
+			Conventional: z.Type == zone.Conventional, State: zonemodel.State(z.State),
 		})
 	}
 	return zones, err
@@ -162,7 +163,7 @@ type ownDisk struct {
 
 func (d *ownDisk) start(s Setup) (err error) {
 	g := s.Geometry
-	err = backend.CreateImage(d.path, backend.Geometry{
+	err = backend.CreateImage(d.path, zone.Geometry{
 		CapacitySectors: g.CapacitySectors, ZoneSectors: g.ZoneSectors, ZoneCapacitySectors: g.ZoneCapacitySectors,
 		ConventionalZones: g.ConventionalZones, MaxOpen: g.MaxOpen, MaxActive: g.MaxActive,
 		MaxAppendSectors: g.MaxAppendSectors, BlockSize: g.BlockBytes,
@@ -249,8 +250,8 @@ func (d *ownDisk) connect() (*frontend.Client, error) {
 	return frontend.New(ends[1])
 }
 
-func (d *ownDisk) setState(zone int, to zonemodel.State) error {
-	return backend.SetZoneStates(d.disk, []int{zone}, stateTargets[to])
+func (d *ownDisk) setState(zn int, to zonemodel.State) error {
+	return backend.SetZoneStates(d.disk, []int{zn}, stateTargets[to])
 }
 
 // stop ends what is served, and checks the image.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/daemon"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -69,7 +70,7 @@ func serveNull(t *testing.T, sectors uint64) string {
 
 // testGeometry has zones that fill up within a few requests, and one that does
 // not fit.
-var testGeometry = backend.Geometry{
+var testGeometry = zone.Geometry{
 	CapacitySectors: 12*128 + 64, ZoneSectors: 128, ZoneCapacitySectors: 100, ConventionalZones: 1, MaxOpen: 8, MaxAppendSectors: 64,
 }
 

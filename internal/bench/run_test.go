@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -108,7 +109,7 @@ func TestZoned(t *testing.T) {
 				const perZone = 12 // of 8 sectors, in 100
 				var held uint64
 				for i := range disk.Info().Zoned.Zones {
-					if z := disk.ReportZone(i); z.Type != backend.ZoneConventional && z.State != backend.Empty {
+					if z := disk.ReportZone(i); z.Type != zone.Conventional && z.State != zone.Empty {
 						held += (z.WP - z.Start) / 8
 					}
 				}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // answer carries out one request line. note hears in a line of each thing that
@@ -97,7 +98,7 @@ func SetZones(disk backend.Disk, zones, state string) (n int, err error) {
 	if z == nil {
 		return 0, errors.New("the disk is an ordinary one: it has no zones")
 	}
-	list, err := backend.ParseZones(zones, z.Zones)
+	list, err := zone.ParseSet(zones, z.Zones)
 	if err != nil {
 		return 0, err
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
 
@@ -43,7 +44,7 @@ func (r *rig) note(line string) {
 func newDisk(t testing.TB) backend.Disk {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.zvh")
-	if err := backend.CreateImage(path, backend.Geometry{CapacitySectors: 2048, ZoneSectors: 128, ConventionalZones: 2}); err != nil {
+	if err := backend.CreateImage(path, zone.Geometry{CapacitySectors: 2048, ZoneSectors: 128, ConventionalZones: 2}); err != nil {
 		t.Fatal(err)
 	}
 	d, err := backend.Open(path, backend.Options{})
@@ -146,7 +147,7 @@ func TestCommands(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 
-	if a := r.call(Request{Command: SetState, Zones: "3,5-7", State: "offline"}); a.Zones != 4 || r.disk.ReportZone(6).State != backend.Offline {
+	if a := r.call(Request{Command: SetState, Zones: "3,5-7", State: "offline"}); a.Zones != 4 || r.disk.ReportZone(6).State != zone.Offline {
 		t.Errorf("%+v", a)
 	}
 	r.refused(Request{Command: SetState, Zones: "all", State: "full"}, "zone 0 cannot be made full: it is conventional")
@@ -392,7 +393,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("%q is answered %s, %v", line, b, err)
 		}
 		for i := range disk.Info().Zoned.Zones {
-			if z := disk.ReportZone(i); z.Type == backend.ZoneConventional && z.State != backend.NotWP && z.State != backend.ReadOnly && z.State != backend.Offline {
+			if z := disk.ReportZone(i); z.Type == zone.Conventional && z.State != zone.NotWP && z.State != zone.ReadOnly && z.State != zone.Offline {
 				t.Errorf("conventional zone %d is %v", i, z.State)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -52,7 +53,7 @@ const allocZone = 1 << 18 // sectors: room for all runs
 // allocImage makes an image in dir for noAllocations.
 func allocImage(t *testing.T, dir string) (path string) {
 	path = filepath.Join(dir, "disk.zvh")
-	if err := backend.CreateImage(path, backend.Geometry{CapacitySectors: 4 * allocZone, ZoneSectors: allocZone, ConventionalZones: 1}); err != nil {
+	if err := backend.CreateImage(path, zone.Geometry{CapacitySectors: 4 * allocZone, ZoneSectors: allocZone, ConventionalZones: 1}); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -61,7 +62,7 @@ func allocImage(t *testing.T, dir string) (path string) {
 func noAllocations(t *testing.T, r *rig, o frontend.Options) {
 	const (
 		blockBytes = 4096
-		zone       = allocZone
+		zn         = allocZone
 		runs       = 50
 	)
 	o.BufferBytes = blockBytes
@@ -99,9 +100,9 @@ func noAllocations(t *testing.T, r *rig, o frontend.Options) {
 		typ    uint32
 		sector uint64
 	}{
-		{"append", driver.TypeZoneAppend, zone},
-		{"read", driver.TypeIn, zone},
-		{"read of zeroes", driver.TypeIn, 2 * zone},
+		{"append", driver.TypeZoneAppend, zn},
+		{"read", driver.TypeIn, zn},
+		{"read of zeroes", driver.TypeIn, 2 * zn},
 		{"write", driver.TypeOut, 0},
 	} {
 		for _, n := range []int{1, 32} {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -78,7 +79,7 @@ type Config struct {
 
 	// Create is the geometry of an image to make when BlkFile does not exist;
 	// nil when it has to exist.
-	Create *backend.Geometry
+	Create *zone.Geometry
 	// Trace logs every vhost-user message in words, at debug level.
 	Trace bool
 
@@ -249,7 +250,7 @@ func (c *Config) reopener(i backend.Info) (open, look func() (backend.Disk, erro
 
 // matches returns an error that says what differs unless the image at path has
 // the geometry g.
-func matches(path string, g backend.Geometry) error {
+func matches(path string, g zone.Geometry) error {
 	if err := g.Complete(); err != nil {
 		return err
 	}
@@ -268,7 +269,7 @@ func matches(path string, g backend.Geometry) error {
 
 // difference says in which point a zoned disk is not what g describes; empty
 // when it is.
-func difference(r backend.Report, g backend.Geometry) string {
+func difference(r backend.Report, g zone.Geometry) string {
 	z := r.Info.Zoned
 	type point struct {
 		what      string
@@ -280,12 +281,12 @@ func difference(r backend.Report, g backend.Geometry) string {
 		{"zone size", z.ZoneSectors, g.ZoneSectors, true},
 	}
 	conventional := 0
-	for _, zone := range r.Zones {
-		if zone.Type == backend.ZoneConventional {
+	for _, zn := range r.Zones {
+		if zn.Type == zone.Conventional {
 			conventional++
 			continue
 		}
-		points = append(points, point{"zone capacity", zone.Capacity, min(g.ZoneCapacitySectors, zone.Length), true})
+		points = append(points, point{"zone capacity", zn.Capacity, min(g.ZoneCapacitySectors, zn.Length), true})
 	}
 	points = append(points,
 		point{"number of conventional zones", uint64(conventional), uint64(g.ConventionalZones), false},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 func goodConfig() Config {
@@ -44,7 +45,7 @@ func TestValidate(t *testing.T) {
 		{"polling for ever", func(c *Config) { c.PollMax = 2 * time.Second }, "--poll-max=2s: must be 0 (never) to 1s"},
 		{"format", func(c *Config) { c.Format = backend.FormatRaw }, ""},
 		{"no such format", func(c *Config) { c.Format = "qcow2" }, "--format=qcow2: must be raw or zoned"},
-		{"a new ordinary disk", func(c *Config) { c.Create, c.Format = &backend.Geometry{}, backend.FormatRaw }, "--create and --format=raw"},
+		{"a new ordinary disk", func(c *Config) { c.Create, c.Format = &zone.Geometry{}, backend.FormatRaw }, "--create and --format=raw"},
 		{"stdin", func(c *Config) { c.SocketPath, c.FD = "", 0 }, "--fd=0"},
 		{"negative descriptor", func(c *Config) { c.SocketPath, c.FD = "", -3 }, "--fd=-3"},
 		{"no queue", func(c *Config) { c.Queues = 0 }, "--queues=0: must be 1 to 256"},
@@ -56,8 +57,8 @@ func TestValidate(t *testing.T) {
 		{"serial with a letter outside ASCII", func(c *Config) { c.Serial = "Ä" }, "printable"},
 		{"incoming", func(c *Config) { c.Incoming = true }, ""},
 		{"incoming without storage", func(c *Config) { c.Incoming, c.BlkFile, c.NullSectors = true, "", 8 }, "--incoming waits for a disk"},
-		{"incoming and new", func(c *Config) { c.Incoming, c.Create = true, &backend.Geometry{} }, "--incoming and --create"},
-		{"create read-only", func(c *Config) { c.Create, c.ReadOnly = &backend.Geometry{}, true }, "--create and --read-only"},
+		{"incoming and new", func(c *Config) { c.Incoming, c.Create = true, &zone.Geometry{} }, "--incoming and --create"},
+		{"create read-only", func(c *Config) { c.Create, c.ReadOnly = &zone.Geometry{}, true }, "--create and --read-only"},
 	} {
 		c := goodConfig()
 		tt.change(&c)
@@ -83,12 +84,12 @@ func TestCreate(t *testing.T) {
 	open.MaxOpen = 3
 	for _, tt := range []struct {
 		name, file string
-		geometry   backend.Geometry
+		geometry   zone.Geometry
 		want       string
 	}{
 		{"not there yet", image, testGeometry, ""},
 		{"there already", image, testGeometry, ""},
-		{"another size", image, backend.Geometry{CapacitySectors: 4096, ZoneSectors: 128}, "another size (1 MiB, not 2 MiB): give another --blk-file, or leave --create"},
+		{"another size", image, zone.Geometry{CapacitySectors: 4096, ZoneSectors: 128}, "another size (1 MiB, not 2 MiB): give another --blk-file, or leave --create"},
 		{"conventional zones", image, conventional, "another number of conventional zones"},
 		{"capacity", image, capacity, "another zone capacity"},
 		{"limit", image, open, "another open zones limit (0, not 3)"},

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -160,7 +161,7 @@ func (w *worker) doubtful(r *virtio.BlkRequest) bool {
 		return false
 	case backend.OpWrite:
 		// Sectors of a conventional zone can be written again.
-		if i := r.Sector / z.ZoneSectors; i < uint64(z.Zones) && w.dev.disk.ReportZone(int(i)).Type == backend.ZoneConventional {
+		if i := r.Sector / z.ZoneSectors; i < uint64(z.Zones) && w.dev.disk.ReportZone(int(i)).Type == zone.Conventional {
 			return false
 		}
 	}

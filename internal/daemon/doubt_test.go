@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
@@ -28,7 +28,7 @@ func TestReconnectWithoutRecord(t *testing.T) {
 }
 
 func reconnectWithoutRecord(t *testing.T, o frontend.Options) {
-	r := zonedRig(t, backend.Geometry{CapacitySectors: 4 * 128, ZoneSectors: 128, ConventionalZones: 1}, 1)
+	r := zonedRig(t, zone.Geometry{CapacitySectors: 4 * 128, ZoneSectors: 128, ConventionalZones: 1}, 1)
 	g := r.connect(o)
 	q := g.Queue(0)
 	data := make([]byte, 4096)
@@ -368,7 +368,7 @@ func TestRingThatWentRound(t *testing.T) {
 // ringThatWentRound has ring 1 go round, and ring 2 unused; other says that ring 0, which
 // starts first, is in midstream.
 func ringThatWentRound(t *testing.T, o frontend.Options, requests int, other bool) {
-	r := zonedRig(t, backend.Geometry{CapacitySectors: 4 * 128, ZoneSectors: 128, ConventionalZones: 1}, 3)
+	r := zonedRig(t, zone.Geometry{CapacitySectors: 4 * 128, ZoneSectors: 128, ConventionalZones: 1}, 3)
 	g := r.connect(o)
 	if other {
 		g.want("flush", driver.StatusOK, g.Queue(0).Flush())

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -96,7 +97,7 @@ func TestFaultStaysInItsZone(t *testing.T) {
 		}
 	}
 	for i, z := range zones {
-		if i != bad && (z.WP-z.Start != landed[i] || byte(backend.ImpOpen) != z.State) {
+		if i != bad && (z.WP-z.Start != landed[i] || byte(zone.ImpOpen) != z.State) {
 			t.Errorf("zone %d is in state %d with %d sectors written, want %d", i, z.State, z.WP-z.Start, landed[i])
 		}
 	}
@@ -155,7 +156,7 @@ func TestStopInSpiteOfLatency(t *testing.T) {
 	if err := q.Kick(); err != nil {
 		t.Fatal(err)
 	}
-	for r.disk.ReportZone(3).State == backend.Empty { // until it has landed
+	for r.disk.ReportZone(3).State == zone.Empty { // until it has landed
 		time.Sleep(time.Millisecond)
 	}
 	if base, err := q.Stop(); err != nil || base != 1 || q.Ring().DeviceIdx() != 1 {

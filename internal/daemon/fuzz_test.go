@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -32,7 +33,7 @@ const (
 )
 
 // fuzzZones is a small disk of every kind of zone; all executions share one.
-var fuzzZones = backend.Geometry{
+var fuzzZones = zone.Geometry{
 	CapacitySectors: 7*16 + 8, ZoneSectors: 16, ZoneCapacitySectors: 12, ConventionalZones: 1,
 	MaxOpen: 2, MaxActive: 3, MaxAppendSectors: 8,
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A daemon goes on with an ordinary disk that has grown since, whether the guest was
@@ -39,7 +39,7 @@ func TestGrownDiskIsTheSame(t *testing.T) {
 	if err := zonedRig(t, smallZones, 1).dev.Restore(zoned.dev.State()); err != nil {
 		t.Error(err)
 	}
-	if err := zonedRig(t, backend.Geometry{CapacitySectors: 2048, ZoneSectors: 128}, 1).dev.Restore(is, choices); err == nil {
+	if err := zonedRig(t, zone.Geometry{CapacitySectors: 2048, ZoneSectors: 128}, 1).dev.Restore(is, choices); err == nil {
 		t.Error("a zoned disk is taken for an ordinary one")
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -65,7 +65,7 @@ func TestDiskThatHangsHoldsUpNothingElse(t *testing.T) {
 		t.Error(err)
 	}
 	ctl.close()
-	if r.disk.ReportZone(1).State != backend.ImpOpen && r.disk.ReportZone(1).State != backend.Empty {
+	if r.disk.ReportZone(1).State != zone.ImpOpen && r.disk.ReportZone(1).State != zone.Empty {
 		t.Error("the append has landed")
 	}
 	gate.open()

@@ -8,12 +8,13 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
 // loadZones is 4 zones of 1 MiB.
-var loadZones = backend.Geometry{CapacitySectors: 8192, ZoneSectors: 2048}
+var loadZones = zone.Geometry{CapacitySectors: 8192, ZoneSectors: 2048}
 
 const (
 	loadQueues = 3

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
 
@@ -77,7 +78,7 @@ func (b *logBook) wait(n int, words string) {
 }
 
 // testGeometry is a small zoned disk: 16 zones of 64 KiB.
-var testGeometry = backend.Geometry{CapacitySectors: 2048, ZoneSectors: 128}
+var testGeometry = zone.Geometry{CapacitySectors: 2048, ZoneSectors: 128}
 
 // testImage makes an image of testGeometry.
 func testImage(t *testing.T) string {

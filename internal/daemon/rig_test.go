@@ -17,6 +17,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -97,7 +98,7 @@ func (r *rig) close() {
 }
 
 // zonedRig is a rig over a new image.
-func zonedRig(t testing.TB, g backend.Geometry, queues int) *rig {
+func zonedRig(t testing.TB, g zone.Geometry, queues int) *rig {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.zvh")
 	if err := backend.CreateImage(path, g); err != nil {

@@ -4,14 +4,14 @@ import (
 	"bytes"
 	"testing"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
 // smallZones is 8 zones of 64 KiB with 48 KiB to write, the first conventional,
 // in blocks of 4 KiB.
-var smallZones = backend.Geometry{
+var smallZones = zone.Geometry{
 	CapacitySectors: 1024, ZoneSectors: 128, ZoneCapacitySectors: 96, ConventionalZones: 1,
 	MaxOpen: 2, MaxActive: 3, MaxAppendSectors: 64, BlockSize: 4096,
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -293,7 +294,7 @@ func TestControlWhileAway(t *testing.T) {
 	if a, err := control.Call(path, control.Request{Command: control.SetState, Zones: "1", State: "offline"}); err != nil || a.Zones != 1 {
 		t.Errorf("the disk is here: %+v, %v", a, err)
 	}
-	if z := next.dev.disk.ReportZone(1); z.State != backend.Offline {
+	if z := next.dev.disk.ReportZone(1); z.State != zone.Offline {
 		t.Errorf("zone 1: %+v", z)
 	}
 	g.leave()

@@ -17,10 +17,10 @@ const module = "github.com/zvhost/zvhost"
 // package is entered here on purpose, and docs/architecture.md says why it
 // stands where it does.
 var mayImport = map[string][]string{
-	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend"},
+	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/zone"},
 
-	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
-	"internal/control": {"backend", "internal/foreign"},
+	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
+	"internal/control": {"backend", "backend/zone", "internal/foreign"},
 	"internal/keeper":  {"internal/foreign"},
 
 	"internal/foreign":  {},
@@ -33,12 +33,13 @@ var mayImport = map[string][]string{
 	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
-	"virtio":          {"backend", "virtio/guestmem", "internal/iovec"},
+	"virtio":          {"backend", "backend/zone", "virtio/guestmem", "internal/iovec"},
 	"virtio/driver":   {"virtio/guestmem"},
 	"virtio/guestmem": {"internal/iovec", "internal/memfault"},
 
-	"backend":        {"backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
+	"backend":        {"backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
 	"backend/engine": {"internal/uring", "internal/iovec"},
+	"backend/zone":   {},
 
 	"internal/iovec":    {"internal/memfault"},
 	"internal/memfault": {},
@@ -72,7 +73,7 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/engine",
+	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/zone", "backend/engine",
 	"virtio/guestmem", "vhostuser", "internal/failpoint", "internal/iovec",
 }
 

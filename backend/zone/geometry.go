@@ -1,8 +1,7 @@
-package backend
+package zone
 
 import (
 	"fmt"
-	"math"
 	"math/bits"
 )
 
@@ -25,9 +24,11 @@ const (
 	MaxZones = 1 << 22
 	// maxDiskSectors bounds the disk at 8 EiB less one zone table, so that byte
 	// offsets fit an int64.
-	maxDiskSectors = 1 << 53
+	MaxDiskSectors = 1 << 53
 
-	defaultAppendSectors = 1 << 20 >> SectorShift
+	defaultAppendSectors = 1 << 20 >> sectorShift
+
+	sectorShift = 9 // log2 of the bytes of a sector
 )
 
 // Zones is the number of zones, the last of which may be smaller.
@@ -44,10 +45,10 @@ func (g *Geometry) Complete() error {
 	if g.BlockSize != 512 && g.BlockSize != 4096 {
 		return fmt.Errorf("block size %d: must be 512 or 4096", g.BlockSize)
 	}
-	block := uint64(g.BlockSize) >> SectorShift
+	block := uint64(g.BlockSize) >> sectorShift
 	whole := func(what string, sectors uint64) error {
 		if sectors%block != 0 {
-			return fmt.Errorf("%s %d bytes: must be a multiple of the block size, %d", what, sectors<<SectorShift, g.BlockSize)
+			return fmt.Errorf("%s %d bytes: must be a multiple of the block size, %d", what, sectors<<sectorShift, g.BlockSize)
 		}
 		return nil
 	}
@@ -56,24 +57,24 @@ func (g *Geometry) Complete() error {
 	case g.ZoneSectors == 0:
 		return fmt.Errorf("zone size: must be given, a power of two of at least %d bytes", g.BlockSize)
 	case bits.OnesCount64(g.ZoneSectors) != 1 || g.ZoneSectors < block || g.ZoneSectors > 1<<31:
-		return fmt.Errorf("zone size %d bytes: must be a power of two from %d bytes to 1 TiB (Linux takes no other)", g.ZoneSectors<<SectorShift, g.BlockSize)
+		return fmt.Errorf("zone size %d bytes: must be a power of two from %d bytes to 1 TiB (Linux takes no other)", g.ZoneSectors<<sectorShift, g.BlockSize)
 	case g.CapacitySectors == 0:
 		return fmt.Errorf("disk size: must be given, at least one block of %d bytes", g.BlockSize)
-	case g.CapacitySectors > maxDiskSectors:
-		return fmt.Errorf("disk size %d sectors: must be at most %d", g.CapacitySectors, uint64(maxDiskSectors))
+	case g.CapacitySectors > MaxDiskSectors:
+		return fmt.Errorf("disk size %d sectors: must be at most %d", g.CapacitySectors, uint64(MaxDiskSectors))
 	}
 	if err := whole("disk size", g.CapacitySectors); err != nil {
 		return err
 	}
 	if n := (g.CapacitySectors-1)/g.ZoneSectors + 1; n > MaxZones {
-		return fmt.Errorf("zone size %d bytes: %d zones are too many, at most %d; use larger zones", g.ZoneSectors<<SectorShift, n, MaxZones)
+		return fmt.Errorf("zone size %d bytes: %d zones are too many, at most %d; use larger zones", g.ZoneSectors<<sectorShift, n, MaxZones)
 	}
 
 	if g.ZoneCapacitySectors == 0 {
 		g.ZoneCapacitySectors = g.ZoneSectors
 	}
 	if g.ZoneCapacitySectors > g.ZoneSectors {
-		return fmt.Errorf("zone capacity %d bytes: must not exceed the zone size, %d bytes", g.ZoneCapacitySectors<<SectorShift, g.ZoneSectors<<SectorShift)
+		return fmt.Errorf("zone capacity %d bytes: must not exceed the zone size, %d bytes", g.ZoneCapacitySectors<<sectorShift, g.ZoneSectors<<sectorShift)
 	}
 	if err := whole("zone capacity", g.ZoneCapacitySectors); err != nil {
 		return err
@@ -90,65 +91,46 @@ func (g *Geometry) Complete() error {
 		g.MaxAppendSectors = uint32(min(defaultAppendSectors, g.ZoneCapacitySectors))
 	}
 	if uint64(g.MaxAppendSectors) > g.ZoneCapacitySectors {
-		return fmt.Errorf("append limit %d bytes: must not exceed the zone capacity, %d bytes", uint64(g.MaxAppendSectors)<<SectorShift, g.ZoneCapacitySectors<<SectorShift)
+		return fmt.Errorf("append limit %d bytes: must not exceed the zone capacity, %d bytes", uint64(g.MaxAppendSectors)<<sectorShift, g.ZoneCapacitySectors<<sectorShift)
 	}
 	return whole("append limit", uint64(g.MaxAppendSectors))
 }
 
-// conventional says whether zone i has no write pointer.
-func (g *Geometry) conventional(i int) bool { return i < g.ConventionalZones }
+// Conventional says whether zone i has no write pointer.
+func (g *Geometry) Conventional(i int) bool { return i < g.ConventionalZones }
 
-// length is the number of sectors of zone i.
-func (g *Geometry) length(i int) uint64 {
+// Length is the number of sectors of zone i.
+func (g *Geometry) Length(i int) uint64 {
 	return min(g.ZoneSectors, g.CapacitySectors-uint64(i)*g.ZoneSectors)
 }
 
-// capacity is the number of writable sectors of zone i. A conventional zone is
+// Capacity is the number of writable sectors of zone i. A conventional zone is
 // writable to its end.
-func (g *Geometry) capacity(i int) uint64 {
-	if g.conventional(i) {
-		return g.length(i)
+func (g *Geometry) Capacity(i int) uint64 {
+	if g.Conventional(i) {
+		return g.Length(i)
 	}
-	return min(g.ZoneCapacitySectors, g.length(i))
+	return min(g.ZoneCapacitySectors, g.Length(i))
 }
 
-// zone is what a report says of zone i when its table entry is w.
-func (g *Geometry) zone(i int, w word) Zone {
-	typ := ZoneSeqWriteRequired
-	if g.conventional(i) { // read-only and offline ones too
-		typ = ZoneConventional
+// Zone is what a report says of zone i when its table entry is w.
+func (g *Geometry) Zone(i int, w Entry) Descriptor {
+	typ := SequentialWriteRequired
+	if g.Conventional(i) { // read-only and offline ones too
+		typ = Conventional
 	}
-	return reportOf(uint64(i)*g.ZoneSectors, g.length(i), g.capacity(i), typ, w)
+	return Describe(uint64(i)*g.ZoneSectors, g.Length(i), g.Capacity(i), typ, w)
 }
 
-// reportOf is what a report says of a zone whose table entry is w.
-func reportOf(start, length, capacity uint64, typ ZoneType, w word) Zone {
-	z := Zone{Start: start, Length: length, Capacity: capacity, WP: start + w.written(), Type: typ, State: w.state()}
+// Describe is what a report says of a zone whose table entry is w.
+func Describe(start, length, capacity uint64, typ Type, w Entry) Descriptor {
+	z := Descriptor{Start: start, Length: length, Capacity: capacity, WP: start + w.Written(), Type: typ, State: w.State()}
 	switch {
-	case typ == ZoneConventional:
+	case typ == Conventional:
 	case z.State == Full:
 		z.WP = z.Start + z.Length
 	case z.State == Offline:
 		z.WP = z.Start
 	}
 	return z
-}
-
-// info is how a disk of this geometry describes itself.
-func (g *Geometry) info(readOnly bool) Info {
-	return Info{
-		CapacitySectors:   g.CapacitySectors,
-		LogicalBlockSize:  g.BlockSize,
-		PhysicalBlockSize: max(g.BlockSize, 4096),
-		ReadOnly:          readOnly,
-		MaxEraseSectors:   uint32(math.MaxUint32 / g.ZoneSectors * g.ZoneSectors),
-		Zoned: &ZonedInfo{
-			Zones:            g.Zones(),
-			ZoneSectors:      g.ZoneSectors,
-			MaxOpen:          g.MaxOpen,
-			MaxActive:        g.MaxActive,
-			MaxAppendSectors: g.MaxAppendSectors,
-			WriteGranularity: g.BlockSize,
-		},
-	}
 }
