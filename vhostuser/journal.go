@@ -84,7 +84,7 @@ func mapJournal(f *foreign.FD) (*journal, error) {
 func openJournal(file *foreign.FD) (j *journal, kept []byte, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(file.Int(), &st); err != nil || st.Size != journalBytes {
-		return nil, nil, errors.Join(UnfitError{fmt.Errorf("the session's state has %d bytes, not %d: another version of zvhost left it", st.Size, journalBytes)}, err, file.Close())
+		return nil, nil, errors.Join(UnfitError{Err: fmt.Errorf("the session's state has %d bytes, not %d: another version of zvhost left it", st.Size, journalBytes)}, err, file.Close())
 	}
 	if j, err = mapJournal(file); err != nil {
 		return nil, nil, err
@@ -103,7 +103,7 @@ func openJournal(file *foreign.FD) (j *journal, kept []byte, err error) {
 	}
 	switch {
 	case version != journalVersion:
-		return nil, nil, errors.Join(UnfitError{fmt.Errorf("the session's state is kept in version %d, and this zvhost knows %d", version, journalVersion)}, j.close())
+		return nil, nil, errors.Join(UnfitError{Err: fmt.Errorf("the session's state is kept in version %d, and this zvhost knows %d", version, journalVersion)}, j.close())
 	case !found:
 		return nil, nil, errors.Join(errors.New("the session's state is not one that this zvhost can read"), j.close())
 	}

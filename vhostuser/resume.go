@@ -48,7 +48,7 @@ func (e UnfitError) Error() string {
 func unfitOr(err error) error {
 	for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN} {
 		if errors.Is(err, e) {
-			return UnfitError{err}
+			return UnfitError{Err: err}
 		}
 	}
 	return err
@@ -141,7 +141,7 @@ func (s *Session) pickUp(file *foreign.FD, kept Kept) error {
 		return err
 	}
 	if err := s.resumeDevice(); err != nil {
-		return UnfitError{err}
+		return UnfitError{Err: err}
 	}
 	s.keep.committed = true
 	s.dev.Adopt(s.record)

@@ -169,7 +169,7 @@ func (s *Session) resumeKept() error {
 		err := s.resume(i)
 		switch {
 		case errors.As(err, new(startError)) && (!s.rings[i].unsure || s.ran(i)):
-			return UnfitError{err}
+			return UnfitError{Err: err}
 		case errors.As(err, new(startError)):
 			s.keepFirst(&refused, err)
 		case err != nil:

@@ -182,13 +182,13 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	st, k := &s.state, s.keep
 	version := r.u32()
 	if version != stateVersion && version != stateVersionOld {
-		return UnfitError{fmt.Errorf("its state is of version %d, and this zvhost knows %d and %d", version, stateVersionOld, stateVersion)}
+		return UnfitError{Err: fmt.Errorf("its state is of version %d, and this zvhost knows %d and %d", version, stateVersionOld, stateVersion)}
 	}
 	r.message(k)
 	pass := r.u64()
 	st.protocol, st.features = r.u64(), r.u64()
 	if extra := st.protocol &^ Offered; extra != 0 && r.err == nil {
-		return UnfitError{fmt.Errorf("its front-end has taken protocol features %#x, which this zvhost does not know", extra)}
+		return UnfitError{Err: fmt.Errorf("its front-end has taken protocol features %#x, which this zvhost does not know", extra)}
 	}
 	flags := r.bits(1<<sessionBits-1, "the session's flags")
 	st.featuresSet, st.refused = flags&bitFeaturesSet != 0, flags&bitRefused != 0
@@ -247,7 +247,7 @@ func (s *Session) decode(b []byte, kept Kept) error {
 	}
 	s.install(s.regions, mem)
 	if n := r.upTo(MaxQueues, "the number of queues"); n != uint64(len(s.rings)) && r.err == nil {
-		return UnfitError{fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))}
+		return UnfitError{Err: fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))}
 	}
 	for i := 0; i < len(s.rings) && r.err == nil; i++ {
 		g, p := &st.rings[i], &s.rings[i]
