@@ -38,10 +38,10 @@ type Record struct {
 	size  uint16
 }
 
-// MaxQueues is the most queues that a record is made for, and MaxRingSize the most
+// MaxRings is the most rings that a record is made for, and MaxRingSize the most
 // descriptors of each (virtio, "Virtqueues").
 const (
-	MaxQueues   = 256
+	MaxRings    = 256
 	MaxRingSize = 32768
 )
 
@@ -99,8 +99,8 @@ func OpenRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, 
 }
 
 func openRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, error) {
-	if queues < 1 || queues > MaxQueues || size < 1 || size > MaxRingSize {
-		return nil, fmt.Errorf("a record of requests in flight for %d queues of %d descriptors: 1 to %d and 1 to %d may be asked for", queues, size, MaxQueues, MaxRingSize)
+	if queues < 1 || queues > MaxRings || size < 1 || size > MaxRingSize {
+		return nil, fmt.Errorf("a record of requests in flight for %d queues of %d descriptors: 1 to %d and 1 to %d may be asked for", queues, size, MaxRings, MaxRingSize)
 	}
 	n := recordBytes(queues, size)
 	var st unix.Stat_t
