@@ -44,7 +44,7 @@ func (p *plain) grow() (uint64, error) {
 	}
 	p.faults.grow(sectors)
 	p.capacity.Store(sectors)
-	p.size.least.Store(int64(sectors) << SectorShift)
+	p.size.grow(int64(sectors) << SectorShift)
 	return sectors, nil
 }
 

@@ -107,6 +107,10 @@ func openImage(path string, o Options) (_ *image, err error) {
 	if o.look {
 		return img, nil
 	}
+	if !o.ReadOnly && img.unit == 0 {
+		end := uint64(l.fileBytes()-1-l.dataOff) &^ (pageBytes - 1) >> SectorShift
+		img.size.mapEnd(end &^ (img.ZoneSectors - 1)) // an append says which zone, and not where
+	}
 	return img, img.recover()
 }
 
@@ -297,7 +301,7 @@ func (img *image) sync() error {
 
 // release lets the file go as it is.
 func (img *image) release() error {
-	err := img.live.close()
+	err := errors.Join(img.live.close(), img.size.close())
 	for _, f := range []*os.File{img.direct, img.syncs} {
 		if f != nil {
 			err = errors.Join(err, f.Close())

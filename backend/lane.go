@@ -23,6 +23,7 @@ type Lane struct {
 	waiting  reqList // for a detour of others to end
 	inFlight int
 	looked   bool         // since the last Start: see fileSize.before
+	peeked   bool         // likewise, at the last page
 	hurry    atomic.Bool  // no answer is held back any more
 	quit     *atomic.Bool // see QuitOn
 	starters []starter    // begin with Start
@@ -83,7 +84,7 @@ func (l *Lane) Start() {
 		s.begin(l)
 	}
 	l.starters = l.starters[:0]
-	l.looked = false
+	l.looked, l.peeked = false, false
 	l.eng.Submit()
 }
 

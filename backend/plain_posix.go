@@ -111,6 +111,9 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	p.size.init(p.syncFD, int64(sectors)<<SectorShift)
 	p.faults.init(p.info)
 	if !o.look {
+		if !o.ReadOnly && p.edges == nil {
+			p.size.mapEnd((sectors<<SectorShift - 1) &^ (pageBytes - 1) >> SectorShift)
+		}
 		o.warnOfForeign(path, size)
 	}
 	return p, nil
@@ -195,9 +198,10 @@ func (p *plain) lastSync() error {
 }
 
 // release lets the file go as it is.
-func (p *plain) release() (err error) {
+func (p *plain) release() error {
+	err := p.size.close()
 	if p.syncs != nil {
-		err = p.syncs.Close()
+		err = errors.Join(err, p.syncs.Close())
 	}
 	return errors.Join(err, p.f.Close())
 }
@@ -207,7 +211,7 @@ func (p *plain) submit(q *Request) {
 	r := plainOf(q)
 	err := p.size.failed()
 	if err == nil && r.Op != OpRead {
-		err = p.size.before(r.lane)
+		err = p.size.before(q)
 	}
 	if err != nil {
 		p.fail(r, err)

@@ -28,9 +28,12 @@ func wantCutShort(t *testing.T, what string, err error) {
 func TestFileShrinks(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, dir string, o Options, kind engine.Kind) {
 		for _, zoned := range []bool{false, true} {
-			for _, first := range []string{"read", "write", "flush", "zeroes", "manage", "nothing"} {
-				for _, to := range []int64{0, 4096, 1 << 16} {
+			for _, first := range []string{"read", "write", "write ahead", "flush", "zeroes", "manage", "nothing"} {
+				for _, to := range []int64{0, 4096, 1 << 16, -512} { // the last within the last page
 					path, start := shrinking(t, dir, zoned), uint64(0)
+					if to < 0 {
+						to += sizeAt(t, path)
+					}
 					d, err := Open(path, o)
 					if err != nil {
 						t.Fatal(err)
@@ -49,11 +52,15 @@ func TestFileShrinks(t *testing.T) {
 					last := d.Info().CapacitySectors - 8
 					switch {
 					case first == "read": // what is cut off for sure
-						c.want(c.do(request(OpRead, start+56, crooked(4096, 0))), map[bool]error{true: ErrIO}[to != 1<<16 || zoned])
+						c.want(c.do(request(OpRead, start+56, crooked(4096, 0))), map[bool]error{true: ErrIO}[to <= 4096 || zoned && to == 1<<16])
 					case first == "write" && zoned:
 						c.want(c.write(15*small.ZoneSectors, crooked(32<<10, 0)), ErrIO)
 					case first == "write":
 						c.want(c.write(last, crooked(4096, 0)), ErrIO)
+					case first == "write ahead": // before the last page
+						if err := c.write(start+64, crooked(4096, 0)); err == nil && to%4096 == 0 {
+							t.Errorf("a write was answered with success, of a file of %d bytes", to)
+						}
 					case first == "flush":
 						c.want(c.flush(), ErrIO)
 					case first == "zeroes" && !zoned:
@@ -67,8 +74,8 @@ func TestFileShrinks(t *testing.T) {
 						wantCutShort(t, "write", c.write(start, crooked(4096, 0)))
 					}
 					wantCutShort(t, first+", close", d.Close())
-					if st, err := os.Stat(path); err != nil || st.Size() > to {
-						t.Errorf("%s: the file has %d bytes again, %v", first, st.Size(), err)
+					if size := sizeAt(t, path); size > to {
+						t.Errorf("%s: the file has %d bytes again, and was cut to %d", first, size, to)
 					}
 					if err := os.Remove(path); err != nil {
 						t.Fatal(err)
@@ -90,6 +97,15 @@ func shrinking(t *testing.T, dir string, zoned bool) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+func sizeAt(t *testing.T, path string) int64 {
+	t.Helper()
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Size()
 }
 
 // A disk that is only read says so, too, when it is closed.

@@ -168,7 +168,7 @@ func (d *zoned) submit(q *Request) {
 	r := zonedOf(q)
 	err := d.img.size.failed()
 	if err == nil && r.Op != OpRead && r.Op != OpReport {
-		err = d.img.size.before(r.lane)
+		err = d.img.size.before(q)
 	}
 	if err != nil {
 		d.fail(r, err)
