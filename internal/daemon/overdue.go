@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,14 +15,22 @@ import (
 // in a system call itself, so a goroutine beside it looks.
 //
 // A request is dated by the round in which it was taken: a clock would be read for each.
+// The worker shows what it has added and done batch by batch: an atomic store for each
+// waits for all stores to guest memory before it, and was 12 % of the worker's own time.
 type overdue struct {
 	queue  int
-	round  atomic.Uint32   // how often look was called, from 1 on
-	taken  []atomic.Uint32 // by tag: round << opBits | operation; 0: not in flight
-	told   bool            // the requests that are overdue now were told of
+	round  atomic.Uint32 // how often look was called, from 1 on
+	hidden []datedTag    // the worker's: what was not shown yet
+	begun  bool          // likewise: the first request of the batch was shown
+	mu     sync.Mutex    // guards taken, with nothing that waits
+	taken  []uint32      // by tag: round << opBits | operation; 0: not in flight
+	told   bool          // the requests that are overdue now were told of
 	warn   func(format string, args ...any)
 	inform func(format string, args ...any)
 }
+
+// A datedTag is what taken is to say of a tag.
+type datedTag struct{ tag, taken uint32 }
 
 const (
 	opBits = 8
@@ -31,17 +40,37 @@ const (
 )
 
 func newOverdue(w *worker) *overdue {
-	o := &overdue{queue: w.index, taken: make([]atomic.Uint32, w.requests.tags()), warn: w.dev.log.Warnf, inform: w.dev.log.Infof}
+	o := &overdue{queue: w.index, taken: make([]uint32, w.requests.tags()), warn: w.dev.log.Warnf, inform: w.dev.log.Infof}
 	o.round.Store(1)
 	return o
 }
 
 // add notes that a request goes to the disk, and done that it is answered. The worker
-// calls them.
+// calls them. The first request of a batch is shown before it goes there, for the worker
+// may be stuck with it.
 func (o *overdue) add(tag uint32, op backend.Op) {
-	o.taken[tag].Store(o.round.Load()<<opBits | uint32(op))
+	o.hidden = append(o.hidden, datedTag{tag, o.round.Load()<<opBits | uint32(op)})
+	if !o.begun {
+		o.show()
+		o.begun = true
+	}
 }
-func (o *overdue) done(tag uint32) { o.taken[tag].Store(0) }
+func (o *overdue) done(tag uint32) { o.hidden = append(o.hidden, datedTag{tag, 0}) }
+
+// show ends a batch: look sees what was added and done. The worker calls it before it
+// waits for anything but the disk's taking the batch.
+func (o *overdue) show() {
+	o.begun = false
+	if len(o.hidden) == 0 {
+		return
+	}
+	o.mu.Lock()
+	for _, d := range o.hidden {
+		o.taken[d.tag] = d.taken
+	}
+	o.mu.Unlock()
+	o.hidden = o.hidden[:0]
+}
 
 // start has somebody look until stop is called.
 func (o *overdue) start(patience time.Duration) (stop func()) {
@@ -69,8 +98,8 @@ func (o *overdue) start(patience time.Duration) (stop func()) {
 func (o *overdue) look(patience time.Duration) {
 	now := o.round.Load()
 	count, age, op := 0, uint32(0), backend.Op(0)
-	for i := range o.taken {
-		t := o.taken[i].Load()
+	o.mu.Lock()
+	for _, t := range o.taken {
 		if t == 0 {
 			continue
 		}
@@ -80,6 +109,7 @@ func (o *overdue) look(patience time.Duration) {
 			}
 		}
 	}
+	o.mu.Unlock()
 	switch {
 	case count > 0 && !o.told:
 		what := fmt.Sprintf("a request (%v)", op)

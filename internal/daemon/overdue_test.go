@@ -3,7 +3,6 @@ package daemon
 import (
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,12 +16,13 @@ func TestOverdue(t *testing.T) {
 	for _, first := range []uint32{1, roundsMask - 1, roundsMask} {
 		var said []string
 		say := func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
-		o := &overdue{queue: 3, taken: make([]atomic.Uint32, 4), warn: say, inform: say}
+		o := &overdue{queue: 3, taken: make([]uint32, 4), warn: say, inform: say}
 		o.round.Store(first)
 		o.add(1, backend.OpRead)
 		for range 3 {
 			o.add(0, backend.OpWrite)
 			o.done(0)
+			o.show()
 			o.look(5 * time.Second)
 		}
 		o.add(2, backend.OpAppend)
@@ -30,11 +30,22 @@ func TestOverdue(t *testing.T) {
 			o.look(5 * time.Second)
 		}
 		o.done(1)
+		o.show()
 		o.look(5 * time.Second)
 		o.done(2)
+		o.show()
 		o.look(5 * time.Second)
 		o.add(2, backend.OpAppend)
 		o.add(3, backend.OpFlush)
+		o.show()
+		for range 3 {
+			o.look(5 * time.Second)
+		}
+		o.done(2)
+		o.done(3)
+		o.show()
+		o.look(5 * time.Second)
+		o.add(1, backend.OpReset) // the worker is stuck with it
 		for range 3 {
 			o.look(5 * time.Second)
 		}
@@ -43,6 +54,8 @@ func TestOverdue(t *testing.T) {
 			"queue 3: a request (read) " + which,
 			"queue 3: the disk has answered what was waited for",
 			"queue 3: 2 requests (the oldest: flush) " + which,
+			"queue 3: the disk has answered what was waited for",
+			"queue 3: a request (reset) " + which,
 		}
 		if !slices.Equal(said, want) {
 			t.Errorf("from round %d on: said %q", first, said)

@@ -50,6 +50,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 		_, spoiled = w.take()
 	}
 	if len(heads) > 0 {
+		w.overdue.show()
 		w.lane.Start()
 		w.publish()
 	}
@@ -69,6 +70,7 @@ func (w *worker) makeRoom() bool {
 	if !w.requests.full() {
 		return true
 	}
+	w.overdue.show()
 	w.lane.Start()
 	for w.requests.full() {
 		w.lane.Arm()

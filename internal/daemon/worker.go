@@ -263,6 +263,7 @@ func (w *worker) take() (taken int, err error) {
 		w.rec.SetNote(uint64(noteSettled))
 	}
 	if taken > 0 {
+		w.overdue.show()
 		w.lane.Start()
 		w.publish()
 	}
@@ -276,6 +277,7 @@ func (w *worker) answer() (n int) {
 		n++
 	}
 	if n > 0 {
+		w.overdue.show()
 		w.publish()
 	}
 	return n
@@ -283,7 +285,7 @@ func (w *worker) answer() (n int) {
 
 func (w *worker) complete(r *virtio.BlkRequest) {
 	err := r.Err
-	if errors.Is(err, engine.ErrQuit) {
+	if err != nil && errors.Is(err, engine.ErrQuit) {
 		// It was not carried out, and stays in flight in the record for who may come with that.
 		w.requests.put(r)
 		w.overdue.done(r.Tag)
