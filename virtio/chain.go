@@ -66,7 +66,10 @@ var (
 
 // reset empties c for another chain and keeps what it has allocated.
 func (c *Chain) reset(head uint16) {
-	*c = Chain{Head: head, Out: c.Out[:0], In: c.In[:0]}
+	// Field by field: a Chain that is copied as a whole is read from where its fields
+	// have just been stored one by one, which the processor waits for.
+	c.Head, c.Out, c.In = head, c.Out[:0], c.In[:0]
+	c.longest, c.seams, c.OutBytes, c.InBytes, c.Err = 0, 0, 0, 0, nil
 }
 
 // fail makes c a bad chain, of which nothing can be reached yet.
