@@ -24,11 +24,11 @@ const (
 // requestTable is a worker's requests. They are made as they are needed and stay
 // where they are.
 type requestTable struct {
-	most   int  // requests in flight
-	small  bool // the ring has no more entries than that
-	chunks [][]virtio.BlkRequest
-	free   []uint32 // tags of those that are not in flight
-	sizes  []requestSize
+	most  int                  // requests in flight
+	small bool                 // the ring has no more entries than that
+	all   []*virtio.BlkRequest // by tag
+	free  []uint32             // tags of those that are not in flight
+	sizes []requestSize
 
 	pieces int    // of what is in flight
 	bytes  uint64 // likewise
@@ -72,16 +72,14 @@ func (t *requestTable) grow() {
 	chunk := make([]virtio.BlkRequest, chunkRequests)
 	for i := range chunk {
 		chunk[i].Tag = uint32(len(t.sizes) + i)
+		t.all = append(t.all, &chunk[i])
 		t.free = append(t.free, uint32(len(t.sizes)+len(chunk)-1-i))
 	}
-	t.chunks = append(t.chunks, chunk)
 	t.sizes = append(t.sizes, make([]requestSize, len(chunk))...)
 }
 
 // at is the request with that tag.
-func (t *requestTable) at(tag uint32) *virtio.BlkRequest {
-	return &t.chunks[tag/chunkRequests][tag%chunkRequests]
-}
+func (t *requestTable) at(tag uint32) *virtio.BlkRequest { return t.all[tag] }
 
 // take makes the request that next has returned one in flight.
 func (t *requestTable) take(r *virtio.BlkRequest) {
