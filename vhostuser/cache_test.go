@@ -3,7 +3,7 @@ package vhostuser
 import (
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // Which rings are said to have been used before: those that begin in midstream and were not
@@ -122,7 +122,7 @@ func TestOldStateIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept := store.kept(t)
-	j, b, err := openJournal(kept[keptJournal])
+	j, b, err := openJournal(foreign.NewFD(dupOf(t, kept[journalName].Int())))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,12 +140,11 @@ func TestOldStateIsRead(t *testing.T) {
 	if err := j.commit(old); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Munmap(j.mem); err != nil {
+	if err := j.close(); err != nil {
 		t.Fatal(err)
 	}
-	kept[keptJournal] = j.file
 	next := &fakeDevice{choices: 7}
-	s, err := ResumeSession(kept, next, Options{Keep: store.keep()})
+	s, err := ResumeSession(kept, next, Options{Store: store.keep()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,9 +25,9 @@ type Message struct {
 	// sender is the process that has sent the last of it, 0 where that is not known
 	// (SCM_CREDENTIALS, unix(7)).
 	sender  int32
-	surplus []*foreign.FD // they are closed with the others: see peekRequest
+	surplus []*foreign.FD // they are closed with the others: see readAhead
 
-	// A message with its header, and one byte more: see peekRequest.
+	// A message with its header, and one byte more: see readAhead.
 	buf [HeaderSize + MaxPayload + 1]byte
 }
 

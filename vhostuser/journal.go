@@ -25,7 +25,7 @@ import (
 //	slot  0     magic, version (4 each)
 //	      8     number of the commit (8)
 //	      16    length of what is kept (4), CRC-32C of the bytes 0 to 20 and of it (4)
-//	      64    struct mmsghdr: maxPieces for the message, one for the answer
+//	      64    struct mmsghdr: MaxPieces for the message, one for the answer
 //	      512   struct iovec, as many
 //	      1024  control message for the answer's descriptor
 //	      4096  what is kept
@@ -51,10 +51,6 @@ const (
 	vectorBytes  = 16 // struct iovec
 	scratchAt    = 2 * slotBytes
 	journalBytes = scratchAt + 8192
-
-	// maxPieces is how many parts a message may come in: each part that brings
-	// descriptors ends one (net/unix/af_unix.c, unix_stream_read_generic).
-	maxPieces = 4
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -92,14 +88,14 @@ func openJournal(file *foreign.FD) (j *journal, kept []byte, err error) {
 	version, found := uint32(journalVersion), false
 	for i := range 2 {
 		s := j.slot(i)
-		n := le.Uint32(s[16:])
-		if le.Uint32(s) != journalMagic || n > slotBytes-slotKept ||
-			le.Uint32(s[slotSum:]) != slotCheck(s, n) || found && !after(le.Uint64(s[8:]), j.gen) {
+		n := binary.LittleEndian.Uint32(s[16:])
+		if binary.LittleEndian.Uint32(s) != journalMagic || n > slotBytes-slotKept ||
+			binary.LittleEndian.Uint32(s[slotSum:]) != slotCheck(s, n) || found && !after(binary.LittleEndian.Uint64(s[8:]), j.gen) {
 			continue
 		}
 		found = true
-		version = le.Uint32(s[4:])
-		j.now, j.gen, kept = i, le.Uint64(s[8:]), s[slotKept:][:n]
+		version = binary.LittleEndian.Uint32(s[4:])
+		j.now, j.gen, kept = i, binary.LittleEndian.Uint64(s[8:]), s[slotKept:][:n]
 	}
 	switch {
 	case version != journalVersion:
@@ -131,13 +127,16 @@ func (j *journal) commit(kept []byte) error {
 	s := j.slot(j.now)
 	clear(s[:slotKept])
 	copy(s[slotKept:], kept)
-	le.PutUint32(s[16:], uint32(len(kept)))
-	le.PutUint64(s[8:], j.gen)
-	le.PutUint32(s[4:], journalVersion)
-	le.PutUint32(s, journalMagic)
-	le.PutUint32(s[slotSum:], slotCheck(s, uint32(len(kept))))
+	binary.LittleEndian.PutUint32(s[16:], uint32(len(kept)))
+	binary.LittleEndian.PutUint64(s[8:], j.gen)
+	binary.LittleEndian.PutUint32(s[4:], journalVersion)
+	binary.LittleEndian.PutUint32(s, journalMagic)
+	binary.LittleEndian.PutUint32(s[slotSum:], slotCheck(s, uint32(len(kept))))
 	return nil
 }
+
+// FD lends the descriptor of the memory out.
+func (j *journal) FD() int { return j.file.Int() }
 
 func (j *journal) close() error {
 	if j == nil {
@@ -151,8 +150,8 @@ func (j *journal) close() error {
 func (j *journal) header(i, at, n int) {
 	s := j.slot(j.now)
 	v := s[slotVectors+i*vectorBytes:][:vectorBytes]
-	le.PutUint64(v, j.address(at))
-	le.PutUint64(v[8:], uint64(n))
+	binary.LittleEndian.PutUint64(v, j.address(at))
+	binary.LittleEndian.PutUint64(v[8:], uint64(n))
 	h := (*unix.Msghdr)(unsafe.Pointer(&s[slotHeaders+i*headerBytes]))
 	*h = unix.Msghdr{Iov: (*unix.Iovec)(unsafe.Pointer(&v[0])), Iovlen: 1}
 }
@@ -176,7 +175,7 @@ func (j *journal) call(trap, fd uintptr, first, n int, flags uintptr) (int, erro
 
 // take takes a message from the socket that was looked at in these pieces, if
 // that has not been done yet. Its bytes and descriptors are dropped.
-func (j *journal) take(fd uintptr, pieces []uint32) error {
+func (j *journal) take(fd uintptr, pieces Pieces) error {
 	first := 0
 	for first < len(pieces) && j.moved(first) > 0 {
 		first++
@@ -208,23 +207,23 @@ func (j *journal) take(fd uintptr, pieces []uint32) error {
 // that has not been done yet, and with it the descriptor pass, -1 for none. It
 // reports false where the socket takes nothing at the moment.
 func (j *journal) answer(fd uintptr, at, n, pass int) (sent bool, err error) {
-	if j.moved(maxPieces) > 0 {
+	if j.moved(MaxPieces) > 0 {
 		return true, nil
 	}
-	j.header(maxPieces, j.now*slotBytes+slotKept+at, n)
+	j.header(MaxPieces, j.now*slotBytes+slotKept+at, n)
 	if pass >= 0 {
 		s := j.slot(j.now)
 		oob := unix.UnixRights(pass)
 		copy(s[slotControl:], oob)
-		h := (*unix.Msghdr)(unsafe.Pointer(&s[slotHeaders+maxPieces*headerBytes]))
+		h := (*unix.Msghdr)(unsafe.Pointer(&s[slotHeaders+MaxPieces*headerBytes]))
 		h.Control = &s[slotControl]
 		h.SetControllen(len(oob))
 	}
-	_, err = j.call(unix.SYS_SENDMMSG, fd, maxPieces, 1, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	_, err = j.call(unix.SYS_SENDMMSG, fd, MaxPieces, 1, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	switch {
 	case err == unix.EAGAIN:
 		return false, nil
-	case err == nil && j.moved(maxPieces) != n:
+	case err == nil && j.moved(MaxPieces) != n:
 		err = unix.EIO
 	}
 	if err != nil {

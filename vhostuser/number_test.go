@@ -1,12 +1,7 @@
 package vhostuser
 
 import (
-	"slices"
 	"testing"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 const most = ^uint64(0)
@@ -43,53 +38,5 @@ func TestLivesComeToTheirEnd(t *testing.T) {
 			}
 			life = nextLife(life)
 		}
-	}
-}
-
-// Commits are numbered from the beginning again behind the last number: the newest one
-// counts all the same.
-func TestCommitsComeToTheirEnd(t *testing.T) {
-	j, err := newJournal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	j.gen = most - 3
-	for i := range byte(8) {
-		if err := j.commit([]byte{i}); err != nil {
-			t.Fatal(err)
-		}
-		fd, err := unix.FcntlInt(uintptr(j.file.Int()), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		next, kept, err := openJournal(foreign.NewFD(fd))
-		if err != nil {
-			t.Fatalf("commit %#x: %v", j.gen, err)
-		}
-		if len(kept) != 1 || kept[0] != i || next.gen != j.gen {
-			t.Errorf("commit %#x: the next process finds %d, number %#x", j.gen, kept, next.gen)
-		}
-		if err := j.close(); err != nil {
-			t.Fatal(err)
-		}
-		j = next
-	}
-	if err := j.close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Descriptors that are kept have ids of their own, never 0, whatever the ids are that a
-// store gave back.
-func TestIDsComeToTheirEnd(t *testing.T) {
-	k := &keeper{lastID: most - 2, names: map[uint64]*foreign.FD{1: {}, 2: {}}}
-	var got []uint64
-	for range 4 {
-		id := k.newID()
-		k.names[id] = new(foreign.FD)
-		got = append(got, id)
-	}
-	if want := []uint64{most - 1, most, 3, 4}; !slices.Equal(got, want) {
-		t.Errorf("ids %#x, want %#x", got, want)
 	}
 }

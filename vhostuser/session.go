@@ -24,8 +24,8 @@ type Options struct {
 	// Behind runs what nobody has to wait for: giving back the memory of a session that has
 	// ended, which takes a moment for each GiB. nil: at once.
 	Behind func(func())
-	// Keep is where to put what has to outlive this process; nil for nowhere.
-	Keep *Keep
+	// Store is where to put what has to outlive this process; nil for nowhere.
+	Store *Store
 }
 
 // A Session serves one front-end: it reads messages, keeps what they say, and
@@ -44,7 +44,7 @@ type Session struct {
 	regions  []region                 // as state.regions
 	rings    []ring                   // as many as the device has queues
 	record   *Record                  // of what is in flight; nil: nobody is to know
-	keep     *keeper                  // nil: the session ends with the process
+	saver    *Saver                   // nil: the session ends with the process
 	pass     *foreign.FD              // goes with the answer to the message at hand; lent
 	transfer atomic.Pointer[transfer] // of the device's state; nil: none
 
@@ -121,8 +121,8 @@ func (s *Session) Run() error {
 	m := new(Message)
 	defer m.Close()
 	loop := s.runPlain
-	if s.opt.Keep != nil {
-		loop = s.runKept
+	if s.opt.Store != nil {
+		loop = s.runSaved
 	}
 	switch err := loop(m); {
 	case s.suspended.Load() && errors.Is(err, os.ErrDeadlineExceeded):
@@ -162,8 +162,8 @@ func (s *Session) runPlain(m *Message) error {
 func (s *Session) end() {
 	s.ending.Store(true)
 	leaves := s.suspended.Load()
-	if s.keep != nil && !leaves {
-		s.forget()
+	if s.saver != nil && !leaves {
+		s.saver.DropAll()
 	}
 	switch {
 	case leaves:
@@ -181,8 +181,8 @@ func (s *Session) end() {
 	s.giveBack(leaves, false)
 	over()
 	s.speaker.close()
-	if s.keep != nil {
-		if err := s.keep.journal.close(); err != nil {
+	if s.saver != nil {
+		if err := s.saver.Journal.close(); err != nil {
 			s.log(LevelWarn, "%v", err)
 		}
 	}
@@ -203,12 +203,12 @@ func (s *Session) serve(m *Message) error {
 	var reply []byte
 	s.pass = nil
 	err := m.admit(r, s.state.protocol)
-	if s.keep != nil && (r.replies || wantAck && s.state.protocol&ProtocolReplyAck != 0) {
+	if s.saver != nil && (r.replies || wantAck && s.state.protocol&ProtocolReplyAck != 0) {
 		s.stage(m, AppendU64(nil, 0)) // what it will be, most likely, where rings start: see beforeStart
 	}
 	acked := s.state.protocol&ProtocolReplyAck != 0
 	if err == nil {
-		if perr := s.putAll(m, r.slot); perr != nil {
+		if perr := s.saveFiles(m, r.slot); perr != nil {
 			return perr
 		}
 		if !m.Request.mayPrecedeOwner() {
@@ -261,15 +261,15 @@ func (s *Session) warn(format string, args ...any) {
 }
 
 func (s *Session) answer(m *Message, payload []byte) error {
-	if s.keep != nil {
+	if s.saver != nil {
 		s.stage(m, payload)
 	}
 	if s.opt.Trace {
 		a := Message{Header: Header{m.Request, Version | FlagReply, uint32(len(payload))}, Payload: payload}
 		s.log(LevelDebug, "answer: %v", &a)
 	}
-	if s.keep != nil {
-		return nil // runKept sends it, once it is committed
+	if s.saver != nil {
+		return nil // runSaved sends it, once it is committed
 	}
 	return s.conn.Write(m.Request, Version|FlagReply, payload, s.passing()...)
 }
@@ -284,13 +284,13 @@ func (s *Session) passing() []int {
 
 // stage makes the answer to m what the next commit says.
 func (s *Session) stage(m *Message, payload []byte) {
-	s.keep.reply = append(Header{m.Request, Version | FlagReply, uint32(len(payload))}.Append(s.keep.reply[:0]), payload...)
+	s.saver.Reply = append(Header{m.Request, Version | FlagReply, uint32(len(payload))}.Append(s.saver.Reply[:0]), payload...)
 }
 
 // unstage says that there is no answer.
 func (s *Session) unstage() {
-	if s.keep != nil {
-		s.keep.reply = s.keep.reply[:0]
+	if s.saver != nil {
+		s.saver.Reply = s.saver.Reply[:0]
 	}
 }
 

@@ -72,7 +72,7 @@ func (s *Session) readAny(kept bool) (err error) {
 	m := new(Message)
 	defer m.Close()
 	if kept {
-		_, err = s.conn.peekRequest(m)
+		_, err = s.conn.readAhead(m)
 		return err
 	}
 	return s.conn.ReadRequest(m)

@@ -65,7 +65,7 @@ func (s *Session) getInflightFD(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.put(r.File()); err != nil {
+	if err := s.saver.Save(r.File()); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	s.attach(r)

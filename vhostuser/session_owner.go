@@ -42,10 +42,10 @@ func (s *Session) setOwner(*Message) ([]byte, error) {
 		s.rings[i] = ring{}
 	}
 	s.greeted, s.memoryGiven, s.memoryMissed = false, false, false
-	if s.keep == nil {
+	if s.saver == nil {
 		return nil, nil
 	}
-	return nil, s.keepRecord()
+	return nil, s.saveRecord()
 }
 
 // resetOwner disables all rings, which is one of the two things that the
@@ -93,13 +93,13 @@ func (s *Session) giveBack(leaves, backStays bool) {
 	}
 }
 
-// keepRecord makes a record of requests in flight that is kept beyond this process.
-func (s *Session) keepRecord() error {
+// saveRecord makes a record of requests in flight that is saved for the next process.
+func (s *Session) saveRecord() error {
 	r, err := NewRecord(len(s.rings), MaxRingSize)
 	if err != nil {
 		return err
 	}
-	if err := s.put(r.File()); err != nil {
+	if err := s.saver.Save(r.File()); err != nil {
 		return errors.Join(err, r.Close())
 	}
 	s.record = r

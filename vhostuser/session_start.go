@@ -65,7 +65,7 @@ func (s *Session) start(i int) error {
 		return uncoveredError{i, err}
 	}
 	rec := s.record.Ring(i)
-	if rec == nil && s.keep != nil {
+	if rec == nil && s.saver != nil {
 		return fmt.Errorf("ring %d: the record of requests in flight was made for %d queues, and without one the next zvhost could not go on with it: ask GET_INFLIGHT_FD for as many queues as are used", i, s.record.Rings())
 	}
 	log, usedLog, logCall, err := s.ringLog(i)
@@ -153,12 +153,12 @@ func (s *Session) resumeCovered() (first error) {
 	return first
 }
 
-// resumeKept starts the rings that ran in the process before. What was refused there,
+// resumeSaved starts the rings that ran in the process before. What was refused there,
 // or makes no sense, stands still here as well; one that the device does not start, for
 // want of an engine perhaps, or of a disk that is in use, is for a process that can, unless
 // that process was only about to start it. None is served before all have started, for what
 // is in flight in one may wait for another.
-func (s *Session) resumeKept() error {
+func (s *Session) resumeSaved() error {
 	s.held = true
 	var refused error
 	for i := range s.rings {
@@ -177,7 +177,7 @@ func (s *Session) resumeKept() error {
 		}
 	}
 	if refused != nil {
-		if err := s.refuseKept(refused); err != nil {
+		if err := s.refuseSaved(refused); err != nil {
 			return err
 		}
 	}
@@ -193,10 +193,10 @@ func (s *Session) ran(i int) bool {
 	return life != 0 && (life == s.state.rings[i].life || nextLife(life) == s.state.rings[i].life)
 }
 
-// refuseKept refuses the message that the process before died over, as that one would
+// refuseSaved refuses the message that the process before died over, as that one would
 // have: what it was to start does not start here either, because of err, and never ran.
-func (s *Session) refuseKept(err error) error {
-	h, herr := ParseHeader(s.keep.reply[:min(HeaderSize, len(s.keep.reply))])
+func (s *Session) refuseSaved(err error) error {
+	h, herr := ParseHeader(s.saver.Reply[:min(HeaderSize, len(s.saver.Reply))])
 	if herr != nil || h.Request.row().replies { // there is no way to say so
 		return errors.New(err.Error()) // not what err wraps: no other process is waited for
 	}

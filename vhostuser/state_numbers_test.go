@@ -3,13 +3,12 @@ package vhostuser
 import (
 	"errors"
 	"math"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // A field is a number of what encode writes, and values that it cannot have.
@@ -26,7 +25,7 @@ func keptFields(reply, pieces, regions, rings int) (fields []field) {
 	add(4, "version", 0, stateVersion+1, math.MaxUint32)
 	add(4, "bytes of the answer", 1, HeaderSize-1, HeaderSize+MaxPayload+1, 1<<31, math.MaxUint32)
 	add(reply, "the answer")
-	add(4, "pieces", maxPieces+1, 1<<31, math.MaxUint32)
+	add(4, "pieces", MaxPieces+1, 1<<31, math.MaxUint32)
 	for range pieces {
 		add(4, "a piece", 0, HeaderSize+MaxPayload+1, 1<<31, math.MaxUint32)
 	}
@@ -82,7 +81,7 @@ func keptSession(t *testing.T) (*shelf, []byte, []field) {
 	p.call(GetFeatures, nil)
 	p.rest()
 	kept := store.kept(t)
-	j, b, err := openJournal(kept[keptJournal])
+	j, b, err := openJournal(kept[journalName])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +96,7 @@ func keptSession(t *testing.T) (*shelf, []byte, []field) {
 	if err := j.close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(kept, keptJournal)
+	delete(kept, journalName)
 	for _, f := range kept {
 		_ = f.Close()
 	}
@@ -108,15 +107,15 @@ func keptSession(t *testing.T) (*shelf, []byte, []field) {
 func decoded(t *testing.T, store *shelf, b []byte) error {
 	near, far := socketPair(t)
 	kept := store.kept(t)
-	for _, name := range []string{keptConn, keptJournal} {
+	for _, name := range []string{connName, journalName} {
 		_ = kept[name].Close()
 		delete(kept, name)
 	}
-	s := NewSession(far, new(fakeDevice), Options{Keep: store.keep()})
-	s.keep = &keeper{Keep: *store.keep(), names: map[uint64]*foreign.FD{}}
+	s := NewSession(far, new(fakeDevice), Options{Store: store.keep()})
+	s.saver = NewSaver(*store.keep(), nil)
 	err := s.decode(b, kept)
 	if err == nil {
-		err = s.finishes()
+		err = s.finishes(near)
 	}
 	s.suspended.Store(true) // it drops nothing
 	s.end()
@@ -129,26 +128,26 @@ func decoded(t *testing.T, store *shelf, b []byte) error {
 	return err
 }
 
-// finishes lays out what finishMessage gives to the kernel.
-func (s *Session) finishes() error {
+// finishes has the kernel take the message from conn, where there is none, and send the
+// answer, which nobody reads.
+func (s *Session) finishes(conn *net.UnixConn) error {
 	j, err := newJournal()
 	if err != nil {
 		return err
 	}
-	s.keep.journal = j
+	s.saver.Journal = j
 	if err := j.commit(s.encode(nil)); err != nil {
 		return err
 	}
-	at := scratchAt
-	for i, n := range s.keep.pieces {
-		j.header(i, at, int(n))
-		at += int(n)
-	}
-	j.header(maxPieces, j.now*slotBytes+slotKept+replyAt, len(s.keep.reply))
-	if at > journalBytes {
-		return errors.New("a message has no place in the journal")
-	}
-	return nil
+	return NewConn(conn).control(func(fd uintptr) error {
+		if err := j.take(fd, s.saver.Pieces); err != nil && !errors.Is(err, unix.EAGAIN) {
+			return err
+		}
+		if n := len(s.saver.Reply); n > 0 {
+			_, err = j.answer(fd, replyAt, n, -1)
+		}
+		return err
+	})
 }
 
 // What a process before has kept may be torn, and the store may be anybody's: whatever
@@ -198,47 +197,5 @@ func TestKeptNumbersAreChecked(t *testing.T) {
 	t.Logf("%d numbers refused, and %d lengths", refused, len(b)-8)
 	for _, fd := range store.fds {
 		_ = unix.Close(fd)
-	}
-}
-
-// The same of the journal that it stands in: what is damaged costs the commit, and both of
-// them the session.
-func TestKeptJournalIsChecked(t *testing.T) {
-	for at := 0; at < 24; at++ {
-		for both := range 2 {
-			j, err := newJournal()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i := range byte(2) {
-				if err := j.commit([]byte{'a', i}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			for i := range 2 {
-				if i == j.now || both == 1 {
-					j.slot(i)[at] ^= 0xff
-				}
-			}
-			fd, err := unix.FcntlInt(uintptr(j.file.Int()), unix.F_DUPFD_CLOEXEC, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			next, kept, err := openJournal(foreign.NewFD(fd))
-			switch {
-			case both == 1 && err == nil:
-				t.Errorf("byte %d of both slots is damaged, and %q is taken", at, kept)
-			case both == 0 && (err != nil || string(kept) != "a\x00"):
-				t.Errorf("byte %d of the newer slot is damaged: %q, %v", at, kept, err)
-			}
-			if err == nil {
-				err = next.close()
-			} else {
-				err = nil
-			}
-			if err := errors.Join(err, j.close()); err != nil {
-				t.Fatal(err)
-			}
-		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 // A shelf is a fd store of one session.
 type shelf map[string]int
 
-func (s shelf) keep() *vhostuser.Keep { return &vhostuser.Keep{Put: s.put, Drop: s.drop} }
+func (s shelf) keep() *vhostuser.Store { return &vhostuser.Store{Put: s.put, Drop: s.drop} }
 
 func (s shelf) put(name string, fd int) (err error) {
 	s[name], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -30,9 +30,9 @@ func (s shelf) drop(name string) {
 }
 
 // take is what the store gives to the next process.
-func (s shelf) take(t *testing.T) vhostuser.Kept {
+func (s shelf) take(t *testing.T) vhostuser.Stored {
 	t.Helper()
-	k := vhostuser.Kept{}
+	k := vhostuser.Stored{}
 	for name, fd := range s {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
@@ -47,7 +47,7 @@ func (s shelf) take(t *testing.T) vhostuser.Kept {
 func keptGuest(r *rig, s shelf, o frontend.Options) *guest {
 	r.t.Helper()
 	far, near := socketPair(r.t)
-	r.session = vhostuser.NewSession(far, r.dev, vhostuser.Options{Keep: s.keep()})
+	r.session = vhostuser.NewSession(far, r.dev, vhostuser.Options{Store: s.keep()})
 	ended := make(chan error, 1)
 	go func() { ended <- r.session.Run() }()
 	client, err := frontend.New(near)
@@ -91,7 +91,7 @@ func TestHandOverLeavesClaims(t *testing.T) {
 	}
 	r.close()
 	next := newRig(t, r.path, 2)
-	session, err := vhostuser.ResumeSession(s.take(t), next.dev, vhostuser.Options{Keep: s.keep()})
+	session, err := vhostuser.ResumeSession(s.take(t), next.dev, vhostuser.Options{Store: s.keep()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestUnfitProcessServesNothing(t *testing.T) {
 			}
 			return open(wake)
 		}
-		_, err = vhostuser.ResumeSession(s.take(t), unfit.dev, vhostuser.Options{Keep: s.keep()})
+		_, err = vhostuser.ResumeSession(s.take(t), unfit.dev, vhostuser.Options{Store: s.keep()})
 		if err == nil || errors.As(err, new(vhostuser.UnfitError)) == gone {
 			t.Fatal(err)
 		}
@@ -199,7 +199,7 @@ func TestUnfitProcessServesNothing(t *testing.T) {
 		unfit.close()
 
 		next := newRig(t, unfit.path, 2)
-		session, err := vhostuser.ResumeSession(s.take(t), next.dev, vhostuser.Options{Keep: s.keep()})
+		session, err := vhostuser.ResumeSession(s.take(t), next.dev, vhostuser.Options{Store: s.keep()})
 		if err != nil {
 			t.Fatal(err)
 		}

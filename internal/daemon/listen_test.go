@@ -166,7 +166,7 @@ func TestKeptSocketModeAndGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.SocketMode, c.SocketGroup = tt.mode, tt.group
-		f, err := openFront(&c, &handed{kept: vhostuser.Kept{listenerName: fd}}, log)
+		f, err := openFront(&c, &handed{kept: vhostuser.Stored{listenerName: fd}}, log)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -125,11 +125,11 @@ type server struct {
 	log      *logrus.Logger
 	trace    bool
 	handOver time.Duration
-	store    *fdStore       // nil: sessions end with the process
-	kept     vhostuser.Kept // the session of the process before
-	lines    *lineLimit     // to log with what front-ends bring about
-	waiting  []newcomer     // in the order in which they came
-	behind   sync.WaitGroup // what is given back behind the hand-over
+	store    *fdStore         // nil: sessions end with the process
+	kept     vhostuser.Stored // the session of the process before
+	lines    *lineLimit       // to log with what front-ends bring about
+	waiting  []newcomer       // in the order in which they came
+	behind   sync.WaitGroup   // what is given back behind the hand-over
 }
 
 // run serves what comes through f, and closes it.
@@ -257,7 +257,7 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn, newcomers <-chan
 }
 
 func (s *server) options(who string) vhostuser.Options {
-	return vhostuser.Options{Log: s.sessionLog(who), Trace: s.trace, Keep: s.store.keep(), Behind: s.behind.Go}
+	return vhostuser.Options{Log: s.sessionLog(who), Trace: s.trace, Store: s.store.sessions(), Behind: s.behind.Go}
 }
 
 // before stands for the front-end of a session that another process has begun.
@@ -271,7 +271,7 @@ func (s *server) resume() (*vhostuser.Session, error) {
 	}
 	session, err := vhostuser.ResumeSession(s.kept, s.dev, s.options(before))
 	switch {
-	case errors.Is(err, vhostuser.ErrNothingKept):
+	case errors.Is(err, vhostuser.ErrNothingStored):
 		return nil, nil
 	case errors.As(err, new(vhostuser.UnfitError)):
 		return nil, err

@@ -31,9 +31,9 @@ const (
 
 // handed is what the service manager handed down.
 type handed struct {
-	socket *os.File       // of the socket unit; nil: none
-	kept   vhostuser.Kept // what the process before has put into the fd store
-	store  *fdStore       // nil: there is none
+	socket *os.File         // of the socket unit; nil: none
+	kept   vhostuser.Stored // what the process before has put into the fd store
+	store  *fdStore         // nil: there is none
 
 	held  bool // a guest waits for what was handed down
 	begun bool // the daemon serves, or has served
@@ -42,7 +42,7 @@ type handed struct {
 // activated takes what the service manager handed down. A single descriptor that
 // is not from the fd store is the socket, whatever its name.
 func activated(log logrus.FieldLogger) (*handed, error) {
-	h := &handed{kept: vhostuser.Kept{}, store: openStore(log)}
+	h := &handed{kept: vhostuser.Stored{}, store: openStore(log)}
 	var others []*os.File
 	for _, f := range activation.Files(true) {
 		if !strings.HasPrefix(f.Name(), keptPrefix) {
@@ -205,12 +205,12 @@ func (s *fdStore) close() {
 	}
 }
 
-// keep is where sessions are kept, nil for nowhere.
-func (s *fdStore) keep() *vhostuser.Keep {
+// sessions is where sessions are saved, nil for nowhere.
+func (s *fdStore) sessions() *vhostuser.Store {
 	if s == nil {
 		return nil
 	}
-	return &vhostuser.Keep{Put: s.put, Drop: s.drop, Prefix: sessionPrefix}
+	return &vhostuser.Store{Put: s.put, Drop: s.drop, Prefix: sessionPrefix}
 }
 
 func status(format string, args ...any) string {

@@ -22,7 +22,7 @@ func (p *peer) rest() {
 func (p *peer) leaves(store *shelf, dev *fakeDevice, words string) {
 	p.t.Helper()
 	was := len(store.fds)
-	_, err := ResumeSession(store.kept(p.t), dev, Options{Keep: store.keep()})
+	_, err := ResumeSession(store.kept(p.t), dev, Options{Store: store.keep()})
 	if !errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), words) || len(store.fds) != was {
 		p.t.Fatalf("%v, and of %d descriptors %d are kept; want %q", err, was, len(store.fds), words)
 	}
@@ -31,7 +31,7 @@ func (p *peer) leaves(store *shelf, dev *fakeDevice, words string) {
 // goesOn has dev go on with the session.
 func (p *peer) goesOn(store *shelf, dev *fakeDevice) {
 	p.t.Helper()
-	s, err := ResumeSession(store.kept(p.t), dev, Options{Keep: store.keep()})
+	s, err := ResumeSession(store.kept(p.t), dev, Options{Store: store.keep()})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestResumedRingThatMakesNoSense(t *testing.T) {
 // had begun by then.
 func (p *peer) killed(store *shelf, dev *fakeDevice, flags uint32, begun bool) {
 	p.t.Helper()
-	s, err := ResumeSession(store.kept(p.t), dev, Options{Keep: store.keep()})
+	s, err := ResumeSession(store.kept(p.t), dev, Options{Store: store.keep()})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -150,13 +150,13 @@ func (p *peer) killed(store *shelf, dev *fakeDevice, flags uint32, begun bool) {
 	}
 	m := new(Message)
 	defer m.Close()
-	if s.keep.pieces, err = s.conn.peekRequest(m); err != nil {
+	if s.saver.Pieces, err = s.conn.readAhead(m); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := s.put(m.Files[0]); err != nil {
+	if err := s.saver.Save(m.Files[0]); err != nil {
 		p.t.Fatal(err)
 	}
-	s.keep.reply, s.keep.committed = nil, false
+	s.saver.Reply, s.saver.Committed = nil, false
 	_ = s.serve(m) // what comes of it is not committed
 	if begun {
 		r := dev.ring(0)
@@ -212,7 +212,7 @@ func TestKilledBeforeItRefused(t *testing.T) {
 	// Without an answer to say it in the session ends, as it would have.
 	store, p := asks()
 	p.killed(store, cannot(), 0, false)
-	_, err := ResumeSession(store.kept(t), cannot(), Options{Keep: store.keep()})
+	_, err := ResumeSession(store.kept(t), cannot(), Options{Store: store.keep()})
 	if err == nil || errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "ring 0 does not start: no engine") || len(store.fds) != 0 {
 		t.Errorf("%v, and %d descriptors are kept", err, len(store.fds))
 	}
@@ -253,7 +253,7 @@ func TestResumeWithoutDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := len(store.fds)
-	_, err := ResumeSession(kept, new(fakeDevice), Options{Keep: store.keep()})
+	_, err := ResumeSession(kept, new(fakeDevice), Options{Store: store.keep()})
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func TestResumedLogGoesAway(t *testing.T) {
 			t.Error(err)
 		}
 	}}
-	_, err := ResumeSession(store.kept(t), dev, Options{Keep: store.keep()})
+	_, err := ResumeSession(store.kept(t), dev, Options{Store: store.keep()})
 	if err == nil || errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "the dirty log: its memory is not there") {
 		t.Error(err)
 	}
@@ -351,7 +351,7 @@ func TestUnfitWithoutAFrontEnd(t *testing.T) {
 	p.leaves(store, unfit, "ring 0 does not start: no engine")
 	_ = p.conn.hangUp() // Close leaves the last descriptor to another thread
 	p.m.Close()
-	_, err := ResumeSession(store.kept(t), unfit, Options{Keep: store.keep()})
+	_, err := ResumeSession(store.kept(t), unfit, Options{Store: store.keep()})
 	if err == nil || errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "its front-end is gone") || len(store.fds) != 0 {
 		t.Errorf("%v, and %d descriptors are kept", err, len(store.fds))
 	}

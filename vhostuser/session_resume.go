@@ -5,113 +5,52 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// How a session that another process has kept is gone on with.
+// How a session that another process has saved is resumed.
 
-// Kept is what a fd store has given back: descriptors by name.
-type Kept map[string]*foreign.FD
-
-// Of splits off what belongs to the prefix.
-func (k Kept) Of(prefix string) Kept {
-	mine := Kept{}
-	for name, f := range k {
-		if rest, ok := strings.CutPrefix(name, prefix); ok {
-			mine[rest] = f
-			delete(k, name)
-		}
-	}
-	return mine
-}
-
-// ErrNothingKept says that there is no session to go on with: the one before had
-// ended, or not yet begun.
-var ErrNothingKept = errors.New("no session was kept")
-
-// An UnfitError says that this process cannot go on with a session, but another one
-// can: of another version, started with other options, or later. All is left in the
-// store.
-type UnfitError struct{ Err error }
-
-func (e UnfitError) Error() string {
-	return e.Err.Error() + "; the session is left as it is: start what can go on with it, or stop the service, or the keeper, to give it up"
-}
-
-// unfitOr is err, as an UnfitError where it is for want of what a process may have
-// later: descriptors or memory.
-func unfitOr(err error) error {
-	for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN} {
-		if errors.Is(err, e) {
-			return UnfitError{Err: err}
-		}
-	}
-	return err
-}
-
-// ResumeSession goes on with the session that another process has kept under
-// keep.Prefix, of which kept are the descriptors, without the prefix. They are
+// ResumeSession goes on with the session that another process has saved under
+// opt.Store.Prefix, of which kept are the descriptors, without the prefix. They are
 // taken over in any case, and dropped from the store when the session cannot go
 // on, but after an UnfitError. It may start queues; Run must be called.
-func ResumeSession(kept Kept, dev Device, opt Options) (*Session, error) {
-	k := *opt.Keep
-	conn := kept[keptConn]
+func ResumeSession(kept Stored, dev Device, opt Options) (*Session, error) {
+	store := *opt.Store
+	conn := kept[connName]
 	if conn == nil {
-		kept.drop(k)
-		return nil, ErrNothingKept
+		kept.drop(store)
+		return nil, ErrNothingStored
 	}
 	uc, err := unixConn(conn)
 	if err != nil {
 		err = unfitOr(fmt.Errorf("go on with the connection of the process before: %w", err))
-		kept.end(k, err)
+		kept.giveUp(store, err)
 		return nil, err
 	}
-	delete(kept, keptConn)
-	file := kept[keptJournal]
+	delete(kept, connName)
+	file := kept[journalName]
 	if file == nil {
 		// It had just begun: nothing was taken from the socket.
-		kept.drop(k)
+		kept.drop(store)
 		return NewSession(uc, dev, opt), nil
 	}
-	delete(kept, keptJournal)
+	delete(kept, journalName)
 	s := NewSession(uc, dev, opt)
-	s.keep = &keeper{Keep: k, names: map[uint64]*foreign.FD{}}
+	s.saver = NewSaver(store, nil)
 	if err := s.pickUp(file, kept); err != nil {
 		err = unfitOr(fmt.Errorf("go on with the session of the process before: %w", err))
 		if errors.As(err, new(UnfitError)) && s.conn.gone() {
 			err = fmt.Errorf("its front-end is gone (%v)", err) // nobody waits for a process that fits
 		}
 		s.suspended.Store(errors.As(err, new(UnfitError)))
-		kept.end(k, err)
+		kept.giveUp(store, err)
 		s.end()
 		return nil, err
 	}
-	kept.drop(k) // what is of a message that nobody has acted on
+	kept.drop(store) // what is of a message that nobody has acted on
 	return s, nil
-}
-
-// end closes what the session does not go on with because of err, and drops it from
-// the store, but where another process can go on with it.
-func (k Kept) end(keep Keep, err error) {
-	if !errors.As(err, new(UnfitError)) {
-		k.drop(keep)
-	}
-	for _, f := range k {
-		_ = f.Close()
-	}
-}
-
-// drop closes all of k, and drops it from the store.
-func (k Kept) drop(keep Keep) {
-	for name, f := range k {
-		keep.Drop(keep.Prefix + name)
-		_ = f.Close()
-	}
 }
 
 // unixConn makes a connection of a descriptor, which is closed.
@@ -131,19 +70,19 @@ func unixConn(f *foreign.FD) (*net.UnixConn, error) {
 
 // pickUp rebuilds the session from its journal and kept, from which it takes what
 // it uses.
-func (s *Session) pickUp(file *foreign.FD, kept Kept) error {
+func (s *Session) pickUp(file *foreign.FD, kept Stored) error {
 	j, b, err := openJournal(file)
 	if err != nil {
 		return err
 	}
-	s.keep.journal = j
+	s.saver.Journal = j
 	if err := s.decode(b, kept); err != nil {
 		return err
 	}
 	if err := s.resumeDevice(); err != nil {
 		return UnfitError{Err: err}
 	}
-	s.keep.committed = true
+	s.saver.Committed = true
 	s.dev.Adopt(s.record)
 	s.greeted = s.state.featuresSet
 	if s.logging() {
@@ -152,7 +91,7 @@ func (s *Session) pickUp(file *foreign.FD, kept Kept) error {
 			return fmt.Errorf("the dirty log: %w", err)
 		}
 	}
-	return s.resumeKept()
+	return s.resumeSaved()
 }
 
 // resumeDevice makes the device what the driver was shown, and what it has taken.

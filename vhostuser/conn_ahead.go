@@ -7,15 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peekRequest reads the next message of a front-end into m as ReadRequest does,
+// readAhead reads the next message of a front-end into m as ReadRequest does,
 // and leaves it in the socket, with its descriptors: those in m are duplicates.
 // pieces are the parts it came in. The socket remembers how far we have looked
 // (SO_PEEK_OFF, socket(7)), so that a message that comes bit by bit can be waited
 // for.
-func (c *Conn) peekRequest(m *Message) (pieces []uint32, err error) {
+func (c *Conn) readAhead(m *Message) (pieces Pieces, err error) {
 	m.Close()
 	m.Header, m.Payload, m.Surplus, m.sender = Header{}, nil, 0, 0
-	pieces, err = c.peekInto(m)
+	pieces, err = c.readAheadInto(m)
 	c.whole()
 	if err != nil {
 		m.Close()
@@ -23,7 +23,7 @@ func (c *Conn) peekRequest(m *Message) (pieces []uint32, err error) {
 	return pieces, err
 }
 
-func (c *Conn) peekInto(m *Message) (pieces []uint32, err error) {
+func (c *Conn) readAheadInto(m *Message) (pieces Pieces, err error) {
 	err = c.control(func(fd uintptr) error { return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) })
 	if err != nil {
 		return nil, fmt.Errorf("SO_PEEK_OFF: %w", err)
@@ -66,14 +66,10 @@ func (c *Conn) peekInto(m *Message) (pieces []uint32, err error) {
 		// what another process has sent: the kernel joins no such parts either.
 		joined = joined && part.sender == m.sender
 		m.takeOver(&part)
-		if joined {
-			pieces[len(pieces)-1] += uint32(n)
-		} else {
-			pieces = append(pieces, uint32(n))
-		}
+		pieces = pieces.Add(n, joined)
 		joined = fds == 0
-		if len(pieces) > maxPieces {
-			return nil, fmt.Errorf("reading a message: it came with descriptors in more than %d places: send all of them with its first byte", maxPieces)
+		if len(pieces) > MaxPieces {
+			return nil, fmt.Errorf("reading a message: it came with descriptors in more than %d places: send all of them with its first byte", MaxPieces)
 		}
 	}
 	m.Payload = m.buf[HeaderSize:][:m.Header.Size]

@@ -47,11 +47,11 @@ func (s *shelf) drop(name string) {
 }
 
 // kept is what the store gives to the next process.
-func (s *shelf) kept(t testing.TB) Kept {
+func (s *shelf) kept(t testing.TB) Stored {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := Kept{}
+	k := Stored{}
 	for name, fd := range s.fds {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
@@ -69,7 +69,7 @@ func TestResumedSessionLogsAndTells(t *testing.T) {
 	store := &shelf{fds: map[string]int{}}
 	dev := new(fakeDevice)
 	near, far := socketPair(t)
-	opt := Options{Keep: &Keep{Put: store.put, Drop: store.drop}}
+	opt := Options{Store: &Store{Put: store.put, Drop: store.drop}}
 	p := &peer{t: t, conn: NewConn(near), dev: dev, done: make(chan error, 1)}
 	p.s = NewSession(far, dev, opt)
 	go func() { p.done <- p.s.Run() }()
