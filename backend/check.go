@@ -92,9 +92,9 @@ func (c *checker) found(where, format string, args ...any) {
 }
 
 func (c *checker) run() error {
-	l := c.supers()
-	if l == nil {
-		return nil
+	l, err := c.supers()
+	if l == nil || err != nil {
+		return err
 	}
 	size, err := sizeOf(int(c.f.Fd()))
 	if err != nil {
@@ -143,11 +143,11 @@ func (c *checker) run() error {
 }
 
 // supers checks both superblocks and returns what they say, nil when neither
-// can be read.
-func (c *checker) supers() *layout {
+// can be read, or nobody knows which of two is right.
+func (c *checker) supers() (*layout, error) {
 	var good [2]*layout
 	for i, off := range []int64{superOff, superCopyOff} {
-		where := [...]string{"superblock", "copy of the superblock"}[i]
+		where := superNames[i]
 		b := make([]byte, superBytes)
 		if n, err := c.f.ReadAt(b, off); n < len(b) {
 			c.found(where, "cannot be read: %v", err)
@@ -162,11 +162,11 @@ func (c *checker) supers() *layout {
 	}
 	switch {
 	case good[0] == nil:
-		return good[1]
+		return good[1], nil
 	case good[1] != nil && *good[0] != *good[1]:
-		c.found("copy of the superblock", "differs from the superblock")
+		return c.differing(good)
 	}
-	return good[0]
+	return good[0], nil
 }
 
 // committed checks the committed table. Outside a clean image one damaged copy

@@ -65,7 +65,7 @@ var damages = []damage{
 		other := *l
 		other.MaxOpen++
 		patch(t, f, other.encode(), superCopyOff)
-	}, "copy of the superblock: differs from the superblock", ""},
+	}, "copy of the superblock: differs from the superblock in open zones limit", "the superblock and its copy differ in open zones limit"},
 	{"both superblocks", func(t *testing.T, f *os.File, _ *layout) {
 		patch(t, f, []byte("x"), 50)
 		patch(t, f, []byte("x"), superCopyOff+50)

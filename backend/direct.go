@@ -2,7 +2,6 @@ package backend
 
 import (
 	"errors"
-	"fmt"
 	"math/bits"
 	"os"
 	"sync"
@@ -42,7 +41,7 @@ func (a reach) has(iov []unix.Iovec) bool {
 // directError is err, with which a file could not be opened for direct I/O.
 func directError(err error) error {
 	if errors.Is(err, unix.EINVAL) {
-		err = fmt.Errorf("%w: its file system has no direct I/O; leave --cache=direct out", err)
+		err = unfitf("%w: its file system has no direct I/O: leave --cache=direct out", unix.EINVAL)
 	}
 	return err
 }
@@ -76,7 +75,7 @@ func (a *reach) setUnit(unit, block uint32) (int64, error) {
 	case unit <= block:
 		return 0, nil
 	case bits.OnesCount32(unit) != 1 || unit > detourBytes:
-		return 0, fmt.Errorf("direct I/O there takes blocks of %d bytes: leave --cache=direct out", unit)
+		return 0, unfitf("direct I/O there takes blocks of %d bytes: leave --cache=direct out", unit)
 	}
 	a.whole = uint64(unit) - 1
 	return int64(unit), nil

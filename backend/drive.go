@@ -130,23 +130,23 @@ func (d *drive) survey(o Options, cached bool) error {
 // cut returns the zones of the window w, nil for all of them.
 func (d *drive) cut(all []kernelZone, w *Window) ([]kernelZone, error) {
 	if len(all) == 0 {
-		return nil, errors.New("it has no zones")
+		return nil, unfitf("it has no zones")
 	}
 	last := len(all) - 1
 	if w == nil {
 		w = &Window{0, last}
 	}
 	if w.First < 0 || w.First > w.Last || w.Last > last {
-		return nil, fmt.Errorf("zones %d-%d: it has zones 0 to %d", w.First, w.Last, last)
+		return nil, unfitf("zones %d-%d: it has zones 0 to %d", w.First, w.Last, last)
 	}
 	size := all[0].length
 	for i, z := range all {
 		if z.length != size && (i != last || z.length > size) {
-			return nil, fmt.Errorf("zone %d has %d sectors and not %d as the first one: only the last zone may be smaller", i, z.length, size)
+			return nil, unfitf("zone %d has %d sectors and not %d as the first one: only the last zone may be smaller", i, z.length, size)
 		}
 	}
 	if bits.OnesCount64(size) != 1 {
-		return nil, fmt.Errorf("zones of %d sectors: the size must be a power of two", size)
+		return nil, unfitf("zones of %d sectors: the size must be a power of two", size)
 	}
 	d.whole = w.First == 0 && w.Last == last
 	d.first, d.size = all[w.First].start, size
@@ -177,7 +177,7 @@ func (d *drive) limits(o Options, zones []kernelZone) error {
 	}
 	d.info.ReadOnly = o.ReadOnly
 	if o.BlockSize != 0 && o.BlockSize != block {
-		return fmt.Errorf("it has blocks of %d bytes, and a zoned drive has no others: leave --block-size %d out", block, o.BlockSize)
+		return unfitf("it has blocks of %d bytes, and a zoned drive has no others: leave --block-size %d out", block, o.BlockSize)
 	}
 	return d.describe(zones, block, physical, limitsOf(d.f))
 }

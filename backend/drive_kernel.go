@@ -58,7 +58,7 @@ func decodeZones(b []byte) ([]kernelZone, error) {
 		}
 		switch {
 		case z.typ != zone.Conventional && z.typ != zone.SequentialWriteRequired:
-			return nil, fmt.Errorf("the zone at sector %d is of type %d, which is neither conventional nor sequential-write-required", z.start, z.typ)
+			return nil, unfitf("the zone at sector %d is of type %d, which is neither conventional nor sequential-write-required", z.start, z.typ)
 		case !z.state.Valid() && z.state != condActive:
 			return nil, fmt.Errorf("the zone at sector %d has condition %d, which is none that is known", z.start, z.state)
 		case (z.typ == zone.Conventional) != (z.state == zone.NotWP) && z.state != zone.ReadOnly && z.state != zone.Offline:

@@ -108,13 +108,13 @@ func decodeSuper(b []byte) (*layout, error) {
 		return nil, fmt.Errorf("%w: it does not start with %q", ErrNotImage, imageMagic)
 	}
 	if v := le.Uint32(b[8:]); v != imageVersion {
-		return nil, fmt.Errorf("format version %d: this zvhost knows version %d only; use the zvhost that made the image, or a newer one", v, imageVersion)
+		return nil, unfitf("format version %d: this zvhost knows version %d only; use the zvhost that made the image, or a newer one", v, imageVersion)
 	}
 	if le.Uint32(b[12:]) != checksum(b[:superBytes], 12) {
-		return nil, errors.New("the superblock's checksum is wrong")
+		return nil, damagedf("the superblock's checksum is wrong")
 	}
 	if f := le.Uint64(b[32:]); f != 0 {
-		return nil, fmt.Errorf("the image uses features %#x, which this zvhost does not know; use a newer one", f)
+		return nil, unfitf("the image uses features %#x, which this zvhost does not know; use a newer one", f)
 	}
 	g := zone.Geometry{
 		CapacitySectors:     le.Uint64(b[48:]),
@@ -127,14 +127,14 @@ func decodeSuper(b []byte) (*layout, error) {
 		MaxAppendSectors:    le.Uint32(b[92:]),
 	}
 	if err := g.Complete(); err != nil {
-		return nil, fmt.Errorf("the superblock is not sensible: %w", err)
+		return nil, damagedf("the superblock is not sensible: %w", err)
 	}
 	l := newLayout(g)
 	copy(l.uuid[:], b[16:])
 	l.created = int64(le.Uint64(b[120:]))
 	l.compat = le.Uint64(b[40:])
 	if le.Uint64(b[96:]) != liveOff || int64(le.Uint64(b[104:])) != l.tableOff || int64(le.Uint64(b[112:])) != l.dataOff {
-		return nil, errors.New("the superblock is not sensible: the offsets do not fit the geometry")
+		return nil, damagedf("the superblock is not sensible: the offsets do not fit the geometry")
 	}
 	return &l, nil
 }

@@ -32,6 +32,13 @@ const (
 // errDamagedFaults is a block of faults that is not one.
 var errDamagedFaults = errors.New("damaged")
 
+// errUnknownFaults is a whole block of faults with words that this zvhost does not know.
+var errUnknownFaults = errors.New("unknown faults")
+
+type unknownFaults struct{ error }
+
+func (*unknownFaults) Is(target error) bool { return target == errUnknownFaults }
+
 func encodeFaults(faults []Fault, uuid [16]byte) ([]byte, error) {
 	var text bytes.Buffer
 	for _, f := range faults {
@@ -77,6 +84,18 @@ func decodeFaults(b []byte, l *layout) (faults []Fault, err error) {
 
 // readFaults reads the faults that the image was created with.
 func readFaults(f io.ReaderAt, l *layout) ([]Fault, error) {
+	faults, err := faultsIn(f, l)
+	switch {
+	case errors.Is(err, errDamagedFaults):
+		return nil, damagedf("the block of its faults is %w; run 'zvhost check --repair' to go on without them", err)
+	case errors.Is(err, errUnknownFaults):
+		return nil, damagedf("the block of its faults: %w; run 'zvhost check'", err)
+	}
+	return faults, err
+}
+
+// faultsIn is readFaults without a word of what to do.
+func faultsIn(f io.ReaderAt, l *layout) ([]Fault, error) {
 	if l.compat&featureFaults == 0 {
 		return nil, nil
 	}
@@ -85,18 +104,15 @@ func readFaults(f io.ReaderAt, l *layout) ([]Fault, error) {
 		return nil, fmt.Errorf("read the faults: %w", err)
 	}
 	faults, err := decodeFaults(b, l)
-	switch {
-	case errors.Is(err, errDamagedFaults):
-		return nil, fmt.Errorf("the block of its faults is %w; run 'zvhost check --repair' to go on without them", err)
-	case err != nil:
-		return nil, fmt.Errorf("the block of its faults: %w; run 'zvhost check'", err)
+	if err != nil && !errors.Is(err, errDamagedFaults) {
+		err = &unknownFaults{err}
 	}
-	return faults, nil
+	return faults, err
 }
 
 // faults checks the block of faults.
 func (c *checker) faults(l *layout) {
-	if _, err := readFaults(c.f, l); err != nil {
-		c.found("faults", "%v", errors.Unwrap(err))
+	if _, err := faultsIn(c.f, l); err != nil {
+		c.found("faults", "%v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
@@ -135,7 +136,7 @@ func (img *image) openDirect(mode int, o Options) (err error) {
 // checkSize says whether a file of size bytes holds the whole image.
 func (l *layout) checkSize(size int64) error {
 	if size < l.fileBytes() {
-		return fmt.Errorf("the file has %d bytes, but its zones need %d: it was cut short; run 'zvhost check'", size, l.fileBytes())
+		return damagedf("the file has %d bytes, but its zones need %d: it was cut short; run 'zvhost check'", size, l.fileBytes())
 	}
 	return nil
 }
@@ -155,28 +156,33 @@ func (l *layout) checkTables(f *os.File) error {
 			return fmt.Errorf("look for the zone tables: %w", err)
 		}
 		if hole < table[1] {
-			return fmt.Errorf("the zone tables are not there: nothing stands at byte %d, and they go on to %d; the superblock is wrong, or the file was never written whole", hole, table[1])
+			return damagedf("the zone tables are not there: nothing stands at byte %d, and they go on to %d; the superblock is wrong, or the file was never written whole", hole, table[1])
 		}
 	}
 	return nil
 }
 
-// readSuper reads the superblock; the copy is for Repair, when somebody asks for
-// it: a superblock is written once, and a bad one means that something else is
-// wrong with the file.
+// readSuper reads the superblock. Its copy has to say the same, or be damaged: to make one
+// of the other is for Repair, when somebody asks for it. A superblock is written once, and a
+// bad one means that something else is wrong with the file.
 func readSuper(f *os.File) (*layout, error) {
 	b := make([]byte, superBytes)
 	if n, err := f.ReadAt(b, superOff); err != nil && n < superBytes {
 		return nil, fmt.Errorf("%w: it is shorter than a superblock", ErrNotImage)
 	}
 	l, err := decodeSuper(b)
+	if n, rerr := f.ReadAt(b, superCopyOff); n == superBytes {
+		switch twin, cerr := decodeSuper(b); {
+		case err == nil && cerr == nil && *l != *twin:
+			return nil, damagedf("the superblock and its copy differ in %s; run 'zvhost check', which says which of them fits the rest", l.differences(twin))
+		case err != nil && cerr == nil:
+			return nil, damagedf("the superblock is damaged (%v), but its copy is whole; run 'zvhost check --repair'", err)
+		}
+	} else if err == nil && rerr != nil && !errors.Is(rerr, io.EOF) {
+		return nil, fmt.Errorf("read the copy of the superblock: %w", rerr)
+	}
 	if err == nil {
 		return l, nil
-	}
-	if n, _ := f.ReadAt(b, superCopyOff); n == superBytes {
-		if _, cerr := decodeSuper(b); cerr == nil {
-			return nil, fmt.Errorf("the superblock is damaged (%v), but its copy is whole; run 'zvhost check --repair'", err)
-		}
 	}
 	if !errors.Is(err, ErrNotImage) {
 		err = fmt.Errorf("%w; run 'zvhost check'", err)
@@ -212,11 +218,11 @@ func readCommitted(f *os.File, l *layout) (words []zone.Entry, seqs []uint64, fi
 			}
 		}
 		if seqs[n] == 0 {
-			return nil, nil, findings, fmt.Errorf("both copies of block %d of the committed zone table are damaged; run 'zvhost check'", n)
+			return nil, nil, findings, damagedf("both copies of block %d of the committed zone table are damaged; run 'zvhost check'", n)
 		}
 		for i, w := range part {
 			if err := w.Verify(&l.Geometry, n*blockZones+i); err != nil {
-				return nil, nil, findings, fmt.Errorf("committed zone table entry %d: %w; run 'zvhost check'", n*blockZones+i, err)
+				return nil, nil, findings, damagedf("committed zone table entry %d: %w; run 'zvhost check'", n*blockZones+i, err)
 			}
 		}
 	}

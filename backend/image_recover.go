@@ -118,9 +118,9 @@ func (img *image) found(trustLive bool) ([]zone.Entry, error) {
 	for i, w := range words {
 		if err := w.Verify(&img.Geometry, i); err != nil {
 			if img.state.clean {
-				return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check --repair'", i, err)
+				return nil, damagedf("zone table entry %d: %w; run 'zvhost check --repair'", i, err)
 			}
-			return nil, fmt.Errorf("zone table entry %d: %w; run 'zvhost check', and then 'zvhost check --repair=%v' to take the damaged zones offline, or '--repair=%v' to have them as the last flush left them", i, err, RepairZoneOffline, RepairZoneCommitted)
+			return nil, damagedf("zone table entry %d: %w; run 'zvhost check', and then 'zvhost check --repair=%v' to take the damaged zones offline, or '--repair=%v' to have them as the last flush left them", i, err, RepairZoneOffline, RepairZoneCommitted)
 		}
 		words[i] = img.settled(i, w)
 	}
@@ -161,7 +161,7 @@ func (l *layout) checkLimits(words []zone.Entry) error {
 	r := zone.Resources{MaxOpen: l.MaxOpen, MaxActive: l.MaxActive}
 	for i, w := range words {
 		if err := r.Move(zone.Empty, w.State()); err != nil {
-			return fmt.Errorf("zone %d is %v, but there are %w; run 'zvhost check'", i, w.State(), err)
+			return damagedf("zone %d is %v, but there are %w; run 'zvhost check'", i, w.State(), err)
 		}
 	}
 	return nil

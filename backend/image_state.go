@@ -118,7 +118,7 @@ func readState(f *os.File, uuid [16]byte) (newest state, findings []Finding, err
 		}
 	}
 	if good == 0 {
-		return state{}, findings, errors.New("both state blocks are damaged; run 'zvhost check' on the image")
+		return state{}, findings, damagedf("both state blocks are damaged; run 'zvhost check' on the image")
 	}
 	return newest, findings, nil
 }

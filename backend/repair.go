@@ -23,9 +23,14 @@ const (
 	// RepairZoneCommitted also has such zones, or all where both state blocks are damaged,
 	// be what their last flush has left of them. What was written since is lost.
 	RepairZoneCommitted
+	// RepairSuperblock and RepairSuperblockCopy also choose which of the superblock and its
+	// copy counts where both are whole and differ, and the rest of the file does not say.
+	RepairSuperblock
+	RepairSuperblockCopy
 )
 
-var repairModes = [...]string{RepairSafe: "safe", RepairZoneOffline: "zone-offline", RepairZoneCommitted: "zone-committed"}
+var repairModes = [...]string{RepairSafe: "safe", RepairZoneOffline: "zone-offline", RepairZoneCommitted: "zone-committed",
+	RepairSuperblock: "superblock", RepairSuperblockCopy: "superblock-copy"}
 
 func (m RepairMode) String() string { return repairModes[m] }
 
@@ -39,14 +44,16 @@ func ParseRepairMode(s string) (RepairMode, error) {
 
 // The remedies of findings that RepairSafe leaves.
 var (
+	remedySupers    = fmt.Sprintf("zvhost check FILE --repair=%v (it counts, and its copy is written anew) or --repair=%v (the copy counts)", RepairSuperblock, RepairSuperblockCopy)
 	remedyZones     = fmt.Sprintf("zvhost check FILE --repair=%v (the zone is taken offline, and keeps what it holds) or --repair=%v (it is what its last flush left of it)", RepairZoneOffline, RepairZoneCommitted)
 	remedyCommitted = fmt.Sprintf("zvhost check FILE --repair=%v (all zones are what their last flush left of them, as after a power cut)", RepairZoneCommitted)
 )
 
 // Repair mends what is damaged in the image at path and stands there twice: a
 // superblock, a state block, a block of the committed table, from its good twin; an entry
-// of the live table of an image that was closed cleanly, from the committed one. A damaged
-// block of faults is emptied. What has no good twin is dealt with as mode says, and else
+// of the live table of an image that was closed cleanly, from the committed one. Of a
+// superblock and a copy that are both whole and differ the one counts that goes with the
+// rest of the file. A damaged block of faults is emptied. What has no good twin is dealt with as mode says, and else
 // left as it is, for nobody to guess; Check tells.
 // It returns what it mended, nothing when there was nothing to mend. It fails when it
 // cannot look or cannot write, and leaves an image in use alone.
@@ -118,7 +125,7 @@ func (r *repairer) run() error {
 }
 
 // supers mends one superblock from the other, and returns what they say; nil
-// when neither is good, or both are and they differ.
+// when neither is good, or both are and nobody knows which of them is right.
 func (r *repairer) supers() (*layout, error) {
 	var blocks [2][]byte
 	var good [2]*layout
@@ -135,7 +142,7 @@ func (r *repairer) supers() (*layout, error) {
 	switch {
 	case good[0] != nil && good[1] != nil:
 		if *good[0] != *good[1] {
-			return nil, nil
+			return r.differing(good, blocks)
 		}
 		return good[0], nil
 	case good[0] != nil && damagedSuper(blocks[1]):

@@ -26,6 +26,20 @@ func (e *unfitError) Is(target error) bool { return target == ErrUnfit }
 
 func unfitf(format string, args ...any) error { return &unfitError{fmt.Errorf(format, args...)} }
 
+// ErrDamaged is what opening an image returns, wrapped, when what stands in the file cannot
+// be what zvhost has written. That stays so until somebody repairs the image, or puts
+// another one in its place. That the file cannot be read is not damage: it may be the next time.
+var ErrDamaged = errors.New("the image is damaged")
+
+// A damagedError is an ErrDamaged with words of its own.
+type damagedError struct{ err error }
+
+func (e *damagedError) Error() string        { return e.err.Error() }
+func (e *damagedError) Unwrap() error        { return e.err }
+func (e *damagedError) Is(target error) bool { return target == ErrDamaged }
+
+func damagedf(format string, args ...any) error { return &damagedError{fmt.Errorf(format, args...)} }
+
 // cannotOpen says why the file or device at path, which is called what, could not be
 // opened: err is what open(2) has said.
 func cannotOpen(what, path string, err error) error {
@@ -37,6 +51,8 @@ func cannotOpen(what, path string, err error) error {
 	switch {
 	case path == "":
 		return unfitf("%s: the name of the file is empty", what)
+	case errors.Is(err, ErrUnfit): // with a hint of its own
+		return fmt.Errorf("%s %s: %w", what, path, err)
 	case errors.Is(err, unix.ENOENT):
 		hint = "see whether the name is right, or make an image with 'zvhost create'"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):

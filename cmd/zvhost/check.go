@@ -30,7 +30,9 @@ what they say of the data. It changes nothing, but with --repair: then what is
 damaged and stands twice in the image (the superblock, the state block, the
 blocks of the zone tables, and an entry of the live zone table where the image was
 closed cleanly) is written anew from its good twin, and a damaged block of faults
-is emptied. Nothing is lost with that. What has no good twin is left as it is,
+is emptied. Where the superblock and its copy are both whole and differ, the one
+counts that goes with the file's size, state blocks, faults and zone tables; both
+may, or neither. Nothing is lost with that. What has no good twin is left as it is,
 unless --repair says what is to become of it:
 
   safe            nothing: that is --repair alone
@@ -41,6 +43,9 @@ unless --repair says what is to become of it:
   zone-committed  such a zone is what its last flush left of it: what guests wrote to
                   it since is lost. Where both state blocks are damaged, nobody
                   knows how the image was left, and this goes for all zones.
+  superblock, superblock-copy
+                  the one that counts of a superblock and a copy that differ, where
+                  the rest of the file goes with both, or with neither.
 
 Other zones stay as guests were told in either case. Of findings of one kind the
 first 20 are listed. The exit status is 0 when the image is sound, or

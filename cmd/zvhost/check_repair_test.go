@@ -23,7 +23,7 @@ func TestRepairModes(t *testing.T) {
 		}
 	}
 	for _, wrong := range []struct{ arg, want string }{
-		{"--repair=all", `"all" is no way to repair: want safe, zone-offline, zone-committed`},
+		{"--repair=all", `"all" is no way to repair: want safe, zone-offline, zone-committed, superblock, superblock-copy`},
 		{"--repair", "--repair zone-offline is two arguments: write --repair=zone-offline"},
 	} {
 		args := []string{"check", path, wrong.arg}
@@ -52,7 +52,7 @@ func TestRepairModes(t *testing.T) {
 		if status != exitFailure || !strings.Contains(out, "to go on all the same: zvhost check "+path+" --repair=zone-offline") {
 			t.Errorf("status %d: %s%s", status, out, stderr)
 		}
-		if status, _, stderr := zvhost("serve", "--socket-path="+t.TempDir()+"/s", "--blk-file="+path); status == exitOK || !strings.Contains(stderr, "'--repair=zone-committed'") {
+		if status, _, stderr := zvhost("serve", "--socket-path="+t.TempDir()+"/s", "--blk-file="+path); status != exitLasting || !strings.Contains(stderr, "'--repair=zone-committed'") {
 			t.Errorf("served: status %d: %s", status, stderr)
 		}
 		if out := must(t, "check", path, "--repair="+mode); !strings.Contains(out, "repaired: live zone table, zone 3") || !strings.HasSuffix(out, ": sound\n") {

@@ -95,8 +95,9 @@ conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.
 
 The exit status is 0 when all went well and 2 when the command line was wrong. A
 failure has status 1; but serve ends with 3 when it cannot begin for a reason that
-stays until somebody sees to it (the file is missing, has another format or other
-permissions, there is no such group), so that a service manager need not try again.`,
+stays until somebody sees to it (the file is missing, is damaged, has another format or
+other permissions, an option does not fit it, there is no such group, nobody has said
+where to listen), so that a service manager need not try again.`,
 		Example: `  zvhost create disk.zvh --size 8G --zone-size 64M
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost report disk.zvh --map

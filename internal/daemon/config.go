@@ -172,7 +172,7 @@ func (c *Config) openDisk() (backend.Disk, error) {
 		return nil, err
 	}
 	if _, err := disk.Faults().Add(c.Faults...); err != nil {
-		return nil, errors.Join(fmt.Errorf("--fault: %s: %w", c.what(), err), disk.Close())
+		return nil, errors.Join(lasting(fmt.Errorf("--fault: %s: %w", c.what(), err)), disk.Close())
 	}
 	return disk, nil
 }

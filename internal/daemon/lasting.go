@@ -35,10 +35,10 @@ func lasting(err error) error { return &lastingError{err} }
 
 // Lasting says that a daemon that is started once more, in the same way, would fail for
 // the reason that err says until an operator does something about it: a file is missing or
-// has other permissions, it has another format or is no disk, there is no such group. It is false for
-// all that may get better by itself (a disk in use, a full file system, no memory, a
-// device that is not there yet), for a daemon that had begun to serve, and while a guest
-// waits for one to go on.
+// has other permissions, it has another format, is no disk or is damaged, an option does
+// not fit it, there is no such group. It is false for all that may get better by itself (a
+// disk in use or that cannot be read, a full file system, no memory, a device that is not
+// there yet), for a daemon that had begun to serve, and while a guest waits for one to go on.
 func Lasting(err error) bool {
 	var start *startError
 	if !errors.As(err, &start) || start.held {
@@ -47,7 +47,7 @@ func Lasting(err error) bool {
 	if start.comes && errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
-	for _, t := range []error{fs.ErrNotExist, unix.EACCES, unix.EPERM, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EROFS, backend.ErrNotImage, backend.ErrUnfit} {
+	for _, t := range []error{fs.ErrNotExist, unix.EACCES, unix.EPERM, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EROFS, unix.ENOSYS, backend.ErrNotImage, backend.ErrUnfit, backend.ErrDamaged} {
 		if errors.Is(err, t) {
 			return true
 		}

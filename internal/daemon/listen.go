@@ -136,7 +136,7 @@ func listenAgain(c *Config) (*front, error) {
 func fromActivation(file *os.File, path string) (*front, error) {
 	f, err := inherited(file, "the socket handed over by systemd")
 	if err != nil {
-		return nil, err
+		return nil, lasting(err)
 	}
 	if f.listener == nil {
 		return nil, errors.Join(lasting(errors.New("the socket handed over by systemd is connected, not listening: set Accept=no in the socket unit")), f.close())
