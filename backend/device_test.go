@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -242,23 +241,14 @@ func TestOverlappingWritesOnDevice(t *testing.T) {
 
 // writeAll carries out requests at once, on a lane of their own.
 func writeAll(t *testing.T, d Disk, kind engine.Kind, rs []*Request) {
-	runtime.LockOSThread() // an engine may belong to it
-	defer runtime.UnlockOSThread()
-	lane, err := NewLane(kind.Open)
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	c := &client{t: t, disk: d, lane: lane}
-	c.submit(rs...)
-	for range rs {
-		if r := c.wait(); r.Err != nil {
-			t.Error(r.Err)
+	asWorker(t, d, kind, func(c *client) {
+		c.submit(rs...)
+		for range rs {
+			if r := c.wait(); r.Err != nil {
+				t.Error(r.Err)
+			}
 		}
-	}
-	if err := lane.Close(); err != nil {
-		t.Error(err)
-	}
+	})()
 }
 
 // What of a device can be given back, and where, is what the kernel says of it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +58,26 @@ func newClientOn(t tb, d Disk, open func(wake func()) (engine.Engine, error)) *c
 		}
 	})
 	return c
+}
+
+// asWorker is a goroutine that works on a disk by a lane of its own with that engine, as a
+// queue worker does; several may do so at once.
+func asWorker(t *testing.T, d Disk, kind engine.Kind, work func(*client)) func() {
+	return func() {
+		runtime.LockOSThread() // an engine may belong to it
+		defer runtime.UnlockOSThread()
+		lane, err := NewLane(kind.Open)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() {
+			if err := lane.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		work(&client{t: t, disk: d, lane: lane})
+	}
 }
 
 // wait returns the next request that is done, sleeping as a worker does.

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -86,20 +85,7 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Opt
 	}
 	var all sync.WaitGroup
 	for w := range workers {
-		all.Go(func() {
-			runtime.LockOSThread() // an engine may belong to it
-			defer runtime.UnlockOSThread()
-			lane, err := NewLane(kind.Open)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer func() {
-				if err := lane.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
-			c := &client{t: t, disk: d, lane: lane}
+		all.Go(asWorker(t, d, kind, func(c *client) {
 			rnd := rand.New(rand.NewPCG(uint64(w), 7))
 			for round := range rounds {
 				var rs []*Request
@@ -151,7 +137,7 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Opt
 					}
 				}
 			}
-		})
+		}))
 	}
 	all.Wait()
 	c := newClient(t, d)
@@ -229,20 +215,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o Options) 
 	var all sync.WaitGroup
 	const workers = 3
 	for w := range workers {
-		all.Go(func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			lane, err := NewLane(kind.Open)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer func() {
-				if err := lane.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
-			c := &client{t: t, disk: d, lane: lane}
+		all.Go(asWorker(t, d, kind, func(c *client) {
 			rnd := rand.New(rand.NewPCG(uint64(w), 9))
 			for round := range 25 {
 				// Zones of its own, every third one, which may share blocks with their neighbours.
@@ -281,7 +254,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o Options) 
 					}
 				}
 			}
-		})
+		}))
 	}
 	all.Wait()
 	if d, err = reopened(d, path, o); err != nil {

@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"runtime"
 	"sync"
 	"testing"
 
@@ -158,15 +157,7 @@ func TestPlainSyncsFromEverywhere(t *testing.T) {
 		d := openDisk(t, newPlain(t, 1<<20))
 		var workers sync.WaitGroup
 		for w := range uint64(3) {
-			workers.Go(func() {
-				runtime.LockOSThread() // an engine may belong to it
-				defer runtime.UnlockOSThread()
-				lane, err := NewLane(kind.Open)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				c := &client{t: t, disk: d, lane: lane}
+			workers.Go(asWorker(t, d, kind, func(c *client) {
 				rs := []*Request{request(OpFlush, 0, nil), request(OpWrite, 8*w, make([]byte, 4096)), request(OpFlush, 0, nil)}
 				rs[1].Stable = true
 				for range 50 {
@@ -177,10 +168,7 @@ func TestPlainSyncsFromEverywhere(t *testing.T) {
 						}
 					}
 				}
-				if err := lane.Close(); err != nil {
-					t.Error(err)
-				}
-			})
+			}))
 		}
 		workers.Wait()
 		if err := d.Close(); err != nil {

@@ -99,6 +99,21 @@ func (p *peer) raw(b []byte, fds ...int) {
 	}
 }
 
+// keptOrNot is a front-end that has negotiated, of a session that is kept in the store, or
+// of one that is not; the store is empty then.
+func keptOrNot(t *testing.T, kept bool) (*peer, *shelf) {
+	t.Helper()
+	store := &shelf{fds: map[string]int{}}
+	var p *peer
+	if kept {
+		p = keptPeer(t, store, new(fakeDevice))
+	} else {
+		p = connect(t, new(fakeDevice))
+	}
+	p.negotiate()
+	return p, store
+}
+
 // A session ends when its front-end is gone, also where that has sent it the other end of
 // its own connection, by whatever way: the session would hold itself open.
 func TestOwnEndEndsTheSession(t *testing.T) {
@@ -106,14 +121,7 @@ func TestOwnEndEndsTheSession(t *testing.T) {
 		for _, way := range ownEnds {
 			t.Run(fmt.Sprintf("%s, kept %v", way.name, kept), func(t *testing.T) {
 				t.Parallel() // most wait for a time limit
-				dev, store := new(fakeDevice), &shelf{fds: map[string]int{}}
-				var p *peer
-				if kept {
-					p = keptPeer(t, store, dev)
-				} else {
-					p = connect(t, dev)
-				}
-				p.negotiate()
+				p, store := keptOrNot(t, kept)
 				fd := p.own()
 				way.send(p, fd)
 				_ = unix.Close(fd)
@@ -149,14 +157,7 @@ func TestSlowMessages(t *testing.T) {
 	for _, kept := range []bool{false, true} {
 		t.Run(fmt.Sprintf("kept %v", kept), func(t *testing.T) {
 			t.Parallel()
-			dev, store := new(fakeDevice), &shelf{fds: map[string]int{}}
-			var p *peer
-			if kept {
-				p = keptPeer(t, store, dev)
-			} else {
-				p = connect(t, dev)
-			}
-			p.negotiate()
+			p, _ := keptOrNot(t, kept)
 			for _, b := range AppendU64(Header{SetFeatures, Version, 8}.Append(nil), needed|FeatureProtocol) {
 				p.raw([]byte{b})
 			}
