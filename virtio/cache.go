@@ -79,7 +79,7 @@ func (b *Blk) showWriteback() bool {
 // else has told it.
 func (b *Blk) doubtCacheMode() (doubtful bool) {
 	c := &b.cache
-	if c.read || c.known || c.promised || b.negotiated.Load()&BlkFeatureConfigWCE == 0 {
+	if plantNoDoubt || c.read || c.known || c.promised || b.negotiated.Load()&BlkFeatureConfigWCE == 0 {
 		return false
 	}
 	c.promised = true
