@@ -88,6 +88,13 @@ if grep -qx 'RestartPreventExitStatus=2 3' "$units/zvhost@.service"; then
 else
 	bad "RestartPreventExitStatus=" "$(grep RestartPrevent "$units/zvhost@.service")"
 fi
+# control-group, the default, kills zvhost-leftover together with a daemon that hangs, and
+# mixed as soon as the daemon has ended (docs/vhost-user.md).
+if [[ $(grep ^KillMode= "$units/zvhost@.service") == KillMode=process ]]; then
+	ok "systemd kills the daemon, and leaves to zvhost-leftover what the daemon had open"
+else
+	bad "KillMode=" "$(grep ^KillMode= "$units/zvhost@.service")"
+fi
 exec_start=$(sed -n 's/^ExecStart=//p' "$units/zvhost@.service" | sed "s,%t,$tmp,g; s,%i,vm1,g")
 mkdir "$tmp/zvhost"
 while IFS= read -r args; do
