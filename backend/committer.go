@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/zvhost/zvhost/backend/zone"
+	"github.com/zvhost/zvhost/internal/plant"
 )
 
 // The committer is one goroutine per image that makes things durable: flushes,
@@ -210,7 +211,7 @@ func (c *committer) commitAll() error {
 	if c.d.img.MaxActive != 0 {
 		c.catchUp()
 	}
-	if plantUnsynced {
+	if plant.Unsynced {
 		return c.commitTouched()
 	}
 	if err := c.d.img.sync(); err != nil {

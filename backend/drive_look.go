@@ -5,6 +5,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
+	"github.com/zvhost/zvhost/internal/plant"
 )
 
 // Only the drive knows what its zones are. It is asked after I/O that failed,
@@ -86,7 +87,7 @@ func (d *drive) reread(r *driveRequest) {
 	default:
 		landed := landedIn(zone.Entry(z.word.Load()), r.tried)
 		d.settle(r, func(m *driveRequest) error {
-			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != zone.Conventional && m.end <= landed || plantMerged && m != r {
+			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != zone.Conventional && m.end <= landed || plant.Merged && m != r {
 				return nil
 			}
 			return d.verdict(m.Op, m.zone, r.cause)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/internal/plant"
 )
 
 // recover finds out what the zones are, makes the image consistent and marks
@@ -48,11 +49,11 @@ func (img *image) recover() error {
 	clean := img.state.clean
 	err = img.takeOver(here, len(torn) > 0)
 	switch {
-	case err != nil && !clean && !plantToldOnce:
+	case err != nil && !clean && !plant.ReportedOnce:
 		// It may have been the news that data is gone, which nobody is told again.
 		_ = img.distrust()
 		return err
-	case err != nil || clean || plantStaleData:
+	case err != nil || clean || plant.StaleData:
 		return err
 	}
 	return img.punchAbove(img.words)

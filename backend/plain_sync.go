@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/plant"
 )
 
 // sync ends r once all that was done before is durable. One sync is under way at a
@@ -71,7 +72,7 @@ func (p *plain) synced(r *plainRequest) {
 // answer ends r, with success unless any sync has failed: that one may have been
 // told of what r covers.
 func (p *plain) answer(r *plainRequest) {
-	if err := p.failed(); err != nil && !plantToldOnce {
+	if err := p.failed(); err != nil && !plant.ReportedOnce {
 		p.fail(r, err)
 		return
 	}

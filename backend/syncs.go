@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/plant"
 )
 
 // openSyncs opens f's file once more, for syncs and nothing else. Data that the
@@ -15,7 +17,7 @@ import (
 //
 // It has no lock: that belongs to the description of f.
 func openSyncs(f *os.File) (*os.File, error) {
-	if plantToldOnce {
+	if plant.ReportedOnce {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		return os.NewFile(uintptr(fd), f.Name()), err
 	}
@@ -32,7 +34,7 @@ func openSyncs(f *os.File) (*os.File, error) {
 // RWF_DSYNC may not be told that it has failed: another one was. So a sync follows,
 // and that is one for all.
 func (r *Request) through(direct bool) {
-	direct = direct || plantToldOnce
+	direct = direct || plant.ReportedOnce
 	r.io.Dsync = r.Stable && direct
 	if r.Stable && !direct {
 		r.thenSync = true

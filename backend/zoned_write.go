@@ -6,6 +6,7 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/internal/plant"
 )
 
 // write checks what can be checked without the zone, and admits.
@@ -115,7 +116,7 @@ func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
 		}
 	}
 	r.from, r.end = from, from+sectors
-	if !plantLateMark {
+	if !plant.LateNote {
 		r.Mark.at(uint64(i)<<d.shift+from, sectors)
 	}
 	failpoint.Hit(failpoint.Admit)
@@ -129,7 +130,7 @@ func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
 		z.flyTail.next = r
 	}
 	z.flyTail = r
-	if plantEarlyPointer {
+	if plant.EarlyPointer {
 		z.done = z.next
 		d.publish(z, i)
 	}
@@ -273,7 +274,7 @@ func (d *zoned) publish(z *seqZone, i int) bool {
 	if w == zone.Entry(z.word.Load()) {
 		return true
 	}
-	if plantLostPointer && z.done%5 == 3 {
+	if plant.LostPointer && z.done%5 == 3 {
 		z.word.Store(uint64(w)) // guests see it, the next daemon does not
 		return true
 	}

@@ -63,7 +63,7 @@ go build -trimpath -o "$VM_RUN/zvhost" ./cmd/zvhost
 go build -trimpath -o "$VM_RUN/drives" ./integration/drives
 go test -c -trimpath -o "$VM_RUN/suite" ./integration/suite
 if [[ " ${drives[*]} " == *" plant "* ]]; then
-	go build -trimpath -tags zvhost_plant_merged -o "$VM_RUN/zvhost-merged" ./cmd/zvhost
+	go build -trimpath -tags zvhost_plant -ldflags "-X github.com/zvhost/zvhost/internal/plant.bug=merged" -o "$VM_RUN/zvhost-merged" ./cmd/zvhost
 fi
 
 # What the guest's commands share.
@@ -331,7 +331,7 @@ same_zones() {
 }
 
 on_plant() {
-	begin "a zvhost that has a bug on purpose (backend/plant_merged.go)"
+	begin "a zvhost that has a bug on purpose (internal/plant)"
 	host 'nullb n6 size=14 zone_size=2 zone_capacity=1 blocksize=512
 		for try in {1..5}; do
 			if ! drives -zvhost /bin/zvhost-merged -device /dev/n6 -configfs $nullb/n6 faults >/tmp/found; then break; fi

@@ -20,7 +20,7 @@ cd "$here/.."
 step "power cuts, $cuts on ext4 and $cuts on XFS"
 export CGO_ENABLED=0
 go build -trimpath -o "$VM_RUN/zvhost" ./cmd/zvhost
-go build -trimpath -tags zvhost_plant_unsynced -o "$VM_RUN/zvhost-unsynced" ./cmd/zvhost
+go build -trimpath -tags zvhost_plant -ldflags "-X github.com/zvhost/zvhost/internal/plant.bug=unsynced" -o "$VM_RUN/zvhost-unsynced" ./cmd/zvhost
 go build -trimpath -o "$VM_RUN/powercut" ./integration/powercut
 vm_start host --memory 3G --add "$VM_RUN/zvhost:/bin/" --add "$VM_RUN/zvhost-unsynced:/bin/" --add "$VM_RUN/powercut:/bin/"
 

@@ -16,7 +16,7 @@ cd "$here/.."
 step "data that the kernel cannot write back"
 export CGO_ENABLED=0
 go build -trimpath -o "$VM_RUN/zvhost" ./cmd/zvhost
-go build -trimpath -tags zvhost_plant_told -o "$VM_RUN/zvhost-told" ./cmd/zvhost
+go build -trimpath -tags zvhost_plant -ldflags "-X github.com/zvhost/zvhost/internal/plant.bug=once" -o "$VM_RUN/zvhost-told" ./cmd/zvhost
 go build -trimpath -o "$VM_RUN/writeback" ./integration/writeback
 vm_start host --add "$VM_RUN/zvhost:/bin/" --add "$VM_RUN/zvhost-told:/bin/" --add "$VM_RUN/writeback:/bin/"
 

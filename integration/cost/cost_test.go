@@ -29,7 +29,7 @@ type disk struct {
 func serve(t *testing.T, zones int) *disk {
 	t.Helper()
 	dir := t.TempDir()
-	binary, err := rig.Build(dir, "")
+	binary, err := rig.Build(dir, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -199,11 +199,11 @@ func TestKill(t *testing.T) {
 }
 
 // A test that cannot fail shows nothing: bugs that a build tag plants
-// (backend/plant_none.go) are found.
+// (internal/plant) are found.
 func TestPlantedBugsAreFound(t *testing.T) {
 	for _, plant := range []string{"early", "lost", "stale"} {
 		t.Run(plant, func(t *testing.T) {
-			binary, seed := build(t, "zvhost_plant_"+plant), newSeed()
+			binary, seed := buildPlanted(t, "", plant), newSeed()
 			var err error
 			for i := 0; i < len(geometries) && err == nil; i++ {
 				err = start(t, binary, seed, i, &tally{}).run(10)

@@ -14,7 +14,13 @@ import (
 // build builds zvhost as it is shipped, or with a bug that a build tag plants.
 func build(t *testing.T, tag string) (binary string) {
 	t.Helper()
-	binary, err := rig.Build(t.TempDir(), tag)
+	return buildPlanted(t, tag, "")
+}
+
+// buildPlanted builds a zvhost with a bug (internal/plant).
+func buildPlanted(t *testing.T, tag, bug string) (binary string) {
+	t.Helper()
+	binary, err := rig.Build(t.TempDir(), tag, bug)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -363,7 +363,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 // leaves a write that is carried out again, behind the first. Random instants lie there
 // too seldom to count on (once 90 did not), so the daemon is killed at the point.
 func TestPlantedLateMarkIsFound(t *testing.T) {
-	binary, seed := build(t, "zvhost_failpoints,zvhost_plant_latemark"), newSeed()
+	binary, seed := buildPlanted(t, "zvhost_failpoints", "latenote"), newSeed()
 	var err error
 	for i := 0; i < len(geometries) && err == nil; i++ {
 		c := start(t, binary, seed, i, &tally{})

@@ -17,10 +17,16 @@ import (
 )
 
 // Build builds zvhost into dir, without the race detector and with build tags: none for
-// what is shipped, others for what tests want of it (backend/plant_none.go).
-func Build(dir, tags string) (binary string, err error) {
+// what is shipped. bug is the bug that is planted in it, none where it is empty
+// (internal/plant).
+func Build(dir, tags, bug string) (binary string, err error) {
 	binary = filepath.Join(dir, "zvhost")
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", tags, "-o", binary, "github.com/zvhost/zvhost/cmd/zvhost")
+	args := []string{"build", "-trimpath", "-o", binary}
+	if bug != "" {
+		tags += ",zvhost_plant"
+		args = append(args, "-ldflags", "-X github.com/zvhost/zvhost/internal/plant.bug="+bug)
+	}
+	cmd := exec.Command("go", append(args, "-tags", tags, "github.com/zvhost/zvhost/cmd/zvhost")...)
 	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%v: %w\n%s", cmd, err, out)

@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 
 	// It does nothing but in tests.
 	"internal/failpoint": {},
+	"internal/plant":     {},
 
 	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem", "internal/foreign"},
@@ -37,7 +38,7 @@ var mayImport = map[string][]string{
 	"virtio/driver":   {"virtio/guestmem"},
 	"virtio/guestmem": {"internal/iovec", "internal/memfault"},
 
-	"backend":        {"backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
+	"backend":        {"internal/plant", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
 	"backend/engine": {"internal/uring", "internal/iovec"},
 	"backend/zone":   {},
 
