@@ -31,10 +31,10 @@ func Look(path string, o Options) (Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.look = true
+	o.LookOnly = true
 	switch kind {
 	case KindImage:
-		img, err := openImage(path, o)
+		img, err := openImage(path, o, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -69,17 +69,14 @@ type driveZone struct {
 	again   []*driveRequest
 }
 
-// A Window is a range of a drive's zones, both ends included.
-type Window struct{ First, Last int }
-
 // openDrive opens the zoned block device at path, or a window of it.
 func openDrive(path string, o Options) (_ *drive, err error) {
 	mode := os.O_RDWR
-	if o.ReadOnly || o.look {
+	if o.ReadOnly || o.LookOnly {
 		mode = os.O_RDONLY
 	}
 	var f *os.File
-	if o.Window == nil && !o.look {
+	if o.Window == nil && !o.LookOnly {
 		// A device that is mounted, or part of another one, is not ours. Windows
 		// are shared among daemons, so there the locks have to do.
 		f, err = openExclusively(path, mode|unix.O_DIRECT)
@@ -95,7 +92,7 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 		return nil, cannotOpen("drive", path, err)
 	}
 	d := &drive{f: f, path: path}
-	if err = d.survey(o, true); err == nil && !o.look { // a guest's report asks the drive again
+	if err = d.survey(o, true); err == nil && !o.LookOnly { // a guest's report asks the drive again
 		err = d.claim()
 	}
 	if err != nil {

@@ -4,13 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
@@ -183,51 +177,4 @@ func settleCached(ask reporter, zones []kernelZone) error {
 	}
 	copy(zones[first:], sure)
 	return nil
-}
-
-// queueLimits reads attributes of a block device's queue. The first error
-// sticks.
-type queueLimits struct {
-	dirs []string
-	err  error
-}
-
-// limitsOf is about the device that f is; a partition has its queue one level up.
-func limitsOf(f *os.File) *queueLimits {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return &queueLimits{err: err}
-	}
-	dev := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
-	return &queueLimits{dirs: []string{dev + "/queue/", dev + "/../queue/"}}
-}
-
-// get returns the number in attribute name, or missing where this kernel has no
-// such attribute.
-func (q *queueLimits) get(name string, missing uint64) uint64 {
-	for _, dir := range q.dirs {
-		text, err := os.ReadFile(dir + name)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		n := missing
-		if err == nil {
-			n, err = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
-		}
-		if err != nil && q.err == nil {
-			q.err = fmt.Errorf("read %s of its queue: %w", name, err)
-		}
-		return n
-	}
-	return missing
-}
-
-// deviceSectors is the size of a block device (BLKGETSIZE64).
-func deviceSectors(fd int) (uint64, error) {
-	var bytes uint64
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKGETSIZE64, uintptr(unsafe.Pointer(&bytes)))
-	if errno != 0 {
-		return 0, fmt.Errorf("ask for its size: %w", errno)
-	}
-	return bytes >> SectorShift, nil
 }

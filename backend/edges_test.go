@@ -27,7 +27,7 @@ func TestEdges(t *testing.T) {
 		for _, unit := range []uint32{1024, 4096, 65536} {
 			for _, direct := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, %d, direct %v", kind, unit, direct), func(t *testing.T) {
-					testEdges(t, kind, Options{Direct: direct, unit: unit})
+					testEdges(t, kind, Options{Direct: direct, MinUnit: unit})
 				})
 			}
 		}
@@ -164,7 +164,7 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Opt
 // A part of a block that cannot be read or written costs its request an error, and
 // lets the next one have the block.
 func TestEdgeFails(t *testing.T) {
-	d, err := Open(newPlain(t, 1<<20), Options{unit: 4096})
+	d, err := Open(newPlain(t, 1<<20), Options{MinUnit: 4096})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestImageEdges(t *testing.T) {
 	for _, kind := range engine.Kinds {
 		for _, direct := range []bool{false, true} {
 			for _, g := range []zone.Geometry{small, {CapacitySectors: 33*4 - 2, ZoneSectors: 4, ConventionalZones: 1}, {CapacitySectors: 1001, ZoneSectors: 64, ZoneCapacitySectors: 61}} {
-				testImageEdges(t, kind, g, Options{Direct: direct, unit: 4096})
+				testImageEdges(t, kind, g, Options{Direct: direct, MinUnit: 4096})
 			}
 		}
 	}
@@ -307,7 +307,7 @@ func TestBlockSizeIsTheOperators(t *testing.T) {
 	} {
 		for _, unit := range []uint32{0, 512, 4096, 8192} {
 			for _, direct := range []bool{false, true} {
-				d, err := Open(c.path, Options{BlockSize: c.asked, unit: unit, Direct: direct})
+				d, err := Open(c.path, Options{BlockSize: c.asked, MinUnit: unit, Direct: direct})
 				if c.want != "" {
 					if err == nil || !strings.Contains(err.Error(), c.want) {
 						t.Errorf("%+v: %v", c, err)
@@ -326,7 +326,7 @@ func TestBlockSizeIsTheOperators(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Open(plain, Options{unit: 3 << 10}); err == nil || !strings.Contains(err.Error(), "leave --cache=direct out") {
+	if _, err := Open(plain, Options{MinUnit: 3 << 10}); err == nil || !strings.Contains(err.Error(), "leave --cache=direct out") {
 		t.Errorf("a unit that is no power of two: %v", err)
 	}
 }

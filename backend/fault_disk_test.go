@@ -284,11 +284,11 @@ func TestLatency(t *testing.T) {
 		c.fault("latency=1h,op=flush")
 		r := request(OpFlush, 0, nil)
 		c.submit(r)
-		eventually(t, func() bool { c.quiet("it is held back"); return len(d.Faults().heldNow()) == 1 })
+		eventually(t, func() bool { c.quiet("it is held back"); return len(heldNow(d.Faults())) == 1 })
 		c.lane.Hurry(d)
 		c.ended(r)
 		c.want(c.flush(), nil) // in a hurry for ever
-		if n := len(d.Faults().heldNow()); n != 0 {
+		if n := len(heldNow(d.Faults())); n != 0 {
 			t.Errorf("%d answers are held back", n)
 		}
 		if kind == "zoned" {
@@ -300,7 +300,7 @@ func TestLatency(t *testing.T) {
 }
 
 // heldNow are the requests whose answers are held back.
-func (s *Faults) heldNow() (rs []*Request) {
+func heldNow(s *Faults) (rs []*Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for r := range s.held {

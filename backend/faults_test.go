@@ -101,7 +101,7 @@ func failing(op string, err error) func(storeCall) error {
 func openFaulty(t tb, path string) (*zoned, *faultStore) {
 	t.Helper()
 	fs := new(faultStore)
-	d, err := openZoned(path, Options{wrap: fs.over})
+	d, err := openZonedOver(path, Options{}, fs.over)
 	if err != nil {
 		t.Fatal(err)
 	}

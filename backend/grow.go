@@ -47,9 +47,3 @@ func (p *plain) grow() (uint64, error) {
 	p.size.grow(int64(sectors) << SectorShift)
 	return sectors, nil
 }
-
-// wholeBlocks is how many sectors there are in so many bytes, counting only whole
-// logical blocks.
-func wholeBlocks(size int64, block uint32) uint64 {
-	return uint64(size) / uint64(block) * uint64(block) >> SectorShift
-}

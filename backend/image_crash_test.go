@@ -114,7 +114,7 @@ func TestTornBlocks(t *testing.T) {
 		for first := range 2 {
 			fs := new(faultStore)
 			n := 0
-			d, err := openZoned(path, Options{wrap: func(s store) store {
+			d, err := openZonedOver(path, Options{}, func(s store) store {
 				fs.under = s
 				fs.before = func(call storeCall) error {
 					if n++; n <= first {
@@ -123,7 +123,7 @@ func TestTornBlocks(t *testing.T) {
 					return tearing(fs.under.(fileStore), keep)(call)
 				}
 				return fs
-			}})
+			})
 			if err == nil {
 				t.Errorf("opened without a mark, at step %d: %v", first, d.Close())
 			}

@@ -76,7 +76,7 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 			make()
 			for broken := 0; ; broken++ {
 				n := 0
-				d, err := openZoned(path, Options{wrap: func(s store) store {
+				d, err := openZonedOver(path, Options{}, func(s store) store {
 					return &faultStore{under: s, before: func(call storeCall) error {
 						switch n++; {
 						case n <= broken/2:
@@ -86,7 +86,7 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 						}
 						return unix.EIO
 					}}
-				}})
+				})
 				if err != nil {
 					wantClean(t, path)
 					if rep, err := ReadReport(path); err != nil || rep.Zones[2].WP != 264 {

@@ -50,10 +50,11 @@ type image struct {
 	block   [blockBytes]byte // scratch of commitBlock
 }
 
-// openImage opens, locks and recovers the image at path.
-func openImage(path string, o Options) (_ *image, err error) {
+// openImage opens, locks and recovers the image at path. over, unless it is nil, puts
+// something over the image's file: tests do.
+func openImage(path string, o Options, over func(store) store) (_ *image, err error) {
 	mode := os.O_RDWR
-	if o.ReadOnly || o.look {
+	if o.ReadOnly || o.LookOnly {
 		mode = os.O_RDONLY
 	}
 	f, err := os.OpenFile(path, mode, 0)
@@ -72,10 +73,10 @@ func openImage(path string, o Options) (_ *image, err error) {
 		}
 		img.store = fileStore{fd: int(f.Fd()), syncs: int(img.syncs.Fd())}
 	}
-	if o.wrap != nil {
-		img.store = o.wrap(img.store)
+	if over != nil {
+		img.store = over(img.store)
 	}
-	if !o.look {
+	if !o.LookOnly {
 		if err := lockFileOrWarn(f, o.ReadOnly, o.Warn); err != nil {
 			return nil, err
 		}
@@ -100,12 +101,12 @@ func openImage(path string, o Options) (_ *image, err error) {
 	if o.BlockSize != 0 && o.BlockSize != img.BlockSize {
 		return nil, unfitf("it has blocks of %d bytes: leave --block-size %d out, or create another image", img.BlockSize, o.BlockSize)
 	}
-	if o.Direct || o.unit != 0 {
+	if o.Direct || o.MinUnit != 0 {
 		if err := img.openDirect(mode, o); err != nil {
 			return nil, err
 		}
 	}
-	if o.look {
+	if o.LookOnly {
 		return img, nil
 	}
 	if !o.ReadOnly && img.unit == 0 {
@@ -117,7 +118,7 @@ func openImage(path string, o Options) (_ *image, err error) {
 
 // openDirect opens the file once more, for what is in the zones.
 func (img *image) openDirect(mode int, o Options) (err error) {
-	unit := o.unit
+	unit := o.MinUnit
 	if o.Direct {
 		// By its descriptor: path may be another file by now.
 		img.direct, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", img.data), mode|unix.O_DIRECT, 0)

@@ -16,7 +16,7 @@ import (
 // setEdges finds out whether it is one: its device has blocks of own bytes, and the
 // guest is shown blocks of block bytes.
 func (p *plain) setEdges(o Options, own, block uint32) (err error) {
-	unit := o.unit
+	unit := o.MinUnit
 	if o.Direct {
 		var direct uint32
 		p.reach, direct = reachOf(p.f)
@@ -33,7 +33,7 @@ func (p *plain) setEdges(o Options, own, block uint32) (err error) {
 	if n == 0 {
 		return nil
 	}
-	if p.syncs == nil && !o.look { // a disk that is only read has its end to be read, too
+	if p.syncs == nil && !o.LookOnly { // a disk that is only read has its end to be read, too
 		if p.syncs, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", p.fd), os.O_RDONLY, 0); err != nil {
 			return fmt.Errorf("open it once more, for the page cache (this needs /proc to be mounted): %w", err)
 		}

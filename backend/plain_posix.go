@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -48,7 +47,7 @@ const maxRangeSectors = 1 << 30 >> SectorShift
 
 func openPlain(path string, o Options) (_ *plain, err error) {
 	mode := os.O_RDWR
-	if o.ReadOnly || o.look {
+	if o.ReadOnly || o.LookOnly {
 		mode = os.O_RDONLY
 	}
 	f, err := o.openPlainFile(path, mode)
@@ -69,7 +68,7 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 		}
 		p.syncFD = int(p.syncs.Fd())
 	}
-	if !o.look {
+	if !o.LookOnly {
 		if err := lockFileOrWarn(f, o.ReadOnly, o.Warn); err != nil {
 			return nil, err
 		}
@@ -110,7 +109,7 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	p.capacity.Store(sectors)
 	p.size.init(p.syncFD, int64(sectors)<<SectorShift)
 	p.faults.init(p.info)
-	if !o.look {
+	if !o.LookOnly {
 		if !o.ReadOnly && p.edges == nil {
 			p.size.mapEnd((sectors<<SectorShift - 1) &^ (pageBytes - 1) >> SectorShift)
 		}
@@ -124,7 +123,7 @@ func (o *Options) openPlainFile(path string, mode int) (f *os.File, err error) {
 	if o.Direct {
 		mode |= unix.O_DIRECT
 	}
-	if o.look {
+	if o.LookOnly {
 		f, err = os.OpenFile(path, mode, 0)
 	} else {
 		f, err = openUnused(path, mode)
@@ -136,27 +135,6 @@ func (o *Options) openPlainFile(path string, mode int) (f *os.File, err error) {
 		return nil, cannotOpen("disk", path, directError(err))
 	}
 	return f, nil
-}
-
-// blockSizes are the logical and physical block sizes in bytes: a device's own,
-// or for a file those that any file system takes through the page cache.
-func blockSizes(f *os.File) (logical, physical uint32, err error) {
-	st, err := f.Stat()
-	if err != nil {
-		return 0, 0, err
-	}
-	if st.Mode()&os.ModeDevice == 0 {
-		return 512, 4096, nil
-	}
-	l, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET)
-	if err != nil {
-		return 0, 0, fmt.Errorf("ask for its block size: %w", err)
-	}
-	p, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKPBSZGET)
-	if err != nil || p < l || p > math.MaxInt32 {
-		p = l
-	}
-	return uint32(l), uint32(p), nil
 }
 
 // Info implements Disk.

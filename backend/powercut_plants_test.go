@@ -6,17 +6,17 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// A plant is a bug in the order in which an image writes and syncs: a store that
+// A faultyStore has a bug in the order in which an image writes and syncs: a store that
 // does not do what it is told, or not then.
-type plant struct {
+type faultyStore struct {
 	*cutHost
 	late []func() error // what was put off
-	bug  func(p *plant, call string, off int64, b []byte, now func() error) error
+	bug  func(p *faultyStore, call string, off int64, b []byte, now func() error) error
 }
 
-func (p *plant) sync() error { return p.bug(p, "sync", 0, nil, p.cutHost.sync) }
+func (p *faultyStore) sync() error { return p.bug(p, "sync", 0, nil, p.cutHost.sync) }
 
-func (p *plant) writeStable(b []byte, off int64) error {
+func (p *faultyStore) writeStable(b []byte, off int64) error {
 	call := "table"
 	if off < liveOff {
 		call = "state"
@@ -25,12 +25,12 @@ func (p *plant) writeStable(b []byte, off int64) error {
 	return p.bug(p, call, off, b, func() error { return p.cutHost.writeStable(b, off) })
 }
 
-func (p *plant) wipe(off, n int64) error {
+func (p *faultyStore) wipe(off, n int64) error {
 	return p.bug(p, "wipe", off, make([]byte, n), func() error { return p.cutHost.wipe(off, n) })
 }
 
 // catchUp does what was put off.
-func (p *plant) catchUp() error {
+func (p *faultyStore) catchUp() error {
 	late := p.late
 	p.late = nil
 	for _, f := range late {
@@ -42,14 +42,14 @@ func (p *plant) catchUp() error {
 }
 
 // plants are the bugs, by name.
-var plants = map[string]func(p *plant, call string, off int64, b []byte, now func() error) error{
-	"no sync in a flush": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+var plants = map[string]func(p *faultyStore, call string, off int64, b []byte, now func() error) error{
+	"no sync in a flush": func(p *faultyStore, call string, _ int64, _ []byte, now func() error) error {
 		if call == "sync" && p.phase == "run" {
 			return nil
 		}
 		return now()
 	},
-	"the table is committed before the sync": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+	"the table is committed before the sync": func(p *faultyStore, call string, _ int64, _ []byte, now func() error) error {
 		switch {
 		case call == "sync" && p.phase == "run":
 			p.late = append(p.late, now)
@@ -62,7 +62,7 @@ var plants = map[string]func(p *plant, call string, off int64, b []byte, now fun
 		}
 		return now()
 	},
-	"a reset wipes before it is committed": func(p *plant, call string, off int64, b []byte, now func() error) error {
+	"a reset wipes before it is committed": func(p *faultyStore, call string, off int64, b []byte, now func() error) error {
 		if call != "table" || p.phase != "run" {
 			return now()
 		}
@@ -86,7 +86,7 @@ var plants = map[string]func(p *plant, call string, off int64, b []byte, now fun
 		}
 		return now()
 	},
-	"recovery wipes before it commits": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+	"recovery wipes before it commits": func(p *faultyStore, call string, _ int64, _ []byte, now func() error) error {
 		switch {
 		case p.phase == "open" && call == "table":
 			p.late = append(p.late, now)
@@ -98,7 +98,7 @@ var plants = map[string]func(p *plant, call string, off int64, b []byte, now fun
 		}
 		return now()
 	},
-	"the image says that it is in use too late": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+	"the image says that it is in use too late": func(p *faultyStore, call string, _ int64, _ []byte, now func() error) error {
 		switch {
 		case p.phase == "open" && call == "state":
 			p.late = append(p.late, now)
@@ -110,13 +110,13 @@ var plants = map[string]func(p *plant, call string, off int64, b []byte, now fun
 		}
 		return now()
 	},
-	"the image says that it is clean before its live table is synced": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+	"the image says that it is clean before its live table is synced": func(p *faultyStore, call string, _ int64, _ []byte, now func() error) error {
 		if p.phase == "close" && call == "sync" {
 			return nil
 		}
 		return now()
 	},
-	"table blocks are written but not made durable": func(p *plant, call string, off int64, b []byte, now func() error) error {
+	"table blocks are written but not made durable": func(p *faultyStore, call string, off int64, b []byte, now func() error) error {
 		if call != "table" {
 			return now()
 		}
@@ -127,7 +127,7 @@ var plants = map[string]func(p *plant, call string, off int64, b []byte, now fun
 		_, err := p.f.WriteAt(b, off)
 		return err
 	},
-	"a commit writes over the copy that counts": func(p *plant, call string, off int64, b []byte, now func() error) error {
+	"a commit writes over the copy that counts": func(p *faultyStore, call string, off int64, b []byte, now func() error) error {
 		if call != "table" {
 			return now()
 		}
@@ -139,7 +139,7 @@ var plants = map[string]func(p *plant, call string, off int64, b []byte, now fun
 		}
 		return now()
 	},
-	"a reset leaves the old data where it is": func(p *plant, call string, _ int64, _ []byte, now func() error) error {
+	"a reset leaves the old data where it is": func(p *faultyStore, call string, _ int64, _ []byte, now func() error) error {
 		if call == "wipe" {
 			return nil
 		}
@@ -154,7 +154,7 @@ func TestPlantedPowerCutBugsAreFound(t *testing.T) {
 		inBubble(t, func(t *testing.T) {
 			var sum cutTally
 			for seed := uint64(1); sum.cuts < 3000; seed++ {
-				told, _, err := runCuts(dir, seed, 0, func(h *cutHost) store { return &plant{cutHost: h, bug: bug} })
+				told, _, err := runCuts(dir, seed, 0, func(h *cutHost) store { return &faultyStore{cutHost: h, bug: bug} })
 				if sum.add(told); err != nil {
 					t.Logf("%s: found after %d power cuts: %v", name, sum.cuts, err)
 					return

@@ -132,12 +132,12 @@ func (h *cutHost) wipe(off, n int64) error {
 // recovery.
 func (h *cutHost) open(plant func(*cutHost) store, inCall func() error) (*zoned, error) {
 	h.phase, h.inCall, h.dead = "open", inCall, false
-	d, err := openZoned(h.path, Options{unit: h.unit, wrap: func(store) store {
+	d, err := openZonedOver(h.path, Options{MinUnit: h.unit}, func(store) store {
 		if plant != nil {
 			return plant(h)
 		}
 		return h
-	}})
+	})
 	if err == nil {
 		h.phase = "run"
 		err = h.observe()

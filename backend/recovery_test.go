@@ -42,7 +42,7 @@ func TestKilledDuringRecovery(t *testing.T) {
 			}
 			return nil
 		}
-		d, err := openZoned(path, Options{wrap: fs.over})
+		d, err := openZonedOver(path, Options{}, fs.over)
 		if err != nil {
 			if !errors.Is(err, errDead) {
 				t.Fatal(err)

@@ -156,7 +156,7 @@ func TestLossOutlivesKillInAFlush(t *testing.T) {
 func TestStableWriteIsToldOfLoss(t *testing.T) {
 	path := newImage(t, small)
 	fs := new(faultStore)
-	d, err := openZoned(path, Options{Direct: true, wrap: fs.over})
+	d, err := openZonedOver(path, Options{Direct: true}, fs.over)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func TestDistrustIsSaidTwice(t *testing.T) {
 func TestSyncsAreTheFiles(t *testing.T) {
 	for _, o := range []Options{{}, {Direct: true}} {
 		path := newImage(t, small)
-		img, err := openImage(path, o)
+		img, err := openImage(path, o, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -275,14 +275,14 @@ func TestSyncsAreTheFiles(t *testing.T) {
 			t.Error(err)
 		}
 		// Its end is not the lock's.
-		if _, err := openImage(path+".moved", Options{}); !IsInUse(err) {
+		if _, err := openImage(path+".moved", Options{}, nil); !IsInUse(err) {
 			t.Errorf("opened twice: %v", err)
 		}
 		if err := img.close(); err != nil {
 			t.Error(err)
 		}
 	}
-	img, err := openImage(newImage(t, small), Options{ReadOnly: true})
+	img, err := openImage(newImage(t, small), Options{ReadOnly: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +323,7 @@ func TestRecoveryThatIsToldOfLoss(t *testing.T) {
 			}
 			return nil
 		}
-		d, err := openZoned(path, Options{wrap: fs.over})
+		d, err := openZonedOver(path, Options{}, fs.over)
 		if err == nil {
 			kill(t, d, fs)
 			if fatal != 4 { // two states, a sync, a block of the table

@@ -73,8 +73,11 @@ type seqZone struct {
 }
 
 // openZoned opens a zoned image as a disk.
-func openZoned(path string, o Options) (*zoned, error) {
-	img, err := openImage(path, o)
+func openZoned(path string, o Options) (*zoned, error) { return openZonedOver(path, o, nil) }
+
+// openZonedOver is openZoned with something put over the image's file: see openImage.
+func openZonedOver(path string, o Options, over func(store) store) (*zoned, error) {
+	img, err := openImage(path, o, over)
 	if err != nil {
 		return nil, err
 	}
