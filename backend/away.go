@@ -27,7 +27,7 @@ func newAway(i Info) *away {
 // refuses every request, until Open is called. Look takes no lock and writes
 // nothing, so somebody else may have the disk meanwhile.
 func Look(path string, o Options) (Disk, error) {
-	kind, err := o.kind(path)
+	kind, err := kindOf(path, &o)
 	if err != nil {
 		return nil, err
 	}

@@ -132,7 +132,7 @@ type Request struct {
 	io       engine.Op    // the I/O in flight for this request, one at a time
 	clip     []unix.Iovec // part of Iov, when not all of it goes to the file
 	thenSync bool         // a write: its data, once written, has yet to be made stable
-	lends    bool         // it waits for memory of ours: see lend
+	borrows  bool         // it waits for memory of ours: see borrow
 	detour   *bounce      // memory in the place of that in io.Iov
 	unit     int64        // of a detour: see move
 	span     span         // what of an edged file it has

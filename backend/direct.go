@@ -110,12 +110,12 @@ func (r *Request) move(a reach) {
 	}
 }
 
-// lend is true when r may take memory of ours for as long as it adds to l.detours.
-// If not, r waits, and its disk's ioDone is called for it when it can try again.
-func (r *Request) lend() bool {
+// borrow is true when r may take memory of ours, until it repays it. If not, r waits,
+// and its disk's ioDone is called for it when it can try again.
+func (r *Request) borrow() bool {
 	l := r.lane
 	if l.detours == maxDetours {
-		r.lends = true
+		r.borrows = true
 		l.waiting.push(r)
 		return false
 	}
@@ -123,10 +123,16 @@ func (r *Request) lend() bool {
 	return true
 }
 
+// repay says that r needs the memory no more that it borrowed.
+func (r *Request) repay() { r.lane.detours-- }
+
+// Lent is how many requests of the lane have memory of ours at the moment.
+func (l *Lane) Lent() int { return l.detours }
+
 // depart begins a detour.
 func (l *Lane) depart(r *Request) {
-	if r.lends {
-		r.lends = false
+	if r.borrows {
+		r.borrows = false
 		r.disk.ioDone(r)
 		return
 	}

@@ -152,8 +152,7 @@ func (d *drive) cut(all []kernelZone, w *Window) ([]kernelZone, error) {
 
 // take makes these zones, whose limits are known, the disk's.
 func (d *drive) take(zones []kernelZone) {
-	z := d.info.Zoned
-	d.rules = rules{info: d.info, shift: bits.TrailingZeros64(z.ZoneSectors), append: uint64(z.MaxAppendSectors) << SectorShift}
+	d.rules = newRules(d.info)
 	d.zones = make([]driveZone, len(zones))
 	for i, k := range zones {
 		z := &d.zones[i]

@@ -74,8 +74,8 @@ func TestDriveCopies(t *testing.T) {
 			if limit := maxDetours * detourBytes; most > limit {
 				t.Errorf("%d bytes are copied at once, want at most %d", most, limit)
 			}
-			if c.lane.detours != 0 {
-				t.Errorf("%d are said to be copied yet", c.lane.detours)
+			if c.lane.Lent() != 0 {
+				t.Errorf("%d are said to be copied yet", c.lane.Lent())
 			}
 			for _, op := range d.dev.ops {
 				if op.Code == engine.Writev && op.Len > int64(tt.longest) {
@@ -108,7 +108,7 @@ func TestDriveCopyFails(t *testing.T) {
 	if want := [2]uint64{detourBytes >> SectorShift, 2 * detourBytes >> SectorShift}; driveOf(r).tried != want {
 		t.Errorf("sectors %v of the zone were tried, want %v", driveOf(r).tried, want)
 	}
-	if driveOf(r).copied != nil || c.lane.detours != 0 {
+	if driveOf(r).copied != nil || c.lane.Lent() != 0 {
 		t.Error("its memory was not given back")
 	}
 	c.wantZone(1, zone.ImpOpen, landed)
@@ -148,8 +148,8 @@ func TestDriveReportsCopied(t *testing.T) {
 			ended++
 		}
 	}
-	if c.lane.detours != 0 {
-		t.Errorf("%d are said to go on", c.lane.detours)
+	if c.lane.Lent() != 0 {
+		t.Errorf("%d are said to go on", c.lane.Lent())
 	}
 	for i := range zones {
 		want := zone.Empty
@@ -173,7 +173,7 @@ func TestDriveReportsCopied(t *testing.T) {
 	}
 	e.release()
 	c.want(c.wait().Err, ErrIO)
-	if got := d.dev.count(engine.ZoneReport) - asked; got != 2 || c.lane.detours != 0 {
-		t.Errorf("%d were asked for, and %d are said to go on", got, c.lane.detours)
+	if got := d.dev.count(engine.ZoneReport) - asked; got != 2 || c.lane.Lent() != 0 {
+		t.Errorf("%d were asked for, and %d are said to go on", got, c.lane.Lent())
 	}
 }

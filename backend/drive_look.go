@@ -146,7 +146,7 @@ const zonesAtATime = (detourBytes - engine.ZoneReportBytes) / engine.ZoneBytes
 
 // reportFrom looks at zone from and those behind it.
 func (d *drive) reportFrom(r *driveRequest, from int) {
-	if r.step, r.zone = driveReport, int32(from); r.lend() {
+	if r.step, r.zone = driveReport, int32(from); r.borrow() {
 		d.ask(r, from, min(from+zonesAtATime, int(r.Sector>>d.rules.shift+r.Bytes)))
 	}
 }
@@ -179,7 +179,7 @@ func (d *drive) reported(r *driveRequest) {
 		d.fail(r, d.verdict(r.Op, r.zone, r.cause))
 		return
 	}
-	r.lane.detours--
+	r.repay()
 	if err == nil && uint64(r.to) < r.Sector>>d.rules.shift+r.Bytes {
 		d.reportFrom(r, int(r.to))
 		return

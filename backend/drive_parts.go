@@ -47,7 +47,7 @@ func (d *drive) issue(r *driveRequest) {
 	case direct:
 		r.step = driveWrote
 		d.issuePart(r, off)
-	case !r.lend(): // issue is called again
+	case !r.borrow(): // issue is called again
 	default:
 		r.step, r.copied = driveWrote, newBounce(min(total, d.copyBytes()))
 		r.copied.far, r.copied.off, r.copied.len = r.clip, off, int64(total)

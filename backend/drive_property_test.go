@@ -173,7 +173,7 @@ func (s *driveScript) batch(t *rapid.T, faulty bool) {
 // idle says whether no lane has anything to do.
 func (s *driveScript) idle() bool {
 	for _, c := range s.lanes {
-		if e := c.lane.eng.(*fakeEngine); c.lane.full.Load() || len(e.staged)+len(e.queued)+len(e.done) > 0 {
+		if e := c.lane.Engine().(*fakeEngine); c.lane.Mailed() || len(e.staged)+len(e.queued)+len(e.done) > 0 {
 			return false
 		}
 	}

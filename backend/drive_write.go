@@ -195,7 +195,7 @@ func (d *drive) wrote(r *driveRequest) {
 	if b := r.copied; b != nil {
 		r.copied, b.far = nil, nil
 		b.free()
-		r.lane.detours--
+		r.repay()
 	}
 	d.device.give(d, r.lane)
 	end := r.end

@@ -284,11 +284,11 @@ func TestLatency(t *testing.T) {
 		c.fault("latency=1h,op=flush")
 		r := request(OpFlush, 0, nil)
 		c.submit(r)
-		eventually(t, func() bool { c.quiet("it is held back"); return len(heldNow(d.Faults())) == 1 })
+		eventually(t, func() bool { c.quiet("it is held back"); return d.Faults().Held() == 1 })
 		c.lane.Hurry(d)
 		c.ended(r)
 		c.want(c.flush(), nil) // in a hurry for ever
-		if n := len(heldNow(d.Faults())); n != 0 {
+		if n := d.Faults().Held(); n != 0 {
 			t.Errorf("%d answers are held back", n)
 		}
 		if kind == "zoned" {
@@ -297,16 +297,6 @@ func TestLatency(t *testing.T) {
 			t.Error(err)
 		}
 	}
-}
-
-// heldNow are the requests whose answers are held back.
-func heldNow(s *Faults) (rs []*Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for r := range s.held {
-		rs = append(rs, r)
-	}
-	return rs
 }
 
 // Faults are added, struck, listed and cleared from everywhere at once: each
@@ -355,7 +345,7 @@ func TestFaultsFromEverywhere(t *testing.T) {
 	if sum != times || len(list) != 1 || list[0].Struck != times || !list[0].Spent {
 		t.Errorf("%d reads failed, want %d; %+v", sum, times, list)
 	}
-	if d.Faults().live.Load() != nil {
+	if d.Faults().Any() {
 		t.Error("a spent fault costs requests time")
 	}
 	closeDisk(t, d, path)

@@ -183,6 +183,16 @@ func (s *Faults) refresh() {
 	s.live.Store(&live)
 }
 
+// Any says whether there is a fault that can still strike.
+func (s *Faults) Any() bool { return s.live.Load() != nil }
+
+// Held is how many answers are held back at the moment.
+func (s *Faults) Held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.held)
+}
+
 func (a *armed) spent() bool { return a.Times != 0 && a.times.Load() == 0 }
 
 // strike looks whether faults strike r, which is about to touch so many sectors

@@ -74,7 +74,7 @@ func (k *foreign) sensible(f *os.File) bool {
 
 // warnOfForeign has the operator told when f, to be served as an ordinary disk, looks
 // like something else and nobody has said that it is none.
-func (o *Options) warnOfForeign(path string, size int64) {
+func warnOfForeign(path string, size int64, o *Options) {
 	if o.Format == FormatRaw || o.Warn == nil {
 		return
 	}

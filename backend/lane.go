@@ -139,6 +139,13 @@ func (l *Lane) Done() *Request {
 // InFlight is the number of requests submitted and not yet returned by Done.
 func (l *Lane) InFlight() int { return l.inFlight }
 
+// Engine is the lane's engine.
+func (l *Lane) Engine() engine.Engine { return l.eng }
+
+// Mailed says whether another goroutine has handed a request back that Done has not
+// looked at yet.
+func (l *Lane) Mailed() bool { return l.full.Load() }
+
 // Err is why no more I/O can be started on the lane, nil while it can: the kernel has
 // refused to take any, for a reason that nothing is known to be done about. What is in
 // flight still ends.

@@ -55,7 +55,7 @@ func Probe(path string) (Kind, error) {
 // Open opens the disk at path; what the file is decides what the disk is. Only
 // one writer, or any number of readers, can have it open.
 func Open(path string, o Options) (Disk, error) {
-	kind, err := o.kind(path)
+	kind, err := kindOf(path, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +91,8 @@ func inFile(path string) error {
 	return err
 }
 
-// kind is what the file at path is to be opened as.
-func (o *Options) kind(path string) (Kind, error) {
+// kindOf is what the file at path is to be opened as.
+func kindOf(path string, o *Options) (Kind, error) {
 	kind, err := Probe(path)
 	if err == nil {
 		kind, err = o.Format.check(path, kind)

@@ -50,7 +50,7 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	if o.ReadOnly || o.LookOnly {
 		mode = os.O_RDONLY
 	}
-	f, err := o.openPlainFile(path, mode)
+	f, err := openPlainFile(path, mode, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -113,13 +113,13 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 		if !o.ReadOnly && p.edges == nil {
 			p.size.mapEnd((sectors<<SectorShift - 1) &^ (pageBytes - 1) >> SectorShift)
 		}
-		o.warnOfForeign(path, size)
+		warnOfForeign(path, size, &o)
 	}
 	return p, nil
 }
 
 // openPlainFile opens the file or block device of an ordinary disk.
-func (o *Options) openPlainFile(path string, mode int) (f *os.File, err error) {
+func openPlainFile(path string, mode int, o *Options) (f *os.File, err error) {
 	if o.Direct {
 		mode |= unix.O_DIRECT
 	}

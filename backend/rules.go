@@ -2,6 +2,7 @@ package backend
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -14,6 +15,11 @@ type rules struct {
 	info   Info
 	shift  int    // log2 of the zone size in sectors
 	append uint64 // append limit, bytes
+}
+
+// newRules are the rules of a zoned disk that describes itself so.
+func newRules(i Info) rules {
+	return rules{info: i, shift: bits.TrailingZeros64(i.Zoned.ZoneSectors), append: uint64(i.Zoned.MaxAppendSectors) << SectorShift}
 }
 
 // A zoneTable is the zones of a disk as the rules need to know them.

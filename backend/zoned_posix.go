@@ -88,7 +88,7 @@ func openZonedOver(path string, o Options, over func(store) store) (*zoned, erro
 		conv:  uint64(img.ConventionalZones) * img.ZoneSectors,
 		zones: make([]seqZone, img.Zones()),
 	}
-	d.rules = rules{info: d.zinfo, shift: d.shift, append: uint64(img.MaxAppendSectors) << SectorShift}
+	d.rules = newRules(d.zinfo)
 	d.res.Resources = zone.Resources{MaxOpen: img.MaxOpen, MaxActive: img.MaxActive}
 	for i := range d.zones {
 		z, w := &d.zones[i], img.words[i]
