@@ -1,6 +1,10 @@
 package virtio
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/zvhost/zvhost/internal/plant"
+)
 
 // cacheFeatures are the features that the cache mode hangs on.
 const cacheFeatures = BlkFeatureFlush | BlkFeatureConfigWCE
@@ -79,7 +83,7 @@ func (b *Blk) showWriteback() bool {
 // else has told it.
 func (b *Blk) doubtCacheMode() (doubtful bool) {
 	c := &b.cache
-	if plantNoDoubt || c.read || c.known || c.promised || b.negotiated.Load()&BlkFeatureConfigWCE == 0 {
+	if plant.WriteBack || c.read || c.known || c.promised || b.negotiated.Load()&BlkFeatureConfigWCE == 0 {
 		return false
 	}
 	c.promised = true

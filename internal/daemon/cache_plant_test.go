@@ -8,12 +8,13 @@ import (
 )
 
 // The sequences of TestCacheModeInRandomSequences, which are the same each time, find a bug
-// that a build tag plants (virtio/plant_none.go), and more than one of them does: a change
+// that is planted (internal/plant), and more than one of them does: a change
 // of what a sequence draws changes all that come behind.
 func TestPlantedCacheModeIsFound(t *testing.T) {
 	const least = 3
 	binary := filepath.Join(t.TempDir(), "daemon.test")
-	build := exec.Command("go", "test", "-c", "-tags", "zvhost_plant_nodoubt", "-o", binary, ".")
+	build := exec.Command("go", "test", "-c", "-tags", "zvhost_plant",
+		"-ldflags", "-X github.com/zvhost/zvhost/internal/plant.bug=writeback", "-o", binary, ".")
 	build.Env = append(build.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", build, err, out)

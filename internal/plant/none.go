@@ -10,5 +10,6 @@ const (
 	LateNote     = false // latenote: a replay note is stored only once its write has landed
 	Unsynced     = false // unsynced: a flush commits the zone table without a sync of the data
 	Merged       = false // merged: a write that was merged with one that failed on a drive is answered as good
+	WriteBack    = false // writeback: what a previous process showed the guest is taken for write-back
 	ReportedOnce = false // once: data that the kernel has lost fails only the request to which it was reported
 )

@@ -15,11 +15,12 @@ var (
 	LateNote     = bug == "latenote"
 	Unsynced     = bug == "unsynced"
 	Merged       = bug == "merged"
+	WriteBack    = bug == "writeback"
 	ReportedOnce = bug == "once"
 )
 
 func init() {
-	if !slices.Contains([]string{"early", "lost", "stale", "latenote", "unsynced", "merged", "once"}, bug) {
+	if !slices.Contains([]string{"early", "lost", "stale", "latenote", "unsynced", "merged", "writeback", "once"}, bug) {
 		panic("internal/plant: no bug is called " + bug + " (-ldflags -X)")
 	}
 }

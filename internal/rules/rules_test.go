@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
-	"virtio":          {"backend", "backend/zone", "virtio/guestmem", "internal/iovec"},
+	"virtio":          {"backend", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
 	"virtio/driver":   {"virtio/guestmem"},
 	"virtio/guestmem": {"internal/iovec", "internal/memfault"},
 

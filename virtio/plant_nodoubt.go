@@ -1,5 +1,0 @@
-//go:build zvhost_plant_nodoubt
-
-package virtio
-
-const plantNoDoubt = true
