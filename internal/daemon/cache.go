@@ -8,33 +8,6 @@ import (
 // The cache mode that the guest was shown (virtio/cache.go) is noted in the record of
 // requests in flight as well, for a process that goes on after this one has died.
 
-// What the record says of the cache mode in each ring's part. The numbers are such that
-// nothing else turns into one of them by accident.
-const (
-	wordWriteBack    uint64 = 0x7a76_6361_6368_6501
-	wordWriteThrough uint64 = 0x7a76_6361_6368_6502
-)
-
-// cacheNote is what a record says of the cache mode, checked.
-type cacheNote uint8
-
-const (
-	cacheUnknown cacheNote = iota
-	cacheWriteBack
-	cacheWriteThrough
-)
-
-// parseCacheNote checks what stands in a record. What no zvhost has stored is not known.
-func parseCacheNote(w vhostuser.Untrusted) cacheNote {
-	switch uint64(w) {
-	case wordWriteBack:
-		return cacheWriteBack
-	case wordWriteThrough:
-		return cacheWriteThrough
-	}
-	return cacheUnknown
-}
-
 // hearCache takes over what r says of the cache mode, if another process has used it. A
 // front-end that has changed it can make the mode stronger by that, and keep this process
 // from doubting, which it can by what it says of its rings as well; it cannot take back
@@ -43,17 +16,8 @@ func (d *Device) hearCache(r *vhostuser.Record) {
 	if r == nil {
 		return
 	}
-	notes := map[cacheNote]int{}
-	for i := range r.Rings() {
-		if ring := r.Ring(i); !ring.IsEmpty() {
-			notes[parseCacheNote(ring.Cache())]++
-		}
-	}
-	switch {
-	case notes[cacheWriteThrough] > 0:
-		d.RememberCacheMode(true)
-	case notes[cacheWriteBack] > 0 && notes[cacheUnknown] == 0:
-		d.RememberCacheMode(false)
+	if n := CacheOf(r); n != CacheUnknown {
+		d.RememberCacheMode(n == CacheWriteThrough)
 	}
 	d.noted = r
 	d.noteCache()
@@ -62,18 +26,14 @@ func (d *Device) hearCache(r *vhostuser.Record) {
 // noteCache has the record say what the guest was shown of the cache mode, before the
 // front-end is answered.
 func (d *Device) noteCache() {
-	word := uint64(0)
+	note := CacheUnknown
 	switch mode := d.CacheMode(); {
 	case mode&virtio.CachePromised != 0:
-		word = wordWriteThrough
+		note = CacheWriteThrough
 	case mode&(virtio.CacheRead|virtio.CacheKnown) != 0:
-		word = wordWriteBack
+		note = CacheWriteBack
 	}
-	for i := range d.noted.Rings() {
-		if r := d.noted.Ring(i); uint64(r.Cache()) != word {
-			r.SetCache(word)
-		}
-	}
+	NoteCache(d.noted, note)
 }
 
 // BeginFrontEnd implements vhostuser.Device.

@@ -63,17 +63,9 @@ type Device struct {
 	growing   sync.Mutex // one Grow at a time
 	custody   custody
 
-	// The session's: which user of the disk it is, once known, and what it has
-	// claimed for requests of a process that died.
-	user    uint64
-	known   bool
-	records *vhostuser.Record       // of what is in flight in its rings; nil: nobody is to know
-	noted   *vhostuser.Record       // where the cache mode is noted, as long as the session lasts; nil: nowhere
-	claimed map[int][]*backend.Mark // by queue, of those that were not started since
-	// unclean are the queues that nobody has used since a daemon died with the disk, or
-	// not for long enough to look at what waited there. See doubts.
-	unclean []bool
-	begun   bool // a queue was started since the disk was opened
+	// recovery decides what of an earlier process's requests may be carried out again.
+	recovery *Policy
+	noted    *vhostuser.Record // where the cache mode is noted, as long as the session lasts; nil: nowhere
 
 	// engine makes what a queue does its I/O with.
 	engine func(wake func()) (engine.Engine, error)
@@ -104,13 +96,11 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		lines:    newLineLimit(o.Log),
 		pollMax:  o.PollMax,
 		patience: patience,
-		claimed:  map[int][]*backend.Mark{},
-		unclean:  make([]bool, o.Queues),
+		recovery: NewPolicy(disk, o.Queues),
 		workers:  make([]*worker, o.Queues),
 		engine:   open,
 		custody:  custody{open: o.Open, look: o.Look, note: o.Note, patience: takePatience, away: o.Away && o.Open != nil},
 	}
-	d.found(disk)
 	return d, nil
 }
 
@@ -124,14 +114,13 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	}
 	defer late(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()
 	w := newWorker(d, i, r)
-	w.doubts, w.claimed = d.doubts(i, &r), d.claimed[i]
-	d.records, d.noted = r.Records, r.Records
+	d.noted = r.Records
 	d.noteCache()
-	d.noteDoubts(i, w.doubts)
-	if err := d.begin(); err != nil {
+	var err error
+	if w.mayHaveRun, err = d.recovery.Start(i, &r); err != nil {
 		return err
 	}
-	d.begun = true
+	w.claimed = d.recovery.Claimed(i)
 	failpoint.Hit(failpoint.Begun)
 	if err := w.start(); err != nil {
 		return err
@@ -154,7 +143,7 @@ func (d *Device) Serve() {
 
 func (d *Device) serve(i int) {
 	d.workers[i].goes <- struct{}{}
-	delete(d.claimed, i) // they are the worker's
+	d.recovery.Served(i)
 }
 
 // StopQueue implements vhostuser.Device.
@@ -165,7 +154,7 @@ func (d *Device) StopQueue(i int, why string) (base uint32) {
 	}
 	d.workers[i] = nil
 	base = w.halt(why)
-	d.unclean[i] = w.doubts
+	d.recovery.Stopped(i, w.mayHaveRun)
 	if !slices.ContainsFunc(d.workers, func(w *worker) bool { return w != nil }) {
 		d.EndRings()
 	}
@@ -192,7 +181,7 @@ func (d *Device) Close() error {
 	for i := range d.workers {
 		d.StopQueue(i, "the end of the daemon")
 	}
-	d.leaveDoubts()
+	d.recovery.Close()
 	d.errs.Flush()
 	d.lines.Flush()
 	return nil

@@ -109,7 +109,7 @@ func TestEachRingIsInDoubt(t *testing.T) {
 	var dev *Device
 	want := func(zero, one bool) {
 		t.Helper()
-		if is := [2]bool{dev.doubts(0, &rings[0]), dev.doubts(1, &rings[1])}; is != [2]bool{zero, one} {
+		if is := [2]bool{dev.recovery.MayHaveRun(0, &rings[0]), dev.recovery.MayHaveRun(1, &rings[1])}; is != [2]bool{zero, one} {
 			t.Errorf("rings in doubt: %v", is)
 		}
 	}
@@ -149,7 +149,7 @@ func TestDoubtsOutliveWhoServesNothing(t *testing.T) {
 	doubted := func(r *rig, zero, one *vhostuser.RingRecord) {
 		t.Helper()
 		for i, rec := range []*vhostuser.RingRecord{zero, one} {
-			if ring.Record = rec; !r.dev.doubts(i, &ring) {
+			if ring.Record = rec; !r.dev.recovery.MayHaveRun(i, &ring) {
 				t.Errorf("ring %d is in no doubt", i)
 			}
 		}
@@ -167,7 +167,7 @@ func TestDoubtsOutliveWhoServesNothing(t *testing.T) {
 	r.close()
 	r = newRig(t, path, 2)
 	doubted(r, rec.Ring(0), rec.Ring(1))
-	if ring.Record = nil; r.dev.doubts(0, &ring) {
+	if ring.Record = nil; r.dev.recovery.MayHaveRun(0, &ring) {
 		t.Error("the disk says so too, though somebody has begun to use it")
 	}
 }
@@ -181,7 +181,7 @@ func TestHandOverLeavesDoubt(t *testing.T) {
 	for process := range 3 {
 		p := newRig(t, dead, 2)
 		p.dev.Adopt(rec)
-		if is := [2]bool{p.dev.doubts(0, &rings[0]), p.dev.doubts(1, &rings[1])}; is != want {
+		if is := [2]bool{p.dev.recovery.MayHaveRun(0, &rings[0]), p.dev.recovery.MayHaveRun(1, &rings[1])}; is != want {
 			t.Errorf("process %d: rings in doubt: %v", process, is)
 		}
 		for i := range min(process+1, 2) {
@@ -200,7 +200,7 @@ func TestHandOverLeavesDoubt(t *testing.T) {
 		p.close()
 	}
 	rings[0].Record = nil
-	if newRig(t, dead, 2).dev.doubts(0, &rings[0]) {
+	if newRig(t, dead, 2).dev.recovery.MayHaveRun(0, &rings[0]) {
 		t.Error("ring 0 is in doubt when all were settled")
 	}
 }
@@ -218,10 +218,10 @@ func TestNoRingIsInDoubt(t *testing.T) {
 	r.dev.StopQueue(1, "test")
 	next := newRig(t, dead, 2).dev
 	ring.Record = rec.Ring(0)
-	if next.doubts(0, &ring) {
+	if next.recovery.MayHaveRun(0, &ring) {
 		t.Error("ring 0 is in doubt")
 	}
-	if ring.Record = nil; !next.doubts(0, &ring) {
+	if ring.Record = nil; !next.recovery.MayHaveRun(0, &ring) {
 		t.Error("without a record it is not")
 	}
 }
@@ -317,7 +317,7 @@ func recordedRings(t *testing.T) (rings [2]vhostuser.Ring, rec *vhostuser.Record
 }
 
 func untilSettled(r *vhostuser.RingRecord) {
-	for parseNote(r.Note(), true) != noteSettled {
+	for ParseNote(r.Note(), true) != NoteSettled {
 		time.Sleep(time.Millisecond)
 	}
 }

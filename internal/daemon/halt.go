@@ -43,7 +43,7 @@ func (w *worker) sayLate(why string) {
 		requests = fmt.Sprintf("%d requests", n)
 	}
 	w.dev.log.Warnf("queue %d: %s waits for %s that the disk has not answered for %v: they must not be let go; look after the disk", w.index, why, requests, w.dev.patience)
-	if w.dev.disown() {
+	if w.dev.recovery.GiveUp() {
 		w.dev.log.Warnf("queue %d: it may wait in vain for requests that were in flight in other queues when another zvhost died: those queues were never started, and their requests are given up", w.index)
 	}
 }

@@ -16,8 +16,8 @@ import (
 // be taken from the ring, while what is in flight can be answered.
 func (w *worker) pickUp() (spoiled, err error) {
 	// Whatever the record says by now, or becomes of this: nobody comes for the rest.
-	defer func() { w.dev.release(w.claimed) }()
-	w.rec.SetUser(w.dev.user)
+	defer func() { w.dev.recovery.Release(w.claimed) }()
+	w.rec.SetUser(w.dev.recovery.User())
 	heads, retake, err := w.begin()
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 		}
 		w.requests.take(r)
 		r.Mark = (*backend.Mark)(w.rec.Mark(head))
-		carry := w.dev.Decode(r) && !w.doubtful(r)
+		carry := w.dev.Decode(r) && !w.refuses(r)
 		if carry && !room {
 			carry, r.Err = false, errGivenUp
 		}
@@ -46,7 +46,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 		w.complete(r)
 	}
 	failpoint.Hit(failpoint.PickedUp)
-	if w.doubts && spoiled == nil { // what waits as well, before the driver hears of any of it
+	if w.mayHaveRun && spoiled == nil { // what waits as well, before the driver hears of any of it
 		_, spoiled = w.take()
 	}
 	if len(heads) > 0 {
@@ -79,7 +79,7 @@ func (w *worker) makeRoom() bool {
 			w.lane.Disarm()
 		case w.stopping.Load():
 			w.lane.Disarm()
-			w.dev.release(w.claimed)
+			w.dev.recovery.Release(w.claimed)
 			w.claimed = nil
 			return false
 		default:
@@ -87,6 +87,13 @@ func (w *worker) makeRoom() bool {
 		}
 	}
 	return true
+}
+
+// refuses says whether r must not be carried out: it was waiting when the ring was started,
+// and may have run. What was in flight then is waiting now, or was taken by a process that
+// died before it could say no.
+func (w *worker) refuses(r *virtio.BlkRequest) bool {
+	return w.mayHaveRun && w.dev.recovery.Refuse(r)
 }
 
 // begin begins with the record, and puts the queue where it says. heads are those
@@ -113,56 +120,19 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 
 // Adopt implements vhostuser.Device.
 func (d *Device) Adopt(r *vhostuser.Record) {
-	d.disown()
 	d.hearCache(r)
-	d.custody.kept, d.records = nil, r
-	switch {
-	case r == nil:
-		return // without a look at the disk, which may hang
-	case d.custody.away:
+	d.custody.kept = nil
+	if r != nil && d.custody.away {
+		d.recovery.Postpone(r)
 		d.custody.kept = r // no queue starts before the disk is taken
 		return
 	}
-	run := backend.Run(d.disk)
-	var ours []*backend.Mark
-	for i := range r.Rings() {
-		ring := r.Ring(i)
-		var marks []*backend.Mark
-		for _, m := range ring.InFlight() {
-			marks = append(marks, (*backend.Mark)(m))
-		}
-		if user := ring.User(); user == run {
-			d.user, d.known = run, true // nobody else has used the disk since
-			ours = append(ours, marks...)
-		} else {
-			backend.Claim(d.disk, user, marks)
-		}
-		if len(marks) > 0 {
-			d.claimed[i] = marks
-		}
-	}
-	backend.Claim(d.disk, run, ours) // at once: it takes their order to find their places
-}
-
-// begin makes a session that does not go on with another one's requests a new
-// user of the disk.
-func (d *Device) begin() error {
-	if d.known {
-		return backend.Begin(d.disk)
-	}
-	var err error
-	d.user, err = backend.Renew(d.disk)
-	d.known = err == nil
-	return err
+	d.recovery.Adopt(r)
 }
 
 // Reset implements vhostuser.Device.
 func (d *Device) Reset() {
-	d.disown()
-	if d.known { // its session is over, and nobody goes on with another one's
-		clear(d.unclean)
-	}
-	d.user, d.known, d.records = 0, false, nil
+	d.recovery.Reset()
 	d.custody.kept, d.custody.tried = nil, false
 	d.faulty.broken.Store(false)
 	d.faulty.missing.Store(false)
@@ -170,29 +140,4 @@ func (d *Device) Reset() {
 }
 
 // Leave implements vhostuser.Device.
-func (d *Device) Leave() {
-	for i, marks := range d.claimed {
-		for _, m := range marks {
-			backend.Unclaim(d.disk, m)
-		}
-		delete(d.claimed, i)
-	}
-}
-
-// disown gives up what was claimed for queues that were not started, and says whether
-// there was something.
-func (d *Device) disown() (some bool) {
-	for i, marks := range d.claimed {
-		d.release(marks)
-		delete(d.claimed, i)
-		some = true
-	}
-	return some
-}
-
-// release gives up what is still claimed for marks.
-func (d *Device) release(marks []*backend.Mark) {
-	for _, m := range marks {
-		backend.Release(d.disk, m)
-	}
-}
+func (d *Device) Leave() { d.recovery.Leave() }

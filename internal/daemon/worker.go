@@ -30,8 +30,9 @@ type worker struct {
 	ring   vhostuser.Ring
 	queue  virtio.Queue
 	lane   *backend.Lane
-	doubts bool                  // see doubtful
-	rec    *vhostuser.RingRecord // of what is in flight; nil: nobody is to know
+	// mayHaveRun says that requests which wait in the ring may have run: see refuses.
+	mayHaveRun bool
+	rec        *vhostuser.RingRecord // of what is in flight; nil: nobody is to know
 	// claimed is what was in flight when another process died, until pickUp.
 	claimed []*backend.Mark
 	// packed is queue, where that is a packed one and there is a record.
@@ -226,7 +227,7 @@ const burst = 8
 // it.
 func (w *worker) take() (taken int, err error) {
 	most := w.ring.Size
-	if w.lane.InFlight() == 0 && !w.ioBound && !w.doubts { // all that waits now is in doubt
+	if w.lane.InFlight() == 0 && !w.ioBound && !w.mayHaveRun { // all that waits now may have run
 		most = min(most, burst)
 	}
 	short := false // there may be more
@@ -250,17 +251,17 @@ func (w *worker) take() (taken int, err error) {
 			}
 			r.Mark = (*backend.Mark)(w.rec.Take(r.Chain.Head))
 		}
-		if w.dev.Decode(r) && !w.doubtful(r) {
+		if w.dev.Decode(r) && !w.refuses(r) {
 			w.overdue.add(r.Tag, r.Op)
 			w.lane.Submit(w.dev.disk, &r.Request)
 			continue
 		}
 		w.complete(r)
 	}
-	if w.doubts && err == nil && !short {
+	if w.mayHaveRun && err == nil && !short {
 		// All that waited is refused. What comes once the driver has seen that is new.
-		w.doubts = false
-		w.rec.SetNote(uint64(noteSettled))
+		w.mayHaveRun = false
+		w.rec.SetNote(uint64(NoteSettled))
 	}
 	if taken > 0 {
 		w.overdue.show()

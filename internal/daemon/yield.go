@@ -56,7 +56,7 @@ func (d *Device) Yield() error {
 	if c.open == nil || c.away {
 		return nil
 	}
-	d.disown() // what was in flight in a ring that is not started again here
+	d.recovery.GiveUp() // what was in flight in a ring that is not started again here
 	// The front-end waits for the answer to a message, and so does its guest.
 	late := time.AfterFunc(d.patience, func() {
 		d.log.Warnf("the guest is about to go on elsewhere, and the disk has not stored for %v what it was given: the session waits for it; look after the disk", d.patience)
@@ -74,8 +74,7 @@ func (d *Device) Yield() error {
 	}
 	d.swap(gone)
 	c.away = true
-	d.user, d.known = 0, false
-	d.forgetDoubts() // not before: a process that dies before finds the disk closed cleanly
+	d.recovery.Released()
 	if err != nil {
 		return fmt.Errorf("letting go of the disk: %w", err)
 	}
@@ -101,7 +100,7 @@ func (d *Device) take() error {
 	c.mu.Lock()
 	d.swap(disk)
 	c.away, c.tried = false, false
-	d.found(disk)
+	d.recovery.Opened(disk)
 	c.mu.Unlock()
 	c.note(false)
 	d.say("the disk is taken: queues start here")
@@ -151,6 +150,7 @@ func (d *Device) lookAgain() error {
 // swap puts disk in the place of the one that the device has.
 func (d *Device) swap(disk backend.Disk) {
 	d.disk = disk
+	d.recovery.SetDisk(disk)
 	d.SetDisk(disk)
 }
 
