@@ -49,22 +49,30 @@ type FS struct {
 // namespace of its own.
 func Mount(t testing.TB) *FS {
 	t.Helper()
+	f, err := mount(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Unmount)
+	return f
+}
+
+func mount(dir string) (*FS, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		t.Fatalf("/dev/fuse: %v (load the kernel's module: modprobe fuse)", err)
+		return nil, fmt.Errorf("/dev/fuse: %w (load the kernel's module: modprobe fuse)", err)
 	}
-	f := &FS{dir: t.TempDir(), ended: make(chan struct{})}
+	f := &FS{dir: dir, ended: make(chan struct{})}
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other", fd, os.Getuid(), os.Getgid())
 	if err := unix.Mount("silentfs", f.dir, "fuse.silentfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		_ = unix.Close(fd)
-		t.Fatalf("mounting a FUSE file system: %v (run the tests as root, or under 'unshare --user --map-root-user --mount')", err)
+		return nil, fmt.Errorf("mounting a FUSE file system: %w (run the tests as root, or under 'unshare --user --map-root-user --mount')", err)
 	}
 	// The runtime polls for it from here on: before the mount there is nothing to poll for
 	// (fuse_dev_poll).
 	f.dev = os.NewFile(uintptr(fd), "/dev/fuse")
 	go f.serve()
-	t.Cleanup(f.Unmount)
-	return f
+	return f, nil
 }
 
 // Open opens the file, to be read and written. The caller closes it, after Unmount if
