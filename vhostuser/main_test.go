@@ -278,6 +278,12 @@ type peer struct {
 // connect starts a session on dev and returns its front-end.
 func connect(t testing.TB, dev *fakeDevice) *peer {
 	t.Helper()
+	return connectWith(t, dev, func(*Session) {})
+}
+
+// connectWith is connect for a session that is to be set up before it runs.
+func connectWith(t testing.TB, dev *fakeDevice, set func(*Session)) *peer {
+	t.Helper()
 	near, far := socketPair(t)
 	p := &peer{t: t, conn: NewConn(near), dev: dev, done: make(chan error, 1)}
 	p.s = NewSession(far, dev, Options{Trace: true, Log: func(l Level, format string, args ...any) {
@@ -285,6 +291,7 @@ func connect(t testing.TB, dev *fakeDevice) *peer {
 		defer p.logMu.Unlock()
 		p.logs = append(p.logs, fmt.Sprintf("%d ", l)+fmt.Sprintf(format, args...))
 	}})
+	set(p.s)
 	go func() { p.done <- p.s.Run() }()
 	return p
 }

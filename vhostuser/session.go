@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -47,6 +48,8 @@ type Session struct {
 	saver    *Saver                   // nil: the session ends with the process
 	pass     *foreign.FD              // goes with the answer to the message at hand; lent
 	transfer atomic.Pointer[transfer] // of the device's state; nil: none
+	// statePatience is the constant, but for tests.
+	statePatience time.Duration
 
 	held        bool   // rings start Held, and none is served
 	reconnected bool   // see Ring.Reconnected; until the device is reset
@@ -90,7 +93,7 @@ func NewSession(uc *net.UnixConn, dev Device, opt Options) *Session {
 	if queues < 1 || queues > MaxQueues {
 		panic(fmt.Sprintf("vhostuser: a device with %d queues, the protocol has 1 to %d", queues, MaxQueues))
 	}
-	s := &Session{conn: NewConn(uc), dev: dev, opt: opt, rings: make([]ring, queues)}
+	s := &Session{conn: NewConn(uc), dev: dev, opt: opt, rings: make([]ring, queues), statePatience: statePatience}
 	s.conn.limit = MessageLimit
 	s.listen()
 	for i := range s.rings {

@@ -3,8 +3,7 @@ package vhostuser
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,10 +16,8 @@ import (
 // it, and the front-end asks whether all went well.
 
 const (
-	// maxState bounds what is kept of a state that comes in, in bytes.
-	maxState = 4096
-	// statePatience is how long CHECK_DEVICE_STATE waits for the end of a state that
-	// the front-end should have closed before.
+	// statePatience is how long a session waits for a state to be taken, or for the end of
+	// one that the front-end should have closed before it asks (CHECK_DEVICE_STATE).
 	statePatience = 5 * time.Second
 
 	stateFailed = 1      // in an answer
@@ -56,143 +53,69 @@ func (t StateTransfer) Append(b []byte) []byte {
 	return le.AppendUint32(le.AppendUint32(b, t.Direction), t.Phase)
 }
 
-// A transfer is a state on its way.
+// A transfer is a state on its way. Another process carries it: whoever holds the lock of
+// the pipe, or socket, makes everybody wait who reads, writes or closes it (foreign.Transfer).
 type transfer struct {
-	load bool
-	file *os.File      // of a state that comes in; receive closes it
-	done chan struct{} // closed once data and err are there
-	data []byte
-	err  error
+	load    bool
+	carrier *foreign.Transfer
+	stop    chan struct{} // closed to end a wait
+	once    sync.Once
 }
 
 // setDeviceStateFD begins a transfer. What is wrong is said in the answer, which
 // has a place for it.
 func (s *Session) setDeviceStateFD(m *Message) ([]byte, error) {
-	t, err := s.beginTransfer(m)
-	if err != nil {
+	if err := s.beginTransfer(m); err != nil {
 		s.strange = true
 		s.warn("refused %v: %v", m, err)
 		return AppendU64(nil, stateFailed|stateNoFD), nil
 	}
-	s.endTransfer()
-	s.transfer.Store(t)
 	return AppendU64(nil, stateNoFD), nil
 }
 
-func (s *Session) beginTransfer(m *Message) (*transfer, error) {
+func (s *Session) beginTransfer(m *Message) error {
 	p, err := ParseStateTransfer(m.Payload)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if i := s.anyRunning(); i >= 0 {
-		return nil, fmt.Errorf("ring %d runs: a state is that of a device whose rings are all stopped", i)
+		return fmt.Errorf("ring %d runs: a state is that of a device whose rings are all stopped", i)
 	}
-	fd := m.Files[0].Int()
 	kind, err := stateSlot.inspect(m.Files[0])
 	if err != nil {
-		return nil, err
+		return err
 	}
-	pipe := kind == foreign.Pipe
-	if p.Direction == StateLoad && !pipe {
-		// Nothing is written to it. A front-end that sends its own end of the session ends
-		// that: it would stay open for as long as the state is waited for.
-		_ = unix.Shutdown(fd, unix.SHUT_WR)
+	s.endTransfer()
+	t := &transfer{load: p.Direction == StateLoad, stop: make(chan struct{})}
+	if t.load {
+		if kind == foreign.UnixStream {
+			// Nothing is written to it. A front-end that sends its own end of the session ends
+			// that: it would stay open for as long as the state is waited for.
+			_ = unix.Shutdown(m.Files[0].Int(), unix.SHUT_WR)
+		}
+		t.carrier, err = foreign.Load(m.Take(0).Release())
+	} else {
+		t.carrier, err = foreign.Save(m.Take(0).Release(), s.dev.SaveState())
 	}
-	own, err := ownFile(fd, pipe, p.Direction)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	t := &transfer{load: p.Direction == StateLoad, done: make(chan struct{})}
-	if !t.load {
-		defer foreign.Close(own)
-		// A pipe or socket that nobody has filled has room for it.
-		data := s.dev.SaveState()
-		n, err := foreign.WriteNoWait(own, data)
-		if err == nil && n != len(data) {
-			err = io.ErrShortWrite
-		}
-		if err != nil {
-			return nil, fmt.Errorf("writing the device's state: %w", err)
-		}
-		if err := s.dev.Yield(); err != nil { // it is to be loaded elsewhere
-			return nil, err
-		}
-		close(t.done)
-		return t, nil
+	s.transfer.Store(t)
+	if s.closed.Load() {
+		t.interrupt() // it may have come before the line above
 	}
-	t.file = os.NewFile(uintptr(own), "device state")
-	go t.receive()
-	return t, nil
-}
-
-// ownFile opens a pipe or socket of the front-end's anew, non-blocking: O_NONBLOCK is
-// ours then. A pipe of another user's, and a socket, can only be duplicated, and may
-// block when the front-end wants it to; how they are read takes care of that, but for
-// pipes before Linux 6.4.
-func ownFile(fd int, pipe bool, direction uint32) (int, error) {
-	how := unix.O_WRONLY
-	if direction == StateLoad {
-		how = unix.O_RDONLY
+	if t.load {
+		return nil
 	}
-	// One that was opened for the other direction is wrong, and stays so.
-	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); pipe && err == nil && flags&unix.O_ACCMODE == how {
-		if own, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), how|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
-			return own, nil
-		}
+	if _, err := t.wait(s.statePatience); err != nil {
+		s.endTransfer()
+		return fmt.Errorf("writing the device's state: %w", err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return -1, fmt.Errorf("its descriptor cannot be set to non-blocking: %w", err)
+	if err := s.dev.Yield(); err != nil { // it is to be loaded elsewhere
+		s.endTransfer()
+		return err
 	}
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("its descriptor cannot be duplicated: %w", err)
-	}
-	return own, nil
-}
-
-// Read reads what is there, and waits for it in the runtime, which goes by the
-// file's deadline.
-func (t *transfer) Read(b []byte) (n int, err error) {
-	raw, err := t.file.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	rerr := raw.Read(func(fd uintptr) bool {
-		for err = unix.EINTR; err == unix.EINTR; {
-			n, err = foreign.ReadNoWait(int(fd), b)
-		}
-		return err != unix.EAGAIN
-	})
-	switch {
-	case rerr != nil:
-		return 0, rerr
-	case err != nil:
-		return 0, err
-	case n == 0:
-		return 0, io.EOF
-	}
-	return n, nil
-}
-
-// receive takes in a state, to its end whatever its length: the front-end must not
-// get stuck on writing more than any state has.
-func (t *transfer) receive() {
-	defer close(t.done)
-	defer func() { _ = t.file.Close() }()
-	b := make([]byte, maxState+1)
-	n, err := io.ReadFull(t, b)
-	if err == nil {
-		_, err = io.Copy(io.Discard, t)
-	} else if err == io.EOF || err == io.ErrUnexpectedEOF {
-		err = nil
-	}
-	switch {
-	case err != nil:
-		t.err = fmt.Errorf("reading the device's state: %w", err)
-	case n > maxState:
-		t.err = fmt.Errorf("a device's state of more than %d bytes: it is none of this back-end's", maxState)
-	}
-	t.data = b[:n]
+	return nil
 }
 
 // checkDeviceState says how the transfer went; a state that came in takes effect
@@ -214,54 +137,54 @@ func (s *Session) finishTransfer() error {
 	if !t.load {
 		return nil
 	}
-	t.until(time.Now().Add(statePatience))
-	if s.closed.Load() {
-		t.interrupt() // it may have come before the line above
-	}
-	if err := t.wait(); err != nil {
-		return err
-	}
-	if t.err != nil {
-		return t.err
+	data, err := t.wait(s.statePatience)
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading the device's state: %w", err)
+	case len(data) > foreign.MaxState:
+		return fmt.Errorf("a device's state of more than %d bytes: it is none of this back-end's", foreign.MaxState)
 	}
 	if i := s.anyRunning(); i >= 0 {
 		return fmt.Errorf("ring %d runs: no state can be loaded any more", i)
 	}
-	return s.dev.LoadState(t.data)
-}
-
-// until ends the wait for a state at a certain time. It does not close the file, which
-// would wait for whoever reads it. An error means that nobody does any more.
-func (t *transfer) until(end time.Time) {
-	if t != nil && t.file != nil {
-		_ = t.file.SetReadDeadline(end)
-	}
+	return s.dev.LoadState(data)
 }
 
 // interrupt ends a wait for a state. Any goroutine may call it.
-func (t *transfer) interrupt() { t.until(time.Unix(1, 0)) }
-
-// wait waits for the end of a transfer, which has a deadline. Where that cannot end a
-// read (see ownFile), the front-end ends it sooner or later, by dying if need be.
-func (t *transfer) wait() error {
-	late := time.NewTimer(statePatience + time.Second)
-	defer late.Stop()
-	select {
-	case <-t.done:
-		return nil
-	case <-late.C:
-		return errors.New("reading the device's state: its descriptor blocks, as the front-end wants it to")
+func (t *transfer) interrupt() {
+	if t != nil {
+		t.once.Do(func() { close(t.stop) })
 	}
 }
 
-// endTransfer gives back what a transfer has.
+// wait waits for the end of a transfer, which may never come.
+func (t *transfer) wait(patience time.Duration) ([]byte, error) {
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case <-t.carrier.Done():
+		return t.carrier.Result()
+	case <-t.stop:
+		return nil, errors.New("the session ends")
+	case <-late.C:
+		return nil, fmt.Errorf("not done within %v: the front-end has not ended it, or blocks its descriptor", patience)
+	}
+}
+
+// endTransfer gives back what a transfer has. Where its descriptor blocks, that is left
+// to the process which has it.
 func (s *Session) endTransfer() {
 	t := s.transfer.Swap(nil)
-	t.interrupt()
 	if t == nil {
 		return
 	}
-	if err := t.wait(); err != nil {
-		s.warn("%v: it is left to itself", err)
+	t.interrupt()
+	t.carrier.Abort()
+	late := time.NewTimer(time.Second)
+	defer late.Stop()
+	select {
+	case <-t.carrier.Done():
+	case <-late.C:
+		s.warn("the descriptor of the device's state blocks: it is left to a process zvhost-carrier")
 	}
 }

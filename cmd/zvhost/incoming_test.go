@@ -23,7 +23,12 @@ func (p *program) signalChild(sig unix.Signal) {
 		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
 		for _, list := range lists {
 			text, _ := os.ReadFile(list)
-			if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			for _, child := range strings.Fields(string(text)) {
+				name, err := os.ReadFile("/proc/" + child + "/comm")
+				pid, aerr := strconv.Atoi(child)
+				if err != nil || aerr != nil || string(name) == "zvhost-leftover\n" {
+					continue
+				}
 				if err := unix.Kill(pid, sig); err != nil {
 					p.t.Fatal(err)
 				}

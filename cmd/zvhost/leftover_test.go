@@ -14,7 +14,8 @@ import (
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
-// leftovers are the processes zvhost-leftover that have a file of dir open, by number.
+// leftovers are the processes zvhost-leftover, but for this process's own, that have a file
+// of dir open, by number.
 func leftovers(dir string) (pids []string) {
 	names, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, name := range names {
@@ -23,6 +24,9 @@ func leftovers(dir string) (pids []string) {
 			continue
 		}
 		proc := filepath.Dir(name)
+		if status, err := os.ReadFile(proc + "/status"); err != nil || strings.Contains(string(status), fmt.Sprintf("PPid:\t%d\n", os.Getpid())) {
+			continue
+		}
 		fds, _ := filepath.Glob(proc + "/fd/*")
 		for _, fd := range fds {
 			if to, _ := os.Readlink(fd); strings.HasPrefix(to, dir) {

@@ -13,7 +13,12 @@ kills=${2:-20}
 # has_child NAME [NOT]   whether the keeper NAME has a child that serves, other than
 # the process NOT; sets child to its number.
 has_child() {
-	child=$(cat /proc/"${_run_pid[$1]}"/task/*/children 2>/dev/null | tr -d ' ') || true
+	local all pid
+	child=
+	all=$(cat /proc/"${_run_pid[$1]}"/task/*/children 2>/dev/null) || true
+	for pid in $all; do
+		[[ $(cat "/proc/$pid/comm" 2>/dev/null) == zvhost-leftover ]] || child=$pid
+	done
 	[[ $child && $child != "${2:-}" && $(readlink "/proc/$child/exe") == "$zvhost" ]]
 }
 until_child() { await 120 "a daemon under the keeper $1" has_child "$@"; }

@@ -136,8 +136,11 @@ func (p *Daemon) Child() int {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.Cmd.Process.Pid))
 	for _, list := range lists {
 		text, _ := os.ReadFile(list)
-		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-			return n
+		for _, pid := range strings.Fields(string(text)) {
+			name, err := os.ReadFile("/proc/" + pid + "/comm")
+			if n, aerr := strconv.Atoi(pid); err == nil && aerr == nil && string(name) != "zvhost-leftover\n" {
+				return n
+			}
 		}
 	}
 	return 0

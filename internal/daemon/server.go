@@ -31,6 +31,9 @@ const handOver = vhostuser.MessageLimit + time.Second
 // the disk is synced and the socket file removed.
 func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 	c.warn = func(text string) { log.Warn(text) }
+	if err := foreign.Guard(); err != nil {
+		log.Warnf("no process can be made that closes what front-ends have sent (%v): one of them may keep this process from ending", err)
+	}
 	h := new(handed)
 	if c.FD == NoFD {
 		var err error

@@ -8,7 +8,7 @@ import (
 )
 
 // maxThreads is how many descriptors are closed at once: each close that waits has a
-// thread. Others wait for their turn.
+// goroutine, and a carrier. Others wait for their turn.
 const maxThreads = 32
 
 // Limit is how many descriptors may be left over, either because nothing can close them
@@ -18,12 +18,13 @@ var Limit = 1024
 
 // reaper closes what Close is given.
 var reaper struct {
-	mu      sync.Mutex
-	queue   []int
-	threads int
-	stuck   int // that stay open
-	holder  bool
-	holding error // why there is no holder, or why it does not spare one of those
+	mu        sync.Mutex
+	queue     []int
+	busy      [maxThreads]bool // jobs that close something
+	closing   int
+	transfers [MaxTransfers]bool // jobs that carry something
+	stuck     int                // that stay open
+	holding   error              // why there is no holder, or why it does not spare one of those
 }
 
 // Close closes fd, which is not the caller's any more, and waits for nothing. An eventfd
@@ -36,9 +37,13 @@ func Close(fd int) {
 	reaper.mu.Lock()
 	defer reaper.mu.Unlock()
 	reaper.queue = append(reaper.queue, fd)
-	if reaper.threads < maxThreads {
-		reaper.threads++
-		go reap()
+	for i := range reaper.busy {
+		if !reaper.busy[i] {
+			reaper.busy[i] = true
+			reaper.closing++
+			go reap(i)
+			return
+		}
 	}
 }
 
@@ -58,15 +63,13 @@ func CloseKind(fd int, k Kind) {
 // SIGKILL reaches (fuse_flush sends a request that is forced, see request_wait_answer).
 func keepLocked(fd int) {
 	reaper.stuck++
-	if err := hold(fd, reaper.holder); err != nil {
+	if err := spare(fd); err != nil {
 		reaper.holding = err
-		return
 	}
-	reaper.holder = true
 }
 
-// reap closes descriptors until none is left.
-func reap() {
+// reap closes descriptors until none is left. Job i is its own.
+func reap(i int) {
 	reaper.mu.Lock()
 	defer reaper.mu.Unlock()
 	for len(reaper.queue) > 0 {
@@ -74,8 +77,12 @@ func reap() {
 		reaper.queue = reaper.queue[1:]
 		reaper.mu.Unlock()
 		kind, _ := Inspect(fd)
-		if kind != Stuck {
+		switch kind {
+		case Stuck:
+		case Memory:
 			_ = unix.Close(fd) // it is gone, whatever close says
+		default:
+			closeElsewhere(i, fd)
 		}
 		reaper.mu.Lock()
 		if kind == Stuck {
@@ -83,7 +90,32 @@ func reap() {
 		}
 	}
 	reaper.queue = nil
-	reaper.threads--
+	reaper.busy[i] = false
+	reaper.closing--
+}
+
+// closeElsewhere has job i close fd, in a carrier if there can be one.
+func closeElsewhere(i, fd int) {
+	for range 3 { // somebody may kill a carrier before it has begun
+		if shared == nil {
+			break
+		}
+		if gone, err := shared.jobs[i].do(doClose, int32(fd)); gone {
+			return
+		} else if err != nil {
+			break
+		}
+	}
+	_ = unix.Close(fd)
+}
+
+// Guard sees to it that the end of this process does not wait for what front-ends have sent
+// and nobody has received: the kernel closes that with the socket. Call it before there are
+// any (see holder.go).
+func Guard() error {
+	reaper.mu.Lock()
+	defer reaper.mu.Unlock()
+	return haveHolder()
 }
 
 // Left is how many descriptors are not closed yet, closing of them those that are waiting
@@ -91,7 +123,7 @@ func reap() {
 func Left() (all, closing int) {
 	reaper.mu.Lock()
 	defer reaper.mu.Unlock()
-	closing = len(reaper.queue) + reaper.threads
+	closing = len(reaper.queue) + reaper.closing
 	return closing + reaper.stuck, closing
 }
 

@@ -10,31 +10,10 @@ import (
 // O_NONBLOCK: that it was set says nothing of now. So whoever must not get stuck says so
 // with each call (RWF_NOWAIT, readv(2)).
 
-// ReadNoWait is read(2) that says EAGAIN where nothing is there. Of a pipe, for which
-// kernels before Linux 6.4 have no such read, it goes by O_NONBLOCK; of any other file that
-// has none, such as an inotify instance, it reads nothing and says EOPNOTSUPP.
+// ReadNoWait is read(2) that says EAGAIN where nothing is there. Of a file that has no such
+// read, such as an inotify instance, it reads nothing and says EOPNOTSUPP.
 func ReadNoWait(fd int, b []byte) (int, error) {
-	n, err := unix.Preadv2(fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
-	if err == unix.EOPNOTSUPP && isPipe(fd) {
-		return unix.Read(fd, b)
-	}
-	return n, err
-}
-
-// WriteNoWait is write(2) as ReadNoWait is read(2). No kernel has it for eventfds.
-func WriteNoWait(fd int, b []byte) (int, error) {
-	n, err := unix.Pwritev2(fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
-	if err == unix.EOPNOTSUPP && isPipe(fd) {
-		return unix.Write(fd, b)
-	}
-	return n, err
-}
-
-// isPipe says whether fd is a pipe. It is asked of descriptors whose kind was checked when
-// they came, so that fstat(2) asks no file system.
-func isPipe(fd int) bool {
-	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO
+	return unix.Preadv2(fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
 }
 
 // Signal makes an eventfd of the front-end's readable. It is for whoever must not get

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/foreign"
 )
 
 // How long a child that ended is left alone before it is started again: at once
@@ -49,6 +51,9 @@ func Run(o Options) (status int, err error) {
 	// The child is told of the death of the thread that has started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if err := foreign.Guard(); err != nil {
+		o.Log("no process can be made that closes what front-ends have sent (%v): one of them may keep this process from ending", err)
+	}
 	s, err := newStore(o.Log, upstream())
 	if err != nil {
 		return 1, err
