@@ -234,7 +234,7 @@ func TestVhostUserTableIsChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const setOwner = "| SET_OWNER | 3 | supported | `vhostuser TestSessionLife`; a second one begins the session anew: `vhostuser TestSecondOwnerBeginsAnew` |"
+	const setOwner = "| SET_OWNER | 3 | supported | `vhostuser TestSessionLife`; a second one begins the session again: `vhostuser TestSecondOwnerBeginsAnew` |"
 	for name, c := range map[string]struct{ from, to, want string }{
 		"a row is missing":       {setOwner + "\n", "", "SET_OWNER has no row"},
 		"a feature is missing":   {"| MQ | 0 |", "| MQQ | 0 |", "MQ has no row"},
