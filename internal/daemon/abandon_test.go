@@ -2,6 +2,9 @@ package daemon
 
 import (
 	"bytes"
+	"net"
+	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -98,7 +101,7 @@ func TestReadsOfAKilledFrontEndAreDropped(t *testing.T) {
 	read := send(g, driver.TypeIn, 0, 4096)
 	clear(read.Data)
 	gate.wait(1)
-	frontEndProcess(t, "speak", int(held.Fd())) // the one that has spoken last, and is dead
+	speakAndDie(t, held) // the one that has spoken last, and is dead
 	if err := held.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -117,4 +120,37 @@ func TestReadsOfAKilledFrontEndAreDropped(t *testing.T) {
 	}
 	_ = g.Abandon() // its connection is closed already
 	r.nextIsServed()
+}
+
+// asSpeaker makes the test binary be a front-end in a process of its own, which sends one
+// message over its descriptor 3.
+const asSpeaker = "DEVICE_TEST_AS_SPEAKER"
+
+func speak() error {
+	f := os.NewFile(3, "connection")
+	conn, err := net.FileConn(f)
+	_ = f.Close()
+	if err != nil {
+		return err
+	}
+	c, err := frontend.New(conn.(*net.UnixConn))
+	if err == nil {
+		_, err = c.Features()
+	}
+	return err
+}
+
+// speakAndDie has another process send a message over f, and end.
+func speakAndDie(t *testing.T, f *os.File) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), asSpeaker+"=1")
+	cmd.ExtraFiles = []*os.File{f}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("the front-end's process: %v\n%s", err, out)
+	}
 }

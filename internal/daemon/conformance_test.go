@@ -12,16 +12,7 @@ import (
 // "The device MUST handle spurious notifications from the driver" (virtio,
 // "Available Buffer Notification Suppression").
 func TestSpuriousKicks(t *testing.T) {
-	c := socketConfig(t)
-	d := startDaemon(t, c)
-	client, err := frontend.Dial(c.SocketPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk, err := frontend.Open(client, frontend.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	disk := zonedRig(t, testGeometry, 1).connect(frontend.Options{})
 	q := disk.Queue(0)
 	sector := uint64(disk.Config.ZoneSectors)
 	data, got := bytes.Repeat([]byte("spurious"), 512), make([]byte, 4096)
@@ -43,8 +34,5 @@ func TestSpuriousKicks(t *testing.T) {
 			t.Fatalf("between kicks for nothing: %v", err)
 		}
 	}
-	if err := disk.Close(); err != nil {
-		t.Fatal(err)
-	}
-	d.end()
+	disk.leave()
 }

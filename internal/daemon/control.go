@@ -57,13 +57,6 @@ func (c *controller) close() {
 	<-c.ended
 }
 
-// warnOfFaults tells an operator of a disk that is broken on purpose.
-func warnOfFaults(log logrus.FieldLogger, disk backend.Disk) {
-	for _, f := range disk.Faults().List() {
-		log.Warnf("fault %d: %v", f.ID, f.Fault)
-	}
-}
-
 // warnOfLastPart tells an operator of what stands at the end of an ordinary disk's file
 // and is no whole block: guests do not see it, and it stays as it is.
 func warnOfLastPart(log logrus.FieldLogger, file string, i backend.Info) {

@@ -196,3 +196,10 @@ func (d *Device) failed(err error) {
 	}
 	d.log.Debugf("refused: %v", err)
 }
+
+// warnOfFaults tells an operator of a disk that is broken on purpose.
+func warnOfFaults(log logrus.FieldLogger, disk backend.Disk) {
+	for _, f := range disk.Faults().List() {
+		log.Warnf("fault %d: %v", f.ID, f.Fault)
+	}
+}

@@ -22,16 +22,7 @@ import (
 func TestGrowWhileUsed(t *testing.T) {
 	r := plainRig(t, 1)
 	path := filepath.Join(t.TempDir(), "control")
-	ctl, err := openControl(path, r.disk, r.dev, r.dev.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := ctl.stopListening(); err != nil {
-			t.Error(err)
-		}
-		ctl.close()
-	}()
+	defer r.control(path).close()
 	resize := func(want control.Answer) {
 		t.Helper()
 		a, err := control.Call(path, control.Request{Command: control.Resize})

@@ -51,18 +51,13 @@ func TestDiskThatHangsHoldsUpNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	// And what an operator asks for.
-	ctl, err := openControl(t.TempDir()+"/ctl", r.disk, r.dev, r.dev.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := control.Call(ctl.front.where, control.Request{Command: control.FaultList}); err != nil {
+	path := t.TempDir() + "/ctl"
+	ctl := r.control(path)
+	if _, err := control.Call(path, control.Request{Command: control.FaultList}); err != nil {
 		t.Error(err)
 	}
-	if _, err := control.Call(ctl.front.where, control.Request{Command: control.Resize}); err == nil {
+	if _, err := control.Call(path, control.Request{Command: control.Resize}); err == nil {
 		t.Error("a zoned disk grows")
-	}
-	if err := ctl.stopListening(); err != nil {
-		t.Error(err)
 	}
 	ctl.close()
 	if r.disk.ReportZone(1).State != zone.ImpOpen && r.disk.ReportZone(1).State != zone.Empty {

@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
-	"github.com/zvhost/zvhost/virtio/driver"
 )
 
 // asFrontEnd makes the test binary be a front-end in a process of its own.
@@ -182,18 +182,48 @@ func TestHalfMessageKeepsNobodyOut(t *testing.T) {
 	d.end()
 }
 
+// A slowDevice has requests in flight until they are let go.
+type slowDevice struct {
+	*Device
+	answered chan struct{} // closed once they are answered
+}
+
+func (d *slowDevice) StopQueue(i int, why string) uint32 {
+	<-d.answered
+	return d.Device.StopQueue(i, why)
+}
+
+// testDevice is a device over a new image. It is closed when the test ends.
+func testDevice(t *testing.T) *Device {
+	t.Helper()
+	disk, err := backend.Open(testImage(t), backend.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, _ := newLogBook()
+	dev, err := NewDevice(disk, DeviceOptions{Queues: 1, Log: log})
+	if err != nil {
+		t.Fatal(errors.Join(err, disk.Close()))
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(dev.Close(), disk.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return dev
+}
+
 // What a dead front-end has in flight is waited for, and so is it by the next one: it is
 // refused for none that is gone.
 func TestNextWaitsForWhatIsInFlight(t *testing.T) {
-	r := zonedRig(t, smallZones, 1)
-	gate := r.newGate()
+	dev := &slowDevice{Device: testDevice(t), answered: make(chan struct{})}
 	path := filepath.Join(socketDir(t), "s")
 	f, err := listen(endpoint{option: "--socket-path", path: path, mode: 0o600})
 	if err != nil {
 		t.Fatal(err)
 	}
 	log, book := newLogBook()
-	s := &server{dev: r.dev, log: log, handOver: time.Millisecond, lines: newLineLimit(log)}
+	s := &server{dev: dev, log: log, handOver: time.Millisecond, lines: newLineLimit(log)}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(ctx, f) }()
@@ -205,9 +235,6 @@ func TestNextWaitsForWhatIsInFlight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gate.shut.Store(true)
-	send(&guest{Disk: first, r: r}, driver.TypeZoneAppend, 128, 4096)
-	gate.wait(1)
 	if err := first.Abandon(); err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +244,7 @@ func TestNextWaitsForWhatIsInFlight(t *testing.T) {
 	}
 	defer func() { _ = second.Close() }()
 	book.wait(1, "is gone, and what it had in flight is finished first")
-	gate.open()
+	close(dev.answered)
 	if _, err := second.Features(); err != nil {
 		t.Errorf("%v\n%s", err, book)
 	}
@@ -278,16 +305,16 @@ func TestConnectionsDoNotFillTheLog(t *testing.T) {
 // refused: that session is about to wait for the next message, or to end. Run is not
 // called, so the session stays as it is between two of its steps.
 func TestNewcomerIsNotRefusedWithinAMessage(t *testing.T) {
-	near, served := socketPair(t)
-	far, newcomer := socketPair(t)
+	near, served := connected(t)
+	far, newcomer := connected(t)
 	t.Cleanup(func() { _ = errors.Join(near.Close(), far.Close(), served.Close(), newcomer.Close()) })
 	if _, err := near.Write([]byte{1, 0}); err != nil { // half a message
 		t.Fatal(err)
 	}
 	log, book := newLogBook()
-	r := zonedRig(t, smallZones, 1)
-	s := &server{dev: r.dev, log: log, lines: newLineLimit(log)} // handOver 0: the time is up at once
-	session := vhostuser.NewSession(served, r.dev, vhostuser.Options{})
+	dev := testDevice(t)
+	s := &server{dev: dev, log: log, lines: newLineLimit(log)} // handOver 0: the time is up at once
+	session := vhostuser.NewSession(served, dev, vhostuser.Options{})
 	s.wait(newcomer)
 	for range 3 {
 		s.attend(session, "pid 1")
@@ -306,4 +333,24 @@ func TestNewcomerIsNotRefusedWithinAMessage(t *testing.T) {
 	if s.next() != newcomer {
 		t.Error("it is not served next")
 	}
+}
+
+// connected makes two ends of a connection.
+func connected(t *testing.T) (a, b *net.UnixConn) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range pair {
+		f := os.NewFile(uintptr(fd), "connection")
+		c, err := net.FileConn(f)
+		_ = f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = c.(*net.UnixConn)
+	}
+	return ends[0], ends[1]
 }

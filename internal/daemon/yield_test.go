@@ -270,16 +270,7 @@ func TestControlWhileAway(t *testing.T) {
 	r := zonedRig(t, smallZones, 1)
 	next := r.incomingRig()
 	path := filepath.Join(t.TempDir(), "control")
-	ctl, err := openControl(path, next.disk, next.dev, next.dev.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ctl.close()
-	defer func() {
-		if err := ctl.stopListening(); err != nil {
-			t.Error(err)
-		}
-	}()
+	defer next.control(path).close()
 	for _, ask := range []control.Request{
 		{Command: control.FaultAdd, Faults: []backend.Fault{{Kind: backend.FaultRead}}},
 		{Command: control.SetState, Zones: "1", State: "offline"},
