@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 // Which rings are said to have been used before: those that begin in midstream and were not
@@ -56,18 +57,18 @@ func TestRingsUsedBefore(t *testing.T) {
 // A record that the front-end brings along says so, whatever SET_VRING_BASE names.
 func TestRingsUsedBeforeByRecord(t *testing.T) {
 	for _, life := range []uint64{0, 9} {
-		rec, err := NewRecord(1, 64)
+		rec, err := inflight.New(1, 64)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if life != 0 {
-			if _, _, err := rec.Ring(0).Begin(RingStart{Size: 64, Life: life}, 0); err != nil {
+			if _, _, err := rec.Ring(0).Begin(inflight.Start{Size: 64, Life: life}, 0); err != nil {
 				t.Fatal(err)
 			}
 		}
 		p := connect(t, new(fakeDevice))
 		p.negotiate()
-		p.must(SetInflightFD, InflightArea{Bytes: uint64(recordBytes(1, 64)), Queues: 1, QueueSize: 64}.Append(nil), rec.FD())
+		p.must(SetInflightFD, InflightArea{Bytes: uint64(inflight.Bytes(1, 64)), Queues: 1, QueueSize: 64}.Append(nil), rec.FD())
 		p.setUp(0)
 		p.must(SetVringBase, VringState{0, 0}.Append(nil))
 		p.kick(0)

@@ -1,6 +1,9 @@
 package vhostuser
 
-import "github.com/zvhost/zvhost/virtio/guestmem"
+import (
+	"github.com/zvhost/zvhost/vhostuser/inflight"
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
 
 // A Device is what a session puts behind the protocol: a virtio device with its
 // queues. A session calls it from one goroutine, one call at a time, so it needs
@@ -79,7 +82,7 @@ type Device interface {
 	// any queue starts: what belongs to them must be given to nobody else until
 	// queues start and go on with them, Leave or Reset. It takes the place of what was told
 	// before, but of queues that have started; nil says that nobody comes any more.
-	Adopt(r *Record)
+	Adopt(r *inflight.Record)
 	// Leave leaves what queues were told of by Adopt, and were not started for, to
 	// another process, as it stands in the record. No queue is started then.
 	Leave()
@@ -125,9 +128,9 @@ type Ring struct {
 	// Record is where to keep what is in flight for whoever comes after this
 	// process; nil where nobody will. Life is what the ring's life is called in it, and
 	// Records are those of all rings.
-	Record  *RingRecord
+	Record  *inflight.Ring
 	Life    uint64
-	Records *Record
+	Records *inflight.Record
 	// Held rings are not served before Device.Serve.
 	Held bool
 	// Reconnected says that the driver has used another of the front-end's rings elsewhere
@@ -136,7 +139,9 @@ type Ring struct {
 }
 
 // Start is what the record of requests in flight needs to know of r.
-func (r *Ring) Start() RingStart { return RingStart{Size: r.Size, Base: r.Base, Life: r.Life} }
+func (r *Ring) Start() inflight.Start {
+	return inflight.Start{Size: r.Size, Base: r.Base, Life: r.Life}
+}
 
 // Level is how much a log line matters.
 type Level uint8

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/testleak"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -210,7 +211,7 @@ func (d *fakeDevice) StopQueue(i int, why string) uint32 {
 	return base
 }
 
-func (d *fakeDevice) Adopt(*Record) {
+func (d *fakeDevice) Adopt(*inflight.Record) {
 	if d.adopting != nil {
 		d.adopting()
 	}

@@ -2,6 +2,8 @@ package vhostuser
 
 import (
 	"testing"
+
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 const most = ^uint64(0)
@@ -9,7 +11,7 @@ const most = ^uint64(0)
 // A front-end may store any number as the life of a ring. The ones behind it are others,
 // and never 0, which would say that the record is of none.
 func TestLivesComeToTheirEnd(t *testing.T) {
-	r, err := NewRecord(1, 8)
+	r, err := inflight.New(1, 8)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -17,7 +19,7 @@ func TestLivesComeToTheirEnd(t *testing.T) {
 	life := most - 1
 	for range 4 {
 		q := r.Ring(0)
-		if _, heads, err := q.Begin(RingStart{Size: 8, Life: life}, 0); err != nil || len(heads) != 0 {
+		if _, heads, err := q.Begin(inflight.Start{Size: 8, Life: life}, 0); err != nil || len(heads) != 0 {
 			t.Errorf("life %#x: %d in flight, %v", life, heads, err)
 		}
 		q.Take(3)
@@ -29,7 +31,7 @@ func TestLivesComeToTheirEnd(t *testing.T) {
 	// A message that ended a life may have been cut off behind that: the ring ran.
 	s := &Session{record: r, rings: make([]ring, 1)}
 	for _, life := range []uint64{1, most - 1, most} {
-		if _, _, err := r.Ring(0).Begin(RingStart{Size: 8, Life: life}, 0); err != nil {
+		if _, _, err := r.Ring(0).Begin(inflight.Start{Size: 8, Life: life}, 0); err != nil {
 			t.Fatal(err)
 		}
 		for _, ran := range []bool{true, true, false} {

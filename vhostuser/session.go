@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -44,7 +45,7 @@ type Session struct {
 	back     backChannel
 	regions  []region                 // as state.regions
 	rings    []ring                   // as many as the device has queues
-	record   *Record                  // of what is in flight; nil: nobody is to know
+	record   *inflight.Record         // of what is in flight; nil: nobody is to know
 	saver    *Saver                   // nil: the session ends with the process
 	pass     *foreign.FD              // goes with the answer to the message at hand; lent
 	transfer atomic.Pointer[transfer] // of the device's state; nil: none

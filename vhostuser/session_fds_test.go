@@ -10,6 +10,7 @@ import (
 
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/internal/silentfs"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -24,7 +25,7 @@ var withFDs = map[Request][]byte{
 	SetVringCall:     VringFile{Index: 0}.Append(nil),
 	SetVringErr:      VringFile{Index: 0}.Append(nil),
 	SetBackendReqFD:  nil,
-	SetInflightFD:    InflightArea{uint64(recordBytes(1, 64)), 0, 1, 64}.Append(nil),
+	SetInflightFD:    InflightArea{uint64(inflight.Bytes(1, 64)), 0, 1, 64}.Append(nil),
 	SetDeviceStateFD: make([]byte, 8),
 	GetFeatures:      nil, // where it has no business
 }

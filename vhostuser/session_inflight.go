@@ -3,6 +3,8 @@ package vhostuser
 import (
 	"errors"
 	"fmt"
+
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 // The messages about the record of requests in flight. A front-end that can
@@ -58,10 +60,10 @@ func (s *Session) getInflightFD(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v.Queues == 0 || v.QueueSize == 0 || v.QueueSize > MaxRingSize {
+	if v.Queues == 0 || v.QueueSize == 0 || v.QueueSize > inflight.MaxRingSize {
 		return nil, fmt.Errorf("a record for %d queues of %d descriptors", v.Queues, v.QueueSize)
 	}
-	r, err := NewRecord(int(v.Queues), v.QueueSize)
+	r, err := inflight.New(int(v.Queues), v.QueueSize)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +72,7 @@ func (s *Session) getInflightFD(m *Message) ([]byte, error) {
 	}
 	s.attach(r)
 	s.pass = r.File()
-	v.Bytes, v.Offset = uint64(recordBytes(int(v.Queues), v.QueueSize)), 0
+	v.Bytes, v.Offset = uint64(inflight.Bytes(int(v.Queues), v.QueueSize)), 0
 	return append(v.Append(nil), m.Payload[inflightSize:]...), nil
 }
 
@@ -81,10 +83,10 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v.Offset != 0 || v.Bytes != uint64(recordBytes(int(v.Queues), v.QueueSize)) {
-		return nil, errForeignRecord
+	if v.Offset != 0 || v.Bytes != uint64(inflight.Bytes(int(v.Queues), v.QueueSize)) {
+		return nil, inflight.ErrForeign
 	}
-	r, err := OpenRecord(m.Take(0), 0, int(v.Queues), v.QueueSize)
+	r, err := inflight.Open(m.Take(0), 0, int(v.Queues), v.QueueSize)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +110,7 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 // attach makes r the session's record. No ring runs. What the one before said of rings
 // that were to go on from it counts no more, and the device lets go of what it had
 // claimed for it while that is still mapped.
-func (s *Session) attach(r *Record) {
+func (s *Session) attach(r *inflight.Record) {
 	old := s.record
 	s.record = r
 	for i := range s.rings {

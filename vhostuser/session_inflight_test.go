@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 // Only memory that cannot shrink is a record: a worker holds a zone's lock when it
@@ -42,14 +44,14 @@ func TestForeignRecord(t *testing.T) {
 func TestEmptyRecordAfterAnother(t *testing.T) {
 	p := connect(t, new(fakeDevice))
 	p.negotiate()
-	rec, err := NewRecord(2, 64)
+	rec, err := inflight.New(2, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := rec.Ring(0).Begin(RingStart{Size: 64, Life: 5}, 0); err != nil { // ring 0 was served in its 5th life
+	if _, _, err := rec.Ring(0).Begin(inflight.Start{Size: 64, Life: 5}, 0); err != nil { // ring 0 was served in its 5th life
 		t.Fatal(err)
 	}
-	area := InflightArea{Bytes: uint64(recordBytes(2, 64)), Queues: 2, QueueSize: 64}
+	area := InflightArea{Bytes: uint64(inflight.Bytes(2, 64)), Queues: 2, QueueSize: 64}
 	p.must(SetInflightFD, area.Append(nil), rec.FD())
 	p.call(GetInflightFD, area.Append(nil))
 	empty := p.m.Take(0)

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 // How a session begins anew on the same connection, and how all that a front-end has set
@@ -95,7 +96,7 @@ func (s *Session) giveBack(leaves, backStays bool) {
 
 // saveRecord makes a record of requests in flight that is saved for the next process.
 func (s *Session) saveRecord() error {
-	r, err := NewRecord(len(s.rings), MaxRingSize)
+	r, err := inflight.New(len(s.rings), inflight.MaxRingSize)
 	if err != nil {
 		return err
 	}

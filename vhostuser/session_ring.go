@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 // The messages that set up, start and stop rings.
@@ -52,8 +53,8 @@ func (s *Session) setVringNum(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if num == 0 || num > MaxRingSize {
-		return nil, fmt.Errorf("ring %d of %d descriptors: it has 1 to %d", i, num, MaxRingSize)
+	if num == 0 || num > inflight.MaxRingSize {
+		return nil, fmt.Errorf("ring %d of %d descriptors: it has 1 to %d", i, num, inflight.MaxRingSize)
 	}
 	if !s.mayBePacked() && bits.OnesCount32(num) != 1 {
 		return nil, fmt.Errorf("ring %d of %d descriptors: a split ring has a power of two", i, num)

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -134,10 +135,10 @@ func (s *Session) decode(b []byte, stored Stored) error {
 		}
 		s.back.set(f, st.protocol)
 	}
-	file, queues, size := fd(memorySlot), int(r.UpTo(MaxQueues, "the number of queues of its record")), uint16(r.UpTo(MaxRingSize, "the room for descriptors of its record"))
+	file, queues, size := fd(memorySlot), int(r.UpTo(MaxQueues, "the number of queues of its record")), uint16(r.UpTo(inflight.MaxRingSize, "the room for descriptors of its record"))
 	if file != nil {
 		var err error
-		if s.record, err = OpenRecord(file, 0, queues, size); err != nil {
+		if s.record, err = inflight.Open(file, 0, queues, size); err != nil {
 			return cmp.Or(r.Err, err)
 		}
 		if pass == file.SavedAs {
@@ -171,7 +172,7 @@ func (s *Session) decode(b []byte, stored Stored) error {
 	}
 	for i := 0; i < len(s.rings) && r.Err == nil; i++ {
 		g, p := &st.rings[i], &s.rings[i]
-		g.num, g.base = uint16(r.UpTo(MaxRingSize, "the size of a ring")), uint32(r.UpTo(math.MaxUint32, "the base of a ring"))
+		g.num, g.base = uint16(r.UpTo(inflight.MaxRingSize, "the size of a ring")), uint32(r.UpTo(math.MaxUint32, "the base of a ring"))
 		flags := r.Bits(1<<ringBits-1, "the flags of a ring")
 		g.enabled, g.addrSet, g.adopted = flags&bitEnabled != 0, flags&bitAddrSet != 0, flags&bitAdopted != 0
 		g.baseSet, g.logUsed, g.refused = flags&bitBaseSet != 0, flags&bitLogUsed != 0, flags&bitRingRefused != 0

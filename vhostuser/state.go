@@ -1,11 +1,14 @@
 package vhostuser
 
-import "github.com/zvhost/zvhost/virtio/guestmem"
+import (
+	"github.com/zvhost/zvhost/vhostuser/inflight"
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
 
 const (
 	// MaxQueues is the most queues that the protocol can name: SET_VRING_KICK has
 	// 8 bits for the ring.
-	MaxQueues = MaxRings
+	MaxQueues = inflight.MaxRings
 	// MaxMemSlots is how many memory regions a session holds at once, each with
 	// one descriptor and one mapping. 509 is what Linux's vhost and libvhost-user
 	// allow (VHOST_USER_MAX_RAM_SLOTS), and what QEMU wants for virtio-mem.

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 // A field is a number of what encode writes, and values that it cannot have.
@@ -44,7 +46,7 @@ func keptFields(reply, pieces, regions, rings int) (fields []field) {
 		add(8, what, 1<<40, most)
 	}
 	add(8, "queues of the record", 0, MaxQueues+1, 1<<63, most)
-	add(8, "room of the record", 0, MaxRingSize+1, 1<<16+64, most)
+	add(8, "room of the record", 0, inflight.MaxRingSize+1, 1<<16+64, most)
 	add(8, "regions", 0, MaxMemSlots+1, 1<<63, most)
 	for range regions {
 		add(8, "guest address of a region")
@@ -55,7 +57,7 @@ func keptFields(reply, pieces, regions, rings int) (fields []field) {
 	}
 	add(8, "rings", 0, MaxQueues+1, 1<<63, most)
 	for range rings {
-		add(8, "size of a ring", MaxRingSize+1, 1<<16+64, most)
+		add(8, "size of a ring", inflight.MaxRingSize+1, 1<<16+64, most)
 		add(8, "base of a ring", 1<<32, most)
 		add(8, "flags of a ring", 1<<ringBits, most)
 		add(8, "life")

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -101,9 +102,9 @@ func TestRetakenRequestsWithoutTheirMemory(t *testing.T) {
 
 // takenBy is the record of a process that has died after it took all that is in a
 // ring.
-func takenBy(t *testing.T, r vhostuser.Ring) *vhostuser.Record {
+func takenBy(t *testing.T, r vhostuser.Ring) *inflight.Record {
 	t.Helper()
-	rec, err := vhostuser.NewRecord(1, r.Size)
+	rec, err := inflight.New(1, r.Size)
 	if err != nil {
 		t.Fatal(err)
 	}

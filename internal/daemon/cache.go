@@ -1,7 +1,7 @@
 package daemon
 
 import (
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 )
 
@@ -12,7 +12,7 @@ import (
 // front-end that has changed it can make the mode stronger by that, and keep this process
 // from doubting, which it can by what it says of its rings as well; it cannot take back
 // what this process knows.
-func (d *Device) hearCache(r *vhostuser.Record) {
+func (d *Device) hearCache(r *inflight.Record) {
 	if r == nil {
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -18,15 +19,15 @@ const markAt = 1 // backend.markAt
 
 // leftBehind is a record of two queues, as a daemon leaves it that dies with an append
 // of 8 sectors to zone 1 in flight in queue 1.
-func leftBehind(t *testing.T, r *rig) *vhostuser.Record {
+func leftBehind(t *testing.T, r *rig) *inflight.Record {
 	t.Helper()
-	rec, err := vhostuser.NewRecord(2, 256)
+	rec, err := inflight.New(2, 256)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = rec.Close() })
 	ring := rec.Ring(1)
-	if _, _, err := ring.Begin(vhostuser.RingStart{Size: 256, Life: 1}, 0); err != nil {
+	if _, _, err := ring.Begin(inflight.Start{Size: 256, Life: 1}, 0); err != nil {
 		t.Fatal(err)
 	}
 	ring.SetUser(backend.Run(r.disk))
@@ -37,7 +38,7 @@ func leftBehind(t *testing.T, r *rig) *vhostuser.Record {
 }
 
 // setInflight has the front-end give the record to the daemon.
-func setInflight(g *guest, rec *vhostuser.Record) {
+func setInflight(g *guest, rec *inflight.Record) {
 	g.r.t.Helper()
 	var st unix.Stat_t
 	if err := unix.Fstat(rec.FD(), &st); err != nil {
@@ -59,7 +60,7 @@ func TestRecordInThePlaceOfAnother(t *testing.T) {
 	}
 	first := leftBehind(t, r)
 	setInflight(g, first)
-	empty, err := vhostuser.NewRecord(2, 256)
+	empty, err := inflight.New(2, 256)
 	if err != nil {
 		t.Fatal(err)
 	}

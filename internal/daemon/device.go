@@ -15,6 +15,7 @@ import (
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 )
 
@@ -65,7 +66,7 @@ type Device struct {
 
 	// recovery decides what of an earlier process's requests may be carried out again.
 	recovery *Policy
-	noted    *vhostuser.Record // where the cache mode is noted, as long as the session lasts; nil: nowhere
+	noted    *inflight.Record // where the cache mode is noted, as long as the session lasts; nil: nowhere
 
 	// engine makes what a queue does its I/O with.
 	engine func(wake func()) (engine.Engine, error)

@@ -14,6 +14,7 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -146,9 +147,9 @@ func TestDoubtsOutliveWhoServesNothing(t *testing.T) {
 	path := deadDisk(t)
 	rings, rec := recordedRings(t)
 	ring := rings[0]
-	doubted := func(r *rig, zero, one *vhostuser.RingRecord) {
+	doubted := func(r *rig, zero, one *inflight.Ring) {
 		t.Helper()
-		for i, rec := range []*vhostuser.RingRecord{zero, one} {
+		for i, rec := range []*inflight.Ring{zero, one} {
 			if ring.Record = rec; !r.dev.recovery.MayHaveRun(i, &ring) {
 				t.Errorf("ring %d is in no doubt", i)
 			}
@@ -262,13 +263,13 @@ func TestNoteOfAnOrdinaryDisk(t *testing.T) {
 }
 
 // recordOf is the record that the front-end has, as it sees it itself.
-func (g *guest) recordOf(queues int) *vhostuser.Record {
+func (g *guest) recordOf(queues int) *inflight.Record {
 	g.r.t.Helper()
 	fd, err := unix.FcntlInt(uintptr(g.Disk.Inflight().FD()), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		g.r.t.Fatal(err)
 	}
-	rec, err := vhostuser.OpenRecord(foreign.NewFD(fd), 0, queues, g.Queue(0).Ring().Config().Size)
+	rec, err := inflight.Open(foreign.NewFD(fd), 0, queues, g.Queue(0).Ring().Config().Size)
 	if err != nil {
 		g.r.t.Fatal(err)
 	}
@@ -302,9 +303,9 @@ func deadDisk(t *testing.T) string {
 }
 
 // recordedRings are two rings in midstream, with a record.
-func recordedRings(t *testing.T) (rings [2]vhostuser.Ring, rec *vhostuser.Record) {
+func recordedRings(t *testing.T) (rings [2]vhostuser.Ring, rec *inflight.Record) {
 	t.Helper()
-	rec, err := vhostuser.NewRecord(len(rings), 32)
+	rec, err := inflight.New(len(rings), 32)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +317,7 @@ func recordedRings(t *testing.T) (rings [2]vhostuser.Ring, rec *vhostuser.Record
 	return rings, rec
 }
 
-func untilSettled(r *vhostuser.RingRecord) {
+func untilSettled(r *inflight.Ring) {
 	for ParseNote(r.Note(), true) != NoteSettled {
 		time.Sleep(time.Millisecond)
 	}

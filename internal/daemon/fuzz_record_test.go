@@ -15,8 +15,8 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/internal/testleak"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -115,7 +115,7 @@ func forgeRecord(t *testing.T, path string, in []byte) {
 		g.kick(0)
 	}
 	rec := openRecord(t, g.recordFD())
-	ring := vhostuser.RingStart{Size: recordSize, Life: 1 + uint64(mode>>4), Base: base}
+	ring := inflight.Start{Size: recordSize, Life: 1 + uint64(mode>>4), Base: base}
 	inFlight := takeWaiting(t, g, rec.Ring(0), ring, all[:int(mode>>2&3)+1])
 	rec.Ring(0).SetUser(backend.Run(first.disk))
 	for i, head := range inFlight {
@@ -208,7 +208,7 @@ func wait(t *testing.T, g *guest, b []byte, named map[uint64]bool) *waiting {
 
 // takeWaiting has the record say that ws were taken, which wait first in the ring, and
 // returns the numbers that they have there.
-func takeWaiting(t *testing.T, g *guest, rec *vhostuser.RingRecord, ring vhostuser.RingStart, ws []*waiting) (heads []uint16) {
+func takeWaiting(t *testing.T, g *guest, rec *inflight.Ring, ring inflight.Start, ws []*waiting) (heads []uint16) {
 	q := g.Queue(0)
 	if !g.Disk.Packed() {
 		if _, _, err := rec.Begin(ring, q.Ring().DeviceIdx()); err != nil {
@@ -295,12 +295,12 @@ func scribbleRecord(g *guest, patches []byte) {
 func (g *guest) recordFD() int { return g.Disk.Inflight().FD() }
 
 // openRecord maps the front-end's record once more.
-func openRecord(t *testing.T, fd int) *vhostuser.Record {
+func openRecord(t *testing.T, fd int) *inflight.Record {
 	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := vhostuser.OpenRecord(foreign.NewFD(n), 0, 1, recordSize)
+	rec, err := inflight.Open(foreign.NewFD(n), 0, 1, recordSize)
 	if err != nil {
 		t.Fatal(err)
 	}

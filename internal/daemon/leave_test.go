@@ -11,6 +11,7 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -63,7 +64,7 @@ func keptGuest(r *rig, s shelf, o frontend.Options) *guest {
 
 // guestWithRecord is a keptGuest whose queues are stopped, and which has given the daemon
 // a record with an append in flight in queue 1 (leftBehind).
-func guestWithRecord(r *rig, s shelf) (*guest, *vhostuser.Record) {
+func guestWithRecord(r *rig, s shelf) (*guest, *inflight.Record) {
 	r.t.Helper()
 	g := keptGuest(r, s, frontend.Options{})
 	if _, err := g.Queue(0).Stop(); err != nil {
@@ -158,7 +159,7 @@ func TestUnfitProcessServesNothing(t *testing.T) {
 		dead.close() // in good order, and yet with requests in flight: as if it had died after these
 		reset := send(g, driver.TypeZoneReset, smallZones.ZoneSectors, 0)
 		write := sendTo(g, 1, driver.TypeZoneAppend, smallZones.ZoneSectors, 4096)
-		rec, err := vhostuser.OpenRecord(shelf{"1": s["1"]}.take(t)["1"], 0, 2, 32768)
+		rec, err := inflight.Open(shelf{"1": s["1"]}.take(t)["1"], 0, 2, 32768)
 		if err != nil {
 			t.Fatal(err)
 		}

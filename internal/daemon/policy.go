@@ -5,6 +5,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 // A Policy decides, for one disk and the rings of its device, what may be carried out again
@@ -26,7 +27,7 @@ type Policy struct {
 	user  uint64
 	known bool
 	// records is of what is in flight in the rings; nil where no later process will ask.
-	records *vhostuser.Record
+	records *inflight.Record
 	claimed map[int][]*backend.Mark // by queue, of those that have not been served since
 	// unclean are the queues that were not used since a daemon died with the disk, or not
 	// for long enough to look at what waited there.
@@ -124,7 +125,7 @@ func (p *Policy) User() uint64 { return p.user }
 
 // Adopt claims what r says was in flight when another process died. It takes the place of
 // what was claimed before. nil says that no later process will come with these requests.
-func (p *Policy) Adopt(r *vhostuser.Record) {
+func (p *Policy) Adopt(r *inflight.Record) {
 	p.GiveUp()
 	if p.records = r; r == nil {
 		return // without a look at the disk, which may hang
@@ -152,7 +153,7 @@ func (p *Policy) Adopt(r *vhostuser.Record) {
 
 // Postpone is Adopt while the disk is not here: what was claimed is given up, and r is to
 // be adopted once the disk is opened.
-func (p *Policy) Postpone(r *vhostuser.Record) {
+func (p *Policy) Postpone(r *inflight.Record) {
 	p.GiveUp()
 	p.records = r
 }

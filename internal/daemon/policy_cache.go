@@ -1,6 +1,6 @@
 package daemon
 
-import "github.com/zvhost/zvhost/vhostuser"
+import "github.com/zvhost/zvhost/vhostuser/inflight"
 
 // What the record says of the cache mode in each ring's part. The numbers are such that
 // nothing else turns into one of them by accident.
@@ -20,7 +20,7 @@ const (
 )
 
 // ParseCacheNote checks what stands in a record. What no zvhost has stored is not known.
-func ParseCacheNote(w vhostuser.Untrusted) CacheNote {
+func ParseCacheNote(w inflight.Untrusted) CacheNote {
 	switch uint64(w) {
 	case wordWriteBack:
 		return CacheWriteBack
@@ -32,7 +32,7 @@ func ParseCacheNote(w vhostuser.Untrusted) CacheNote {
 
 // CacheOf is what r says of the cache mode, if another process has used it: the stronger
 // mode where its rings differ, and nothing where one of them says nothing.
-func CacheOf(r *vhostuser.Record) CacheNote {
+func CacheOf(r *inflight.Record) CacheNote {
 	notes := map[CacheNote]int{}
 	for i := range r.Rings() {
 		if ring := r.Ring(i); !ring.IsEmpty() {
@@ -49,7 +49,7 @@ func CacheOf(r *vhostuser.Record) CacheNote {
 }
 
 // NoteCache has r, which may be nil, say n in each ring's part.
-func NoteCache(r *vhostuser.Record, n CacheNote) {
+func NoteCache(r *inflight.Record, n CacheNote) {
 	word := map[CacheNote]uint64{CacheWriteBack: wordWriteBack, CacheWriteThrough: wordWriteThrough}[n]
 	for i := range r.Rings() {
 		if ring := r.Ring(i); uint64(ring.Cache()) != word {

@@ -7,6 +7,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -40,7 +41,7 @@ const (
 
 // ParseNote checks the word of a record. Only requests of a zoned disk can be noted as such
 // that may have run.
-func ParseNote(w vhostuser.Untrusted, zoned bool) Note {
+func ParseNote(w inflight.Untrusted, zoned bool) Note {
 	switch n := Note(w); {
 	case !zoned:
 		return NoteNone

@@ -6,7 +6,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/internal/failpoint"
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 )
 
@@ -119,7 +119,7 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 }
 
 // Adopt implements vhostuser.Device.
-func (d *Device) Adopt(r *vhostuser.Record) {
+func (d *Device) Adopt(r *inflight.Record) {
 	d.hearCache(r)
 	d.custody.kept = nil
 	if r != nil && d.custody.away {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -23,7 +24,7 @@ type packedLife struct {
 	file int // of the record
 	size uint16
 
-	rec    *vhostuser.Record
+	rec    *inflight.Record
 	q      *virtio.Packed
 	held   []uint16 // in flight, not pushed
 	chain  virtio.Chain
@@ -38,13 +39,13 @@ func (l *packedLife) born() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.rec, err = vhostuser.OpenRecord(foreign.NewFD(fd), 0, 1, l.size); err != nil {
+	if l.rec, err = inflight.Open(foreign.NewFD(fd), 0, 1, l.size); err != nil {
 		t.Fatal(err)
 	}
 	if l.q, err = virtio.NewPacked(l.cfg); err != nil {
 		t.Fatal(err)
 	}
-	base, ids, err := l.rec.Ring(0).BeginPacked(vhostuser.RingStart{Size: l.size, Base: l.cfg.Base, Life: 1}, l.q.Passed)
+	base, ids, err := l.rec.Ring(0).BeginPacked(inflight.Start{Size: l.size, Base: l.cfg.Base, Life: 1}, l.q.Passed)
 	if err == nil {
 		err = l.q.Rebase(base)
 	}
@@ -100,7 +101,7 @@ func TestPackedRecord(t *testing.T) {
 			Size: size, Desc: fuzzUser + layout.Desc, Avail: fuzzUser + layout.Avail, Used: fuzzUser + layout.Used,
 			Base: ring.Base(), Features: features, Mem: mem,
 		}}
-		rec, err := vhostuser.NewRecord(1, size)
+		rec, err := inflight.New(1, size)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,7 +253,7 @@ func TestPackedRecordRefused(t *testing.T) {
 		"more than the ring": {map[int]uint64{2: 1 | 3<<16, 4: 1 | 2<<16 | 3<<32}, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
-			rec, err := vhostuser.NewRecord(1, 8)
+			rec, err := inflight.New(1, 8)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -32,7 +33,7 @@ type worker struct {
 	lane   *backend.Lane
 	// mayHaveRun says that requests which wait in the ring may have run: see refuses.
 	mayHaveRun bool
-	rec        *vhostuser.RingRecord // of what is in flight; nil: nobody is to know
+	rec        *inflight.Ring // of what is in flight; nil: nobody is to know
 	// claimed is what was in flight when another process died, until pickUp.
 	claimed []*backend.Mark
 	// packed is queue, where that is a packed one and there is a record.

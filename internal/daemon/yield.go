@@ -9,7 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/zvhost/zvhost/backend"
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 // takePatience is how long queues that start wait for a disk that another daemon
@@ -32,9 +32,9 @@ type custody struct {
 	patience time.Duration
 
 	away  bool
-	tried bool              // queues have waited in vain: another one does not wait again
-	kept  *vhostuser.Record // what is to be adopted when the disk is there; nil: nothing
-	said  int               // lines of this session in the log
+	tried bool             // queues have waited in vain: another one does not wait again
+	kept  *inflight.Record // what is to be adopted when the disk is there; nil: nothing
+	said  int              // lines of this session in the log
 }
 
 // maxMoves is how many times a session may say where its disk goes: a front-end must

@@ -19,7 +19,7 @@ const module = "github.com/zvhost/zvhost"
 var mayImport = map[string][]string{
 	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/zone"},
 
-	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser"},
+	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight"},
 	"internal/control": {"backend", "backend/zone", "internal/foreign"},
 	"internal/keeper":  {"internal/foreign"},
 
@@ -31,7 +31,8 @@ var mayImport = map[string][]string{
 	"internal/failpoint": {},
 	"internal/plant":     {},
 
-	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault"},
+	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault", "vhostuser/inflight"},
+	"vhostuser/inflight": {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
 	"virtio":          {"backend", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
@@ -75,7 +76,7 @@ var mayImport = map[string][]string{
 // package itself may import.
 var testOnly = []string{
 	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/zone", "backend/engine",
-	"virtio/guestmem", "vhostuser", "internal/failpoint", "internal/iovec",
+	"virtio/guestmem", "vhostuser", "vhostuser/inflight", "internal/failpoint", "internal/iovec",
 }
 
 // outside is what may be imported from other modules: by whom, nil for

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -70,7 +71,7 @@ func (d *ramDisk) SetFeatures(f uint64) error {
 	return d.refuse
 }
 
-func (d *ramDisk) Adopt(*vhostuser.Record)      {}
+func (d *ramDisk) Adopt(*inflight.Record)       {}
 func (d *ramDisk) BeginFrontEnd()               {}
 func (d *ramDisk) BeginRing(bool)               {}
 func (d *ramDisk) ShowQueues(int)               {}

@@ -1,4 +1,4 @@
-package vhostuser
+package inflight
 
 import (
 	"slices"
@@ -11,11 +11,11 @@ import (
 func TestOrderComesToItsEnd(t *testing.T) {
 	for _, packed := range []bool{false, true} {
 		for _, far := range []uint64{0, lateCounter - 3, lateCounter - 1, lateCounter, ^uint64(0) - 2} {
-			r, err := NewRecord(1, 8)
+			r, err := New(1, 8)
 			if err != nil {
 				t.Fatal(err)
 			}
-			ring := RingStart{Size: 8, Life: 1}
+			ring := Start{Size: 8, Life: 1}
 			begin := func() (heads []uint16) {
 				t.Helper()
 				if packed {

@@ -1,4 +1,4 @@
-package vhostuser
+package inflight
 
 import (
 	"fmt"
@@ -51,10 +51,10 @@ func (p place) plus(n, size uint16) place {
 }
 
 // copyAt is where copy j is.
-func (q *RingRecord) copyAt(j uint16) int { return q.own + ownWords + 2*int(q.room) + 2*int(j) }
+func (q *Ring) copyAt(j uint16) int { return q.own + ownWords + 2*int(q.room) + 2*int(j) }
 
 // packedBits are the parts of a buffer's word that only packed rings have.
-func (q *RingRecord) packedBits(id uint16) uint64 {
+func (q *Ring) packedBits(id uint16) uint64 {
 	if q.packed == nil {
 		return 0
 	}
@@ -63,7 +63,7 @@ func (q *RingRecord) packedBits(id uint16) uint64 {
 
 // Hold copies the descriptors of the chain with buffer id, which Take is about to
 // note: address, then length and, from bit 32 on, flags.
-func (q *RingRecord) Hold(id uint16, descs [][2]uint64) {
+func (q *Ring) Hold(id uint16, descs [][2]uint64) {
 	p := q.packed
 	p.descs[id] = uint16(len(descs))
 	link := uint16(0)
@@ -91,7 +91,7 @@ func (p *packedRecord) release(id uint16) {
 // place is not any more the available one that it was when it was taken. base is
 // where to go on from, as Ring.Base has it, and ids are the buffers in flight;
 // Held has their descriptors.
-func (q *RingRecord) BeginPacked(ring RingStart, passed func(place uint16) bool) (base uint32, ids []uint16, err error) {
+func (q *Ring) BeginPacked(ring Start, passed func(place uint16) bool) (base uint32, ids []uint16, err error) {
 	if ring.Size > q.room {
 		return 0, nil, fmt.Errorf("the record of requests in flight was made for rings of %d descriptors at most, this one has %d", q.room, ring.Size)
 	}
@@ -123,7 +123,7 @@ func (q *RingRecord) BeginPacked(ring RingStart, passed func(place uint16) bool)
 
 // beginPacked empties the record. The life comes last: until then it is of the one
 // before.
-func (q *RingRecord) beginPacked(ring RingStart) {
+func (q *Ring) beginPacked(ring Start) {
 	q.store(q.own, 0)
 	q.last, q.counter = 0, 0
 	q.packed.place = place(ring.Base >> 16)
@@ -139,7 +139,7 @@ func (q *RingRecord) beginPacked(ring RingStart) {
 
 // aheadOf is by how many descriptors the driver is ahead of the device in a ring
 // that starts: 0 but where requests of somebody else were lost.
-func aheadOf(ring RingStart) uint16 {
+func aheadOf(ring Start) uint16 {
 	next, used := place(ring.Base), place(ring.Base>>16)
 	if next^used < 1<<15 {
 		return next.index() - used.index()
@@ -148,7 +148,7 @@ func aheadOf(ring RingStart) uint16 {
 }
 
 // settle takes the batch out of the record that was published by who then died.
-func (q *RingRecord) settle(passed func(place uint16) bool) (ahead uint16, err error) {
+func (q *Ring) settle(passed func(place uint16) bool) (ahead uint16, err error) {
 	head, size := q.load(wordHead), q.load(q.own+2)
 	if head&0xffff != recordVersionPacked || uint16(size) != q.size {
 		return 0, fmt.Errorf("the record of requests in flight is of version %d and a ring of %d descriptors, and this packed ring has %d", head&0xffff, uint16(size), q.size)
@@ -180,7 +180,7 @@ func (q *RingRecord) settle(passed func(place uint16) bool) (ahead uint16, err e
 }
 
 // adopt reads what is in flight, in the order in which it came.
-func (q *RingRecord) adopt() (ids []uint16, err error) {
+func (q *Ring) adopt() (ids []uint16, err error) {
 	p := q.packed
 	counters := make([]uint64, q.size)
 	used := make([]bool, q.room)
@@ -210,7 +210,7 @@ func (q *RingRecord) adopt() (ids []uint16, err error) {
 }
 
 // freeCopies makes those copies free that no chain of ids has.
-func (q *RingRecord) freeCopies(ids []uint16) {
+func (q *Ring) freeCopies(ids []uint16) {
 	p, used := q.packed, make([]bool, q.room)
 	for _, id := range ids {
 		j := p.first[id]
@@ -227,7 +227,7 @@ func (q *RingRecord) freeCopies(ids []uint16) {
 }
 
 // Held are the descriptors of a buffer in flight, as Hold was given them.
-func (q *RingRecord) Held(id uint16) [][2]uint64 {
+func (q *Ring) Held(id uint16) [][2]uint64 {
 	p := q.packed
 	descs, j := make([][2]uint64, p.descs[id]), p.first[id]
 	for k := range descs {

@@ -1,4 +1,4 @@
-package vhostuser
+package inflight
 
 import (
 	"slices"
@@ -17,7 +17,7 @@ func (r *Record) again(t interface{ Fatal(...any) }) *Record {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := OpenRecord(foreign.NewFD(fd), 0, r.Rings(), r.size)
+	n, err := Open(foreign.NewFD(fd), 0, r.Rings(), r.size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,13 +29,13 @@ func (r *Record) again(t interface{ Fatal(...any) }) *Record {
 func TestRecordAfterADeath(t *testing.T) {
 	const size = 8
 	rapid.Check(t, func(t *rapid.T) {
-		r, err := NewRecord(2, 16)
+		r, err := New(2, 16)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = r.Close() }()
 		used := uint16(rapid.IntRange(0, 65535).Draw(t, "used"))
-		ring := RingStart{Size: size, Base: uint32(used), Life: 7}
+		ring := Start{Size: size, Base: uint32(used), Life: 7}
 		q := r.Ring(1)
 		if base, heads, err := q.Begin(ring, used); err != nil || base != used || len(heads) != 0 {
 			t.Fatal(base, heads, err)
@@ -126,14 +126,14 @@ func TestRecordAfterADeath(t *testing.T) {
 
 // What a front-end may have written there costs the ring, and no more.
 func TestHostileRecord(t *testing.T) {
-	ring := RingStart{Size: 8, Life: 7}
-	for words, spoil := range map[string]func(q *RingRecord){
-		"of version 2":                    func(q *RingRecord) { q.words[wordHead] = q.words[wordHead]&^0xffff | 2 },
-		"a ring of 4 descriptors":         func(q *RingRecord) { q.words[wordHead] = 1 | 4<<16 },
-		"used index is 0, 65531 ahead of": func(q *RingRecord) { q.words[wordHead] = 1 | 8<<16 | 5<<48 },
-		"names descriptor 9":              func(q *RingRecord) { q.words[wordHead] = 1 | 8<<16 | 9<<32 | 0xffff<<48 },
+	ring := Start{Size: 8, Life: 7}
+	for words, spoil := range map[string]func(q *Ring){
+		"of version 2":                    func(q *Ring) { q.words[wordHead] = q.words[wordHead]&^0xffff | 2 },
+		"a ring of 4 descriptors":         func(q *Ring) { q.words[wordHead] = 1 | 4<<16 },
+		"used index is 0, 65531 ahead of": func(q *Ring) { q.words[wordHead] = 1 | 8<<16 | 5<<48 },
+		"names descriptor 9":              func(q *Ring) { q.words[wordHead] = 1 | 8<<16 | 9<<32 | 0xffff<<48 },
 	} {
-		r, err := NewRecord(1, 8)
+		r, err := New(1, 8)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,12 +150,12 @@ func TestHostileRecord(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	r, err := NewRecord(1, 8)
+	r, err := New(1, 8)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = r.Close() }()
-	if _, _, err := r.Ring(0).Begin(RingStart{Size: 16, Life: 1}, 0); err == nil || !strings.Contains(err.Error(), "rings of 8") {
+	if _, _, err := r.Ring(0).Begin(Start{Size: 16, Life: 1}, 0); err == nil || !strings.Contains(err.Error(), "rings of 8") {
 		t.Error(err)
 	}
 	for i := range r.Ring(0).words {
@@ -177,7 +177,7 @@ func TestRecordInHugePages(t *testing.T) {
 	if _, err := unix.FcntlInt(uintptr(huge), unix.F_ADD_SEALS, recordSeals); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenRecord(foreign.NewFD(huge), 0, 2, 64); err == nil || !strings.Contains(err.Error(), errForeignRecord.Error()) {
+	if _, err := Open(foreign.NewFD(huge), 0, 2, 64); err == nil || !strings.Contains(err.Error(), ErrForeign.Error()) {
 		t.Errorf("huge pages: %v", err)
 	}
 }

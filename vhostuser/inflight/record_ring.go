@@ -1,4 +1,4 @@
-package vhostuser
+package inflight
 
 import (
 	"cmp"
@@ -11,20 +11,20 @@ import (
 	"github.com/zvhost/zvhost/internal/memfault"
 )
 
-// A RingStart says how a ring starts: how many descriptors it has, where the device goes
+// A Start says how a ring starts: how many descriptors it has, where the device goes
 // on (see Ring.Base), and which life of the ring it is.
-type RingStart struct {
+type Start struct {
 	Size uint16
 	Base uint32
 	Life uint64
 }
 
-// A RingRecord is the record of one queue. While the queue is served it belongs
+// A Ring is the record of one queue. While the queue is served it belongs
 // to the worker that serves it.
 //
 // What the other side can write to is read only in Begin and InFlight; from then
 // on the worker knows it by itself.
-type RingRecord struct {
+type Ring struct {
 	words []uint64
 	own   int
 	room  uint16
@@ -41,15 +41,15 @@ type RingRecord struct {
 type step struct{ head, next uint16 }
 
 // Has implements guestmem.Part.
-func (q *RingRecord) Has(addr uintptr) bool {
+func (q *Ring) Has(addr uintptr) bool {
 	return q != nil && memfault.In(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(q.words))), 8*len(q.words)), addr)
 }
 
-func (q *RingRecord) load(i int) uint64 { return atomic.LoadUint64(&q.words[i]) }
+func (q *Ring) load(i int) uint64 { return atomic.LoadUint64(&q.words[i]) }
 
-func (q *RingRecord) store(i int, v uint64) { atomic.StoreUint64(&q.words[i], v) }
+func (q *Ring) store(i int, v uint64) { atomic.StoreUint64(&q.words[i], v) }
 
-func (q *RingRecord) storeHead() {
+func (q *Ring) storeHead() {
 	if p := q.packed; p != nil {
 		q.store(wordHead, recordVersionPacked|uint64(len(q.batch))<<16|uint64(q.last)<<32|uint64(p.place)<<48)
 		return
@@ -58,10 +58,10 @@ func (q *RingRecord) storeHead() {
 }
 
 // User is the device's number that SetUser has stored; 0 before.
-func (q *RingRecord) User() uint64 { return q.load(q.own + 1) }
+func (q *Ring) User() uint64 { return q.load(q.own + 1) }
 
 // SetUser stores a number for the device.
-func (q *RingRecord) SetUser(n uint64) { q.store(q.own+1, n) }
+func (q *Ring) SetUser(n uint64) { q.store(q.own+1, n) }
 
 // Untrusted is a word of memory that the front-end can write to as well, at any time.
 // It says what somebody has stored there, who need not have been zvhost: it has no
@@ -70,7 +70,7 @@ type Untrusted uint64
 
 // Note is what stands where SetNote stores: in this process or one before it; 0 before,
 // and of no record.
-func (q *RingRecord) Note() Untrusted {
+func (q *Ring) Note() Untrusted {
 	if q == nil {
 		return 0
 	}
@@ -78,14 +78,14 @@ func (q *RingRecord) Note() Untrusted {
 }
 
 // SetNote stores a note for the device, where there is a record.
-func (q *RingRecord) SetNote(n uint64) {
+func (q *Ring) SetNote(n uint64) {
 	if q != nil {
 		q.store(q.own+3, n)
 	}
 }
 
 // Cache is as Note, and what SetCache stores.
-func (q *RingRecord) Cache() Untrusted {
+func (q *Ring) Cache() Untrusted {
 	if q == nil {
 		return 0
 	}
@@ -93,21 +93,21 @@ func (q *RingRecord) Cache() Untrusted {
 }
 
 // SetCache stores the other note.
-func (q *RingRecord) SetCache(n uint64) {
+func (q *Ring) SetCache(n uint64) {
 	if q != nil {
 		q.store(q.own+4, n)
 	}
 }
 
 // IsEmpty says whether the record says of itself that no ring was ever begun with it.
-func (q *RingRecord) IsEmpty() bool { return q == nil || q.Life() == 0 }
+func (q *Ring) IsEmpty() bool { return q == nil || q.Life() == 0 }
 
 // Life is the ring's life that the record is of; 0: of none.
-func (q *RingRecord) Life() uint64 { return q.load(q.own) }
+func (q *Ring) Life() uint64 { return q.load(q.own) }
 
 // InFlight are the marks of the descriptors that are in flight according to the
 // record alone. Some may have been published by who then died.
-func (q *RingRecord) InFlight() (marks []*[2]uint64) {
+func (q *Ring) InFlight() (marks []*[2]uint64) {
 	head := q.load(wordHead)
 	size := uint16(head >> 16)
 	if head&0xffff == recordVersionPacked {
@@ -127,7 +127,7 @@ func (q *RingRecord) InFlight() (marks []*[2]uint64) {
 }
 
 // Mark is the device's mark for the descriptor head.
-func (q *RingRecord) Mark(head uint16) *[2]uint64 {
+func (q *Ring) Mark(head uint16) *[2]uint64 {
 	return (*[2]uint64)(q.words[q.own+ownWords+2*int(head):])
 }
 
@@ -136,7 +136,7 @@ func (q *RingRecord) Mark(head uint16) *[2]uint64 {
 // before: base is then where to go on from, and heads are the descriptors in
 // flight, in the order in which they came. Else it begins anew at ring.Base. An
 // error means that ring and record do not belong together.
-func (q *RingRecord) Begin(ring RingStart, used uint16) (base uint16, heads []uint16, err error) {
+func (q *Ring) Begin(ring Start, used uint16) (base uint16, heads []uint16, err error) {
 	if ring.Size > q.room {
 		return 0, nil, fmt.Errorf("the record of requests in flight was made for rings of %d descriptors at most, this one has %d", q.room, ring.Size)
 	}
@@ -170,7 +170,7 @@ const lateCounter = 1 << 63
 
 // inOrder sorts heads, which are in flight, by when they came, and has q.counter be what
 // comes behind all of them.
-func (q *RingRecord) inOrder(heads []uint16, counters []uint64) {
+func (q *Ring) inOrder(heads []uint16, counters []uint64) {
 	slices.SortStableFunc(heads, func(a, b uint16) int { return cmp.Compare(counters[a], counters[b]) })
 	q.counter = 0
 	if n := len(heads); n > 0 {
@@ -187,7 +187,7 @@ func (q *RingRecord) inOrder(heads []uint16, counters []uint64) {
 
 // begin empties the record. The life comes last: until then it is of the one
 // before.
-func (q *RingRecord) begin(ring RingStart, used uint16) {
+func (q *Ring) begin(ring Start, used uint16) {
 	q.store(q.own, 0)
 	q.size, q.last, q.used, q.counter = ring.Size, 0, used, 0
 	q.store(0, 0)
@@ -202,7 +202,7 @@ func (q *RingRecord) begin(ring RingStart, used uint16) {
 
 // closeBatch is step 1 of "When reconnecting": where the used index was moved and
 // the record does not know of it, the last batch has come back.
-func (q *RingRecord) closeBatch(used uint16) error {
+func (q *Ring) closeBatch(used uint16) error {
 	n, at := used-q.used, q.last
 	if n > q.size {
 		return fmt.Errorf("the used index is %d, %d ahead of the record of requests in flight, but the ring has %d entries", used, n, q.size)
@@ -222,7 +222,7 @@ func (q *RingRecord) closeBatch(used uint16) error {
 
 // Take notes that the chain at head was taken out of the ring, and returns its
 // mark, cleared.
-func (q *RingRecord) Take(head uint16) *[2]uint64 {
+func (q *Ring) Take(head uint16) *[2]uint64 {
 	m := q.Mark(head)
 	atomic.StoreUint64(&m[0], 0)
 	q.store(wordDesc+2*int(head)+1, q.counter)
@@ -234,7 +234,7 @@ func (q *RingRecord) Take(head uint16) *[2]uint64 {
 
 // Push notes that the chain at head goes into the used ring. It is called before
 // the driver can see that.
-func (q *RingRecord) Push(head uint16) {
+func (q *Ring) Push(head uint16) {
 	q.store(wordDesc+2*int(head), flagInFlight|q.packedBits(head)|uint64(q.last)<<48)
 	q.batch = append(q.batch, step{head, q.last})
 	q.last = head
@@ -243,7 +243,7 @@ func (q *RingRecord) Push(head uint16) {
 }
 
 // Published notes that the driver has been shown all that was pushed.
-func (q *RingRecord) Published() {
+func (q *Ring) Published() {
 	if len(q.batch) == 0 {
 		return
 	}

@@ -1,4 +1,4 @@
-package vhostuser
+package inflight
 
 import (
 	"errors"
@@ -34,7 +34,7 @@ import (
 type Record struct {
 	file  *foreign.FD
 	mem   []byte
-	rings []RingRecord
+	rings []Ring
 	size  uint16
 }
 
@@ -62,35 +62,35 @@ func ringWords(size uint16) int {
 	return (ownAt(size) + ownWords + 4*int(size) + lineWords - 1) &^ (lineWords - 1)
 }
 
-// recordBytes is how large the record of so many queues is.
-func recordBytes(queues int, size uint16) int64 { return int64(queues) * int64(ringWords(size)) * 8 }
+// Bytes is how large the record of so many queues is.
+func Bytes(queues int, size uint16) int64 { return int64(queues) * int64(ringWords(size)) * 8 }
 
 // recordSeals keep the memory as large as it is.
 const recordSeals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
-// NewRecord makes an empty record of so many queues, with room for rings of up to
+// New makes an empty record of so many queues, with room for rings of up to
 // size descriptors, 1 to 32768. Memory is taken for what is used of it.
-func NewRecord(queues int, size uint16) (*Record, error) {
+func New(queues int, size uint16) (*Record, error) {
 	fd, err := unix.MemfdCreate("zvhost-inflight", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("memory for the record of requests in flight: %w", err)
 	}
 	f := foreign.NewFD(fd)
-	if err = unix.Ftruncate(fd, recordBytes(queues, size)); err == nil {
+	if err = unix.Ftruncate(fd, Bytes(queues, size)); err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, recordSeals)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("memory for the record of requests in flight: %w", err), f.Close())
 	}
-	return OpenRecord(f, 0, queues, size)
+	return Open(f, 0, queues, size)
 }
 
 // errForeignRecord is a record that somebody else made.
-var errForeignRecord = errors.New("the record of requests in flight is not one that zvhost has made: give the descriptor back that GET_INFLIGHT_FD gave, or none")
+var ErrForeign = errors.New("the record of requests in flight is not one that zvhost has made: give the descriptor back that GET_INFLIGHT_FD gave, or none")
 
-// OpenRecord takes over file and maps the record in it, which begins at byte off
+// Open takes over file and maps the record in it, which begins at byte off
 // and was made for so many queues and rings of that size.
-func OpenRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, error) {
+func Open(file *foreign.FD, off int64, queues int, size uint16) (*Record, error) {
 	r, err := openRecord(file, off, queues, size)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
@@ -102,7 +102,7 @@ func openRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, 
 	if queues < 1 || queues > MaxRings || size < 1 || size > MaxRingSize {
 		return nil, fmt.Errorf("a record of requests in flight for %d queues of %d descriptors: 1 to %d and 1 to %d may be asked for", queues, size, MaxRings, MaxRingSize)
 	}
-	n := recordBytes(queues, size)
+	n := Bytes(queues, size)
 	var st unix.Stat_t
 	if err := unix.Fstat(file.Int(), &st); err != nil {
 		return nil, fmt.Errorf("the record of requests in flight: %w", err)
@@ -115,17 +115,17 @@ func openRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, 
 	}
 	seals, err := unix.FcntlInt(uintptr(file.Int()), unix.F_GET_SEALS, 0)
 	if err != nil || seals&unix.F_SEAL_SHRINK == 0 || fs.Type != unix.TMPFS_MAGIC || off != 0 || st.Size < n {
-		return nil, errForeignRecord
+		return nil, ErrForeign
 	}
 	mem, err := unix.Mmap(file.Int(), 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map the record of requests in flight: %w", err)
 	}
 	_ = unix.Madvise(mem, unix.MADV_DONTFORK) // see internal/foreign: another process must not keep it
-	r := &Record{file: file, mem: mem, rings: make([]RingRecord, queues), size: size}
+	r := &Record{file: file, mem: mem, rings: make([]Ring, queues), size: size}
 	words := unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), len(mem)/8)
 	for i := range r.rings {
-		r.rings[i] = RingRecord{words: words[i*ringWords(size):][:ringWords(size)], own: ownAt(size), room: size}
+		r.rings[i] = Ring{words: words[i*ringWords(size):][:ringWords(size)], own: ownAt(size), room: size}
 	}
 	return r, nil
 }
@@ -158,7 +158,7 @@ func (r *Record) Size() uint16 {
 }
 
 // Ring is the part of queue i, or nil where the record has none.
-func (r *Record) Ring(i int) *RingRecord {
+func (r *Record) Ring(i int) *Ring {
 	if r == nil || i >= len(r.rings) {
 		return nil
 	}
