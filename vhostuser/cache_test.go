@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
@@ -123,7 +124,7 @@ func TestOldStateIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept := store.kept(t)
-	j, b, err := openJournal(foreign.NewFD(dupOf(t, kept[journalName].Int())))
+	j, b, err := handover.OpenJournal(foreign.NewFD(dupOf(t, kept[handover.JournalName].Int())))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,10 +139,10 @@ func TestOldStateIsRead(t *testing.T) {
 	words := at - 6*8
 	old := append(le.AppendUint32(nil, stateVersionOld), make([]byte, 2*4)...)
 	old = append(append(old, b[words:at]...), b[at+3*8:]...)
-	if err := j.commit(old); err != nil {
+	if err := j.Commit(old); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.close(); err != nil {
+	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
 	next := &fakeDevice{choices: 7}

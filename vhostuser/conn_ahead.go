@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
 // readAhead reads the next message of a front-end into m as ReadRequest does,
@@ -12,7 +14,7 @@ import (
 // pieces are the parts it came in. The socket remembers how far we have looked
 // (SO_PEEK_OFF, socket(7)), so that a message that comes bit by bit can be waited
 // for.
-func (c *Conn) readAhead(m *Message) (pieces Pieces, err error) {
+func (c *Conn) readAhead(m *Message) (pieces handover.Pieces, err error) {
 	m.Close()
 	m.Header, m.Payload, m.Surplus, m.sender = Header{}, nil, 0, 0
 	pieces, err = c.readAheadInto(m)
@@ -23,7 +25,7 @@ func (c *Conn) readAhead(m *Message) (pieces Pieces, err error) {
 	return pieces, err
 }
 
-func (c *Conn) readAheadInto(m *Message) (pieces Pieces, err error) {
+func (c *Conn) readAheadInto(m *Message) (pieces handover.Pieces, err error) {
 	err = c.control(func(fd uintptr) error { return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) })
 	if err != nil {
 		return nil, fmt.Errorf("SO_PEEK_OFF: %w", err)
@@ -68,8 +70,8 @@ func (c *Conn) readAheadInto(m *Message) (pieces Pieces, err error) {
 		m.takeOver(&part)
 		pieces = pieces.Add(n, joined)
 		joined = fds == 0
-		if len(pieces) > MaxPieces {
-			return nil, fmt.Errorf("reading a message: it came with descriptors in more than %d places: send all of them with its first byte", MaxPieces)
+		if len(pieces) > handover.MaxPieces {
+			return nil, fmt.Errorf("reading a message: it came with descriptors in more than %d places: send all of them with its first byte", handover.MaxPieces)
 		}
 	}
 	m.Payload = m.buf[HeaderSize:][:m.Header.Size]

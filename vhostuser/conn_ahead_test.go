@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
 // An answer that found the socket full waits for the front-end to read, also when that
@@ -58,7 +60,7 @@ func TestWaitWritable(t *testing.T) {
 // However many parts a message has, and each of them descriptors, no more of them are
 // held than a message may have.
 func TestPeekedDescriptors(t *testing.T) {
-	for _, parts := range []int{MaxPieces, HeaderSize} {
+	for _, parts := range []int{handover.MaxPieces, HeaderSize} {
 		a, b := conns(t)
 		fd := eventFD(t)
 		wire := Header{GetFeatures, Version, 0}.Append(nil)
@@ -73,10 +75,10 @@ func TestPeekedDescriptors(t *testing.T) {
 		}
 		m := new(Message)
 		pieces, err := b.readAheadInto(m)
-		if len(m.Files) != MaxTableRegions || m.Surplus < 5*MaxPieces-MaxTableRegions || m.Surplus > 5*(MaxPieces+1)-MaxTableRegions {
+		if len(m.Files) != MaxTableRegions || m.Surplus < 5*handover.MaxPieces-MaxTableRegions || m.Surplus > 5*(handover.MaxPieces+1)-MaxTableRegions {
 			t.Errorf("%d parts: %d descriptors are held and %d were too many", parts, len(m.Files), m.Surplus)
 		}
-		if tooMany := parts > MaxPieces; tooMany && (err == nil || !strings.Contains(err.Error(), "in more than 4 places")) || !tooMany && (err != nil || len(pieces) != parts) {
+		if tooMany := parts > handover.MaxPieces; tooMany && (err == nil || !strings.Contains(err.Error(), "in more than 4 places")) || !tooMany && (err != nil || len(pieces) != parts) {
 			t.Errorf("%d parts: %d pieces, %v", parts, len(pieces), err)
 		}
 		m.Close()

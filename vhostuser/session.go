@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -27,7 +28,7 @@ type Options struct {
 	// ended, which takes a moment for each GiB. nil: at once.
 	Behind func(func())
 	// Store is where to put what has to outlive this process; nil for nowhere.
-	Store *Store
+	Store *handover.Store
 }
 
 // A Session serves one front-end: it reads messages, keeps what they say, and
@@ -46,7 +47,7 @@ type Session struct {
 	regions  []region                 // as state.regions
 	rings    []ring                   // as many as the device has queues
 	record   *inflight.Record         // of what is in flight; nil: nobody is to know
-	saver    *Saver                   // nil: the session ends with the process
+	saver    *handover.Saver          // nil: the session ends with the process
 	pass     *foreign.FD              // goes with the answer to the message at hand; lent
 	transfer atomic.Pointer[transfer] // of the device's state; nil: none
 	// statePatience is the constant, but for tests.
@@ -186,7 +187,7 @@ func (s *Session) end() {
 	over()
 	s.speaker.close()
 	if s.saver != nil {
-		if err := s.saver.Journal.close(); err != nil {
+		if err := s.saver.Journal.Close(); err != nil {
 			s.log(LevelWarn, "%v", err)
 		}
 	}

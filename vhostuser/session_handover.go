@@ -5,28 +5,29 @@ import (
 
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
 // What a session does so that another process can go on with it: see docs/restart.md.
 
 // saveNew begins to save the session. The connection comes last: without it a later process
 // drops the rest.
-func (s *Session) saveNew(store Store) error {
-	j, err := newJournal()
+func (s *Session) saveNew(store handover.Store) error {
+	j, err := handover.NewJournal()
 	if err != nil {
 		return err
 	}
-	s.saver = NewSaver(store, j)
+	s.saver = handover.NewSaver(store, j)
 	if err := s.saveRecord(); err != nil {
 		return err
 	}
 	if err := s.commit(); err != nil {
 		return err
 	}
-	if err := store.Put(store.Prefix+journalName, j.FD()); err != nil {
+	if err := store.Put(store.Prefix+handover.JournalName, j.FD()); err != nil {
 		return err
 	}
-	return s.conn.control(func(fd uintptr) error { return store.Put(store.Prefix+connName, int(fd)) })
+	return s.conn.control(func(fd uintptr) error { return store.Put(store.Prefix+handover.ConnName, int(fd)) })
 }
 
 // saveFiles stores the descriptors of a message, once it is known that they are of the kind
@@ -55,7 +56,7 @@ func (s *Session) commit() error {
 	}
 	k.Committed = true
 	s.state.device, s.state.choices = s.dev.State()
-	return k.Journal.commit(s.encode(nil))
+	return k.Journal.Commit(s.encode(nil))
 }
 
 // dropUnused drops what the state that was committed last does not name.
@@ -120,14 +121,14 @@ func (s *Session) finishMessage() error {
 	if len(k.Pieces) == 0 {
 		return nil
 	}
-	if err := s.conn.control(func(fd uintptr) error { return k.Journal.take(fd, k.Pieces) }); err != nil {
+	if err := s.conn.control(func(fd uintptr) error { return k.Journal.TakeMessage(fd, k.Pieces) }); err != nil {
 		return err
 	}
 	failpoint.Hit(failpoint.Taken)
 	for len(k.Reply) > 0 {
 		var sent bool
 		err := s.conn.control(func(fd uintptr) (err error) {
-			sent, err = k.Journal.answer(fd, replyAt, len(k.Reply), s.pass.Int())
+			sent, err = k.Journal.SendAnswer(fd, replyAt, len(k.Reply), s.pass.Int())
 			return err
 		})
 		if err != nil || sent {

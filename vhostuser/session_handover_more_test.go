@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
 // A shelf is a fd store.
@@ -47,11 +48,11 @@ func (s *shelf) drop(name string) {
 }
 
 // kept is what the store gives to the next process.
-func (s *shelf) kept(t testing.TB) Stored {
+func (s *shelf) kept(t testing.TB) handover.Stored {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := Stored{}
+	k := handover.Stored{}
 	for name, fd := range s.fds {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
@@ -69,7 +70,7 @@ func TestResumedSessionLogsAndTells(t *testing.T) {
 	store := &shelf{fds: map[string]int{}}
 	dev := new(fakeDevice)
 	near, far := socketPair(t)
-	opt := Options{Store: &Store{Put: store.put, Drop: store.drop}}
+	opt := Options{Store: &handover.Store{Put: store.put, Drop: store.drop}}
 	p := &peer{t: t, conn: NewConn(near), dev: dev, done: make(chan error, 1)}
 	p.s = NewSession(far, dev, opt)
 	go func() { p.done <- p.s.Run() }()

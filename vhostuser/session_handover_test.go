@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -22,7 +23,7 @@ func keptPeer(t *testing.T, store *shelf, dev *fakeDevice) *peer {
 	return p
 }
 
-func (s *shelf) keep() *Store { return &Store{Put: s.put, Drop: s.drop} }
+func (s *shelf) keep() *handover.Store { return &handover.Store{Put: s.put, Drop: s.drop} }
 
 // run makes s the session at the other end.
 func (p *peer) run(s *Session) {
@@ -149,7 +150,7 @@ func TestResumeOfLittle(t *testing.T) {
 	if err := store.put("state", memFD(t, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ResumeSession(store.kept(t), new(fakeDevice), Options{Store: store.keep()}); err != ErrNothingStored || len(store.fds) != 0 {
+	if _, err := ResumeSession(store.kept(t), new(fakeDevice), Options{Store: store.keep()}); err != handover.ErrNothingStored || len(store.fds) != 0 {
 		t.Errorf("%v, still kept: %v", err, store.fds)
 	}
 	near, far := socketPair(t)
@@ -186,7 +187,7 @@ func TestResumeRefuses(t *testing.T) {
 	}
 	// The layout is that of vhostuser/handover/journal.go: a number of 32 bits at a byte of the
 	// newer slot is another one, and the checksum is right, until the test ends.
-	other := func(t *testing.T, k Stored, at int, v uint32) {
+	other := func(t *testing.T, k handover.Stored, at int, v uint32) {
 		const slotBytes = 64 << 10
 		mem, err := unix.Mmap(k["state"].Int(), 0, 2*slotBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 		if err != nil {
@@ -211,19 +212,19 @@ func TestResumeRefuses(t *testing.T) {
 		})
 	}
 	// What another process could go on with is left to it.
-	for words, spoil := range map[string]func(t *testing.T, k Stored){
-		"another version of zvhost": func(t *testing.T, k Stored) {
+	for words, spoil := range map[string]func(t *testing.T, k handover.Stored){
+		"another version of zvhost": func(t *testing.T, k handover.Stored) {
 			_ = k["state"].Close()
 			k["state"] = foreign.NewFD(dupOf(t, memFD(t, 1)))
 		},
-		"kept in version 2":     func(t *testing.T, k Stored) { other(t, k, 4, 2) },
-		"state is of version 7": func(t *testing.T, k Stored) { other(t, k, stateAt, 7) },
+		"kept in version 2":     func(t *testing.T, k handover.Stored) { other(t, k, 4, 2) },
+		"state is of version 7": func(t *testing.T, k handover.Stored) { other(t, k, stateAt, 7) },
 	} {
 		t.Run(words, func(t *testing.T) {
 			k := good.kept(t)
 			spoil(t, k)
 			_, err := ResumeSession(k, new(fakeDevice), Options{Store: good.keep()})
-			if !errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), words) {
+			if !errors.As(err, new(handover.UnfitError)) || !strings.Contains(err.Error(), words) {
 				t.Errorf("%v, want %q", err, words)
 			}
 		})
@@ -238,14 +239,17 @@ func TestResumeRefuses(t *testing.T) {
 	if err := <-p.done; err != nil {
 		t.Fatal(err)
 	}
-	for words, spoil := range map[string]func(k Stored){
-		"not one that this zvhost": func(k Stored) { _ = k["state"].Close(); k["state"] = foreign.NewFD(dupOf(t, memFD(t, 2*64<<10+8192))) },
-		"was not given back":       func(k Stored) { _ = k["1"].Close(); delete(k, "1") },
+	for words, spoil := range map[string]func(k handover.Stored){
+		"not one that this zvhost": func(k handover.Stored) {
+			_ = k["state"].Close()
+			k["state"] = foreign.NewFD(dupOf(t, memFD(t, 2*64<<10+8192)))
+		},
+		"was not given back": func(k handover.Stored) { _ = k["1"].Close(); delete(k, "1") },
 	} {
 		k := good.kept(t)
 		spoil(k)
-		_, err := ResumeSession(k, new(fakeDevice), Options{Store: &Store{Put: good.put, Drop: func(string) {}}})
-		if err == nil || !strings.Contains(err.Error(), words) || errors.As(err, new(UnfitError)) {
+		_, err := ResumeSession(k, new(fakeDevice), Options{Store: &handover.Store{Put: good.put, Drop: func(string) {}}})
+		if err == nil || !strings.Contains(err.Error(), words) || errors.As(err, new(handover.UnfitError)) {
 			t.Errorf("%v, want %q", err, words)
 		}
 	}
@@ -259,7 +263,7 @@ func TestResumeRefuses(t *testing.T) {
 }
 
 // closed closes all of k.
-func closed(k Stored) Stored {
+func closed(k handover.Stored) handover.Stored {
 	for _, f := range k {
 		_ = f.Close()
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -16,40 +17,40 @@ import (
 // opt.Store.Prefix, of which kept are the descriptors, without the prefix. They are
 // taken over in any case, and dropped from the store when the session cannot go
 // on, but after an UnfitError. It may start queues; Run must be called.
-func ResumeSession(kept Stored, dev Device, opt Options) (*Session, error) {
+func ResumeSession(kept handover.Stored, dev Device, opt Options) (*Session, error) {
 	store := *opt.Store
-	conn := kept[connName]
+	conn := kept[handover.ConnName]
 	if conn == nil {
-		kept.drop(store)
-		return nil, ErrNothingStored
+		kept.Drop(store)
+		return nil, handover.ErrNothingStored
 	}
 	uc, err := unixConn(conn)
 	if err != nil {
-		err = unfitOr(fmt.Errorf("go on with the connection of the process before: %w", err))
-		kept.giveUp(store, err)
+		err = handover.UnfitOr(fmt.Errorf("go on with the connection of the process before: %w", err))
+		kept.GiveUp(store, err)
 		return nil, err
 	}
-	delete(kept, connName)
-	file := kept[journalName]
+	delete(kept, handover.ConnName)
+	file := kept[handover.JournalName]
 	if file == nil {
 		// It had just begun: nothing was taken from the socket.
-		kept.drop(store)
+		kept.Drop(store)
 		return NewSession(uc, dev, opt), nil
 	}
-	delete(kept, journalName)
+	delete(kept, handover.JournalName)
 	s := NewSession(uc, dev, opt)
-	s.saver = NewSaver(store, nil)
+	s.saver = handover.NewSaver(store, nil)
 	if err := s.pickUp(file, kept); err != nil {
-		err = unfitOr(fmt.Errorf("go on with the session of the process before: %w", err))
-		if errors.As(err, new(UnfitError)) && s.conn.gone() {
+		err = handover.UnfitOr(fmt.Errorf("go on with the session of the process before: %w", err))
+		if errors.As(err, new(handover.UnfitError)) && s.conn.gone() {
 			err = fmt.Errorf("its front-end is gone (%v)", err) // nobody waits for a process that fits
 		}
-		s.suspended.Store(errors.As(err, new(UnfitError)))
-		kept.giveUp(store, err)
+		s.suspended.Store(errors.As(err, new(handover.UnfitError)))
+		kept.GiveUp(store, err)
 		s.end()
 		return nil, err
 	}
-	kept.drop(store) // what is of a message that nobody has acted on
+	kept.Drop(store) // what is of a message that nobody has acted on
 	return s, nil
 }
 
@@ -70,8 +71,8 @@ func unixConn(f *foreign.FD) (*net.UnixConn, error) {
 
 // pickUp rebuilds the session from its journal and kept, from which it takes what
 // it uses.
-func (s *Session) pickUp(file *foreign.FD, kept Stored) error {
-	j, b, err := openJournal(file)
+func (s *Session) pickUp(file *foreign.FD, kept handover.Stored) error {
+	j, b, err := handover.OpenJournal(file)
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func (s *Session) pickUp(file *foreign.FD, kept Stored) error {
 		return err
 	}
 	if err := s.resumeDevice(); err != nil {
-		return UnfitError{Err: err}
+		return handover.UnfitError{Err: err}
 	}
 	s.saver.Committed = true
 	s.dev.Adopt(s.record)

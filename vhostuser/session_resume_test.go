@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
 // rest has the session end as one does whose process hands over.
@@ -23,7 +25,7 @@ func (p *peer) leaves(store *shelf, dev *fakeDevice, words string) {
 	p.t.Helper()
 	was := len(store.fds)
 	_, err := ResumeSession(store.kept(p.t), dev, Options{Store: store.keep()})
-	if !errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), words) || len(store.fds) != was {
+	if !errors.As(err, new(handover.UnfitError)) || !strings.Contains(err.Error(), words) || len(store.fds) != was {
 		p.t.Fatalf("%v, and of %d descriptors %d are kept; want %q", err, was, len(store.fds), words)
 	}
 }
@@ -213,7 +215,7 @@ func TestKilledBeforeItRefused(t *testing.T) {
 	store, p := asks()
 	p.killed(store, cannot(), 0, false)
 	_, err := ResumeSession(store.kept(t), cannot(), Options{Store: store.keep()})
-	if err == nil || errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "ring 0 does not start: no engine") || len(store.fds) != 0 {
+	if err == nil || errors.As(err, new(handover.UnfitError)) || !strings.Contains(err.Error(), "ring 0 does not start: no engine") || len(store.fds) != 0 {
 		t.Errorf("%v, and %d descriptors are kept", err, len(store.fds))
 	}
 	_ = p.conn.Close()
@@ -257,7 +259,7 @@ func TestResumeWithoutDescriptors(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
 		t.Fatal(err)
 	}
-	if !errors.As(err, new(UnfitError)) || len(store.fds) != n {
+	if !errors.As(err, new(handover.UnfitError)) || len(store.fds) != n {
 		t.Errorf("%v, and of %d descriptors %d are kept", err, n, len(store.fds))
 	}
 	p.goesOn(store, new(fakeDevice))
@@ -285,7 +287,7 @@ func TestResumedLogGoesAway(t *testing.T) {
 		}
 	}}
 	_, err := ResumeSession(store.kept(t), dev, Options{Store: store.keep()})
-	if err == nil || errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "the dirty log: its memory is not there") {
+	if err == nil || errors.As(err, new(handover.UnfitError)) || !strings.Contains(err.Error(), "the dirty log: its memory is not there") {
 		t.Error(err)
 	}
 	if len(store.fds) != 0 {
@@ -352,7 +354,7 @@ func TestUnfitWithoutAFrontEnd(t *testing.T) {
 	_ = p.conn.hangUp() // Close leaves the last descriptor to another thread
 	p.m.Close()
 	_, err := ResumeSession(store.kept(t), unfit, Options{Store: store.keep()})
-	if err == nil || errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "its front-end is gone") || len(store.fds) != 0 {
+	if err == nil || errors.As(err, new(handover.UnfitError)) || !strings.Contains(err.Error(), "its front-end is gone") || len(store.fds) != 0 {
 		t.Errorf("%v, and %d descriptors are kept", err, len(store.fds))
 	}
 }

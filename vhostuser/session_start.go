@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
 // How rings start and stop: see session_ring.go.
@@ -169,7 +170,7 @@ func (s *Session) resumeSaved() error {
 		err := s.resume(i)
 		switch {
 		case errors.As(err, new(startError)) && (!s.rings[i].unsure || s.ran(i)):
-			return UnfitError{Err: err}
+			return handover.UnfitError{Err: err}
 		case errors.As(err, new(startError)):
 			s.keepFirst(&refused, err)
 		case err != nil:

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -91,8 +92,8 @@ func (s *Session) encode(b []byte) []byte {
 
 // decode fills the session from b and the descriptors of stored. An error is why the session
 // cannot be resumed; an UnfitError, why this process cannot resume it.
-func (s *Session) decode(b []byte, stored Stored) error {
-	r := NewStateReader(b, stored, s.saver)
+func (s *Session) decode(b []byte, stored handover.Stored) error {
+	r := handover.NewStateReader(b, stored, s.saver)
 	fd := func(sl slot) *foreign.FD {
 		f := r.FD()
 		if err := sl.check(f); err != nil { // the process before may have been an older one
@@ -103,13 +104,13 @@ func (s *Session) decode(b []byte, stored Stored) error {
 	st := &s.state
 	version := r.U32()
 	if version != stateVersion && version != stateVersionOld {
-		return UnfitError{Err: fmt.Errorf("its state is of version %d, and this zvhost knows %d and %d", version, stateVersionOld, stateVersion)}
+		return handover.UnfitError{Err: fmt.Errorf("its state is of version %d, and this zvhost knows %d and %d", version, stateVersionOld, stateVersion)}
 	}
 	r.Message(HeaderSize, HeaderSize+MaxPayload)
 	pass := r.U64()
 	st.protocol, st.features = r.U64(), r.U64()
 	if extra := st.protocol &^ Offered; extra != 0 && r.Err == nil {
-		return UnfitError{Err: fmt.Errorf("its front-end has taken protocol features %#x, which this zvhost does not know", extra)}
+		return handover.UnfitError{Err: fmt.Errorf("its front-end has taken protocol features %#x, which this zvhost does not know", extra)}
 	}
 	flags := r.Bits(1<<sessionBits-1, "the session's flags")
 	st.featuresSet, st.refused = flags&bitFeaturesSet != 0, flags&bitRefused != 0
@@ -168,7 +169,7 @@ func (s *Session) decode(b []byte, stored Stored) error {
 	}
 	s.install(s.regions, mem)
 	if n := r.UpTo(MaxQueues, "the number of queues"); n != uint64(len(s.rings)) && r.Err == nil {
-		return UnfitError{Err: fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))}
+		return handover.UnfitError{Err: fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))}
 	}
 	for i := 0; i < len(s.rings) && r.Err == nil; i++ {
 		g, p := &st.rings[i], &s.rings[i]

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
@@ -27,7 +28,7 @@ func keptFields(reply, pieces, regions, rings int) (fields []field) {
 	add(4, "version", 0, stateVersion+1, math.MaxUint32)
 	add(4, "bytes of the answer", 1, HeaderSize-1, HeaderSize+MaxPayload+1, 1<<31, math.MaxUint32)
 	add(reply, "the answer")
-	add(4, "pieces", MaxPieces+1, 1<<31, math.MaxUint32)
+	add(4, "pieces", handover.MaxPieces+1, 1<<31, math.MaxUint32)
 	for range pieces {
 		add(4, "a piece", 0, HeaderSize+MaxPayload+1, 1<<31, math.MaxUint32)
 	}
@@ -83,7 +84,7 @@ func keptSession(t *testing.T) (*shelf, []byte, []field) {
 	p.call(GetFeatures, nil)
 	p.rest()
 	kept := store.kept(t)
-	j, b, err := openJournal(kept[journalName])
+	j, b, err := handover.OpenJournal(kept[handover.JournalName])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,10 +96,10 @@ func keptSession(t *testing.T) (*shelf, []byte, []field) {
 		t.Fatalf("a session with less than there can be: an answer of %d bytes, %d pieces, %d regions", reply, pieces, regions)
 	}
 	fields := keptFields(reply, pieces, regions, len(p.s.rings))
-	if err := j.close(); err != nil {
+	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(kept, journalName)
+	delete(kept, handover.JournalName)
 	for _, f := range kept {
 		_ = f.Close()
 	}
@@ -109,12 +110,12 @@ func keptSession(t *testing.T) (*shelf, []byte, []field) {
 func decoded(t *testing.T, store *shelf, b []byte) error {
 	near, far := socketPair(t)
 	kept := store.kept(t)
-	for _, name := range []string{connName, journalName} {
+	for _, name := range []string{handover.ConnName, handover.JournalName} {
 		_ = kept[name].Close()
 		delete(kept, name)
 	}
 	s := NewSession(far, new(fakeDevice), Options{Store: store.keep()})
-	s.saver = NewSaver(*store.keep(), nil)
+	s.saver = handover.NewSaver(*store.keep(), nil)
 	err := s.decode(b, kept)
 	if err == nil {
 		err = s.finishes(near)
@@ -133,20 +134,20 @@ func decoded(t *testing.T, store *shelf, b []byte) error {
 // finishes has the kernel take the message from conn, where there is none, and send the
 // answer, which nobody reads.
 func (s *Session) finishes(conn *net.UnixConn) error {
-	j, err := newJournal()
+	j, err := handover.NewJournal()
 	if err != nil {
 		return err
 	}
 	s.saver.Journal = j
-	if err := j.commit(s.encode(nil)); err != nil {
+	if err := j.Commit(s.encode(nil)); err != nil {
 		return err
 	}
 	return NewConn(conn).control(func(fd uintptr) error {
-		if err := j.take(fd, s.saver.Pieces); err != nil && !errors.Is(err, unix.EAGAIN) {
+		if err := j.TakeMessage(fd, s.saver.Pieces); err != nil && !errors.Is(err, unix.EAGAIN) {
 			return err
 		}
 		if n := len(s.saver.Reply); n > 0 {
-			_, err = j.answer(fd, replyAt, n, -1)
+			_, err = j.SendAnswer(fd, replyAt, n, -1)
 		}
 		return err
 	})

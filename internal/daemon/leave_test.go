@@ -11,6 +11,7 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -18,7 +19,7 @@ import (
 // A shelf is a fd store of one session.
 type shelf map[string]int
 
-func (s shelf) keep() *vhostuser.Store { return &vhostuser.Store{Put: s.put, Drop: s.drop} }
+func (s shelf) keep() *handover.Store { return &handover.Store{Put: s.put, Drop: s.drop} }
 
 func (s shelf) put(name string, fd int) (err error) {
 	s[name], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -31,9 +32,9 @@ func (s shelf) drop(name string) {
 }
 
 // take is what the store gives to the next process.
-func (s shelf) take(t *testing.T) vhostuser.Stored {
+func (s shelf) take(t *testing.T) handover.Stored {
 	t.Helper()
-	k := vhostuser.Stored{}
+	k := handover.Stored{}
 	for name, fd := range s {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
@@ -180,7 +181,7 @@ func TestUnfitProcessServesNothing(t *testing.T) {
 			return open(wake)
 		}
 		_, err = vhostuser.ResumeSession(s.take(t), unfit.dev, vhostuser.Options{Store: s.keep()})
-		if err == nil || errors.As(err, new(vhostuser.UnfitError)) == gone {
+		if err == nil || errors.As(err, new(handover.UnfitError)) == gone {
 			t.Fatal(err)
 		}
 		if *mark != was {

@@ -15,7 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
 // listenAt opens a front at path, closed at the end of the test.
@@ -166,7 +166,7 @@ func TestKeptSocketModeAndGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.SocketMode, c.SocketGroup = tt.mode, tt.group
-		f, err := openFront(&c, &handed{kept: vhostuser.Stored{listenerName: fd}}, log)
+		f, err := openFront(&c, &handed{kept: handover.Stored{listenerName: fd}}, log)
 		if err != nil {
 			t.Fatal(err)
 		}

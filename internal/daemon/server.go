@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/zvhost/zvhost/vhostuser/handover"
+
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -128,11 +130,11 @@ type server struct {
 	log      *logrus.Logger
 	trace    bool
 	handOver time.Duration
-	store    *fdStore         // nil: sessions end with the process
-	kept     vhostuser.Stored // the session of the process before
-	lines    *lineLimit       // to log with what front-ends bring about
-	waiting  []newcomer       // in the order in which they came
-	behind   sync.WaitGroup   // what is given back behind the hand-over
+	store    *fdStore        // nil: sessions end with the process
+	kept     handover.Stored // the session of the process before
+	lines    *lineLimit      // to log with what front-ends bring about
+	waiting  []newcomer      // in the order in which they came
+	behind   sync.WaitGroup  // what is given back behind the hand-over
 }
 
 // run serves what comes through f, and closes it.
@@ -274,9 +276,9 @@ func (s *server) resume() (*vhostuser.Session, error) {
 	}
 	session, err := vhostuser.ResumeSession(s.kept, s.dev, s.options(before))
 	switch {
-	case errors.Is(err, vhostuser.ErrNothingStored):
+	case errors.Is(err, handover.ErrNothingStored):
 		return nil, nil
-	case errors.As(err, new(vhostuser.UnfitError)):
+	case errors.As(err, new(handover.UnfitError)):
 		return nil, err
 	case err != nil:
 		s.log.Errorf("front-end %s: %v; its connection is closed", before, err)

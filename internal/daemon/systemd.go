@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/foreign"
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
 // socketFDName is what the socket unit calls its descriptor
@@ -31,9 +31,9 @@ const (
 
 // handed is what the service manager handed down.
 type handed struct {
-	socket *os.File         // of the socket unit; nil: none
-	kept   vhostuser.Stored // what the process before has put into the fd store
-	store  *fdStore         // nil: there is none
+	socket *os.File        // of the socket unit; nil: none
+	kept   handover.Stored // what the process before has put into the fd store
+	store  *fdStore        // nil: there is none
 
 	held  bool // a guest waits for what was handed down
 	begun bool // the daemon serves, or has served
@@ -42,7 +42,7 @@ type handed struct {
 // activated takes what the service manager handed down. A single descriptor that
 // is not from the fd store is the socket, whatever its name.
 func activated(log logrus.FieldLogger) (*handed, error) {
-	h := &handed{kept: vhostuser.Stored{}, store: openStore(log)}
+	h := &handed{kept: handover.Stored{}, store: openStore(log)}
 	var others []*os.File
 	for _, f := range activation.Files(true) {
 		if !strings.HasPrefix(f.Name(), keptPrefix) {
@@ -206,11 +206,11 @@ func (s *fdStore) close() {
 }
 
 // sessions is where sessions are saved, nil for nowhere.
-func (s *fdStore) sessions() *vhostuser.Store {
+func (s *fdStore) sessions() *handover.Store {
 	if s == nil {
 		return nil
 	}
-	return &vhostuser.Store{Put: s.put, Drop: s.drop, Prefix: sessionPrefix}
+	return &handover.Store{Put: s.put, Drop: s.drop, Prefix: sessionPrefix}
 }
 
 func status(format string, args ...any) string {

@@ -19,7 +19,7 @@ const module = "github.com/zvhost/zvhost"
 var mayImport = map[string][]string{
 	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/zone"},
 
-	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight"},
+	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover"},
 	"internal/control": {"backend", "backend/zone", "internal/foreign"},
 	"internal/keeper":  {"internal/foreign"},
 
@@ -31,8 +31,9 @@ var mayImport = map[string][]string{
 	"internal/failpoint": {},
 	"internal/plant":     {},
 
-	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault", "vhostuser/inflight"},
+	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault", "vhostuser/inflight", "vhostuser/handover"},
 	"vhostuser/inflight": {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault"},
+	"vhostuser/handover": {"internal/foreign"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
 	"virtio":          {"backend", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},

@@ -1,4 +1,4 @@
-package vhostuser
+package handover
 
 import (
 	"errors"
@@ -37,9 +37,9 @@ func (e UnfitError) Error() string {
 	return e.Err.Error() + "; the session is left as it is: start what can go on with it, or stop the service, or the keeper, to give it up"
 }
 
-// unfitOr is err, as an UnfitError where it is for want of what a process may have
+// UnfitOr is err, as an UnfitError where it is for want of what a process may have
 // later: descriptors or memory.
-func unfitOr(err error) error {
+func UnfitOr(err error) error {
 	for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN} {
 		if errors.Is(err, e) {
 			return UnfitError{Err: err}
@@ -48,19 +48,19 @@ func unfitOr(err error) error {
 	return err
 }
 
-// giveUp closes what the session does not go on with because of err, and drops it from
+// GiveUp closes what the session does not go on with because of err, and drops it from
 // the store, but where another process can go on with it.
-func (k Stored) giveUp(store Store, err error) {
+func (k Stored) GiveUp(store Store, err error) {
 	if !errors.As(err, new(UnfitError)) {
-		k.drop(store)
+		k.Drop(store)
 	}
 	for _, f := range k {
 		_ = f.Close()
 	}
 }
 
-// drop closes all of k, and drops it from the store.
-func (k Stored) drop(store Store) {
+// Drop closes all of k, and drops it from the store.
+func (k Stored) Drop(store Store) {
 	for name, f := range k {
 		store.Drop(store.Prefix + name)
 		_ = f.Close()

@@ -1,4 +1,4 @@
-package vhostuser
+package handover
 
 // MaxPieces is how many pieces a message may come in.
 const MaxPieces = 4

@@ -1,4 +1,4 @@
-package vhostuser
+package handover
 
 import (
 	"encoding/binary"
@@ -12,7 +12,7 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 )
 
-// A journal is a session's state in memory that outlives the process: what the
+// A Journal is a session's state in memory that outlives the process: what the
 // front-end has told so far, and the message that was acted on last, until its
 // answer is sent.
 //
@@ -30,7 +30,7 @@ import (
 //	      1024  control message for the answer's descriptor
 //	      4096  what is kept
 //	behind the two slots: where a message is read into once more, to drop it
-type journal struct {
+type Journal struct {
 	file *foreign.FD
 	mem  []byte
 	now  int    // the slot that counts
@@ -55,7 +55,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func newJournal() (*journal, error) {
+func NewJournal() (*Journal, error) {
 	fd, err := unix.MemfdCreate("zvhost-session", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("memory for the session's state: %w", err)
@@ -67,17 +67,17 @@ func newJournal() (*journal, error) {
 	return mapJournal(f)
 }
 
-func mapJournal(f *foreign.FD) (*journal, error) {
+func mapJournal(f *foreign.FD) (*Journal, error) {
 	mem, err := unix.Mmap(f.Int(), 0, journalBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("map the session's state: %w", err), f.Close())
 	}
 	_ = unix.Madvise(mem, unix.MADV_DONTFORK) // see internal/foreign: another process must not keep it
-	return &journal{file: f, mem: mem}, nil
+	return &Journal{file: f, mem: mem}, nil
 }
 
-// openJournal takes over file, and returns what was committed last.
-func openJournal(file *foreign.FD) (j *journal, kept []byte, err error) {
+// OpenJournal takes over file, and returns what was committed last.
+func OpenJournal(file *foreign.FD) (j *Journal, kept []byte, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(file.Int(), &st); err != nil || st.Size != journalBytes {
 		return nil, nil, errors.Join(UnfitError{Err: fmt.Errorf("the session's state has %d bytes, not %d: another version of zvhost left it", st.Size, journalBytes)}, err, file.Close())
@@ -99,9 +99,9 @@ func openJournal(file *foreign.FD) (j *journal, kept []byte, err error) {
 	}
 	switch {
 	case version != journalVersion:
-		return nil, nil, errors.Join(UnfitError{Err: fmt.Errorf("the session's state is kept in version %d, and this zvhost knows %d", version, journalVersion)}, j.close())
+		return nil, nil, errors.Join(UnfitError{Err: fmt.Errorf("the session's state is kept in version %d, and this zvhost knows %d", version, journalVersion)}, j.Close())
 	case !found:
-		return nil, nil, errors.Join(errors.New("the session's state is not one that this zvhost can read"), j.close())
+		return nil, nil, errors.Join(errors.New("the session's state is not one that this zvhost can read"), j.Close())
 	}
 	return j, kept, nil
 }
@@ -110,15 +110,15 @@ func openJournal(file *foreign.FD) (j *journal, kept []byte, err error) {
 // and no two slots are further apart than one commit.
 func after(a, b uint64) bool { return int64(a-b) > 0 }
 
-func (j *journal) slot(i int) []byte { return j.mem[i*slotBytes:][:slotBytes] }
+func (j *Journal) slot(i int) []byte { return j.mem[i*slotBytes:][:slotBytes] }
 
 func slotCheck(s []byte, n uint32) uint32 {
 	return crc32.Update(crc32.Checksum(s[:slotSum], castagnoli), castagnoli, s[slotKept:][:n])
 }
 
-// commit makes kept what a later process finds, with nothing taken from the
+// Commit makes kept what a later process finds, with nothing taken from the
 // socket and no answer sent.
-func (j *journal) commit(kept []byte) error {
+func (j *Journal) Commit(kept []byte) error {
 	if len(kept) > slotBytes-slotKept {
 		return fmt.Errorf("the session's state has %d bytes, more than %d", len(kept), slotBytes-slotKept)
 	}
@@ -136,9 +136,9 @@ func (j *journal) commit(kept []byte) error {
 }
 
 // FD lends the descriptor of the memory out.
-func (j *journal) FD() int { return j.file.Int() }
+func (j *Journal) FD() int { return j.file.Int() }
 
-func (j *journal) close() error {
+func (j *Journal) Close() error {
 	if j == nil {
 		return nil
 	}
@@ -147,7 +147,7 @@ func (j *journal) close() error {
 
 // header lays out header number i of the current slot, for n bytes at mem[at:].
 // Its pointers are into the mapping, of which Go's collector knows nothing.
-func (j *journal) header(i, at, n int) {
+func (j *Journal) header(i, at, n int) {
 	s := j.slot(j.now)
 	v := s[slotVectors+i*vectorBytes:][:vectorBytes]
 	binary.LittleEndian.PutUint64(v, j.address(at))
@@ -156,15 +156,15 @@ func (j *journal) header(i, at, n int) {
 	*h = unix.Msghdr{Iov: (*unix.Iovec)(unsafe.Pointer(&v[0])), Iovlen: 1}
 }
 
-func (j *journal) address(at int) uint64 { return uint64(uintptr(unsafe.Pointer(&j.mem[at]))) }
+func (j *Journal) address(at int) uint64 { return uint64(uintptr(unsafe.Pointer(&j.mem[at]))) }
 
 // moved is what the kernel has noted of header i: how many bytes were moved.
-func (j *journal) moved(i int) int {
+func (j *Journal) moved(i int) int {
 	return int(int32(binary.NativeEndian.Uint32(j.slot(j.now)[slotHeaders+i*headerBytes+int(unsafe.Sizeof(unix.Msghdr{})):])))
 }
 
 // call makes recvmmsg or sendmmsg of the headers from first on.
-func (j *journal) call(trap, fd uintptr, first, n int, flags uintptr) (int, error) {
+func (j *Journal) call(trap, fd uintptr, first, n int, flags uintptr) (int, error) {
 	at := &j.slot(j.now)[slotHeaders+first*headerBytes]
 	got, _, errno := unix.Syscall6(trap, fd, uintptr(unsafe.Pointer(at)), uintptr(n), flags, 0, 0)
 	if errno != 0 {
@@ -173,9 +173,9 @@ func (j *journal) call(trap, fd uintptr, first, n int, flags uintptr) (int, erro
 	return int(got), nil
 }
 
-// take takes a message from the socket that was looked at in these pieces, if
+// TakeMessage takes a message from the socket that was looked at in these pieces, if
 // that has not been done yet. Its bytes and descriptors are dropped.
-func (j *journal) take(fd uintptr, pieces Pieces) error {
+func (j *Journal) TakeMessage(fd uintptr, pieces Pieces) error {
 	first := 0
 	for first < len(pieces) && j.moved(first) > 0 {
 		first++
@@ -203,10 +203,10 @@ func (j *journal) take(fd uintptr, pieces Pieces) error {
 	return nil
 }
 
-// answer sends the n bytes of an answer that stand at byte at of what is kept, if
+// SendAnswer sends the n bytes of an answer that stand at byte at of what is kept, if
 // that has not been done yet, and with it the descriptor pass, -1 for none. It
 // reports false where the socket takes nothing at the moment.
-func (j *journal) answer(fd uintptr, at, n, pass int) (sent bool, err error) {
+func (j *Journal) SendAnswer(fd uintptr, at, n, pass int) (sent bool, err error) {
 	if j.moved(MaxPieces) > 0 {
 		return true, nil
 	}

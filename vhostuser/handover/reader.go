@@ -1,4 +1,4 @@
-package vhostuser
+package handover
 
 import (
 	"encoding/binary"

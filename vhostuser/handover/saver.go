@@ -1,4 +1,4 @@
-package vhostuser
+package handover
 
 import (
 	"fmt"
@@ -21,15 +21,15 @@ type Store struct {
 
 // The names, behind the prefix, of what has no number.
 const (
-	connName    = "conn"
-	journalName = "state"
+	ConnName    = "conn"
+	JournalName = "state"
 )
 
 // A Saver saves one session for the next process. docs/restart.md says why the order of
 // its steps is safe.
 type Saver struct {
 	Store
-	Journal *journal
+	Journal *Journal
 	last    uint64                 // the last number that was given
 	files   map[uint64]*foreign.FD // what is stored, by number
 
@@ -40,7 +40,7 @@ type Saver struct {
 }
 
 // NewSaver makes a Saver with nothing stored yet.
-func NewSaver(store Store, j *journal) *Saver {
+func NewSaver(store Store, j *Journal) *Saver {
 	return &Saver{Store: store, Journal: j, files: map[uint64]*foreign.FD{}}
 }
 
@@ -109,8 +109,8 @@ func (k *Saver) DropUnused(inUse ...*foreign.FD) {
 // DropAll drops everything: the session is over. The connection goes first, for without it
 // a next process drops the rest.
 func (k *Saver) DropAll() {
-	k.Drop(k.Prefix + connName)
-	k.Drop(k.Prefix + journalName)
+	k.Drop(k.Prefix + ConnName)
+	k.Drop(k.Prefix + JournalName)
 	for n := range k.files {
 		k.Drop(k.name(n))
 	}

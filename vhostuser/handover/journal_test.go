@@ -1,4 +1,4 @@
-package vhostuser
+package handover
 
 import (
 	"encoding/binary"
@@ -28,21 +28,21 @@ func dup(t *testing.T, f *foreign.FD) *foreign.FD {
 // death of its process leaves the one before it, and a journal of another version is left to
 // a process that knows it.
 func TestJournalOfADeadProcess(t *testing.T) {
-	j, err := newJournal()
+	j, err := NewJournal()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = j.close() }()
+	defer func() { _ = j.Close() }()
 	find := func() (string, error) {
-		next, kept, err := openJournal(dup(t, j.file))
+		next, kept, err := OpenJournal(dup(t, j.file))
 		if err != nil {
 			return "", err
 		}
-		defer func() { _ = next.close() }()
+		defer func() { _ = next.Close() }()
 		return string(kept), nil
 	}
 	for _, state := range []string{"first", "second", "third"} {
-		if err := j.commit([]byte(state)); err != nil {
+		if err := j.Commit([]byte(state)); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := find(); got != state || err != nil {
@@ -70,7 +70,7 @@ func TestJournalOfADeadProcess(t *testing.T) {
 	if _, err := find(); !errors.As(err, new(UnfitError)) {
 		t.Errorf("of another size: %v", err)
 	}
-	if err := j.commit(make([]byte, slotBytes)); err == nil {
+	if err := j.Commit(make([]byte, slotBytes)); err == nil {
 		t.Error("a state is larger than its slot")
 	}
 }
@@ -78,28 +78,28 @@ func TestJournalOfADeadProcess(t *testing.T) {
 // Commits are numbered from the beginning again behind the last number: the newest one
 // counts all the same.
 func TestCommitsComeToTheirEnd(t *testing.T) {
-	j, err := newJournal()
+	j, err := NewJournal()
 	if err != nil {
 		t.Fatal(err)
 	}
 	j.gen = lastNumber - 3
 	for i := range byte(8) {
-		if err := j.commit([]byte{i}); err != nil {
+		if err := j.Commit([]byte{i}); err != nil {
 			t.Fatal(err)
 		}
-		next, kept, err := openJournal(dup(t, j.file))
+		next, kept, err := OpenJournal(dup(t, j.file))
 		if err != nil {
 			t.Fatalf("commit %#x: %v", j.gen, err)
 		}
 		if len(kept) != 1 || kept[0] != i || next.gen != j.gen {
 			t.Errorf("commit %#x: the next process finds %d, number %#x", j.gen, kept, next.gen)
 		}
-		if err := j.close(); err != nil {
+		if err := j.Close(); err != nil {
 			t.Fatal(err)
 		}
 		j = next
 	}
-	if err := j.close(); err != nil {
+	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -124,12 +124,12 @@ func TestIDsComeToTheirEnd(t *testing.T) {
 func TestKeptJournalIsChecked(t *testing.T) {
 	for at := 0; at < 24; at++ {
 		for both := range 2 {
-			j, err := newJournal()
+			j, err := NewJournal()
 			if err != nil {
 				t.Fatal(err)
 			}
 			for i := range byte(2) {
-				if err := j.commit([]byte{'a', i}); err != nil {
+				if err := j.Commit([]byte{'a', i}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -138,7 +138,7 @@ func TestKeptJournalIsChecked(t *testing.T) {
 					j.slot(i)[at] ^= 0xff
 				}
 			}
-			next, kept, err := openJournal(dup(t, j.file))
+			next, kept, err := OpenJournal(dup(t, j.file))
 			switch {
 			case both == 1 && err == nil:
 				t.Errorf("byte %d of both slots is damaged, and %q is taken", at, kept)
@@ -146,11 +146,11 @@ func TestKeptJournalIsChecked(t *testing.T) {
 				t.Errorf("byte %d of the newer slot is damaged: %q, %v", at, kept, err)
 			}
 			if err == nil {
-				err = next.close()
+				err = next.Close()
 			} else {
 				err = nil
 			}
-			if err := errors.Join(err, j.close()); err != nil {
+			if err := errors.Join(err, j.Close()); err != nil {
 				t.Fatal(err)
 			}
 		}
