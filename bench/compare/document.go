@@ -126,7 +126,7 @@ func (r *report) text(plot string) string {
 	m := &r.Machine
 	fmt.Fprintf(&b, "\nMeasured on %s: %s, %d processors, %s, disk with %s; %s, %s, %s.\n", m.Day, m.Processor, m.Processors, m.Kernel, m.FileSystem, m.Zvhost, m.Go, m.QEMU)
 	fmt.Fprintf(&b, "%d pairs a case, %g s a measurement. A ratio is the median of the pairs' ratios, and\nin brackets the least and the most of them.\n\n", r.Pairs, r.Seconds)
-	b.WriteString("## The marks\n\n")
+	b.WriteString("## Targets\n\n")
 	writeMarks(&b, r.Comparisons)
 	fmt.Fprintf(&b, "\n![the ratios of all cases](%s)\n", plot)
 	for _, section := range []struct {

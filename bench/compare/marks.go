@@ -67,7 +67,7 @@ func marks() []mark {
 // writeMarks is the table of the marks: a line for each comparison that one is
 // about.
 func writeMarks(b *strings.Builder, all []*comparison) {
-	b.WriteString("| mark | ratio | case | measured | |\n|---|---|---|---|---|\n")
+	b.WriteString("| target | ratio | case | measured | |\n|---|---|---|---|---|\n")
 	for _, m := range marks() {
 		found := false
 		for _, c := range all {
