@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/zvhost/zvhost/internal/daemon"
+	"github.com/zvhost/zvhost/internal/logging"
 )
 
 // serveOptions are the flags of serve. The root command has the conventional
@@ -160,7 +161,7 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 	if err := o.config.Validate(); err != nil {
 		return &usageError{err}
 	}
-	log, err := daemon.NewLogger(cmd.ErrOrStderr(), o.logLevel)
+	log, err := logging.New(cmd.ErrOrStderr(), o.logLevel)
 	if err != nil {
 		return &usageError{err}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/internal/daemon"
+	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
@@ -205,7 +206,7 @@ func (d *ownDisk) serve(s Setup, o backend.Options) (err error) {
 	if d.disk, err = backend.Open(d.path, o); err != nil {
 		return err
 	}
-	log, err := daemon.NewLogger(d, "warning")
+	log, err := logging.New(d, "warning")
 	if err == nil {
 		d.dev, err = daemon.NewDevice(d.disk, daemon.DeviceOptions{Queues: s.Queues, Serial: serial, Engine: d.aio, PollMax: daemon.DefaultPollMax, Log: log})
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/daemon"
+	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/vhostuser"
 )
@@ -34,7 +35,7 @@ const testQueues = 3
 func serve(t *testing.T, disk backend.Disk, err error) string {
 	t.Helper()
 	check(t, err)
-	log, err := daemon.NewLogger(io.Discard, "error")
+	log, err := logging.New(io.Discard, "error")
 	check(t, err)
 	dev, err := daemon.NewDevice(disk, daemon.DeviceOptions{Queues: testQueues, Log: log})
 	check(t, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
+	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
@@ -299,7 +300,7 @@ func difference(r backend.Report, g zone.Geometry) string {
 		if p.have != p.ask {
 			show := func(n uint64) string { return strconv.FormatUint(n, 10) }
 			if p.sectors {
-				show = sizeOf
+				show = logging.Size
 			}
 			return fmt.Sprintf("another %s (%s, not %s)", p.what, show(p.have), show(p.ask))
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/internal/control"
+	"github.com/zvhost/zvhost/internal/testlog"
 )
 
 // The control socket is there when it was asked for, for its owner only, takes
@@ -49,7 +50,7 @@ func TestControlSocket(t *testing.T) {
 	} {
 		bad := c
 		change(&bad)
-		log, _ := newLogBook()
+		log, _ := testlog.New()
 		if err := Run(t.Context(), bad, log); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v, want %q", err, want)
 		}

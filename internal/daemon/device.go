@@ -14,6 +14,7 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
@@ -50,8 +51,8 @@ type Device struct {
 
 	disk    backend.Disk // what custody says
 	log     logrus.FieldLogger
-	errs    *errorLog
-	lines   *lineLimit // of what front-ends bring about
+	errs    *logging.Errors
+	lines   *logging.Lines // of what front-ends bring about
 	pollMax time.Duration
 	// patience is how long a queue that is to stop may wait for the disk before the
 	// operator is told.
@@ -82,7 +83,7 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 	if o.Engine == "" {
 		o.Engine = engine.KindThreads
 	}
-	errs, open := newErrorLog(o.Log), o.Engine.Open
+	errs, open := logging.NewErrors(o.Log), o.Engine.Open
 	if o.OrThreads {
 		open = orThreads(open, errs)
 	}
@@ -94,9 +95,9 @@ func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
 		disk:     disk,
 		log:      o.Log,
 		errs:     errs,
-		lines:    newLineLimit(o.Log),
+		lines:    logging.NewLines(o.Log),
 		pollMax:  o.PollMax,
-		patience: patience,
+		patience: logging.Patience,
 		recovery: NewPolicy(disk, o.Queues),
 		workers:  make([]*worker, o.Queues),
 		engine:   open,
@@ -113,7 +114,7 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	if err := d.take(); err != nil {
 		return err
 	}
-	defer late(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()
+	defer logging.WarnLate(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()
 	w := newWorker(d, i, r)
 	d.noted = r.Records
 	d.noteCache()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/logging"
 )
 
 // enginesFor are the engines for a disk, the best first. A zoned drive is best served
@@ -50,7 +51,7 @@ func chooseEngine(asked engine.Kind, disk backend.Info, probe func(engine.Kind) 
 // orThreads is open, and threads where that fails: the kernel had such an engine when
 // it was chosen, but what all processes may have of them is limited (fs.aio-max-nr, of
 // which each QEMU that uses linux-aio takes its share).
-func orThreads(open func(wake func()) (engine.Engine, error), log *errorLog) func(wake func()) (engine.Engine, error) {
+func orThreads(open func(wake func()) (engine.Engine, error), log *logging.Errors) func(wake func()) (engine.Engine, error) {
 	return func(wake func()) (engine.Engine, error) {
 		e, err := open(wake)
 		if err == nil {

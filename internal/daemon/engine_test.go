@@ -10,6 +10,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/logging"
 )
 
 func TestChooseEngine(t *testing.T) {
@@ -63,7 +64,7 @@ func TestOrThreads(t *testing.T) {
 	var said strings.Builder
 	log := logrus.New()
 	log.SetOutput(&said)
-	open := orThreads(func(func()) (engine.Engine, error) { return nil, unix.EAGAIN }, newErrorLog(log))
+	open := orThreads(func(func()) (engine.Engine, error) { return nil, unix.EAGAIN }, logging.NewErrors(log))
 	e, err := open(func() {})
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/logging"
 )
 
 // A watch is who wants to hear of a changed configuration space: the session, if
@@ -44,7 +45,7 @@ func (d *Device) Grow() (from, to uint64, told bool, err error) {
 	}
 	d.SetCapacity(to)
 	if to != from {
-		d.log.Infof("the disk has grown from %s to %s", sizeOf(from), sizeOf(to))
+		d.log.Infof("the disk has grown from %s to %s", logging.Size(from), logging.Size(to))
 	}
 	return from, to, d.watch.tell(), nil
 }

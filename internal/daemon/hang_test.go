@@ -7,6 +7,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
+	"github.com/zvhost/zvhost/internal/logging"
+	"github.com/zvhost/zvhost/internal/testlog"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -97,7 +99,7 @@ func TestDiskThatHangs(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			r.book.wait(1, "queue 0: "+c.who+" waits for")
+			r.book.Wait(1, "queue 0: "+c.who+" waits for")
 			if line := r.book.String(); !strings.Contains(line, "waits for 1 request that the disk has not answered for 1ms") &&
 				!strings.Contains(line, "waits for requests that") { // the worker had not come to its sleep yet
 				t.Error(line)
@@ -121,9 +123,9 @@ func TestDiskThatHangs(t *testing.T) {
 
 // What else waits for a disk says so as well, where it takes long.
 func TestLate(t *testing.T) {
-	log, book := newLogBook()
-	done := late(log, time.Millisecond, "the end of the daemon")
-	book.wait(1, "the end of the daemon waits for the disk, which has not answered for 1ms")
+	log, book := testlog.New()
+	done := logging.WarnLate(log, time.Millisecond, "the end of the daemon")
+	book.Wait(1, "the end of the daemon waits for the disk, which has not answered for 1ms")
 	done()
-	late(log, time.Hour, "something")()
+	logging.WarnLate(log, time.Hour, "something")()
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -99,7 +100,7 @@ func TestBrokenRingIsNotLoggedForEver(t *testing.T) {
 	r := plainRig(t, 1)
 	g := r.connect(frontend.Options{})
 	g.Queue(0).Ring().SetAvailIdx(1000)
-	for range 5 * errorsAWindow {
+	for range 5 * logging.ErrorsAWindow {
 		errs := newEventFD(t)
 		if err := g.Client.SetVringErr(0, errs); err != nil {
 			t.Fatal(err)
@@ -115,7 +116,7 @@ func TestBrokenRingIsNotLoggedForEver(t *testing.T) {
 		readable(t, "the err eventfd of a ring that is broken already", late)
 	}
 	g.vanish()
-	if n := bytes.Count([]byte(r.book.String()), []byte("is broken")); n < 1 || n > 2*errorsAWindow {
+	if n := bytes.Count([]byte(r.book.String()), []byte("is broken")); n < 1 || n > 2*logging.ErrorsAWindow {
 		t.Errorf("%d lines of a broken ring", n)
 	}
 	r.nextIsServed()
@@ -266,7 +267,7 @@ func TestKickWithoutEnd(t *testing.T) {
 	if err := g.Client.SetVringKick(0, fd); err != nil {
 		t.Logf("refused: %v", err)
 	} else {
-		r.book.wait(1, "its kick descriptor is signalled without end")
+		r.book.Wait(1, "its kick descriptor is signalled without end")
 		for range 3 {
 			g.want("write", driver.StatusOK, g.Queue(0).Write(pattern(4096, 1), 0))
 		}

@@ -89,13 +89,3 @@ func TestNotASocket(t *testing.T) {
 		t.Errorf("%q, %q, %v, %v", left, text, err, rerr)
 	}
 }
-
-func TestSizeOf(t *testing.T) {
-	for sectors, want := range map[uint64]string{
-		0: "0 KiB", 1: "512 bytes", 2: "1 KiB", 3: "1536 bytes", 2047: "1048064 bytes", 2048: "1 MiB", 6 << 20: "3 GiB", 16<<20 + 2: "8388609 KiB", 1 << 54: "8 EiB",
-	} {
-		if got := sizeOf(sectors); got != want {
-			t.Errorf("%d sectors: %q, want %q", sectors, got, want)
-		}
-	}
-}

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/testlog"
 	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
@@ -150,7 +151,7 @@ func TestKeptSocketModeAndGroup(t *testing.T) {
 	c := goodConfig()
 	c.SocketPath, c.SocketMode = filepath.Join(socketDir(t), "s"), 0o660
 	first := listenAt(t, c)
-	log, book := newLogBook()
+	log, book := testlog.New()
 	for _, tt := range []struct {
 		mode         fs.FileMode
 		group, wrong string

@@ -1,13 +1,10 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/sirupsen/logrus"
@@ -43,45 +40,6 @@ func TestMain(m *testing.M) {
 		select {} // what is in flight never ends
 	}
 	testleak.Main(m)
-}
-
-// logBook is a log that a test can look into.
-type logBook struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-	grew chan struct{} // has an entry when something was written
-}
-
-func newLogBook() (*logrus.Logger, *logBook) {
-	b := &logBook{grew: make(chan struct{}, 1)}
-	l := logrus.New()
-	l.SetOutput(b)
-	l.SetLevel(logrus.DebugLevel)
-	l.SetFormatter(&lineFormatter{journal: true})
-	return l, b
-}
-
-func (b *logBook) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	select {
-	case b.grew <- struct{}{}:
-	default:
-	}
-	return b.text.Write(p)
-}
-
-func (b *logBook) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-// wait returns when the log has n lines with words in them.
-func (b *logBook) wait(n int, words string) {
-	for strings.Count(b.String(), words) < n {
-		<-b.grew
-	}
 }
 
 // testGeometry is a small zoned disk: 16 zones of 64 KiB.

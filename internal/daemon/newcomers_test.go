@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/internal/logging"
+	"github.com/zvhost/zvhost/internal/testlog"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
@@ -170,7 +172,7 @@ func TestHalfMessageKeepsNobodyOut(t *testing.T) {
 	if err := unix.Sendmsg(fd, []byte{1, 0, 0, 0, 1, 0}, unix.UnixRights(fd), nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	d.book.wait(1, ": connected")
+	d.book.Wait(1, ": connected")
 	second, err := frontend.Dial(c.SocketPath)
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +202,7 @@ func testDevice(t *testing.T) *Device {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, _ := newLogBook()
+	log, _ := testlog.New()
 	dev, err := NewDevice(disk, DeviceOptions{Queues: 1, Log: log})
 	if err != nil {
 		t.Fatal(errors.Join(err, disk.Close()))
@@ -222,8 +224,8 @@ func TestNextWaitsForWhatIsInFlight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, book := newLogBook()
-	s := &server{dev: dev, log: log, handOver: time.Millisecond, lines: newLineLimit(log)}
+	log, book := testlog.New()
+	s := &server{dev: dev, log: log, handOver: time.Millisecond, lines: logging.NewLines(log)}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(ctx, f) }()
@@ -243,7 +245,7 @@ func TestNextWaitsForWhatIsInFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = second.Close() }()
-	book.wait(1, "is gone, and what it had in flight is finished first")
+	book.Wait(1, "is gone, and what it had in flight is finished first")
 	close(dev.answered)
 	if _, err := second.Features(); err != nil {
 		t.Errorf("%v\n%s", err, book)
@@ -285,7 +287,7 @@ func TestNewcomersWaitSideBySide(t *testing.T) {
 func TestConnectionsDoNotFillTheLog(t *testing.T) {
 	c := socketConfig(t)
 	d := startDaemon(t, c)
-	const n = 4 * lineBurst
+	const n = 4 * logging.LineBurst
 	for range n {
 		if err := connect(t, c.SocketPath).Close(); err != nil {
 			t.Fatal(err)
@@ -311,9 +313,9 @@ func TestNewcomerIsNotRefusedWithinAMessage(t *testing.T) {
 	if _, err := near.Write([]byte{1, 0}); err != nil { // half a message
 		t.Fatal(err)
 	}
-	log, book := newLogBook()
+	log, book := testlog.New()
 	dev := testDevice(t)
-	s := &server{dev: dev, log: log, lines: newLineLimit(log)} // handOver 0: the time is up at once
+	s := &server{dev: dev, log: log, lines: logging.NewLines(log)} // handOver 0: the time is up at once
 	session := vhostuser.NewSession(served, dev, vhostuser.Options{})
 	s.wait(newcomer)
 	for range 3 {

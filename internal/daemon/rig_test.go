@@ -18,6 +18,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
+	"github.com/zvhost/zvhost/internal/testlog"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -30,7 +31,7 @@ type rig struct {
 	path string
 	disk backend.Disk
 	dev  *Device
-	book *logBook
+	book *testlog.Book
 
 	session *vhostuser.Session // the last one
 	closed  bool
@@ -65,7 +66,7 @@ func nullRig(t testing.TB, queues int) *rig {
 // diskRig is a rig over a disk that is open.
 func diskRig(t testing.TB, path string, disk backend.Disk, queues int) *rig {
 	t.Helper()
-	log, book := newLogBook()
+	log, book := testlog.New()
 	dev, err := NewDevice(disk, DeviceOptions{Queues: queues, Serial: rigSerial, Log: log})
 	if err != nil {
 		t.Fatal(errors.Join(err, disk.Close()))

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/vhostuser/handover"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -60,7 +61,7 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 	}
 	disk, err = serveDisk(ctx, &c, h, disk, away, log)
 	err = h.notBegun(&c, err)
-	defer late(log, patience, "the end of the daemon")()
+	defer logging.WarnLate(log, logging.Patience, "the end of the daemon")()
 	if cerr := disk.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("closing %s: %w", c.what(), cerr))
 	}
@@ -94,7 +95,7 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 	}
 	if err == nil {
 		done, h.begun = h.close, true
-		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix), lines: newLineLimit(log)}
+		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix), lines: logging.NewLines(log)}
 		log.Infof("serving %s on %s: %s", c.what(), f.where, describeDisk(disk.Info()))
 		if away {
 			log.Infof("%s is left to another zvhost until queues start here", c.what())
@@ -104,7 +105,7 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, awa
 		err = errors.Join(s.run(ctx, f), ctl.stopListening())
 	}
 	err = errors.Join(err, dev.Close())
-	told := late(log, patience, "what was asked for on the control socket")
+	told := logging.WarnLate(log, logging.Patience, "what was asked for on the control socket")
 	ctl.close() // what it waits for may have been in flight
 	told()
 	return dev.disk, err
@@ -132,7 +133,7 @@ type server struct {
 	handOver time.Duration
 	store    *fdStore        // nil: sessions end with the process
 	kept     handover.Stored // the session of the process before
-	lines    *lineLimit      // to log with what front-ends bring about
+	lines    *logging.Lines  // to log with what front-ends bring about
 	waiting  []newcomer      // in the order in which they came
 	behind   sync.WaitGroup  // what is given back behind the hand-over
 }
@@ -367,9 +368,9 @@ func peerName(conn *net.UnixConn) string {
 
 // describeDisk says in a line what is being served.
 func describeDisk(i backend.Info) string {
-	text := "ordinary disk of " + sizeOf(i.CapacitySectors)
+	text := "ordinary disk of " + logging.Size(i.CapacitySectors)
 	if z := i.Zoned; z != nil {
-		text = fmt.Sprintf("host-managed disk of %s, %d zones of %s", sizeOf(i.CapacitySectors), z.Zones, sizeOf(z.ZoneSectors))
+		text = fmt.Sprintf("host-managed disk of %s, %d zones of %s", logging.Size(i.CapacitySectors), z.Zones, logging.Size(z.ZoneSectors))
 	}
 	text += fmt.Sprintf(", %d-byte blocks", i.LogicalBlockSize)
 	if i.ReadOnly {

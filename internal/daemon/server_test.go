@@ -12,13 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/testlog"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
 // a daemon is a Run in the background.
 type daemon struct {
 	t    *testing.T
-	book *logBook
+	book *testlog.Book
 	stop context.CancelFunc
 	done chan error
 }
@@ -32,11 +33,11 @@ func startDaemon(t *testing.T, c Config) *daemon {
 
 func startDaemonIn(t *testing.T, ctx context.Context, stop func(), c Config) *daemon {
 	t.Helper()
-	log, book := newLogBook()
+	log, book := testlog.New()
 	d := &daemon{t: t, book: book, stop: stop, done: make(chan error, 1)}
 	go func() { d.done <- Run(ctx, c, log) }()
 	t.Cleanup(stop)
-	book.wait(1, "serving ")
+	book.Wait(1, "serving ")
 	return d
 }
 
@@ -136,7 +137,7 @@ func TestSecondFrontEndIsRefused(t *testing.T) {
 		t.Errorf("no %q in\n%s", want, d.book)
 	}
 	_ = first.Close()
-	d.book.wait(1, ": left")
+	d.book.Wait(1, ": left")
 	connect(t, c.SocketPath) // and the next is welcome again
 	d.end()
 }
@@ -238,7 +239,7 @@ func TestRunRefuses(t *testing.T) {
 	} {
 		c := good
 		tt.change(&c)
-		log, _ := newLogBook()
+		log, _ := testlog.New()
 		if err := Run(t.Context(), c, log); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
 		}
@@ -319,7 +320,7 @@ func TestNotifyFails(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
 	c := socketConfig(t)
 	d := startDaemon(t, c)
-	d.book.wait(1, `telling the service manager "READY=1"`)
+	d.book.Wait(1, `telling the service manager "READY=1"`)
 	connect(t, c.SocketPath)
 	d.end()
 }
@@ -361,7 +362,7 @@ func TestAcceptWithoutDescriptors(t *testing.T) {
 		select {
 		case err := <-d.done:
 			t.Fatalf("the daemon has ended: %v", err)
-		case <-d.book.grew:
+		case <-d.book.Grew:
 		}
 	}
 	limit(was)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/internal/testlog"
 )
 
 // signalled is a daemon in a process of its own, whose disk hangs: it ends only by
@@ -90,7 +92,7 @@ func TestSecondSignalEndsItAtOnce(t *testing.T) {
 // timeout(1) sends SIGTERM to the process and to its group: that is one request, which
 // does not cut short the wait for requests in flight.
 func TestSignalsThatComeTogetherAreOne(t *testing.T) {
-	log, book := newLogBook()
+	log, book := testlog.New()
 	signals := make(chan os.Signal, 3)
 	first := time.Now()
 	signals <- unix.SIGTERM

@@ -53,7 +53,7 @@ func TestLingeringNewcomers(t *testing.T) {
 	d := startDaemon(t, c)
 	first := connect(t, c.SocketPath)
 	second := l.send(t, c.SocketPath)
-	d.book.wait(1, ": refused, ")
+	d.book.Wait(1, ": refused, ")
 	if n, err := second.Read(make([]byte, 1)); n > 0 || err == nil {
 		t.Errorf("the refused one reads %d bytes, %v", n, err)
 	}
@@ -85,7 +85,7 @@ func TestExhaustedByNewcomers(t *testing.T) {
 	d := startDaemon(t, c)
 	first := connect(t, c.SocketPath)
 	l.send(t, c.SocketPath)
-	d.book.wait(1, ": refused, ")
+	d.book.Wait(1, ": refused, ")
 	for !foreign.Exhausted() { // it is closed a moment later
 		time.Sleep(time.Millisecond)
 	}

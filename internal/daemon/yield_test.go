@@ -14,6 +14,7 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
+	"github.com/zvhost/zvhost/internal/testlog"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -36,7 +37,7 @@ func (r *rig) incomingRig() *rig {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	log, book := newLogBook()
+	log, book := testlog.New()
 	dev, err := NewDevice(disk, DeviceOptions{Queues: r.dev.Queues(), Serial: rigSerial, Log: log, Away: true, Open: r.reopen, Look: r.look})
 	if err != nil {
 		r.t.Fatal(err)
@@ -198,7 +199,7 @@ func TestQueuesWaitForTheDisk(t *testing.T) {
 		_, err := g.Move(next, []uint32{1})
 		moved <- err
 	}()
-	to.book.wait(1, "waiting up to 1h0m0s for it")
+	to.book.Wait(1, "waiting up to 1h0m0s for it")
 	if base, err := home.VringBase(0); err != nil || base != 1 {
 		t.Fatal(base, err)
 	}
@@ -489,7 +490,7 @@ func TestNothingToBeAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, book := newLogBook()
+	log, book := testlog.New()
 	dev, err := NewDevice(disk, DeviceOptions{Queues: 1, Log: log, Away: true})
 	if err != nil {
 		t.Fatal(err)

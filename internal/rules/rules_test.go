@@ -17,10 +17,12 @@ const module = "github.com/zvhost/zvhost"
 // package is entered here on purpose, and docs/architecture.md says why it
 // stands where it does.
 var mayImport = map[string][]string{
-	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/zone"},
+	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/zone", "internal/logging"},
 
-	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover"},
+	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging"},
 	"internal/control": {"backend", "backend/zone", "internal/foreign"},
+	"internal/logging": {},
+	"internal/testlog": {"internal/logging"},
 	"internal/keeper":  {"internal/foreign"},
 
 	"internal/foreign":  {},
@@ -76,7 +78,7 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/zone", "backend/engine",
+	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/zone", "backend/engine",
 	"virtio/guestmem", "vhostuser", "vhostuser/inflight", "internal/failpoint", "internal/iovec",
 }
 
@@ -89,7 +91,7 @@ var outside = map[string]struct {
 	"golang.org/x/sys/unix":                       {},
 	"github.com/spf13/cobra":                      {by: []string{"cmd/zvhost"}},
 	"github.com/spf13/pflag":                      {by: []string{"cmd/zvhost"}}, // cobra's flags
-	"github.com/sirupsen/logrus":                  {by: []string{"internal/daemon", "cmd/zvhost"}},
+	"github.com/sirupsen/logrus":                  {by: []string{"internal/daemon", "internal/logging", "internal/testlog", "cmd/zvhost"}},
 	"github.com/coreos/go-systemd/v22/daemon":     {by: []string{"internal/daemon"}},
 	"github.com/coreos/go-systemd/v22/activation": {by: []string{"internal/daemon"}},
 	"pgregory.net/rapid":                          {testsOnly: true},

@@ -1,4 +1,4 @@
-package daemon
+package logging
 
 import (
 	"bytes"
@@ -15,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NewLogger returns the daemon's log on w. A level is one of logrus' names:
+// New returns the daemon's log on w. A level is one of logrus' names:
 // trace, debug, info, warning, error. When w is what JOURNAL_STREAM names, each
 // line carries a priority for the journal and no time, since the journal has
 // one.
-func NewLogger(w io.Writer, level string) (*logrus.Logger, error) {
+func New(w io.Writer, level string) (*logrus.Logger, error) {
 	lvl, err := logrus.ParseLevel(level)
 	if err != nil {
 		return nil, fmt.Errorf("--log-level=%s: must be error, warning, info or debug", level)
@@ -27,7 +27,7 @@ func NewLogger(w io.Writer, level string) (*logrus.Logger, error) {
 	l := logrus.New()
 	l.SetOutput(w)
 	l.SetLevel(lvl)
-	l.SetFormatter(&lineFormatter{journal: toJournal(w, os.Getenv("JOURNAL_STREAM"))})
+	l.SetFormatter(&Formatter{Journal: toJournal(w, os.Getenv("JOURNAL_STREAM"))})
 	return l, nil
 }
 
@@ -46,13 +46,13 @@ func toJournal(w io.Writer, stream string) bool {
 	return dev == strconv.FormatUint(st.Dev, 10) && ino == strconv.FormatUint(st.Ino, 10)
 }
 
-// lineFormatter writes one line an entry: the time and the level, or for the
+// Formatter writes one line an entry: the time and the level, or for the
 // journal a priority (sd-daemon(3)), then the message, then its fields.
-type lineFormatter struct{ journal bool }
+type Formatter struct{ Journal bool }
 
-func (f *lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
+func (f *Formatter) Format(e *logrus.Entry) ([]byte, error) {
 	var b bytes.Buffer
-	if f.journal {
+	if f.Journal {
 		fmt.Fprintf(&b, "<%d>", priority(e.Level))
 	} else {
 		fmt.Fprintf(&b, "%s %-7s ", e.Time.Format("2006-01-02 15:04:05.000"), e.Level)
@@ -98,9 +98,9 @@ func fieldValue(v any) string {
 	return s
 }
 
-// sizeOf writes a number of sectors as people write sizes: in the largest unit that it
+// Size writes a number of sectors as people write sizes: in the largest unit that it
 // is a whole number of.
-func sizeOf(sectors uint64) string {
+func Size(sectors uint64) string {
 	unit, n := 0, sectors
 	const units = "KMGTPE"
 	if n%2 != 0 {

@@ -1,4 +1,4 @@
-package daemon
+package logging
 
 import (
 	"strings"
@@ -11,10 +11,10 @@ import (
 // Lines of one kind are shown up to a number at once and one a second after that, and the
 // log says how many were not; another kind has its own number.
 func TestLineLimit(t *testing.T) {
-	log, book := newLogBook()
+	log, book := newPage()
 	now := time.Unix(1000, 0)
 	var later []func()
-	l := newLineLimit(log)
+	l := NewLines(log)
 	l.now = func() time.Time { return now }
 	l.later = func(_ time.Duration, f func()) { later = append(later, f) }
 	burst := func(n int) {
@@ -24,7 +24,7 @@ func TestLineLimit(t *testing.T) {
 	}
 	shown := func() int { return strings.Count(book.String(), "<4>front-end ") }
 	burst(1000)
-	if shown() != lineBurst || len(later) != 1 {
+	if shown() != LineBurst || len(later) != 1 {
 		t.Errorf("%d lines of a burst, %d timers", shown(), len(later))
 	}
 	l.Logf(logrus.InfoLevel, "another kind")
@@ -40,7 +40,7 @@ func TestLineLimit(t *testing.T) {
 	burst(7)
 	now = now.Add(3 * linePeriod)
 	burst(10)
-	if got, want := shown(), lineBurst+3; got != want {
+	if got, want := shown(), LineBurst+3; got != want {
 		t.Errorf("%d lines, want %d", got, want)
 	}
 	if want := "<4>7 more lines like this were not shown: front-end 6: was refused\n<4>front-end 0: "; !strings.Contains(book.String(), want) {

@@ -1,4 +1,4 @@
-package daemon
+package logging
 
 import (
 	"sync"
@@ -11,12 +11,12 @@ import (
 // first errors of each window, and how many more there were.
 const (
 	errorWindow   = 10 * time.Second
-	errorsAWindow = 10
+	ErrorsAWindow = 10
 )
 
-// An errorLog writes request errors to the log, at most errorsAWindow in each
+// Errors writes request errors to the log, at most ErrorsAWindow in each
 // errorWindow. It may be used from any goroutine.
-type errorLog struct {
+type Errors struct {
 	log logrus.FieldLogger
 	// now and later are time.Now and time.AfterFunc, but in tests.
 	now   func() time.Time
@@ -28,8 +28,8 @@ type errorLog struct {
 	dropped uint64
 }
 
-func newErrorLog(log logrus.FieldLogger) *errorLog {
-	return &errorLog{
+func NewErrors(log logrus.FieldLogger) *Errors {
+	return &Errors{
 		log:   log,
 		now:   time.Now,
 		later: func(d time.Duration, f func()) { time.AfterFunc(d, f) },
@@ -37,7 +37,7 @@ func newErrorLog(log logrus.FieldLogger) *errorLog {
 }
 
 // Error logs err, or counts it.
-func (l *errorLog) Error(err error) {
+func (l *Errors) Error(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
@@ -45,7 +45,7 @@ func (l *errorLog) Error(err error) {
 		l.sum()
 		l.since, l.shown = now, 0
 	}
-	if l.shown < errorsAWindow {
+	if l.shown < ErrorsAWindow {
 		l.shown++
 		l.log.Error(err)
 		return
@@ -58,13 +58,13 @@ func (l *errorLog) Error(err error) {
 }
 
 // Flush tells how many errors were not shown, if any.
-func (l *errorLog) Flush() {
+func (l *Errors) Flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sum()
 }
 
-func (l *errorLog) sum() {
+func (l *Errors) sum() {
 	if l.dropped > 0 {
 		l.log.Errorf("%d more request errors like these were not shown", l.dropped)
 		l.dropped = 0

@@ -1,4 +1,4 @@
-package daemon
+package logging
 
 import (
 	"fmt"
@@ -9,19 +9,19 @@ import (
 )
 
 // A front-end can connect, and do what is logged, as fast as it likes. Of lines of one
-// kind the log shows lineBurst at once and one each linePeriod after that, whatever the
+// kind the log shows LineBurst at once and one each linePeriod after that, whatever the
 // number of sessions they come from, and how many it did not show.
 const (
-	lineBurst  = 50
+	LineBurst  = 50
 	linePeriod = time.Second
 	// lineFlush is how long after the first line that is not shown the log says so, where
 	// no line does before.
 	lineFlush = 10 * time.Second
 )
 
-// A lineLimit writes lines to the log, as many as that. It may be used from any
+// Lines writes lines to the log, as many as that. It may be used from any
 // goroutine. Lines for debugging were asked for, and are not limited.
-type lineLimit struct {
+type Lines struct {
 	log logrus.FieldLogger
 	// now and later are time.Now and time.AfterFunc, but in tests.
 	now   func() time.Time
@@ -40,8 +40,8 @@ type lineKind struct {
 	last    string // of those that were dropped
 }
 
-func newLineLimit(log logrus.FieldLogger) *lineLimit {
-	return &lineLimit{
+func NewLines(log logrus.FieldLogger) *Lines {
+	return &Lines{
 		log:   log,
 		now:   time.Now,
 		later: func(d time.Duration, f func()) { time.AfterFunc(d, f) },
@@ -50,7 +50,7 @@ func newLineLimit(log logrus.FieldLogger) *lineLimit {
 }
 
 // Logf logs a line. Its kind is its format, which must be one of few.
-func (l *lineLimit) Logf(level logrus.Level, format string, args ...any) {
+func (l *Lines) Logf(level logrus.Level, format string, args ...any) {
 	if level >= logrus.DebugLevel {
 		l.log.Debugf(format, args...)
 		return
@@ -60,10 +60,10 @@ func (l *lineLimit) Logf(level logrus.Level, format string, args ...any) {
 	now := l.now()
 	k := l.kinds[format]
 	if k == nil {
-		k = &lineKind{level: level, tokens: lineBurst, since: now}
+		k = &lineKind{level: level, tokens: LineBurst, since: now}
 		l.kinds[format] = k
 	}
-	k.tokens = min(k.tokens+float64(now.Sub(k.since))/float64(linePeriod), lineBurst)
+	k.tokens = min(k.tokens+float64(now.Sub(k.since))/float64(linePeriod), LineBurst)
 	k.since = now
 	if k.tokens >= 1 {
 		k.tokens--
@@ -83,7 +83,7 @@ func (l *lineLimit) Logf(level logrus.Level, format string, args ...any) {
 }
 
 // Flush tells what was not shown.
-func (l *lineLimit) Flush() {
+func (l *Lines) Flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, k := range l.kinds {
@@ -91,14 +91,14 @@ func (l *lineLimit) Flush() {
 	}
 }
 
-func (l *lineLimit) sum(k *lineKind) {
+func (l *Lines) sum(k *lineKind) {
 	if k.dropped > 0 {
 		l.write(k.level, "%d more lines like this were not shown: %s", k.dropped, k.last)
 		k.dropped, k.last = 0, ""
 	}
 }
 
-func (l *lineLimit) write(level logrus.Level, format string, args ...any) {
+func (l *Lines) write(level logrus.Level, format string, args ...any) {
 	switch level {
 	case logrus.InfoLevel:
 		l.log.Infof(format, args...)

@@ -1,4 +1,4 @@
-package daemon
+package logging
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 
 func TestLogLines(t *testing.T) {
 	var out bytes.Buffer
-	log, err := NewLogger(&out, "info")
+	log, err := New(&out, "info")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,14 +27,14 @@ func TestLogLines(t *testing.T) {
 	if !want.MatchString(out.String()) {
 		t.Errorf("the log says %q", out.String())
 	}
-	if _, err := NewLogger(&out, "loud"); err == nil || !strings.Contains(err.Error(), "--log-level=loud") {
+	if _, err := New(&out, "loud"); err == nil || !strings.Contains(err.Error(), "--log-level=loud") {
 		t.Errorf("a level that does not exist: %v", err)
 	}
 }
 
 // A guest has a hand in what is logged. It must not be able to forge lines.
 func TestLogLinesCannotBeForged(t *testing.T) {
-	f := lineFormatter{journal: true}
+	f := Formatter{Journal: true}
 	b, err := f.Format(&logrus.Entry{Level: logrus.ErrorLevel, Message: "serial A\n<0>forged\x1b[2J\xff", Data: logrus.Fields{"k": "v w", "a": ""}})
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func TestJournalStream(t *testing.T) {
 		}
 	}
 	t.Setenv("JOURNAL_STREAM", stream)
-	log, err := NewLogger(f, "debug")
+	log, err := New(f, "debug")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,10 +78,10 @@ func TestJournalStream(t *testing.T) {
 }
 
 func TestErrorLogIsLimited(t *testing.T) {
-	log, book := newLogBook()
+	log, book := newPage()
 	now := time.Unix(1000, 0)
 	var later []func()
-	l := newErrorLog(log)
+	l := NewErrors(log)
 	l.now = func() time.Time { return now }
 	l.later = func(_ time.Duration, f func()) { later = append(later, f) }
 
@@ -92,8 +92,8 @@ func TestErrorLogIsLimited(t *testing.T) {
 	}
 	lines := func() int { return strings.Count(book.String(), "a request failed\n") }
 	burst(1000)
-	if got := lines(); got != errorsAWindow {
-		t.Fatalf("%d lines of a burst, want %d", got, errorsAWindow)
+	if got := lines(); got != ErrorsAWindow {
+		t.Fatalf("%d lines of a burst, want %d", got, ErrorsAWindow)
 	}
 	if len(later) != 1 {
 		t.Fatalf("%d timers were set, want 1", len(later))
@@ -106,7 +106,7 @@ func TestErrorLogIsLimited(t *testing.T) {
 	burst(5)
 	now = now.Add(errorWindow)
 	burst(3)
-	if got, want := lines(), errorsAWindow+3; got != want {
+	if got, want := lines(), ErrorsAWindow+3; got != want {
 		t.Errorf("%d lines, want %d", got, want)
 	}
 	if want := "<3>5 more request errors like these were not shown\n<3>a request failed"; !strings.Contains(book.String(), want) {
@@ -116,5 +116,15 @@ func TestErrorLogIsLimited(t *testing.T) {
 	l.Flush()
 	if book.String() != before {
 		t.Error("nothing was kept back, but Flush said something")
+	}
+}
+
+func TestSizeOf(t *testing.T) {
+	for sectors, want := range map[uint64]string{
+		0: "0 KiB", 1: "512 bytes", 2: "1 KiB", 3: "1536 bytes", 2047: "1048064 bytes", 2048: "1 MiB", 6 << 20: "3 GiB", 16<<20 + 2: "8388609 KiB", 1 << 54: "8 EiB",
+	} {
+		if got := Size(sectors); got != want {
+			t.Errorf("%d sectors: %q, want %q", sectors, got, want)
+		}
 	}
 }
