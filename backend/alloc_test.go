@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -29,8 +30,8 @@ func TestNoAllocations(t *testing.T) {
 	data := make([]byte, 4096)
 	iov := []unix.Iovec{{Base: &data[0], Len: 1000}, {Base: &data[1000], Len: 3096}}
 	var wp uint64
-	single := new(Request)
-	one := func(d Disk, op Op, sector uint64) {
+	single := new(disk.Request)
+	one := func(d disk.Disk, op disk.Op, sector uint64) {
 		single.Op, single.Sector, single.Iov, single.Bytes, single.Stable = op, sector, iov, 4096, false
 		c.lane.Submit(d, single)
 		c.lane.Start()
@@ -39,13 +40,13 @@ func TestNoAllocations(t *testing.T) {
 			t.Fatal(single.Err)
 		}
 	}
-	batch := make([]*Request, 8)
+	batch := make([]*disk.Request, 8)
 	for i := range batch {
-		batch[i] = new(Request)
+		batch[i] = new(disk.Request)
 	}
-	many := func(d Disk, op Op, sector uint64) {
+	many := func(d disk.Disk, op disk.Op, sector uint64) {
 		for _, r := range batch {
-			r.Op, r.Sector, r.Iov, r.Bytes, r.Stable = op, sector, iov, 4096, op == OpWrite
+			r.Op, r.Sector, r.Iov, r.Bytes, r.Stable = op, sector, iov, 4096, op == disk.OpWrite
 			c.lane.Submit(d, r)
 		}
 		c.lane.Start()
@@ -56,21 +57,21 @@ func TestNoAllocations(t *testing.T) {
 		}
 	}
 	for name, f := range map[string]func(){
-		"read":                func() { one(d, OpRead, zn*3) },
-		"read half written":   func() { one(d, OpRead, zn*3+4) },
-		"read of nothing":     func() { one(d, OpRead, zn*4) },
-		"write":               func() { one(d, OpWrite, zn+wp); wp += 8 },
-		"append":              func() { one(d, OpAppend, zn*2) },
-		"write conventional":  func() { one(d, OpWrite, 100) },
-		"flush":               func() { one(d, OpFlush, 0) },
-		"batch of reads":      func() { many(d, OpRead, zn*3) },
-		"batch of appends":    func() { many(d, OpAppend, zn*5) },
-		"read, ordinary disk": func() { one(plain, OpRead, 0) },
-		"write, ordinary":     func() { one(plain, OpWrite, 8) },
-		"flush, ordinary":     func() { one(plain, OpFlush, 0) },
-		"flushes, ordinary":   func() { many(plain, OpFlush, 0) },
-		"stable, ordinary":    func() { many(plain, OpWrite, 8) },
-		"stable conventional": func() { many(d, OpWrite, 100) },
+		"read":                func() { one(d, disk.OpRead, zn*3) },
+		"read half written":   func() { one(d, disk.OpRead, zn*3+4) },
+		"read of nothing":     func() { one(d, disk.OpRead, zn*4) },
+		"write":               func() { one(d, disk.OpWrite, zn+wp); wp += 8 },
+		"append":              func() { one(d, disk.OpAppend, zn*2) },
+		"write conventional":  func() { one(d, disk.OpWrite, 100) },
+		"flush":               func() { one(d, disk.OpFlush, 0) },
+		"batch of reads":      func() { many(d, disk.OpRead, zn*3) },
+		"batch of appends":    func() { many(d, disk.OpAppend, zn*5) },
+		"read, ordinary disk": func() { one(plain, disk.OpRead, 0) },
+		"write, ordinary":     func() { one(plain, disk.OpWrite, 8) },
+		"flush, ordinary":     func() { one(plain, disk.OpFlush, 0) },
+		"flushes, ordinary":   func() { many(plain, disk.OpFlush, 0) },
+		"stable, ordinary":    func() { many(plain, disk.OpWrite, 8) },
+		"stable conventional": func() { many(d, disk.OpWrite, 100) },
 		"report":              func() { _ = d.ReportZone(3) },
 	} {
 		f()

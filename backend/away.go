@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -12,34 +13,34 @@ import (
 // disk is, and carries out nothing. A guest that moves to another host has a daemon
 // at either end, and only one of them may have the disk.
 type away struct {
-	info   Info
-	faults Faults
+	info   disk.Info
+	faults disk.Faults
 }
 
 // errAway is what an away disk answers.
-var errAway = fmt.Errorf("%w: another zvhost has the disk, or is about to take it", ErrIO)
+var errAway = fmt.Errorf("%w: another zvhost has the disk, or is about to take it", disk.ErrIO)
 
-func newAway(i Info) *away {
-	return &away{info: i, faults: Faults{refuse: "the disk is not here: another zvhost has it, or is about to take it"}}
+func newAway(i disk.Info) *away {
+	return &away{info: i, faults: disk.Faults{Refuse: "the disk is not here: another zvhost has it, or is about to take it"}}
 }
 
 // Look says what Open would open, in the form of a disk that is not to be used: it
 // refuses every request, until Open is called. Look takes no lock and writes
 // nothing, so somebody else may have the disk meanwhile.
-func Look(path string, o Options) (Disk, error) {
+func Look(path string, o disk.Options) (disk.Disk, error) {
 	kind, err := kindOf(path, &o)
 	if err != nil {
 		return nil, err
 	}
 	o.LookOnly = true
 	switch kind {
-	case KindImage:
+	case disk.KindImage:
 		img, err := openImage(path, o, nil)
 		if err != nil {
 			return nil, err
 		}
 		return newAway(describe(&img.Geometry, o.ReadOnly)), img.release()
-	case KindZonedDevice:
+	case disk.KindZonedDevice:
 		d, err := openDrive(path, o)
 		if err != nil {
 			return nil, err
@@ -58,7 +59,7 @@ func Look(path string, o Options) (Disk, error) {
 // Where it cannot be stored the error says why, and d itself is returned, open as it
 // was: no flush of it succeeds any more, but one of who opened it anew would. After
 // another error it is closed all the same.
-func LetGo(d Disk) (Disk, error) {
+func LetGo(d disk.Disk) (disk.Disk, error) {
 	i := d.Info()
 	if !i.ReadOnly {
 		if err := commitNow(d); err != nil {
@@ -69,36 +70,36 @@ func LetGo(d Disk) (Disk, error) {
 }
 
 // commitNow is a flush of d that no fault strikes.
-func commitNow(d Disk) (err error) {
-	lane, err := NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
+func commitNow(d disk.Disk) (err error) {
+	lane, err := disk.NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lane.Close()) }()
-	return plainly(lane.carryOut(d, &Request{Op: opCommit}))
+	return disk.CauseOf(lane.CarryOut(d, &disk.Request{Op: opCommit}))
 }
 
-func isAway(d Disk) bool {
+func isAway(d disk.Disk) bool {
 	_, ok := d.(*away)
 	return ok
 }
 
 // Info implements Disk.
-func (a *away) Info() Info { return a.info }
+func (a *away) Info() disk.Info { return a.info }
 
 // ReportZone implements Disk. Nobody knows what the zones are like by now.
 func (a *away) ReportZone(int) zone.Descriptor { panic("backend: zone report of a disk that is away") }
 
 // Faults implements Disk.
-func (a *away) Faults() *Faults { return &a.faults }
+func (a *away) Faults() *disk.Faults { return &a.faults }
 
 // Close implements Disk.
 func (a *away) Close() error { return nil }
 
-// submit implements Disk.
-func (a *away) submit(r *Request) {
-	r.finish(&RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: errAway})
+// Submit implements Disk.
+func (a *away) Submit(r *disk.Request) {
+	r.Finish(&disk.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: errAway})
 }
 
-// ioDone implements Disk: it has no I/O.
-func (a *away) ioDone(r *Request) { r.finish(r.Err) }
+// Continue implements Disk: it has no I/O.
+func (a *away) Continue(r *disk.Request) { r.Finish(r.Err) }

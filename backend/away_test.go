@@ -7,22 +7,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
 // A disk that cannot store what it was given is not let go of: who opened it next
 // would be told by its first sync that all is well.
 func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
-	check := func(t *testing.T, path string, d Disk, flush func() error) {
+	check := func(t *testing.T, path string, d disk.Disk, flush func() error) {
 		t.Helper()
 		for range 2 {
 			left, err := LetGo(d)
 			if err == nil || left != d {
 				t.Fatalf("let go of: %v, away %v", err, isAway(left))
 			}
-			if other, err := Open(path, Options{}); err == nil {
+			if other, err := Open(path, disk.Options{}); err == nil {
 				t.Fatalf("somebody else can have it (%v)", other.Close())
-			} else if !IsInUse(err) {
+			} else if !disk.IsInUse(err) {
 				t.Fatal(err)
 			}
 		}
@@ -52,7 +53,7 @@ func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
 		c, e := heldClient(t, d, nil)
 		c.want(c.write(0, make([]byte, 512)), nil)
 		e.fault = func(*engine.Op) fault { return fault{err: unix.EIO} }
-		c.want(c.flush(), ErrIO)
+		c.want(c.flush(), disk.ErrIO)
 		e.fault = nil
 		check(t, path, d, c.flush)
 	})
@@ -71,7 +72,7 @@ func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
 		d := newFakeDrive(t, small, nil, nil).drive
 		lost := error(unix.EIO)
 		d.lost.Store(&lost)
-		if left, err := LetGo(d); err == nil || left != Disk(d) {
+		if left, err := LetGo(d); err == nil || left != disk.Disk(d) {
 			t.Errorf("let go of: %v", err)
 		}
 	})

@@ -4,20 +4,21 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // These print figures and assert nothing: go test -bench . -run '^$' ./backend
 
-const benchZone = 1 << 20 >> SectorShift << 8 // 256 MiB, in sectors
+const benchZone = 1 << 20 >> disk.SectorShift << 8 // 256 MiB, in sectors
 
 // benchDepth keeps depth requests in flight on one lane until b.N have ended;
 // next prepares a request for its turn.
-func benchDepth(b *testing.B, d Disk, depth int, next func(r *Request, i int)) {
+func benchDepth(b *testing.B, d disk.Disk, depth int, next func(r *disk.Request, i int)) {
 	c := newClient(b, d)
-	rs := make([]*Request, depth)
+	rs := make([]*disk.Request, depth)
 	for i := range rs {
-		rs[i] = request(OpRead, 0, make([]byte, 4096))
+		rs[i] = request(disk.OpRead, 0, make([]byte, 4096))
 	}
 	b.SetBytes(4096)
 	b.ReportAllocs()
@@ -49,14 +50,14 @@ func BenchmarkLane(b *testing.B) {
 	g := zone.Geometry{CapacitySectors: 64 * benchZone, ZoneSectors: benchZone}
 	const perZone = benchZone / 8
 	for _, depth := range []int{1, 32} {
-		cases := map[string]func(r *Request, i int){
-			"read": func(r *Request, i int) { r.Op, r.Sector = OpRead, uint64(i*7919%perZone)*8 },
-			"write": func(r *Request, i int) {
+		cases := map[string]func(r *disk.Request, i int){
+			"read": func(r *disk.Request, i int) { r.Op, r.Sector = disk.OpRead, uint64(i*7919%perZone)*8 },
+			"write": func(r *disk.Request, i int) {
 				i %= 32 * perZone
-				r.Op, r.Sector = OpWrite, uint64(1+i/perZone)*benchZone+uint64(i%perZone)*8
+				r.Op, r.Sector = disk.OpWrite, uint64(1+i/perZone)*benchZone+uint64(i%perZone)*8
 			},
-			"append": func(r *Request, i int) {
-				r.Op, r.Sector = OpAppend, uint64(33+i/perZone%30)*benchZone
+			"append": func(r *disk.Request, i int) {
+				r.Op, r.Sector = disk.OpAppend, uint64(33+i/perZone%30)*benchZone
 			},
 		}
 		for _, name := range []string{"read", "write", "append"} {
@@ -67,7 +68,7 @@ func BenchmarkLane(b *testing.B) {
 				if name == "read" {
 					c := newClient(b, d)
 					data := make([]byte, 1<<20)
-					for at := uint64(0); at < benchZone; at += uint64(len(data)) >> SectorShift {
+					for at := uint64(0); at < benchZone; at += uint64(len(data)) >> disk.SectorShift {
 						c.want(c.write(at, data), nil)
 					}
 				}
@@ -91,13 +92,13 @@ func BenchmarkZones(b *testing.B) {
 		}},
 		{"read", func(c *client, zn uint64) { c.read(zn, 4096) }},
 		{"open and close", func(c *client, zn uint64) {
-			c.want(c.zoneOp(OpOpen, zn), nil)
-			c.want(c.zoneOp(OpClose, zn), nil)
+			c.want(c.zoneOp(disk.OpOpen, zn), nil)
+			c.want(c.zoneOp(disk.OpClose, zn), nil)
 		}},
 		{"write, reset and write", func(c *client, zn uint64) {
-			c.want(c.zoneOp(OpReset, zn), nil)
+			c.want(c.zoneOp(disk.OpReset, zn), nil)
 			c.want(c.write(zn, data), nil)
-			c.want(c.zoneOp(OpReset, zn), nil)
+			c.want(c.zoneOp(disk.OpReset, zn), nil)
 			c.want(c.write(zn, data), nil)
 		}},
 		{"append and flush", func(c *client, zn uint64) {
@@ -153,15 +154,15 @@ func BenchmarkLarge(b *testing.B) {
 	c := newClient(b, d)
 	b.Run("reset all of empty zones", func(b *testing.B) {
 		for b.Loop() {
-			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 		}
 	})
 	b.Run("finish and reset all zones", func(b *testing.B) {
 		for b.Loop() {
 			for i := range uint64(zones) {
-				c.want(c.zoneOp(OpFinish, i<<17), nil)
+				c.want(c.zoneOp(disk.OpFinish, i<<17), nil)
 			}
-			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 			c.want(c.flush(), nil)
 		}
 	})
@@ -171,7 +172,7 @@ func BenchmarkLarge(b *testing.B) {
 			for i := range uint64(1000) {
 				c.want(c.write(i*131<<17, data), nil)
 			}
-			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 			c.want(c.flush(), nil)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -61,7 +62,7 @@ func Check(path string) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind != KindImage {
+	if kind != disk.KindImage {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotImage)
 	}
 	if err := inFile(path); err != nil {
@@ -69,10 +70,10 @@ func Check(path string) ([]Finding, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, cannotOpen("image", path, err)
+		return nil, disk.CannotOpen("image", path, err)
 	}
 	defer f.Close()
-	if err := lockFile(f, true); err != nil {
+	if err := disk.LockFile(f, true); err != nil {
 		return nil, fmt.Errorf("image %s: %w", path, err)
 	}
 	c := &checker{f: f}
@@ -96,7 +97,7 @@ func (c *checker) run() error {
 	if l == nil || err != nil {
 		return err
 	}
-	size, err := sizeOf(int(c.f.Fd()))
+	size, err := disk.SizeOf(int(c.f.Fd()))
 	if err != nil {
 		return err
 	}

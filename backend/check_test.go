@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -188,7 +189,7 @@ func TestCheckFindsDamage(t *testing.T) {
 				t.Errorf("findings %q, want one with %q", findings, dm.want)
 			}
 			for _, readOnly := range []bool{true, false} {
-				d, err := Open(path, Options{ReadOnly: readOnly})
+				d, err := Open(path, disk.Options{ReadOnly: readOnly})
 				switch {
 				case err == nil && dm.open != "":
 					t.Errorf("opened all the same (read-only %v)", readOnly)
@@ -251,10 +252,10 @@ func TestSeedImageIsNeverOrdinary(t *testing.T) {
 	for _, b := range [][]byte{nil, []byte("x"), make([]byte, 4096), make([]byte, 8192), make([]byte, 12<<10)} {
 		path := newImage(t, small)
 		edit(t, path, func(f *os.File, _ *layout) { patch(t, f, b, 0) })
-		if kind, err := Probe(path); kind != KindImage || err != nil {
+		if kind, err := Probe(path); kind != disk.KindImage || err != nil {
 			t.Errorf("probed as kind %d, %v", kind, err)
 		}
-		d, err := Open(path, Options{})
+		d, err := Open(path, disk.Options{})
 		if err == nil {
 			if d.Info().Zoned == nil {
 				t.Error("an image is served as an ordinary disk")

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/plant"
 )
@@ -32,10 +33,10 @@ type committer struct {
 
 	mu      sync.Mutex // guards what follows
 	work    sync.Cond
-	flushes reqList  // wait for a commit
-	resets  []uint32 // zones whose old data has to go
-	debris  []uint32 // zones with something that failed writes have left
-	erases  reqList  // wait for that, and for a commit
+	flushes disk.List // wait for a commit
+	resets  []uint32  // zones whose old data has to go
+	debris  []uint32  // zones with something that failed writes have left
+	erases  disk.List // wait for that, and for a commit
 	closing bool
 
 	// lost is set once a sync has failed: the kernel then may have dropped data
@@ -96,10 +97,10 @@ func (c *committer) mark(i int) {
 
 // flush ends r with err, or with what it fails with itself, once all that was done
 // before is durable.
-func (c *committer) flush(r *Request, err error) {
+func (c *committer) flush(r *disk.Request, err error) {
 	r.Err = err
 	c.mu.Lock()
-	c.flushes.push(r)
+	c.flushes.Push(r)
 	c.work.Signal()
 	c.mu.Unlock()
 }
@@ -122,10 +123,10 @@ func (c *committer) clear(i int) {
 }
 
 // erase ends r once the old data of zones that were reset before is gone, durably.
-func (c *committer) erase(r *Request) {
+func (c *committer) erase(r *disk.Request) {
 	r.Err = nil
 	c.mu.Lock()
-	c.erases.push(r)
+	c.erases.Push(r)
 	c.work.Signal()
 	c.mu.Unlock()
 }
@@ -145,17 +146,17 @@ func (c *committer) run() {
 	var resets, debris []uint32
 	for {
 		c.mu.Lock()
-		for c.flushes.head == nil && c.erases.head == nil && len(c.resets) == 0 && len(c.debris) == 0 && !c.closing {
+		for c.flushes.Head == nil && c.erases.Head == nil && len(c.resets) == 0 && len(c.debris) == 0 && !c.closing {
 			c.work.Wait()
 		}
 		flushes, erases := c.flushes, c.erases
-		c.flushes, c.erases = reqList{}, reqList{}
+		c.flushes, c.erases = disk.List{}, disk.List{}
 		resets, c.resets = c.resets, resets[:0]
 		debris, c.debris = c.debris, debris[:0]
 		closing := c.closing
 		c.mu.Unlock()
 
-		idle := flushes.head == nil && erases.head == nil && len(resets) == 0 && len(debris) == 0
+		idle := flushes.Head == nil && erases.Head == nil && len(resets) == 0 && len(debris) == 0
 		c.answer(flushes)
 		if len(resets) > 0 {
 			c.commitResets(resets)
@@ -171,14 +172,14 @@ func (c *committer) run() {
 }
 
 // answer ends requests that wait for a commit, all with one.
-func (c *committer) answer(waiting reqList) {
-	if waiting.head == nil {
+func (c *committer) answer(waiting disk.List) {
+	if waiting.Head == nil {
 		return
 	}
 	err := c.commitAll()
-	for r := waiting.pop(); r != nil; r = waiting.pop() {
+	for r := waiting.Pop(); r != nil; r = waiting.Pop() {
 		failed := err
-		if failed == nil && r.Op == OpSecureErase {
+		if failed == nil && r.Op == disk.OpSecureErase {
 			var again bool
 			if again, failed = c.d.uncleared(zonedOf(r)); again {
 				c.erase(r)
@@ -186,19 +187,19 @@ func (c *committer) answer(waiting reqList) {
 			}
 		}
 		if failed != nil {
-			r.Err = c.d.rules.errorOf(r, fmt.Errorf("%w: %w", ErrIO, failed))
+			r.Err = c.d.rules.ErrorOf(r, fmt.Errorf("%w: %w", disk.ErrIO, failed))
 		}
-		r.deliver(r.Err)
+		r.Deliver(r.Err)
 	}
 }
 
 // commitAll makes everything durable that was done before it was called.
 func (c *committer) commitAll() error {
-	if err := c.d.img.size.look(); err != nil {
+	if err := c.d.img.size.Look(); err != nil {
 		return err // before the table, or the file would be longer again
 	}
 	if c.lost != nil {
-		return errLost(c.lost)
+		return disk.LostData(c.lost)
 	}
 	for i := range c.dirty {
 		c.looked[i] = c.dirty[i].Swap(0)
@@ -312,7 +313,7 @@ func (c *committer) commitResets(zones []uint32) {
 // more, another reset has come since.
 func (c *committer) owesReset(i int) bool {
 	w := c.words[i]
-	return w.HasData() || w.Outlasts() && !c.d.entry(i).Outlasts()
+	return w.HasData() || w.Outlasts() && !c.d.Entry(i).Outlasts()
 }
 
 // wipe makes the data of zones first to last go away and opens their gates. If

@@ -12,13 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/loopdev"
 )
 
 // wantRefused says that a disk cannot be opened because it is in use, in one line with
 // said in it.
-func wantRefused(t *testing.T, path string, o Options, said string) {
+func wantRefused(t *testing.T, path string, o disk.Options, said string) {
 	t.Helper()
 	d, err := Open(path, o)
 	if err == nil {
@@ -28,13 +29,13 @@ func wantRefused(t *testing.T, path string, o Options, said string) {
 		}
 		return
 	}
-	if !IsInUse(err) || !strings.Contains(err.Error(), said) || strings.Contains(err.Error(), "\n") {
+	if !disk.IsInUse(err) || !strings.Contains(err.Error(), said) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("%s, %+v: %v; want it to say %q", path, o, err, said)
 	}
 }
 
 // wantServed says that a disk can be opened.
-func wantServed(t *testing.T, path string, o Options) {
+func wantServed(t *testing.T, path string, o disk.Options) {
 	t.Helper()
 	d, err := Open(path, o)
 	if err == nil {
@@ -46,7 +47,7 @@ func wantServed(t *testing.T, path string, o Options) {
 }
 
 // infoOf is what is shown of a disk to who only looks at it.
-func infoOf(t *testing.T, path string, o Options) Info {
+func infoOf(t *testing.T, path string, o disk.Options) disk.Info {
 	t.Helper()
 	d, err := Look(path, o)
 	if err != nil {
@@ -61,28 +62,28 @@ func infoOf(t *testing.T, path string, o Options) Info {
 func TestMountedDeviceIsRefused(t *testing.T) {
 	dev := loopdev.Attach(t, loopdev.File(t, 16<<20), loopdev.Options{})
 	dev.FileSystem()
-	for _, o := range []Options{{}, {ReadOnly: true}, {Direct: true}, {Direct: true, ReadOnly: true}} {
+	for _, o := range []disk.Options{{}, {ReadOnly: true}, {Direct: true}, {Direct: true, ReadOnly: true}} {
 		wantServed(t, dev.Path, o)
 	}
 	t.Run("read-write", func(t *testing.T) {
 		dev := dev.For(t)
 		dir := dev.Mount(0)
 		for _, path := range []string{dev.Path, dev.Node()} {
-			for _, o := range []Options{{}, {ReadOnly: true}, {Direct: true}, {Format: FormatRaw}} {
+			for _, o := range []disk.Options{{}, {ReadOnly: true}, {Direct: true}, {Format: disk.FormatRaw}} {
 				wantRefused(t, path, o, "mounted at "+dir)
 			}
-			infoOf(t, path, Options{})
+			infoOf(t, path, disk.Options{})
 		}
 	})
 	t.Run("read-only", func(t *testing.T) {
 		dev := dev.For(t)
 		dir := dev.Mount(unix.MS_RDONLY)
 		for _, path := range []string{dev.Path, dev.Node()} {
-			wantRefused(t, path, Options{}, "mounted at "+dir)
-			wantServed(t, path, Options{ReadOnly: true})
+			wantRefused(t, path, disk.Options{}, "mounted at "+dir)
+			wantServed(t, path, disk.Options{ReadOnly: true})
 		}
 	})
-	wantServed(t, dev.Path, Options{})
+	wantServed(t, dev.Path, disk.Options{})
 }
 
 // One writer or any number of readers use a device, through whatever nodes.
@@ -102,18 +103,18 @@ func TestSecondNodeIsRefused(t *testing.T) {
 		{dev.Path, node, true, false},
 		{node, dev.Path, true, false},
 	} {
-		d, err := Open(c.first, Options{ReadOnly: c.reads})
+		d, err := Open(c.first, disk.Options{ReadOnly: c.reads})
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantRefused(t, c.second, Options{ReadOnly: c.alsoRead}, fmt.Sprintf("process %d (", os.Getpid()))
+		wantRefused(t, c.second, disk.Options{ReadOnly: c.alsoRead}, fmt.Sprintf("process %d (", os.Getpid()))
 		if c.reads {
-			wantServed(t, c.second, Options{ReadOnly: true})
+			wantServed(t, c.second, disk.Options{ReadOnly: true})
 		}
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
-		wantServed(t, c.second, Options{ReadOnly: c.alsoRead})
+		wantServed(t, c.second, disk.Options{ReadOnly: c.alsoRead})
 	}
 }
 
@@ -128,34 +129,34 @@ func TestFileUnderLoopDeviceIsRefused(t *testing.T) {
 		for _, readOnly := range []bool{false, true} {
 			t.Run(fmt.Sprintf("zoned %v, read-only device %v", zoned, readOnly), func(t *testing.T) {
 				dev := loopdev.Attach(t, path, loopdev.Options{ReadOnly: readOnly})
-				wantRefused(t, path, Options{}, "losetup -d "+dev.Path)
+				wantRefused(t, path, disk.Options{}, "losetup -d "+dev.Path)
 				if readOnly {
-					wantServed(t, path, Options{ReadOnly: true})
+					wantServed(t, path, disk.Options{ReadOnly: true})
 				} else {
-					wantRefused(t, path, Options{ReadOnly: true}, "losetup -d "+dev.Path)
+					wantRefused(t, path, disk.Options{ReadOnly: true}, "losetup -d "+dev.Path)
 				}
 			})
 		}
-		wantServed(t, path, Options{})
+		wantServed(t, path, disk.Options{})
 	}
 }
 
 // A read-only device is served to guests that only read.
 func TestReadOnlyDevice(t *testing.T) {
 	dev := loopdev.Attach(t, loopdev.File(t, 1<<20), loopdev.Options{ReadOnly: true})
-	if d, err := Open(dev.Path, Options{}); err == nil {
+	if d, err := Open(dev.Path, disk.Options{}); err == nil {
 		t.Error("served read-write")
 		_ = d.Close()
 	} else if !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "--read-only") {
 		t.Error(err)
 	}
-	d, err := Open(dev.Path, Options{ReadOnly: true})
+	d, err := Open(dev.Path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	c := newClient(t, d)
-	c.want(c.write(0, pattern('a', 512)), ErrReadOnly)
+	c.want(c.write(0, pattern('a', 512)), disk.ErrReadOnly)
 	if got := c.read(0, 4096); !bytes.Equal(got, make([]byte, 4096)) {
 		t.Error("not what stands there")
 	}
@@ -166,12 +167,12 @@ func TestSmallBlocksOnDevice(t *testing.T) {
 	for _, kind := range engine.Kinds {
 		for _, direct := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, direct %v", kind, direct), func(t *testing.T) {
-				const bytes = 400 << SectorShift
+				const bytes = 400 << disk.SectorShift
 				dev := loopdev.Attach(t, loopdev.File(t, bytes), loopdev.Options{BlockSize: 4096})
-				if i := infoOf(t, dev.Path, Options{}); i.LogicalBlockSize != 4096 {
+				if i := infoOf(t, dev.Path, disk.Options{}); i.LogicalBlockSize != 4096 {
 					t.Errorf("without --block-size: %+v", i)
 				}
-				testEdgesOf(t, dev.Path, make([]byte, bytes), kind, Options{Direct: direct, BlockSize: 512})
+				testEdgesOf(t, dev.Path, make([]byte, bytes), kind, disk.Options{Direct: direct, BlockSize: 512})
 			})
 		}
 	}
@@ -184,8 +185,8 @@ func TestOverlappingWritesOnDevice(t *testing.T) {
 		for _, direct := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, direct %v", kind, direct), func(t *testing.T) {
 				const sectors, workers, depth, rounds = 64, 3, 4, 30
-				dev := loopdev.Attach(t, loopdev.File(t, sectors<<SectorShift), loopdev.Options{BlockSize: 4096})
-				d, err := Open(dev.Path, Options{Direct: direct, BlockSize: 512})
+				dev := loopdev.Attach(t, loopdev.File(t, sectors<<disk.SectorShift), loopdev.Options{BlockSize: 4096})
+				d, err := Open(dev.Path, disk.Options{Direct: direct, BlockSize: 512})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -203,19 +204,19 @@ func TestOverlappingWritesOnDevice(t *testing.T) {
 					var now [sectors][]byte
 					var all sync.WaitGroup
 					for w := range workers {
-						var rs []*Request
+						var rs []*disk.Request
 						for q := range depth {
 							first := rnd.IntN(sectors)
 							n := 1 + rnd.IntN(min(20, sectors-first))
 							id := byte(1 + (round*workers*depth+w*depth+q)%255)
-							b := crooked(n<<SectorShift, rnd.IntN(2)*3)
+							b := crooked(n<<disk.SectorShift, rnd.IntN(2)*3)
 							for i := range b {
 								b[i] = id
 							}
 							for s := first; s < first+n; s++ {
 								now[s] = append(now[s], id)
 							}
-							rs = append(rs, &Request{Op: OpWrite, Sector: uint64(first), Bytes: uint64(len(b)), Iov: pieces(b, rnd.IntN(2) == 0)})
+							rs = append(rs, &disk.Request{Op: disk.OpWrite, Sector: uint64(first), Bytes: uint64(len(b)), Iov: pieces(b, rnd.IntN(2) == 0)})
 						}
 						all.Go(func() { writeAll(t, d, kind, rs) })
 					}
@@ -226,10 +227,10 @@ func TestOverlappingWritesOnDevice(t *testing.T) {
 						}
 					}
 					c := newClient(t, d)
-					for s, got := 0, c.read(0, sectors<<SectorShift); s < sectors; s++ {
-						b := got[s<<SectorShift:][:SectorSize]
-						if bytes.IndexByte(may[s], b[0]) < 0 || !bytes.Equal(b, bytes.Repeat(b[:1], SectorSize)) {
-							t.Fatalf("round %d: sector %d holds %d…%d, want all of one of %d", round, s, b[0], b[SectorSize-1], may[s])
+					for s, got := 0, c.read(0, sectors<<disk.SectorShift); s < sectors; s++ {
+						b := got[s<<disk.SectorShift:][:disk.SectorSize]
+						if bytes.IndexByte(may[s], b[0]) < 0 || !bytes.Equal(b, bytes.Repeat(b[:1], disk.SectorSize)) {
+							t.Fatalf("round %d: sector %d holds %d…%d, want all of one of %d", round, s, b[0], b[disk.SectorSize-1], may[s])
 						}
 						may[s] = b[:1:1]
 					}
@@ -240,7 +241,7 @@ func TestOverlappingWritesOnDevice(t *testing.T) {
 }
 
 // writeAll carries out requests at once, on a lane of their own.
-func writeAll(t *testing.T, d Disk, kind engine.Kind, rs []*Request) {
+func writeAll(t *testing.T, d disk.Disk, kind engine.Kind, rs []*disk.Request) {
 	asWorker(t, d, kind, func(c *client) {
 		c.submit(rs...)
 		for range rs {
@@ -256,22 +257,22 @@ func TestDiscardOfDevice(t *testing.T) {
 	for _, block := range []uint32{512, 4096} {
 		dev := loopdev.Attach(t, loopdev.File(t, 1<<20), loopdev.Options{BlockSize: block})
 		for _, shown := range []uint32{0, 512} {
-			i := infoOf(t, dev.Path, Options{BlockSize: shown})
+			i := infoOf(t, dev.Path, disk.Options{BlockSize: shown})
 			if n := dev.Queue("discard_granularity"); uint64(i.DiscardGranularity) != n || i.MaxDiscardSectors == 0 {
 				t.Errorf("blocks of %d, shown as %d: granularity %d, want %d; at most %d sectors", block, shown, i.DiscardGranularity, n, i.MaxDiscardSectors)
 			}
 		}
-		d, err := Open(dev.Path, Options{BlockSize: 512})
+		d, err := Open(dev.Path, disk.Options{BlockSize: 512})
 		if err != nil {
 			t.Fatal(err)
 		}
 		c := newClient(t, d)
 		c.want(c.write(0, pattern('a', 1<<20)), nil)
-		c.want(c.do(ranges(OpDiscard, Range{Sector: 0, Sectors: 1024})), nil)
-		c.want(c.do(ranges(OpWriteZeroes, Range{Sector: 1031, Sectors: 17, Unmap: true})), nil)
+		c.want(c.do(ranges(disk.OpDiscard, disk.Range{Sector: 0, Sectors: 1024})), nil)
+		c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sector: 1031, Sectors: 17, Unmap: true})), nil)
 		want := pattern('a', 1<<20)
 		clear(want[:512<<10])
-		clear(want[1031<<SectorShift : 1048<<SectorShift])
+		clear(want[1031<<disk.SectorShift : 1048<<disk.SectorShift])
 		if got := c.read(0, 1<<20); !bytes.Equal(got, want) {
 			t.Errorf("blocks of %d: what was given back is not zeroes, or something else is", block)
 		}
@@ -283,7 +284,7 @@ func TestDiscardOfDevice(t *testing.T) {
 
 // A device that becomes smaller is noticed as a file is: see TestFileShrinks.
 func TestDeviceShrinks(t *testing.T) {
-	onEachEngine(t, func(t *testing.T, _ string, o Options, kind engine.Kind) {
+	onEachEngine(t, func(t *testing.T, _ string, o disk.Options, kind engine.Kind) {
 		for _, first := range []string{"read", "write", "flush", "nothing"} {
 			path := loopdev.File(t, 1<<20)
 			dev := loopdev.Attach(t, path, loopdev.Options{})
@@ -300,15 +301,15 @@ func TestDeviceShrinks(t *testing.T) {
 			dev.Resized()
 			switch first {
 			case "read":
-				c.want(c.do(request(OpRead, 1024, crooked(4096, 0))), ErrIO)
+				c.want(c.do(request(disk.OpRead, 1024, crooked(4096, 0))), disk.ErrIO)
 			case "write":
-				c.want(c.write(1024, crooked(4096, 0)), ErrIO)
+				c.want(c.write(1024, crooked(4096, 0)), disk.ErrIO)
 			case "flush":
-				c.want(c.flush(), ErrIO)
+				c.want(c.flush(), disk.ErrIO)
 			}
 			if first != "nothing" {
 				wantCutShort(t, "flush", c.flush())
-				wantCutShort(t, "read", c.do(request(OpRead, 0, crooked(4096, 0))))
+				wantCutShort(t, "read", c.do(request(disk.OpRead, 0, crooked(4096, 0))))
 				wantCutShort(t, "write", c.write(0, crooked(4096, 0)))
 			}
 			wantCutShort(t, first+", close", d.Close())
@@ -331,10 +332,10 @@ func TestImageOnDeviceIsExplained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range []Options{{}, {ReadOnly: true}, {Direct: true}, {Format: FormatZoned}} {
+	for _, o := range []disk.Options{{}, {ReadOnly: true}, {Direct: true}, {Format: disk.FormatZoned}} {
 		if _, err := Open(dev.Path, o); err == nil || !strings.Contains(err.Error(), "a block device that holds a zoned image") {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}
-	wantServed(t, dev.Path, Options{Format: FormatRaw})
+	wantServed(t, dev.Path, disk.Options{Format: disk.FormatRaw})
 }

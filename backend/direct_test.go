@@ -8,14 +8,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
 // However large requests are that a device cannot reach, and however many, what is
 // copied at a time has a limit; and they come back as they were.
 func TestDetours(t *testing.T) {
-	onEachEngine(t, func(t *testing.T, dir string, o Options, kind engine.Kind) {
-		const n, each = 2*maxDetours + 3, 3*detourBytes + 8192
+	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {
+		const n, each = 2*disk.MaxBounces + 3, 3*disk.BounceBytes + 8192
 		path := filepath.Join(dir, "plain")
 		if err := os.WriteFile(path, make([]byte, n*each), 0o600); err != nil {
 			t.Fatal(err)
@@ -29,25 +30,25 @@ func TestDetours(t *testing.T) {
 		for i := range want {
 			want[i] = byte(i>>9 ^ i>>17)
 		}
-		for _, op := range []Op{OpWrite, OpRead} {
-			rs, data := make([]*Request, n), make([][]byte, n)
+		for _, op := range []disk.Op{disk.OpWrite, disk.OpRead} {
+			rs, data := make([]*disk.Request, n), make([][]byte, n)
 			for i := range rs {
 				data[i] = make([]byte, each+1)[1:]
-				if op == OpWrite {
+				if op == disk.OpWrite {
 					copy(data[i], want[i*each:])
 				}
-				rs[i] = &Request{Op: op, Sector: uint64(i*each) >> SectorShift, Bytes: each, Iov: []unix.Iovec{
-					{Base: &data[i][0], Len: detourBytes - 1}, {Base: &data[i][detourBytes-1], Len: 2}, {Base: &data[i][detourBytes+1], Len: each - detourBytes - 1},
+				rs[i] = &disk.Request{Op: op, Sector: uint64(i*each) >> disk.SectorShift, Bytes: each, Iov: []unix.Iovec{
+					{Base: &data[i][0], Len: disk.BounceBytes - 1}, {Base: &data[i][disk.BounceBytes-1], Len: 2}, {Base: &data[i][disk.BounceBytes+1], Len: each - disk.BounceBytes - 1},
 				}}
 			}
 			c.submit(rs...)
 			copied := 0
 			for _, r := range rs {
-				if r.detour != nil {
-					copied += len(r.detour.data)
+				if r.Bounce != nil {
+					copied += len(r.Bounce.Data)
 				}
 			}
-			if most := maxDetours * detourBytes; copied > most {
+			if most := disk.MaxBounces * disk.BounceBytes; copied > most {
 				t.Errorf("%v: %d bytes are being copied at once, want at most %d", op, copied, most)
 			}
 			for range rs {
@@ -56,10 +57,10 @@ func TestDetours(t *testing.T) {
 				}
 			}
 			for i, r := range rs {
-				if r.io.Off != int64(i*each) || r.io.Len != each || r.io.N != each || &r.io.Iov[0] != &r.Iov[0] || r.detour != nil {
-					t.Errorf("%v: request %d has become %d bytes at %d, %d moved", op, i, r.io.Len, r.io.Off, r.io.N)
+				if r.IO.Off != int64(i*each) || r.IO.Len != each || r.IO.N != each || &r.IO.Iov[0] != &r.Iov[0] || r.Bounce != nil {
+					t.Errorf("%v: request %d has become %d bytes at %d, %d moved", op, i, r.IO.Len, r.IO.Off, r.IO.N)
 				}
-				if op == OpRead && !bytes.Equal(data[i], want[i*each:][:each]) {
+				if op == disk.OpRead && !bytes.Equal(data[i], want[i*each:][:each]) {
 					t.Errorf("request %d: not what was written", i)
 				}
 			}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -28,11 +29,11 @@ type tb interface {
 // each request or keeping several in flight.
 type client struct {
 	t    tb
-	disk Disk
-	lane *Lane
+	disk disk.Disk
+	lane *disk.Lane
 }
 
-func newClient(t tb, d Disk) *client {
+func newClient(t tb, d disk.Disk) *client {
 	t.Helper()
 	if own, ok := d.(interface {
 		testEngine(wake func()) (engine.Engine, error)
@@ -42,9 +43,9 @@ func newClient(t tb, d Disk) *client {
 	return newClientOn(t, d, func(wake func()) (engine.Engine, error) { return engine.NewThreads(0, wake), nil })
 }
 
-func newClientOn(t tb, d Disk, open func(wake func()) (engine.Engine, error)) *client {
+func newClientOn(t tb, d disk.Disk, open func(wake func()) (engine.Engine, error)) *client {
 	t.Helper()
-	lane, err := NewLane(open)
+	lane, err := disk.NewLane(open)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,11 +63,11 @@ func newClientOn(t tb, d Disk, open func(wake func()) (engine.Engine, error)) *c
 
 // asWorker is a goroutine that works on a disk by a lane of its own with that engine, as a
 // queue worker does; several may do so at once.
-func asWorker(t *testing.T, d Disk, kind engine.Kind, work func(*client)) func() {
+func asWorker(t *testing.T, d disk.Disk, kind engine.Kind, work func(*client)) func() {
 	return func() {
 		runtime.LockOSThread() // an engine may belong to it
 		defer runtime.UnlockOSThread()
-		lane, err := NewLane(kind.Open)
+		lane, err := disk.NewLane(kind.Open)
 		if err != nil {
 			t.Error(err)
 			return
@@ -81,7 +82,7 @@ func asWorker(t *testing.T, d Disk, kind engine.Kind, work func(*client)) func()
 }
 
 // wait returns the next request that is done, sleeping as a worker does.
-func (c *client) wait() *Request {
+func (c *client) wait() *disk.Request {
 	c.t.Helper()
 	for {
 		if r := c.lane.Done(); r != nil {
@@ -96,14 +97,14 @@ func (c *client) wait() *Request {
 	}
 }
 
-func (c *client) submit(rs ...*Request) {
+func (c *client) submit(rs ...*disk.Request) {
 	for _, r := range rs {
 		c.lane.Submit(c.disk, r)
 	}
 	c.lane.Start()
 }
 
-func (c *client) do(r *Request) error {
+func (c *client) do(r *disk.Request) error {
 	c.t.Helper()
 	c.submit(r)
 	if got := c.wait(); got != r {
@@ -112,18 +113,20 @@ func (c *client) do(r *Request) error {
 	return r.Err
 }
 
-func request(op Op, sector uint64, data []byte) *Request {
-	r := &Request{Op: op, Sector: sector, Bytes: uint64(len(data))}
+func request(op disk.Op, sector uint64, data []byte) *disk.Request {
+	r := &disk.Request{Op: op, Sector: sector, Bytes: uint64(len(data))}
 	if len(data) > 0 {
 		r.Iov = []unix.Iovec{{Base: &data[0], Len: uint64(len(data))}}
 	}
 	return r
 }
 
-func (c *client) write(sector uint64, data []byte) error { return c.do(request(OpWrite, sector, data)) }
+func (c *client) write(sector uint64, data []byte) error {
+	return c.do(request(disk.OpWrite, sector, data))
+}
 
 func (c *client) append(zn uint64, data []byte) (uint64, error) {
-	r := request(OpAppend, zn, data)
+	r := request(disk.OpAppend, zn, data)
 	err := c.do(r)
 	return r.AppendSector, err
 }
@@ -132,15 +135,15 @@ func (c *client) read(sector uint64, n int) []byte {
 	c.t.Helper()
 	// Not zeroes, so that what a read leaves alone is seen.
 	data := bytes.Repeat([]byte{0xee}, n)
-	if err := c.do(request(OpRead, sector, data)); err != nil {
+	if err := c.do(request(disk.OpRead, sector, data)); err != nil {
 		c.t.Fatalf("read of %d bytes at sector %d: %v", n, sector, err)
 	}
 	return data
 }
 
-func (c *client) zoneOp(op Op, sector uint64) error { return c.do(request(op, sector, nil)) }
+func (c *client) zoneOp(op disk.Op, sector uint64) error { return c.do(request(op, sector, nil)) }
 
-func (c *client) flush() error { return c.do(request(OpFlush, 0, nil)) }
+func (c *client) flush() error { return c.do(request(disk.OpFlush, 0, nil)) }
 
 func (c *client) wantZone(i int, state zone.State, written uint64) {
 	c.t.Helper()
@@ -206,7 +209,7 @@ func newImageIn(t tb, dir string, g zone.Geometry) string {
 }
 
 // closeDisk closes d, and checks the image that it leaves.
-func closeDisk(t tb, d Disk, path string) {
+func closeDisk(t tb, d disk.Disk, path string) {
 	t.Helper()
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
@@ -214,9 +217,9 @@ func closeDisk(t tb, d Disk, path string) {
 	wantClean(t, path)
 }
 
-func openDisk(t tb, path string) Disk {
+func openDisk(t tb, path string) disk.Disk {
 	t.Helper()
-	d, err := Open(path, Options{})
+	d, err := Open(path, disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

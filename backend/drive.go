@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -23,26 +24,26 @@ import (
 type drive struct {
 	f     *os.File
 	path  string
-	info  Info
-	rules rules
+	info  disk.Info
+	rules disk.Rules
 	first uint64 // sector of the device where the window begins
 	whole bool   // the window is all of the device
 	size  uint64 // sectors of a zone, but for the device's last one
 	zones []driveZone
 
 	maxBatch  uint64 // most bytes of writes that are made one
-	reach     reach
+	reach     disk.Reach
 	partBytes uint64 // most bytes that the device takes at once
 	partPages uint64 // most pages of memory that it takes at once, 2 or more
 
 	device deviceLock
 	asked  atomic.Uint64 // how often the drive was asked for a report
-	faults Faults
+	faults disk.Faults
 	lost   atomic.Pointer[error] // a sync has failed: see errLost
 
 	claims struct {
 		mu    sync.Mutex // guards of; taken with a zone's lock held
-		of    map[*Mark]driveClaim
+		of    map[*disk.Note]driveClaim
 		steps int // past other claims, to find the places of new ones
 	}
 }
@@ -60,7 +61,7 @@ type driveZone struct {
 	since uint64     // how often the drive had been asked when busy last changed
 	stale bool       // word may be wrong: the drive has to be asked first
 	stand bool       // a lane has the line begin to move with its next Start
-	line  reqList    // who waits for the zone, first come first served
+	line  disk.List  // who waits for the zone, first come first served
 	// What is to be finished before anything else: how many claims there are whose
 	// requests have not come, and requests that have. claimed is where, in the order of
 	// the addresses, until all have come (drive_resume.go).
@@ -70,7 +71,7 @@ type driveZone struct {
 }
 
 // openDrive opens the zoned block device at path, or a window of it.
-func openDrive(path string, o Options) (_ *drive, err error) {
+func openDrive(path string, o disk.Options) (_ *drive, err error) {
 	mode := os.O_RDWR
 	if o.ReadOnly || o.LookOnly {
 		mode = os.O_RDONLY
@@ -79,17 +80,17 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 	if o.Window == nil && !o.LookOnly {
 		// A device that is mounted, or part of another one, is not ours. Windows
 		// are shared among daemons, so there the locks have to do.
-		f, err = openExclusively(path, mode|unix.O_DIRECT)
+		f, err = disk.OpenExclusively(path, mode|unix.O_DIRECT)
 	} else {
 		f, err = os.OpenFile(path, mode|unix.O_DIRECT, 0)
 	}
 	if err == nil && mode == os.O_RDWR {
-		err = writable(f)
+		err = disk.Writable(f)
 	}
-	if IsInUse(err) {
+	if disk.IsInUse(err) {
 		return nil, fmt.Errorf("drive %s %w", path, err)
 	} else if err != nil {
-		return nil, cannotOpen("drive", path, err)
+		return nil, disk.CannotOpen("drive", path, err)
 	}
 	d := &drive{f: f, path: path}
 	if err = d.survey(o, true); err == nil && !o.LookOnly { // a guest's report asks the drive again
@@ -103,9 +104,9 @@ func openDrive(path string, o Options) (_ *drive, err error) {
 
 // survey finds out what the device is, and takes its zones or those of the
 // window, as the kernel knows them or as the device says (reportZones).
-func (d *drive) survey(o Options, cached bool) error {
+func (d *drive) survey(o disk.Options, cached bool) error {
 	fd := int(d.f.Fd())
-	sectors, err := deviceSectors(fd)
+	sectors, err := disk.DeviceSectors(fd)
 	if err != nil {
 		return err
 	}
@@ -125,25 +126,25 @@ func (d *drive) survey(o Options, cached bool) error {
 }
 
 // cut returns the zones of the window w, nil for all of them.
-func (d *drive) cut(all []kernelZone, w *Window) ([]kernelZone, error) {
+func (d *drive) cut(all []kernelZone, w *disk.Window) ([]kernelZone, error) {
 	if len(all) == 0 {
-		return nil, unfitf("it has no zones")
+		return nil, disk.Unfitf("it has no zones")
 	}
 	last := len(all) - 1
 	if w == nil {
-		w = &Window{0, last}
+		w = &disk.Window{First: 0, Last: last}
 	}
 	if w.First < 0 || w.First > w.Last || w.Last > last {
-		return nil, unfitf("zones %d-%d: it has zones 0 to %d", w.First, w.Last, last)
+		return nil, disk.Unfitf("zones %d-%d: it has zones 0 to %d", w.First, w.Last, last)
 	}
 	size := all[0].length
 	for i, z := range all {
 		if z.length != size && (i != last || z.length > size) {
-			return nil, unfitf("zone %d has %d sectors and not %d as the first one: only the last zone may be smaller", i, z.length, size)
+			return nil, disk.Unfitf("zone %d has %d sectors and not %d as the first one: only the last zone may be smaller", i, z.length, size)
 		}
 	}
 	if bits.OnesCount64(size) != 1 {
-		return nil, unfitf("zones of %d sectors: the size must be a power of two", size)
+		return nil, disk.Unfitf("zones of %d sectors: the size must be a power of two", size)
 	}
 	d.whole = w.First == 0 && w.Last == last
 	d.first, d.size = all[w.First].start, size
@@ -152,7 +153,7 @@ func (d *drive) cut(all []kernelZone, w *Window) ([]kernelZone, error) {
 
 // take makes these zones, whose limits are known, the disk's.
 func (d *drive) take(zones []kernelZone) {
-	d.rules = newRules(d.info)
+	d.rules = disk.NewRules(d.info)
 	d.zones = make([]driveZone, len(zones))
 	for i, k := range zones {
 		z := &d.zones[i]
@@ -162,58 +163,58 @@ func (d *drive) take(zones []kernelZone) {
 		// about all such zones now would take as long as a report of all of it does.
 		z.stale = k.state == condUnwritten
 	}
-	d.faults.refuse = "a real drive has faults of its own: they can be asked of images and ordinary disks"
+	d.faults.Refuse = "a real drive has faults of its own: they can be asked of images and ordinary disks"
 }
 
 // limits fills in what the device can do.
-func (d *drive) limits(o Options, zones []kernelZone) error {
-	block, physical, err := blockSizes(d.f)
+func (d *drive) limits(o disk.Options, zones []kernelZone) error {
+	block, physical, err := disk.BlockSizes(d.f)
 	if err != nil {
 		return err
 	}
 	d.info.ReadOnly = o.ReadOnly
 	if o.BlockSize != 0 && o.BlockSize != block {
-		return unfitf("it has blocks of %d bytes, and a zoned drive has no others: leave --block-size %d out", block, o.BlockSize)
+		return disk.Unfitf("it has blocks of %d bytes, and a zoned drive has no others: leave --block-size %d out", block, o.BlockSize)
 	}
-	return d.describe(zones, block, physical, limitsOf(d.f))
+	return d.describe(zones, block, physical, disk.LimitsOf(d.f))
 }
 
 // describe is limits of a device with these block sizes and this queue.
-func (d *drive) describe(zones []kernelZone, block, physical uint32, q *queueLimits) error {
-	granularity := max(q.get("zone_write_granularity", 0), uint64(block))
+func (d *drive) describe(zones []kernelZone, block, physical uint32, q *disk.QueueLimits) error {
+	granularity := max(q.Get("zone_write_granularity", 0), uint64(block))
 	// An append is written like anything else, so where the kernel names no limit
 	// for appends that of writes will do.
-	longest := q.get("max_hw_sectors_kb", 512) << 10
-	appendBytes := q.get("zone_append_max_bytes", 0)
+	longest := q.Get("max_hw_sectors_kb", 512) << 10
+	appendBytes := q.Get("zone_append_max_bytes", 0)
 	if appendBytes == 0 {
 		appendBytes = longest
 	}
 	for _, z := range zones {
 		if z.typ == zone.SequentialWriteRequired && z.length == d.size { // a small last one limits itself
-			appendBytes = min(appendBytes, z.capacity<<SectorShift)
+			appendBytes = min(appendBytes, z.capacity<<disk.SectorShift)
 		}
 	}
 	d.maxBatch = max(appendBytes, granularity)
-	d.partBytes = max(min(q.get("max_sectors_kb", longest>>10)<<10, longest)&^(granularity-1), granularity)
-	d.partPages = max(q.get("max_segments", 128), 2)
-	d.reach = reach{address: q.get("dma_alignment", uint64(block)-1), length: uint64(block) - 1}
+	d.partBytes = max(min(q.Get("max_sectors_kb", longest>>10)<<10, longest)&^(granularity-1), granularity)
+	d.partPages = max(q.Get("max_segments", 128), 2)
+	d.reach = disk.Reach{Address: q.Get("dma_alignment", uint64(block)-1), Length: uint64(block) - 1}
 	last := zones[len(zones)-1]
 	d.info.CapacitySectors = last.start + last.length - d.first
 	d.info.LogicalBlockSize, d.info.PhysicalBlockSize = block, max(physical, block)
-	d.info.Zoned = &ZonedInfo{
+	d.info.Zoned = &disk.ZonedInfo{
 		Zones: len(zones), ZoneSectors: d.size,
-		MaxOpen: uint32(q.get("max_open_zones", 0)), MaxActive: uint32(q.get("max_active_zones", 0)),
-		MaxAppendSectors: uint32(appendBytes &^ (granularity - 1) >> SectorShift),
+		MaxOpen: uint32(q.Get("max_open_zones", 0)), MaxActive: uint32(q.Get("max_active_zones", 0)),
+		MaxAppendSectors: uint32(appendBytes &^ (granularity - 1) >> disk.SectorShift),
 		WriteGranularity: uint32(granularity),
 		Moves:            true,
 	}
-	return q.err
+	return q.Err
 }
 
 // lock is a lock on the zones of the window: an open file description lock on
 // those bytes of the device's node (fcntl(2)).
 func (d *drive) lock(how int16) unix.Flock_t {
-	return unix.Flock_t{Type: how, Start: d.offset(0), Len: int64(d.info.CapacitySectors) << SectorShift}
+	return unix.Flock_t{Type: how, Start: d.offset(0), Len: int64(d.info.CapacitySectors) << disk.SectorShift}
 }
 
 // claim keeps the zones of the window from being served twice.
@@ -225,7 +226,7 @@ func (d *drive) claim() error {
 	lk := d.lock(how)
 	err := unix.FcntlFlock(d.f.Fd(), unix.F_OFD_SETLK, &lk)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return &InUseError{said: "zones of it are served already, by another zvhost or QEMU; stop that first, or choose other --zones"}
+		return &disk.InUseError{Text: "zones of it are served already, by another zvhost or QEMU; stop that first, or choose other --zones"}
 	} else if err != nil {
 		return fmt.Errorf("lock: %w", err)
 	}
@@ -235,14 +236,14 @@ func (d *drive) claim() error {
 // ReadDriveReport reads the zones of the zoned block device at path, or of a
 // window of it, as the device has them; they are numbered from the window's
 // first one. It disturbs nobody who serves them.
-func ReadDriveReport(path string, w *Window) (Report, error) {
+func ReadDriveReport(path string, w *disk.Window) (Report, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
-		return Report{}, cannotOpen("drive", path, err)
+		return Report{}, disk.CannotOpen("drive", path, err)
 	}
 	defer f.Close()
 	d := &drive{f: f, path: path}
-	if err := d.survey(Options{ReadOnly: true, Window: w}, false); err != nil {
+	if err := d.survey(disk.Options{ReadOnly: true, Window: w}, false); err != nil {
 		return Report{}, fmt.Errorf("drive %s: %w", path, err)
 	}
 	lk := d.lock(unix.F_RDLCK)
@@ -257,21 +258,21 @@ func ReadDriveReport(path string, w *Window) (Report, error) {
 }
 
 // Info implements Disk.
-func (d *drive) Info() Info { return d.info }
+func (d *drive) Info() disk.Info { return d.info }
 
 // Faults implements Disk.
-func (d *drive) Faults() *Faults { return &d.faults }
+func (d *drive) Faults() *disk.Faults { return &d.faults }
 
-// entry, conventional, length and capacity implement zoneTable.
-func (d *drive) entry(i int) zone.Entry  { return zone.Entry(d.zones[i].word.Load()) }
-func (d *drive) conventional(i int) bool { return d.zones[i].typ == zone.Conventional }
-func (d *drive) length(i int) uint64     { return d.zones[i].sectors }
-func (d *drive) capacity(i int) uint64   { return d.zones[i].capSecs }
+// Entry, conventional, length and capacity implement zoneTable.
+func (d *drive) Entry(i int) zone.Entry  { return zone.Entry(d.zones[i].word.Load()) }
+func (d *drive) Conventional(i int) bool { return d.zones[i].typ == zone.Conventional }
+func (d *drive) Length(i int) uint64     { return d.zones[i].sectors }
+func (d *drive) Capacity(i int) uint64   { return d.zones[i].capSecs }
 
 // ReportZone implements Disk. An OpReport before it brings it up to date.
 func (d *drive) ReportZone(i int) zone.Descriptor {
 	z := &d.zones[i]
-	return zone.Describe(uint64(i)<<d.rules.shift, z.sectors, z.capSecs, z.typ, d.entry(i))
+	return zone.Describe(uint64(i)<<d.rules.Shift, z.sectors, z.capSecs, z.typ, d.Entry(i))
 }
 
 // Close implements Disk.
@@ -279,7 +280,7 @@ func (d *drive) Close() error {
 	var err error
 	switch lost := d.lost.Load(); {
 	case lost != nil: // the kernel tells it once: this sync would succeed
-		err = fmt.Errorf("drive %s: %w", d.path, errLost(*lost))
+		err = fmt.Errorf("drive %s: %w", d.path, disk.LostData(*lost))
 	case !d.info.ReadOnly:
 		if err = unix.Fdatasync(int(d.f.Fd())); err != nil {
 			err = fmt.Errorf("drive %s: sync: %w", d.path, err)
@@ -289,35 +290,35 @@ func (d *drive) Close() error {
 }
 
 // offset is where a sector of the disk stands on the device, in bytes.
-func (d *drive) offset(sector uint64) int64 { return int64(d.first+sector) << SectorShift }
+func (d *drive) offset(sector uint64) int64 { return int64(d.first+sector) << disk.SectorShift }
 
-// submit implements Disk.
-func (d *drive) submit(q *Request) {
+// Submit implements Disk.
+func (d *drive) Submit(q *disk.Request) {
 	r := driveOf(q)
 	switch r.Op {
-	case OpRead:
+	case disk.OpRead:
 		d.read(r)
-	case OpWrite, OpAppend:
+	case disk.OpWrite, disk.OpAppend:
 		d.write(r)
-	case OpFlush, opCommit:
+	case disk.OpFlush, opCommit:
 		d.sync(r)
-	case OpOpen, OpClose, OpFinish, OpReset:
+	case disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset:
 		d.manage(r)
-	case OpResetAll:
+	case disk.OpResetAll:
 		if d.info.ReadOnly {
-			d.fail(r, ErrReadOnly)
+			d.fail(r, disk.ErrReadOnly)
 			return
 		}
 		d.holdFrom(r, 0)
-	case OpReport:
+	case disk.OpReport:
 		d.report(r)
 	default:
-		d.fail(r, ErrUnsupported)
+		d.fail(r, disk.ErrUnsupported)
 	}
 }
 
-// ioDone implements Disk.
-func (d *drive) ioDone(q *Request) { d.goOn(driveOf(q)) }
+// Continue implements Disk.
+func (d *drive) Continue(q *disk.Request) { d.goOn(driveOf(q)) }
 
 func (d *drive) goOn(r *driveRequest) {
 	switch r.step {
@@ -352,35 +353,35 @@ func (d *drive) goOn(r *driveRequest) {
 func (d *drive) sync(r *driveRequest) {
 	switch lost := d.lost.Load(); {
 	case lost != nil:
-		d.fail(r, fmt.Errorf("%w: %w", ErrIO, errLost(*lost)))
+		d.fail(r, fmt.Errorf("%w: %w", disk.ErrIO, disk.LostData(*lost)))
 	case d.info.ReadOnly:
-		r.finish(nil)
+		r.Finish(nil)
 	default:
-		r.io.Code, r.io.FD, r.io.Off, r.io.Len, r.step = engine.Fdatasync, int(d.f.Fd()), 0, 0, driveSynced
-		r.start()
+		r.IO.Code, r.IO.FD, r.IO.Off, r.IO.Len, r.step = engine.Fdatasync, int(d.f.Fd()), 0, 0, driveSynced
+		r.StartIO()
 	}
 }
 
 func (d *drive) synced(r *driveRequest) {
-	if err := r.io.Err; err != nil {
+	if err := r.IO.Err; err != nil {
 		lost := err
 		d.lost.CompareAndSwap(nil, &lost)
 	}
-	d.end(r, r.io.Err)
+	d.end(r, r.IO.Err)
 }
 
 // fail ends r, on its lane, with a sentinel.
-func (d *drive) fail(r *driveRequest, err error) { r.finish(d.errorOf(r, err)) }
+func (d *drive) fail(r *driveRequest, err error) { r.Finish(d.errorOf(r, err)) }
 
 // end ends r, on its lane, with the outcome of I/O.
 func (d *drive) end(r *driveRequest, err error) {
 	if err != nil {
 		err = d.errorOf(r, driveError(err))
 	}
-	r.finish(err)
+	r.Finish(err)
 }
 
-func (d *drive) errorOf(r *driveRequest, err error) error { return d.rules.errorOf(r.Request, err) }
+func (d *drive) errorOf(r *driveRequest, err error) error { return d.rules.ErrorOf(r.Request, err) }
 
 // driveError is the sentinel for what the kernel says (blk_errors in
 // block/blk-core.c: BLK_STS_ZONE_ACTIVE_RESOURCE is EOVERFLOW and
@@ -392,5 +393,5 @@ func driveError(err error) error {
 	case errors.Is(err, unix.ETOOMANYREFS):
 		return fmt.Errorf("%w: %w", zone.ErrOpenLimit, err)
 	}
-	return fmt.Errorf("%w: %w", ErrIO, err)
+	return fmt.Errorf("%w: %w", disk.ErrIO, err)
 }

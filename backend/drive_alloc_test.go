@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -45,17 +46,17 @@ func (e *quickEngine) Reap() *engine.Op {
 // run).
 func TestDriveNoAllocations(t *testing.T) {
 	d := newFakeDrive(t, zone.Geometry{CapacitySectors: 8 << 20, ZoneSectors: 1 << 20, ConventionalZones: 1, MaxAppendSectors: 64}, nil, nil)
-	d.partBytes = 16 << SectorShift
+	d.partBytes = 16 << disk.SectorShift
 	e := new(quickEngine)
 	c := newClientOn(t, d.drive, func(func()) (engine.Engine, error) { return e, nil })
 	memory := pageAligned(8192)
 	aligned := []unix.Iovec{{Base: &memory[0], Len: 512}, {Base: &memory[512], Len: 3584}}
 	odd := []unix.Iovec{{Base: &memory[1], Len: 1000}, {Base: &memory[1001], Len: 3096}}
-	rs := make([]*Request, 8)
+	rs := make([]*disk.Request, 8)
 	for i := range rs {
-		rs[i] = new(Request)
+		rs[i] = new(disk.Request)
 	}
-	run := func(n int, op Op, sector uint64, iov []unix.Iovec) {
+	run := func(n int, op disk.Op, sector uint64, iov []unix.Iovec) {
 		for _, r := range rs[:n] {
 			r.Op, r.Sector, r.Iov, r.Bytes, r.Stable = op, sector, iov, 4096, false
 			c.lane.Submit(d.drive, r)
@@ -68,20 +69,20 @@ func TestDriveNoAllocations(t *testing.T) {
 		}
 	}
 	const zn = 1 << 20
-	run(2, OpAppend, zn, aligned)
+	run(2, disk.OpAppend, zn, aligned)
 	var wp uint64
 	for name, f := range map[string]func(){
-		"read":               func() { run(1, OpRead, zn, aligned) },
-		"read half written":  func() { run(1, OpRead, zn+12, aligned) },
-		"read of nothing":    func() { run(1, OpRead, 7*zn, aligned) },
-		"reads":              func() { run(8, OpRead, zn, aligned) },
-		"write":              func() { run(1, OpWrite, 2*zn+wp, aligned); wp += 8 },
-		"write conventional": func() { run(1, OpWrite, 100, aligned) },
-		"append":             func() { run(1, OpAppend, 3*zn, aligned) },
-		"appends made one":   func() { run(8, OpAppend, 4*zn, aligned) },
-		"flush":              func() { run(1, OpFlush, 0, aligned) },
-		"append, copied":     func() { run(1, OpAppend, 5*zn, odd) },
-		"read, copied":       func() { run(1, OpRead, zn, odd) },
+		"read":               func() { run(1, disk.OpRead, zn, aligned) },
+		"read half written":  func() { run(1, disk.OpRead, zn+12, aligned) },
+		"read of nothing":    func() { run(1, disk.OpRead, 7*zn, aligned) },
+		"reads":              func() { run(8, disk.OpRead, zn, aligned) },
+		"write":              func() { run(1, disk.OpWrite, 2*zn+wp, aligned); wp += 8 },
+		"write conventional": func() { run(1, disk.OpWrite, 100, aligned) },
+		"append":             func() { run(1, disk.OpAppend, 3*zn, aligned) },
+		"appends made one":   func() { run(8, disk.OpAppend, 4*zn, aligned) },
+		"flush":              func() { run(1, disk.OpFlush, 0, aligned) },
+		"append, copied":     func() { run(1, disk.OpAppend, 5*zn, odd) },
+		"read, copied":       func() { run(1, disk.OpRead, zn, odd) },
 		"report of a zone":   func() { _ = d.drive.ReportZone(3) },
 	} {
 		for range 4 {
@@ -92,7 +93,7 @@ func TestDriveNoAllocations(t *testing.T) {
 		}
 	}
 	before := e.sent
-	run(8, OpAppend, 6*zn, aligned)
+	run(8, disk.OpAppend, 6*zn, aligned)
 	if n := e.sent - before; n != 4 { // one, in four parts
 		t.Errorf("eight appends were %d writes", n)
 	}

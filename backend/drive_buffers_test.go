@@ -8,14 +8,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // pageAligned returns n bytes that begin on a page.
 func pageAligned(n int) []byte {
-	b := make([]byte, n+pageBytes)
-	at := int(-uintptr(unsafe.Pointer(&b[0])) & (pageBytes - 1))
+	b := make([]byte, n+disk.PageBytes)
+	at := int(-uintptr(unsafe.Pointer(&b[0])) & (disk.PageBytes - 1))
 	return b[at : at+n]
 }
 
@@ -31,29 +32,29 @@ func vectorsOf(data []byte, lengths ...int) (iov []unix.Iovec) {
 // However large writes are that the device cannot reach, and however many, what is
 // copied at a time has a limit, and no more is sent at once than the device takes.
 func TestDriveCopies(t *testing.T) {
-	const zones, n, each = 2*maxDetours + 8, 2*maxDetours + 5, 3*detourBytes + 8192
+	const zones, n, each = 2*disk.MaxBounces + 8, 2*disk.MaxBounces + 5, 3*disk.BounceBytes + 8192
 	for name, tt := range map[string]struct {
 		conventional int
 		part, pages  uint64
 		longest      int // of one I/O, bytes
 	}{
-		"sequential":        {1, 1 << 30, 1 << 18, detourBytes},
-		"conventional":      {zones - 2, 1 << 30, 1 << 18, detourBytes},
+		"sequential":        {1, 1 << 30, 1 << 18, disk.BounceBytes},
+		"conventional":      {zones - 2, 1 << 30, 1 << 18, disk.BounceBytes},
 		"a device of bytes": {1, 100 << 10, 1 << 18, 100 << 10},
-		"a device of pages": {1, 1 << 30, 20, 20 * pageBytes},
+		"a device of pages": {1, 1 << 30, 20, 20 * disk.PageBytes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newFakeDrive(t, zone.Geometry{CapacitySectors: zones * 2048, ZoneSectors: 2048, ConventionalZones: tt.conventional, BlockSize: 4096}, nil, nil)
 			d.partBytes, d.partPages = tt.part, tt.pages
 			c, e := d.held(t, isWrite)
-			rs, data := make([]*Request, n), make([][]byte, n)
+			rs, data := make([]*disk.Request, n), make([][]byte, n)
 			for i := range rs {
 				zn := i + 1
 				data[i] = make([]byte, each+1)[1:]
 				for at := range data[i] {
 					data[i][at] = byte(i*5 + at>>9 + at>>17)
 				}
-				rs[i] = &Request{Op: OpWrite, Sector: uint64(zn) * 2048, Bytes: each, Iov: vectorsOf(data[i], detourBytes-1, 2, each-detourBytes-1)}
+				rs[i] = &disk.Request{Op: disk.OpWrite, Sector: uint64(zn) * 2048, Bytes: each, Iov: vectorsOf(data[i], disk.BounceBytes-1, 2, each-disk.BounceBytes-1)}
 			}
 			c.submit(rs...)
 			most := 0
@@ -61,7 +62,7 @@ func TestDriveCopies(t *testing.T) {
 				copied := 0
 				for _, r := range rs {
 					if driveOf(r).copied != nil {
-						copied += len(driveOf(r).copied.data)
+						copied += len(driveOf(r).copied.Data)
 					}
 				}
 				most = max(most, copied)
@@ -71,7 +72,7 @@ func TestDriveCopies(t *testing.T) {
 					ended++
 				}
 			}
-			if limit := maxDetours * detourBytes; most > limit {
+			if limit := disk.MaxBounces * disk.BounceBytes; most > limit {
 				t.Errorf("%d bytes are copied at once, want at most %d", most, limit)
 			}
 			if c.lane.Lent() != 0 {
@@ -94,18 +95,18 @@ func TestDriveCopies(t *testing.T) {
 // Of a write that is copied in parts one fails: it ends there, and says so of no
 // more than what was sent; behind it the zone goes on where the device has it.
 func TestDriveCopyFails(t *testing.T) {
-	const each = 3*detourBytes + 8192
+	const each = 3*disk.BounceBytes + 8192
 	d := newFakeDrive(t, zone.Geometry{CapacitySectors: 4 * 4096, ZoneSectors: 4096, BlockSize: 512}, nil, nil)
 	c := newClient(t, d)
 	data := make([]byte, each+1)[1:]
 	for at := range data {
 		data[at] = byte(at>>9 + at>>17)
 	}
-	r := request(OpWrite, 4096, data)
+	r := request(disk.OpWrite, 4096, data)
 	d.dev.failing(engine.Writev, 4, nil, unix.EIO)
-	c.want(c.do(r), ErrIO)
-	const landed = detourBytes>>SectorShift + 4
-	if want := [2]uint64{detourBytes >> SectorShift, 2 * detourBytes >> SectorShift}; driveOf(r).tried != want {
+	c.want(c.do(r), disk.ErrIO)
+	const landed = disk.BounceBytes>>disk.SectorShift + 4
+	if want := [2]uint64{disk.BounceBytes >> disk.SectorShift, 2 * disk.BounceBytes >> disk.SectorShift}; driveOf(r).tried != want {
 		t.Errorf("sectors %v of the zone were tried, want %v", driveOf(r).tried, want)
 	}
 	if driveOf(r).copied != nil || c.lane.Lent() != 0 {
@@ -113,33 +114,33 @@ func TestDriveCopyFails(t *testing.T) {
 	}
 	c.wantZone(1, zone.ImpOpen, landed)
 	c.want(c.write(4096+landed, data), nil)
-	if !bytes.Equal(c.read(4096, landed<<SectorShift), data[:landed<<SectorShift]) || !bytes.Equal(c.read(4096+landed, each), data) {
+	if !bytes.Equal(c.read(4096, landed<<disk.SectorShift), data[:landed<<disk.SectorShift]) || !bytes.Equal(c.read(4096+landed, each), data) {
 		t.Error("it reads otherwise")
 	}
 }
 
 // Reports of many zones, and many of them, have such a limit, too.
 func TestDriveReportsCopied(t *testing.T) {
-	const zones, n = 2*zonesAtATime + 5, 2*maxDetours + 5
+	const zones, n = 2*zonesAtATime + 5, 2*disk.MaxBounces + 5
 	d := newFakeDrive(t, zone.Geometry{CapacitySectors: zones * 8, ZoneSectors: 8, ConventionalZones: 1, BlockSize: 512}, nil, nil)
 	c, e := d.held(t, func(op *engine.Op) bool { return op.Code == engine.ZoneReport })
 	changed := []int{1, zonesAtATime - 1, zonesAtATime, 2*zonesAtATime - 1, 2 * zonesAtATime, zones - 1}
 	for _, i := range changed {
 		d.dev.set(i, zone.ReadOnly)
 	}
-	rs := make([]*Request, n)
+	rs := make([]*disk.Request, n)
 	for i := range rs {
-		rs[i] = &Request{Op: OpReport, Bytes: zones}
+		rs[i] = &disk.Request{Op: disk.OpReport, Bytes: zones}
 	}
 	c.submit(rs...)
 	for ended := 0; ended < n; {
 		most := 0
 		for _, r := range rs {
 			if driveOf(r).copied != nil {
-				most += len(driveOf(r).copied.data)
+				most += len(driveOf(r).copied.Data)
 			}
 		}
-		if limit := maxDetours * detourBytes; most > limit {
+		if limit := disk.MaxBounces * disk.BounceBytes; most > limit {
 			t.Fatalf("%d bytes of reports at once, want at most %d", most, limit)
 		}
 		e.release()
@@ -172,7 +173,7 @@ func TestDriveReportsCopied(t *testing.T) {
 		t.Fatal("it has not asked about all zones")
 	}
 	e.release()
-	c.want(c.wait().Err, ErrIO)
+	c.want(c.wait().Err, disk.ErrIO)
 	if got := d.dev.count(engine.ZoneReport) - asked; got != 2 || c.lane.Lent() != 0 {
 		t.Errorf("%d were asked for, and %d are said to go on", got, c.lane.Lent())
 	}

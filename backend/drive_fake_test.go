@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
@@ -38,13 +39,13 @@ type fakeDevice struct {
 type fakeDrive struct {
 	*drive
 	dev     *fakeDevice
-	reports *Lane // of ReportZone
-	asked   int   // dev.moves when it last was asked for all zones
+	reports *disk.Lane // of ReportZone
+	asked   int        // dev.moves when it last was asked for all zones
 	// shuffle, when set, has Ops end in any order, a few at a time.
 	shuffle *rand.Rand
 }
 
-func newFakeDrive(t tb, g zone.Geometry, states map[int]zone.State, w *Window) *fakeDrive {
+func newFakeDrive(t tb, g zone.Geometry, states map[int]zone.State, w *disk.Window) *fakeDrive {
 	t.Helper()
 	if err := g.Complete(); err != nil {
 		t.Fatal(err)
@@ -56,7 +57,7 @@ func newFakeDrive(t tb, g zone.Geometry, states map[int]zone.State, w *Window) *
 	return openFakeDrive(t, g, dev, w, false)
 }
 
-func openFakeDrive(t tb, g zone.Geometry, dev *fakeDevice, w *Window, readOnly bool) *fakeDrive {
+func openFakeDrive(t tb, g zone.Geometry, dev *fakeDevice, w *disk.Window, readOnly bool) *fakeDrive {
 	t.Helper()
 	if err := g.Complete(); err != nil {
 		t.Fatal(err)
@@ -79,10 +80,10 @@ func openFakeDrive(t tb, g zone.Geometry, dev *fakeDevice, w *Window, readOnly b
 	d.info.Zoned.Zones, d.info.Zoned.Moves = len(all), true
 	d.info.CapacitySectors = all[len(all)-1].start + all[len(all)-1].length - d.first
 	d.partBytes, d.partPages = 1<<30, 1<<18
-	d.maxBatch, d.reach = uint64(g.MaxAppendSectors)<<SectorShift, reach{address: 7, length: uint64(d.info.LogicalBlockSize) - 1}
+	d.maxBatch, d.reach = uint64(g.MaxAppendSectors)<<disk.SectorShift, disk.Reach{Address: 7, Length: uint64(d.info.LogicalBlockSize) - 1}
 	d.take(all)
 	fake := &fakeDrive{drive: d, dev: dev}
-	if fake.reports, err = NewLane(fake.testEngine); err != nil {
+	if fake.reports, err = disk.NewLane(fake.testEngine); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -115,7 +116,7 @@ func (d *fakeDrive) ReportZone(i int) zone.Descriptor {
 
 // refresh brings all zones up to date.
 func (d *fakeDrive) refresh() error {
-	r := &Request{Op: OpReport, Bytes: uint64(len(d.zones))}
+	r := &disk.Request{Op: disk.OpReport, Bytes: uint64(len(d.zones))}
 	d.reports.Submit(d, r)
 	for d.reports.Done() == nil {
 		d.reports.Start()
@@ -217,7 +218,7 @@ func (v *fakeDevice) do(op *engine.Op) {
 }
 
 func (v *fakeDevice) carryOut(op *engine.Op, length int64) error {
-	sector := uint64(op.Off) >> SectorShift
+	sector := uint64(op.Off) >> disk.SectorShift
 	switch op.Code {
 	case engine.Readv:
 		data := v.m.Data(sector, uint64(length))
@@ -241,10 +242,10 @@ func (v *fakeDevice) carryOut(op *engine.Op, length int64) error {
 		engine.ZoneOpen: zonemodel.TypeZoneOpen, engine.ZoneClose: zonemodel.TypeZoneClose,
 		engine.ZoneFinish: zonemodel.TypeZoneFinish, engine.ZoneReset: zonemodel.TypeZoneReset,
 	}
-	if op.Code == engine.ZoneReset && sector == 0 && uint64(op.Len)>>SectorShift == v.m.CapacitySectors {
+	if op.Code == engine.ZoneReset && sector == 0 && uint64(op.Len)>>disk.SectorShift == v.m.CapacitySectors {
 		return errnoOf(v.m.Do(zonemodel.Request{Type: zonemodel.TypeZoneResetAll}).Status)
 	}
-	for end := sector + uint64(op.Len)>>SectorShift; sector < end; sector += v.m.ZoneSectors {
+	for end := sector + uint64(op.Len)>>disk.SectorShift; sector < end; sector += v.m.ZoneSectors {
 		if err := errnoOf(v.m.Do(zonemodel.Request{Type: types[op.Code], Sector: sector}).Status); err != nil {
 			return err
 		}
@@ -316,7 +317,7 @@ func (v *fakeDevice) writes() (all []written) {
 	defer v.mu.Unlock()
 	for i := range v.ops {
 		if op := &v.ops[i]; op.Code == engine.Writev {
-			all = append(all, written{uint64(op.Off) >> SectorShift, uint64(op.Len) >> SectorShift, op.Dsync})
+			all = append(all, written{uint64(op.Off) >> disk.SectorShift, uint64(op.Len) >> disk.SectorShift, op.Dsync})
 		}
 	}
 	return all
@@ -353,6 +354,6 @@ func (v *fakeDevice) failing(code engine.Code, landed int64, errs ...error) {
 		}
 		err := errs[0]
 		errs = errs[1:]
-		return landed << SectorShift, err
+		return landed << disk.SectorShift, err
 	}
 }

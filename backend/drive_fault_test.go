@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -17,8 +18,8 @@ import (
 func TestDriveErrors(t *testing.T) {
 	for errno, want := range map[error]error{
 		unix.EOVERFLOW: zone.ErrActiveLimit, unix.ETOOMANYREFS: zone.ErrOpenLimit,
-		unix.EREMOTEIO: ErrIO, unix.ENODATA: ErrIO, unix.EIO: ErrIO, unix.ENXIO: ErrIO, unix.ENODEV: ErrIO,
-		unix.ENOSPC: ErrIO, unix.EFAULT: ErrIO, io.ErrUnexpectedEOF: ErrIO,
+		unix.EREMOTEIO: disk.ErrIO, unix.ENODATA: disk.ErrIO, unix.EIO: disk.ErrIO, unix.ENXIO: disk.ErrIO, unix.ENODEV: disk.ErrIO,
+		unix.ENOSPC: disk.ErrIO, unix.EFAULT: disk.ErrIO, io.ErrUnexpectedEOF: disk.ErrIO,
 	} {
 		d := newFakeDrive(t, small, nil, nil)
 		c := newClient(t, d)
@@ -29,13 +30,13 @@ func TestDriveErrors(t *testing.T) {
 		for op, code := range zoneCodes {
 			if code != 0 {
 				d.dev.failing(code, 0, errno)
-				all = append(all, c.zoneOp(Op(op), 256))
+				all = append(all, c.zoneOp(disk.Op(op), 256))
 			}
 		}
 		d.dev.failing(engine.Readv, 0, errno)
-		read := c.do(request(OpRead, 256, make([]byte, 4096)))
+		read := c.do(request(disk.OpRead, 256, make([]byte, 4096)))
 		for _, err := range all {
-			var about *RequestError
+			var about *disk.RequestError
 			if !errors.Is(err, want) || !errors.Is(err, errno) || !errors.As(err, &about) {
 				t.Errorf("%v: got %v, want %v", errno, err, want)
 			}
@@ -56,10 +57,10 @@ func TestDriveFullThoughFailed(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
 	c := newClient(t, d)
 	d.dev.failing(engine.Writev, 96, unix.EIO)
-	c.want(c.write(256, pattern('a', 96*512)), ErrIO)
+	c.want(c.write(256, pattern('a', 96*512)), disk.ErrIO)
 	c.wantZone(2, zone.Full, 96)
 	d.dev.failing(engine.Writev, 95, unix.EIO)
-	c.want(c.write(384, pattern('a', 96*512)), ErrIO)
+	c.want(c.write(384, pattern('a', 96*512)), disk.ErrIO)
 	c.wantZone(3, zone.ImpOpen, 95)
 }
 
@@ -85,14 +86,14 @@ func TestDriveConventionalFails(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
 	c := newClient(t, d)
 	d.dev.failing(engine.Writev, 8, unix.EIO, unix.EIO)
-	c.want(c.write(0, pattern('a', 8*512)), ErrIO)
-	c.want(c.write(124, pattern('a', 8*512)), ErrIO) // in both
+	c.want(c.write(0, pattern('a', 8*512)), disk.ErrIO)
+	c.want(c.write(124, pattern('a', 8*512)), disk.ErrIO) // in both
 	c.want(c.write(124, pattern('b', 8*512)), nil)
 	d.dev.failing(engine.Writev, 0, unix.EIO)
 	d.dev.set(0, zone.Offline)
 	c.want(c.write(0, pattern('a', 512)), zone.ErrInvalid)
 	c.want(c.write(0, pattern('a', 512)), zone.ErrInvalid)
-	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 	c.wantZone(0, zone.Offline, 0)
 }
 
@@ -115,7 +116,7 @@ func staleDrive(t *testing.T) (*fakeDrive, *client) {
 		return 0, nil
 	}
 	_, err := c.append(256, pattern('b', 8*512))
-	c.want(err, ErrIO)
+	c.want(err, disk.ErrIO)
 	return d, c
 }
 
@@ -123,17 +124,17 @@ func staleDrive(t *testing.T) (*fakeDrive, *client) {
 // requests fail until it can be.
 func TestDriveStale(t *testing.T) {
 	d, c := staleDrive(t)
-	line := []*Request{
-		request(OpAppend, 256, pattern('c', 512)), request(OpWrite, 268, pattern('c', 512)),
-		request(OpFinish, 256, nil), request(OpReset, 256, nil),
+	line := []*disk.Request{
+		request(disk.OpAppend, 256, pattern('c', 512)), request(disk.OpWrite, 268, pattern('c', 512)),
+		request(disk.OpFinish, 256, nil), request(disk.OpReset, 256, nil),
 	}
 	c.submit(line...)
 	for range line {
-		c.want(c.wait().Err, ErrIO)
+		c.want(c.wait().Err, disk.ErrIO)
 	}
-	c.want(c.zoneOp(OpReset, 384), nil) // others are known
+	c.want(c.zoneOp(disk.OpReset, 384), nil) // others are known
 	c.want(c.write(384, pattern('o', 512)), nil)
-	c.want(d.refresh(), ErrIO)
+	c.want(d.refresh(), disk.ErrIO)
 	if !bytes.Equal(c.read(256, 8*512), pattern('a', 8*512)) {
 		t.Error("what was written cannot be read")
 	}
@@ -155,12 +156,12 @@ func TestDriveStaleEnds(t *testing.T) {
 		wp    uint64
 	}{
 		"write":  {func(_ *fakeDrive, c *client) error { return c.write(268, pattern('c', 512)) }, zone.ImpOpen, 13},
-		"open":   {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpOpen, 256) }, zone.ExpOpen, 12},
-		"close":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpClose, 256) }, zone.Closed, 12},
-		"finish": {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpFinish, 256) }, zone.Full, 12},
-		"reset":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpReset, 256) }, zone.Empty, 0},
+		"open":   {func(_ *fakeDrive, c *client) error { return c.zoneOp(disk.OpOpen, 256) }, zone.ExpOpen, 12},
+		"close":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(disk.OpClose, 256) }, zone.Closed, 12},
+		"finish": {func(_ *fakeDrive, c *client) error { return c.zoneOp(disk.OpFinish, 256) }, zone.Full, 12},
+		"reset":  {func(_ *fakeDrive, c *client) error { return c.zoneOp(disk.OpReset, 256) }, zone.Empty, 0},
 		"report": {func(d *fakeDrive, _ *client) error { return d.refresh() }, zone.ImpOpen, 12},
-		"all":    {func(_ *fakeDrive, c *client) error { return c.zoneOp(OpResetAll, 256) }, zone.Empty, 0},
+		"all":    {func(_ *fakeDrive, c *client) error { return c.zoneOp(disk.OpResetAll, 256) }, zone.Empty, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, c := staleDrive(t)
@@ -190,9 +191,9 @@ func TestDriveStaleEmpty(t *testing.T) {
 		}
 		return 0, unix.ENXIO
 	}
-	c.want(c.write(256, pattern('a', 8*512)), ErrIO)
+	c.want(c.write(256, pattern('a', 8*512)), disk.ErrIO)
 	d.dev.fault = nil
-	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 	c.want(c.write(256, pattern('b', 512)), nil)
 	c.wantZone(2, zone.ImpOpen, 1)
 }
@@ -203,24 +204,24 @@ func TestDriveVanishes(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
 	c := newClient(t, d)
 	c.want(c.write(256, pattern('a', 4096)), nil)
-	c.want(c.zoneOp(OpOpen, 384), nil)
+	c.want(c.zoneOp(disk.OpOpen, 384), nil)
 	c.want(c.flush(), nil)
 	d.dev.gone = true
 	for range 2 {
-		c.want(c.write(264, pattern('b', 4096)), ErrIO)
-		c.want(c.write(0, pattern('b', 4096)), ErrIO)
+		c.want(c.write(264, pattern('b', 4096)), disk.ErrIO)
+		c.want(c.write(0, pattern('b', 4096)), disk.ErrIO)
 		_, err := c.append(384, pattern('b', 4096))
-		c.want(err, ErrIO)
-		c.want(c.do(request(OpRead, 256, make([]byte, 4096))), ErrIO)
-		c.want(c.do(request(OpRead, 264, make([]byte, 4096))), nil) // zeroes, as ever
-		c.want(c.zoneOp(OpReset, 256), ErrIO)
-		c.want(c.zoneOp(OpResetAll, 0), ErrIO)
-		c.want(d.refresh(), ErrIO)
+		c.want(err, disk.ErrIO)
+		c.want(c.do(request(disk.OpRead, 256, make([]byte, 4096))), disk.ErrIO)
+		c.want(c.do(request(disk.OpRead, 264, make([]byte, 4096))), nil) // zeroes, as ever
+		c.want(c.zoneOp(disk.OpReset, 256), disk.ErrIO)
+		c.want(c.zoneOp(disk.OpResetAll, 0), disk.ErrIO)
+		c.want(d.refresh(), disk.ErrIO)
 		c.wantState(d, 2, zone.ImpOpen, 8)
 	}
 	d.dev.gone = false
 	c.want(c.write(264, pattern('b', 4096)), nil)
-	c.want(c.zoneOp(OpClose, 384), nil)
+	c.want(c.zoneOp(disk.OpClose, 384), nil)
 	c.want(d.refresh(), nil)
 	c.wantZone(2, zone.ImpOpen, 16)
 	c.wantZone(3, zone.Empty, 0)
@@ -229,11 +230,11 @@ func TestDriveVanishes(t *testing.T) {
 	}
 	c.want(c.flush(), nil)
 	d.dev.failing(engine.Fdatasync, 0, unix.ENXIO)
-	c.want(c.flush(), ErrIO)
-	c.want(c.flush(), ErrIO)
-	r := request(OpFinish, 256, nil)
+	c.want(c.flush(), disk.ErrIO)
+	c.want(c.flush(), disk.ErrIO)
+	r := request(disk.OpFinish, 256, nil)
 	r.Stable = true
-	c.want(c.do(r), ErrIO)
+	c.want(c.do(r), disk.ErrIO)
 }
 
 // wantState is wantZone without asking the drive.

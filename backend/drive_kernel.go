@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -52,7 +53,7 @@ func decodeZones(b []byte) ([]kernelZone, error) {
 		}
 		switch {
 		case z.typ != zone.Conventional && z.typ != zone.SequentialWriteRequired:
-			return nil, unfitf("the zone at sector %d is of type %d, which is neither conventional nor sequential-write-required", z.start, z.typ)
+			return nil, disk.Unfitf("the zone at sector %d is of type %d, which is neither conventional nor sequential-write-required", z.start, z.typ)
 		case !z.state.Valid() && z.state != condActive:
 			return nil, fmt.Errorf("the zone at sector %d has condition %d, which is none that is known", z.start, z.state)
 		case (z.typ == zone.Conventional) != (z.state == zone.NotWP) && z.state != zone.ReadOnly && z.state != zone.Offline:
@@ -101,7 +102,7 @@ type reporter func(sector uint64, b []byte, cached bool) error
 // reporterOf asks the device fd.
 func reporterOf(fd int) reporter {
 	return func(sector uint64, b []byte, cached bool) error {
-		if err := engine.ReportZones(fd, int64(sector)<<SectorShift, b, cached); err != nil {
+		if err := engine.ReportZones(fd, int64(sector)<<disk.SectorShift, b, cached); err != nil {
 			return fmt.Errorf("report zones from sector %d on (BLKREPORTZONE): %w", sector, err)
 		}
 		return nil

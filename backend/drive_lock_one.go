@@ -2,7 +2,11 @@
 
 package backend
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/zvhost/zvhost/backend/disk"
+)
 
 // deviceLock is one lock over all zones of a drive, held while the data of a write
 // goes down. So did what zvhost grew out of (wps->colock in raw_co_prw, QEMU's
@@ -11,7 +15,7 @@ import "sync"
 type deviceLock struct {
 	mu    sync.Mutex
 	owner *driveRequest
-	line  reqList
+	line  disk.List
 }
 
 const oneLock = true
@@ -25,16 +29,16 @@ func (l *deviceLock) take(r *driveRequest) bool {
 		l.owner = r
 	}
 	if l.owner != r {
-		l.line.push(r.Request)
+		l.line.Push(r.Request)
 	}
 	return l.owner == r
 }
 
 // give hands drive d on, after I/O that was on lane.
-func (l *deviceLock) give(d *drive, lane *Lane) {
+func (l *deviceLock) give(d *drive, lane *disk.Lane) {
 	l.mu.Lock()
 	l.owner = nil
-	if q := l.line.pop(); q != nil {
+	if q := l.line.Pop(); q != nil {
 		l.owner = driveOf(q)
 	}
 	next := l.owner

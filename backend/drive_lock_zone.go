@@ -2,6 +2,8 @@
 
 package backend
 
+import "github.com/zvhost/zvhost/backend/disk"
+
 // deviceLock is what a write holds beside its zone while its data goes to the
 // drive: nothing. Only the benchmark builds it otherwise (drive_lock_one.go).
 type deviceLock struct{}
@@ -9,4 +11,4 @@ type deviceLock struct{}
 const oneLock = false
 
 func (*deviceLock) take(*driveRequest) bool { return true }
-func (*deviceLock) give(*drive, *Lane)      {}
+func (*deviceLock) give(*drive, *disk.Lane) {}

@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/plant"
@@ -14,21 +15,21 @@ import (
 // look asks the drive about zones [from, to), and goes on with step.
 func (d *drive) look(r *driveRequest, next driveStep, from, to int) {
 	r.step, r.zone, r.to = next, int32(from), int32(to)
-	r.copied = newBounce(uint64(engine.ZoneReportBytes + (to-from)*engine.ZoneBytes))
-	r.io.Code, r.io.FD, r.io.Off, r.io.Iov = engine.ZoneReport, int(d.f.Fd()), d.offset(uint64(from)<<d.rules.shift), r.copied.iov[:]
-	r.io.Len = int64(len(r.copied.data))
-	r.start()
+	r.copied = disk.NewBounce(uint64(engine.ZoneReportBytes + (to-from)*engine.ZoneBytes))
+	r.IO.Code, r.IO.FD, r.IO.Off, r.IO.Iov = engine.ZoneReport, int(d.f.Fd()), d.offset(uint64(from)<<d.rules.Shift), r.copied.Vec[:]
+	r.IO.Len = int64(len(r.copied.Data))
+	r.StartIO()
 }
 
 // seen returns what look has found.
 func (d *drive) seen(r *driveRequest) ([]kernelZone, error) {
 	b := r.copied
 	r.copied = nil
-	defer b.free()
-	if r.io.Err != nil {
-		return nil, r.io.Err
+	defer b.Free()
+	if r.IO.Err != nil {
+		return nil, r.IO.Err
 	}
-	zones, err := decodeZones(b.data)
+	zones, err := decodeZones(b.Data)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +38,7 @@ func (d *drive) seen(r *driveRequest) ([]kernelZone, error) {
 	}
 	for n := range zones {
 		i, k := int(r.zone)+n, &zones[n]
-		if z := &d.zones[i]; k.start != d.first+uint64(i)<<d.rules.shift || k.typ != z.typ || k.length != z.sectors {
+		if z := &d.zones[i]; k.start != d.first+uint64(i)<<d.rules.Shift || k.typ != z.typ || k.length != z.sectors {
 			return nil, fmt.Errorf("the zone at sector %d of the drive is another one than when it was opened; restart zvhost", k.start)
 		}
 	}
@@ -48,7 +49,7 @@ func (d *drive) seen(r *driveRequest) ([]kernelZone, error) {
 // of service have no write pointer to go by, and of a full one it is known here
 // how much was written before it was finished.
 func (d *drive) learn(i int, k *kernelZone) {
-	z, was, now := &d.zones[i], d.entry(i), k.entry(i)
+	z, was, now := &d.zones[i], d.Entry(i), k.entry(i)
 	if s := k.state; s == zone.ReadOnly || s == zone.Offline || s == zone.Full && was.State() == zone.Full {
 		now = zone.Pack(i, s, was.Written())
 	}
@@ -75,19 +76,19 @@ func (d *drive) reread(r *driveRequest) {
 	case r.cause == nil && err != nil:
 		d.settle(r, func(*driveRequest) error { return driveError(err) })
 	case r.cause == nil: // now it can begin
-		lane := r.lane
+		lane := r.Lane
 		z.mu.Lock()
 		d.occupy(z, false)
-		z.line.pushFront(r.Request)
+		z.line.PushFront(r.Request)
 		next := d.next(z)
 		z.mu.Unlock()
 		d.run(next, lane)
-	case r.Op == OpResetAll:
+	case r.Op == disk.OpResetAll:
 		d.resetRunFailed(r)
 	default:
 		landed := landedIn(zone.Entry(z.word.Load()), r.tried)
 		d.settle(r, func(m *driveRequest) error {
-			if (m.Op == OpWrite || m.Op == OpAppend) && err == nil && !m.Stable && z.typ != zone.Conventional && m.end <= landed || plant.Merged && m != r {
+			if (m.Op == disk.OpWrite || m.Op == disk.OpAppend) && err == nil && !m.Stable && z.typ != zone.Conventional && m.end <= landed || plant.Merged && m != r {
 				return nil
 			}
 			return d.verdict(m.Op, m.zone, r.cause)
@@ -112,8 +113,8 @@ func landedIn(w zone.Entry, tried [2]uint64) uint64 {
 // verdict is the error of a request that failed with cause, now that its zone
 // has been looked at: one that turned read-only or offline says so, but for reads,
 // which a read-only zone allows.
-func (d *drive) verdict(op Op, zn int32, cause error) error {
-	if s := d.entry(int(zn)).State(); s == zone.ReadOnly && op != OpRead || s == zone.Offline {
+func (d *drive) verdict(op disk.Op, zn int32, cause error) error {
+	if s := d.Entry(int(zn)).State(); s == zone.ReadOnly && op != disk.OpRead || s == zone.Offline {
 		return fmt.Errorf("%w: the zone is %v by now: %w", zone.ErrInvalid, s, cause)
 	}
 	return driveError(cause)
@@ -123,14 +124,14 @@ func (d *drive) verdict(op Op, zn int32, cause error) error {
 // by now.
 func (d *drive) examine(r *driveRequest, err error) {
 	r.cause = err
-	i := int(r.Sector >> d.rules.shift)
+	i := int(r.Sector >> d.rules.Shift)
 	d.ask(r, i, i+1)
 }
 
 // report brings what ReportZone says up to date, for r.Bytes zones from r.Sector
 // on: drives close open zones by themselves, and zones fail.
 func (d *drive) report(r *driveRequest) {
-	from := int(r.Sector >> d.rules.shift)
+	from := int(r.Sector >> d.rules.Shift)
 	to := from + int(r.Bytes)
 	if r.Sector >= d.info.CapacitySectors || to <= from || to > len(d.zones) {
 		d.fail(r, zone.ErrInvalid)
@@ -142,12 +143,12 @@ func (d *drive) report(r *driveRequest) {
 
 // zonesAtATime is how many zones are looked at at a time for a report: a guest can
 // ask for all zones of a drive, in many requests at once.
-const zonesAtATime = (detourBytes - engine.ZoneReportBytes) / engine.ZoneBytes
+const zonesAtATime = (disk.BounceBytes - engine.ZoneReportBytes) / engine.ZoneBytes
 
 // reportFrom looks at zone from and those behind it.
 func (d *drive) reportFrom(r *driveRequest, from int) {
-	if r.step, r.zone = driveReport, int32(from); r.borrow() {
-		d.ask(r, from, min(from+zonesAtATime, int(r.Sector>>d.rules.shift+r.Bytes)))
+	if r.step, r.zone = driveReport, int32(from); r.Borrow() {
+		d.ask(r, from, min(from+zonesAtATime, int(r.Sector>>d.rules.Shift+r.Bytes)))
 	}
 }
 
@@ -166,7 +167,7 @@ func (d *drive) reported(r *driveRequest) {
 		i, k := int(r.zone)+n, &zones[n]
 		z := &d.zones[i]
 		z.mu.Lock()
-		w := d.entry(i)
+		w := d.Entry(i)
 		switch {
 		case !z.busy && z.since < r.asked:
 			d.learn(i, k)
@@ -175,12 +176,12 @@ func (d *drive) reported(r *driveRequest) {
 		}
 		z.mu.Unlock()
 	}
-	if r.Op != OpReport {
+	if r.Op != disk.OpReport {
 		d.fail(r, d.verdict(r.Op, r.zone, r.cause))
 		return
 	}
-	r.repay()
-	if err == nil && uint64(r.to) < r.Sector>>d.rules.shift+r.Bytes {
+	r.Repay()
+	if err == nil && uint64(r.to) < r.Sector>>d.rules.Shift+r.Bytes {
 		d.reportFrom(r, int(r.to))
 		return
 	}

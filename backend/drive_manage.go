@@ -1,18 +1,19 @@
 package backend
 
 import (
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-var zoneCodes = [numOps]engine.Code{
-	OpOpen: engine.ZoneOpen, OpClose: engine.ZoneClose, OpFinish: engine.ZoneFinish, OpReset: engine.ZoneReset,
+var zoneCodes = [disk.NumOps]engine.Code{
+	disk.OpOpen: engine.ZoneOpen, disk.OpClose: engine.ZoneClose, disk.OpFinish: engine.ZoneFinish, disk.OpReset: engine.ZoneReset,
 }
 
 // manage gets a zone management request on one zone in line.
 func (d *drive) manage(r *driveRequest) {
-	i := int(r.Sector >> d.rules.shift)
-	if r.Sector >= d.info.CapacitySectors || d.conventional(i) || d.rules.offset(r.Sector) != 0 {
+	i := int(r.Sector >> d.rules.Shift)
+	if r.Sector >= d.info.CapacitySectors || d.Conventional(i) || d.rules.Offset(r.Sector) != 0 {
 		d.fail(r, zone.ErrInvalid)
 		return
 	}
@@ -26,32 +27,32 @@ func (d *drive) admitManage(z *driveZone, r *driveRequest) (done bool, err error
 	w := zone.Entry(z.word.Load())
 	switch {
 	case d.info.ReadOnly:
-		return true, frozen(r.Op, w)
+		return true, disk.OnReadOnly(r.Op, w)
 	case w.State() == zone.Empty && r.wasEmptying():
-		r.Mark.managed(r.Op, int(r.zone))
+		r.Note.Managed(r.Op, int(r.zone))
 		return !r.Stable, nil // or reset once more, durably
 	}
-	to, err := zone.Transition(w.State(), events[r.Op], w.Written() != 0)
+	to, err := zone.Transition(w.State(), disk.ZoneEvents[r.Op], w.Written() != 0)
 	return err == nil && to == w.State() && !r.Stable, err
 }
 
 // issueManage starts what r, which has its zone to itself, asks for.
 func (d *drive) issueManage(r *driveRequest) {
-	start := uint64(r.zone) << d.rules.shift
+	start := uint64(r.zone) << d.rules.Shift
 	r.step = driveManaged
-	r.io.Code, r.io.FD = zoneCodes[r.Op], int(d.f.Fd())
-	if w := d.entry(int(r.zone)); r.Op == OpClose && w.Written() == 0 && w.State() != zone.Closed {
-		r.io.Code = engine.ZoneReset // to be empty; some drives would have it closed
-		r.Mark.emptying(start)
+	r.IO.Code, r.IO.FD = zoneCodes[r.Op], int(d.f.Fd())
+	if w := d.Entry(int(r.zone)); r.Op == disk.OpClose && w.Written() == 0 && w.State() != zone.Closed {
+		r.IO.Code = engine.ZoneReset // to be empty; some drives would have it closed
+		r.Note.Emptying(start)
 	}
-	r.io.Off, r.io.Len, r.io.Iov = d.offset(start), int64(d.zones[r.zone].sectors)<<SectorShift, nil
-	r.start()
+	r.IO.Off, r.IO.Len, r.IO.Iov = d.offset(start), int64(d.zones[r.zone].sectors)<<disk.SectorShift, nil
+	r.StartIO()
 }
 
 // managed goes on when the drive has done what r asks for, or not.
 func (d *drive) managed(r *driveRequest) {
-	if r.io.Err != nil {
-		r.cause = r.io.Err
+	if r.IO.Err != nil {
+		r.cause = r.IO.Err
 		d.look(r, driveReread, int(r.zone), int(r.zone)+1)
 		return
 	}
@@ -59,15 +60,15 @@ func (d *drive) managed(r *driveRequest) {
 	z.mu.Lock()
 	w := zone.Entry(z.word.Load())
 	written := w.Written()
-	if r.Op == OpReset {
+	if r.Op == disk.OpReset {
 		written = 0
 	}
-	if to, err := zone.Transition(w.State(), events[r.Op], written != 0); err == nil { // else it failed since then
+	if to, err := zone.Transition(w.State(), disk.ZoneEvents[r.Op], written != 0); err == nil { // else it failed since then
 		z.word.Store(uint64(zone.Pack(int(r.zone), to, written)))
 	}
-	r.Mark.managed(r.Op, int(r.zone))
+	r.Note.Managed(r.Op, int(r.zone))
 	z.mu.Unlock()
-	lane := r.lane
+	lane := r.Lane
 	d.release(z, lane)
 	d.stable(r)
 }
@@ -78,7 +79,7 @@ func (d *drive) stable(r *driveRequest) {
 		d.sync(r)
 		return
 	}
-	r.finish(nil)
+	r.Finish(nil)
 }
 
 // holdFrom takes all zones from i on for r, a reset-all, in order. Where one is
@@ -87,9 +88,9 @@ func (d *drive) holdFrom(r *driveRequest, i int) {
 	for ; i < len(d.zones); i++ {
 		z := &d.zones[i]
 		z.mu.Lock()
-		if z.busy || z.line.head != nil || z.owed > 0 {
+		if z.busy || z.line.Head != nil || z.owed > 0 {
 			r.zone = int32(i)
-			z.line.push(r.Request)
+			z.line.Push(r.Request)
 			z.mu.Unlock()
 			return
 		}
@@ -100,11 +101,11 @@ func (d *drive) holdFrom(r *driveRequest, i int) {
 }
 
 // resettable says whether a reset-all resets zone i, if it has to be.
-func (d *drive) resettable(i int) bool { return !d.conventional(i) && d.serving(i) }
+func (d *drive) resettable(i int) bool { return !d.Conventional(i) && d.serving(i) }
 
 // serving says whether zone i is neither read-only nor offline.
 func (d *drive) serving(i int) bool {
-	s := d.entry(i).State()
+	s := d.Entry(i).State()
 	return s != zone.ReadOnly && s != zone.Offline
 }
 
@@ -113,7 +114,7 @@ func (d *drive) filled(i int) bool {
 	z := &d.zones[i]
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	return d.resettable(i) && (z.stale || d.entry(i).State() != zone.Empty)
+	return d.resettable(i) && (z.stale || d.Entry(i).State() != zone.Empty)
 }
 
 // resetRun resets the next zones that stand side by side, from i on. All of a
@@ -134,11 +135,11 @@ func (d *drive) resetRun(r *driveRequest, i int) {
 		from, to = 0, len(d.zones)
 	}
 	r.zone, r.to, r.step = int32(from), int32(to), driveReset
-	end := uint64(to-1)<<d.rules.shift + d.zones[to-1].sectors
-	r.io.Code, r.io.FD, r.io.Iov = engine.ZoneReset, int(d.f.Fd()), nil
-	r.io.Off = d.offset(uint64(from) << d.rules.shift)
-	r.io.Len = d.offset(end) - r.io.Off
-	r.start()
+	end := uint64(to-1)<<d.rules.Shift + d.zones[to-1].sectors
+	r.IO.Code, r.IO.FD, r.IO.Iov = engine.ZoneReset, int(d.f.Fd()), nil
+	r.IO.Off = d.offset(uint64(from) << d.rules.Shift)
+	r.IO.Len = d.offset(end) - r.IO.Off
+	r.StartIO()
 }
 
 // inService says whether no zone of [from, to) is read-only or offline.
@@ -152,8 +153,8 @@ func (d *drive) inService(from, to int) bool {
 }
 
 func (d *drive) resetRunDone(r *driveRequest) {
-	if r.io.Err != nil {
-		r.cause = r.io.Err
+	if r.IO.Err != nil {
+		r.cause = r.IO.Err
 		d.look(r, driveReread, int(r.zone), int(r.to))
 		return
 	}
@@ -183,10 +184,10 @@ func (d *drive) resetRunFailed(r *driveRequest) {
 // letAllGo ends a reset-all and gives all zones back.
 func (d *drive) letAllGo(r *driveRequest, err error) {
 	if err == nil {
-		r.Mark.managed(r.Op, 0)
+		r.Note.Managed(r.Op, 0)
 	}
 	for i := range d.zones {
-		d.release(&d.zones[i], r.lane)
+		d.release(&d.zones[i], r.Lane)
 	}
 	if err != nil {
 		d.fail(r, err)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -15,28 +16,28 @@ import (
 
 // Zone management waits for its zone's write, and holds back the next ones.
 func TestDriveManagementTakesTurns(t *testing.T) {
-	for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset, OpResetAll} {
+	for _, op := range []disk.Op{disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpResetAll} {
 		d := newFakeDrive(t, small, nil, nil)
 		c, e := d.held(t, func(op *engine.Op) bool { return op.Code != engine.Readv })
-		before, after := request(OpAppend, 256, pattern('a', 4096)), request(OpAppend, 256, pattern('b', 4096))
+		before, after := request(disk.OpAppend, 256, pattern('a', 4096)), request(disk.OpAppend, 256, pattern('b', 4096))
 		m := request(op, 256, nil)
 		c.submit(before, m, after)
-		for _, r := range []*Request{before, m, after} {
+		for _, r := range []*disk.Request{before, m, after} {
 			c.quiet("it has not been carried out")
 			if len(e.kept) == 1 {
 				e.release()
-			} else if op != OpFinish || r != after || len(e.kept) > 0 {
+			} else if op != disk.OpFinish || r != after || len(e.kept) > 0 {
 				t.Fatalf("%v: %d I/Os of a zone are in flight", op, len(e.kept))
 			}
-			if r == m && op == OpFinish {
+			if r == m && op == disk.OpFinish {
 				c.ended(m, after)
 				break
 			}
 			c.ended(r)
 			c.lane.Start()
 		}
-		want := map[Op]written{OpOpen: {at: 8, sectors: 16}, OpClose: {at: 8, sectors: 16}, OpReset: {0, 8, false}, OpResetAll: {0, 8, false}}[op]
-		if op == OpFinish {
+		want := map[disk.Op]written{disk.OpOpen: {at: 8, sectors: 16}, disk.OpClose: {at: 8, sectors: 16}, disk.OpReset: {0, 8, false}, disk.OpResetAll: {0, 8, false}}[op]
+		if op == disk.OpFinish {
 			c.want(after.Err, zone.ErrInvalid)
 			c.wantZone(2, zone.Full, 0)
 			continue
@@ -45,7 +46,7 @@ func TestDriveManagementTakesTurns(t *testing.T) {
 		if after.AppendSector != 256+want.at {
 			t.Errorf("%v: what came behind it landed at %d", op, after.AppendSector-256)
 		}
-		c.wantZone(2, map[Op]zone.State{OpOpen: zone.ExpOpen}[op]|zone.ImpOpen, want.at+8)
+		c.wantZone(2, map[disk.Op]zone.State{disk.OpOpen: zone.ExpOpen}[op]|zone.ImpOpen, want.at+8)
 	}
 }
 
@@ -58,7 +59,7 @@ func TestDriveManagementFails(t *testing.T) {
 		}
 		d := newFakeDrive(t, small, nil, nil)
 		c, e := d.held(t, isWrite)
-		first, m, after := request(OpAppend, 256, pattern('a', 4096)), request(Op(op), 256, nil), request(OpAppend, 256, pattern('b', 4096))
+		first, m, after := request(disk.OpAppend, 256, pattern('a', 4096)), request(disk.Op(op), 256, nil), request(disk.OpAppend, 256, pattern('b', 4096))
 		c.submit(first, m, after)
 		d.dev.failing(code, 0, unix.EIO)
 		e.release()
@@ -66,14 +67,14 @@ func TestDriveManagementFails(t *testing.T) {
 		c.lane.Start()
 		e.release()
 		c.ended(after)
-		c.want(m.Err, ErrIO)
+		c.want(m.Err, disk.ErrIO)
 		c.want(after.Err, nil)
 		c.wantZone(2, zone.ImpOpen, 16)
 
 		d.dev.failing(code, 0, unix.EIO)
 		d.dev.set(2, zone.ReadOnly)
-		c.want(c.zoneOp(Op(op), 256), zone.ErrInvalid)
-		c.want(c.zoneOp(Op(op), 256), zone.ErrInvalid)
+		c.want(c.zoneOp(disk.Op(op), 256), zone.ErrInvalid)
+		c.want(c.zoneOp(disk.Op(op), 256), zone.ErrInvalid)
 		c.wantZone(2, zone.ReadOnly, 16)
 	}
 }
@@ -84,8 +85,8 @@ func TestDriveClosesEmptyZones(t *testing.T) {
 	for _, stable := range []bool{false, true} {
 		d := newFakeDrive(t, small, nil, nil)
 		c := newClient(t, d)
-		c.want(c.zoneOp(OpOpen, 256), nil)
-		r := request(OpClose, 256, nil)
+		c.want(c.zoneOp(disk.OpOpen, 256), nil)
+		r := request(disk.OpClose, 256, nil)
 		r.Stable = stable
 		c.want(c.do(r), nil)
 		c.wantZone(2, zone.Empty, 0)
@@ -109,17 +110,17 @@ func TestDriveResetAll(t *testing.T) {
 	type run struct{ at, sectors uint64 }
 	for name, tt := range map[string]struct {
 		states map[int]zone.State
-		window *Window
+		window *disk.Window
 		fill   []int // zones of the drive that hold something
 		want   []run // sectors of the drive
 	}{
 		"nothing to do":       {nil, nil, nil, nil},
 		"all of the drive":    {nil, nil, []int{3}, []run{{0, whole}}},
 		"not all in service":  {map[int]zone.State{5: zone.ReadOnly, 9: zone.Offline}, nil, []int{3, 4, 5, 6, 8, 15}, []run{{384, 256}, {768, 128}, {1024, 128}, {1920, 64}}},
-		"a window":            {nil, &Window{3, 9}, []int{2, 3, 5, 6, 9, 10}, []run{{384, 128}, {640, 256}, {1152, 128}}},
-		"conventional ones":   {nil, &Window{0, 3}, []int{0, 1, 2, 3, 4}, []run{{256, 256}}},
-		"the smaller last":    {nil, &Window{14, 15}, []int{13, 15}, []run{{1920, 64}}},
-		"only what has none":  {nil, &Window{0, 1}, []int{0, 1, 2}, nil},
+		"a window":            {nil, &disk.Window{First: 3, Last: 9}, []int{2, 3, 5, 6, 9, 10}, []run{{384, 128}, {640, 256}, {1152, 128}}},
+		"conventional ones":   {nil, &disk.Window{First: 0, Last: 3}, []int{0, 1, 2, 3, 4}, []run{{256, 256}}},
+		"the smaller last":    {nil, &disk.Window{First: 14, Last: 15}, []int{13, 15}, []run{{1920, 64}}},
+		"only what has none":  {nil, &disk.Window{First: 0, Last: 1}, []int{0, 1, 2}, nil},
 		"an offline first":    {map[int]zone.State{0: zone.Offline}, nil, []int{2}, []run{{256, 128}}},
 		"every other is full": {map[int]zone.State{15: zone.ReadOnly}, nil, []int{2, 4, 6}, []run{{256, 128}, {512, 128}, {768, 128}}},
 	} {
@@ -134,11 +135,11 @@ func TestDriveResetAll(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := newClient(t, d)
-			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 			var got []run
 			for i := range d.dev.ops {
 				if op := &d.dev.ops[i]; op.Code == engine.ZoneReset {
-					got = append(got, run{uint64(op.Off) >> SectorShift, uint64(op.Len) >> SectorShift})
+					got = append(got, run{uint64(op.Off) >> disk.SectorShift, uint64(op.Len) >> disk.SectorShift})
 				}
 			}
 			if !slices.Equal(got, tt.want) {
@@ -170,7 +171,7 @@ const small15 = 15*128 + 64
 // A reset-all that fails says so, leaves what the drive says, and lets all zones
 // go. Where a zone went out of service under it, it goes on with the others.
 func TestDriveResetAllFails(t *testing.T) {
-	for name, w := range map[string]*Window{"drive": nil, "window": {1, 15}} {
+	for name, w := range map[string]*disk.Window{"drive": nil, "window": {First: 1, Last: 15}} {
 		t.Run(name, func(t *testing.T) {
 			d := newFakeDrive(t, small, nil, w)
 			c := newClient(t, d)
@@ -182,10 +183,10 @@ func TestDriveResetAllFails(t *testing.T) {
 			}
 			fill()
 			d.dev.failing(engine.ZoneReset, 0, unix.EIO)
-			c.want(c.zoneOp(OpResetAll, 0), ErrIO)
+			c.want(c.zoneOp(disk.OpResetAll, 0), disk.ErrIO)
 			first := int(base / 128)
 			c.wantZone(first, zone.ImpOpen, 1)
-			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 			c.wantZone(first, zone.Empty, 0)
 
 			fill()
@@ -197,7 +198,7 @@ func TestDriveResetAllFails(t *testing.T) {
 				}
 				return 0, nil
 			}
-			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 			c.wantZone(first, zone.Empty, 0)
 			c.wantZone(first+1, zone.ReadOnly, 1)
 			c.wantZone(first+2, zone.Empty, 0)
@@ -207,11 +208,11 @@ func TestDriveResetAllFails(t *testing.T) {
 				t.Error("a read-only zone cannot be read")
 			}
 
-			r := request(OpResetAll, 0, nil)
+			r := request(disk.OpResetAll, 0, nil)
 			r.Stable = true
 			c.want(c.do(r), nil)
 			d.dev.gone = true
-			c.want(c.do(r), ErrIO)
+			c.want(c.do(r), disk.ErrIO)
 			d.dev.gone = false
 			c.want(c.write(base+256, pattern('b', 512)), nil)
 		})
@@ -227,7 +228,7 @@ func TestDriveZonesFail(t *testing.T) {
 			c := newClient(t, d)
 			for _, i := range []int{2, 3, 4, 5} {
 				c.want(c.write(uint64(i)*128, pattern('a', 8*512)), nil)
-				c.want(c.zoneOp(OpClose, uint64(i)*128), nil)
+				c.want(c.zoneOp(disk.OpClose, uint64(i)*128), nil)
 			}
 			for i := 2; i < 6; i++ {
 				d.dev.set(i, s)
@@ -239,15 +240,15 @@ func TestDriveZonesFail(t *testing.T) {
 			if s == zone.Offline {
 				readable = zone.ErrInvalid
 			}
-			c.want(c.do(request(OpRead, 256, make([]byte, 512))), readable)
+			c.want(c.do(request(disk.OpRead, 256, make([]byte, 512))), readable)
 			c.want(c.write(3*128+8, pattern('b', 512)), zone.ErrInvalid)
 			_, err := c.append(4*128, pattern('b', 512))
 			c.want(err, zone.ErrInvalid)
-			c.want(c.zoneOp(OpFinish, 5*128), zone.ErrInvalid)
+			c.want(c.zoneOp(disk.OpFinish, 5*128), zone.ErrInvalid)
 			for i := 2; i < 6; i++ {
 				c.want(c.write(uint64(i)*128+8, pattern('b', 512)), zone.ErrInvalid)
-				c.want(c.zoneOp(OpOpen, uint64(i)*128), zone.ErrInvalid)
-				c.want(c.do(request(OpRead, uint64(i)*128, make([]byte, 512))), readable)
+				c.want(c.zoneOp(disk.OpOpen, uint64(i)*128), zone.ErrInvalid)
+				c.want(c.do(request(disk.OpRead, uint64(i)*128, make([]byte, 512))), readable)
 				c.wantZone(i, s, map[zone.State]uint64{zone.ReadOnly: 8}[s])
 			}
 			// And comes back, empty: a report shows it, and then it can be used.
@@ -261,7 +262,7 @@ func TestDriveZonesFail(t *testing.T) {
 // Read-only zones can be read: what the drive fails to read there is a medium error,
 // and no request that the zone's state does not allow.
 func TestDriveReadFailsInReadOnlyZone(t *testing.T) {
-	for s, want := range map[zone.State]error{zone.ReadOnly: ErrIO, zone.Offline: zone.ErrInvalid, zone.Closed: ErrIO} {
+	for s, want := range map[zone.State]error{zone.ReadOnly: disk.ErrIO, zone.Offline: zone.ErrInvalid, zone.Closed: disk.ErrIO} {
 		for _, reported := range []bool{false, true} {
 			d := newFakeDrive(t, small, nil, nil)
 			c := newClient(t, d)
@@ -272,7 +273,7 @@ func TestDriveReadFailsInReadOnlyZone(t *testing.T) {
 				c.wantZone(2, s, map[zone.State]uint64{zone.ReadOnly: 8, zone.Closed: 8}[s])
 			}
 			d.dev.failing(engine.Readv, 0, unix.EIO)
-			err := c.do(request(OpRead, 256, make([]byte, 512)))
+			err := c.do(request(disk.OpRead, 256, make([]byte, 512)))
 			c.want(err, want)
 			if errors.Is(err, zone.ErrInvalid) && s != zone.Offline {
 				t.Errorf("a read in a zone that is %v: %v", s, err)
@@ -298,7 +299,7 @@ func TestDriveReadsReadOnlyZoneToItsCapacity(t *testing.T) {
 	if got := c.read(256+96, 32*512); !bytes.Equal(got, make([]byte, 32*512)) {
 		t.Error("above the capacity there are no zeroes")
 	}
-	if ops := d.dev.ops; len(ops) != 1 || ops[0].Off != (256+88)<<SectorShift || ops[0].Len != 8<<SectorShift {
+	if ops := d.dev.ops; len(ops) != 1 || ops[0].Off != (256+88)<<disk.SectorShift || ops[0].Len != 8<<disk.SectorShift {
 		t.Errorf("the drive was asked for %+v", ops)
 	}
 	// Conventional zones have no capacity, and reads go over several of them.
@@ -314,7 +315,7 @@ func TestDriveReadsReadOnlyZoneToItsCapacity(t *testing.T) {
 func TestDriveZoneFailsUnderWrite(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
 	c, e := d.held(t, isWrite)
-	r, behind := request(OpWrite, 256, pattern('a', 512)), request(OpAppend, 256, pattern('a', 512))
+	r, behind := request(disk.OpWrite, 256, pattern('a', 512)), request(disk.OpAppend, 256, pattern('a', 512))
 	c.submit(r, behind)
 	d.dev.set(2, zone.ReadOnly)
 	c.wantZone(2, zone.ReadOnly, 0)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -21,15 +22,15 @@ import (
 // sector 256 and takes 96; its first 8 are the write in flight.
 func TestDriveMerges(t *testing.T) {
 	data := pattern('x', 8*512)
-	add := func() *Request { return request(OpAppend, 256, data) }
-	write := func(at, sectors int) *Request {
-		return request(OpWrite, 256+uint64(at), pattern('w', sectors*512))
+	add := func() *disk.Request { return request(disk.OpAppend, 256, data) }
+	write := func(at, sectors int) *disk.Request {
+		return request(disk.OpWrite, 256+uint64(at), pattern('w', sectors*512))
 	}
-	stable := func(r *Request) *Request {
+	stable := func(r *disk.Request) *disk.Request {
 		r.Stable = true
 		return r
 	}
-	vectors := func(n int) *Request {
+	vectors := func(n int) *disk.Request {
 		r := add()
 		for len(r.Iov) < n {
 			r.Iov = append(r.Iov, unix.Iovec{})
@@ -37,68 +38,68 @@ func TestDriveMerges(t *testing.T) {
 		return r
 	}
 	for name, tt := range map[string]struct {
-		line []*Request
+		line []*disk.Request
 		sent []written // behind the first
 		at   []int     // where each landed, -1 if it did not
 		errs map[int]error
 	}{
 		"appends, to the limit": {
-			[]*Request{add(), add(), add(), add(), add()},
+			[]*disk.Request{add(), add(), add(), add(), add()},
 			[]written{{8, 32, false}, {40, 8, false}},
 			[]int{8, 16, 24, 32, 40}, nil,
 		},
 		"writes among them": {
-			[]*Request{write(8, 8), add(), write(24, 8)},
+			[]*disk.Request{write(8, 8), add(), write(24, 8)},
 			[]written{{8, 24, false}},
 			[]int{8, 16, 24}, nil,
 		},
 		"one that is longer than the limit goes alone": {
-			[]*Request{add(), write(16, 40), add()},
+			[]*disk.Request{add(), write(16, 40), add()},
 			[]written{{8, 8, false}, {16, 40, false}, {56, 8, false}},
 			[]int{8, 16, 56}, nil,
 		},
 		"stable ones among themselves": {
-			[]*Request{add(), stable(add()), stable(add()), add()},
+			[]*disk.Request{add(), stable(add()), stable(add()), add()},
 			[]written{{8, 8, false}, {16, 16, true}, {32, 8, false}},
 			[]int{8, 16, 24, 32}, nil,
 		},
 		"a write elsewhere": {
-			[]*Request{add(), write(64, 8), add(), add()},
+			[]*disk.Request{add(), write(64, 8), add(), add()},
 			[]written{{8, 8, false}, {16, 16, false}},
 			[]int{8, -1, 16, 24}, map[int]error{1: zone.ErrUnaligned},
 		},
 		"nothing": {
-			[]*Request{add(), write(16, 0), write(17, 0), add()},
+			[]*disk.Request{add(), write(16, 0), write(17, 0), add()},
 			[]written{{8, 8, false}, {16, 8, false}},
 			[]int{8, 16, -1, 16}, map[int]error{2: zone.ErrUnaligned},
 		},
 		"an open": {
-			[]*Request{add(), request(OpOpen, 256, nil), add()},
+			[]*disk.Request{add(), request(disk.OpOpen, 256, nil), add()},
 			[]written{{8, 8, false}, {16, 8, false}},
 			[]int{8, -1, 16}, nil,
 		},
 		"a finish": {
-			[]*Request{add(), add(), request(OpFinish, 256, nil), add()},
+			[]*disk.Request{add(), add(), request(disk.OpFinish, 256, nil), add()},
 			[]written{{8, 16, false}},
 			[]int{8, 16, -1, -1}, map[int]error{3: zone.ErrInvalid},
 		},
 		"a reset": {
-			[]*Request{add(), request(OpReset, 256, nil), write(0, 8), add()},
+			[]*disk.Request{add(), request(disk.OpReset, 256, nil), write(0, 8), add()},
 			[]written{{8, 8, false}, {0, 16, false}},
 			[]int{8, -1, 0, 8}, nil,
 		},
 		"a reset of all": {
-			[]*Request{add(), request(OpResetAll, 0, nil), add(), add()},
+			[]*disk.Request{add(), request(disk.OpResetAll, 0, nil), add(), add()},
 			[]written{{8, 8, false}, {0, 16, false}},
 			[]int{8, -1, 0, 8}, nil,
 		},
 		"the end of the zone": {
-			[]*Request{write(8, 72), add(), add(), add()},
+			[]*disk.Request{write(8, 72), add(), add(), add()},
 			[]written{{8, 72, false}, {80, 16, false}},
 			[]int{8, 80, 88, -1}, map[int]error{3: zone.ErrInvalid},
 		},
 		"too many vectors": {
-			[]*Request{vectors(500), vectors(500), vectors(24), vectors(1), vectors(1100), vectors(1)},
+			[]*disk.Request{vectors(500), vectors(500), vectors(24), vectors(1), vectors(1100), vectors(1)},
 			[]written{{8, 24, false}, {32, 8, false}, {40, 8, false}, {48, 8, false}},
 			[]int{8, 16, 24, 32, 40, 48}, nil,
 		},
@@ -110,7 +111,7 @@ func TestDriveMerges(t *testing.T) {
 			c.submit(first)
 			c.submit(tt.line...)
 			c.quiet("a write is in flight")
-			for ended := map[*Request]bool{}; len(ended) < 1+len(tt.line); {
+			for ended := map[*disk.Request]bool{}; len(ended) < 1+len(tt.line); {
 				if r := c.lane.Done(); r != nil {
 					ended[r] = true
 				} else {
@@ -140,8 +141,8 @@ func TestDriveMergesBatches(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
 	c := newClient(t, d)
 	data := pattern('x', 4096)
-	c.submit(request(OpAppend, 256, data), request(OpAppend, 384, data), request(OpWrite, 264, data),
-		request(OpAppend, 384, data), request(OpAppend, 256, data))
+	c.submit(request(disk.OpAppend, 256, data), request(disk.OpAppend, 384, data), request(disk.OpWrite, 264, data),
+		request(disk.OpAppend, 384, data), request(disk.OpAppend, 256, data))
 	for range 5 {
 		c.want(c.wait().Err, nil)
 	}
@@ -158,8 +159,8 @@ func TestDriveMergesAcrossLanes(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
 	c, e := d.held(t, isWrite)
 	other := newClient(t, d)
-	first, second := request(OpAppend, 256, pattern('a', 4096)), request(OpAppend, 256, pattern('b', 4096))
-	third, fourth := request(OpAppend, 256, pattern('c', 4096)), request(OpAppend, 256, pattern('d', 4096))
+	first, second := request(disk.OpAppend, 256, pattern('a', 4096)), request(disk.OpAppend, 256, pattern('b', 4096))
+	third, fourth := request(disk.OpAppend, 256, pattern('c', 4096)), request(disk.OpAppend, 256, pattern('d', 4096))
 	c.submit(first)
 	other.submit(second)
 	c.submit(third)
@@ -180,16 +181,16 @@ func TestDriveMergesAcrossLanes(t *testing.T) {
 // Zones never wait for each other, whatever is in flight and in line in one.
 func TestDriveZonesDoNotWait(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
-	c, e := d.held(t, func(op *engine.Op) bool { return op.Off == 256<<SectorShift })
-	busy := []*Request{
-		request(OpWrite, 256, pattern('a', 4096)), request(OpAppend, 256, pattern('b', 4096)),
-		request(OpFinish, 256, nil), request(OpReset, 256, nil),
+	c, e := d.held(t, func(op *engine.Op) bool { return op.Off == 256<<disk.SectorShift })
+	busy := []*disk.Request{
+		request(disk.OpWrite, 256, pattern('a', 4096)), request(disk.OpAppend, 256, pattern('b', 4096)),
+		request(disk.OpFinish, 256, nil), request(disk.OpReset, 256, nil),
 	}
 	c.submit(busy...)
 	for _, client := range []*client{c, newClient(t, d)} {
 		client.want(client.write(384, pattern('o', 4096)), nil)
-		client.want(client.zoneOp(OpFinish, 384), nil)
-		client.want(client.zoneOp(OpReset, 384), nil)
+		client.want(client.zoneOp(disk.OpFinish, 384), nil)
+		client.want(client.zoneOp(disk.OpReset, 384), nil)
 		client.want(client.write(130, pattern('o', 4096)), nil)
 		client.want(client.flush(), nil)
 		client.read(300, 4096)

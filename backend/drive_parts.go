@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/iovec"
 )
@@ -20,37 +21,37 @@ func (d *drive) issue(r *driveRequest) {
 	if !d.device.take(r) {
 		return
 	}
-	r.clip, r.part = r.clip[:0], 0
+	r.Clip, r.part = r.Clip[:0], 0
 	total, direct := uint64(0), true
 	for m := r; m != nil; m = m.following(r) {
 		iov := m.Iov
 		if m.landed > 0 { // the rest of a write that another daemon had begun
-			iov = iovec.AppendTail(nil, iov, m.landed<<SectorShift)
+			iov = iovec.AppendTail(nil, iov, m.landed<<disk.SectorShift)
 		}
-		direct = direct && d.reach.has(iov)
+		direct = direct && d.reach.Has(iov)
 		for _, v := range iov {
 			total += v.Len
 			for v.Len > d.partBytes || pagesOf(v) > d.partPages {
 				part := v
 				if part.Len = min(v.Len, d.partBytes); pagesOf(part) > d.partPages {
-					part.Len = (d.partPages - 1) * pageBytes
+					part.Len = (d.partPages - 1) * disk.PageBytes
 				}
-				r.clip = append(r.clip, part)
+				r.Clip = append(r.Clip, part)
 				v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), part.Len))
 				v.Len -= part.Len
 			}
-			r.clip = append(r.clip, v)
+			r.Clip = append(r.Clip, v)
 		}
 	}
-	off := d.offset(uint64(r.zone)<<d.rules.shift + r.from + r.landed)
+	off := d.offset(uint64(r.zone)<<d.rules.Shift + r.from + r.landed)
 	switch {
 	case direct:
 		r.step = driveWrote
 		d.issuePart(r, off)
-	case !r.borrow(): // issue is called again
+	case !r.Borrow(): // issue is called again
 	default:
-		r.step, r.copied = driveWrote, newBounce(min(total, d.copyBytes()))
-		r.copied.far, r.copied.off, r.copied.len = r.clip, off, int64(total)
+		r.step, r.copied = driveWrote, disk.NewBounce(min(total, d.copyBytes()))
+		r.copied.Guest, r.copied.Off, r.copied.Len = r.Clip, off, int64(total)
 		if !d.issueCopy(r, off) {
 			d.wrote(r)
 		}
@@ -61,33 +62,33 @@ func (d *drive) issue(r *driveRequest) {
 // what the device takes at once, too, and ends where one may write.
 func (d *drive) copyBytes() uint64 {
 	granularity := uint64(d.info.Zoned.WriteGranularity)
-	return max(min(detourBytes, d.partBytes, d.partPages*pageBytes)&^(granularity-1), granularity)
+	return max(min(disk.BounceBytes, d.partBytes, d.partPages*disk.PageBytes)&^(granularity-1), granularity)
 }
 
 // issueCopy starts the I/O of the next part of r that is copied, at byte off of the
 // device. It is false, with the error in r.io, when the guest's memory is gone.
 func (d *drive) issueCopy(r *driveRequest, off int64) bool {
-	b, io := r.copied, &r.io
-	b.data = b.data[:min(b.off+b.len-off, int64(len(b.data)))]
-	b.iov[0].Len = uint64(len(b.data))
+	b, io := r.copied, &r.IO
+	b.Data = b.Data[:min(b.Off+b.Len-off, int64(len(b.Data)))]
+	b.Vec[0].Len = uint64(len(b.Data))
 	io.Code, io.FD, io.Dsync = engine.Writev, int(d.f.Fd()), r.Stable
-	io.Off, io.Len, io.Iov, io.N = off, int64(len(b.data)), b.iov[:], 0
-	if io.Err = iovec.Gather(b.data, b.far, uint64(off-b.off)); io.Err != nil {
+	io.Off, io.Len, io.Iov, io.N = off, int64(len(b.Data)), b.Vec[:], 0
+	if io.Err = iovec.Gather(b.Data, b.Guest, uint64(off-b.Off)); io.Err != nil {
 		return false
 	}
-	r.start()
+	r.StartIO()
 	return true
 }
 
 // proceed starts the I/O of the next part of r, and is false when there is none, or
 // it cannot be had.
 func (d *drive) proceed(r *driveRequest) bool {
-	off, b := r.io.Off+r.io.Len, r.copied
+	off, b := r.IO.Off+r.IO.Len, r.copied
 	switch {
-	case b == nil && r.part < len(r.clip):
+	case b == nil && r.part < len(r.Clip):
 		d.issuePart(r, off)
 		return true
-	case b != nil && off < b.off+b.len:
+	case b != nil && off < b.Off+b.Len:
 		return d.issueCopy(r, off)
 	}
 	return false
@@ -101,23 +102,23 @@ func (d *drive) issuePart(r *driveRequest, off int64) {
 	granularity := uint64(d.info.Zoned.WriteGranularity)
 	from, length := r.part, uint64(0)
 	var bytes, pages uint64
-	for i := from; i < len(r.clip); i++ {
-		bytes, pages = bytes+r.clip[i].Len, pages+pagesOf(r.clip[i])
+	for i := from; i < len(r.Clip); i++ {
+		bytes, pages = bytes+r.Clip[i].Len, pages+pagesOf(r.Clip[i])
 		if length > 0 && (bytes > d.partBytes || pages > d.partPages) {
 			break
 		}
-		if bytes&(granularity-1) == 0 || i == len(r.clip)-1 {
+		if bytes&(granularity-1) == 0 || i == len(r.Clip)-1 {
 			r.part, length = i+1, bytes
 		}
 	}
-	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, int(d.f.Fd()), r.Stable
-	r.io.Off, r.io.Len, r.io.Iov = off, int64(length), r.clip[from:r.part]
-	r.start()
+	r.IO.Code, r.IO.FD, r.IO.Dsync = engine.Writev, int(d.f.Fd()), r.Stable
+	r.IO.Off, r.IO.Len, r.IO.Iov = off, int64(length), r.Clip[from:r.part]
+	r.StartIO()
 }
 
 // pagesOf is how many pages v touches. Each may be a segment of its own to the
 // device.
 func pagesOf(v unix.Iovec) uint64 {
-	at := uint64(uintptr(unsafe.Pointer(v.Base))) & (pageBytes - 1)
-	return (at + v.Len + pageBytes - 1) / pageBytes
+	at := uint64(uintptr(unsafe.Pointer(v.Base))) & (disk.PageBytes - 1)
+	return (at + v.Len + disk.PageBytes - 1) / disk.PageBytes
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -16,7 +17,7 @@ import (
 // the kernel splits such a write, and then says EIO for one part or the other
 // where it is the limit of open zones.
 func TestDriveLongWrite(t *testing.T) {
-	const longest = 8 << SectorShift
+	const longest = 8 << disk.SectorShift
 	d := newFakeDrive(t, zone.Geometry{CapacitySectors: 4 * 128, ZoneSectors: 128, MaxOpen: 1, BlockSize: 512}, nil, nil)
 	d.partBytes = longest
 	d.dev.fault = func(op *engine.Op) (int64, error) {
@@ -26,8 +27,8 @@ func TestDriveLongWrite(t *testing.T) {
 		return 0, nil
 	}
 	c := newClient(t, d)
-	data := pattern(7, 60<<SectorShift)
-	c.want(c.zoneOp(OpOpen, 0), nil)
+	data := pattern(7, 60<<disk.SectorShift)
+	c.want(c.zoneOp(disk.OpOpen, 0), nil)
 	c.want(c.write(128, data), zone.ErrOpenLimit)
 	c.want(c.write(0, data), nil)
 	c.wantZone(0, zone.ExpOpen, 60)
@@ -69,7 +70,7 @@ func TestDriveParts(t *testing.T) {
 			d := newFakeDrive(t, small, nil, nil)
 			d.partBytes, d.partPages, d.info.Zoned.WriteGranularity = tt.bytes, tt.pages, tt.granularity
 			c, memory := newClient(t, d), all[tt.odd:]
-			r := request(OpWrite, tt.sector, nil)
+			r := request(disk.OpWrite, tt.sector, nil)
 			for i, n := range tt.vectors {
 				v := unix.Iovec{Len: uint64(n) * 512}
 				if n > 0 {
@@ -105,9 +106,9 @@ func TestDriveParts(t *testing.T) {
 // A part that fails ends the write; those before it have landed.
 func TestDrivePartFails(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
-	d.partBytes = 8 << SectorShift
+	d.partBytes = 8 << disk.SectorShift
 	c, e := d.held(t, isWrite)
-	first, second, third := request(OpAppend, 256, pattern('a', 512)), request(OpAppend, 256, pattern('b', 8*512)), request(OpAppend, 256, pattern('c', 20*512))
+	first, second, third := request(disk.OpAppend, 256, pattern('a', 512)), request(disk.OpAppend, 256, pattern('b', 8*512)), request(disk.OpAppend, 256, pattern('c', 20*512))
 	c.submit(first, second, third)
 	d.dev.failing(engine.Writev, 4, nil, nil, nil, unix.EIO)
 	for n := 0; n < 3; {
@@ -119,6 +120,6 @@ func TestDrivePartFails(t *testing.T) {
 	}
 	c.want(first.Err, nil)
 	c.want(second.Err, nil)
-	c.want(third.Err, ErrIO)
+	c.want(third.Err, disk.ErrIO)
 	c.wantZone(2, zone.ImpOpen, 1+8+8+4)
 }

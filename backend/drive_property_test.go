@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -78,7 +79,7 @@ func newDriveScript(t *rapid.T) *driveScript {
 	s := &driveScript{t: t, g: drawGeometry(t), acked: make(map[int]map[uint64][]byte)}
 	t.Cleanup(s.close)
 	s.rnd = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
-	w := &Window{First: rapid.IntRange(0, s.g.Zones()-1).Draw(t, "first")}
+	w := &disk.Window{First: rapid.IntRange(0, s.g.Zones()-1).Draw(t, "first")}
 	w.Last = rapid.IntRange(w.First, s.g.Zones()-1).Draw(t, "last")
 	s.first = w.First
 	s.d = newFakeDrive(s, s.g, nil, w)
@@ -121,7 +122,7 @@ func (s *driveScript) batch(t *rapid.T, faulty bool) {
 	}
 	n := rapid.IntRange(1, 16).Draw(t, "requests")
 	about := rapid.IntRange(0, len(s.d.zones)-1).Draw(t, "zone")
-	var rs []*Request
+	var rs []*disk.Request
 	lost := make(map[int]bool)
 	for i := range n {
 		zn := about
@@ -129,10 +130,10 @@ func (s *driveScript) batch(t *rapid.T, faulty bool) {
 			zn = s.rnd.IntN(len(s.d.zones))
 		}
 		r := s.request(zn)
-		if r.Op == OpReset {
+		if r.Op == disk.OpReset {
 			lost[s.first+zn] = true
 		}
-		for z := 0; r.Op == OpResetAll && z < len(s.d.zones); z++ {
+		for z := 0; r.Op == disk.OpResetAll && z < len(s.d.zones); z++ {
 			lost[s.first+z] = true
 		}
 		rs = append(rs, r)
@@ -160,9 +161,9 @@ func (s *driveScript) batch(t *rapid.T, faulty bool) {
 	}
 	for _, r := range rs {
 		switch {
-		case r.Err != nil && !mayFail(r.Err) && !errors.Is(r.Err, ErrRange):
+		case r.Err != nil && !mayFail(r.Err) && !errors.Is(r.Err, disk.ErrRange):
 			s.Errorf("%v", r.Err)
-		case r.Err == nil && (r.Op == OpAppend || r.Op == OpWrite) && r.Bytes > 0:
+		case r.Err == nil && (r.Op == disk.OpAppend || r.Op == disk.OpWrite) && r.Bytes > 0:
 			s.ack(r, lost)
 		}
 	}
@@ -180,21 +181,21 @@ func (s *driveScript) idle() bool {
 	return true
 }
 
-func (s *driveScript) request(zn int) *Request {
+func (s *driveScript) request(zn int) *disk.Request {
 	z := s.d.drive.ReportZone(zn)
 	block := uint64(s.g.BlockSize)
-	op := []Op{OpAppend, OpAppend, OpAppend, OpAppend, OpWrite, OpWrite, OpWrite, OpRead, OpOpen, OpClose, OpFinish, OpReset, OpFlush, OpReport, OpResetAll}[s.rnd.IntN(15)]
-	if op == OpResetAll && s.rnd.IntN(3) != 0 {
-		op = OpAppend
+	op := []disk.Op{disk.OpAppend, disk.OpAppend, disk.OpAppend, disk.OpAppend, disk.OpWrite, disk.OpWrite, disk.OpWrite, disk.OpRead, disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpFlush, disk.OpReport, disk.OpResetAll}[s.rnd.IntN(15)]
+	if op == disk.OpResetAll && s.rnd.IntN(3) != 0 {
+		op = disk.OpAppend
 	}
-	r := &Request{Op: op, Sector: z.Start, Stable: s.rnd.IntN(8) == 0}
+	r := &disk.Request{Op: op, Sector: z.Start, Stable: s.rnd.IntN(8) == 0}
 	switch op {
-	case OpReport:
+	case disk.OpReport:
 		r.Bytes = uint64(1 + s.rnd.IntN(len(s.d.zones)-zn))
-	case OpWrite, OpRead, OpAppend:
+	case disk.OpWrite, disk.OpRead, disk.OpAppend:
 		r.Bytes = uint64(s.rnd.IntN(4)) * block
-		if op == OpWrite && z.Type != zone.Conventional {
-			r.Sector = z.WP + uint64(s.rnd.IntN(3))*block/SectorSize*uint64(s.rnd.IntN(4))
+		if op == disk.OpWrite && z.Type != zone.Conventional {
+			r.Sector = z.WP + uint64(s.rnd.IntN(3))*block/disk.SectorSize*uint64(s.rnd.IntN(4))
 		}
 		odd := s.rnd.IntN(2) * 3
 		data := pageAligned(int(r.Bytes) + odd)[odd:]
@@ -209,9 +210,9 @@ func (s *driveScript) request(zn int) *Request {
 }
 
 // ack notes what r, which was good, has written.
-func (s *driveScript) ack(r *Request, lost map[int]bool) {
+func (s *driveScript) ack(r *disk.Request, lost map[int]bool) {
 	sector := r.Sector
-	if r.Op == OpAppend {
+	if r.Op == disk.OpAppend {
 		sector = r.AppendSector
 	}
 	zn := s.first + int(sector/s.g.ZoneSectors)
@@ -222,12 +223,12 @@ func (s *driveScript) ack(r *Request, lost map[int]bool) {
 		s.acked[zn] = make(map[uint64][]byte)
 	}
 	data := bytesOfAll(r)
-	for n := uint64(0); n < r.Bytes; n += SectorSize {
-		at := sector + n/SectorSize
+	for n := uint64(0); n < r.Bytes; n += disk.SectorSize {
+		at := sector + n/disk.SectorSize
 		if s.acked[zn][at] != nil {
 			s.Errorf("sector %d was given away twice", at)
 		}
-		s.acked[zn][at] = data[n:][:SectorSize]
+		s.acked[zn][at] = data[n:][:disk.SectorSize]
 	}
 }
 
@@ -239,9 +240,9 @@ func (s *driveScript) verify() {
 			continue
 		}
 		start := uint64(zn-s.first) * s.g.ZoneSectors
-		got := s.lanes[0].read(start, int(z.End-z.Start)*SectorSize)
+		got := s.lanes[0].read(start, int(z.End-z.Start)*disk.SectorSize)
 		for at, want := range sectors {
-			if !bytes.Equal(got[(at-start)*SectorSize:][:SectorSize], want) {
+			if !bytes.Equal(got[(at-start)*disk.SectorSize:][:disk.SectorSize], want) {
 				s.Errorf("zone %d of the drive (%v): sector %d is not what was written", zn, z.State, at-start)
 			}
 		}

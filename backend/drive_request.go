@@ -1,8 +1,10 @@
 package backend
 
+import "github.com/zvhost/zvhost/backend/disk"
+
 // A driveRequest is a request to a drive: what the drive has to know of it.
 type driveRequest struct {
-	*Request
+	*disk.Request
 	step driveStep
 	zone int32 // of a request to one zone, or the first of the zones [zone, to) that are at work
 	to   int32
@@ -13,26 +15,26 @@ type driveRequest struct {
 	from, end uint64
 	again     bool
 	landed    uint64
-	followers reqList   // whose data moves with this one's
-	part      int       // of clip, what the next part of the I/O begins with
-	copied    *bounce   // memory in the place of Iov
-	cause     error     // what its I/O failed with
-	tried     [2]uint64 // of that I/O, if it wrote: up to where the data surely went, and was to go
+	followers disk.List    // whose data moves with this one's
+	part      int          // of clip, what the next part of the I/O begins with
+	copied    *disk.Bounce // memory in the place of Iov
+	cause     error        // what its I/O failed with
+	tried     [2]uint64    // of that I/O, if it wrote: up to where the data surely went, and was to go
 
 	asked uint64 // of a report: which of all that the drive was asked for it is
 }
 
 // driveOf is what the drive knows of r.
-func driveOf(r *Request) *driveRequest {
-	if d, ok := r.own.(*driveRequest); ok {
+func driveOf(r *disk.Request) *driveRequest {
+	if d, ok := r.Own.(*driveRequest); ok {
 		return d
 	}
 	d := &driveRequest{Request: r}
-	r.own = d
+	r.Own = d
 	return d
 }
 
-// A driveStep says what ioDone has to do next.
+// A driveStep says what Continue has to do next.
 type driveStep uint8
 
 const (

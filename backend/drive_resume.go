@@ -4,30 +4,31 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // This file finishes what another daemon had begun on a drive when it died, from
-// the marks that it left (mark.go). The drive itself knows how far each write came:
+// the notes that it left (disk/note.go). The drive itself knows how far each write came:
 // its write pointer. A zone that has writes to be finished is kept for them, until
 // all have come; then they go first, in the order of their addresses, each from
 // where the write pointer stands. docs/restart.md has the argument.
 
-// user and renew implement marker. A drive has no place to count its users in: whose
+// User and renew implements disk.Resumer. A drive has no place to count its users in: whose
 // write pointer has passed a write's end is taken for it.
-func (d *drive) user() uint64 { return 0 }
-func (d *drive) renew() error { return nil }
+func (d *drive) User() uint64 { return 0 }
+func (d *drive) Renew() error { return nil }
 
-// begin, unclean and leaveUnclean implement marker: a drive keeps no note of who uses it.
-func (d *drive) begin() error  { return nil }
-func (d *drive) unclean() bool { return false }
-func (d *drive) leaveUnclean() {}
+// Begin, unclean and leaveUnclean implements disk.Resumer: a drive keeps no note of who uses it.
+func (d *drive) Begin() error  { return nil }
+func (d *drive) Unclean() bool { return false }
+func (d *drive) LeaveUnclean() {}
 
-// reserve implements marker.
-func (d *drive) reserve(claims []claim) {
+// Reserve implements disk.Resumer.
+func (d *drive) Reserve(claims []disk.Reservation) {
 	for len(claims) > 0 {
-		zn, n := claims[0].was.sector>>d.rules.shift, 1
-		for n < len(claims) && claims[n].was.sector>>d.rules.shift == zn {
+		zn, n := claims[0].Was.Sector>>d.rules.Shift, 1
+		for n < len(claims) && claims[n].Was.Sector>>d.rules.Shift == zn {
 			n++
 		}
 		d.reserveIn(zn, claims[:n])
@@ -36,10 +37,10 @@ func (d *drive) reserve(claims []claim) {
 }
 
 // reserveIn is reserve for claims in one zone, if there is such a zone.
-func (d *drive) reserveIn(zn uint64, claims []claim) {
-	if i := int(zn); d.info.ReadOnly || zn >= uint64(len(d.zones)) || d.conventional(i) || !d.serving(i) {
+func (d *drive) reserveIn(zn uint64, claims []disk.Reservation) {
+	if i := int(zn); d.info.ReadOnly || zn >= uint64(len(d.zones)) || d.Conventional(i) || !d.serving(i) {
 		for _, c := range claims {
-			c.of.failed()
+			c.Of.Failed()
 		}
 		return
 	}
@@ -49,27 +50,27 @@ func (d *drive) reserveIn(zn uint64, claims []claim) {
 	d.claims.mu.Lock()
 	defer d.claims.mu.Unlock()
 	if d.claims.of == nil {
-		d.claims.of = map[*Mark]driveClaim{}
+		d.claims.of = map[*disk.Note]driveClaim{}
 	}
 	old := z.claimed
 	all := make([]driveClaim, 0, len(old)+len(claims))
 	for _, c := range claims {
-		n := driveClaim{zone: int(zn), from: d.rules.offset(c.was.sector)}
-		n.end = n.from + c.was.sectors
+		n := driveClaim{zone: int(zn), from: d.rules.Offset(c.Was.Sector)}
+		n.end = n.from + c.Was.Sectors
 		for ; len(old) > 0 && old[0].from <= n.from; old = old[1:] {
 			all = append(all, old[0])
 			d.claims.steps++
 		}
 		switch k := len(all); {
-		case c.was.sectors == 0, c.was.sectors > z.capSecs, n.end > z.capSecs, !d.rules.granular(n.from << SectorShift), !d.rules.granular(n.end << SectorShift),
+		case c.Was.Sectors == 0, c.Was.Sectors > z.capSecs, n.end > z.capSecs, !d.rules.Granular(n.from << disk.SectorShift), !d.rules.Granular(n.end << disk.SectorShift),
 			k > 0 && all[k-1].end > n.from, len(old) > 0 && old[0].from < n.end: // two at one place: nobody admitted that
-			c.of.failed()
+			c.Of.Failed()
 			continue
 		case zone.Entry(z.word.Load()).Written() >= n.end:
-			c.of.done(c.was.sector)
+			c.Of.Done(c.Was.Sector)
 		default:
 			z.owed++
-			d.claims.of[c.of] = n
+			d.claims.of[c.Of] = n
 		}
 		all = append(all, n)
 	}
@@ -78,7 +79,7 @@ func (d *drive) reserveIn(zn uint64, claims []claim) {
 	}
 }
 
-// A driveClaim is where a write in flight was going: what its mark said when it was
+// A driveClaim is where a write in flight was going: what its note said when it was
 // claimed, whatever it says by now.
 type driveClaim struct {
 	zone      int
@@ -86,7 +87,7 @@ type driveClaim struct {
 }
 
 // claimed takes back what was claimed for m; false when nothing was.
-func (d *drive) claimed(m *Mark) (c driveClaim, ok bool) {
+func (d *drive) claimed(m *disk.Note) (c driveClaim, ok bool) {
 	d.claims.mu.Lock()
 	defer d.claims.mu.Unlock()
 	c, ok = d.claims.of[m]
@@ -103,45 +104,45 @@ func (z *driveZone) settleOwed() {
 	z.claimed = nil
 	slices.SortFunc(z.again, func(a, b *driveRequest) int { return cmp.Compare(a.from, b.from) })
 	for _, r := range slices.Backward(z.again) {
-		z.line.pushFront(r.Request)
+		z.line.PushFront(r.Request)
 	}
 	z.again = nil
 }
 
 // forgo gives up m, which was claimed and whose zone i may go on then.
-func (d *drive) forgo(m *Mark, i int, lane *Lane) {
+func (d *drive) forgo(m *disk.Note, i int, lane *disk.Lane) {
 	z := &d.zones[i]
 	z.mu.Lock()
-	m.failed()
+	m.Failed()
 	z.settleOwed()
 	next := d.next(z)
 	z.mu.Unlock()
 	d.run(next, lane)
 }
 
-// emptied implements marker. Whether the zone is empty the drive may have to be asked,
+// Emptied implements disk.Resumer. Whether the zone is empty the drive may have to be asked,
 // so it is looked at when the close comes: admitManage.
-func (d *drive) emptied(*Mark, uint64) {}
+func (d *drive) Emptied(*disk.Note, uint64) {}
 
 // wasEmptying says that r is a close which another daemon was about to make its zone
 // empty with: where that is empty, r is done.
 func (r *driveRequest) wasEmptying() bool {
-	if r.Op != OpClose || r.Mark == nil {
+	if r.Op != disk.OpClose || r.Note == nil {
 		return false
 	}
-	was := r.Mark.load()
-	return was.what == markEmptying && was.sector == r.Sector
+	was := r.Note.Load()
+	return was.What == disk.NotedEmptying && was.Sector == r.Sector
 }
 
-// disown implements marker.
-func (d *drive) disown(m *Mark) {
+// Disown implements disk.Resumer.
+func (d *drive) Disown(m *disk.Note) {
 	if c, ok := d.claimed(m); ok {
 		d.forgo(m, c.zone, nil)
 	}
 }
 
-// unclaim implements marker.
-func (d *drive) unclaim(m *Mark) {
+// Unclaim implements disk.Resumer.
+func (d *drive) Unclaim(m *disk.Note) {
 	if c, ok := d.claimed(m); ok {
 		z := &d.zones[c.zone]
 		z.mu.Lock()
@@ -150,44 +151,44 @@ func (d *drive) unclaim(m *Mark) {
 	}
 }
 
-// resume implements marker.
-func (d *drive) resume(q *Request) {
+// Resume implements disk.Resumer.
+func (d *drive) Resume(q *disk.Request) {
 	r := driveOf(q)
-	switch was := r.Mark.load(); was.what {
-	case markAt:
+	switch was := r.Note.Load(); was.What {
+	case disk.NotedAddress:
 		d.readmit(r)
-	case markDone:
-		if !was.agrees(&d.rules, d, q) {
-			d.fail(r, ErrIO)
+	case disk.NotedDone:
+		if !was.Agrees(&d.rules, d, q) {
+			d.fail(r, disk.ErrIO)
 			return
 		}
-		r.AppendSector = was.sector
+		r.AppendSector = was.Sector
 		d.stable(r)
-	case markEmptying:
-		if r.Op != OpClose { // nobody marks it like that
-			d.fail(r, ErrIO)
+	case disk.NotedEmptying:
+		if r.Op != disk.OpClose { // nobody notes it like that
+			d.fail(r, disk.ErrIO)
 			return
 		}
-		d.submit(q)
+		d.Submit(q)
 	default:
-		d.fail(r, ErrIO)
+		d.fail(r, disk.ErrIO)
 	}
 }
 
 // readmit puts r, a write with an address, among those that come first in its zone.
 func (d *drive) readmit(r *driveRequest) {
-	c, ok := d.claimed(r.Mark)
+	c, ok := d.claimed(r.Note)
 	if !ok { // it was refused
-		d.fail(r, ErrIO)
+		d.fail(r, disk.ErrIO)
 		return
 	}
-	i, err := d.rules.write(d, r.Request)
+	i, err := d.rules.Write(d, r.Request)
 	r.zone = int32(i)
-	same := err == nil && i == c.zone && r.Bytes>>SectorShift == c.end-c.from &&
-		(r.Op == OpAppend || r.Op == OpWrite && d.rules.offset(r.Sector) == c.from)
+	same := err == nil && i == c.zone && r.Bytes>>disk.SectorShift == c.end-c.from &&
+		(r.Op == disk.OpAppend || r.Op == disk.OpWrite && d.rules.Offset(r.Sector) == c.from)
 	if !same {
-		d.forgo(r.Mark, c.zone, r.lane)
-		d.fail(r, ErrIO) // not the request that it was: the guest has changed it in flight
+		d.forgo(r.Note, c.zone, r.Lane)
+		d.fail(r, disk.ErrIO) // not the request that it was: the guest has changed it in flight
 		return
 	}
 	z := &d.zones[c.zone]
@@ -197,7 +198,7 @@ func (d *drive) readmit(r *driveRequest) {
 	z.settleOwed()
 	next := d.next(z)
 	z.mu.Unlock()
-	d.run(next, r.lane)
+	d.run(next, r.Lane)
 }
 
 // admitAgain is admit for a write that has an address, in zone z, whose lock is held
@@ -206,18 +207,18 @@ func (d *drive) admitAgain(z *driveZone, r *driveRequest, at uint64) (done bool,
 	r.again = false
 	switch {
 	case at >= r.end:
-		r.AppendSector = uint64(r.zone)<<d.rules.shift + r.from
-		r.Mark.done(r.AppendSector)
+		r.AppendSector = uint64(r.zone)<<d.rules.Shift + r.from
+		r.Note.Done(r.AppendSector)
 		return true, nil
 	case at < r.from:
 		// What stood before it has failed. It was told nobody where it is.
-		r.Mark.Clear()
+		r.Note.Clear()
 		return false, d.admit(z, r, at)
 	}
 	if _, err := zone.Transition(zone.Entry(z.word.Load()).State(), zone.OnWrite, true); err != nil {
 		return false, err
 	}
-	r.AppendSector = uint64(r.zone)<<d.rules.shift + r.from
+	r.AppendSector = uint64(r.zone)<<d.rules.Shift + r.from
 	r.landed = at - r.from
 	return false, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -27,24 +28,24 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 	before := newFakeDrive(t, g, nil, nil)
 	before.dev.cached = cached
 	e := &fakeEngine{dev: before.dev, hold: func(op *engine.Op) bool { return op.Code == engine.Writev }}
-	lane, err := NewLane(func(func()) (engine.Engine, error) { return e, nil })
+	lane, err := disk.NewLane(func(func()) (engine.Engine, error) { return e, nil })
 	if err != nil {
 		return err
 	}
 	defer func() { _ = lane.Close() }()
 	const zn = 3
 	start := uint64(zn) * g.ZoneSectors
-	var all []*Request
-	answered := map[*Request]bool{}
+	var all []*disk.Request
+	answered := map[*disk.Request]bool{}
 	guess := uint64(0)
 	for id := range 2 + rng.IntN(8) {
 		n := uint64(1 + rng.IntN(8))
-		r := request(OpAppend, start, pattern(byte(id+1), int(n)*SectorSize))
+		r := request(disk.OpAppend, start, pattern(byte(id+1), int(n)*disk.SectorSize))
 		if rng.IntN(2) == 0 {
-			r.Op, r.Sector = OpWrite, start+guess
+			r.Op, r.Sector = disk.OpWrite, start+guess
 		}
 		guess += n
-		r.Mark, r.Tag = new(Mark), uint32(id)
+		r.Note, r.Tag = new(disk.Note), uint32(id)
 		all = append(all, r)
 		lane.Submit(before, r)
 		lane.Start()
@@ -57,41 +58,41 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 	}
 	if len(e.kept) > 0 && rng.IntN(2) == 0 { // in part, or whole, and nobody hears of it
 		op := *e.kept[0]
-		landed := rng.Int64N(op.Len>>SectorShift+1) << SectorShift
-		before.dev.failing(engine.Writev, landed>>SectorShift, unix.EIO)
+		landed := rng.Int64N(op.Len>>disk.SectorShift+1) << disk.SectorShift
+		before.dev.failing(engine.Writev, landed>>disk.SectorShift, unix.EIO)
 		before.dev.do(&op)
 		before.dev.fault = nil
 	}
 
 	d := openFakeDrive(t, g, before.dev, nil, false)
 	c := newClient(t, d)
-	var again []*Request
-	var marks []*Mark
+	var again []*disk.Request
+	var marks []*disk.Note
 	for _, was := range all {
 		if answered[was] {
 			continue
 		}
 		r := request(was.Op, was.Sector, pattern(byte(was.Tag+1), int(was.Bytes)))
-		r.Mark, r.Tag = was.Mark, was.Tag
-		again, marks = append(again, r), append(marks, r.Mark)
+		r.Note, r.Tag = was.Note, was.Tag
+		again, marks = append(again, r), append(marks, r.Note)
 	}
 	if len(marks) == 0 {
 		return nil
 	}
-	Claim(d, Run(d), marks)
-	late := request(OpAppend, start, pattern(200, SectorSize))
-	if marks[0].load().what == markAt && (len(marks) == 1 || again[1].Op == OpAppend && len(again) == 2) {
+	disk.Claim(d, disk.Run(d), marks)
+	late := request(disk.OpAppend, start, pattern(200, disk.SectorSize))
+	if marks[0].Load().What == disk.NotedAddress && (len(marks) == 1 || again[1].Op == disk.OpAppend && len(again) == 2) {
 		c.submit(late) // somebody else: it goes behind those that have an address
 	}
 	rng.Shuffle(len(again), func(i, j int) {
-		if again[i].Mark.load().what == markAt && again[j].Mark.load().what == markAt {
+		if again[i].Note.Load().What == disk.NotedAddress && again[j].Note.Load().What == disk.NotedAddress {
 			again[i], again[j] = again[j], again[i]
 		}
 	})
 	for _, r := range again {
 		c.lane.Resume(d, r)
 	}
-	if late.lane == nil {
+	if late.Lane == nil {
 		c.submit(late)
 	}
 	c.lane.Start()
@@ -100,18 +101,18 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 			return fmt.Errorf("request %d, %v: %w", r.Tag, r.Op, r.Err)
 		}
 	}
-	content := c.read(start, int(guess+1)*SectorSize)
+	content := c.read(start, int(guess+1)*disk.SectorSize)
 	seen := map[byte]uint64{}
 	for at := range guess + 1 {
-		b := content[at*SectorSize]
-		if at > 0 && b != content[(at-1)*SectorSize] && seen[b] != 0 {
+		b := content[at*disk.SectorSize]
+		if at > 0 && b != content[(at-1)*disk.SectorSize] && seen[b] != 0 {
 			return fmt.Errorf("request %d stands there twice", b-1)
 		}
 		seen[b]++
 	}
 	for _, r := range all {
-		if seen[byte(r.Tag+1)] != r.Bytes>>SectorShift {
-			return fmt.Errorf("request %d has %d sectors, not %d", r.Tag, seen[byte(r.Tag+1)], r.Bytes>>SectorShift)
+		if seen[byte(r.Tag+1)] != r.Bytes>>disk.SectorShift {
+			return fmt.Errorf("request %d has %d sectors, not %d", r.Tag, seen[byte(r.Tag+1)], r.Bytes>>disk.SectorShift)
 		}
 	}
 	return late.Err
@@ -133,22 +134,22 @@ func TestDriveRemembersOpenZones(t *testing.T) {
 		return d, newClient(t, d)
 	}
 	d, c := again(false)
-	c.want(c.zoneOp(OpReset, 3*128), nil)
-	c.want(c.zoneOp(OpClose, 256), nil)
-	c.want(c.zoneOp(OpClose, 256), zone.ErrInvalid)
-	c.want(c.zoneOp(OpClose, 5*128), zone.ErrInvalid)
+	c.want(c.zoneOp(disk.OpReset, 3*128), nil)
+	c.want(c.zoneOp(disk.OpClose, 256), nil)
+	c.want(c.zoneOp(disk.OpClose, 256), zone.ErrInvalid)
+	c.want(c.zoneOp(disk.OpClose, 5*128), zone.ErrInvalid)
 	c.want(c.write(4*128, pattern('a', 512)), nil)
 	for i, s := range map[int]zone.State{2: zone.Empty, 3: zone.Empty, 4: zone.ExpOpen, 5: zone.Empty} {
 		if is := zone.State(d.dev.m.Zones[i].State); is != s {
 			t.Errorf("zone %d of the drive is %v, want %v", i, is, s)
 		}
-		if w := d.entry(i); w.State() != s {
+		if w := d.Entry(i); w.State() != s {
 			t.Errorf("zone %d is %v, want %v", i, w.State(), s)
 		}
 	}
 
 	d, c = again(false)
-	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 	if s := zone.State(d.dev.m.Zones[3].State); s != zone.Empty {
 		t.Errorf("a reset of all has left zone 3 %v", s)
 	}
@@ -158,25 +159,25 @@ func TestDriveRemembersOpenZones(t *testing.T) {
 	d.dev.set(3, zone.Empty)
 	for i, stable := range []bool{false, true, false} {
 		sector := uint64(2+i%2) * 128
-		m := new(Mark)
-		m.emptying(sector)
-		Claim(d, Run(d), []*Mark{m})
-		r := request(OpClose, sector, nil)
+		m := new(disk.Note)
+		m.Emptying(sector)
+		disk.Claim(d, disk.Run(d), []*disk.Note{m})
+		r := request(disk.OpClose, sector, nil)
 		r.Stable = stable
 		c.want(c.resume(r, m), nil)
-		wantMark(t, m, markDone)
+		wantMark(t, m, disk.NotedDone)
 		if s := zone.State(d.dev.m.Zones[2+i%2].State); s != zone.Empty {
 			t.Errorf("zone %d was closed, and is %v", 2+i%2, s)
 		}
 	}
-	other := new(Mark)
-	other.emptying(3 * 128)
-	Claim(d, Run(d), []*Mark{other})
-	c.want(c.resume(request(OpClose, 256, nil), other), zone.ErrInvalid) // not the request that it was
+	other := new(disk.Note)
+	other.Emptying(3 * 128)
+	disk.Claim(d, disk.Run(d), []*disk.Note{other})
+	c.want(c.resume(request(disk.OpClose, 256, nil), other), zone.ErrInvalid) // not the request that it was
 
 	_, c = again(true)
-	c.want(c.zoneOp(OpOpen, 256), nil) // it is open
-	c.want(c.zoneOp(OpOpen, 5*128), zone.ErrInvalid)
+	c.want(c.zoneOp(disk.OpOpen, 256), nil) // it is open
+	c.want(c.zoneOp(disk.OpOpen, 5*128), zone.ErrInvalid)
 }
 
 // What is claimed and never comes does not keep the zone; what cannot be is
@@ -190,33 +191,33 @@ func TestDriveClaims(t *testing.T) {
 	d = openFakeDrive(t, small, d.dev, nil, false)
 	c = newClient(t, d)
 	landed, lost, other := inFlightAt(256, 8), inFlightAt(256+8, 8), inFlightAt(3*128, 8)
-	bad := []*Mark{inFlightAt(0, 8), inFlightAt(1<<40, 8), inFlightAt(512, 0), inFlightAt(256+92, 8), inFlightAt(256, 1<<60)}
-	Claim(d, Run(d), append([]*Mark{landed, lost, other}, bad...))
-	wantMark(t, landed, markDone)
+	bad := []*disk.Note{inFlightAt(0, 8), inFlightAt(1<<40, 8), inFlightAt(512, 0), inFlightAt(256+92, 8), inFlightAt(256, 1<<60)}
+	disk.Claim(d, disk.Run(d), append([]*disk.Note{landed, lost, other}, bad...))
+	wantMark(t, landed, disk.NotedDone)
 	for _, m := range bad {
-		wantMark(t, m, markFailed)
+		wantMark(t, m, disk.NotedFailed)
 	}
-	wait := request(OpAppend, 256, pattern(2, 4096))
+	wait := request(disk.OpAppend, 256, pattern(2, 4096))
 	c.submit(wait)
 	if c.lane.Done() != nil {
 		t.Error("it did not wait")
 	}
-	Release(d, lost)
-	Release(d, lost)
+	disk.Release(d, lost)
+	disk.Release(d, lost)
 	if r := c.wait(); r != wait || r.Err != nil || r.AppendSector != 256+8 {
 		t.Errorf("%v at %d, %v", r.Op, r.AppendSector, r.Err)
 	}
-	c.want(c.resume(request(OpRead, 3*128, pattern(0, 4096)), other), ErrIO)
+	c.want(c.resume(request(disk.OpRead, 3*128, pattern(0, 4096)), other), disk.ErrIO)
 	if _, err := c.append(3*128, pattern(2, 4096)); err != nil {
 		t.Error(err)
 	}
-	for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset, OpResetAll} {
+	for _, op := range []disk.Op{disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpResetAll} {
 		r := request(op, 256, nil)
-		r.Mark = new(Mark)
+		r.Note = new(disk.Note)
 		if err := c.do(r); err != nil {
 			t.Error(op, err)
 		}
-		if op != OpReset && r.Mark.load().what != markDone {
+		if op != disk.OpReset && r.Note.Load().What != disk.NotedDone {
 			t.Errorf("%v is not marked", op)
 		}
 	}
@@ -226,18 +227,18 @@ func TestDriveClaims(t *testing.T) {
 func TestDriveClaimsThatAreLeft(t *testing.T) {
 	d := newFakeDrive(t, small, nil, nil)
 	m := inFlightAt(256, 8)
-	Claim(d, Run(d), []*Mark{m})
-	Unclaim(d, m)
-	Unclaim(d, m)
-	wantMark(t, m, markAt)
+	disk.Claim(d, disk.Run(d), []*disk.Note{m})
+	disk.Unclaim(d, m)
+	disk.Unclaim(d, m)
+	wantMark(t, m, disk.NotedAddress)
 	c := newClient(t, d)
 	if _, err := c.append(3*128, pattern(1, 4096)); err != nil {
 		t.Error(err)
 	}
-	c.want(c.zoneOp(OpReset, 256), nil) // nothing keeps the zone
+	c.want(c.zoneOp(disk.OpReset, 256), nil) // nothing keeps the zone
 	d = openFakeDrive(t, small, d.dev, nil, false)
 	c = newClient(t, d)
-	Claim(d, Run(d), []*Mark{m})
-	c.want(c.resume(request(OpAppend, 256, pattern(2, 4096)), m), nil)
-	wantMark(t, m, markDone)
+	disk.Claim(d, disk.Run(d), []*disk.Note{m})
+	c.want(c.resume(request(disk.OpAppend, 256, pattern(2, 4096)), m), nil)
+	wantMark(t, m, disk.NotedDone)
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -19,20 +20,23 @@ func TestDriveReportComesLate(t *testing.T) {
 		state   zone.State
 		written uint64
 	}{
-		"a write":           {func(c *client) { c.want(c.write(264, pattern('b', 4096)), nil) }, zone.ImpOpen, 16},
-		"a close":           {func(c *client) { c.want(c.zoneOp(OpClose, 256), nil) }, zone.Closed, 8},
-		"a reset":           {func(c *client) { c.want(c.zoneOp(OpReset, 256), nil) }, zone.Empty, 0},
-		"a reset of all":    {func(c *client) { c.want(c.zoneOp(OpResetAll, 256), nil) }, zone.Empty, 0},
-		"a reset and write": {func(c *client) { c.want(c.zoneOp(OpReset, 256), nil); c.want(c.write(256, pattern('b', 4096)), nil) }, zone.ImpOpen, 8},
-		"nothing":           {func(*client) {}, zone.ImpOpen, 8},
-		"another zone":      {func(c *client) { c.want(c.write(384, pattern('b', 4096)), nil) }, zone.ImpOpen, 8},
+		"a write":        {func(c *client) { c.want(c.write(264, pattern('b', 4096)), nil) }, zone.ImpOpen, 16},
+		"a close":        {func(c *client) { c.want(c.zoneOp(disk.OpClose, 256), nil) }, zone.Closed, 8},
+		"a reset":        {func(c *client) { c.want(c.zoneOp(disk.OpReset, 256), nil) }, zone.Empty, 0},
+		"a reset of all": {func(c *client) { c.want(c.zoneOp(disk.OpResetAll, 256), nil) }, zone.Empty, 0},
+		"a reset and write": {func(c *client) {
+			c.want(c.zoneOp(disk.OpReset, 256), nil)
+			c.want(c.write(256, pattern('b', 4096)), nil)
+		}, zone.ImpOpen, 8},
+		"nothing":      {func(*client) {}, zone.ImpOpen, 8},
+		"another zone": {func(c *client) { c.want(c.write(384, pattern('b', 4096)), nil) }, zone.ImpOpen, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newFakeDrive(t, small, nil, nil)
 			c := newClient(t, d)
 			c.want(c.write(256, pattern('a', 4096)), nil)
 			late, e := d.held(t, func(op *engine.Op) bool { return op.Code == engine.ZoneReport })
-			late.submit(&Request{Op: OpReport, Bytes: uint64(len(d.zones))})
+			late.submit(&disk.Request{Op: disk.OpReport, Bytes: uint64(len(d.zones))})
 			op := e.kept[0]
 			e.kept = nil
 			d.dev.do(op) // the drive has answered, and nobody has looked
@@ -56,11 +60,11 @@ func TestDriveClosesByItself(t *testing.T) {
 	}
 	c.wantState(d, 2, zone.ImpOpen, 8) // nobody has told
 	c.wantZone(2, zone.Closed, 8)
-	c.want(c.zoneOp(OpOpen, 384), nil)
+	c.want(c.zoneOp(disk.OpOpen, 384), nil)
 	c.want(c.write(256+8, pattern('a', 4096)), nil)
 	c.wantZone(4, zone.Closed, 8)
 	c.wantZone(3, zone.ExpOpen, 8)
-	c.want(c.zoneOp(OpClose, 512), nil) // is closed already
+	c.want(c.zoneOp(disk.OpClose, 512), nil) // is closed already
 }
 
 // Several workers on the same zones, while others ask for reports: everything
@@ -68,14 +72,14 @@ func TestDriveClosesByItself(t *testing.T) {
 // end each zone is what the drive has.
 func TestDriveStress(t *testing.T) {
 	d := newFakeDrive(t, stressGeometry, nil, nil)
-	d.maxBatch = 48 << SectorShift
+	d.maxBatch = 48 << disk.SectorShift
 	s := &stressed{disk: d.drive, landed: make(map[int][]landing), reset: make(map[int]uint64)}
 	var workers, watchers sync.WaitGroup
 	var stop atomic.Bool
 	watcher := newClientOn(t, d.drive, d.testEngine)
 	watchers.Go(func() {
 		for !stop.Load() {
-			if err := watcher.do(&Request{Op: OpReport, Bytes: stressZones}); err != nil {
+			if err := watcher.do(&disk.Request{Op: disk.OpReport, Bytes: stressZones}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -103,7 +107,7 @@ func wantDrive(t tb, d *fakeDrive) {
 		t.Error(err)
 	}
 	for i := range d.zones {
-		got, of := d.drive.ReportZone(i), d.dev.m.Descriptor(i+int(d.first>>d.rules.shift))
+		got, of := d.drive.ReportZone(i), d.dev.m.Descriptor(i+int(d.first>>d.rules.Shift))
 		wp := of.WP - d.first
 		if zone.State(of.State) == zone.ReadOnly {
 			wp = got.WP
@@ -112,8 +116,8 @@ func wantDrive(t tb, d *fakeDrive) {
 			t.Errorf("zone %d is %+v, of the drive %+v", i, got, of)
 		}
 		z := &d.zones[i]
-		if z.busy || z.stale || z.line.head != nil {
-			t.Errorf("zone %d: at work %v, unknown %v, in line %v", i, z.busy, z.stale, z.line.head)
+		if z.busy || z.stale || z.line.Head != nil {
+			t.Errorf("zone %d: at work %v, unknown %v, in line %v", i, z.busy, z.stale, z.line.Head)
 		}
 	}
 }
@@ -122,7 +126,7 @@ func wantDrive(t tb, d *fakeDrive) {
 // others write and some of it fails: nobody waits for ever, and in the end each
 // zone is what the drive has.
 func TestDriveStressResetAll(t *testing.T) {
-	for name, w := range map[string]*Window{"drive": nil, "window": {2, 12}} {
+	for name, w := range map[string]*disk.Window{"drive": nil, "window": {First: 2, Last: 12}} {
 		t.Run(name, func(t *testing.T) {
 			d := newFakeDrive(t, small, nil, w)
 			faults := rand.New(rand.NewPCG(1, 4))
@@ -136,14 +140,14 @@ func TestDriveStressResetAll(t *testing.T) {
 					rnd := rand.New(rand.NewPCG(uint64(n), 2))
 					data := pattern(byte('a'+n), 2048)
 					for range 150 {
-						var rs []*Request
+						var rs []*disk.Request
 						for range 6 {
-							op := []Op{OpAppend, OpAppend, OpAppend, OpWrite, OpFinish, OpResetAll, OpFlush, OpReset, OpOpen, OpClose, OpReport}[rnd.IntN(11)]
+							op := []disk.Op{disk.OpAppend, disk.OpAppend, disk.OpAppend, disk.OpWrite, disk.OpFinish, disk.OpResetAll, disk.OpFlush, disk.OpReset, disk.OpOpen, disk.OpClose, disk.OpReport}[rnd.IntN(11)]
 							r := request(op, uint64(2+rnd.IntN(5))*128, nil)
 							switch op {
-							case OpAppend, OpWrite:
+							case disk.OpAppend, disk.OpWrite:
 								r = request(op, r.Sector, data)
-							case OpReport:
+							case disk.OpReport:
 								r.Bytes = 3
 							}
 							r.Stable = rnd.IntN(8) == 0
@@ -167,7 +171,7 @@ func TestDriveStressResetAll(t *testing.T) {
 
 // mayFail says whether err is one that a request may get from a drive that fails.
 func mayFail(err error) bool {
-	for _, e := range []error{ErrIO, zone.ErrInvalid, zone.ErrUnaligned, zone.ErrOpenLimit, zone.ErrActiveLimit} {
+	for _, e := range []error{disk.ErrIO, zone.ErrInvalid, zone.ErrUnaligned, zone.ErrOpenLimit, zone.ErrActiveLimit} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -3,16 +3,17 @@ package backend
 import (
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // fakeRig makes drives over devices in memory.
 var fakeRig = zonedRig{
-	open: func(t testing.TB, g zone.Geometry) Disk { return newFakeDrive(t, g, nil, nil) },
-	openWith: func(t testing.TB, g zone.Geometry, zones map[int]zone.State) Disk {
+	open: func(t testing.TB, g zone.Geometry) disk.Disk { return newFakeDrive(t, g, nil, nil) },
+	openWith: func(t testing.TB, g zone.Geometry, zones map[int]zone.State) disk.Disk {
 		return newFakeDrive(t, g, zones, nil)
 	},
-	openReadOnly: func(t testing.TB, g zone.Geometry, fill func(Disk)) Disk {
+	openReadOnly: func(t testing.TB, g zone.Geometry, fill func(disk.Disk)) disk.Disk {
 		d := newFakeDrive(t, g, nil, nil)
 		fill(d)
 		return openFakeDrive(t, g, d.dev, nil, true)

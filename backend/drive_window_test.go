@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -16,11 +17,11 @@ import (
 // writable; 0 and 1 are conventional, and the last one has 64.
 func TestDriveWindow(t *testing.T) {
 	for _, tt := range []struct {
-		w        Window
+		w        disk.Window
 		capacity uint64
 	}{
-		{Window{0, 15}, 15*128 + 64}, {Window{0, 0}, 128}, {Window{0, 1}, 256}, {Window{1, 2}, 256},
-		{Window{2, 2}, 128}, {Window{3, 7}, 5 * 128}, {Window{14, 14}, 128}, {Window{14, 15}, 128 + 64}, {Window{15, 15}, 64},
+		{disk.Window{First: 0, Last: 15}, 15*128 + 64}, {disk.Window{First: 0, Last: 0}, 128}, {disk.Window{First: 0, Last: 1}, 256}, {disk.Window{First: 1, Last: 2}, 256},
+		{disk.Window{First: 2, Last: 2}, 128}, {disk.Window{First: 3, Last: 7}, 5 * 128}, {disk.Window{First: 14, Last: 14}, 128}, {disk.Window{First: 14, Last: 15}, 128 + 64}, {disk.Window{First: 15, Last: 15}, 64},
 	} {
 		d := newFakeDrive(t, small, nil, &tt.w)
 		c := newClient(t, d)
@@ -44,20 +45,20 @@ func TestDriveWindow(t *testing.T) {
 			c.want(err, zone.ErrInvalid)
 		}
 		// Behind the last there is nothing.
-		c.want(c.do(request(OpRead, tt.capacity, make([]byte, 512))), ErrRange)
-		c.want(c.do(request(OpRead, tt.capacity-1, make([]byte, 1024))), ErrRange)
-		c.want(c.write(tt.capacity, make([]byte, 512)), ErrRange)
-		for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset, OpReport} {
+		c.want(c.do(request(disk.OpRead, tt.capacity, make([]byte, 512))), disk.ErrRange)
+		c.want(c.do(request(disk.OpRead, tt.capacity-1, make([]byte, 1024))), disk.ErrRange)
+		c.want(c.write(tt.capacity, make([]byte, 512)), disk.ErrRange)
+		for _, op := range []disk.Op{disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpReport} {
 			r := request(op, tt.capacity, nil)
-			if op == OpReport {
+			if op == disk.OpReport {
 				r.Bytes = 1
 			}
 			c.want(c.do(r), zone.ErrInvalid)
 		}
 		for _, zones := range []uint64{0, uint64(n) + 1, 1 << 63, 1<<64 - 1} {
-			c.want(c.do(&Request{Op: OpReport, Bytes: zones}), zone.ErrInvalid)
+			c.want(c.do(&disk.Request{Op: disk.OpReport, Bytes: zones}), zone.ErrInvalid)
 		}
-		c.want(c.zoneOp(OpResetAll, 0), nil)
+		c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 		for i := range n {
 			if z := d.drive.ReportZone(i); z.Type != zone.Conventional && z.State != zone.Empty {
 				t.Errorf("%v: zone %d is %v", tt.w, i, z.State)
@@ -74,26 +75,26 @@ func TestDriveWindow(t *testing.T) {
 // The zones of a window are kept from whoever else would serve one of them.
 func TestDriveClaim(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "device")
-	claim := func(w Window, readOnly bool) (*drive, error) {
+	claim := func(w disk.Window, readOnly bool) (*drive, error) {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = f.Close() })
 		d := &drive{f: f, first: uint64(w.First) * 128}
-		d.info = Info{CapacitySectors: uint64(w.Last-w.First+1) * 128, ReadOnly: readOnly}
+		d.info = disk.Info{CapacitySectors: uint64(w.Last-w.First+1) * 128, ReadOnly: readOnly}
 		return d, d.claim()
 	}
-	middle, err := claim(Window{16, 79}, false)
+	middle, err := claim(disk.Window{First: 16, Last: 79}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range []Window{{0, 15}, {80, 80}, {81, 1 << 20}} {
+	for _, w := range []disk.Window{{First: 0, Last: 15}, {First: 80, Last: 80}, {First: 81, Last: 1 << 20}} {
 		if _, err := claim(w, false); err != nil {
 			t.Errorf("%v: %v", w, err)
 		}
 	}
-	for _, w := range []Window{{16, 79}, {0, 16}, {79, 79}, {40, 41}, {0, 1 << 30}} {
+	for _, w := range []disk.Window{{First: 16, Last: 79}, {First: 0, Last: 16}, {First: 79, Last: 79}, {First: 40, Last: 41}, {First: 0, Last: 1 << 30}} {
 		for _, readOnly := range []bool{false, true} {
 			if _, err := claim(w, readOnly); err == nil || !strings.Contains(err.Error(), "served already") {
 				t.Errorf("%v, read-only %v: %v", w, readOnly, err)
@@ -104,11 +105,11 @@ func TestDriveClaim(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // who only reads can be many
-		if _, err := claim(Window{16, 40}, true); err != nil {
+		if _, err := claim(disk.Window{First: 16, Last: 40}, true); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, err := claim(Window{40, 50}, false); err == nil {
+	if _, err := claim(disk.Window{First: 40, Last: 50}, false); err == nil {
 		t.Error("zones that others read are written")
 	}
 }
@@ -126,22 +127,22 @@ func TestDriveCut(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		all  []kernelZone
-		w    *Window
+		w    *disk.Window
 		want string
 	}{
 		{zones(128, 128, 128), nil, ""},
 		{zones(128, 128, 1), nil, ""},
-		{zones(128), &Window{0, 0}, ""},
-		{zones(128, 128, 64), &Window{2, 2}, ""},
+		{zones(128), &disk.Window{First: 0, Last: 0}, ""},
+		{zones(128, 128, 64), &disk.Window{First: 2, Last: 2}, ""},
 		{nil, nil, "it has no zones"},
 		{zones(128, 64, 128), nil, "zone 1 has 64 sectors and not 128"},
 		{zones(128, 256), nil, "zone 1 has 256 sectors and not 128"},
 		{zones(96, 96), nil, "must be a power of two"},
-		{zones(128, 128), &Window{0, 2}, "zones 0-2: it has zones 0 to 1"},
-		{zones(128, 128), &Window{-1, 1}, "zones -1-1: it has zones 0 to 1"},
-		{zones(128, 128), &Window{1, 0}, "zones 1-0: it has"},
-		{zones(128, 128), &Window{2, 2}, "zones 2-2: it has"},
-		{zones(128, 64, 128), &Window{0, 0}, "only the last zone may be smaller"},
+		{zones(128, 128), &disk.Window{First: 0, Last: 2}, "zones 0-2: it has zones 0 to 1"},
+		{zones(128, 128), &disk.Window{First: -1, Last: 1}, "zones -1-1: it has zones 0 to 1"},
+		{zones(128, 128), &disk.Window{First: 1, Last: 0}, "zones 1-0: it has"},
+		{zones(128, 128), &disk.Window{First: 2, Last: 2}, "zones 2-2: it has"},
+		{zones(128, 64, 128), &disk.Window{First: 0, Last: 0}, "only the last zone may be smaller"},
 	} {
 		var d drive
 		got, err := d.cut(tt.all, tt.w)
@@ -169,17 +170,17 @@ func TestDriveLimits(t *testing.T) {
 		attributes map[string]string
 		capacity   uint64 // of each zone, sectors
 		last       uint64 // sectors of the last zone
-		want       ZonedInfo
+		want       disk.ZonedInfo
 		alignment  uint64
 		err        string
 	}{
-		"all of them":            {plainly, 1 << 14, zoneSectors, ZonedInfo{MaxOpen: 14, MaxActive: 15, MaxAppendSectors: 256, WriteGranularity: 4096}, 3, ""},
-		"nothing":                {nil, 1 << 14, zoneSectors, ZonedInfo{MaxAppendSectors: 1024, WriteGranularity: 512}, 511, ""},
-		"no appends":             {map[string]string{"zone_append_max_bytes": "0", "max_hw_sectors_kb": "64"}, 1 << 14, zoneSectors, ZonedInfo{MaxAppendSectors: 128, WriteGranularity: 512}, 511, ""},
-		"odd limit":              {map[string]string{"zone_append_max_bytes": "130000", "zone_write_granularity": "4096"}, 1 << 14, zoneSectors, ZonedInfo{MaxAppendSectors: 248, WriteGranularity: 4096}, 511, ""},
-		"more than a zone takes": {plainly, 64, zoneSectors, ZonedInfo{MaxOpen: 14, MaxActive: 15, MaxAppendSectors: 64, WriteGranularity: 4096}, 3, ""},
-		"a small last zone":      {plainly, 1 << 14, 24, ZonedInfo{MaxOpen: 14, MaxActive: 15, MaxAppendSectors: 256, WriteGranularity: 4096}, 3, ""},
-		"no number":              {map[string]string{"max_open_zones": "many"}, 1 << 14, zoneSectors, ZonedInfo{}, 0, "read max_open_zones of its queue"},
+		"all of them":            {plainly, 1 << 14, zoneSectors, disk.ZonedInfo{MaxOpen: 14, MaxActive: 15, MaxAppendSectors: 256, WriteGranularity: 4096}, 3, ""},
+		"nothing":                {nil, 1 << 14, zoneSectors, disk.ZonedInfo{MaxAppendSectors: 1024, WriteGranularity: 512}, 511, ""},
+		"no appends":             {map[string]string{"zone_append_max_bytes": "0", "max_hw_sectors_kb": "64"}, 1 << 14, zoneSectors, disk.ZonedInfo{MaxAppendSectors: 128, WriteGranularity: 512}, 511, ""},
+		"odd limit":              {map[string]string{"zone_append_max_bytes": "130000", "zone_write_granularity": "4096"}, 1 << 14, zoneSectors, disk.ZonedInfo{MaxAppendSectors: 248, WriteGranularity: 4096}, 511, ""},
+		"more than a zone takes": {plainly, 64, zoneSectors, disk.ZonedInfo{MaxOpen: 14, MaxActive: 15, MaxAppendSectors: 64, WriteGranularity: 4096}, 3, ""},
+		"a small last zone":      {plainly, 1 << 14, 24, disk.ZonedInfo{MaxOpen: 14, MaxActive: 15, MaxAppendSectors: 256, WriteGranularity: 4096}, 3, ""},
+		"no number":              {map[string]string{"max_open_zones": "many"}, 1 << 14, zoneSectors, disk.ZonedInfo{}, 0, "read max_open_zones of its queue"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir() + "/"
@@ -195,11 +196,11 @@ func TestDriveLimits(t *testing.T) {
 			all[0].typ, all[0].state, all[0].capacity = zone.Conventional, zone.NotWP, zoneSectors
 			all[3].length, all[3].capacity = tt.last, min(tt.last, tt.capacity)
 			var d drive
-			zones, err := d.cut(all, &Window{1, 3})
+			zones, err := d.cut(all, &disk.Window{First: 1, Last: 3})
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = d.describe(zones, 512, 4096, &queueLimits{dirs: []string{dir + "none/", dir}})
+			err = d.describe(zones, 512, 4096, &disk.QueueLimits{Dirs: []string{dir + "none/", dir}})
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("got %v, want %q", err, tt.err)
@@ -208,12 +209,12 @@ func TestDriveLimits(t *testing.T) {
 			}
 			want := tt.want
 			want.Zones, want.ZoneSectors, want.Moves = 3, zoneSectors, true
-			if err != nil || *d.info.Zoned != want || d.reach.address != tt.alignment || d.info.CapacitySectors != 2*zoneSectors+tt.last {
-				t.Errorf("%+v, %+v, alignment %d, %v; want %+v", d.info, *d.info.Zoned, d.reach.address, err, want)
+			if err != nil || *d.info.Zoned != want || d.reach.Address != tt.alignment || d.info.CapacitySectors != 2*zoneSectors+tt.last {
+				t.Errorf("%+v, %+v, alignment %d, %v; want %+v", d.info, *d.info.Zoned, d.reach.Address, err, want)
 			}
 			// The last one alone is smaller than a zone, and no size of zones.
-			if zones, err = d.cut(all, &Window{3, 3}); err == nil {
-				err = d.describe(zones, 512, 4096, &queueLimits{})
+			if zones, err = d.cut(all, &disk.Window{First: 3, Last: 3}); err == nil {
+				err = d.describe(zones, 512, 4096, &disk.QueueLimits{})
 			}
 			if err != nil || d.info.Zoned.ZoneSectors != zoneSectors || d.info.CapacitySectors != tt.last {
 				t.Errorf("%+v, %+v, %v", d.info, *d.info.Zoned, err)
@@ -248,11 +249,11 @@ func TestDriveOpenRefused(t *testing.T) {
 	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openDrive(filepath.Join(dir, "none"), Options{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := openDrive(filepath.Join(dir, "none"), disk.Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
-	for _, w := range []*Window{nil, {0, 1}} {
-		if _, err := openDrive(file, Options{Window: w, ReadOnly: w == nil}); err == nil || !strings.Contains(err.Error(), "ask for its size") {
+	for _, w := range []*disk.Window{nil, {First: 0, Last: 1}} {
+		if _, err := openDrive(file, disk.Options{Window: w, ReadOnly: w == nil}); err == nil || !strings.Contains(err.Error(), "ask for its size") {
 			t.Error(err)
 		}
 	}
@@ -262,7 +263,7 @@ func TestDriveOpenRefused(t *testing.T) {
 	if _, err := ReadDriveReport(file, nil); err == nil || !strings.Contains(err.Error(), "ask for its size") {
 		t.Error(err)
 	}
-	if _, err := Open(file, Options{Window: &Window{0, 1}}); err == nil || !strings.Contains(err.Error(), "leave --zones out") {
+	if _, err := Open(file, disk.Options{Window: &disk.Window{First: 0, Last: 1}}); err == nil || !strings.Contains(err.Error(), "leave --zones out") {
 		t.Error(err)
 	}
 }

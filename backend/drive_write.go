@@ -1,6 +1,9 @@
 package backend
 
-import "github.com/zvhost/zvhost/backend/zone"
+import (
+	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/zone"
+)
 
 // A zone of a drive does one thing at a time. What wants to write to it or to
 // manage it stands in its line; whoever ends an I/O takes the next ones out of
@@ -11,12 +14,12 @@ import "github.com/zvhost/zvhost/backend/zone"
 
 // write checks what can be checked without the zone, and gets in line.
 func (d *drive) write(r *driveRequest) {
-	i, err := d.rules.write(d, r.Request)
+	i, err := d.rules.Write(d, r.Request)
 	r.zone = int32(i)
 	switch {
 	case err != nil:
 		d.fail(r, err)
-	case d.conventional(i):
+	case d.Conventional(i):
 		d.writePlain(r)
 	default:
 		d.enter(r)
@@ -26,10 +29,10 @@ func (d *drive) write(r *driveRequest) {
 // writePlain writes to conventional zones, which know no order.
 func (d *drive) writePlain(r *driveRequest) {
 	if r.Bytes == 0 {
-		r.finish(nil)
+		r.Finish(nil)
 		return
 	}
-	r.from, r.landed, r.end = d.rules.offset(r.Sector), 0, d.rules.offset(r.Sector)+r.Bytes>>SectorShift
+	r.from, r.landed, r.end = d.rules.Offset(r.Sector), 0, d.rules.Offset(r.Sector)+r.Bytes>>disk.SectorShift
 	r.step = driveAdmitted
 	d.issue(r)
 }
@@ -39,17 +42,17 @@ func (d *drive) writePlain(r *driveRequest) {
 func (d *drive) enter(r *driveRequest) {
 	z := &d.zones[r.zone]
 	z.mu.Lock()
-	z.line.push(r.Request)
+	z.line.Push(r.Request)
 	begins := !z.busy && !z.stand
 	z.stand = z.stand || begins
 	z.mu.Unlock()
 	if begins {
-		r.lane.startLater(z)
+		r.Lane.StartLater(z)
 	}
 }
 
-// begin lets the line of zone z, which stands, move.
-func (z *driveZone) begin(lane *Lane) {
+// Begin lets the line of zone z, which stands, move.
+func (z *driveZone) Begin(lane *disk.Lane) {
 	z.mu.Lock()
 	z.stand = false
 	next := z.of.next(z)
@@ -58,7 +61,7 @@ func (z *driveZone) begin(lane *Lane) {
 }
 
 // release gives zone z back, after I/O that was on lane, to those in its line.
-func (d *drive) release(z *driveZone, lane *Lane) {
+func (d *drive) release(z *driveZone, lane *disk.Lane) {
 	z.mu.Lock()
 	d.occupy(z, false)
 	next := d.next(z)
@@ -70,13 +73,13 @@ func (d *drive) release(z *driveZone, lane *Lane) {
 func (d *drive) occupy(z *driveZone, busy bool) { z.busy, z.since = busy, d.asked.Load() }
 
 // run goes on with a request that has got its zone, on its own lane.
-func (d *drive) run(r *driveRequest, lane *Lane) {
+func (d *drive) run(r *driveRequest, lane *disk.Lane) {
 	switch {
 	case r == nil:
-	case r.lane == lane:
+	case r.Lane == lane:
 		d.goOn(r)
 	default:
-		r.post()
+		r.Post()
 	}
 }
 
@@ -87,19 +90,19 @@ func (d *drive) next(z *driveZone) *driveRequest {
 	if z.busy || z.owed > 0 {
 		return nil
 	}
-	for q := z.line.pop(); q != nil; q = z.line.pop() {
+	for q := z.line.Pop(); q != nil; q = z.line.Pop() {
 		r := driveOf(q)
 		var err error
 		done := false
 		switch {
-		case r.Op == OpResetAll:
+		case r.Op == disk.OpResetAll:
 			r.step = driveHeld
 		case z.stale:
 			r.step, r.cause = driveUnknown, nil
 		case r.again:
 			done, err = d.admitAgain(z, r, zone.Entry(z.word.Load()).Written())
 			r.step = driveAdmitted
-		case r.Op == OpWrite || r.Op == OpAppend:
+		case r.Op == disk.OpWrite || r.Op == disk.OpAppend:
 			err = d.admit(z, r, zone.Entry(z.word.Load()).Written())
 			done = r.Bytes == 0
 			r.step = driveAdmitted
@@ -125,16 +128,16 @@ func (d *drive) leave(r *driveRequest, err error) {
 	if err != nil {
 		err = d.errorOf(r, err)
 	}
-	r.deliver(err)
+	r.Deliver(err)
 }
 
 // admit gives r its address in zone z, whose lock is held and whose write
 // pointer will be at sector at of it when r's turn comes; or says why not.
 func (d *drive) admit(z *driveZone, r *driveRequest, at uint64) error {
-	sectors := r.Bytes >> SectorShift
+	sectors := r.Bytes >> disk.SectorShift
 	from := at
-	if r.Op == OpWrite {
-		from = d.rules.offset(r.Sector)
+	if r.Op == disk.OpWrite {
+		from = d.rules.Offset(r.Sector)
 	}
 	_, err := zone.Transition(zone.Entry(z.word.Load()).State(), zone.OnWrite, true)
 	switch {
@@ -146,9 +149,9 @@ func (d *drive) admit(z *driveZone, r *driveRequest, at uint64) error {
 		return zone.ErrInvalid
 	}
 	r.from, r.end, r.landed, r.again = from, from+sectors, 0, false
-	r.AppendSector = uint64(r.zone)<<d.rules.shift + from
+	r.AppendSector = uint64(r.zone)<<d.rules.Shift + from
 	if sectors > 0 {
-		r.Mark.at(r.AppendSector, sectors)
+		r.Note.At(r.AppendSector, sectors)
 	}
 	return nil
 }
@@ -159,26 +162,26 @@ const maxVectors = 1024
 // follow takes the writes out of the line that go on where r, which leads them,
 // ends. The lock of zone z is held.
 func (d *drive) follow(z *driveZone, r *driveRequest) {
-	r.followers = reqList{}
+	r.followers = disk.List{}
 	bytes, vectors, end := r.Bytes, len(r.Iov), r.end
-	for q := z.line.head; q != nil; q = z.line.head {
+	for q := z.line.Head; q != nil; q = z.line.Head {
 		m := driveOf(q)
-		isWrite := m.Op == OpAppend || m.Op == OpWrite
+		isWrite := m.Op == disk.OpAppend || m.Op == disk.OpWrite
 		if !isWrite || m.Bytes == 0 || m.Stable != r.Stable || bytes+m.Bytes > d.maxBatch || vectors+len(m.Iov) > maxVectors ||
 			d.admit(z, m, end) != nil { // which it is told when it is the first
 			break
 		}
-		z.line.pop()
-		r.followers.push(q)
+		z.line.Pop()
+		r.followers.Push(q)
 		bytes, vectors, end = bytes+m.Bytes, vectors+len(m.Iov), m.end
 	}
 }
 
 // following is who comes behind m among those that leader leads.
 func (m *driveRequest) following(leader *driveRequest) *driveRequest {
-	next := m.next
+	next := m.Next
 	if m == leader {
-		next = leader.followers.head
+		next = leader.followers.Head
 	}
 	if next == nil {
 		return nil
@@ -189,29 +192,29 @@ func (m *driveRequest) following(leader *driveRequest) *driveRequest {
 // wrote goes on when the data of r and its followers has been moved, or not. If
 // not, nobody but the drive knows how far it came.
 func (d *drive) wrote(r *driveRequest) {
-	if r.io.Err == nil && d.proceed(r) {
+	if r.IO.Err == nil && d.proceed(r) {
 		return
 	}
 	if b := r.copied; b != nil {
-		r.copied, b.far = nil, nil
-		b.free()
-		r.repay()
+		r.copied, b.Guest = nil, nil
+		b.Free()
+		r.Repay()
 	}
-	d.device.give(d, r.lane)
+	d.device.give(d, r.Lane)
 	end := r.end
-	if last := r.followers.tail; last != nil {
+	if last := r.followers.Tail; last != nil {
 		end = driveOf(last).end
 	}
-	if err := r.io.Err; err != nil {
+	if err := r.IO.Err; err != nil {
 		r.cause = err
-		part := uint64(r.io.Off-d.offset(uint64(r.zone)<<d.rules.shift)) >> SectorShift
-		r.tried = [2]uint64{part + uint64(r.io.N)>>SectorShift, part + uint64(r.io.Len)>>SectorShift}
+		part := uint64(r.IO.Off-d.offset(uint64(r.zone)<<d.rules.Shift)) >> disk.SectorShift
+		r.tried = [2]uint64{part + uint64(r.IO.N)>>disk.SectorShift, part + uint64(r.IO.Len)>>disk.SectorShift}
 		d.look(r, driveReread, int(r.zone), int(r.zone)+1)
 		return
 	}
 	z := &d.zones[r.zone]
 	if z.typ == zone.Conventional {
-		r.finish(nil)
+		r.Finish(nil)
 		return
 	}
 	z.mu.Lock()
@@ -232,14 +235,14 @@ func (d *drive) wrote(r *driveRequest) {
 // settle ends r and its followers, each with what outcome says of it, and gives
 // their zone back.
 func (d *drive) settle(r *driveRequest, outcome func(m *driveRequest) error) {
-	z, lane, followers := &d.zones[r.zone], r.lane, r.followers
-	r.followers = reqList{}
+	z, lane, followers := &d.zones[r.zone], r.Lane, r.followers
+	r.followers = disk.List{}
 	var err error
 	if outcome != nil {
 		err = outcome(r)
 	}
 	r.marked(z, err)
-	for q := followers.pop(); q != nil; q = followers.pop() {
+	for q := followers.Pop(); q != nil; q = followers.Pop() {
 		m := driveOf(q)
 		var err error
 		if outcome != nil {
@@ -254,7 +257,7 @@ func (d *drive) settle(r *driveRequest, outcome func(m *driveRequest) error) {
 	if err != nil {
 		err = d.errorOf(r, err)
 	}
-	r.finish(err)
+	r.Finish(err)
 }
 
 // marked notes the outcome of a write before anybody else gets its zone.
@@ -262,8 +265,8 @@ func (r *driveRequest) marked(z *driveZone, err error) {
 	switch {
 	case z.typ == zone.Conventional:
 	case err == nil:
-		r.Mark.done(r.AppendSector)
+		r.Note.Done(r.AppendSector)
 	default:
-		r.Mark.failed()
+		r.Note.Failed()
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -43,13 +44,13 @@ func TestDriveBuffers(t *testing.T) {
 			d := newFakeDrive(t, small, nil, nil)
 			c, e := d.held(t, isWrite)
 			aligned := pageAligned(4096)
-			lead, neighbour := request(OpAppend, 256, aligned), request(OpAppend, 256, aligned)
+			lead, neighbour := request(disk.OpAppend, 256, aligned), request(disk.OpAppend, 256, aligned)
 			data := memory[tt.at:][:8192]
 			for i := range data {
 				data[i] = byte(i * 7 >> 3)
 			}
 			want := bytes.Clone(data)
-			r := &Request{Op: OpAppend, Sector: 256, Bytes: 8192, Iov: vectorsOf(data, tt.lengths...)}
+			r := &disk.Request{Op: disk.OpAppend, Sector: 256, Bytes: 8192, Iov: vectorsOf(data, tt.lengths...)}
 			c.submit(lead)
 			c.submit(r, neighbour)
 			e.release()
@@ -75,7 +76,7 @@ func TestDriveBuffers(t *testing.T) {
 				t.Error("its memory was not given back")
 			}
 			clear(data)
-			read := &Request{Op: OpRead, Sector: r.AppendSector, Bytes: 8192, Iov: r.Iov}
+			read := &disk.Request{Op: disk.OpRead, Sector: r.AppendSector, Bytes: 8192, Iov: r.Iov}
 			c.want(c.do(read), nil)
 			if !bytes.Equal(data, want) {
 				t.Error("it reads otherwise")
@@ -98,7 +99,7 @@ func TestDriveBuffers(t *testing.T) {
 // Memory that the front-end has taken away costs the request that uses it an
 // error, and those that were made one with it; the zone is as it was, and goes on.
 func TestDriveMemoryGone(t *testing.T) {
-	gone, err := unix.Mmap(-1, 0, 4*pageBytes, unix.PROT_NONE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	gone, err := unix.Mmap(-1, 0, 4*disk.PageBytes, unix.PROT_NONE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,14 +108,14 @@ func TestDriveMemoryGone(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	at := func(op Op, sector uint64, off int) *Request {
+	at := func(op disk.Op, sector uint64, off int) *disk.Request {
 		base := (*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(gone)), off))
-		return &Request{Op: op, Sector: sector, Bytes: 8192, Iov: []unix.Iovec{{Base: base, Len: 8192}}}
+		return &disk.Request{Op: op, Sector: sector, Bytes: 8192, Iov: []unix.Iovec{{Base: base, Len: 8192}}}
 	}
 	d := newFakeDrive(t, small, nil, nil)
 	c, e := d.held(t, isWrite)
-	lead, behind := request(OpAppend, 256, pattern('a', 8192)), request(OpWrite, 256+16, pattern('b', 512))
-	batch := []*Request{request(OpAppend, 256, pattern('x', 512)), at(OpAppend, 256, 4), request(OpAppend, 256, pattern('x', 512))}
+	lead, behind := request(disk.OpAppend, 256, pattern('a', 8192)), request(disk.OpWrite, 256+16, pattern('b', 512))
+	batch := []*disk.Request{request(disk.OpAppend, 256, pattern('x', 512)), at(disk.OpAppend, 256, 4), request(disk.OpAppend, 256, pattern('x', 512))}
 	c.submit(lead)
 	c.submit(batch...)
 	c.submit(behind)
@@ -129,17 +130,17 @@ func TestDriveMemoryGone(t *testing.T) {
 		}
 		for _, r := range batch {
 			c.want(r.Err, unix.EFAULT)
-			c.want(r.Err, ErrIO)
+			c.want(r.Err, disk.ErrIO)
 		}
 		e.hold = nil
 		for _, off := range []int{0, 4, 3} { // the device's own EFAULT, and that of a copy
-			for _, r := range []*Request{
-				at(OpWrite, 256+17, off), at(OpAppend, 384, off), at(OpWrite, 0, off), at(OpRead, 256, off),
-				at(OpRead, 256+16, off), at(OpRead, 640, off), at(OpRead, 0, off),
+			for _, r := range []*disk.Request{
+				at(disk.OpWrite, 256+17, off), at(disk.OpAppend, 384, off), at(disk.OpWrite, 0, off), at(disk.OpRead, 256, off),
+				at(disk.OpRead, 256+16, off), at(disk.OpRead, 640, off), at(disk.OpRead, 0, off),
 			} {
 				err := c.do(r)
 				c.want(err, unix.EFAULT)
-				c.want(err, ErrIO)
+				c.want(err, disk.ErrIO)
 				if driveOf(r).copied != nil {
 					t.Error("its memory was not given back")
 				}
@@ -168,16 +169,16 @@ func TestDriveWritesFailHalfWay(t *testing.T) {
 		for landed := int64(0); landed <= 24; landed++ {
 			d := newFakeDrive(t, small, nil, nil)
 			c, e := d.held(t, isWrite)
-			first := request(OpAppend, 256, pattern('z', 8*512))
-			var batch []*Request
+			first := request(disk.OpAppend, 256, pattern('z', 8*512))
+			var batch []*disk.Request
 			for i := range 3 {
-				r := request(OpAppend, 256, pattern(byte('a'+i), 8*512))
+				r := request(disk.OpAppend, 256, pattern(byte('a'+i), 8*512))
 				r.Stable = stable
 				batch = append(batch, r)
 			}
-			appended := request(OpAppend, 256, pattern('d', 32*512)) // too long to come with them
-			fits := request(OpWrite, 256+8+uint64(landed)+32, pattern('e', 512))
-			wrong := request(OpWrite, 256+8+24+32, pattern('f', 512)) // where it would have been
+			appended := request(disk.OpAppend, 256, pattern('d', 32*512)) // too long to come with them
+			fits := request(disk.OpWrite, 256+8+uint64(landed)+32, pattern('e', 512))
+			wrong := request(disk.OpWrite, 256+8+24+32, pattern('f', 512)) // where it would have been
 			c.submit(first)
 			c.submit(batch...)
 			c.submit(appended, fits, wrong)
@@ -197,7 +198,7 @@ func TestDriveWritesFailHalfWay(t *testing.T) {
 				if whole := landed >= int64(i+1)*8; whole && landed < 24 && !stable {
 					c.want(r.Err, nil)
 				} else {
-					c.want(r.Err, ErrIO)
+					c.want(r.Err, disk.ErrIO)
 				}
 			}
 			wp := 8 + uint64(landed)
@@ -230,10 +231,10 @@ func TestDriveResetAllWaits(t *testing.T) {
 	c, e := d.held(t, isWrite)
 	other, third := newClient(t, d), newClient(t, d)
 	third.want(third.write(256, pattern('z', 512)), nil)
-	at3, at6 := request(OpWrite, 384, pattern('a', 512)), request(OpWrite, 768, pattern('a', 512))
+	at3, at6 := request(disk.OpWrite, 384, pattern('a', 512)), request(disk.OpWrite, 768, pattern('a', 512))
 	c.submit(at3, at6)
-	all, again := request(OpResetAll, 0, nil), request(OpResetAll, 0, nil)
-	held, behind := request(OpAppend, 256, pattern('b', 512)), request(OpAppend, 384, pattern('b', 512))
+	all, again := request(disk.OpResetAll, 0, nil), request(disk.OpResetAll, 0, nil)
+	held, behind := request(disk.OpAppend, 256, pattern('b', 512)), request(disk.OpAppend, 384, pattern('b', 512))
 	other.submit(all)
 	third.submit(again, held, behind)
 	other.quiet("zone 3 is at work")

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
@@ -27,23 +28,23 @@ func TestEdges(t *testing.T) {
 		for _, unit := range []uint32{1024, 4096, 65536} {
 			for _, direct := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, %d, direct %v", kind, unit, direct), func(t *testing.T) {
-					testEdges(t, kind, Options{Direct: direct, MinUnit: unit})
+					testEdges(t, kind, disk.Options{Direct: direct, MinUnit: unit})
 				})
 			}
 		}
 	}
 }
 
-func testEdges(t *testing.T, kind engine.Kind, o Options) {
+func testEdges(t *testing.T, kind engine.Kind, o disk.Options) {
 	path := filepath.Join(t.TempDir(), "plain")
-	file := make([]byte, edgeSectors<<SectorShift+100)
+	file := make([]byte, edgeSectors<<disk.SectorShift+100)
 	for i := range file {
 		file[i] = byte(i >> 9)
 	}
 	if err := os.WriteFile(path, file, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := slices.Clone(file)[:edgeSectors<<SectorShift]
+	want := slices.Clone(file)[:edgeSectors<<disk.SectorShift]
 	testEdgesOf(t, path, want, kind, o)
 	copy(file, want)
 	got, err := os.ReadFile(path)
@@ -56,9 +57,9 @@ const edgeSectors = 3*128 + 5
 
 // testEdgesOf does what TestEdges says to the disk at path, which begins with want, and
 // leaves in want what it has to hold then.
-func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Options) {
+func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o disk.Options) {
 	const workers, depth, rounds = 3, 4, 60
-	sectors := len(want) >> SectorShift
+	sectors := len(want) >> disk.SectorShift
 	d, err := Open(path, o)
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +89,7 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Opt
 		all.Go(asWorker(t, d, kind, func(c *client) {
 			rnd := rand.New(rand.NewPCG(uint64(w), 7))
 			for round := range rounds {
-				var rs []*Request
+				var rs []*disk.Request
 				var data [][]byte
 				for q := range depth {
 					mine := runs[w*depth+q]
@@ -98,27 +99,27 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Opt
 					run := mine[rnd.IntN(len(mine))]
 					skip := rnd.IntN(run[1])
 					first, n := run[0]+skip, 1+rnd.IntN(run[1]-skip)
-					b := crooked(n<<SectorShift, rnd.IntN(2)*3)
-					r := &Request{Sector: uint64(first), Bytes: uint64(len(b)), Iov: pieces(b, rnd.IntN(2) == 0), Stable: rnd.IntN(4) == 0}
-					part := want[first<<SectorShift:][:len(b)]
+					b := crooked(n<<disk.SectorShift, rnd.IntN(2)*3)
+					r := &disk.Request{Sector: uint64(first), Bytes: uint64(len(b)), Iov: pieces(b, rnd.IntN(2) == 0), Stable: rnd.IntN(4) == 0}
+					part := want[first<<disk.SectorShift:][:len(b)]
 					switch rnd.IntN(6) {
 					case 0, 1:
-						r.Op = OpRead
+						r.Op = disk.OpRead
 					case 2, 3:
-						r.Op = OpWrite
+						r.Op = disk.OpWrite
 						for i := range b {
 							b[i] = byte(round + w + q + i>>9)
 						}
 						copy(part, b)
 					case 4:
-						r.Op, r.Ranges = OpWriteZeroes, []Range{{Sector: r.Sector, Sectors: uint32(n), Unmap: rnd.IntN(2) == 0}}
+						r.Op, r.Ranges = disk.OpWriteZeroes, []disk.Range{{Sector: r.Sector, Sectors: uint32(n), Unmap: rnd.IntN(2) == 0}}
 						clear(part)
 					case 5: // what is discarded may stay: it is written at once
-						r.Op, r.Ranges = OpDiscard, []Range{{Sector: r.Sector, Sectors: uint32(n)}}
+						r.Op, r.Ranges = disk.OpDiscard, []disk.Range{{Sector: r.Sector, Sectors: uint32(n)}}
 						if err := c.do(r); err != nil {
 							t.Error(err)
 						}
-						r = &Request{Op: OpWrite, Sector: r.Sector, Bytes: r.Bytes, Iov: r.Iov}
+						r = &disk.Request{Op: disk.OpWrite, Sector: r.Sector, Bytes: r.Bytes, Iov: r.Iov}
 						copy(b, pattern(byte(round), len(b)))
 						copy(part, b)
 					}
@@ -131,8 +132,8 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Opt
 						t.Error(r.Err)
 						return
 					}
-					if r.Op == OpRead && !bytes.Equal(data[i], want[r.Sector<<SectorShift:][:r.Bytes]) {
-						t.Errorf("worker %d, round %d: sectors %d to %d are not what was written", w, round, r.Sector, r.Sector+r.Bytes>>SectorShift)
+					if r.Op == disk.OpRead && !bytes.Equal(data[i], want[r.Sector<<disk.SectorShift:][:r.Bytes]) {
+						t.Errorf("worker %d, round %d: sectors %d to %d are not what was written", w, round, r.Sector, r.Sector+r.Bytes>>disk.SectorShift)
 						return
 					}
 				}
@@ -141,7 +142,7 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Opt
 	}
 	all.Wait()
 	c := newClient(t, d)
-	if got := c.read(0, sectors<<SectorShift); !bytes.Equal(got, want) {
+	if got := c.read(0, sectors<<disk.SectorShift); !bytes.Equal(got, want) {
 		t.Error("the disk is not what was written")
 	}
 	if err := d.Close(); err != nil {
@@ -153,7 +154,7 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Opt
 		t.Fatal(err)
 	}
 	rc := newClient(t, ro)
-	if got := rc.read(1, (sectors-1)<<SectorShift); !bytes.Equal(got, want[512:]) {
+	if got := rc.read(1, (sectors-1)<<disk.SectorShift); !bytes.Equal(got, want[512:]) {
 		t.Error("read-only, the disk is not what was written")
 	}
 	if err := ro.Close(); err != nil {
@@ -164,7 +165,7 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o Opt
 // A part of a block that cannot be read or written costs its request an error, and
 // lets the next one have the block.
 func TestEdgeFails(t *testing.T) {
-	d, err := Open(newPlain(t, 1<<20), Options{MinUnit: 4096})
+	d, err := Open(newPlain(t, 1<<20), disk.Options{MinUnit: 4096})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,12 +178,12 @@ func TestEdgeFails(t *testing.T) {
 			}
 			return fault{}
 		}
-		for _, r := range []*Request{
-			request(OpWrite, 9, make([]byte, 512)),
-			request(OpWrite, 7, make([]byte, 1024)),
-			ranges(OpWriteZeroes, Range{Sector: 9, Sectors: 1}),
+		for _, r := range []*disk.Request{
+			request(disk.OpWrite, 9, make([]byte, 512)),
+			request(disk.OpWrite, 7, make([]byte, 1024)),
+			ranges(disk.OpWriteZeroes, disk.Range{Sector: 9, Sectors: 1}),
 		} {
-			c.want(c.do(r), ErrIO)
+			c.want(c.do(r), disk.ErrIO)
 		}
 		e.fault = nil
 		c.want(c.write(9, pattern('a', 512)), nil)
@@ -199,13 +200,13 @@ func TestImageEdges(t *testing.T) {
 	for _, kind := range engine.Kinds {
 		for _, direct := range []bool{false, true} {
 			for _, g := range []zone.Geometry{small, {CapacitySectors: 33*4 - 2, ZoneSectors: 4, ConventionalZones: 1}, {CapacitySectors: 1001, ZoneSectors: 64, ZoneCapacitySectors: 61}} {
-				testImageEdges(t, kind, g, Options{Direct: direct, MinUnit: 4096})
+				testImageEdges(t, kind, g, disk.Options{Direct: direct, MinUnit: 4096})
 			}
 		}
 	}
 }
 
-func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o Options) {
+func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o disk.Options) {
 	path := newImage(t, g)
 	d, err := Open(path, o)
 	if err != nil {
@@ -224,15 +225,15 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o Options) 
 					continue
 				}
 				start := uint64(i) * z.ZoneSectors
-				if err := c.zoneOp(OpReset, start); err != nil {
+				if err := c.zoneOp(disk.OpReset, start); err != nil {
 					t.Error(err)
 					return
 				}
 				room := d.ReportZone(i).Capacity
-				var rs []*Request
+				var rs []*disk.Request
 				for n := uint64(0); n < room; {
 					k := min(1+rnd.Uint64N(12), room-n, uint64(z.MaxAppendSectors))
-					r := request(OpAppend, start, pattern(byte(round+len(rs)+w), int(k)<<SectorShift))
+					r := request(disk.OpAppend, start, pattern(byte(round+len(rs)+w), int(k)<<disk.SectorShift))
 					rs, n = append(rs, r), n+k
 				}
 				c.submit(rs...)
@@ -248,7 +249,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o Options) 
 						return
 					}
 					got := make([]byte, r.Bytes)
-					if err := c.do(request(OpRead, r.AppendSector, got)); err != nil || !bytes.Equal(got, iovec.Bytes(r.Iov[0])) {
+					if err := c.do(request(disk.OpRead, r.AppendSector, got)); err != nil || !bytes.Equal(got, iovec.Bytes(r.Iov[0])) {
 						t.Errorf("worker %d, round %d: append %d of zone %d is not what was written: %v", w, round, n, i, err)
 						return
 					}
@@ -266,7 +267,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o Options) 
 	}
 }
 
-func reopened(d Disk, path string, o Options) (Disk, error) {
+func reopened(d disk.Disk, path string, o disk.Options) (disk.Disk, error) {
 	if err := d.Close(); err != nil {
 		return nil, err
 	}
@@ -307,7 +308,7 @@ func TestBlockSizeIsTheOperators(t *testing.T) {
 	} {
 		for _, unit := range []uint32{0, 512, 4096, 8192} {
 			for _, direct := range []bool{false, true} {
-				d, err := Open(c.path, Options{BlockSize: c.asked, MinUnit: unit, Direct: direct})
+				d, err := Open(c.path, disk.Options{BlockSize: c.asked, MinUnit: unit, Direct: direct})
 				if c.want != "" {
 					if err == nil || !strings.Contains(err.Error(), c.want) {
 						t.Errorf("%+v: %v", c, err)
@@ -326,7 +327,7 @@ func TestBlockSizeIsTheOperators(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Open(plain, Options{MinUnit: 3 << 10}); err == nil || !strings.Contains(err.Error(), "leave --cache=direct out") {
+	if _, err := Open(plain, disk.Options{MinUnit: 3 << 10}); err == nil || !strings.Contains(err.Error(), "leave --cache=direct out") {
 		t.Errorf("a unit that is no power of two: %v", err)
 	}
 }

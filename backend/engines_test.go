@@ -12,12 +12,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
 // onEachEngine runs a test with each engine, on a disk in memory, on one with a
 // page cache and on one without. The engine belongs to the test's goroutine.
-func onEachEngine(t *testing.T, test func(t *testing.T, dir string, o Options, kind engine.Kind)) {
+func onEachEngine(t *testing.T, test func(t *testing.T, dir string, o disk.Options, kind engine.Kind)) {
 	for _, kind := range engine.Kinds {
 		for _, where := range []string{"memory", "disk", "direct"} {
 			t.Run(fmt.Sprintf("%s, %s", kind, where), func(t *testing.T) {
@@ -27,7 +28,7 @@ func onEachEngine(t *testing.T, test func(t *testing.T, dir string, o Options, k
 				if where == "memory" {
 					dir = fastDir(t)
 				}
-				test(t, dir, Options{Direct: where == "direct"}, kind)
+				test(t, dir, disk.Options{Direct: where == "direct"}, kind)
 			})
 		}
 	}
@@ -35,8 +36,8 @@ func onEachEngine(t *testing.T, test func(t *testing.T, dir string, o Options, k
 
 // crooked is memory for n bytes that no device takes as it is when by is not 0.
 func crooked(n, by int) []byte {
-	b := newBounce(uint64(n + by)) // on a page's border; never freed
-	return b.data[by:]
+	b := disk.NewBounce(uint64(n + by)) // on a page's border; never freed
+	return b.Data[by:]
 }
 
 // pieces are vectors over data, of odd lengths when odd.
@@ -55,10 +56,10 @@ func pieces(data []byte, odd bool) (iov []unix.Iovec) {
 // An ordinary disk under all that guests do, 16 at a time, from memory that suits
 // a device and from memory that does not, holds what a copy in memory holds.
 func TestOrdinaryDiskOnEachEngine(t *testing.T) {
-	onEachEngine(t, func(t *testing.T, dir string, o Options, kind engine.Kind) {
+	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {
 		const sectors, lanes, each = 4096, 16, 4096 / 16
 		path := filepath.Join(dir, "plain")
-		if err := os.WriteFile(path, make([]byte, sectors<<SectorShift), 0o600); err != nil {
+		if err := os.WriteFile(path, make([]byte, sectors<<disk.SectorShift), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		d, err := Open(path, o)
@@ -66,26 +67,26 @@ func TestOrdinaryDiskOnEachEngine(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := newClientOn(t, d, kind.Open)
-		want := make([]byte, sectors<<SectorShift)
+		want := make([]byte, sectors<<disk.SectorShift)
 		rng := rand.New(rand.NewPCG(1, 2))
-		block := uint64(d.Info().LogicalBlockSize >> SectorShift)
+		block := uint64(d.Info().LogicalBlockSize >> disk.SectorShift)
 		for round := range 60 {
-			rs, data := make([]*Request, lanes), make([][]byte, lanes)
+			rs, data := make([]*disk.Request, lanes), make([][]byte, lanes)
 			for i := range rs { // each in a part of the disk of its own
 				length := block * (1 + rng.Uint64N(min(24, each/block-1)))
 				sector := uint64(i)*each + block*rng.Uint64N((each-length)/block+1)
-				part := want[sector<<SectorShift:][:length<<SectorShift]
+				part := want[sector<<disk.SectorShift:][:length<<disk.SectorShift]
 				odd := rng.IntN(3) == 0
 				data[i] = crooked(len(part), map[bool]int{true: 1 + rng.IntN(3)}[odd])
-				r := &Request{Sector: sector, Bytes: uint64(len(part)), Iov: pieces(data[i], odd), Stable: rng.IntN(8) == 0}
-				switch r.Op = []Op{OpRead, OpRead, OpWrite, OpWrite, OpWrite, OpDiscard, OpWriteZeroes, OpFlush}[rng.IntN(8)]; r.Op {
-				case OpWrite:
+				r := &disk.Request{Sector: sector, Bytes: uint64(len(part)), Iov: pieces(data[i], odd), Stable: rng.IntN(8) == 0}
+				switch r.Op = []disk.Op{disk.OpRead, disk.OpRead, disk.OpWrite, disk.OpWrite, disk.OpWrite, disk.OpDiscard, disk.OpWriteZeroes, disk.OpFlush}[rng.IntN(8)]; r.Op {
+				case disk.OpWrite:
 					for j := range data[i] {
 						data[i][j] = byte(round + i + j>>9)
 					}
 					copy(part, data[i])
-				case OpDiscard, OpWriteZeroes:
-					r.Ranges = []Range{{Sector: sector, Sectors: uint32(length), Unmap: r.Op == OpWriteZeroes && odd}}
+				case disk.OpDiscard, disk.OpWriteZeroes:
+					r.Ranges = []disk.Range{{Sector: sector, Sectors: uint32(length), Unmap: r.Op == disk.OpWriteZeroes && odd}}
 					clear(part)
 				}
 				rs[i] = r
@@ -98,7 +99,7 @@ func TestOrdinaryDiskOnEachEngine(t *testing.T) {
 				if r.Err != nil {
 					t.Fatalf("round %d: %v", round, r.Err)
 				}
-				if r.Op == OpRead && !bytes.Equal(data[i], want[r.Sector<<SectorShift:][:r.Bytes]) {
+				if r.Op == disk.OpRead && !bytes.Equal(data[i], want[r.Sector<<disk.SectorShift:][:r.Bytes]) {
 					t.Fatalf("round %d: read of %d bytes at sector %d is not what was written", round, r.Bytes, r.Sector)
 				}
 			}
@@ -114,7 +115,7 @@ func TestOrdinaryDiskOnEachEngine(t *testing.T) {
 
 // Appends and reads of an image, from memory that does not suit a device, too.
 func TestImageOnEachEngine(t *testing.T) {
-	onEachEngine(t, func(t *testing.T, dir string, o Options, kind engine.Kind) {
+	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {
 		path := newImageIn(t, dir, small)
 		d, err := Open(path, o)
 		if err != nil {
@@ -123,11 +124,11 @@ func TestImageOnEachEngine(t *testing.T) {
 		c := newClientOn(t, d, kind.Open)
 		const n, bytesEach = 12, 2048
 		start := uint64(3) * small.ZoneSectors
-		rs, data := make([]*Request, n), make([][]byte, n)
+		rs, data := make([]*disk.Request, n), make([][]byte, n)
 		for i := range rs {
 			data[i] = crooked(bytesEach, i%3)
 			copy(data[i], pattern(byte('A'+i), bytesEach))
-			rs[i] = &Request{Op: OpAppend, Sector: start, Bytes: bytesEach, Iov: pieces(data[i], i%3 == 2)}
+			rs[i] = &disk.Request{Op: disk.OpAppend, Sector: start, Bytes: bytesEach, Iov: pieces(data[i], i%3 == 2)}
 		}
 		c.submit(rs...)
 		for range rs {
@@ -137,17 +138,17 @@ func TestImageOnEachEngine(t *testing.T) {
 		}
 		for i, r := range rs {
 			got := crooked(bytesEach, (i+1)%3)
-			if err := c.do(&Request{Op: OpRead, Sector: r.AppendSector, Bytes: bytesEach, Iov: pieces(got, i%2 == 0)}); err != nil || !bytes.Equal(got, data[i]) {
+			if err := c.do(&disk.Request{Op: disk.OpRead, Sector: r.AppendSector, Bytes: bytesEach, Iov: pieces(got, i%2 == 0)}); err != nil || !bytes.Equal(got, data[i]) {
 				t.Errorf("append %d at sector %d reads back %v, equal %v", i, r.AppendSector, err, bytes.Equal(got, data[i]))
 			}
 		}
 		// The end of what is written, and zeroes behind it.
-		end := start + n*bytesEach>>SectorShift
+		end := start + n*bytesEach>>disk.SectorShift
 		got := crooked(8192, 1)
-		if err := c.do(&Request{Op: OpRead, Sector: end, Bytes: 8192, Iov: pieces(got, true)}); err != nil || !bytes.Equal(got, make([]byte, 8192)) {
+		if err := c.do(&disk.Request{Op: disk.OpRead, Sector: end, Bytes: 8192, Iov: pieces(got, true)}); err != nil || !bytes.Equal(got, make([]byte, 8192)) {
 			t.Errorf("behind the write pointer: %v", err)
 		}
-		if err := c.do(&Request{Op: OpRead, Sector: end - 4, Bytes: 8192, Iov: pieces(got, true)}); err != nil ||
+		if err := c.do(&disk.Request{Op: disk.OpRead, Sector: end - 4, Bytes: 8192, Iov: pieces(got, true)}); err != nil ||
 			bytes.Equal(got[:2048], make([]byte, 2048)) || !bytes.Equal(got[2048:], make([]byte, 6144)) {
 			t.Errorf("across the write pointer: %v", err)
 		}
@@ -157,7 +158,7 @@ func TestImageOnEachEngine(t *testing.T) {
 
 // Where the front-end took its memory away a request fails, and nothing else does.
 func TestMemoryGoneOnEachEngine(t *testing.T) {
-	onEachEngine(t, func(t *testing.T, dir string, o Options, kind engine.Kind) {
+	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {
 		path := filepath.Join(dir, "plain")
 		if err := os.WriteFile(path, pattern('x', 1<<16), 0o600); err != nil {
 			t.Fatal(err)
@@ -172,13 +173,13 @@ func TestMemoryGoneOnEachEngine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, op := range []Op{OpRead, OpWrite} {
+		for _, op := range []disk.Op{disk.OpRead, disk.OpWrite} {
 			for _, at := range []int{0, 1} {
-				c.want(c.do(request(op, 0, gone[at:][:4096])), ErrIO)
+				c.want(c.do(request(op, 0, gone[at:][:4096])), disk.ErrIO)
 			}
 		}
 		got := make([]byte, 4096)
-		if err := c.do(request(OpRead, 0, got)); err != nil || !bytes.Equal(got, pattern('x', 4096)) {
+		if err := c.do(request(disk.OpRead, 0, got)); err != nil || !bytes.Equal(got, pattern('x', 4096)) {
 			t.Errorf("afterwards: %v", err)
 		}
 		if err := unix.Munmap(gone); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -17,9 +18,9 @@ import (
 // fault arms faults on the client's disk and returns their numbers.
 func (c *client) fault(lines ...string) []uint64 {
 	c.t.Helper()
-	var faults []Fault
+	var faults []disk.Fault
 	for _, line := range lines {
-		f, err := ParseFault(line)
+		f, err := disk.ParseFault(line)
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -54,26 +55,26 @@ func TestFaultsOnZones(t *testing.T) {
 		do    func(c *client) // zone 4 is at sector 512, zone 5 at 640
 	}{
 		{"read,zone=4", func(c *client) {
-			c.want(c.do(request(OpRead, open, make([]byte, 512))), ErrIO)
-			c.want(c.do(request(OpRead, open+127, make([]byte, 512))), ErrIO) // never written
-			c.want(c.do(request(OpRead, other, make([]byte, 512))), nil)
-			c.want(c.do(request(OpRead, 0, make([]byte, 256*512))), nil) // the conventional zones
+			c.want(c.do(request(disk.OpRead, open, make([]byte, 512))), disk.ErrIO)
+			c.want(c.do(request(disk.OpRead, open+127, make([]byte, 512))), disk.ErrIO) // never written
+			c.want(c.do(request(disk.OpRead, other, make([]byte, 512))), nil)
+			c.want(c.do(request(disk.OpRead, 0, make([]byte, 256*512))), nil) // the conventional zones
 			c.want(c.write(open+16, data), nil)
 			c.wantZone(4, zone.ImpOpen, 40)
 			c.struck(1, 2)
 		}},
 		{"read,sectors=130-131,once", func(c *client) {
-			c.want(c.do(request(OpRead, 129, make([]byte, 512))), nil)
-			c.want(c.do(request(OpRead, 132, make([]byte, 512))), nil)
-			c.want(c.do(request(OpRead, 0, make([]byte, 256*512))), ErrIO)
-			c.want(c.do(request(OpRead, 131, make([]byte, 512))), nil) // spent
+			c.want(c.do(request(disk.OpRead, 129, make([]byte, 512))), nil)
+			c.want(c.do(request(disk.OpRead, 132, make([]byte, 512))), nil)
+			c.want(c.do(request(disk.OpRead, 0, make([]byte, 256*512))), disk.ErrIO)
+			c.want(c.do(request(disk.OpRead, 131, make([]byte, 512))), nil) // spent
 			c.struck(1, 1)
 		}},
 		{"write,zone=4-5", func(c *client) { // whole: nothing lands
 			for range 2 {
-				c.want(c.write(open+16, data), ErrIO)
+				c.want(c.write(open+16, data), disk.ErrIO)
 				c.wantZone(4, zone.ImpOpen, 16)
-				c.want(c.write(other, data), ErrIO)
+				c.want(c.write(other, data), disk.ErrIO)
 				c.wantZone(5, zone.Empty, 0) // no write was successful: it was never opened
 			}
 			at, err := c.append(open, data) // is no write
@@ -86,7 +87,7 @@ func TestFaultsOnZones(t *testing.T) {
 		}},
 		{"write,zone=4,once,after=9", func(c *client) {
 			c.want(c.write(open+16, data[:9*512]), nil) // not longer: it never gets that far
-			c.want(c.write(open+25, data), ErrIO)
+			c.want(c.write(open+25, data), disk.ErrIO)
 			c.wantZone(4, zone.ImpOpen, 34)
 			if got := c.read(open+25, 24*512); !bytes.Equal(got, append(bytes.Clone(data[:9*512]), make([]byte, 15*512)...)) {
 				c.t.Error("behind what landed there are no zeroes, or before it something else")
@@ -98,7 +99,7 @@ func TestFaultsOnZones(t *testing.T) {
 		{"append,zone=5,after=1", func(c *client) {
 			for i := range uint64(2) {
 				_, err := c.append(other, data)
-				c.want(err, ErrIO)
+				c.want(err, disk.ErrIO)
 				c.wantZone(5, zone.ImpOpen, i+1)
 			}
 			c.want(c.write(other+2, data), nil) // is no append
@@ -107,7 +108,7 @@ func TestFaultsOnZones(t *testing.T) {
 			}
 		}},
 		{"write,sectors=200-300,after=4", func(c *client) { // a conventional zone
-			c.want(c.write(196, data), ErrIO)
+			c.want(c.write(196, data), disk.ErrIO)
 			if got := c.read(196, 24*512); !bytes.Equal(got, append(bytes.Clone(data[:4*512]), pattern('c', 20*512)...)) {
 				c.t.Error("not the first four sectors, and they only, have landed")
 			}
@@ -115,22 +116,22 @@ func TestFaultsOnZones(t *testing.T) {
 			c.want(c.write(open+16, data), nil)
 		}},
 		{"flush,times=2", func(c *client) {
-			c.want(c.flush(), ErrIO)
-			c.want(c.flush(), ErrIO)
+			c.want(c.flush(), disk.ErrIO)
+			c.want(c.flush(), disk.ErrIO)
 			c.want(c.flush(), nil) // nothing has been lost
-			r := request(OpWrite, open+16, data)
+			r := request(disk.OpWrite, open+16, data)
 			r.Stable = true
 			c.want(c.do(r), nil)
 		}},
 		{"full,left=12K", func(c *client) {
 			c.want(c.write(open+16, make([]byte, 24<<9+512)), unix.ENOSPC)
-			c.want(c.write(open+16, make([]byte, 24<<9+512)), ErrIO)
+			c.want(c.write(open+16, make([]byte, 24<<9+512)), disk.ErrIO)
 			c.wantZone(4, zone.ImpOpen, 16)
 			c.want(c.write(open+16, data), nil)
 			_, err := c.append(other, data[:512])
 			c.want(err, unix.ENOSPC)
 			c.want(c.write(128, data[:512]), unix.ENOSPC)
-			c.want(c.do(request(OpRead, open, make([]byte, 512))), nil)
+			c.want(c.do(request(disk.OpRead, open, make([]byte, 512))), nil)
 			c.want(c.flush(), nil)
 			c.struck(1, 4)
 			c.disk.Faults().ClearAll() // there is space again
@@ -145,7 +146,7 @@ func TestFaultsOnZones(t *testing.T) {
 			c.want(c.write(128, pattern('c', 128*512)), nil)
 			c.fault(tt.fault)
 			// What is wrong by itself keeps its own error, and strikes nothing.
-			c.want(c.do(request(OpRead, 1<<40, make([]byte, 512))), ErrRange)
+			c.want(c.do(request(disk.OpRead, 1<<40, make([]byte, 512))), disk.ErrRange)
 			c.want(c.write(open+17, pattern('x', 512)), zone.ErrUnaligned)
 			c.want(c.write(open+16, nil), nil)
 			_, err := c.append(other+1, pattern('x', 512))
@@ -172,9 +173,9 @@ func TestFaultLandsWholeBlocks(t *testing.T) {
 	d := openDisk(t, path)
 	c := newClient(t, d)
 	c.fault("write,zone=3,after=15,once", "write,zone=3,after=7")
-	c.want(c.write(384, pattern('a', 16*512)), ErrIO)
+	c.want(c.write(384, pattern('a', 16*512)), disk.ErrIO)
 	c.wantZone(3, zone.ImpOpen, 8)
-	c.want(c.write(392, pattern('b', 16*512)), ErrIO)
+	c.want(c.write(392, pattern('b', 16*512)), disk.ErrIO)
 	c.wantZone(3, zone.ImpOpen, 8) // less than a block: nothing
 	closeDisk(t, d, path)
 }
@@ -192,7 +193,7 @@ func TestFaultBeforeOtherWrites(t *testing.T) {
 	c.wantZone(2, zone.ImpOpen, 24)
 	c.settleHeld(e)
 	c.ended(rs[1], rs[0]) // what did not land is zeroed first
-	c.want(rs[0].Err, ErrIO)
+	c.want(rs[0].Err, disk.ErrIO)
 	c.want(rs[1].Err, nil)
 	want := append(pattern('a', 3*512), make([]byte, 5*512)...)
 	want = append(append(want, pattern('b', 4096)...), pattern('c', 4096)...)
@@ -215,25 +216,25 @@ func TestFaultsOnOrdinaryDisk(t *testing.T) {
 	c := newClient(t, d)
 	c.fault("write,sectors=100-199,once,after=2", "read,sectors=1000-1999", "flush,once")
 	c.want(c.write(90, pattern('a', 10*512)), nil)
-	c.want(c.write(98, pattern('b', 4*512)), ErrIO)
+	c.want(c.write(98, pattern('b', 4*512)), disk.ErrIO)
 	if got := c.read(97, 4*512); !bytes.Equal(got, append(append(pattern('a', 512), pattern('b', 2*512)...), make([]byte, 512)...)) {
 		t.Error("not the first two sectors, and they only, have landed")
 	}
-	c.want(c.do(request(OpRead, 999, make([]byte, 1024))), ErrIO)
-	c.want(c.do(request(OpRead, 999, make([]byte, 512))), nil)
-	c.want(c.do(request(OpRead, 2048, make([]byte, 512))), ErrRange)
-	c.want(c.flush(), ErrIO)
+	c.want(c.do(request(disk.OpRead, 999, make([]byte, 1024))), disk.ErrIO)
+	c.want(c.do(request(disk.OpRead, 999, make([]byte, 512))), nil)
+	c.want(c.do(request(disk.OpRead, 2048, make([]byte, 512))), disk.ErrRange)
+	c.want(c.flush(), disk.ErrIO)
 	c.want(c.flush(), nil)
-	c.want(c.do(ranges(OpDiscard, Range{Sector: 1000, Sectors: 8})), nil)
+	c.want(c.do(ranges(disk.OpDiscard, disk.Range{Sector: 1000, Sectors: 8})), nil)
 	for line, want := range map[string]string{
 		"append": "no appends", "latency=1s,op=append": "no appends", "write,zone=1": "name sectors instead",
 		"read,sectors=2048": "beyond the last, 2047",
 	} {
-		f, err := ParseFault(line)
+		f, err := disk.ParseFault(line)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := d.Faults().Add(Fault{Kind: FaultRead}, f); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := d.Faults().Add(disk.Fault{Kind: disk.FaultRead}, f); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", line, err)
 		}
 	}
@@ -256,13 +257,13 @@ func TestLatency(t *testing.T) {
 		d := openDisk(t, path)
 		c := newClient(t, d)
 		id := c.fault("latency=1h,sectors=512-639")[0]
-		slow := []*Request{request(OpWrite, 512, pattern('a', 512)), request(OpRead, 540, make([]byte, 512))}
+		slow := []*disk.Request{request(disk.OpWrite, 512, pattern('a', 512)), request(disk.OpRead, 540, make([]byte, 512))}
 		c.submit(slow...)
 		c.want(c.write(640, pattern('b', 512)), nil)
 		c.want(c.flush(), nil) // the write is done but for its answer
 		if kind == "zoned" {
 			c.wantZone(4, zone.ImpOpen, 1)
-			c.want(c.zoneOp(OpFinish, 512), nil)
+			c.want(c.zoneOp(disk.OpFinish, 512), nil)
 		}
 		c.quiet("it is held back")
 		if err := d.Faults().Clear(id); err != nil {
@@ -274,15 +275,15 @@ func TestLatency(t *testing.T) {
 
 		// The longest counts, failures are held back too, and each once only.
 		c.fault("latency=1ms,op=read", "latency=2ms,op=read,times=2", "read,times=1")
-		for i, want := range []error{ErrIO, nil, nil} {
-			if err := c.do(request(OpRead, 0, make([]byte, 512))); !errors.Is(err, want) {
+		for i, want := range []error{disk.ErrIO, nil, nil} {
+			if err := c.do(request(disk.OpRead, 0, make([]byte, 512))); !errors.Is(err, want) {
 				t.Errorf("read %d: %v", i, err)
 			}
 		}
 		d.Faults().ClearAll()
 
 		c.fault("latency=1h,op=flush")
-		r := request(OpFlush, 0, nil)
+		r := request(disk.OpFlush, 0, nil)
 		c.submit(r)
 		eventually(t, func() bool { c.quiet("it is held back"); return d.Faults().Held() == 1 })
 		c.lane.Hurry(d)
@@ -305,7 +306,7 @@ func TestFaultsFromEverywhere(t *testing.T) {
 	path := newFastImage(t, small)
 	d := openDisk(t, path)
 	const workers, rounds, times = 4, 200, 50
-	f := Fault{Kind: FaultRead, Place: InZones, First: 5, Last: 5, Times: times}
+	f := disk.Fault{Kind: disk.FaultRead, Place: disk.InZones, First: 5, Last: 5, Times: times}
 	if _, err := d.Faults().Add(f); err != nil {
 		t.Fatal(err)
 	}
@@ -315,17 +316,17 @@ func TestFaultsFromEverywhere(t *testing.T) {
 		c := newClientOn(t, d, func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
 		wg.Go(func() {
 			for range rounds {
-				if err := c.do(request(OpRead, 5*128, make([]byte, 512))); err != nil {
+				if err := c.do(request(disk.OpRead, 5*128, make([]byte, 512))); err != nil {
 					failed[w]++
 				}
-				if err := c.do(request(OpRead, 6*128, make([]byte, 512))); err != nil {
+				if err := c.do(request(disk.OpRead, 6*128, make([]byte, 512))); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 		wg.Go(func() {
 			for range rounds {
-				ids, err := d.Faults().Add(Fault{Kind: FaultLatency, Delay: time.Microsecond, Times: 2}, Fault{Kind: FaultFlush})
+				ids, err := d.Faults().Add(disk.Fault{Kind: disk.FaultLatency, Delay: time.Microsecond, Times: 2}, disk.Fault{Kind: disk.FaultFlush})
 				if err != nil {
 					t.Error(err)
 				}
@@ -355,12 +356,12 @@ func TestFaultsFromEverywhere(t *testing.T) {
 func TestFaultLimits(t *testing.T) {
 	d := openDisk(t, newPlain(t, 1<<20))
 	s := d.Faults()
-	if _, err := s.Add(make([]Fault, 1)...); err == nil {
+	if _, err := s.Add(make([]disk.Fault, 1)...); err == nil {
 		t.Error("no kind of fault was added")
 	}
-	many := make([]Fault, MaxFaults)
+	many := make([]disk.Fault, disk.MaxFaults)
 	for i := range many {
-		many[i] = Fault{Kind: FaultFlush}
+		many[i] = disk.Fault{Kind: disk.FaultFlush}
 	}
 	if _, err := s.Add(many...); err != nil {
 		t.Error(err)
@@ -368,10 +369,10 @@ func TestFaultLimits(t *testing.T) {
 	if _, err := s.Add(many[0]); err == nil || !strings.Contains(err.Error(), "at most 1000") {
 		t.Errorf("one more: %v", err)
 	}
-	if err := s.Clear(1, 2, 4711); err == nil || len(s.List()) != MaxFaults {
+	if err := s.Clear(1, 2, 4711); err == nil || len(s.List()) != disk.MaxFaults {
 		t.Errorf("%v, and %d faults are left", err, len(s.List()))
 	}
-	if err := s.Clear(1, 2); err != nil || len(s.List()) != MaxFaults-2 {
+	if err := s.Clear(1, 2); err != nil || len(s.List()) != disk.MaxFaults-2 {
 		t.Errorf("%v, and %d faults are left", err, len(s.List()))
 	}
 	if err := d.Close(); err != nil {
@@ -385,7 +386,7 @@ func TestFaultsElsewhereDoNotAllocate(t *testing.T) {
 	d := openDisk(t, path)
 	c := newClient(t, d)
 	c.fault("read,zone=5", "write,zone=5,after=8", "latency=1h,zone=5", "full,left=1G")
-	r := request(OpWrite, 0, make([]byte, 4096))
+	r := request(disk.OpWrite, 0, make([]byte, 4096))
 	f := func() {
 		c.lane.Submit(d, r)
 		c.lane.Start()

@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -29,17 +30,17 @@ type faultyZone struct {
 
 type modelFault struct {
 	id     uint64
-	f      Fault
+	f      disk.Fault
 	struck uint64
 	room   uint64
 }
 
 // names says whether f is about an operation on these sectors.
-func (m *faultyModel) names(f *Fault, op Op, first, sectors uint64) bool {
-	if !faultOps[f.Kind].has(op) || f.Ops != 0 && !f.Ops.has(op) || op == OpFlush && f.Place != Everywhere {
+func (m *faultyModel) names(f *disk.Fault, op disk.Op, first, sectors uint64) bool {
+	if !disk.FaultOps[f.Kind].Has(op) || f.Ops != 0 && !f.Ops.Has(op) || op == disk.OpFlush && f.Place != disk.Everywhere {
 		return false
 	}
-	if op == OpFlush {
+	if op == disk.OpFlush {
 		return true
 	}
 	if f.After != 0 && sectors <= f.After {
@@ -47,10 +48,10 @@ func (m *faultyModel) names(f *Fault, op Op, first, sectors uint64) bool {
 	}
 	for s := first; s < first+sectors; s++ {
 		at := s
-		if f.Place == InZones {
+		if f.Place == disk.InZones {
 			at = s / m.g.ZoneSectors
 		}
-		if f.Place == Everywhere || f.First <= at && at <= f.Last {
+		if f.Place == disk.Everywhere || f.First <= at && at <= f.Last {
 			return true
 		}
 	}
@@ -58,27 +59,27 @@ func (m *faultyModel) names(f *Fault, op Op, first, sectors uint64) bool {
 }
 
 // happens says how a request ends that is right, and how many sectors land.
-func (m *faultyModel) happens(op Op, first, sectors uint64) (ok bool, lands uint64) {
+func (m *faultyModel) happens(op disk.Op, first, sectors uint64) (ok bool, lands uint64) {
 	ok, lands = true, sectors
 	for i := range m.faults {
 		f := &m.faults[i]
-		if f.f.Kind == FaultFull || f.f.Times != 0 && f.struck == uint64(f.f.Times) || !m.names(&f.f, op, first, sectors) {
+		if f.f.Kind == disk.FaultFull || f.f.Times != 0 && f.struck == uint64(f.f.Times) || !m.names(&f.f, op, first, sectors) {
 			continue
 		}
-		if f.f.Kind == FaultLatency {
+		if f.f.Kind == disk.FaultLatency {
 			f.struck++
 		} else if ok {
 			f.struck++
-			ok, lands = false, f.f.After/(uint64(m.g.BlockSize)/SectorSize)*(uint64(m.g.BlockSize)/SectorSize)
+			ok, lands = false, f.f.After/(uint64(m.g.BlockSize)/disk.SectorSize)*(uint64(m.g.BlockSize)/disk.SectorSize)
 		}
 	}
 	for i := range m.faults {
 		f := &m.faults[i]
-		if f.f.Kind != FaultFull || op != OpWrite && op != OpAppend || !ok {
+		if f.f.Kind != disk.FaultFull || op != disk.OpWrite && op != disk.OpAppend || !ok {
 			continue
 		}
-		if f.room >= sectors*SectorSize {
-			f.room -= sectors * SectorSize
+		if f.room >= sectors*disk.SectorSize {
+			f.room -= sectors * disk.SectorSize
 		} else {
 			f.struck++
 			ok, lands = false, 0
@@ -87,27 +88,27 @@ func (m *faultyModel) happens(op Op, first, sectors uint64) (ok bool, lands uint
 	return ok, lands
 }
 
-func drawFault(t *rapid.T, g *zone.Geometry) Fault {
-	f := Fault{Kind: FaultKind(rapid.IntRange(int(FaultRead), int(FaultFull)).Draw(t, "kind"))}
+func drawFault(t *rapid.T, g *zone.Geometry) disk.Fault {
+	f := disk.Fault{Kind: disk.FaultKind(rapid.IntRange(int(disk.FaultRead), int(disk.FaultFull)).Draw(t, "kind"))}
 	switch f.Kind {
-	case FaultFull:
+	case disk.FaultFull:
 		f.Left = rapid.Uint64Range(0, 64<<10).Draw(t, "left")
 		return f
-	case FaultLatency:
+	case disk.FaultLatency:
 		f.Delay = time.Microsecond
-		f.Ops = rapid.SampledFrom([]OpSet{0, setOf(OpRead), setOf(OpWrite, OpFlush), setOf(OpAppend)}).Draw(t, "ops")
-	case FaultWrite, FaultAppend:
+		f.Ops = rapid.SampledFrom([]disk.OpSet{0, disk.SetOf(disk.OpRead), disk.SetOf(disk.OpWrite, disk.OpFlush), disk.SetOf(disk.OpAppend)}).Draw(t, "ops")
+	case disk.FaultWrite, disk.FaultAppend:
 		f.After = rapid.Uint64Range(0, 20).Draw(t, "after")
 	}
 	f.Times = rapid.Uint32Range(0, 3).Draw(t, "times")
-	if f.Kind == FaultFlush {
+	if f.Kind == disk.FaultFlush {
 		return f
 	}
 	most := g.CapacitySectors - 1
-	if f.Place = Place(rapid.IntRange(0, 2).Draw(t, "place")); f.Place == InZones {
+	if f.Place = disk.Place(rapid.IntRange(0, 2).Draw(t, "place")); f.Place == disk.InZones {
 		most = uint64(g.Zones()) - 1
 	}
-	if f.Place != Everywhere {
+	if f.Place != disk.Everywhere {
 		f.First = rapid.Uint64Range(0, most).Draw(t, "first")
 		f.Last = rapid.Uint64Range(f.First, most).Draw(t, "last")
 	}
@@ -131,16 +132,16 @@ func TestFaultsAgainstModel(t *testing.T) {
 		c := newClient(t, d)
 		m := &faultyModel{g: g, zones: make([]faultyZone, g.Zones())}
 		for i := range m.zones {
-			m.zones[i] = faultyZone{state: zone.Empty, data: make([]byte, g.Length(i)*SectorSize)}
+			m.zones[i] = faultyZone{state: zone.Empty, data: make([]byte, g.Length(i)*disk.SectorSize)}
 		}
 		one := &faultyStep{t: t, c: c, m: m}
 		t.Repeat(map[string]func(*rapid.T){
 			"add":    one.add,
 			"clear":  one.clear,
-			"write":  func(t *rapid.T) { one.write(t, OpWrite) },
-			"append": func(t *rapid.T) { one.write(t, OpAppend) },
+			"write":  func(t *rapid.T) { one.write(t, disk.OpWrite) },
+			"append": func(t *rapid.T) { one.write(t, disk.OpAppend) },
 			"read":   one.read,
-			"flush":  func(t *rapid.T) { one.is("flush", c.flush(), first(m.happens(OpFlush, 0, 0))) },
+			"flush":  func(t *rapid.T) { one.is("flush", c.flush(), first(m.happens(disk.OpFlush, 0, 0))) },
 			"reset":  one.reset,
 			"set":    one.set,
 			"":       one.check,
@@ -166,7 +167,7 @@ type faultyStep struct {
 // is checks an outcome against whether it has to be good.
 func (s *faultyStep) is(what string, err error, good bool) {
 	s.t.Helper()
-	if good && err != nil || !good && !errors.Is(err, ErrIO) {
+	if good && err != nil || !good && !errors.Is(err, disk.ErrIO) {
 		s.t.Fatalf("%s: %v, but it has to succeed: %v; %+v", what, err, good, s.c.disk.Faults().List())
 	}
 }
@@ -196,16 +197,16 @@ func (s *faultyStep) clear(t *rapid.T) {
 	s.m.faults = append(s.m.faults[:i:i], s.m.faults[i+1:]...)
 }
 
-func (s *faultyStep) write(t *rapid.T, op Op) {
+func (s *faultyStep) write(t *rapid.T, op disk.Op) {
 	i, z := s.zone(t)
 	g := &s.m.g
-	block := uint64(g.BlockSize) / SectorSize
+	block := uint64(g.BlockSize) / disk.SectorSize
 	from, room := z.written, g.Capacity(i)-z.written
 	if g.Conventional(i) {
-		op, from = OpWrite, rapid.Uint64Range(0, g.Length(i)/block-1).Draw(t, "from")*block
+		op, from = disk.OpWrite, rapid.Uint64Range(0, g.Length(i)/block-1).Draw(t, "from")*block
 		room = g.Length(i) - from
 	}
-	if op == OpAppend {
+	if op == disk.OpAppend {
 		room = min(room, uint64(g.MaxAppendSectors))
 	}
 	if z.state != zone.Empty || room == 0 {
@@ -213,15 +214,15 @@ func (s *faultyStep) write(t *rapid.T, op Op) {
 	}
 	sectors := rapid.Uint64Range(1, room/block).Draw(t, "blocks") * block
 	s.seed++
-	data := pattern(s.seed, int(sectors)*SectorSize)
+	data := pattern(s.seed, int(sectors)*disk.SectorSize)
 	start := uint64(i) * g.ZoneSectors
 	ok, lands := s.m.happens(op, start+from, sectors)
 	at := start + from
-	if op == OpAppend {
+	if op == disk.OpAppend {
 		at = start
 	}
 	s.is(op.String(), s.c.do(request(op, at, data)), ok)
-	copy(z.data[from*SectorSize:], data[:lands*SectorSize])
+	copy(z.data[from*disk.SectorSize:], data[:lands*disk.SectorSize])
 	if !g.Conventional(i) {
 		if z.written += lands; z.written == g.Capacity(i) {
 			z.state = zone.Full
@@ -234,22 +235,22 @@ func (s *faultyStep) read(t *rapid.T) {
 	if z.state == zone.Offline {
 		return
 	}
-	block := uint64(s.m.g.BlockSize) / SectorSize
+	block := uint64(s.m.g.BlockSize) / disk.SectorSize
 	blocks := s.m.g.Length(i) / block
 	from := rapid.Uint64Range(0, blocks-1).Draw(t, "from")
 	sectors := rapid.Uint64Range(1, blocks-from).Draw(t, "blocks") * block
-	buf := pattern(0xee, int(sectors)*SectorSize)
+	buf := pattern(0xee, int(sectors)*disk.SectorSize)
 	at := uint64(i)*s.m.g.ZoneSectors + from*block
-	ok, _ := s.m.happens(OpRead, at, sectors)
-	s.is("read", s.c.do(request(OpRead, at, buf)), ok)
-	if ok && !bytes.Equal(buf, z.data[from*block*SectorSize:][:len(buf)]) {
+	ok, _ := s.m.happens(disk.OpRead, at, sectors)
+	s.is("read", s.c.do(request(disk.OpRead, at, buf)), ok)
+	if ok && !bytes.Equal(buf, z.data[from*block*disk.SectorSize:][:len(buf)]) {
 		t.Fatalf("%d sectors of zone %d from %d on read as something else", sectors, i, from*block)
 	}
 }
 
 func (s *faultyStep) reset(t *rapid.T) {
 	i, z := s.zone(t)
-	err := s.c.zoneOp(OpReset, uint64(i)*s.m.g.ZoneSectors)
+	err := s.c.zoneOp(disk.OpReset, uint64(i)*s.m.g.ZoneSectors)
 	if s.m.g.Conventional(i) || z.state == zone.ReadOnly || z.state == zone.Offline {
 		if !errors.Is(err, zone.ErrInvalid) {
 			t.Fatal(err)

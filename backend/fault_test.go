@@ -5,27 +5,29 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 var faultLines = []struct {
 	text  string
-	fault Fault
+	fault disk.Fault
 }{
-	{"read", Fault{Kind: FaultRead}},
-	{"read,sectors=1000-1999", Fault{Kind: FaultRead, Place: InSectors, First: 1000, Last: 1999}},
-	{"write,zone=5,once,after=16", Fault{Kind: FaultWrite, Place: InZones, First: 5, Last: 5, Times: 1, After: 16}},
-	{"append,zone=3-9,times=4", Fault{Kind: FaultAppend, Place: InZones, First: 3, Last: 9, Times: 4}},
-	{"flush,once", Fault{Kind: FaultFlush, Times: 1}},
-	{"latency=200ms", Fault{Kind: FaultLatency, Delay: 200 * time.Millisecond}},
-	{"latency=1h0m0s,op=read,op=write,zone=4", Fault{Kind: FaultLatency, Delay: time.Hour, Ops: setOf(OpRead, OpWrite), Place: InZones, First: 4, Last: 4}},
-	{"full", Fault{Kind: FaultFull}},
-	{"full,left=1M", Fault{Kind: FaultFull, Left: 1 << 20}},
-	{"full,left=1025", Fault{Kind: FaultFull, Left: 1025}},
+	{"read", disk.Fault{Kind: disk.FaultRead}},
+	{"read,sectors=1000-1999", disk.Fault{Kind: disk.FaultRead, Place: disk.InSectors, First: 1000, Last: 1999}},
+	{"write,zone=5,once,after=16", disk.Fault{Kind: disk.FaultWrite, Place: disk.InZones, First: 5, Last: 5, Times: 1, After: 16}},
+	{"append,zone=3-9,times=4", disk.Fault{Kind: disk.FaultAppend, Place: disk.InZones, First: 3, Last: 9, Times: 4}},
+	{"flush,once", disk.Fault{Kind: disk.FaultFlush, Times: 1}},
+	{"latency=200ms", disk.Fault{Kind: disk.FaultLatency, Delay: 200 * time.Millisecond}},
+	{"latency=1h0m0s,op=read,op=write,zone=4", disk.Fault{Kind: disk.FaultLatency, Delay: time.Hour, Ops: disk.SetOf(disk.OpRead, disk.OpWrite), Place: disk.InZones, First: 4, Last: 4}},
+	{"full", disk.Fault{Kind: disk.FaultFull}},
+	{"full,left=1M", disk.Fault{Kind: disk.FaultFull, Left: 1 << 20}},
+	{"full,left=1025", disk.Fault{Kind: disk.FaultFull, Left: 1025}},
 }
 
 func TestFaultLines(t *testing.T) {
 	for _, c := range faultLines {
-		f, err := ParseFault(c.text)
+		f, err := disk.ParseFault(c.text)
 		if err != nil || f != c.fault {
 			t.Errorf("%q is read as %+v, %v", c.text, f, err)
 		}
@@ -46,7 +48,7 @@ func TestFaultLines(t *testing.T) {
 		"latency=1000ms": "latency=1s", "read,sectors=7": "read,sectors=7-7", "read,times=1": "read,once",
 		"full,left=0": "full",
 	} {
-		if f, err := ParseFault(text); err != nil || f.String() != want {
+		if f, err := disk.ParseFault(text); err != nil || f.String() != want {
 			t.Errorf("%q is read as %v, %v; want %s", text, f, err, want)
 		}
 	}
@@ -87,7 +89,7 @@ func TestWrongFaultLines(t *testing.T) {
 		"full,zone=1":                           "not a word",
 		strings.Repeat("x", 1000):               "longer than",
 	} {
-		f, err := ParseFault(text)
+		f, err := disk.ParseFault(text)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, %v; want %q in the error", text, f, err, want)
 		}
@@ -100,26 +102,26 @@ func FuzzParseFault(f *testing.F) {
 		f.Add(c.text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		a, err := ParseFault(text)
+		a, err := disk.ParseFault(text)
 		if err != nil {
 			if strings.ContainsAny(err.Error(), "\n\x1b") {
 				t.Errorf("an error of more than a line: %q", err)
 			}
 			return
 		}
-		if len(a.String()) > maxFaultText {
+		if len(a.String()) > disk.MaxFaultText {
 			t.Errorf("%q is written with %d bytes", a, len(a.String()))
 		}
-		if b, err := ParseFault(a.String()); err != nil || a != b {
+		if b, err := disk.ParseFault(a.String()); err != nil || a != b {
 			t.Errorf("%q is read as %+v, written as %q and then read as %+v, %v", text, a, a, b, err)
 		}
-		info := Info{CapacitySectors: 1920, LogicalBlockSize: 512}
-		_ = a.check(&info)
-		info.Zoned = &ZonedInfo{Zones: 15, ZoneSectors: 128}
-		s := Faults{info: info}
+		info := disk.Info{CapacitySectors: 1920, LogicalBlockSize: 512}
+		_ = a.Check(&info)
+		info.Zoned = &disk.ZonedInfo{Zones: 15, ZoneSectors: 128}
+		s := disk.Faults{Info: info}
 		if _, err := s.Add(a); err == nil {
-			s.strike(&Request{Op: OpWrite}, 100, 8)
-			s.strike(&Request{Op: OpRead}, 1900, 20)
+			s.Strike(&disk.Request{Op: disk.OpWrite}, 100, 8)
+			s.Strike(&disk.Request{Op: disk.OpRead}, 1900, 20)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
@@ -101,7 +102,7 @@ func failing(op string, err error) func(storeCall) error {
 func openFaulty(t tb, path string) (*zoned, *faultStore) {
 	t.Helper()
 	fs := new(faultStore)
-	d, err := openZonedOver(path, Options{}, fs.over)
+	d, err := openZonedOver(path, disk.Options{}, fs.over)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +208,7 @@ func setStates(t tb, path string, zones map[int]zone.State) {
 func rawZone(t tb, path string, i int) (data []byte) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
-		data = make([]byte, l.Length(i)<<SectorShift)
+		data = make([]byte, l.Length(i)<<disk.SectorShift)
 		if _, err := f.ReadAt(data, l.offset(uint64(i)*l.ZoneSectors)); err != nil {
 			t.Fatal(err)
 		}
@@ -303,7 +304,7 @@ func (e *heldEngine) Reap() *engine.Op {
 func (e *heldEngine) Close() error { return e.under.Close() }
 
 // heldClient is a client whose I/O the test releases.
-func heldClient(t tb, d Disk, hold func(*engine.Op) bool) (*client, *heldEngine) {
+func heldClient(t tb, d disk.Disk, hold func(*engine.Op) bool) (*client, *heldEngine) {
 	t.Helper()
 	e := newHeldEngine(hold)
 	return newClientOn(t, d, func(func()) (engine.Engine, error) { return e, nil }), e

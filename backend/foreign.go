@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // A foreign format is one that an ordinary disk's file looks like. A guest sees its
@@ -61,7 +63,7 @@ func looksLike(f *os.File, size int64) string {
 }
 
 // sensible tells a QEMU header, which has a version, from four bytes that happen to
-// be there; the other marks are long enough, or of no use in a first sector.
+// be there; the other notes are long enough, or of no use in a first sector.
 func (k *foreign) sensible(f *os.File) bool {
 	if k.mark != "QFI\xfb" {
 		return true
@@ -74,8 +76,8 @@ func (k *foreign) sensible(f *os.File) bool {
 
 // warnOfForeign has the operator told when f, to be served as an ordinary disk, looks
 // like something else and nobody has said that it is none.
-func warnOfForeign(path string, size int64, o *Options) {
-	if o.Format == FormatRaw || o.Warn == nil {
+func warnOfForeign(path string, size int64, o *disk.Options) {
+	if o.Format == disk.FormatRaw || o.Warn == nil {
 		return
 	}
 	f, err := os.Open(path) // not the disk's, which may be for direct I/O

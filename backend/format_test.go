@@ -4,9 +4,11 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
-// A guest that writes an image's marks into its ordinary disk has an ordinary disk
+// A guest that writes an image's notes into its ordinary disk has an ordinary disk
 // the next time, too, if the operator says that it is one; and what is to be an image
 // is never served as anything else.
 func TestFormat(t *testing.T) {
@@ -29,20 +31,20 @@ func TestFormat(t *testing.T) {
 	}
 	for _, c := range []struct {
 		path   string
-		format Format
+		format disk.Format
 		zoned  bool
 		want   string // of the error; empty: none
 	}{
-		{image, FormatAny, true, ""},
-		{image, FormatZoned, true, ""},
-		{image, FormatRaw, false, ""},
-		{plain, FormatAny, false, ""},
-		{plain, FormatRaw, false, ""},
-		{plain, FormatZoned, false, "neither a zoned image nor a zoned drive"},
-		{marked, FormatRaw, false, ""},
-		{marked, FormatAny, true, "image"},
+		{image, disk.FormatAny, true, ""},
+		{image, disk.FormatZoned, true, ""},
+		{image, disk.FormatRaw, false, ""},
+		{plain, disk.FormatAny, false, ""},
+		{plain, disk.FormatRaw, false, ""},
+		{plain, disk.FormatZoned, false, "neither a zoned image nor a zoned drive"},
+		{marked, disk.FormatRaw, false, ""},
+		{marked, disk.FormatAny, true, "image"},
 	} {
-		d, err := Open(c.path, Options{Format: c.format})
+		d, err := Open(c.path, disk.Options{Format: c.format})
 		if c.want != "" {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%s as %q: %v does not say %q", c.path, c.format, err, c.want)
@@ -60,7 +62,7 @@ func TestFormat(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := FormatRaw.check("drive", KindZonedDevice); err == nil || !strings.Contains(err.Error(), "--format=raw") {
+	if _, err := disk.FormatRaw.Check("drive", disk.KindZonedDevice); err == nil || !strings.Contains(err.Error(), "--format=raw") {
 		t.Errorf("a zoned drive as an ordinary disk: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
@@ -20,21 +21,21 @@ var markGeometry = zone.Geometry{
 	CapacitySectors: 7*16 + 8, ZoneSectors: 16, ZoneCapacitySectors: 12, ConventionalZones: 2, MaxOpen: 3, MaxActive: 4, MaxAppendSectors: 8,
 }
 
-// maxForged is how many requests with a mark an input has at most.
+// maxForged is how many requests with a note an input has at most.
 const maxForged = 12
 
 // A forged is a request that is resumed, and the mark that somebody has stored for it.
 type forged struct {
-	r     *Request
-	m     *Mark
-	found mark // what Claim has left of it
-	never bool // its request does not come
+	r     *disk.Request
+	m     *disk.Note
+	found disk.Noted // what Claim has left of it
+	never bool       // its request does not come
 }
 
-// FuzzForgedMarks has requests resumed whose marks are whatever a front-end has stored, on
+// FuzzForgedMarks has requests resumed whose notes are whatever a front-end has stored, on
 // an image and on a drive, with new requests among them. Whatever it is: no panic; each
 // request ends, though others never come; none that is never marked, and none whose mark is
-// not its own, is answered by its mark; zones that neither a mark nor a request names hold
+// not its own, is answered by its note; zones that neither a note nor a request names hold
 // what they held; and the image is whole.
 //
 // An input is a byte of modes and up to maxForged requests of 8 bytes: operation and how,
@@ -93,21 +94,21 @@ func markImage(f *testing.F) (path string, image []byte) {
 }
 
 // victim is what zone i holds before anything is forged: 4 sectors.
-func victim(i int) []byte { return pattern(byte('A'+i), 4*SectorSize) }
+func victim(i int) []byte { return pattern(byte('A'+i), 4*disk.SectorSize) }
 
-func fillZones(t tb, d Disk) *client {
+func fillZones(t tb, d disk.Disk) *client {
 	c := newClient(t, d)
 	for i := range 6 {
 		c.want(c.write(uint64(i)*markGeometry.ZoneSectors, victim(i)), nil)
 		if i >= markGeometry.ConventionalZones {
-			c.want(c.zoneOp([]Op{OpFinish, OpClose}[i&1], uint64(i)*markGeometry.ZoneSectors), nil)
+			c.want(c.zoneOp([]disk.Op{disk.OpFinish, disk.OpClose}[i&1], uint64(i)*markGeometry.ZoneSectors), nil)
 		}
 	}
 	return c
 }
 
 // forgeMarks is one execution.
-func forgeMarks(t *testing.T, d Disk, c *client, in []byte) {
+func forgeMarks(t *testing.T, d disk.Disk, c *client, in []byte) {
 	var all []*forged
 	named := map[int]bool{}
 	for b := in[1:]; len(b) >= 8 && len(all) < maxForged; b = b[8:] {
@@ -117,31 +118,31 @@ func forgeMarks(t *testing.T, d Disk, c *client, in []byte) {
 	for i := range was {
 		was[i] = d.ReportZone(i)
 	}
-	run := Run(d)
+	run := disk.Run(d)
 	if in[0]&2 != 0 && run != 0 {
 		run++
 	}
-	marks := make([]*Mark, len(all))
+	marks := make([]*disk.Note, len(all))
 	for i, a := range all {
 		marks[i] = a.m
 	}
-	Claim(d, run, marks)
+	disk.Claim(d, run, marks)
 	for _, a := range all {
-		a.found = a.m.load()
+		a.found = a.m.Load()
 	}
-	left := map[*Request]*forged{}
+	left := map[*disk.Request]*forged{}
 	for i, a := range all {
 		switch {
 		case a.never:
-			Release(d, a.m)
+			disk.Release(d, a.m)
 			continue
 		case in[0]&4 != 0 && i%2 == 1: // one that is new, in the middle
-			flush := request(OpFlush, 0, nil)
-			left[flush] = &forged{r: flush, found: mark{}}
+			flush := request(disk.OpFlush, 0, nil)
+			left[flush] = &forged{r: flush, found: disk.Noted{}}
 			c.lane.Submit(d, flush)
 		}
 		left[a.r] = a
-		a.r.Mark = a.m
+		a.r.Note = a.m
 		c.lane.Resume(d, a.r)
 		if in[0]&8 != 0 {
 			c.lane.Start()
@@ -165,67 +166,67 @@ func forgeMarks(t *testing.T, d Disk, c *client, in []byte) {
 		if is.WP != was[i].WP || is.State != was[i].State {
 			t.Errorf("zone %d, which nobody has named, was %+v and is %+v", i, was[i], is)
 		}
-		if i < 6 && !bytes.Equal(c.read(uint64(i)*markGeometry.ZoneSectors, 4*SectorSize), victim(i)) {
+		if i < 6 && !bytes.Equal(c.read(uint64(i)*markGeometry.ZoneSectors, 4*disk.SectorSize), victim(i)) {
 			t.Errorf("zone %d, which nobody has named, holds something else", i)
 		}
 	}
 }
 
 // judge looks at a request that has ended.
-func (a *forged) judge(t *testing.T, d Disk, alone bool, c *client) {
+func (a *forged) judge(t *testing.T, d disk.Disk, alone bool, c *client) {
 	r, was := a.r, a.found
-	if r.Err != nil || was.what == markNone || r.Mark == nil {
+	if r.Err != nil || was.What == disk.NothingNoted || r.Note == nil {
 		return
 	}
 	zone := int(r.Sector / markGeometry.ZoneSectors)
-	isWrite := r.Op == OpWrite || r.Op == OpAppend
+	isWrite := r.Op == disk.OpWrite || r.Op == disk.OpAppend
 	switch {
-	case r.Op == OpRead || r.Op == OpFlush || r.Op == OpReport || isWrite && zone < markGeometry.ConventionalZones:
+	case r.Op == disk.OpRead || r.Op == disk.OpFlush || r.Op == disk.OpReport || isWrite && zone < markGeometry.ConventionalZones:
 		t.Errorf("%v, which no daemon marks, ended well with the mark %+v", r.Op, was)
-	case was.what == markFailed || was.what > markEmptying:
+	case was.What == disk.NotedFailed || was.What > disk.NotedEmptying:
 		t.Errorf("%v ended well with the mark %+v", r.Op, was)
-	case was.what == markAt && !isWrite, was.what == markPast && r.Op != OpResetAll && r.Op != OpSecureErase, was.what == markEmptying && r.Op != OpClose:
+	case was.What == disk.NotedAddress && !isWrite, was.What == disk.NotedZones && r.Op != disk.OpResetAll && r.Op != disk.OpSecureErase, was.What == disk.NotedEmptying && r.Op != disk.OpClose:
 		t.Errorf("%v ended well with the mark %+v", r.Op, was)
-	case was.what == markDone && !isWrite && was.op() != r.Op, was.what == markDone && events[r.Op] != 0 && was.zone != zone:
+	case was.What == disk.NotedDone && !isWrite && was.Op() != r.Op, was.What == disk.NotedDone && disk.ZoneEvents[r.Op] != 0 && was.Zone != zone:
 		t.Errorf("%v at %d ended well with the mark %+v", r.Op, r.Sector, was)
-	case isWrite && (was.sectors != r.Bytes>>SectorShift || int(was.sector/markGeometry.ZoneSectors) != zone || r.Op == OpWrite && was.sector != r.Sector):
+	case isWrite && (was.Sectors != r.Bytes>>disk.SectorShift || int(was.Sector/markGeometry.ZoneSectors) != zone || r.Op == disk.OpWrite && was.Sector != r.Sector):
 		t.Errorf("%v of %d bytes at %d ended well with the mark %+v", r.Op, r.Bytes, r.Sector, was)
-	case isWrite && was.what == markAt && alone && r.AppendSector+was.sectors <= d.Info().CapacitySectors:
+	case isWrite && was.What == disk.NotedAddress && alone && r.AppendSector+was.Sectors <= d.Info().CapacitySectors:
 		// On a drive it has landed where the write pointer has passed it.
-		at := was.sector
+		at := was.Sector
 		if _, image := d.(*zoned); image && !bytes.Equal(c.read(at, int(r.Bytes)), pattern('n', int(r.Bytes))) {
 			t.Errorf("%v at %d ended well, and something else is there", r.Op, at)
 		}
 	}
 }
 
-// forge makes a request and its mark of 8 bytes, and notes in named the zones that they
+// forge makes a request and its note of 8 bytes, and notes in named the zones that they
 // name, -1 for all of them.
 func forge(b []byte, named map[int]bool) *forged {
 	size := markGeometry.ZoneSectors
 	sector := func(zone, off byte) uint64 { return uint64(zone&0xf)*size + uint64(off&0xf) }
-	a := &forged{r: &Request{Op: Op(b[0]&0xf) % numOps}, m: new(Mark), never: b[0]&0x80 != 0}
+	a := &forged{r: &disk.Request{Op: disk.Op(b[0]&0xf) % disk.NumOps}, m: new(disk.Note), never: b[0]&0x80 != 0}
 	r := a.r
 	r.Stable = b[0]&0x40 != 0
 	r.Sector = sector(b[1], b[2])
 	n := uint64(b[3] & 0xf)
 	switch r.Op {
-	case OpWrite, OpAppend, OpRead:
-		*r = Request{Op: r.Op, Stable: r.Stable, Sector: r.Sector, Bytes: n << SectorShift}
+	case disk.OpWrite, disk.OpAppend, disk.OpRead:
+		*r = disk.Request{Op: r.Op, Stable: r.Stable, Sector: r.Sector, Bytes: n << disk.SectorShift}
 		if n > 0 {
 			data := pattern('n', int(r.Bytes))
 			r.Iov = []unix.Iovec{{Base: &data[0], Len: r.Bytes}}
 		}
-	case OpReport:
+	case disk.OpReport:
 		r.Bytes = n
-	case OpSecureErase:
-		r.Ranges = []Range{{Sector: uint64(b[1]&0xf) * size, Sectors: uint32(b[2]&3) * uint32(size)}, {Sector: uint64(b[3]&0xf) * size, Sectors: uint32(size)}}[:b[3]>>6&1+1]
+	case disk.OpSecureErase:
+		r.Ranges = []disk.Range{{Sector: uint64(b[1]&0xf) * size, Sectors: uint32(b[2]&3) * uint32(size)}, {Sector: uint64(b[3]&0xf) * size, Sectors: uint32(size)}}[:b[3]>>6&1+1]
 		for _, s := range r.Ranges {
 			for at := s.Sector / size; at < (s.Sector+uint64(s.Sectors))/size; at++ {
 				named[int(at)] = true
 			}
 		}
-	case OpResetAll:
+	case disk.OpResetAll:
 		named[-1] = true
 	}
 	named[int(r.Sector/size)] = true
@@ -243,21 +244,21 @@ func forge(b []byte, named map[int]bool) *forged {
 	if b[4]&0x40 != 0 {
 		a.m[1] = binary.LittleEndian.Uint64(bytes.Repeat(b[7:8], 8))
 	}
-	if s := a.m.load().sector / size; s < 1<<32 {
+	if s := a.m.Load().Sector / size; s < 1<<32 {
 		named[int(s)] = true
 	}
 	return a
 }
 
-// markSeeds are marks as daemons leave them, one to each request, and ones that agree with
+// markSeeds are notes as daemons leave them, one to each request, and ones that agree with
 // nothing.
 func markSeeds() (seeds [][]byte) {
 	reqs := [][]byte{
-		{byte(OpWrite), 3, 4, 4, markAt, 3, 4, 4}, {byte(OpAppend), 6, 0, 4, markAt, 6, 0, 4}, {byte(OpWrite), 3, 0, 4, markDone, 3, 0, 4},
-		{byte(OpAppend), 3, 0, 4, markDone, 3, 0, 4}, {byte(OpFlush), 0, 0, 0, markDone, 0, 0, 0}, {byte(OpRead), 3, 0, 4, markDone, 3, 0, 4},
-		{byte(OpOpen), 3, 0, 0, markDone | 0x10, 3, byte(OpOpen), 0}, {byte(OpReset), 3, 0, 0, markDone | 0x10, 3, byte(OpReset), 0},
-		{byte(OpClose), 3, 0, 0, markEmptying, 3, 0, 0}, {byte(OpResetAll), 0, 0, 0, markPast | 0x10, 4, 0, 0},
-		{byte(OpSecureErase), 3, 2, 0, markPast | 0x10, 4, 0, 0}, {byte(OpWrite), 0, 0, 4, markAt, 0, 0, 4}, {byte(OpReport), 0, 0, 7, markFailed, 0, 0, 0},
+		{byte(disk.OpWrite), 3, 4, 4, disk.NotedAddress, 3, 4, 4}, {byte(disk.OpAppend), 6, 0, 4, disk.NotedAddress, 6, 0, 4}, {byte(disk.OpWrite), 3, 0, 4, disk.NotedDone, 3, 0, 4},
+		{byte(disk.OpAppend), 3, 0, 4, disk.NotedDone, 3, 0, 4}, {byte(disk.OpFlush), 0, 0, 0, disk.NotedDone, 0, 0, 0}, {byte(disk.OpRead), 3, 0, 4, disk.NotedDone, 3, 0, 4},
+		{byte(disk.OpOpen), 3, 0, 0, disk.NotedDone | 0x10, 3, byte(disk.OpOpen), 0}, {byte(disk.OpReset), 3, 0, 0, disk.NotedDone | 0x10, 3, byte(disk.OpReset), 0},
+		{byte(disk.OpClose), 3, 0, 0, disk.NotedEmptying, 3, 0, 0}, {byte(disk.OpResetAll), 0, 0, 0, disk.NotedZones | 0x10, 4, 0, 0},
+		{byte(disk.OpSecureErase), 3, 2, 0, disk.NotedZones | 0x10, 4, 0, 0}, {byte(disk.OpWrite), 0, 0, 4, disk.NotedAddress, 0, 0, 4}, {byte(disk.OpReport), 0, 0, 7, disk.NotedFailed, 0, 0, 0},
 	}
 	for mode := range byte(16) {
 		for i := range reqs {
@@ -266,10 +267,10 @@ func markSeeds() (seeds [][]byte) {
 	}
 	for mode := range byte(2) {
 		seeds = append(seeds,
-			slices.Concat([]byte{mode}, reqs[0], reqs[0], []byte{byte(OpWrite), 3, 6, 4, markAt, 3, 6, 4}),
-			slices.Concat([]byte{mode}, []byte{byte(OpWrite) | 0x80, 6, 4, 4, markAt, 6, 4, 4}, []byte{byte(OpAppend), 6, 0, 4, markAt, 6, 0, 4}),
-			slices.Concat([]byte{mode}, []byte{byte(OpResetAll), 0, 0, 0, markPast | 0x30, 255, 255, 255}),
-			slices.Concat([]byte{mode}, []byte{byte(OpAppend), 6, 0, 4, markAt | 0x60, 255, 255, 255}))
+			slices.Concat([]byte{mode}, reqs[0], reqs[0], []byte{byte(disk.OpWrite), 3, 6, 4, disk.NotedAddress, 3, 6, 4}),
+			slices.Concat([]byte{mode}, []byte{byte(disk.OpWrite) | 0x80, 6, 4, 4, disk.NotedAddress, 6, 4, 4}, []byte{byte(disk.OpAppend), 6, 0, 4, disk.NotedAddress, 6, 0, 4}),
+			slices.Concat([]byte{mode}, []byte{byte(disk.OpResetAll), 0, 0, 0, disk.NotedZones | 0x30, 255, 255, 255}),
+			slices.Concat([]byte{mode}, []byte{byte(disk.OpAppend), 6, 0, 4, disk.NotedAddress | 0x60, 255, 255, 255}))
 	}
 	return seeds
 }

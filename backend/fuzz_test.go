@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -58,19 +59,19 @@ func (s *script) step(what, where, sectors, how byte) {
 	zn := int(where>>4) % len(s.m.Zones)
 	z := &s.m.Zones[zn]
 	sector := z.Start + uint64(where&15)
-	bytes := uint64(sectors)*SectorSize + uint64(how>>6) // rarely odd
+	bytes := uint64(sectors)*disk.SectorSize + uint64(how>>6) // rarely odd
 	stable, lane := how&1 != 0, int(how>>1&3)
-	switch op := Op(what % 16); op {
-	case OpSecureErase: // TestErase
-		s.one(lane, OpReset, z.Start, 0, stable)
-	case OpWrite:
+	switch op := disk.Op(what % 16); op {
+	case disk.OpSecureErase: // TestErase
+		s.one(lane, disk.OpReset, z.Start, 0, stable)
+	case disk.OpWrite:
 		if how&8 == 0 && z.State != zonemodel.NotWP {
 			sector = z.WP
 		}
 		s.one(lane, op, sector, bytes, stable)
-	case OpRead, OpAppend:
+	case disk.OpRead, disk.OpAppend:
 		s.one(lane, op, sector&^15, bytes, stable)
-	case OpFlush, OpOpen, OpClose, OpFinish, OpReset, OpResetAll:
+	case disk.OpFlush, disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpResetAll:
 		s.one(lane, op, sector, 0, stable)
 	case 12:
 		s.restart()
@@ -115,7 +116,7 @@ func FuzzImageOpen(f *testing.F) {
 
 		_, checkErr := Check(path)
 		_, _ = ReadReport(path)
-		if d, err := Open(path, Options{ReadOnly: true}); err == nil {
+		if d, err := Open(path, disk.Options{ReadOnly: true}); err == nil {
 			exercise(t, d)
 			if err := d.Close(); err != nil {
 				t.Error(err)
@@ -124,7 +125,7 @@ func FuzzImageOpen(f *testing.F) {
 		if len(in) > 1 { // as damaged as before, in a copy
 			wantRepair(t, path, RepairMode(in[1]%3))
 		}
-		d, err := Open(path, Options{})
+		d, err := Open(path, disk.Options{})
 		if err == nil {
 			if checkErr != nil && d.Info().Zoned != nil {
 				t.Errorf("it opens, but cannot be checked: %v", checkErr)
@@ -162,9 +163,9 @@ func wantRepair(t *testing.T, path string, mode RepairMode) {
 }
 
 // wantReopen opens a disk that was just closed, and compares.
-func wantReopen(t *testing.T, was Disk, path string) {
+func wantReopen(t *testing.T, was disk.Disk, path string) {
 	t.Helper()
-	d, err := Open(path, Options{})
+	d, err := Open(path, disk.Options{})
 	if err != nil {
 		t.Fatalf("closed cleanly, and cannot be opened: %v", err)
 	}
@@ -179,7 +180,7 @@ func wantReopen(t *testing.T, was Disk, path string) {
 
 // exercise sends requests to a disk of which nothing is known. It may refuse
 // them; what it takes has to be there.
-func exercise(t *testing.T, d Disk) {
+func exercise(t *testing.T, d disk.Disk) {
 	t.Helper()
 	c := newClient(t, d)
 	info := d.Info()
@@ -196,7 +197,7 @@ func exercise(t *testing.T, d Disk) {
 		if z.State != zone.Offline {
 			c.read(z.Start, n)
 		}
-		for _, op := range []Op{OpOpen, OpClose} {
+		for _, op := range []disk.Op{disk.OpOpen, disk.OpClose} {
 			_ = c.zoneOp(op, z.Start)
 		}
 		if at, err := c.append(z.Start, pattern('f', n)); err == nil && c.read(at, n)[0] != 'f' {
@@ -204,8 +205,8 @@ func exercise(t *testing.T, d Disk) {
 		}
 	}
 	_ = c.flush()
-	_ = c.zoneOp(OpFinish, uint64(info.Zoned.Zones-1)*info.Zoned.ZoneSectors)
-	_ = c.zoneOp(OpResetAll, 0)
+	_ = c.zoneOp(disk.OpFinish, uint64(info.Zoned.Zones-1)*info.Zoned.ZoneSectors)
+	_ = c.zoneOp(disk.OpResetAll, 0)
 	_ = c.write(uint64(info.Zoned.Zones-1)*info.Zoned.ZoneSectors, pattern('f', n))
 }
 

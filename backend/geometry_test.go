@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -83,14 +84,14 @@ func TestSmallestDisks(t *testing.T) {
 		c := newClient(t, d)
 		last := d.Info().Zoned.Zones - 1
 		z := d.ReportZone(last)
-		data := pattern('a', int(z.Capacity<<SectorShift))
+		data := pattern('a', int(z.Capacity<<disk.SectorShift))
 		c.want(c.write(z.Start, data), nil)
 		c.wantZone(last, zone.Full, z.Capacity)
-		c.want(c.write(z.Start+z.Length, data), ErrRange)
+		c.want(c.write(z.Start+z.Length, data), disk.ErrRange)
 		if got := c.read(z.Start, len(data)); string(got) != string(data) {
 			t.Errorf("%+v: the data is not what was written", g)
 		}
-		c.want(c.zoneOp(OpReset, z.Start), nil)
+		c.want(c.zoneOp(disk.OpReset, z.Start), nil)
 		c.wantZone(last, zone.Empty, 0)
 		closeDisk(t, d, path)
 	}

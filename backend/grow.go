@@ -3,6 +3,8 @@ package backend
 import (
 	"errors"
 	"fmt"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // Grow has an ordinary disk take in what its file or device has become larger by
@@ -13,7 +15,7 @@ import (
 // A zoned disk refuses. The specification lets no zone appear or grow on a disk in
 // use, and Linux 6.3 to 6.7 looks at all zones anew, with requests in flight, when
 // it is told of a change (virtblk_update_capacity, drivers/block/virtio_blk.c).
-func Grow(d Disk) (sectors uint64, err error) {
+func Grow(d disk.Disk) (sectors uint64, err error) {
 	switch p, ok := d.(*plain); {
 	case ok:
 		return p.grow()
@@ -29,21 +31,21 @@ func Grow(d Disk) (sectors uint64, err error) {
 func (p *plain) grow() (uint64, error) {
 	p.growing.Lock()
 	defer p.growing.Unlock()
-	if err := p.size.failed(); err != nil {
+	if err := p.size.Failed(); err != nil {
 		return 0, fmt.Errorf("disk %s: %w", p.f.Name(), err)
 	}
 	was := p.capacity.Load()
-	size, err := sizeOf(p.fd)
+	size, err := disk.SizeOf(p.fd)
 	if err != nil {
 		return 0, fmt.Errorf("disk %s: %w", p.f.Name(), err)
 	}
-	sectors := wholeBlocks(size, p.info.LogicalBlockSize)
+	sectors := disk.WholeBlocks(size, p.info.LogicalBlockSize)
 	if sectors < was {
-		_ = p.size.look() // nothing is served from here on
+		_ = p.size.Look() // nothing is served from here on
 		return 0, fmt.Errorf("disk %s: it has shrunk from %d sectors to %d while it is served: what was cut off is lost, so nothing of it is served any more; stop zvhost, and restore the file", p.f.Name(), was, sectors)
 	}
-	p.faults.grow(sectors)
+	p.faults.Grow(sectors)
 	p.capacity.Store(sectors)
-	p.size.grow(int64(sectors) << SectorShift)
+	p.size.Grow(int64(sectors) << disk.SectorShift)
 	return sectors, nil
 }

@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // An ordinary disk is as large as its file once it has been told to look; it never
@@ -35,7 +37,7 @@ func TestGrow(t *testing.T) {
 		}
 		was := d.Info().CapacitySectors
 		if step.err == "" {
-			c.want(c.write(was, pattern('x', 512)), ErrRange) // nobody has looked yet
+			c.want(c.write(was, pattern('x', 512)), disk.ErrRange) // nobody has looked yet
 		}
 		n, err := Grow(d)
 		if step.err != "" {
@@ -48,7 +50,7 @@ func TestGrow(t *testing.T) {
 			t.Fatalf("%d sectors, info says %d: %v", n, d.Info().CapacitySectors, err)
 		}
 		c.want(c.write(n-1, pattern('y', 512)), nil)
-		c.want(c.write(n, pattern('y', 512)), ErrRange)
+		c.want(c.write(n, pattern('y', 512)), disk.ErrRange)
 		c.read(n-1, 512)
 	}
 	if _, err := d.Faults().Add(place); err != nil {
@@ -59,9 +61,9 @@ func TestGrow(t *testing.T) {
 	}
 }
 
-func mustFault(t *testing.T, text string) Fault {
+func mustFault(t *testing.T, text string) disk.Fault {
 	t.Helper()
-	f, err := ParseFault(text)
+	f, err := disk.ParseFault(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +76,7 @@ func TestGrowRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for want, d := range map[string]Disk{
+	for want, d := range map[string]disk.Disk{
 		"the disk is zoned: its size is fixed": openDisk(t, newImage(t, small)),
 		"a disk without storage":               null,
 	} {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -51,8 +52,8 @@ var ErrNotImage = errors.New("not a zvhost image")
 
 func newLayout(g zone.Geometry) layout {
 	l := layout{Geometry: g}
-	l.tableOff = liveOff + alignUp(int64(g.Zones())*8, blockBytes)
-	l.dataOff = alignUp(l.tableOff+2*blockBytes*int64(l.blocks()), dataAlign)
+	l.tableOff = liveOff + disk.AlignUp(int64(g.Zones())*8, blockBytes)
+	l.dataOff = disk.AlignUp(l.tableOff+2*blockBytes*int64(l.blocks()), dataAlign)
 	return l
 }
 
@@ -60,10 +61,10 @@ func newLayout(g zone.Geometry) layout {
 func (l *layout) blocks() int { return (l.Zones() + blockZones - 1) / blockZones }
 
 // fileBytes is the size of the whole image.
-func (l *layout) fileBytes() int64 { return l.dataOff + int64(l.CapacitySectors)<<SectorShift }
+func (l *layout) fileBytes() int64 { return l.dataOff + int64(l.CapacitySectors)<<disk.SectorShift }
 
 // offset is where a sector of the disk stands in the file.
-func (l *layout) offset(sector uint64) int64 { return l.dataOff + int64(sector)<<SectorShift }
+func (l *layout) offset(sector uint64) int64 { return l.dataOff + int64(sector)<<disk.SectorShift }
 
 // The superblock, little-endian. Nothing in it ever changes.
 //
@@ -108,13 +109,13 @@ func decodeSuper(b []byte) (*layout, error) {
 		return nil, fmt.Errorf("%w: it does not start with %q", ErrNotImage, imageMagic)
 	}
 	if v := le.Uint32(b[8:]); v != imageVersion {
-		return nil, unfitf("format version %d: this zvhost knows version %d only; use the zvhost that made the image, or a newer one", v, imageVersion)
+		return nil, disk.Unfitf("format version %d: this zvhost knows version %d only; use the zvhost that made the image, or a newer one", v, imageVersion)
 	}
 	if le.Uint32(b[12:]) != checksum(b[:superBytes], 12) {
-		return nil, damagedf("the superblock's checksum is wrong")
+		return nil, disk.Damagedf("the superblock's checksum is wrong")
 	}
 	if f := le.Uint64(b[32:]); f != 0 {
-		return nil, unfitf("the image uses features %#x, which this zvhost does not know; use a newer one", f)
+		return nil, disk.Unfitf("the image uses features %#x, which this zvhost does not know; use a newer one", f)
 	}
 	g := zone.Geometry{
 		CapacitySectors:     le.Uint64(b[48:]),
@@ -127,14 +128,14 @@ func decodeSuper(b []byte) (*layout, error) {
 		MaxAppendSectors:    le.Uint32(b[92:]),
 	}
 	if err := g.Complete(); err != nil {
-		return nil, damagedf("the superblock is not sensible: %w", err)
+		return nil, disk.Damagedf("the superblock is not sensible: %w", err)
 	}
 	l := newLayout(g)
 	copy(l.uuid[:], b[16:])
 	l.created = int64(le.Uint64(b[120:]))
 	l.compat = le.Uint64(b[40:])
 	if le.Uint64(b[96:]) != liveOff || int64(le.Uint64(b[104:])) != l.tableOff || int64(le.Uint64(b[112:])) != l.dataOff {
-		return nil, damagedf("the superblock is not sensible: the offsets do not fit the geometry")
+		return nil, disk.Damagedf("the superblock is not sensible: the offsets do not fit the geometry")
 	}
 	return &l, nil
 }
@@ -173,7 +174,7 @@ func createImage(path string, g zone.Geometry, s Start, over func(*os.File) newF
 	if errors.Is(err, os.ErrExist) {
 		return exists(path)
 	} else if err != nil {
-		return cannotCreate(path, err)
+		return disk.CannotCreate(path, err)
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
@@ -199,15 +200,15 @@ func exists(path string) error {
 	st, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return unfitf("create %s: a symbolic link of this name leads to nothing, and is left as it is; choose another name", path)
+		return disk.Unfitf("create %s: a symbolic link of this name leads to nothing, and is left as it is; choose another name", path)
 	case err == nil && st.IsDir():
-		return unfitf("create %s: it is a directory; give the name of a new file in it", path)
+		return disk.Unfitf("create %s: it is a directory; give the name of a new file in it", path)
 	case err == nil && st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0:
-		return unfitf("create %s: it is a block device, and images stand in files only; give the name of a new file", path)
+		return disk.Unfitf("create %s: it is a block device, and images stand in files only; give the name of a new file", path)
 	case err == nil && !st.Mode().IsRegular():
-		return unfitf("create %s: it exists and is no regular file; choose another name", path)
+		return disk.Unfitf("create %s: it exists and is no regular file; choose another name", path)
 	}
-	return unfitf("create %s: the file exists, and is left as it is; choose another name", path)
+	return disk.Unfitf("create %s: the file exists, and is left as it is; choose another name", path)
 }
 
 // writeNew writes all but the superblock first, so that a half-made image is

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -180,7 +181,7 @@ func (l *layout) copyOff(n int, seq uint64) int64 {
 // nothing for zones that hold none.
 func (img *image) punchAbove(words []zone.Entry) error {
 	fd := int(img.f.Fd())
-	zoneBytes := int64(img.ZoneSectors) << SectorShift
+	zoneBytes := int64(img.ZoneSectors) << disk.SectorShift
 	for at := img.offset(uint64(img.ConventionalZones) * img.ZoneSectors); at < img.fileBytes(); {
 		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
 		if err == unix.ENXIO {
@@ -193,7 +194,7 @@ func (img *image) punchAbove(words []zone.Entry) error {
 		i := (data - img.dataOff) / zoneBytes
 		start := img.dataOff + i*zoneBytes
 		end := min(start+zoneBytes, img.fileBytes())
-		above := start + int64(words[i].Written())<<SectorShift
+		above := start + int64(words[i].Written())<<disk.SectorShift
 		if data < above {
 			at = above
 			continue

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -28,7 +29,7 @@ func TestPowerCutDuringReset(t *testing.T) {
 			}
 			return nil
 		})
-		c.want(c.zoneOp(OpReset, 256), nil)
+		c.want(c.zoneOp(disk.OpReset, 256), nil)
 		err := c.write(256, pattern('n', 4096))
 		if (err == nil) != (steps == 2) {
 			t.Errorf("with %d steps of the reset done, a write: %v", steps, err)
@@ -70,7 +71,7 @@ func TestKillDuringReset(t *testing.T) {
 			}
 			return nil
 		})
-		c.want(c.zoneOp(OpReset, 256), nil)
+		c.want(c.zoneOp(disk.OpReset, 256), nil)
 		kill(t, d, fs)
 		d = openDisk(t, path).(*zoned)
 		c, e := heldClient(t, d, isWrite)
@@ -99,7 +100,7 @@ func TestTornBlocks(t *testing.T) {
 		c.want(c.flush(), nil)
 		c.want(c.write(264, data), nil)
 		fs.refuse(tearing(d.img.f, keep))
-		c.want(c.flush(), ErrIO)
+		c.want(c.flush(), disk.ErrIO)
 		kill(t, d, fs)
 		powerCut(t, path)
 		wantClean(t, path)
@@ -114,7 +115,7 @@ func TestTornBlocks(t *testing.T) {
 		for first := range 2 {
 			fs := new(faultStore)
 			n := 0
-			d, err := openZonedOver(path, Options{}, func(s store) store {
+			d, err := openZonedOver(path, disk.Options{}, func(s store) store {
 				fs.under = s
 				fs.before = func(call storeCall) error {
 					if n++; n <= first {
@@ -193,7 +194,7 @@ func TestResetDuringCommit(t *testing.T) {
 			}
 			return nil
 		})
-		flush, reset, write := request(OpFlush, 0, nil), request(OpReset, 256, nil), request(OpWrite, 256, data)
+		flush, reset, write := request(disk.OpFlush, 0, nil), request(disk.OpReset, 256, nil), request(disk.OpWrite, 256, data)
 		c.submit(flush)
 		<-busy // in the middle of its sync
 		c.submit(reset, write)
@@ -240,7 +241,7 @@ func TestTornCopyIsMended(t *testing.T) {
 		c := newClient(t, d)
 		c.want(c.write(2*g.ZoneSectors, pattern('a', 4096)), nil)
 		fs.refuse(tearing(d.img.f, 100))
-		c.want(c.flush(), ErrIO)
+		c.want(c.flush(), disk.ErrIO)
 		kill(t, d, fs)
 		powerCut(t, path)
 		closeDisk(t, openDisk(t, path), path)
@@ -257,7 +258,7 @@ func TestStateBlockIsTriedAgain(t *testing.T) {
 	c.want(c.flush(), nil)
 	fs.refuse(tearing(d.img.f, 512))
 	for range 2 { // a session begins, and the front-end tries again
-		if _, err := Renew(d); err == nil {
+		if _, err := disk.Renew(d); err == nil {
 			t.Error("renewed")
 		}
 	}

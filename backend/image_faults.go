@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // The faults that an image was created with stand in a block of their own. It is
@@ -39,7 +41,7 @@ type unknownFaults struct{ error }
 
 func (*unknownFaults) Is(target error) bool { return target == errUnknownFaults }
 
-func encodeFaults(faults []Fault, uuid [16]byte) ([]byte, error) {
+func encodeFaults(faults []disk.Fault, uuid [16]byte) ([]byte, error) {
 	var text bytes.Buffer
 	for _, f := range faults {
 		fmt.Fprintln(&text, f)
@@ -56,7 +58,7 @@ func encodeFaults(faults []Fault, uuid [16]byte) ([]byte, error) {
 	return b, nil
 }
 
-func decodeFaults(b []byte, l *layout) (faults []Fault, err error) {
+func decodeFaults(b []byte, l *layout) (faults []disk.Fault, err error) {
 	n := binary.LittleEndian.Uint32(b[12:])
 	switch {
 	case string(b[:8]) != faultsMagic:
@@ -70,11 +72,11 @@ func decodeFaults(b []byte, l *layout) (faults []Fault, err error) {
 	}
 	info := describe(&l.Geometry, false)
 	for line := range strings.Lines(string(b[faultsHeader:][:n])) {
-		f, err := ParseFault(strings.TrimSuffix(line, "\n"))
+		f, err := disk.ParseFault(strings.TrimSuffix(line, "\n"))
 		if err != nil {
 			return nil, err
 		}
-		if err := f.check(&info); err != nil {
+		if err := f.Check(&info); err != nil {
 			return nil, fmt.Errorf("fault %q: %w", f, err)
 		}
 		faults = append(faults, f)
@@ -83,19 +85,19 @@ func decodeFaults(b []byte, l *layout) (faults []Fault, err error) {
 }
 
 // readFaults reads the faults that the image was created with.
-func readFaults(f io.ReaderAt, l *layout) ([]Fault, error) {
+func readFaults(f io.ReaderAt, l *layout) ([]disk.Fault, error) {
 	faults, err := faultsIn(f, l)
 	switch {
 	case errors.Is(err, errDamagedFaults):
-		return nil, damagedf("the block of its faults is %w; run 'zvhost check --repair' to go on without them", err)
+		return nil, disk.Damagedf("the block of its faults is %w; run 'zvhost check --repair' to go on without them", err)
 	case errors.Is(err, errUnknownFaults):
-		return nil, damagedf("the block of its faults: %w; run 'zvhost check'", err)
+		return nil, disk.Damagedf("the block of its faults: %w; run 'zvhost check'", err)
 	}
 	return faults, err
 }
 
 // faultsIn is readFaults without a word of what to do.
-func faultsIn(f io.ReaderAt, l *layout) ([]Fault, error) {
+func faultsIn(f io.ReaderAt, l *layout) ([]disk.Fault, error) {
 	if l.compat&featureFaults == 0 {
 		return nil, nil
 	}

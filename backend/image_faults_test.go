@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // docs/image-format.md describes the block of faults in a table. Each row must be
@@ -17,7 +19,7 @@ func TestFaultsBlockIsAsDocumented(t *testing.T) {
 	for i := range l.uuid {
 		l.uuid[i] = byte(i + 1)
 	}
-	faults := []Fault{{Kind: FaultRead}, {Kind: FaultWrite, Place: InZones, First: 5, Last: 5, Times: 1, After: 16}}
+	faults := []disk.Fault{{Kind: disk.FaultRead}, {Kind: disk.FaultWrite, Place: disk.InZones, First: 5, Last: 5, Times: 1, After: 16}}
 	const text = "read\nwrite,zone=5,once,after=16\n"
 	b, err := encodeFaults(faults, l.uuid)
 	if err != nil {
@@ -63,7 +65,7 @@ func TestFaultsBlockIsAsDocumented(t *testing.T) {
 // A damaged block of faults is found and refused: an image that was made to fail
 // must not be served as if it were well.
 func TestFaultsBlockGoneBad(t *testing.T) {
-	good, err := encodeFaults([]Fault{{Kind: FaultFlush}}, [16]byte{})
+	good, err := encodeFaults([]disk.Fault{{Kind: disk.FaultFlush}}, [16]byte{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +84,7 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 		`"\x1b[2J" is no kind of fault`: func(b []byte, u [16]byte) []byte { copy(b[32:], "\x1b[2J\n"); b[12] = 5; return seal(b, u) },
 	} {
 		path := t.TempDir() + "/disk.zvh"
-		if err := CreateImageWith(path, small, Start{Faults: []Fault{{Kind: FaultFlush}}}); err != nil {
+		if err := CreateImageWith(path, small, Start{Faults: []disk.Fault{{Kind: disk.FaultFlush}}}); err != nil {
 			t.Fatal(err)
 		}
 		edit(t, path, func(f *os.File, l *layout) {
@@ -98,7 +100,7 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 		if err != nil || len(findings) != 1 || findings[0].Where != "faults" || !strings.Contains(findings[0].What, want) || strings.ContainsAny(findings[0].What, "\n\x1b") {
 			t.Errorf("found %q, %v; want %q", findings, err, want)
 		}
-		if d, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "run 'zvhost check") {
+		if d, err := Open(path, disk.Options{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "run 'zvhost check") {
 			t.Errorf("open: %v; want %q", err, want)
 			if err == nil {
 				_ = d.Close()
@@ -154,8 +156,8 @@ func FuzzFaultsBlock(f *testing.F) {
 		if same, err := decodeFaults(again, &l); err != nil || !slices.Equal(same, faults) {
 			t.Errorf("%v is read as %v, %v", faults, same, err)
 		}
-		d := Faults{info: describe(&l.Geometry, false)}
-		if _, err := d.Add(faults...); err != nil && len(faults) <= MaxFaults {
+		d := disk.Faults{Info: describe(&l.Geometry, false)}
+		if _, err := d.Add(faults...); err != nil && len(faults) <= disk.MaxFaults {
 			t.Error(err)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/memfault"
@@ -41,7 +42,7 @@ func openLive(f *os.File, n int) (t liveTable, err error) {
 	if err := unix.Fstatfs(t.fd, &fs); err != nil {
 		return t, fmt.Errorf("the file system of the image: %w", err)
 	}
-	if !inMemory(fs.Type) {
+	if !disk.InMemory(fs.Type) {
 		t.words = make([]byte, n)
 		return t, nil
 	}
@@ -52,11 +53,6 @@ func openLive(f *os.File, n int) (t liveTable, err error) {
 	_ = unix.Madvise(t.mem, unix.MADV_DONTFORK)
 	return t, nil
 }
-
-// inMemory says whether a file system (statfs(2), f_type) keeps its files in memory
-// alone. It cannot be frozen, and writes no page back, so a page that was stored into
-// once can be stored into for ever.
-func inMemory(fs int64) bool { return fs == unix.TMPFS_MAGIC || fs == unix.RAMFS_MAGIC }
 
 // store makes w the entry of zone i, whose lock is held. A kill -9 leaves the old
 // entry or the new one: see docs/image-format.md. It reports false when that fails,

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -76,7 +77,7 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 			make()
 			for broken := 0; ; broken++ {
 				n := 0
-				d, err := openZonedOver(path, Options{}, func(s store) store {
+				d, err := openZonedOver(path, disk.Options{}, func(s store) store {
 					return &faultStore{under: s, before: func(call storeCall) error {
 						switch n++; {
 						case n <= broken/2:
@@ -177,8 +178,8 @@ func TestUsersComeToTheirEnd(t *testing.T) {
 		d := openDisk(t, path)
 		seen := map[uint64]bool{0: true}
 		for range 5 {
-			run, err := Renew(d)
-			if err != nil || seen[run] || run != Run(d) {
+			run, err := disk.Renew(d)
+			if err != nil || seen[run] || run != disk.Run(d) {
 				err = errors.Join(err, errors.New("it was there already"))
 				t.Errorf("from %#x: user %#x: %v", before, run, err)
 			}
@@ -188,7 +189,7 @@ func TestUsersComeToTheirEnd(t *testing.T) {
 	}
 	set(0)
 	d := openDisk(t, path)
-	if Run(d) == 0 {
+	if disk.Run(d) == 0 {
 		t.Error("user 0")
 	}
 	closeDisk(t, d, path)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -31,19 +32,19 @@ type image struct {
 	stateMu sync.Mutex // guards state, once the image is open
 	state   state
 
-	size fileSize
+	size disk.FileSize
 
 	syncing sync.Mutex // guards lost, and has one sync at a time: see sync
 	lost    error      // what a sync has failed with
 
-	syncs  *os.File // f once more, for syncs: see openSyncs; nil on a read-only image
-	data   int      // what is in the zones is read and written here: f, or
-	direct *os.File // f once more, open for direct I/O
-	reach  reach    // and what memory that takes
-	unit   int64    // bytes of a block there, if larger than the image's, or 0: see edged
+	syncs  *os.File   // f once more, for syncs: see openSyncs; nil on a read-only image
+	data   int        // what is in the zones is read and written here: f, or
+	direct *os.File   // f once more, open for direct I/O
+	reach  disk.Reach // and what memory that takes
+	unit   int64      // bytes of a block there, if larger than the image's, or 0: see edged
 
 	live    liveTable        // none on a read-only image
-	faults  []Fault          // that it was created with
+	faults  []disk.Fault     // that it was created with
 	words   []zone.Entry     // how the zones were found, after recovery
 	commits []zone.Entry     // the committed table, as it stands in the file
 	seqs    []uint64         // sequence number of each of its blocks
@@ -52,14 +53,14 @@ type image struct {
 
 // openImage opens, locks and recovers the image at path. over, unless it is nil, puts
 // something over the image's file: tests do.
-func openImage(path string, o Options, over func(store) store) (_ *image, err error) {
+func openImage(path string, o disk.Options, over func(store) store) (_ *image, err error) {
 	mode := os.O_RDWR
 	if o.ReadOnly || o.LookOnly {
 		mode = os.O_RDONLY
 	}
 	f, err := os.OpenFile(path, mode, 0)
 	if err != nil {
-		return nil, cannotOpen("image", path, err)
+		return nil, disk.CannotOpen("image", path, err)
 	}
 	img := &image{f: f, data: int(f.Fd()), path: path, readOnly: o.ReadOnly}
 	defer func() {
@@ -68,7 +69,7 @@ func openImage(path string, o Options, over func(store) store) (_ *image, err er
 		}
 	}()
 	if mode == os.O_RDWR { // before the lock: it is told of what fails from here on
-		if img.syncs, err = openSyncs(f); err != nil {
+		if img.syncs, err = disk.OpenSyncs(f); err != nil {
 			return nil, err
 		}
 		img.store = fileStore{fd: int(f.Fd()), syncs: int(img.syncs.Fd())}
@@ -77,7 +78,7 @@ func openImage(path string, o Options, over func(store) store) (_ *image, err er
 		img.store = over(img.store)
 	}
 	if !o.LookOnly {
-		if err := lockFileOrWarn(f, o.ReadOnly, o.Warn); err != nil {
+		if err := disk.LockFileOrWarn(f, o.ReadOnly, o.Warn); err != nil {
 			return nil, err
 		}
 	}
@@ -86,7 +87,7 @@ func openImage(path string, o Options, over func(store) store) (_ *image, err er
 		return nil, err
 	}
 	img.layout = *l
-	if size, err := sizeOf(int(f.Fd())); err != nil {
+	if size, err := disk.SizeOf(int(f.Fd())); err != nil {
 		return nil, err
 	} else if err := l.checkSize(size); err != nil {
 		return nil, err
@@ -94,12 +95,12 @@ func openImage(path string, o Options, over func(store) store) (_ *image, err er
 	if err := l.checkTables(f); err != nil {
 		return nil, fmt.Errorf("%w; run 'zvhost check'", err)
 	}
-	img.size.init(int(f.Fd()), l.fileBytes())
+	img.size.Start(int(f.Fd()), l.fileBytes())
 	if img.faults, err = readFaults(f, l); err != nil {
 		return nil, err
 	}
 	if o.BlockSize != 0 && o.BlockSize != img.BlockSize {
-		return nil, unfitf("it has blocks of %d bytes: leave --block-size %d out, or create another image", img.BlockSize, o.BlockSize)
+		return nil, disk.Unfitf("it has blocks of %d bytes: leave --block-size %d out, or create another image", img.BlockSize, o.BlockSize)
 	}
 	if o.Direct || o.MinUnit != 0 {
 		if err := img.openDirect(mode, o); err != nil {
@@ -110,34 +111,34 @@ func openImage(path string, o Options, over func(store) store) (_ *image, err er
 		return img, nil
 	}
 	if !o.ReadOnly && img.unit == 0 {
-		end := uint64(l.fileBytes()-1-l.dataOff) &^ (pageBytes - 1) >> SectorShift
-		img.size.mapEnd(end &^ (img.ZoneSectors - 1)) // an append says which zone, and not where
+		end := uint64(l.fileBytes()-1-l.dataOff) &^ (disk.PageBytes - 1) >> disk.SectorShift
+		img.size.MapEnd(end &^ (img.ZoneSectors - 1)) // an append says which zone, and not where
 	}
 	return img, img.recover()
 }
 
 // openDirect opens the file once more, for what is in the zones.
-func (img *image) openDirect(mode int, o Options) (err error) {
+func (img *image) openDirect(mode int, o disk.Options) (err error) {
 	unit := o.MinUnit
 	if o.Direct {
 		// By its descriptor: path may be another file by now.
 		img.direct, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", img.data), mode|unix.O_DIRECT, 0)
 		if err != nil {
-			return directError(err)
+			return disk.DirectError(err)
 		}
 		img.data = int(img.direct.Fd())
 		var block uint32
-		img.reach, block = reachOf(img.direct)
+		img.reach, block = disk.ReachOf(img.direct)
 		unit = max(unit, block)
 	}
-	img.unit, err = img.reach.setUnit(unit, img.BlockSize)
+	img.unit, err = img.reach.SetUnit(unit, img.BlockSize)
 	return err
 }
 
 // checkSize says whether a file of size bytes holds the whole image.
 func (l *layout) checkSize(size int64) error {
 	if size < l.fileBytes() {
-		return damagedf("the file has %d bytes, but its zones need %d: it was cut short; run 'zvhost check'", size, l.fileBytes())
+		return disk.Damagedf("the file has %d bytes, but its zones need %d: it was cut short; run 'zvhost check'", size, l.fileBytes())
 	}
 	return nil
 }
@@ -157,7 +158,7 @@ func (l *layout) checkTables(f *os.File) error {
 			return fmt.Errorf("look for the zone tables: %w", err)
 		}
 		if hole < table[1] {
-			return damagedf("the zone tables are not there: nothing stands at byte %d, and they go on to %d; the superblock is wrong, or the file was never written whole", hole, table[1])
+			return disk.Damagedf("the zone tables are not there: nothing stands at byte %d, and they go on to %d; the superblock is wrong, or the file was never written whole", hole, table[1])
 		}
 	}
 	return nil
@@ -175,9 +176,9 @@ func readSuper(f *os.File) (*layout, error) {
 	if n, rerr := f.ReadAt(b, superCopyOff); n == superBytes {
 		switch twin, cerr := decodeSuper(b); {
 		case err == nil && cerr == nil && *l != *twin:
-			return nil, damagedf("the superblock and its copy differ in %s; run 'zvhost check', which says which of them fits the rest", l.differences(twin))
+			return nil, disk.Damagedf("the superblock and its copy differ in %s; run 'zvhost check', which says which of them fits the rest", l.differences(twin))
 		case err != nil && cerr == nil:
-			return nil, damagedf("the superblock is damaged (%v), but its copy is whole; run 'zvhost check --repair'", err)
+			return nil, disk.Damagedf("the superblock is damaged (%v), but its copy is whole; run 'zvhost check --repair'", err)
 		}
 	} else if err == nil && rerr != nil && !errors.Is(rerr, io.EOF) {
 		return nil, fmt.Errorf("read the copy of the superblock: %w", rerr)
@@ -219,11 +220,11 @@ func readCommitted(f *os.File, l *layout) (words []zone.Entry, seqs []uint64, fi
 			}
 		}
 		if seqs[n] == 0 {
-			return nil, nil, findings, damagedf("both copies of block %d of the committed zone table are damaged; run 'zvhost check'", n)
+			return nil, nil, findings, disk.Damagedf("both copies of block %d of the committed zone table are damaged; run 'zvhost check'", n)
 		}
 		for i, w := range part {
 			if err := w.Verify(&l.Geometry, n*blockZones+i); err != nil {
-				return nil, nil, findings, damagedf("committed zone table entry %d: %w; run 'zvhost check'", n*blockZones+i, err)
+				return nil, nil, findings, disk.Damagedf("committed zone table entry %d: %w; run 'zvhost check'", n*blockZones+i, err)
 			}
 		}
 	}
@@ -259,7 +260,7 @@ func readBlock(f *os.File, l *layout, n int, words []zone.Entry) (seq uint64, da
 // distrust makes the next one who opens the image go on from the committed
 // table, whatever the live one says.
 func (img *image) distrust() error {
-	if err := img.size.failed(); err != nil {
+	if err := img.size.Failed(); err != nil {
 		return err // it is no image any more, and this would make it longer again
 	}
 	img.stateMu.Lock()
@@ -267,11 +268,11 @@ func (img *image) distrust() error {
 	return img.state.distrust(img.store, img.uuid)
 }
 
-// close marks the image clean, unless it is read-only, and lets it go. Its
+// close notes the image clean, unless it is read-only, and lets it go. Its
 // words must have been committed.
 func (img *image) close() error {
 	if img.readOnly {
-		err := img.size.look()
+		err := img.size.Look()
 		if err != nil {
 			err = fmt.Errorf("image %s: %w", img.path, err)
 		}
@@ -301,18 +302,18 @@ func (img *image) sync() error {
 		img.lost = img.store.sync()
 	}
 	if img.lost == nil {
-		img.lost = img.size.look()
+		img.lost = img.size.Look()
 	}
 	return img.lost
 }
 
 // release lets the file go as it is.
 func (img *image) release() error {
-	err := errors.Join(img.live.close(), img.size.close())
+	err := errors.Join(img.live.close(), img.size.Close())
 	for _, f := range []*os.File{img.direct, img.syncs} {
 		if f != nil {
 			err = errors.Join(err, f.Close())
 		}
 	}
-	return errors.Join(err, unlockFile(img.f), img.f.Close())
+	return errors.Join(err, disk.UnlockFile(img.f), img.f.Close())
 }

@@ -6,12 +6,13 @@ import (
 	"os"
 	"slices"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/internal/plant"
 )
 
-// recover finds out what the zones are, makes the image consistent and marks
+// recover finds out what the zones are, makes the image consistent and notes
 // it as in use. docs/image-format.md has the argument for each step.
 func (img *image) recover() error {
 	here, err := whereIs(img.f)
@@ -59,7 +60,7 @@ func (img *image) recover() error {
 	return img.punchAbove(img.words)
 }
 
-// takeOver marks the image as in use in this place, and makes what it was found to be
+// takeOver notes the image as in use in this place, and makes what it was found to be
 // durable.
 func (img *image) takeOver(here place, torn bool) error {
 	clean := img.state.clean
@@ -119,9 +120,9 @@ func (img *image) found(trustLive bool) ([]zone.Entry, error) {
 	for i, w := range words {
 		if err := w.Verify(&img.Geometry, i); err != nil {
 			if img.state.clean {
-				return nil, damagedf("zone table entry %d: %w; run 'zvhost check --repair'", i, err)
+				return nil, disk.Damagedf("zone table entry %d: %w; run 'zvhost check --repair'", i, err)
 			}
-			return nil, damagedf("zone table entry %d: %w; run 'zvhost check', and then 'zvhost check --repair=%v' to take the damaged zones offline, or '--repair=%v' to have them as the last flush left them", i, err, RepairZoneOffline, RepairZoneCommitted)
+			return nil, disk.Damagedf("zone table entry %d: %w; run 'zvhost check', and then 'zvhost check --repair=%v' to take the damaged zones offline, or '--repair=%v' to have them as the last flush left them", i, err, RepairZoneOffline, RepairZoneCommitted)
 		}
 		words[i] = img.settled(i, w)
 	}
@@ -162,7 +163,7 @@ func (l *layout) checkLimits(words []zone.Entry) error {
 	r := zone.Resources{MaxOpen: l.MaxOpen, MaxActive: l.MaxActive}
 	for i, w := range words {
 		if err := r.Move(zone.Empty, w.State()); err != nil {
-			return damagedf("zone %d is %v, but there are %w; run 'zvhost check'", i, w.State(), err)
+			return disk.Damagedf("zone %d is %v, but there are %w; run 'zvhost check'", i, w.State(), err)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -13,7 +14,7 @@ type Start struct {
 	// cannot be Full.
 	ReadOnly, Offline, Full []int
 	// Faults are armed whenever the image is served.
-	Faults []Fault
+	Faults []disk.Fault
 }
 
 // prepare makes of s what is written into an image with the layout l: the states
@@ -43,7 +44,7 @@ func (s *Start) prepare(l *layout) (states map[int]zone.State, faults []byte, er
 	}
 	info := describe(&l.Geometry, false)
 	for _, f := range s.Faults {
-		if err := f.check(&info); err != nil {
+		if err := f.Check(&info); err != nil {
 			return nil, nil, fmt.Errorf("fault %q: %w", f, err)
 		}
 	}

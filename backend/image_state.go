@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // A state block says how the image was left: cleanly, or in use, and by whom.
@@ -118,7 +120,7 @@ func readState(f *os.File, uuid [16]byte) (newest state, findings []Finding, err
 		}
 	}
 	if good == 0 {
-		return state{}, findings, damagedf("both state blocks are damaged; run 'zvhost check' on the image")
+		return state{}, findings, disk.Damagedf("both state blocks are damaged; run 'zvhost check' on the image")
 	}
 	return newest, findings, nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -16,24 +17,24 @@ import (
 // manyStates brings the zones of a disk of geometry small into all states that
 // requests lead to, within its limits, with unflushed writes among them.
 func manyStates(w *twin) {
-	for _, r := range []*Request{
-		w.request(OpWrite, 13, 1024),     // conventional
-		w.request(OpWrite, 256, 4096),    // 2: implicitly open
-		w.request(OpOpen, 384, 0),        // 3: explicitly open, empty
-		w.request(OpOpen, 512, 0),        // 4: explicitly open, written
-		w.request(OpAppend, 512, 512),    //
-		w.request(OpWrite, 640, 8192),    // 5: closed
-		w.request(OpClose, 640, 0),       //
-		w.request(OpWrite, 768, 96*512),  // 6: full
-		w.request(OpAppend, 896, 1024),   // 7: finished
-		w.request(OpFinish, 896, 0),      //
-		w.request(OpFinish, 1024, 0),     // 8: finished with nothing in it
-		w.request(OpWrite, 1152, 4096),   // 9: reset
-		w.request(OpReset, 1152, 0),      //
-		w.request(OpWrite, 15*128, 4096), // 15: the smaller last zone
-		w.request(OpFlush, 0, 0),
-		w.request(OpAppend, 640, 512), // after the flush
-		w.request(OpWrite, 1280, 96*512),
+	for _, r := range []*disk.Request{
+		w.request(disk.OpWrite, 13, 1024),     // conventional
+		w.request(disk.OpWrite, 256, 4096),    // 2: implicitly open
+		w.request(disk.OpOpen, 384, 0),        // 3: explicitly open, empty
+		w.request(disk.OpOpen, 512, 0),        // 4: explicitly open, written
+		w.request(disk.OpAppend, 512, 512),    //
+		w.request(disk.OpWrite, 640, 8192),    // 5: closed
+		w.request(disk.OpClose, 640, 0),       //
+		w.request(disk.OpWrite, 768, 96*512),  // 6: full
+		w.request(disk.OpAppend, 896, 1024),   // 7: finished
+		w.request(disk.OpFinish, 896, 0),      //
+		w.request(disk.OpFinish, 1024, 0),     // 8: finished with nothing in it
+		w.request(disk.OpWrite, 1152, 4096),   // 9: reset
+		w.request(disk.OpReset, 1152, 0),      //
+		w.request(disk.OpWrite, 15*128, 4096), // 15: the smaller last zone
+		w.request(disk.OpFlush, 0, 0),
+		w.request(disk.OpAppend, 640, 512), // after the flush
+		w.request(disk.OpWrite, 1280, 96*512),
 	} {
 		w.both(r)
 	}
@@ -93,7 +94,7 @@ func TestKillReopen(t *testing.T) {
 			for range 3 { // killed again and again
 				d, fs := openFaulty(t, path)
 				w := newTwin(t, d, m)
-				w.both(w.request(OpResetAll, 0, 0))
+				w.both(w.request(disk.OpResetAll, 0, 0))
 				manyStates(w)
 				kill(t, d, fs)
 				wantClean(t, path)
@@ -118,13 +119,13 @@ func TestKillWithWritesInFlight(t *testing.T) {
 	e.release(1, fault{}) // the second is answered
 	c.ended(rs[1])
 	first := c.appends(e, 384, 1) // the first of its zone, never answered
-	if err := c.zoneOp(OpOpen, 512); err != nil {
+	if err := c.zoneOp(disk.OpOpen, 512); err != nil {
 		t.Fatal(err)
 	}
 	kill(t, d, fs)
 	e.hold = nil
 	e.held = nil
-	c.lane.inFlight -= 2 + len(first) // they died with the daemon
+	c.lane.Forget(2 + len(first)) // they died with the daemon
 
 	d = openDisk(t, path).(*zoned)
 	c = newClient(t, d)
@@ -151,16 +152,16 @@ func TestPowerCut(t *testing.T) {
 			d, fs := openFaulty(t, path)
 			w := newTwin(t, d, m)
 			manyStates(w)
-			w.both(w.request(OpFlush, 0, 0))
+			w.both(w.request(disk.OpFlush, 0, 0))
 			flushed := m.clone()
 			// All of this is lost.
-			for _, r := range []*Request{
-				w.request(OpWrite, 256+8, 4096),
-				w.request(OpFinish, 512, 0),
-				w.request(OpAppend, 640, 96*512-8192-512),
-				w.request(OpAppend, 640, 512),
-				w.request(OpWrite, 1408, 4096),
-				w.request(OpClose, 256, 0),
+			for _, r := range []*disk.Request{
+				w.request(disk.OpWrite, 256+8, 4096),
+				w.request(disk.OpFinish, 512, 0),
+				w.request(disk.OpAppend, 640, 96*512-8192-512),
+				w.request(disk.OpAppend, 640, 512),
+				w.request(disk.OpWrite, 1408, 4096),
+				w.request(disk.OpClose, 256, 0),
 			} {
 				w.both(r)
 			}
@@ -186,7 +187,7 @@ func TestPowerCut(t *testing.T) {
 
 			// Looking at it changes nothing.
 			before := hashFile(t, path)
-			ro, err := Open(path, Options{ReadOnly: true})
+			ro, err := Open(path, disk.Options{ReadOnly: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -204,7 +205,7 @@ func TestPowerCut(t *testing.T) {
 			// Not only is what was lost not shown: it is gone.
 			for i, z := range flushed.Zones {
 				raw := rawZone(t, path, i)
-				if z.State != zonemodel.NotWP && len(bytes.TrimLeft(raw[(z.WP-z.Start)*SectorSize:], "\x00")) != 0 {
+				if z.State != zonemodel.NotWP && len(bytes.TrimLeft(raw[(z.WP-z.Start)*disk.SectorSize:], "\x00")) != 0 {
 					t.Errorf("zone %d has data above its write pointer in the file", i)
 				}
 			}

@@ -8,22 +8,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
 // A relay is a disk whose requests are answered by another goroutine.
 type relay struct {
-	Disk
-	to chan *Request
+	disk.Disk
+	to chan *disk.Request
 }
 
-func (d *relay) submit(r *Request) { d.to <- r }
-func (d *relay) ioDone(r *Request) { r.finish(nil) }
+func (d *relay) Submit(r *disk.Request)   { d.to <- r }
+func (d *relay) Continue(r *disk.Request) { r.Finish(nil) }
 
 // A worker that sleeps is woken by what other goroutines hand to its lane,
 // whenever they do: no wake-up is lost between its last look and its sleep.
 func TestLaneWakes(t *testing.T) {
-	d := &relay{to: make(chan *Request, 64)}
+	d := &relay{to: make(chan *disk.Request, 64)}
 	var answering sync.WaitGroup
 	for range 2 {
 		answering.Go(func() {
@@ -31,12 +32,12 @@ func TestLaneWakes(t *testing.T) {
 				if r.Tag%3 == 0 {
 					runtime.Gosched()
 				}
-				r.post()
+				r.Post()
 			}
 		})
 	}
 	c := newClient(t, d)
-	rs := make([]Request, 8)
+	rs := make([]disk.Request, 8)
 	ended := 0
 	for i := range 8_000 {
 		n := i%len(rs) + 1
@@ -77,25 +78,25 @@ func TestLaneArm(t *testing.T) {
 	c := newClient(t, &relay{})
 	l := c.lane
 	l.Wake()
-	if readable(t, l.wakeFD) {
+	if readable(t, l.WakeFD()) {
 		t.Error("woken, but not armed")
 	}
 	l.Arm()
-	if readable(t, l.wakeFD) {
+	if readable(t, l.WakeFD()) {
 		t.Error("armed, but nothing has happened")
 	}
 	l.Wake()
 	l.Wake()
-	if !readable(t, l.wakeFD) {
+	if !readable(t, l.WakeFD()) {
 		t.Error("armed and not woken")
 	}
-	if l.Sleep(-1); readable(t, l.wakeFD) {
+	if l.Sleep(-1); readable(t, l.WakeFD()) {
 		t.Error("a wake-up is left over")
 	}
 	l.Arm()
 	l.Disarm()
 	l.Wake()
-	if readable(t, l.wakeFD) {
+	if readable(t, l.WakeFD()) {
 		t.Error("woken after it was disarmed")
 	}
 	// One that comes between the last look and Disarm is seen the next time.
@@ -103,7 +104,7 @@ func TestLaneArm(t *testing.T) {
 	l.Wake()
 	l.Disarm()
 	l.Arm()
-	if !readable(t, l.wakeFD) {
+	if !readable(t, l.WakeFD()) {
 		t.Error("a late wake-up is lost")
 	}
 	l.Sleep(-1)
@@ -111,7 +112,7 @@ func TestLaneArm(t *testing.T) {
 
 func TestLaneWithoutEngine(t *testing.T) {
 	want := errors.New("no engine")
-	if _, err := NewLane(func(func()) (engine.Engine, error) { return nil, want }); !errors.Is(err, want) {
+	if _, err := disk.NewLane(func(func()) (engine.Engine, error) { return nil, want }); !errors.Is(err, want) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -120,26 +121,26 @@ func TestLaneWithoutEngine(t *testing.T) {
 // can close it: a late wake-up would go to whatever has its descriptor's number
 // by then.
 func TestLateWakeUp(t *testing.T) {
-	d := &relay{to: make(chan *Request)}
+	d := &relay{to: make(chan *disk.Request)}
 	var answering sync.WaitGroup
 	answering.Go(func() {
 		for r := range d.to {
-			r.post()
+			r.Post()
 		}
 	})
 	open := func(func()) (engine.Engine, error) { return newHeldEngine(nil), nil }
 	for range 500 {
-		lane, err := NewLane(open)
+		lane, err := disk.NewLane(open)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var r Request
+		var r disk.Request
 		lane.Submit(d, &r)
 		for lane.Done() == nil {
 			lane.Arm()
 		}
 		lane.Disarm()
-		fd := lane.wakeFD
+		fd := lane.WakeFD()
 		if err := lane.Close(); err != nil {
 			t.Fatal(err)
 		}

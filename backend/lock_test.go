@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -39,7 +40,7 @@ func TestLockOutlivesItsHolder(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	time.AfterFunc(300*time.Millisecond, func() { _ = f.Close() })
-	d, err := Open(path, Options{})
+	d, err := Open(path, disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func TestCloseUnlocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{newPlain(t, 1<<20), image} {
-		d, err := Open(path, Options{})
+		d, err := Open(path, disk.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +74,7 @@ func TestCloseUnlocks(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if d, err = Open(path, Options{}); err != nil {
+		if d, err = Open(path, disk.Options{}); err != nil {
 			t.Errorf("%s: %v", path, err)
 		} else if err := d.Close(); err != nil {
 			t.Error(err)

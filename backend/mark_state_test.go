@@ -4,11 +4,12 @@ import (
 	"os"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // wantLive looks at what a daemon that is killed now leaves of zone i.
-func wantLive(t *testing.T, d Disk, i int, state zone.State, written uint64) {
+func wantLive(t *testing.T, d disk.Disk, i int, state zone.State, written uint64) {
 	t.Helper()
 	img := d.(*zoned).img
 	live, err := readLive(img.f, &img.layout)
@@ -27,12 +28,12 @@ func TestTableKnowsWhoIsOpen(t *testing.T) {
 	d := openDisk(t, path)
 	c, e := heldClient(t, d, isWrite)
 	c.want(c.writeNow(e, 256, pattern('a', 4096)), nil)
-	c.want(c.zoneOp(OpClose, 256), nil)
+	c.want(c.zoneOp(disk.OpClose, 256), nil)
 	wantLive(t, d, 2, zone.Closed, 8)
 	rs := c.appends(e, 256, 2)
 	wantLive(t, d, 2, zone.ImpOpen, 8)
 	c.wantZone(2, zone.ImpOpen, 8)
-	c.want(c.zoneOp(OpClose, 256), nil)
+	c.want(c.zoneOp(disk.OpClose, 256), nil)
 	wantLive(t, d, 2, zone.Closed, 8)
 	c.settleHeld(e)
 	c.ended(rs...)
@@ -44,27 +45,27 @@ func TestTableKnowsWhoIsOpen(t *testing.T) {
 // A zone whose first writes are in flight comes back empty and is opened by them
 // again; so nobody may have been told before that it is closed.
 func TestCloseWaitsForTheFirstWrite(t *testing.T) {
-	for _, how := range []Op{OpWrite, OpOpen} {
+	for _, how := range []disk.Op{disk.OpWrite, disk.OpOpen} {
 		t.Run("after "+how.String(), func(t *testing.T) {
 			path := newFastImage(t, small)
 			d := openDisk(t, path)
 			c, e := heldClient(t, d, isWrite)
 			state := zone.Empty // nothing has landed
-			if how == OpOpen {
-				c.want(c.zoneOp(OpOpen, 256), nil)
+			if how == disk.OpOpen {
+				c.want(c.zoneOp(disk.OpOpen, 256), nil)
 				state = zone.ExpOpen
 			}
 			rs := c.appends(e, 256, 2)
-			closing, next := request(OpClose, 256, nil), request(OpAppend, 256, pattern('z', 512))
-			closing.Mark, next.Mark = new(Mark), new(Mark)
+			closing, next := request(disk.OpClose, 256, nil), request(disk.OpAppend, 256, pattern('z', 512))
+			closing.Note, next.Note = new(disk.Note), new(disk.Note)
 			c.submit(closing, next)
 			c.quiet("the close has to wait, and what comes behind it")
 			wantLive(t, d, 2, state, 0)
-			wantMark(t, closing.Mark, markNone)
+			wantMark(t, closing.Note, disk.NothingNoted)
 			e.release(1, fault{}) // the later one: the zone has data now
 			c.ended(rs[1])
-			wantMark(t, closing.Mark, markDone)
-			wantMark(t, next.Mark, markAt)
+			wantMark(t, closing.Note, disk.NotedDone)
+			wantMark(t, next.Note, disk.NotedAddress)
 			wantLive(t, d, 2, zone.ImpOpen, 16)
 			c.ended(closing)
 			c.want(closing.Err, nil)
@@ -80,46 +81,46 @@ func TestCloseWaitsForTheFirstWrite(t *testing.T) {
 // A close that made a zone empty cannot be done again: it is done if the zone is
 // empty, and as new if it is not.
 func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
-	emptying := func(sector uint64) *Mark {
-		m := new(Mark)
-		m.emptying(sector)
+	emptying := func(sector uint64) *disk.Note {
+		m := new(disk.Note)
+		m.Emptying(sector)
 		return m
 	}
 	path := newImage(t, small)
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	c.want(c.zoneOp(OpOpen, 3*128), nil)
+	c.want(c.zoneOp(disk.OpOpen, 3*128), nil)
 	changed, unchanged := emptying(256), emptying(3*128)
-	Claim(d, Run(d), []*Mark{changed, unchanged})
-	c.want(c.resume(request(OpClose, 256, nil), changed), nil)
-	c.want(c.resume(request(OpClose, 3*128, nil), unchanged), nil)
+	disk.Claim(d, disk.Run(d), []*disk.Note{changed, unchanged})
+	c.want(c.resume(request(disk.OpClose, 256, nil), changed), nil)
+	c.want(c.resume(request(disk.OpClose, 3*128, nil), unchanged), nil)
 	c.wantZone(2, zone.Empty, 0)
 	c.wantZone(3, zone.Empty, 0)
 
 	beyond, conventional, others := emptying(1<<40), emptying(0), emptying(256)
-	Claim(d, Run(d), []*Mark{beyond, conventional})
-	Claim(d, Run(d)+1, []*Mark{others})
-	c.want(c.resume(request(OpClose, 256, nil), beyond), zone.ErrInvalid)
-	c.want(c.resume(request(OpClose, 0, nil), conventional), zone.ErrInvalid)
-	c.want(c.resume(request(OpClose, 256, nil), others), ErrIO)
+	disk.Claim(d, disk.Run(d), []*disk.Note{beyond, conventional})
+	disk.Claim(d, disk.Run(d)+1, []*disk.Note{others})
+	c.want(c.resume(request(disk.OpClose, 256, nil), beyond), zone.ErrInvalid)
+	c.want(c.resume(request(disk.OpClose, 0, nil), conventional), zone.ErrInvalid)
+	c.want(c.resume(request(disk.OpClose, 256, nil), others), disk.ErrIO)
 	closeDisk(t, d, path)
 
 	drive := newFakeDrive(t, small, nil, nil)
 	c = newClient(t, drive)
 	m := emptying(256)
-	Claim(drive, Run(drive), []*Mark{m})
-	c.want(c.resume(request(OpClose, 256, nil), m), nil)
-	c.want(c.zoneOp(OpOpen, 256), nil)
-	r := request(OpClose, 256, nil)
-	r.Mark = new(Mark)
+	disk.Claim(drive, disk.Run(drive), []*disk.Note{m})
+	c.want(c.resume(request(disk.OpClose, 256, nil), m), nil)
+	c.want(c.zoneOp(disk.OpOpen, 256), nil)
+	r := request(disk.OpClose, 256, nil)
+	r.Note = new(disk.Note)
 	c.want(c.do(r), nil)
-	wantMark(t, r.Mark, markDone)
+	wantMark(t, r.Note, disk.NotedDone)
 
 	plain := newPlain(t, 1<<20)
 	p := openDisk(t, plain)
 	m = emptying(0)
-	Claim(p, 0, []*Mark{m})
-	wantMark(t, m, markNone)
+	disk.Claim(p, 0, []*disk.Note{m})
+	wantMark(t, m, disk.NothingNoted)
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
@@ -138,9 +139,9 @@ func TestLiveTableFaultsUnderClaims(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := inFlightAt(8*128, 8) // takes the place of an open zone
-	Claim(d, Run(d), []*Mark{m})
-	Release(d, m)
-	c.want(c.write(9*128, pattern('a', 512)), ErrIO)
+	disk.Claim(d, disk.Run(d), []*disk.Note{m})
+	disk.Release(d, m)
+	c.want(c.write(9*128, pattern('a', 512)), disk.ErrIO)
 	if err := d.Close(); err == nil {
 		t.Error("closed cleanly")
 	}

@@ -5,20 +5,21 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // inFlightAt is the mark of a write in flight, as a daemon that died leaves it.
-func inFlightAt(sector, sectors uint64) *Mark {
-	m := new(Mark)
-	m.at(sector, sectors)
+func inFlightAt(sector, sectors uint64) *disk.Note {
+	m := new(disk.Note)
+	m.At(sector, sectors)
 	return m
 }
 
-// resume has a request go on from a mark.
-func (c *client) resume(r *Request, m *Mark) error {
+// resume has a request go on from a note.
+func (c *client) resume(r *disk.Request, m *disk.Note) error {
 	c.t.Helper()
-	r.Mark = m
+	r.Note = m
 	c.lane.Resume(c.disk, r)
 	c.lane.Start()
 	if got := c.wait(); got != r {
@@ -27,54 +28,54 @@ func (c *client) resume(r *Request, m *Mark) error {
 	return r.Err
 }
 
-func wantMark(t *testing.T, m *Mark, what uint8) {
+func wantMark(t *testing.T, m *disk.Note, what uint8) {
 	t.Helper()
-	if got := m.load().what; got != what {
+	if got := m.Load().What; got != what {
 		t.Errorf("the mark says %d, want %d", got, what)
 	}
 }
 
-// What a request does stands in its mark when it is done.
+// What a request does stands in its note when it is done.
 func TestMarksOfRequests(t *testing.T) {
 	path := newImage(t, small)
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	do := func(op Op, sector uint64, data []byte, ranges ...Range) (mark, error) {
+	do := func(op disk.Op, sector uint64, data []byte, ranges ...disk.Range) (disk.Noted, error) {
 		r := request(op, sector, data)
-		r.Ranges, r.Mark = ranges, new(Mark)
+		r.Ranges, r.Note = ranges, new(disk.Note)
 		err := c.do(r)
-		return r.Mark.load(), err
+		return r.Note.Load(), err
 	}
 	data := pattern(1, 4096)
-	if m, err := do(OpAppend, 256, data); err != nil || m.what != markDone || m.sector != 256 || m.sectors != 8 {
+	if m, err := do(disk.OpAppend, 256, data); err != nil || m.What != disk.NotedDone || m.Sector != 256 || m.Sectors != 8 {
 		t.Errorf("append: %v, %+v", err, m)
 	}
-	if m, err := do(OpWrite, 264, data); err != nil || m.what != markDone || m.sector != 264 {
+	if m, err := do(disk.OpWrite, 264, data); err != nil || m.What != disk.NotedDone || m.Sector != 264 {
 		t.Errorf("write: %v, %+v", err, m)
 	}
-	if m, err := do(OpWrite, 264, data); !errors.Is(err, zone.ErrUnaligned) || m.what != markNone {
+	if m, err := do(disk.OpWrite, 264, data); !errors.Is(err, zone.ErrUnaligned) || m.What != disk.NothingNoted {
 		t.Errorf("write elsewhere: %v, %+v", err, m)
 	}
-	for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset} {
-		if m, err := do(op, 256, nil); err != nil || m.what != markDone {
+	for _, op := range []disk.Op{disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset} {
+		if m, err := do(op, 256, nil); err != nil || m.What != disk.NotedDone {
 			t.Errorf("%v: %v, %+v", op, err, m)
 		}
 	}
-	if m, err := do(OpClose, 256, nil); !errors.Is(err, zone.ErrInvalid) || m.what != markNone {
+	if m, err := do(disk.OpClose, 256, nil); !errors.Is(err, zone.ErrInvalid) || m.What != disk.NothingNoted {
 		t.Errorf("close of an empty zone: %v, %+v", err, m)
 	}
-	if m, err := do(OpResetAll, 0, nil); err != nil || m.what != markPast || m.zone != 16 {
+	if m, err := do(disk.OpResetAll, 0, nil); err != nil || m.What != disk.NotedZones || m.Zone != 16 {
 		t.Errorf("reset of all: %v, %+v", err, m)
 	}
-	if m, err := do(OpSecureErase, 256, nil, Range{Sector: 256, Sectors: 256}, Range{Sector: 1792, Sectors: 128}); err != nil || m.what != markPast || m.zone != 15 || m.seg != 1 {
+	if m, err := do(disk.OpSecureErase, 256, nil, disk.Range{Sector: 256, Sectors: 256}, disk.Range{Sector: 1792, Sectors: 128}); err != nil || m.What != disk.NotedZones || m.Zone != 15 || m.Seg != 1 {
 		t.Errorf("erase: %v, %+v", err, m)
 	}
-	for _, op := range []Op{OpRead, OpFlush} {
-		if m, err := do(op, 0, data); err != nil || m.what != markNone {
+	for _, op := range []disk.Op{disk.OpRead, disk.OpFlush} {
+		if m, err := do(op, 0, data); err != nil || m.What != disk.NothingNoted {
 			t.Errorf("%v: %v, %+v", op, err, m)
 		}
 	}
-	if m, err := do(OpWrite, 0, data); err != nil || m.what != markNone {
+	if m, err := do(disk.OpWrite, 0, data); err != nil || m.What != disk.NothingNoted {
 		t.Errorf("conventional: %v, %+v", err, m)
 	}
 	closeDisk(t, d, path)
@@ -87,25 +88,25 @@ func TestClaimedWritesAreFinishedWhereTheyWere(t *testing.T) {
 	d := openDisk(t, path)
 	c := newClient(t, d)
 	second, first := inFlightAt(256+8, 8), inFlightAt(256, 8)
-	Claim(d, Run(d), []*Mark{second, first})
+	disk.Claim(d, disk.Run(d), []*disk.Note{second, first})
 	c.wantZone(2, zone.Empty, 0) // nothing has landed
 	if at, err := c.append(256, pattern(3, 4096)); err != nil || at != 256+16 {
 		t.Fatalf("an append meanwhile: at %d, %v", at, err)
 	}
 	c.wantZone(2, zone.ImpOpen, 24)
-	late := []*Request{request(OpFlush, 0, nil), request(OpReset, 256, nil)}
+	late := []*disk.Request{request(disk.OpFlush, 0, nil), request(disk.OpReset, 256, nil)}
 	c.submit(late[0], late[1])
 	if r := c.lane.Done(); r != nil {
 		t.Errorf("%v did not wait", r.Op)
 	}
-	again := request(OpAppend, 256, pattern(2, 4096))
-	again.Mark = second
+	again := request(disk.OpAppend, 256, pattern(2, 4096))
+	again.Note = second
 	c.lane.Resume(d, again)
-	write := request(OpWrite, 256, pattern(1, 4096))
-	write.Mark = first
+	write := request(disk.OpWrite, 256, pattern(1, 4096))
+	write.Note = first
 	c.lane.Resume(d, write)
 	c.lane.Start()
-	done := map[*Request]bool{}
+	done := map[*disk.Request]bool{}
 	for len(done) < 4 {
 		r := c.wait()
 		if r.Err != nil {
@@ -119,8 +120,8 @@ func TestClaimedWritesAreFinishedWhereTheyWere(t *testing.T) {
 	if again.AppendSector != 256+8 {
 		t.Errorf("the append is at %d", again.AppendSector)
 	}
-	wantMark(t, first, markDone)
-	wantMark(t, second, markDone)
+	wantMark(t, first, disk.NotedDone)
+	wantMark(t, second, disk.NotedDone)
 	c.wantZone(2, zone.Empty, 0)
 	closeDisk(t, d, path)
 }
@@ -131,18 +132,18 @@ func TestClaimedDataIsThere(t *testing.T) {
 	d := openDisk(t, path)
 	c := newClient(t, d)
 	m := inFlightAt(256, 8)
-	Claim(d, Run(d), []*Mark{m})
+	disk.Claim(d, disk.Run(d), []*disk.Note{m})
 	if _, err := c.append(256, pattern(2, 4096)); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.resume(request(OpAppend, 256, pattern(1, 4096)), m); err != nil {
+	if err := c.resume(request(disk.OpAppend, 256, pattern(1, 4096)), m); err != nil {
 		t.Fatal(err)
 	}
 	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern(1, 4096), pattern(2, 4096)...)) {
 		t.Error("the zone holds something else")
 	}
 	// Once more, as if it had died before it could answer: nothing happens.
-	if r := request(OpAppend, 256, pattern(9, 4096)); c.resume(r, m) != nil || r.AppendSector != 256 {
+	if r := request(disk.OpAppend, 256, pattern(9, 4096)); c.resume(r, m) != nil || r.AppendSector != 256 {
 		t.Errorf("answered with %d, %v", r.AppendSector, r.Err)
 	}
 	c.wantZone(2, zone.ImpOpen, 16)
@@ -155,21 +156,21 @@ func TestClaimsThatAreGivenUp(t *testing.T) {
 	d := openDisk(t, path)
 	c := newClient(t, d)
 	gone, other, last := inFlightAt(256, 8), inFlightAt(256+8, 8), inFlightAt(256+24, 8)
-	Claim(d, Run(d), []*Mark{gone, other, last, inFlightAt(256+16, 8)})
-	Release(d, gone)
-	Release(d, gone) // nothing is left of it
-	c.want(c.resume(request(OpWrite, 256+8, pattern(1, 512)), other), ErrIO)
-	if err := c.resume(request(OpWrite, 256+24, pattern(4, 4096)), last); err != nil {
+	disk.Claim(d, disk.Run(d), []*disk.Note{gone, other, last, inFlightAt(256+16, 8)})
+	disk.Release(d, gone)
+	disk.Release(d, gone) // nothing is left of it
+	c.want(c.resume(request(disk.OpWrite, 256+8, pattern(1, 512)), other), disk.ErrIO)
+	if err := c.resume(request(disk.OpWrite, 256+24, pattern(4, 4096)), last); err != nil {
 		t.Fatal(err)
 	}
 	want := append(make([]byte, 3*4096), pattern(4, 4096)...)
 	if got := c.read(256, len(want)); !bytes.Equal(got, want) {
 		t.Error("something stands in the place of what was given up")
 	}
-	for _, m := range []*Mark{gone, other} {
-		wantMark(t, m, markFailed)
+	for _, m := range []*disk.Note{gone, other} {
+		wantMark(t, m, disk.NotedFailed)
 	}
-	c.want(c.resume(request(OpWrite, 256+8, pattern(1, 4096)), other), ErrIO)
+	c.want(c.resume(request(disk.OpWrite, 256+8, pattern(1, 4096)), other), disk.ErrIO)
 	d.(*zoned).claims.mu.Lock()
 	left := len(d.(*zoned).claims.of)
 	d.(*zoned).claims.mu.Unlock()
@@ -177,7 +178,7 @@ func TestClaimsThatAreGivenUp(t *testing.T) {
 		t.Errorf("%d claims are left", left)
 	}
 	for m := range d.(*zoned).claims.of {
-		Release(d, m)
+		disk.Release(d, m)
 	}
 	closeDisk(t, d, path)
 }
@@ -189,21 +190,21 @@ func TestClaimsThatAreLeft(t *testing.T) {
 	d := openDisk(t, path)
 	c := newClient(t, d)
 	first, second := inFlightAt(256, 8), inFlightAt(256+8, 8)
-	Claim(d, Run(d), []*Mark{first, second})
-	c.want(c.resume(request(OpAppend, 256, pattern(1, 4096)), first), nil)
-	Unclaim(d, second)
-	Unclaim(d, second)
-	wantMark(t, second, markAt)
+	disk.Claim(d, disk.Run(d), []*disk.Note{first, second})
+	c.want(c.resume(request(disk.OpAppend, 256, pattern(1, 4096)), first), nil)
+	disk.Unclaim(d, second)
+	disk.Unclaim(d, second)
+	wantMark(t, second, disk.NotedAddress)
 	c.wantZone(2, zone.ImpOpen, 8)
 	closeDisk(t, d, path)
 
 	d = openDisk(t, path)
 	c = newClient(t, d)
-	Claim(d, Run(d), []*Mark{first, second})
+	disk.Claim(d, disk.Run(d), []*disk.Note{first, second})
 	if at, err := c.append(256, pattern(3, 4096)); err != nil || at != 256+16 {
 		t.Errorf("an append meanwhile: at %d, %v", at, err)
 	}
-	c.want(c.resume(request(OpAppend, 256, pattern(2, 4096)), second), nil)
+	c.want(c.resume(request(disk.OpAppend, 256, pattern(2, 4096)), second), nil)
 	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern(1, 4096), pattern(2, 4096)...)) {
 		t.Error("the zone holds something else")
 	}
@@ -216,39 +217,39 @@ func TestClaimsThatCannotBe(t *testing.T) {
 	path := newImage(t, small)
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	if err := c.zoneOp(OpFinish, 3*128); err != nil {
+	if err := c.zoneOp(disk.OpFinish, 3*128); err != nil {
 		t.Fatal(err)
 	}
 	good := inFlightAt(256, 8)
-	bad := map[string]*Mark{
+	bad := map[string]*disk.Note{
 		"conventional zone": inFlightAt(0, 8), "behind the disk": inFlightAt(1<<40, 8), "nothing": inFlightAt(512, 0),
 		"above the capacity": inFlightAt(2*128+92, 8), "over all": inFlightAt(256, 1<<60), "finished zone": inFlightAt(3*128, 8),
 		"the same place": inFlightAt(256+4, 8),
 	}
-	Claim(d, Run(d), []*Mark{good})
+	disk.Claim(d, disk.Run(d), []*disk.Note{good})
 	for what, m := range bad {
-		Claim(d, Run(d), []*Mark{m})
-		if m.load().what != markFailed {
+		disk.Claim(d, disk.Run(d), []*disk.Note{m})
+		if m.Load().What != disk.NotedFailed {
 			t.Errorf("%s: claimed", what)
 		}
-		c.want(c.resume(request(OpWrite, 256, pattern(1, 4096)), m), ErrIO)
+		c.want(c.resume(request(disk.OpWrite, 256, pattern(1, 4096)), m), disk.ErrIO)
 	}
-	Release(d, good)
-	old := Run(d)
-	run, err := Renew(d)
-	if err != nil || run == old || run != Run(d) {
+	disk.Release(d, good)
+	old := disk.Run(d)
+	run, err := disk.Renew(d)
+	if err != nil || run == old || run != disk.Run(d) {
 		t.Fatalf("from %d to %d, %v", old, run, err)
 	}
-	m, past := inFlightAt(256, 8), new(Mark)
-	past.past(0, 3)
-	Claim(d, old, []*Mark{m, past})
-	wantMark(t, m, markFailed)
-	wantMark(t, past, markFailed)
+	m, past := inFlightAt(256, 8), new(disk.Note)
+	past.Past(0, 3)
+	disk.Claim(d, old, []*disk.Note{m, past})
+	wantMark(t, m, disk.NotedFailed)
+	wantMark(t, past, disk.NotedFailed)
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	d = openDisk(t, path)
-	if Run(d) != run {
+	if disk.Run(d) != run {
 		t.Errorf("the image has forgotten its user")
 	}
 	closeDisk(t, d, path)
@@ -265,20 +266,20 @@ func TestResetAllGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := new(Mark)
-	m.past(0, 2)
-	if err := c.resume(request(OpResetAll, 0, nil), m); err != nil {
+	m := new(disk.Note)
+	m.Past(0, 2)
+	if err := c.resume(request(disk.OpResetAll, 0, nil), m); err != nil {
 		t.Fatal(err)
 	}
 	c.wantZone(2, zone.ImpOpen, 8)
 	c.wantZone(3, zone.Empty, 0)
-	erase := request(OpSecureErase, 256, nil)
-	erase.Ranges = []Range{{Sector: 256, Sectors: 128}, {Sector: 3 * 128, Sectors: 128}}
+	erase := request(disk.OpSecureErase, 256, nil)
+	erase.Ranges = []disk.Range{{Sector: 256, Sectors: 128}, {Sector: 3 * 128, Sectors: 128}}
 	if _, err := c.append(3*128, pattern(1, 4096)); err != nil {
 		t.Fatal(err)
 	}
-	past := new(Mark)
-	past.past(0, 2)
+	past := new(disk.Note)
+	past.Past(0, 2)
 	if err := c.resume(erase, past); err != nil {
 		t.Fatal(err)
 	}
@@ -287,48 +288,48 @@ func TestResetAllGoesOn(t *testing.T) {
 	closeDisk(t, d, path)
 }
 
-// A mark may stand in memory that a front-end can write to, or be another daemon's,
+// A note may stand in memory that a front-end can write to, or be another daemon's,
 // that could write: what it says of requests that are not so ends with an error.
 func TestDoneMarksThatCannotBe(t *testing.T) {
 	path := newImage(t, small)
-	done := func(sector uint64) *Mark {
+	done := func(sector uint64) *disk.Note {
 		m := inFlightAt(sector, 8)
-		m.done(sector)
+		m.Done(sector)
 		return m
 	}
-	managed := func(op Op, zone int) *Mark {
-		m := new(Mark)
-		m.managed(op, zone)
+	managed := func(op disk.Op, zone int) *disk.Note {
+		m := new(disk.Note)
+		m.Managed(op, zone)
 		return m
 	}
-	stable := func(r *Request, ranges ...Range) *Request {
+	stable := func(r *disk.Request, ranges ...disk.Range) *disk.Request {
 		r.Stable, r.Ranges = true, ranges
 		return r
 	}
 	d := openDisk(t, path)
 	c := newClient(t, d)
-	erase := stable(request(OpSecureErase, 1<<40, nil), Range{Sector: 1 << 40, Sectors: 1 << 20})
-	c.want(c.resume(erase, done(256)), ErrIO) // nobody marks it like that
-	c.want(c.resume(stable(request(OpReset, 256, nil)), managed(OpReset, 2)), nil)
+	erase := stable(request(disk.OpSecureErase, 1<<40, nil), disk.Range{Sector: 1 << 40, Sectors: 1 << 20})
+	c.want(c.resume(erase, done(256)), disk.ErrIO) // nobody notes it like that
+	c.want(c.resume(stable(request(disk.OpReset, 256, nil)), managed(disk.OpReset, 2)), nil)
 	closeDisk(t, d, path)
 
-	d, err := Open(path, Options{ReadOnly: true})
+	d, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c = newClient(t, d)
-	for op, m := range map[Op]*Mark{OpAppend: done(256), OpReset: managed(OpReset, 2)} {
+	for op, m := range map[disk.Op]*disk.Note{disk.OpAppend: done(256), disk.OpReset: managed(disk.OpReset, 2)} {
 		c.want(c.resume(request(op, 256, pattern('a', 4096)), m), nil)
-		c.want(c.resume(stable(request(op, 256, pattern('a', 4096))), m), ErrReadOnly)
+		c.want(c.resume(stable(request(op, 256, pattern('a', 4096))), m), disk.ErrReadOnly)
 	}
-	for _, op := range []Op{OpWrite, OpClose, OpFinish, OpResetAll, OpSecureErase, OpFlush} {
-		for _, m := range []*Mark{inFlightAt(256, 8), done(256), new(Mark)} {
-			if m.load().what == markNone {
-				m.past(0, 3)
+	for _, op := range []disk.Op{disk.OpWrite, disk.OpClose, disk.OpFinish, disk.OpResetAll, disk.OpSecureErase, disk.OpFlush} {
+		for _, m := range []*disk.Note{inFlightAt(256, 8), done(256), new(disk.Note)} {
+			if m.Load().What == disk.NothingNoted {
+				m.Past(0, 3)
 			}
-			Claim(d, Run(d), []*Mark{m})
+			disk.Claim(d, disk.Run(d), []*disk.Note{m})
 			if err := c.resume(stable(request(op, 256, pattern('a', 4096))), m); err == nil {
-				t.Errorf("%v, with the mark %+v: done", op, m.load())
+				t.Errorf("%v, with the mark %+v: done", op, m.Load())
 			}
 		}
 	}
@@ -346,8 +347,8 @@ func TestCloseLeavesClaims(t *testing.T) {
 	c.want(c.write(4*128, pattern('o', 88*512)), nil)
 	// Behind one of them others write; one is all of its zone; one was to fill it.
 	behind, alone, last := inFlightAt(256, 8), inFlightAt(384, 8), inFlightAt(4*128+88, 4)
-	marks := []*Mark{behind, alone, last}
-	Claim(d, Run(d), marks)
+	marks := []*disk.Note{behind, alone, last}
+	disk.Claim(d, disk.Run(d), marks)
 	if at, err := c.append(256, pattern('b', 4096)); err != nil || at != 256+8 {
 		t.Fatalf("an append meanwhile: at %d, %v", at, err)
 	}
@@ -362,12 +363,12 @@ func TestCloseLeavesClaims(t *testing.T) {
 	c.wantZone(3, zone.Empty, 0)
 	c.wantZone(4, zone.Full, 96)
 	for _, m := range marks {
-		wantMark(t, m, markAt)
+		wantMark(t, m, disk.NotedAddress)
 	}
-	Claim(d, Run(d), marks)
-	c.want(c.resume(request(OpAppend, 256, pattern('a', 4096)), behind), nil)
-	c.want(c.resume(request(OpWrite, 384, pattern('a', 4096)), alone), nil)
-	c.want(c.resume(request(OpAppend, 4*128, pattern('a', 2048)), last), nil)
+	disk.Claim(d, disk.Run(d), marks)
+	c.want(c.resume(request(disk.OpAppend, 256, pattern('a', 4096)), behind), nil)
+	c.want(c.resume(request(disk.OpWrite, 384, pattern('a', 4096)), alone), nil)
+	c.want(c.resume(request(disk.OpAppend, 4*128, pattern('a', 2048)), last), nil)
 	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern('a', 4096), pattern('b', 4096)...)) {
 		t.Error("zone 2 holds something else")
 	}

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -37,18 +38,18 @@ func TestGuestMemoryGoesAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	half := mem[4096 : 4096+8192] // its second half is gone
-	for _, r := range []*Request{
-		request(OpWrite, 264, half),
-		request(OpAppend, 256, half),
-		request(OpAppend, 384, mem[8192:16384]),
-		request(OpWrite, 0, half),
-		request(OpRead, 256, mem[8192:12288]),  // from the file
-		request(OpRead, 512, half),             // zeroes
-		request(OpRead, 256, mem[4096:16384]),  // both
-		request(OpRead, 1024, mem[8192:16384]), // zeroes into nothing
+	for _, r := range []*disk.Request{
+		request(disk.OpWrite, 264, half),
+		request(disk.OpAppend, 256, half),
+		request(disk.OpAppend, 384, mem[8192:16384]),
+		request(disk.OpWrite, 0, half),
+		request(disk.OpRead, 256, mem[8192:12288]),  // from the file
+		request(disk.OpRead, 512, half),             // zeroes
+		request(disk.OpRead, 256, mem[4096:16384]),  // both
+		request(disk.OpRead, 1024, mem[8192:16384]), // zeroes into nothing
 	} {
 		err := onWorker(func() error { return c.do(r) })
-		c.want(err, ErrIO)
+		c.want(err, disk.ErrIO)
 		c.want(err, unix.EFAULT)
 	}
 	c.wantZone(2, zone.ImpOpen, 8)

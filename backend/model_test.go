@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -33,35 +34,35 @@ func (m *model) clone() *model { return &model{m.Clone(), m.g} }
 // set puts zone i out of service.
 func (m *model) set(i int, s zone.State) { m.Zones[i].State = zonemodel.State(s) }
 
-var modelTypes = [numOps]uint32{
-	OpRead: zonemodel.TypeIn, OpWrite: zonemodel.TypeOut, OpFlush: zonemodel.TypeFlush, OpAppend: zonemodel.TypeZoneAppend,
-	OpOpen: zonemodel.TypeZoneOpen, OpClose: zonemodel.TypeZoneClose, OpFinish: zonemodel.TypeZoneFinish,
-	OpReset: zonemodel.TypeZoneReset, OpResetAll: zonemodel.TypeZoneResetAll,
+var modelTypes = [disk.NumOps]uint32{
+	disk.OpRead: zonemodel.TypeIn, disk.OpWrite: zonemodel.TypeOut, disk.OpFlush: zonemodel.TypeFlush, disk.OpAppend: zonemodel.TypeZoneAppend,
+	disk.OpOpen: zonemodel.TypeZoneOpen, disk.OpClose: zonemodel.TypeZoneClose, disk.OpFinish: zonemodel.TypeZoneFinish,
+	disk.OpReset: zonemodel.TypeZoneReset, disk.OpResetAll: zonemodel.TypeZoneResetAll,
 }
 
 var modelErrors = map[zonemodel.Status]error{
-	zonemodel.OK: nil, zonemodel.IOErr: ErrRange, zonemodel.Unsupp: ErrUnsupported, zonemodel.InvalidCmd: zone.ErrInvalid,
+	zonemodel.OK: nil, zonemodel.IOErr: disk.ErrRange, zonemodel.Unsupp: disk.ErrUnsupported, zonemodel.InvalidCmd: zone.ErrInvalid,
 	zonemodel.UnalignedWP: zone.ErrUnaligned, zonemodel.OpenResource: zone.ErrOpenLimit, zonemodel.ActiveResource: zone.ErrActiveLimit,
 }
 
 // do carries r out. For a read it returns what has to be read.
-func (m *model) do(r *Request) (read []byte, at uint64, err error) {
+func (m *model) do(r *disk.Request) (read []byte, at uint64, err error) {
 	q := zonemodel.Request{Type: ^uint32(0), Sector: r.Sector, Bytes: r.Bytes}
-	if r.Op < numOps && (r.Op == OpRead || modelTypes[r.Op] != 0) {
+	if r.Op < disk.NumOps && (r.Op == disk.OpRead || modelTypes[r.Op] != 0) {
 		q.Type = modelTypes[r.Op]
 	}
-	if r.Op == OpWrite || r.Op == OpAppend {
+	if r.Op == disk.OpWrite || r.Op == disk.OpAppend {
 		q.Data = bytesOfAll(r)
 	}
 	o := m.Do(q)
 	err = modelErrors[o.Status]
-	if errors.Is(err, ErrRange) && m.ReadOnly && r.Op != OpRead {
-		err = ErrReadOnly
+	if errors.Is(err, disk.ErrRange) && m.ReadOnly && r.Op != disk.OpRead {
+		err = disk.ErrReadOnly
 	}
 	return o.Data, o.Sector, err
 }
 
-func bytesOfAll(r *Request) []byte {
+func bytesOfAll(r *disk.Request) []byte {
 	data := make([]byte, 0, r.Bytes)
 	for i := range r.Iov {
 		data = append(data, iovec.Bytes(r.Iov[i])...)

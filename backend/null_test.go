@@ -3,9 +3,11 @@ package backend
 import (
 	"bytes"
 	"testing"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
-func newNull(t testing.TB, sectors uint64) Disk {
+func newNull(t testing.TB, sectors uint64) disk.Disk {
 	t.Helper()
 	d, err := NewNull(sectors)
 	if err != nil {
@@ -37,26 +39,26 @@ func TestNull(t *testing.T) {
 		{8, 4096, nil},
 		{sectors - 1, 512, nil},
 		{sectors, 0, nil},
-		{sectors, 512, ErrRange},
-		{sectors - 1, 1024, ErrRange},
-		{0, 511, ErrRange},
-		{1<<64 - 1, 512, ErrRange},
+		{sectors, 512, disk.ErrRange},
+		{sectors - 1, 1024, disk.ErrRange},
+		{0, 511, disk.ErrRange},
+		{1<<64 - 1, 512, disk.ErrRange},
 	} {
 		c.want(c.write(step.sector, pattern('w', step.n)), step.err)
 		mine := pattern('r', step.n)
-		c.want(c.do(request(OpRead, step.sector, mine)), step.err)
+		c.want(c.do(request(disk.OpRead, step.sector, mine)), step.err)
 		if !bytes.Equal(mine, pattern('r', step.n)) {
 			t.Errorf("a read of %d bytes at %d touched the guest's memory", step.n, step.sector)
 		}
 	}
-	c.want(c.do(&Request{Op: OpFlush}), nil)
-	for _, op := range []Op{OpDiscard, OpWriteZeroes} {
-		c.want(c.do(ranges(op, Range{Sector: 0, Sectors: sectors}, Range{Sector: 5})), nil)
-		c.want(c.do(ranges(op, Range{Sector: 1, Sectors: sectors})), ErrRange)
-		c.want(c.do(ranges(op, Range{Sectors: maxRangeSectors + 1})), ErrRange)
+	c.want(c.do(&disk.Request{Op: disk.OpFlush}), nil)
+	for _, op := range []disk.Op{disk.OpDiscard, disk.OpWriteZeroes} {
+		c.want(c.do(ranges(op, disk.Range{Sector: 0, Sectors: sectors}, disk.Range{Sector: 5})), nil)
+		c.want(c.do(ranges(op, disk.Range{Sector: 1, Sectors: sectors})), disk.ErrRange)
+		c.want(c.do(ranges(op, disk.Range{Sectors: maxRangeSectors + 1})), disk.ErrRange)
 	}
-	for op := OpAppend; op < numOps; op++ {
-		c.want(c.do(&Request{Op: op}), ErrUnsupported)
+	for op := disk.OpAppend; op < disk.NumOps; op++ {
+		c.want(c.do(&disk.Request{Op: op}), disk.ErrUnsupported)
 	}
 }
 
@@ -73,7 +75,7 @@ func TestNullFaults(t *testing.T) {
 	d := newNull(t, 1<<20)
 	c := newClient(t, d)
 	for _, text := range []string{"read,times=1", "write,times=1", "flush,times=1", "latency=1ms,times=2"} {
-		f, err := ParseFault(text)
+		f, err := disk.ParseFault(text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,16 +83,16 @@ func TestNullFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, want := range []error{ErrIO, nil} {
-		c.want(c.do(request(OpRead, 0, make([]byte, 512))), want)
+	for _, want := range []error{disk.ErrIO, nil} {
+		c.want(c.do(request(disk.OpRead, 0, make([]byte, 512))), want)
 		c.want(c.write(0, make([]byte, 512)), want)
-		c.want(c.do(&Request{Op: OpFlush}), want)
+		c.want(c.do(&disk.Request{Op: disk.OpFlush}), want)
 	}
 }
 
 func TestNullAllocates(t *testing.T) {
 	c := newClient(t, newNull(t, 1<<20))
-	r := request(OpWrite, 8, make([]byte, 4096))
+	r := request(disk.OpWrite, 8, make([]byte, 4096))
 	if n := testing.AllocsPerRun(100, func() { c.want(c.do(r), nil) }); n != 0 {
 		t.Errorf("%v allocations for a request", n)
 	}

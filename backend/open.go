@@ -7,14 +7,16 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // Probe says what the file at path is. It reads, and never writes.
-func Probe(path string) (Kind, error) {
+func Probe(path string) (disk.Kind, error) {
 	// Not to block on a fifo, and not to follow what cannot be a disk.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return 0, cannotOpen("disk", path, err)
+		return 0, disk.CannotOpen("disk", path, err)
 	}
 	defer f.Close()
 	st, err := f.Stat()
@@ -24,18 +26,18 @@ func Probe(path string) (Kind, error) {
 	switch mode := st.Mode(); {
 	case mode.IsRegular():
 	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
-		model, err := zonedModel(f)
+		model, err := disk.ZonedModel(f)
 		if err != nil {
 			return 0, err
 		}
 		if model != "none" {
-			return KindZonedDevice, nil
+			return disk.KindZonedDevice, nil
 		}
 	default:
-		return 0, notADisk(path)
+		return 0, disk.NotADisk(path)
 	}
 	// An image whose first block was destroyed must not be served as an
-	// ordinary disk: the guest would write over its zones. So any of its marks
+	// ordinary disk: the guest would write over its zones. So any of its notes
 	// will do.
 	for _, mark := range []struct {
 		off  int64
@@ -46,28 +48,28 @@ func Probe(path string) (Kind, error) {
 			return 0, fmt.Errorf("read %s: %w", path, err)
 		}
 		if string(b) == mark.text {
-			return KindImage, nil
+			return disk.KindImage, nil
 		}
 	}
-	return KindPlain, nil
+	return disk.KindPlain, nil
 }
 
 // Open opens the disk at path; what the file is decides what the disk is. Only
 // one writer, or any number of readers, can have it open.
-func Open(path string, o Options) (Disk, error) {
+func Open(path string, o disk.Options) (disk.Disk, error) {
 	kind, err := kindOf(path, &o)
 	if err != nil {
 		return nil, err
 	}
 	// Not "return openX(...)": a nil *zoned in a Disk would not be nil.
 	switch kind {
-	case KindImage:
+	case disk.KindImage:
 		d, err := openZoned(path, o)
 		if err != nil {
 			return nil, err
 		}
 		return d, nil
-	case KindZonedDevice:
+	case disk.KindZonedDevice:
 		d, err := openDrive(path, o)
 		if err != nil {
 			return nil, err
@@ -86,25 +88,25 @@ func Open(path string, o Options) (Disk, error) {
 func inFile(path string) error {
 	st, err := os.Stat(path)
 	if err == nil && st.Mode()&os.ModeDevice != 0 {
-		err = unfitf("%s is a block device that holds a zoned image, and images are served from files only: copy it into a file (cp --sparse=always %s disk.zvh) and serve that; an ordinary disk, whatever stands on it, is served with --format raw", path, path)
+		err = disk.Unfitf("%s is a block device that holds a zoned image, and images are served from files only: copy it into a file (cp --sparse=always %s disk.zvh) and serve that; an ordinary disk, whatever stands on it, is served with --format raw", path, path)
 	}
 	return err
 }
 
 // kindOf is what the file at path is to be opened as.
-func kindOf(path string, o *Options) (Kind, error) {
+func kindOf(path string, o *disk.Options) (disk.Kind, error) {
 	kind, err := Probe(path)
 	if err == nil {
-		kind, err = o.Format.check(path, kind)
+		kind, err = o.Format.Check(path, kind)
 	}
-	if err == nil && kind == KindImage {
+	if err == nil && kind == disk.KindImage {
 		err = inFile(path)
 	}
 	if err != nil {
 		return 0, err
 	}
-	if o.Window != nil && kind != KindZonedDevice {
-		return 0, unfitf("%s is no zoned block device, so it has no window of zones to serve: leave --zones out", path)
+	if o.Window != nil && kind != disk.KindZonedDevice {
+		return 0, disk.Unfitf("%s is no zoned block device, so it has no window of zones to serve: leave --zones out", path)
 	}
 	return kind, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -15,14 +16,14 @@ import (
 
 // setEdges finds out whether it is one: its device has blocks of own bytes, and the
 // guest is shown blocks of block bytes.
-func (p *plain) setEdges(o Options, own, block uint32) (err error) {
+func (p *plain) setEdges(o disk.Options, own, block uint32) (err error) {
 	unit := o.MinUnit
 	if o.Direct {
 		var direct uint32
-		p.reach, direct = reachOf(p.f)
+		p.reach, direct = disk.ReachOf(p.f)
 		unit = max(unit, direct)
 	}
-	n, err := p.reach.setUnit(unit, block)
+	n, err := p.reach.SetUnit(unit, block)
 	if err != nil {
 		return err
 	}
@@ -39,13 +40,13 @@ func (p *plain) setEdges(o Options, own, block uint32) (err error) {
 		}
 		p.syncFD = int(p.syncs.Fd())
 	}
-	p.edges = &edged{unit: n, file: p.syncFD, ragged: func() int64 { return int64(p.capacity.Load()) << SectorShift }}
+	p.edges = &disk.Edged{Unit: n, File: p.syncFD, Ragged: func() int64 { return int64(p.capacity.Load()) << disk.SectorShift }}
 	return nil
 }
 
 // move starts the read or write in r.io.
 func (p *plain) move(r *plainRequest) {
-	if p.edges != nil && !p.edges.begin(r.Request) {
+	if p.edges != nil && !p.edges.Begin(r.Request) {
 		r.after, r.step = r.step, plainSpan
 		return
 	}
@@ -55,12 +56,12 @@ func (p *plain) move(r *plainRequest) {
 // start starts r.io when nothing stands in its way any more.
 func (p *plain) start(r *plainRequest) {
 	switch {
-	case r.io.Code != engine.Readv && r.io.Code != engine.Writev:
-		r.start()
+	case r.IO.Code != engine.Readv && r.IO.Code != engine.Writev:
+		r.StartIO()
 	case p.edges == nil:
-		r.move(p.reach)
+		r.Move(p.reach)
 	default:
-		r.move(p.edges.reach(&r.io, p.reach))
+		r.Move(p.edges.Reach(&r.IO, p.reach))
 	}
 }
 
@@ -68,13 +69,13 @@ func (p *plain) start(r *plainRequest) {
 // are written to the parts of blocks at either end of a range. A discard leaves them.
 func (p *plain) nextPart(r *plainRequest) {
 	seg := &r.Ranges[r.rangeNo]
-	at := int64(seg.Sector)<<SectorShift + r.at
-	end := int64(seg.Sector+uint64(seg.Sectors)) << SectorShift
-	part := min(alignUp(at, p.whole), end) - at // up to the next block
+	at := int64(seg.Sector)<<disk.SectorShift + r.at
+	end := int64(seg.Sector+uint64(seg.Sectors)) << disk.SectorShift
+	part := min(disk.AlignUp(at, p.whole), end) - at // up to the next block
 	if part == 0 && end-at < p.whole {
 		part = end - at
 	}
-	if part != 0 && r.Op == OpDiscard {
+	if part != 0 && r.Op == disk.OpDiscard {
 		r.at += part
 		at, part = at+part, 0
 		if end-at < p.whole {
@@ -86,24 +87,24 @@ func (p *plain) nextPart(r *plainRequest) {
 		p.nextRange(r)
 		return
 	}
-	io := &r.io
+	io := &r.IO
 	io.FD, io.Off, r.step = p.fd, at, plainRange
 	if part != 0 {
-		r.clip = append(r.clip[:0], unix.Iovec{Base: &zeroBlock[0], Len: uint64(part)})
-		io.Code, io.Len, io.Iov, io.Dsync = engine.Writev, part, r.clip, false
+		r.Clip = append(r.Clip[:0], unix.Iovec{Base: &zeroBlock[0], Len: uint64(part)})
+		io.Code, io.Len, io.Iov, io.Dsync = engine.Writev, part, r.Clip, false
 		p.move(r)
 		return
 	}
 	io.Len = (end - at) &^ (p.whole - 1)
 	io.Code = engine.ZeroRange
-	if r.Op == OpDiscard || seg.Unmap {
+	if r.Op == disk.OpDiscard || seg.Unmap {
 		io.Code = engine.PunchHole
 	}
 	p.move(r)
 }
 
 // zeroBlock is as many zeroes as the largest block of a storage has.
-var zeroBlock [detourBytes]byte
+var zeroBlock [disk.BounceBytes]byte
 
 // discardGranularity is what of a file or device can be given back, in bytes; 0 when
 // nothing can.
@@ -112,13 +113,13 @@ func discardGranularity(f *os.File) uint32 {
 	if err != nil || st.Mode()&os.ModeDevice == 0 {
 		var fs unix.Statfs_t
 		if err != nil || unix.Fstatfs(int(f.Fd()), &fs) != nil {
-			return pageBytes
+			return disk.PageBytes
 		}
 		return sensibleGranularity(uint64(fs.Frsize))
 	}
-	q := limitsOf(f)
-	n := q.get("discard_granularity", pageBytes) // older than sysfs has it, or no sysfs: it may
-	if n == 0 || q.get("discard_max_hw_bytes", 1) == 0 {
+	q := disk.LimitsOf(f)
+	n := q.Get("discard_granularity", disk.PageBytes) // older than sysfs has it, or no sysfs: it may
+	if n == 0 || q.Get("discard_max_hw_bytes", 1) == 0 {
 		return 0
 	}
 	return sensibleGranularity(n)
@@ -126,8 +127,8 @@ func discardGranularity(f *os.File) uint32 {
 
 // sensibleGranularity is n, if a disk can have that: a power of two of sectors.
 func sensibleGranularity(n uint64) uint32 {
-	if n < SectorSize || n > 1<<30 || bits.OnesCount64(n) != 1 {
-		return pageBytes
+	if n < disk.SectorSize || n > 1<<30 || bits.OnesCount64(n) != 1 {
+		return disk.PageBytes
 	}
 	return uint32(n)
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -18,34 +19,34 @@ import (
 type plain struct {
 	f     *os.File
 	fd    int
-	info  Info
-	reach reach
+	info  disk.Info
+	reach disk.Reach
 
-	direct bool   // data goes past the page cache
-	edges  *edged // nil where the storage has no larger blocks than the disk
-	whole  int64  // ranges are cleared in multiples of so many bytes; 0: as they are
+	direct bool        // data goes past the page cache
+	edges  *disk.Edged // nil where the storage has no larger blocks than the disk
+	whole  int64       // ranges are cleared in multiples of so many bytes; 0: as they are
 
 	capacity atomic.Uint64 // sectors, instead of info's: more after Grow
 	growing  sync.Mutex    // one Grow at a time
 
-	faults Faults
+	faults disk.Faults
 
 	syncs  *os.File // for syncs: see openSyncs; nil on a disk that is only read
 	syncFD int      // its descriptor, or that of f
-	size   fileSize
+	size   disk.FileSize
 	// lost is set once a sync has failed, to its error: see errLost.
 	lost atomic.Pointer[error]
 
 	syncing sync.Mutex // guards what follows; never held across I/O
 	busy    bool       // a sync is under way
-	waiting reqList    // for the next one
+	waiting disk.List  // for the next one
 }
 
 // maxRangeSectors bounds one discard or write-zeroes segment: 1 GiB, so that no
 // single call keeps a helper busy for ever.
-const maxRangeSectors = 1 << 30 >> SectorShift
+const maxRangeSectors = 1 << 30 >> disk.SectorShift
 
-func openPlain(path string, o Options) (_ *plain, err error) {
+func openPlain(path string, o disk.Options) (_ *plain, err error) {
 	mode := os.O_RDWR
 	if o.ReadOnly || o.LookOnly {
 		mode = os.O_RDONLY
@@ -63,21 +64,21 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 		}
 	}()
 	if mode == os.O_RDWR {
-		if p.syncs, err = openSyncs(f); err != nil {
+		if p.syncs, err = disk.OpenSyncs(f); err != nil {
 			return nil, err
 		}
 		p.syncFD = int(p.syncs.Fd())
 	}
 	if !o.LookOnly {
-		if err := lockFileOrWarn(f, o.ReadOnly, o.Warn); err != nil {
+		if err := disk.LockFileOrWarn(f, o.ReadOnly, o.Warn); err != nil {
 			return nil, err
 		}
 	}
-	size, err := sizeOf(p.fd)
+	size, err := disk.SizeOf(p.fd)
 	if err != nil {
 		return nil, err
 	}
-	own, physical, err := blockSizes(f)
+	own, physical, err := disk.BlockSizes(f)
 	if err != nil {
 		return nil, err
 	}
@@ -89,11 +90,11 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 	if err := p.setEdges(o, own, block); err != nil {
 		return nil, err
 	}
-	sectors := wholeBlocks(size, block)
+	sectors := disk.WholeBlocks(size, block)
 	if sectors == 0 {
-		return nil, unfitf("it has %d bytes, less than one block of %d; give it a size first (truncate -s)", size, block)
+		return nil, disk.Unfitf("it has %d bytes, less than one block of %d; give it a size first (truncate -s)", size, block)
 	}
-	p.info = Info{
+	p.info = disk.Info{
 		CapacitySectors:   sectors,
 		LogicalBlockSize:  block,
 		PhysicalBlockSize: physical,
@@ -107,11 +108,11 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 		}
 	}
 	p.capacity.Store(sectors)
-	p.size.init(p.syncFD, int64(sectors)<<SectorShift)
-	p.faults.init(p.info)
+	p.size.Start(p.syncFD, int64(sectors)<<disk.SectorShift)
+	p.faults.Init(p.info)
 	if !o.LookOnly {
 		if !o.ReadOnly && p.edges == nil {
-			p.size.mapEnd((sectors<<SectorShift - 1) &^ (pageBytes - 1) >> SectorShift)
+			p.size.MapEnd((sectors<<disk.SectorShift - 1) &^ (disk.PageBytes - 1) >> disk.SectorShift)
 		}
 		warnOfForeign(path, size, &o)
 	}
@@ -119,26 +120,26 @@ func openPlain(path string, o Options) (_ *plain, err error) {
 }
 
 // openPlainFile opens the file or block device of an ordinary disk.
-func openPlainFile(path string, mode int, o *Options) (f *os.File, err error) {
+func openPlainFile(path string, mode int, o *disk.Options) (f *os.File, err error) {
 	if o.Direct {
 		mode |= unix.O_DIRECT
 	}
 	if o.LookOnly {
 		f, err = os.OpenFile(path, mode, 0)
 	} else {
-		f, err = openUnused(path, mode)
+		f, err = disk.OpenUnused(path, mode)
 	}
 	switch {
-	case IsInUse(err):
+	case disk.IsInUse(err):
 		return nil, fmt.Errorf("disk %s %w", path, err)
 	case err != nil:
-		return nil, cannotOpen("disk", path, directError(err))
+		return nil, disk.CannotOpen("disk", path, disk.DirectError(err))
 	}
 	return f, nil
 }
 
 // Info implements Disk.
-func (p *plain) Info() Info {
+func (p *plain) Info() disk.Info {
 	i := p.info
 	i.CapacitySectors = p.capacity.Load()
 	return i
@@ -151,7 +152,7 @@ func (p *plain) ReportZone(int) zone.Descriptor {
 }
 
 // Faults implements Disk.
-func (p *plain) Faults() *Faults { return &p.faults }
+func (p *plain) Faults() *disk.Faults { return &p.faults }
 
 // Close implements Disk.
 func (p *plain) Close() error {
@@ -159,7 +160,7 @@ func (p *plain) Close() error {
 	if err != nil {
 		err = fmt.Errorf("disk %s: %w", p.f.Name(), err)
 	}
-	return errors.Join(err, unlockFile(p.f), p.release())
+	return errors.Join(err, disk.UnlockFile(p.f), p.release())
 }
 
 func (p *plain) lastSync() error {
@@ -170,60 +171,60 @@ func (p *plain) lastSync() error {
 		}
 	}
 	if err == nil {
-		err = p.size.look()
+		err = p.size.Look()
 	}
 	return err
 }
 
 // release lets the file go as it is.
 func (p *plain) release() error {
-	err := p.size.close()
+	err := p.size.Close()
 	if p.syncs != nil {
 		err = errors.Join(err, p.syncs.Close())
 	}
 	return errors.Join(err, p.f.Close())
 }
 
-// submit implements Disk.
-func (p *plain) submit(q *Request) {
+// Submit implements Disk.
+func (p *plain) Submit(q *disk.Request) {
 	r := plainOf(q)
-	err := p.size.failed()
-	if err == nil && r.Op != OpRead {
-		err = p.size.before(q)
+	err := p.size.Failed()
+	if err == nil && r.Op != disk.OpRead {
+		err = p.size.Before(q)
 	}
 	if err != nil {
 		p.fail(r, err)
 		return
 	}
-	io := &r.io
+	io := &r.IO
 	io.FD, io.Dsync = p.fd, false
 	switch r.Op {
-	case OpRead, OpWrite:
-		sectors := r.Bytes >> SectorShift
+	case disk.OpRead, disk.OpWrite:
+		sectors := r.Bytes >> disk.SectorShift
 		switch {
-		case r.Op == OpWrite && p.info.ReadOnly:
-			p.fail(r, ErrReadOnly)
+		case r.Op == disk.OpWrite && p.info.ReadOnly:
+			p.fail(r, disk.ErrReadOnly)
 			return
-		case r.Bytes&(SectorSize-1) != 0 || !p.inside(r.Sector, sectors):
-			p.fail(r, ErrRange)
+		case r.Bytes&(disk.SectorSize-1) != 0 || !p.inside(r.Sector, sectors):
+			p.fail(r, disk.ErrRange)
 			return
 		case sectors == 0:
-			r.finish(nil)
+			r.Finish(nil)
 			return
 		}
 		io.Code, r.step = engine.Readv, plainMoved
-		if r.Op == OpWrite {
+		if r.Op == disk.OpWrite {
 			io.Code = engine.Writev
-			r.through(p.direct)
+			r.Through(p.direct)
 		}
-		io.Off, io.Len, io.Iov = int64(r.Sector)<<SectorShift, int64(r.Bytes), r.Iov
-		if p.faults.strike(r.Request, r.Sector, sectors) && !r.cutShort() {
-			p.fail(r, r.fate.err)
+		io.Off, io.Len, io.Iov = int64(r.Sector)<<disk.SectorShift, int64(r.Bytes), r.Iov
+		if p.faults.Strike(r.Request, r.Sector, sectors) && !r.CutShort() {
+			p.fail(r, r.Fault.Err)
 			return
 		}
-	case OpFlush:
-		if p.faults.strike(r.Request, 0, 0) {
-			p.fail(r, r.fate.err) // of this flush alone: no sync has failed
+	case disk.OpFlush:
+		if p.faults.Strike(r.Request, 0, 0) {
+			p.fail(r, r.Fault.Err) // of this flush alone: no sync has failed
 			return
 		}
 		p.sync(r)
@@ -231,14 +232,14 @@ func (p *plain) submit(q *Request) {
 	case opCommit:
 		p.sync(r)
 		return
-	case OpDiscard, OpWriteZeroes:
+	case disk.OpDiscard, disk.OpWriteZeroes:
 		if p.info.ReadOnly {
-			p.fail(r, ErrReadOnly)
+			p.fail(r, disk.ErrReadOnly)
 			return
 		}
 		for _, seg := range r.Ranges {
 			if !p.inside(seg.Sector, uint64(seg.Sectors)) || seg.Sectors > maxRangeSectors {
-				p.fail(r, ErrRange)
+				p.fail(r, disk.ErrRange)
 				return
 			}
 		}
@@ -246,7 +247,7 @@ func (p *plain) submit(q *Request) {
 		p.nextRange(r)
 		return
 	default:
-		p.fail(r, ErrUnsupported)
+		p.fail(r, disk.ErrUnsupported)
 		return
 	}
 	p.move(r)
@@ -254,7 +255,7 @@ func (p *plain) submit(q *Request) {
 
 // inside says whether the range lies on the disk and is whole logical blocks.
 func (p *plain) inside(sector, sectors uint64) bool {
-	block, capacity := uint64(p.info.LogicalBlockSize)>>SectorShift, p.capacity.Load()
+	block, capacity := uint64(p.info.LogicalBlockSize)>>disk.SectorShift, p.capacity.Load()
 	return (sector|sectors)&(block-1) == 0 && sector <= capacity && sectors <= capacity-sector
 }
 
@@ -263,10 +264,10 @@ func (p *plain) nextRange(r *plainRequest) {
 	for r.rangeNo < len(r.Ranges) && r.Ranges[r.rangeNo].Sectors == 0 {
 		r.rangeNo++
 	}
-	io := &r.io
+	io := &r.IO
 	if r.rangeNo == len(r.Ranges) {
 		if !r.Stable {
-			r.finish(nil)
+			r.Finish(nil)
 			return
 		}
 		p.sync(r)
@@ -278,16 +279,16 @@ func (p *plain) nextRange(r *plainRequest) {
 	}
 	seg := &r.Ranges[r.rangeNo]
 	io.Code = engine.ZeroRange
-	if r.Op == OpDiscard || seg.Unmap {
+	if r.Op == disk.OpDiscard || seg.Unmap {
 		io.Code = engine.PunchHole
 	}
-	io.Off, io.Len = int64(seg.Sector)<<SectorShift, int64(seg.Sectors)<<SectorShift
+	io.Off, io.Len = int64(seg.Sector)<<disk.SectorShift, int64(seg.Sectors)<<disk.SectorShift
 	r.step = plainRange
-	r.start()
+	r.StartIO()
 }
 
-// ioDone implements Disk.
-func (p *plain) ioDone(q *Request) {
+// Continue implements Disk.
+func (p *plain) Continue(q *disk.Request) {
 	switch r := plainOf(q); r.step {
 	case plainMoved:
 		p.moved(r)
@@ -307,24 +308,24 @@ func (p *plain) ioDone(q *Request) {
 
 // rangeDone goes on when one of Ranges is done.
 func (p *plain) rangeDone(r *plainRequest) {
-	err := r.io.Err
+	err := r.IO.Err
 	switch {
-	case err == unix.EOPNOTSUPP && r.Op == OpDiscard:
+	case err == unix.EOPNOTSUPP && r.Op == disk.OpDiscard:
 		err = nil // a discard is advice
-	case err == unix.EOPNOTSUPP && r.io.Code == engine.PunchHole:
-		r.io.Code = engine.ZeroRange // the zeroes are a promise, the space is not
-		r.start()
+	case err == unix.EOPNOTSUPP && r.IO.Code == engine.PunchHole:
+		r.IO.Code = engine.ZeroRange // the zeroes are a promise, the space is not
+		r.StartIO()
 		return
 	}
 	if p.edges != nil {
-		p.edges.end(r.Request)
+		p.edges.End(r.Request)
 	}
 	switch {
 	case err != nil:
-		p.fail(r, fmt.Errorf("%w: %w", ErrIO, err))
+		p.fail(r, fmt.Errorf("%w: %w", disk.ErrIO, err))
 		return
 	case p.whole != 0:
-		r.at += r.io.Len
+		r.at += r.IO.Len
 	default:
 		r.rangeNo++
 	}
@@ -334,26 +335,26 @@ func (p *plain) rangeDone(r *plainRequest) {
 // moved goes on when the data of a read or write has been moved, or not.
 func (p *plain) moved(r *plainRequest) {
 	if p.edges != nil {
-		p.edges.end(r.Request)
+		p.edges.End(r.Request)
 	}
-	if r.io.Err == io.ErrUnexpectedEOF {
-		if err := p.size.look(); err != nil {
+	if r.IO.Err == io.ErrUnexpectedEOF {
+		if err := p.size.Look(); err != nil {
 			p.fail(r, err)
 			return
 		}
 	}
 	switch {
-	case r.io.Err != nil:
-		p.fail(r, fmt.Errorf("%w: %w", ErrIO, r.io.Err))
-	case r.fate != nil && r.fate.err != nil:
-		p.fail(r, r.fate.err)
-	case r.thenSync:
+	case r.IO.Err != nil:
+		p.fail(r, fmt.Errorf("%w: %w", disk.ErrIO, r.IO.Err))
+	case r.Fault != nil && r.Fault.Err != nil:
+		p.fail(r, r.Fault.Err)
+	case r.ThenSync:
 		p.sync(r)
 	default:
-		r.finish(nil)
+		r.Finish(nil)
 	}
 }
 
 func (p *plain) fail(r *plainRequest, err error) {
-	r.finish(&RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: err})
+	r.Finish(&disk.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: err})
 }

@@ -1,27 +1,29 @@
 package backend
 
+import "github.com/zvhost/zvhost/backend/disk"
+
 // A plainRequest is a request to an ordinary disk: what the disk has to know of it.
 type plainRequest struct {
-	*Request
+	*disk.Request
 	step  plainStep
 	after plainStep // of plainSpan: what comes then
 
-	rangeNo int     // of a discard or write-zeroes: the range that it has come to,
-	at      int64   // and how many bytes of that are done, where blocks of the storage are larger
-	sharers reqList // of one that leads a sync: whose sync it is, too
+	rangeNo int       // of a discard or write-zeroes: the range that it has come to,
+	at      int64     // and how many bytes of that are done, where blocks of the storage are larger
+	sharers disk.List // of one that leads a sync: whose sync it is, too
 }
 
 // plainOf is what the disk knows of r.
-func plainOf(r *Request) *plainRequest {
-	if p, ok := r.own.(*plainRequest); ok {
+func plainOf(r *disk.Request) *plainRequest {
+	if p, ok := r.Own.(*plainRequest); ok {
 		return p
 	}
 	p := &plainRequest{Request: r}
-	r.own = p
+	r.Own = p
 	return p
 }
 
-// A plainStep says what ioDone has to do next.
+// A plainStep says what Continue has to do next.
 type plainStep uint8
 
 const (

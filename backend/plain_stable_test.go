@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -14,11 +15,11 @@ import (
 // what an ordinary disk asks of its engine, and that it waits for it.
 func TestPlainStable(t *testing.T) {
 	for _, direct := range []bool{false, true} {
-		testPlainStable(t, Options{Direct: direct})
+		testPlainStable(t, disk.Options{Direct: direct})
 	}
 }
 
-func testPlainStable(t *testing.T, o Options) {
+func testPlainStable(t *testing.T, o disk.Options) {
 	d, err := Open(newPlain(t, 1<<20), o)
 	if err != nil {
 		t.Fatal(err)
@@ -32,16 +33,16 @@ func testPlainStable(t *testing.T, o Options) {
 	c, e := heldClient(t, d, nil)
 	for _, stable := range []bool{false, true} {
 		for _, step := range []struct {
-			r    *Request
+			r    *disk.Request
 			last engine.Op // what it ends with, where it has to be stable
 		}{
-			{request(OpWrite, 0, make([]byte, block)), write},
-			{ranges(OpWriteZeroes, Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
-			{ranges(OpDiscard, Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
-			{request(OpFlush, 0, nil), engine.Op{Code: engine.Fdatasync}},
+			{request(disk.OpWrite, 0, make([]byte, block)), write},
+			{ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
+			{ranges(disk.OpDiscard, disk.Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
+			{request(disk.OpFlush, 0, nil), engine.Op{Code: engine.Fdatasync}},
 		} {
 			step.r.Stable = stable
-			want := stable || step.r.Op == OpFlush
+			want := stable || step.r.Op == disk.OpFlush
 			is := func(op *engine.Op) bool { return op.Code == step.last.Code && op.Dsync == step.last.Dsync }
 			var got []bool
 			e.fault = func(op *engine.Op) fault {
@@ -52,7 +53,7 @@ func testPlainStable(t *testing.T, o Options) {
 			if len(got) == 0 || got[len(got)-1] != want || slices.Contains(got, true) != want {
 				t.Errorf("%v, direct %v, to be stable %v: ends with what makes it so: %v", step.r.Op, o.Direct, stable, got)
 			}
-			if step.r.Op == OpFlush && len(got) != 1 {
+			if step.r.Op == disk.OpFlush && len(got) != 1 {
 				t.Errorf("a flush is %d system calls", len(got))
 			}
 			if !want {
@@ -65,7 +66,7 @@ func testPlainStable(t *testing.T, o Options) {
 				return fault{}
 			}
 			if step.last.Code == engine.Writev { // a failed sync would stay
-				c.want(c.do(step.r), ErrIO)
+				c.want(c.do(step.r), disk.ErrIO)
 			}
 		}
 	}

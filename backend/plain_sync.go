@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/plant"
 )
@@ -19,7 +20,7 @@ func (p *plain) sync(r *plainRequest) {
 	p.syncing.Lock()
 	wait := p.busy
 	if wait {
-		p.waiting.push(r.Request)
+		p.waiting.Push(r.Request)
 	}
 	p.busy = true
 	p.syncing.Unlock()
@@ -31,39 +32,39 @@ func (p *plain) sync(r *plainRequest) {
 // lead begins a sync for r and for those that wait, on r's lane.
 func (p *plain) lead(r *plainRequest) {
 	p.syncing.Lock()
-	r.sharers, p.waiting = p.waiting, reqList{}
+	r.sharers, p.waiting = p.waiting, disk.List{}
 	p.syncing.Unlock()
-	r.io.Code, r.io.FD, r.io.Off, r.io.Len, r.step = engine.Fdatasync, p.syncFD, 0, 0, plainSynced
-	r.start()
+	r.IO.Code, r.IO.FD, r.IO.Off, r.IO.Len, r.step = engine.Fdatasync, p.syncFD, 0, 0, plainSynced
+	r.StartIO()
 }
 
 // synced goes on when the sync that r led has ended: those that it was for have
 // their answers, and the first of those who have come since leads the next one.
 func (p *plain) synced(r *plainRequest) {
-	err := r.io.Err
+	err := r.IO.Err
 	if err == nil {
-		_ = p.size.look() // answer asks what it has found
+		_ = p.size.Look() // answer asks what it has found
 	} else {
 		lost := err // of its own, or every err would be allocated
 		p.lost.Store(&lost)
 	}
 	p.syncing.Lock()
-	for err != nil && p.waiting.head != nil {
-		r.sharers.push(p.waiting.pop()) // no other sync will do for them
+	for err != nil && p.waiting.Head != nil {
+		r.sharers.Push(p.waiting.Pop()) // no other sync will do for them
 	}
-	next := p.waiting.pop()
+	next := p.waiting.Pop()
 	p.busy = next != nil
 	p.syncing.Unlock()
 	if next != nil {
 		plainOf(next).step = plainLead
-		next.post()
+		next.Post()
 	}
-	for q := r.sharers.pop(); q != nil; q = r.sharers.pop() {
+	for q := r.sharers.Pop(); q != nil; q = r.sharers.Pop() {
 		plainOf(q).step = plainShared
-		q.post()
+		q.Post()
 	}
 	if err != nil {
-		p.fail(r, fmt.Errorf("%w: %w", ErrIO, err))
+		p.fail(r, fmt.Errorf("%w: %w", disk.ErrIO, err))
 		return
 	}
 	p.answer(r)
@@ -76,13 +77,13 @@ func (p *plain) answer(r *plainRequest) {
 		p.fail(r, err)
 		return
 	}
-	r.finish(nil)
+	r.Finish(nil)
 }
 
 // failed is why no sync can succeed any more, nil as long as one can.
 func (p *plain) failed() error {
 	if lost := p.lost.Load(); lost != nil {
-		return fmt.Errorf("%w: %w", ErrIO, errLost(*lost))
+		return fmt.Errorf("%w: %w", disk.ErrIO, disk.LostData(*lost))
 	}
-	return p.size.failed()
+	return p.size.Failed()
 }

@@ -6,15 +6,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
 func isSync(op *engine.Op) bool { return op.Code == engine.Fdatasync }
 
 // allEnded waits for these requests, in any order.
-func (c *client) allEnded(rs ...*Request) {
+func (c *client) allEnded(rs ...*disk.Request) {
 	c.t.Helper()
-	open := map[*Request]bool{}
+	open := map[*disk.Request]bool{}
 	for _, r := range rs {
 		open[r] = true
 	}
@@ -37,17 +38,17 @@ func TestPlainFlushesBesideAFailedOne(t *testing.T) {
 	b, eb := heldClient(t, d, isSync)
 	a.want(a.write(0, make([]byte, 512)), nil)
 	w.fail()
-	fa, fb, fc := request(OpFlush, 0, nil), request(OpFlush, 0, nil), request(OpFlush, 0, nil)
+	fa, fb, fc := request(disk.OpFlush, 0, nil), request(disk.OpFlush, 0, nil), request(disk.OpFlush, 0, nil)
 	a.submit(fa)
 	b.submit(fb, fc)
 	a.tell(ea, w)
 	a.allEnded(fa)
 	b.tell(eb, w)
 	b.allEnded(fb, fc)
-	for _, r := range []*Request{fa, fb, fc} {
-		a.want(r.Err, ErrIO)
+	for _, r := range []*disk.Request{fa, fb, fc} {
+		a.want(r.Err, disk.ErrIO)
 	}
-	b.want(b.flush(), ErrIO)
+	b.want(b.flush(), disk.ErrIO)
 }
 
 // tell ends what e holds as the kernel would.
@@ -72,9 +73,9 @@ func TestPlainFlushesShareTheNextSync(t *testing.T) {
 			t.Fatalf("%d and %d syncs are under way, want %d and %d", len(e.held), len(eo.held), here, there)
 		}
 	}
-	var rs []*Request
+	var rs []*disk.Request
 	for range 6 {
-		rs = append(rs, request(OpFlush, 0, nil))
+		rs = append(rs, request(disk.OpFlush, 0, nil))
 	}
 	c.submit(rs[0])
 	held(1, 0)
@@ -86,7 +87,7 @@ func TestPlainFlushesShareTheNextSync(t *testing.T) {
 	c.allEnded(rs[0])
 	held(0, 1) // one, for three
 	c.submit(rs[4])
-	zeroes := ranges(OpWriteZeroes, Range{Sectors: 8})
+	zeroes := ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8})
 	zeroes.Stable = true
 	other.submit(rs[5], zeroes)
 	held(0, 1)
@@ -111,13 +112,13 @@ func TestPlainLooksBeforeItAnswers(t *testing.T) {
 	p := openDisk(t, newPlain(t, 1<<20)).(*plain)
 	defer p.Close()
 	c, e := heldClient(t, p, isSync)
-	r := request(OpFlush, 0, nil)
+	r := request(disk.OpFlush, 0, nil)
 	c.submit(r)
 	err := error(unix.EIO)
 	p.lost.Store(&err)
 	e.release(0, fault{})
 	c.allEnded(r)
-	c.want(r.Err, ErrIO)
+	c.want(r.Err, disk.ErrIO)
 }
 
 // Stable writes at the same time, none of which reaches the disk: none is answered
@@ -129,13 +130,13 @@ func TestStableWritesBesideAFailedOne(t *testing.T) {
 	image, fs := openFaulty(t, newFastImage(t, small))
 	defer image.Close()
 	w.under(fs)
-	for _, d := range []Disk{plain, image} {
+	for _, d := range []disk.Disk{plain, image} {
 		c, e := heldClient(t, d, nil)
 		w.fail()
 		e.fault = w.fault
-		var rs []*Request
+		var rs []*disk.Request
 		for i := range uint64(4) {
-			r := request(OpWrite, 8*i, make([]byte, 4096))
+			r := request(disk.OpWrite, 8*i, make([]byte, 4096))
 			r.Stable = true
 			rs = append(rs, r)
 		}
@@ -146,7 +147,7 @@ func TestStableWritesBesideAFailedOne(t *testing.T) {
 				t.Errorf("%T: write %d is on the disk, it says", d, i)
 			}
 		}
-		c.want(c.flush(), ErrIO)
+		c.want(c.flush(), disk.ErrIO)
 	}
 }
 
@@ -158,7 +159,7 @@ func TestPlainSyncsFromEverywhere(t *testing.T) {
 		var workers sync.WaitGroup
 		for w := range uint64(3) {
 			workers.Go(asWorker(t, d, kind, func(c *client) {
-				rs := []*Request{request(OpFlush, 0, nil), request(OpWrite, 8*w, make([]byte, 4096)), request(OpFlush, 0, nil)}
+				rs := []*disk.Request{request(disk.OpFlush, 0, nil), request(disk.OpWrite, 8*w, make([]byte, 4096)), request(disk.OpFlush, 0, nil)}
 				rs[1].Stable = true
 				for range 50 {
 					c.submit(rs...)

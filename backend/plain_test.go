@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -24,19 +25,19 @@ func newPlain(t testing.TB, size int64) string {
 	return path
 }
 
-func ranges(op Op, rs ...Range) *Request { return &Request{Op: op, Ranges: rs} }
+func ranges(op disk.Op, rs ...disk.Range) *disk.Request { return &disk.Request{Op: op, Ranges: rs} }
 
 // An ordinary disk is its file, byte for byte.
 func TestPlain(t *testing.T) {
 	const sectors = 2048
-	path := newPlain(t, sectors<<SectorShift+100) // what is no whole block is not the disk's
+	path := newPlain(t, sectors<<disk.SectorShift+100) // what is no whole block is not the disk's
 	d := openDisk(t, path)
 	c := newClient(t, d)
 	if i := d.Info(); i.CapacitySectors != sectors || i.LogicalBlockSize != 512 || i.ReadOnly || i.Zoned != nil ||
 		i.MaxDiscardSectors == 0 || i.MaxWriteZeroesSectors == 0 {
 		t.Errorf("info %+v", i)
 	}
-	want := make([]byte, sectors<<SectorShift)
+	want := make([]byte, sectors<<disk.SectorShift)
 	for i, step := range []struct {
 		sector uint64
 		n      int
@@ -49,48 +50,48 @@ func TestPlain(t *testing.T) {
 		{sectors - 8, 4096, nil},
 		{sectors, 0, nil},
 		{0, 0, nil},
-		{sectors, 512, ErrRange},
-		{sectors - 1, 1024, ErrRange},
-		{0, 511, ErrRange},
-		{1 << 60, 512, ErrRange},
-		{1<<64 - 1, 512, ErrRange},
-		{sectors + 1, 0, ErrRange},
+		{sectors, 512, disk.ErrRange},
+		{sectors - 1, 1024, disk.ErrRange},
+		{0, 511, disk.ErrRange},
+		{1 << 60, 512, disk.ErrRange},
+		{1<<64 - 1, 512, disk.ErrRange},
+		{sectors + 1, 0, disk.ErrRange},
 	} {
 		data := pattern(byte('a'+i), step.n)
 		c.want(c.write(step.sector, data), step.err)
-		c.want(c.do(request(OpRead, step.sector, make([]byte, step.n))), step.err)
+		c.want(c.do(request(disk.OpRead, step.sector, make([]byte, step.n))), step.err)
 		if step.err == nil {
-			copy(want[step.sector<<SectorShift:], data)
+			copy(want[step.sector<<disk.SectorShift:], data)
 		}
 	}
-	stable := request(OpWrite, 50, pattern('z', 512))
+	stable := request(disk.OpWrite, 50, pattern('z', 512))
 	stable.Stable = true
 	c.want(c.do(stable), nil)
-	copy(want[50<<SectorShift:], pattern('z', 512))
+	copy(want[50<<disk.SectorShift:], pattern('z', 512))
 
-	zero := func(r *Request, err error) {
+	zero := func(r *disk.Request, err error) {
 		t.Helper()
 		c.want(c.do(r), err)
 		if err != nil {
 			return
 		}
 		for _, s := range r.Ranges {
-			clear(want[s.Sector<<SectorShift:][:s.Sectors<<SectorShift])
+			clear(want[s.Sector<<disk.SectorShift:][:s.Sectors<<disk.SectorShift])
 		}
 	}
-	zero(ranges(OpDiscard, Range{Sector: 100, Sectors: 3}, Range{}, Range{Sector: 104, Sectors: 1}), nil)
-	zero(ranges(OpWriteZeroes, Range{Sector: 110, Sectors: 5}, Range{Sector: 120, Sectors: 9, Unmap: true}), nil)
-	all := ranges(OpWriteZeroes, Range{Sector: sectors - 8, Sectors: 8})
+	zero(ranges(disk.OpDiscard, disk.Range{Sector: 100, Sectors: 3}, disk.Range{}, disk.Range{Sector: 104, Sectors: 1}), nil)
+	zero(ranges(disk.OpWriteZeroes, disk.Range{Sector: 110, Sectors: 5}, disk.Range{Sector: 120, Sectors: 9, Unmap: true}), nil)
+	all := ranges(disk.OpWriteZeroes, disk.Range{Sector: sectors - 8, Sectors: 8})
 	all.Stable = true
 	zero(all, nil)
-	zero(ranges(OpDiscard), nil)
-	zero(ranges(OpDiscard, Range{Sector: sectors, Sectors: 0}), nil)
-	zero(ranges(OpDiscard, Range{Sector: sectors - 1, Sectors: 2}), ErrRange)
-	zero(ranges(OpWriteZeroes, Range{Sector: 0, Sectors: 1}, Range{Sector: sectors + 1, Sectors: 0}), ErrRange)
-	zero(ranges(OpWriteZeroes, Range{Sector: 1<<64 - 1, Sectors: 2}), ErrRange)
+	zero(ranges(disk.OpDiscard), nil)
+	zero(ranges(disk.OpDiscard, disk.Range{Sector: sectors, Sectors: 0}), nil)
+	zero(ranges(disk.OpDiscard, disk.Range{Sector: sectors - 1, Sectors: 2}), disk.ErrRange)
+	zero(ranges(disk.OpWriteZeroes, disk.Range{Sector: 0, Sectors: 1}, disk.Range{Sector: sectors + 1, Sectors: 0}), disk.ErrRange)
+	zero(ranges(disk.OpWriteZeroes, disk.Range{Sector: 1<<64 - 1, Sectors: 2}), disk.ErrRange)
 
-	for _, op := range []Op{OpAppend, OpOpen, OpClose, OpFinish, OpReset, OpResetAll, numOps} {
-		c.want(c.do(request(op, 0, nil)), ErrUnsupported)
+	for _, op := range []disk.Op{disk.OpAppend, disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpResetAll, disk.NumOps} {
+		c.want(c.do(request(op, 0, nil)), disk.ErrUnsupported)
 	}
 	c.want(c.flush(), nil)
 	if got := c.read(0, len(want)); !bytes.Equal(got, want) {
@@ -107,7 +108,7 @@ func TestPlain(t *testing.T) {
 
 func TestPlainReadOnly(t *testing.T) {
 	path := newPlain(t, 1<<20)
-	d, err := Open(path, Options{ReadOnly: true})
+	d, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,9 +116,9 @@ func TestPlainReadOnly(t *testing.T) {
 	if i := d.Info(); !i.ReadOnly || i.MaxDiscardSectors != 0 || i.MaxWriteZeroesSectors != 0 {
 		t.Errorf("info %+v", i)
 	}
-	c.want(c.write(0, make([]byte, 512)), ErrReadOnly)
-	c.want(c.do(ranges(OpDiscard, Range{Sectors: 1})), ErrReadOnly)
-	c.want(c.do(ranges(OpWriteZeroes, Range{Sectors: 1})), ErrReadOnly)
+	c.want(c.write(0, make([]byte, 512)), disk.ErrReadOnly)
+	c.want(c.do(ranges(disk.OpDiscard, disk.Range{Sectors: 1})), disk.ErrReadOnly)
+	c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sectors: 1})), disk.ErrReadOnly)
 	c.want(c.flush(), nil)
 	c.read(0, 4096)
 	if err := d.Close(); err != nil {
@@ -142,7 +143,7 @@ func TestPlainFaults(t *testing.T) {
 	}
 	fail(engine.Writev, unix.ENOSPC)
 	err := c.write(8, make([]byte, 512))
-	c.want(err, ErrIO)
+	c.want(err, disk.ErrIO)
 	c.want(err, unix.ENOSPC)
 	if want := "write of 512 bytes at sector 8: input/output error: no space left on device"; err == nil || err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
@@ -150,23 +151,23 @@ func TestPlainFaults(t *testing.T) {
 	c.want(c.write(8, make([]byte, 512)), nil)
 
 	fail(engine.Readv, unix.EIO)
-	c.want(c.do(request(OpRead, 0, make([]byte, 512))), ErrIO)
+	c.want(c.do(request(disk.OpRead, 0, make([]byte, 512))), disk.ErrIO)
 
 	// Discard is advice; zeroes are a promise, which a hole is only one way to keep.
 	fail(engine.PunchHole, unix.EOPNOTSUPP)
-	c.want(c.do(ranges(OpDiscard, Range{Sectors: 8})), nil)
+	c.want(c.do(ranges(disk.OpDiscard, disk.Range{Sectors: 8})), nil)
 	c.want(c.write(0, pattern('x', 4096)), nil)
 	fail(engine.PunchHole, unix.EOPNOTSUPP)
-	c.want(c.do(ranges(OpWriteZeroes, Range{Sectors: 8, Unmap: true})), nil)
+	c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8, Unmap: true})), nil)
 	if !bytes.Equal(c.read(0, 4096), make([]byte, 4096)) {
 		t.Error("write zeroes left something else")
 	}
 	fail(engine.ZeroRange, unix.EIO)
-	c.want(c.do(ranges(OpWriteZeroes, Range{Sectors: 8}, Range{Sector: 8, Sectors: 8})), ErrIO)
-	stable := ranges(OpDiscard, Range{Sectors: 8})
+	c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8}, disk.Range{Sector: 8, Sectors: 8})), disk.ErrIO)
+	stable := ranges(disk.OpDiscard, disk.Range{Sectors: 8})
 	stable.Stable = true
 	fail(engine.Fdatasync, unix.EIO)
-	c.want(c.do(stable), ErrIO)
+	c.want(c.do(stable), disk.ErrIO)
 }
 
 // The kernel tells of data that it lost once, and to the next sync says that
@@ -181,16 +182,16 @@ func TestPlainFailedSyncIsSticky(t *testing.T) {
 		}
 		return fault{}
 	}
-	c.want(c.flush(), ErrIO)
+	c.want(c.flush(), disk.ErrIO)
 	e.fault = nil
 	err := c.flush()
-	c.want(err, ErrIO)
+	c.want(err, disk.ErrIO)
 	if err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
 		t.Errorf("got %v, want it to tell of the earlier sync", err)
 	}
-	stable := request(OpWrite, 0, make([]byte, 512))
+	stable := request(disk.OpWrite, 0, make([]byte, 512))
 	stable.Stable = true
-	c.want(c.do(stable), ErrIO)
+	c.want(c.do(stable), disk.ErrIO)
 	c.want(c.write(0, make([]byte, 512)), nil) // promises nothing
 	c.read(0, 4096)
 	if err := d.Close(); err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
@@ -212,13 +213,13 @@ func TestOpenErrors(t *testing.T) {
 		newPlain(t, 0):                "less than one block",
 		newPlain(t, 511):              "less than one block",
 	} {
-		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Open(path, disk.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", path, err, want)
 		}
 	}
 	path := newPlain(t, 4096)
 	d := openDisk(t, path)
-	if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "in use by process") {
+	if _, err := Open(path, disk.Options{}); err == nil || !strings.Contains(err.Error(), "in use by process") {
 		t.Errorf("a second open: %v", err)
 	}
 	if err := d.Close(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
@@ -56,7 +57,7 @@ func TestPowerCutWhileCreating(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = os.Remove(path) }()
-		d, err := openZoned(path, Options{})
+		d, err := openZoned(path, disk.Options{})
 		if err != nil {
 			if none++; made {
 				t.Errorf("an image that was made is gone: %v", err)

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -50,18 +51,18 @@ func (r *cutRun) newLoad(h *cutHost, d *zoned, m *cutModel) (*cutLoad, error) {
 // queued and landed tell the model of the data of writes.
 func (u *cutLoad) queued(op *engine.Op) {
 	off := op.Off
-	if b := op.Owner.(*Request).detour; b != nil {
-		if b.moved != 0 {
+	if b := op.Owner.(*disk.Request).Bounce; b != nil {
+		if b.Moved != 0 {
 			return // it goes on
 		}
-		off = b.off
+		off = b.Off
 	}
-	if r := u.sent[op.Owner.(*Request).Tag].parts[0]; !u.h.dead && !u.d.img.Conventional(r.inZone) {
-		u.m.issued(r, uint64(off-u.h.l.offset(uint64(r.inZone)*u.d.img.ZoneSectors))>>SectorShift)
+	if r := u.sent[op.Owner.(*disk.Request).Tag].parts[0]; !u.h.dead && !u.d.img.Conventional(r.inZone) {
+		u.m.issued(r, uint64(off-u.h.l.offset(uint64(r.inZone)*u.d.img.ZoneSectors))>>disk.SectorShift)
 	}
 }
 
-func (u *cutLoad) landed(op *engine.Op) { u.m.moved(u.sent[op.Owner.(*Request).Tag].parts[0]) }
+func (u *cutLoad) landed(op *engine.Op) { u.m.moved(u.sent[op.Owner.(*disk.Request).Tag].parts[0]) }
 
 // step does one thing: some write goes on, the committer goes on, or a request
 // is sent.
@@ -83,7 +84,7 @@ func (u *cutLoad) goOn(lane *cutLane) {
 	i := u.rnd.IntN(len(lane.held))
 	to := lane.held[i].op.Len
 	if u.rnd.IntN(4) == 0 {
-		to = int64(u.rnd.IntN(int(to>>SectorShift))) << SectorShift
+		to = int64(u.rnd.IntN(int(to>>disk.SectorShift))) << disk.SectorShift
 	}
 	lane.run(i, to)
 }
@@ -111,11 +112,11 @@ func (u *cutLoad) settle() error {
 	return u.h.observe()
 }
 
-func (u *cutLoad) answered(r *Request) {
+func (u *cutLoad) answered(r *disk.Request) {
 	f := u.sent[r.Tag]
 	delete(u.sent, r.Tag)
 	u.note("%v %v", r.Op, r.Err == nil)
-	if r.Op == OpFlush && r.Err == nil {
+	if r.Op == disk.OpFlush && r.Err == nil {
 		u.m.flushed(f.sent)
 	}
 	for _, p := range f.parts {
@@ -130,26 +131,26 @@ func (u *cutLoad) answered(r *Request) {
 func (u *cutLoad) send(lane *cutLane) {
 	i := u.hot[u.rnd.IntN(len(u.hot))]
 	z, g := u.m.zones[i], &u.d.img.Geometry
-	r := &Request{Sector: uint64(i) * g.ZoneSectors, Stable: u.rnd.IntN(10) == 0}
+	r := &disk.Request{Sector: uint64(i) * g.ZoneSectors, Stable: u.rnd.IntN(10) == 0}
 	parts := []int{i}
 	n := u.rnd.IntN(100)
 	switch {
 	case n < 10:
-		r.Op, r.Stable, parts = OpFlush, false, nil
+		r.Op, r.Stable, parts = disk.OpFlush, false, nil
 	case g.Conventional(i) || n < 80 && u.next[i] < g.Capacity(i):
-		r.Op = OpWrite
+		r.Op = disk.OpWrite
 	case n < 85:
-		r.Op = OpFinish
+		r.Op = disk.OpFinish
 	case n < 88:
-		r.Op = OpOpen
+		r.Op = disk.OpOpen
 	case n < 91:
-		r.Op = OpClose
+		r.Op = disk.OpClose
 	case z.sent != z.answered:
 		return // one reset of a zone after the other
 	case n < 99:
-		r.Op = OpReset
+		r.Op = disk.OpReset
 	default:
-		r.Op, r.Sector, parts = OpResetAll, 0, nil
+		r.Op, r.Sector, parts = disk.OpResetAll, 0, nil
 		for _, i := range u.hot {
 			if z := u.m.zones[i]; z.sent != z.answered {
 				return
@@ -160,7 +161,7 @@ func (u *cutLoad) send(lane *cutLane) {
 	}
 	f := &cutFlush{}
 	var id uint32
-	if r.Op == OpWrite {
+	if r.Op == disk.OpWrite {
 		u.ids++
 		id = u.ids
 		u.place(i, r, id)
@@ -169,14 +170,14 @@ func (u *cutLoad) send(lane *cutLane) {
 		p := &cutReq{Request: r, id: id}
 		if g.Conventional(i) {
 			p.at = r.Sector & (g.ZoneSectors - 1)
-			p.behind = p.at + r.Bytes>>SectorShift
+			p.behind = p.at + r.Bytes>>disk.SectorShift
 		}
 		u.m.send(i, p)
 		f.parts = append(f.parts, p)
 		switch r.Op {
-		case OpFinish:
+		case disk.OpFinish:
 			u.next[i] = g.Capacity(i)
-		case OpReset, OpResetAll:
+		case disk.OpReset, disk.OpResetAll:
 			u.next[i] = 0
 		}
 	}
@@ -190,9 +191,9 @@ func (u *cutLoad) send(lane *cutLane) {
 }
 
 // place makes r a write or append of request id in zone i.
-func (u *cutLoad) place(i int, r *Request, id uint32) {
+func (u *cutLoad) place(i int, r *disk.Request, id uint32) {
 	g := &u.d.img.Geometry
-	block := uint64(g.BlockSize) >> SectorShift
+	block := uint64(g.BlockSize) >> disk.SectorShift
 	at := u.next[i]
 	if g.Conventional(i) {
 		at = uint64(u.rnd.IntN(int(g.Length(i)/block))) * block
@@ -202,12 +203,12 @@ func (u *cutLoad) place(i int, r *Request, id uint32) {
 		sectors = g.Capacity(i) - at
 	}
 	if u.rnd.IntN(2) == 0 && !g.Conventional(i) && sectors <= uint64(g.MaxAppendSectors) {
-		r.Op = OpAppend
+		r.Op = disk.OpAppend
 	} else {
 		r.Sector += at
 	}
 	u.next[i] = at + sectors
-	data := make([]byte, sectors<<SectorShift)
+	data := make([]byte, sectors<<disk.SectorShift)
 	stampAll(data, id)
 	r.Bytes = uint64(len(data))
 	r.Iov = []unix.Iovec{{Base: &data[0], Len: r.Bytes}}
@@ -247,7 +248,7 @@ func (u *cutLoad) kill() error {
 	for _, lane := range u.lanes {
 		for i := range lane.held {
 			if w := &lane.held[i]; u.rnd.IntN(2) == 0 {
-				if to := int64(u.rnd.IntN(int(w.op.Len>>SectorShift)+1)) << SectorShift; to > w.done {
+				if to := int64(u.rnd.IntN(int(w.op.Len>>disk.SectorShift)+1)) << disk.SectorShift; to > w.done {
 					lane.carryOut(*w, to)
 				}
 			}

@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -34,7 +35,7 @@ type cutZone struct {
 
 // A cutReq is one request to one zone.
 type cutReq struct {
-	*Request
+	*disk.Request
 	id             uint32
 	inZone         int
 	at, behind     uint64 // of writes, sectors from the zone's start
@@ -69,7 +70,7 @@ func (m *cutModel) send(i int, r *cutReq) {
 	r.sent = m.tick()
 	r.inZone = i
 	r.epochs[0] = z.answered
-	if r.Op == OpReset || r.Op == OpResetAll {
+	if r.Op == disk.OpReset || r.Op == disk.OpResetAll {
 		z.sent++
 	}
 	z.reqs = append(z.reqs, r)
@@ -85,7 +86,7 @@ func (m *cutModel) answer(i int, r *cutReq) {
 	if !r.pinned {
 		r.epochs[1], r.pinned = z.sent, true
 	}
-	if r.Op == OpReset || r.Op == OpResetAll {
+	if r.Op == disk.OpReset || r.Op == disk.OpResetAll {
 		z.answered++
 		r.epochs = [2]int{z.answered, z.answered}
 	}
@@ -96,7 +97,7 @@ func (m *cutModel) answer(i int, r *cutReq) {
 
 func (m *cutModel) cover(z *cutZone, r *cutReq) {
 	r.covered = true
-	if r.Op == OpReset || r.Op == OpResetAll {
+	if r.Op == disk.OpReset || r.Op == disk.OpResetAll {
 		z.covered = max(z.covered, r.epochs[0])
 	}
 }
@@ -117,7 +118,7 @@ const never = 1<<64 - 1
 
 // issued notes that the data of the write r goes to sectors from at on.
 func (m *cutModel) issued(r *cutReq, at uint64) {
-	r.at, r.behind = at, at+r.Bytes>>SectorShift
+	r.at, r.behind = at, at+r.Bytes>>disk.SectorShift
 	r.queued = true
 	// A reset waits for the writes in flight: one that is sent from now on is
 	// behind this write.
@@ -133,7 +134,7 @@ func (m *cutModel) moved(r *cutReq) {
 	z.covered = max(z.covered, z.answered)
 }
 
-func (r *cutReq) isWrite() bool { return r.Op == OpWrite || r.Op == OpAppend }
+func (r *cutReq) isWrite() bool { return r.Op == disk.OpWrite || r.Op == disk.OpAppend }
 
 // judge says what is wrong with sequential zone i, found as z says with the
 // sectors got.
@@ -190,9 +191,9 @@ func (m *cutModel) fits(i, e int, state zone.State, got []cutStamp) error {
 		}
 		sure := lo == hi && r.ok
 		switch {
-		case r.Op == OpFinish && sure && r.covered && state != zone.Full:
+		case r.Op == disk.OpFinish && sure && r.covered && state != zone.Full:
 			return fmt.Errorf("not full, but %v was answered and flushed", r)
-		case r.Op == OpFinish:
+		case r.Op == disk.OpFinish:
 			full = true
 		case r.isWrite() && sure && r.covered && end < r.behind:
 			return fmt.Errorf("without %v, answered and flushed", r)

@@ -3,6 +3,7 @@ package backend
 import (
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -79,7 +80,7 @@ var plants = map[string]func(p *faultyStore, call string, off int64, b []byte, n
 		}
 		for i, w := range words {
 			if zn := first + i; w.State() == zone.Empty && was[zn].HasData() {
-				if err := p.cutHost.wipe(p.l.offset(uint64(zn)*p.l.ZoneSectors), int64(p.l.Length(zn))<<SectorShift); err != nil {
+				if err := p.cutHost.wipe(p.l.offset(uint64(zn)*p.l.ZoneSectors), int64(p.l.Length(zn))<<disk.SectorShift); err != nil {
 					return err
 				}
 			}

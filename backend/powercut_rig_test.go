@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/internal/powercut"
@@ -132,7 +133,7 @@ func (h *cutHost) wipe(off, n int64) error {
 // recovery.
 func (h *cutHost) open(plant func(*cutHost) store, inCall func() error) (*zoned, error) {
 	h.phase, h.inCall, h.dead = "open", inCall, false
-	d, err := openZonedOver(h.path, Options{MinUnit: h.unit}, func(store) store {
+	d, err := openZonedOver(h.path, disk.Options{MinUnit: h.unit}, func(store) store {
 		if plant != nil {
 			return plant(h)
 		}
@@ -149,7 +150,7 @@ func (h *cutHost) open(plant func(*cutHost) store, inCall func() error) (*zoned,
 // A cutLane is a worker's lane on such a host. With hold its writes are carried
 // out when the test says so; reads always at once.
 type cutLane struct {
-	*Lane
+	*disk.Lane
 	h        *cutHost
 	hold     bool
 	queued   func(*engine.Op) // is told of writes
@@ -168,7 +169,7 @@ type heldOp struct {
 func newCutLane(h *cutHost) (*cutLane, error) {
 	e := &cutLane{h: h}
 	var err error
-	e.Lane, err = NewLane(func(func()) (engine.Engine, error) { return (*cutEngine)(e), nil })
+	e.Lane, err = disk.NewLane(func(func()) (engine.Engine, error) { return (*cutEngine)(e), nil })
 	return e, err
 }
 
@@ -244,8 +245,8 @@ func (e *cutLane) end(op *engine.Op) {
 
 // lastPart says that op is the last part of its write, which may be made in several.
 func lastPart(op *engine.Op) bool {
-	b := op.Owner.(*Request).detour
-	return b == nil || b.moved+b.part == b.len
+	b := op.Owner.(*disk.Request).Bounce
+	return b == nil || b.Moved+b.Part == b.Len
 }
 
 // run carries out all of the held write at index i, or with part only what is in
@@ -266,7 +267,7 @@ func (e *cutLane) run(i int, to int64) {
 }
 
 // do sends r and waits for it, the goroutines of the disk doing as they please.
-func (e *cutLane) do(d Disk, r *Request) error {
+func (e *cutLane) do(d disk.Disk, r *disk.Request) error {
 	e.Submit(d, r)
 	e.Start()
 	for range 1000 {
@@ -287,9 +288,9 @@ type cutStamp struct {
 
 // stampAll fills b with what request id writes.
 func stampAll(b []byte, id uint32) {
-	for i := uint32(0); len(b) > 0; i, b = i+1, b[SectorSize:] {
+	for i := uint32(0); len(b) > 0; i, b = i+1, b[disk.SectorSize:] {
 		x := uint64(id)<<32 | uint64(i)
-		for at := 0; at < SectorSize; at += 8 {
+		for at := 0; at < disk.SectorSize; at += 8 {
 			binary.LittleEndian.PutUint64(b[at:], x)
 			x = (x ^ x>>29) * 0xbf58476d1ce4e5b9
 		}
@@ -299,14 +300,14 @@ func stampAll(b []byte, id uint32) {
 // stampsOf reads the sectors of b back. Anything but zeroes and whole sectors is
 // an error.
 func stampsOf(b []byte) ([]cutStamp, error) {
-	stamps := make([]cutStamp, len(b)/SectorSize)
-	var want [SectorSize]byte
+	stamps := make([]cutStamp, len(b)/disk.SectorSize)
+	var want [disk.SectorSize]byte
 	for i := range stamps {
-		got := b[i*SectorSize:][:SectorSize]
+		got := b[i*disk.SectorSize:][:disk.SectorSize]
 		x := binary.LittleEndian.Uint64(got)
 		if x != 0 {
 			y := x
-			for at := 0; at < SectorSize; at += 8 {
+			for at := 0; at < disk.SectorSize; at += 8 {
 				binary.LittleEndian.PutUint64(want[at:], y)
 				y = (y ^ y>>29) * 0xbf58476d1ce4e5b9
 			}

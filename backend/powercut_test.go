@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
@@ -77,7 +78,7 @@ func (r *cutRun) geometry() zone.Geometry {
 	if r.oneIn(3) {
 		g.BlockSize = 4096
 	}
-	block := uint64(g.BlockSize) >> SectorShift
+	block := uint64(g.BlockSize) >> disk.SectorShift
 	if r.oneIn(2) {
 		g.ZoneCapacitySectors = (1 + uint64(r.rnd.IntN(int(g.ZoneSectors/block)))) * block
 	}
@@ -300,8 +301,8 @@ func (r *cutRun) judge(h *cutHost, d *zoned, m, fresh *cutModel, wasCut bool) er
 			}
 			continue
 		}
-		data := bytes.Repeat([]byte{0xee}, int(z.Length)<<SectorShift)
-		if err := lane.do(d, request(OpRead, z.Start, data)); err != nil {
+		data := bytes.Repeat([]byte{0xee}, int(z.Length)<<disk.SectorShift)
+		if err := lane.do(d, request(disk.OpRead, z.Start, data)); err != nil {
 			return err
 		}
 		got, err := stampsOf(data)
@@ -370,19 +371,19 @@ func (r *cutRun) writeOn(lane *cutLane, d *zoned) error {
 		if d.img.Conventional(i) || z.State == zone.Full {
 			continue
 		}
-		err := lane.do(d, request(OpWrite, z.WP, data))
+		err := lane.do(d, request(disk.OpWrite, z.WP, data))
 		if errors.Is(err, zone.ErrActiveLimit) && z.State == zone.Empty || errors.Is(err, zone.ErrOpenLimit) && held {
 			continue
 		} else if err != nil {
 			return fmt.Errorf("write at the write pointer of zone %d, %v, after a power cut: %w", i, z.State, err)
 		}
 		got := make([]byte, len(data))
-		if err := lane.do(d, request(OpRead, z.WP, got)); err != nil || !bytes.Equal(got, data) {
+		if err := lane.do(d, request(disk.OpRead, z.WP, got)); err != nil || !bytes.Equal(got, data) {
 			return fmt.Errorf("read of zone %d after a power cut: %w", i, err)
 		}
 		break
 	}
-	return lane.do(d, request(OpFlush, 0, nil))
+	return lane.do(d, request(disk.OpFlush, 0, nil))
 }
 
 // inBubble runs f where what goroutines do is known: in a bubble, and with one

@@ -6,6 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -13,7 +14,7 @@ import (
 // drawGeometry draws a small disk that can be.
 func drawGeometry(t *rapid.T) zone.Geometry {
 	g := zone.Geometry{BlockSize: rapid.SampledFrom([]uint32{512, 4096}).Draw(t, "block size")}
-	block := uint64(g.BlockSize) / SectorSize
+	block := uint64(g.BlockSize) / disk.SectorSize
 	g.ZoneSectors = rapid.SampledFrom([]uint64{8, 16, 64, 128}).Draw(t, "zone sectors")
 	g.ZoneCapacitySectors = g.ZoneSectors
 	if g.ZoneSectors > block {
@@ -48,14 +49,14 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 		g := drawGeometry(t)
 		s := newScript(t, dir, g)
 		defer s.abort()
-		block := uint64(g.BlockSize) / SectorSize
+		block := uint64(g.BlockSize) / disk.SectorSize
 		zn := func(t *rapid.T) *modelZone {
 			return &s.m.Zones[rapid.IntRange(0, len(s.m.Zones)-1).Draw(t, "zone")]
 		}
 		sectors := rapid.OneOf(rapid.Uint64Range(0, 4), rapid.Uint64Range(0, g.ZoneSectors/block+1))
 		lane := rapid.IntRange(0, scriptLanes-1)
 		rarely := rapid.IntRange(0, 19)
-		one := func(t *rapid.T, op Op, sector, bytes uint64) {
+		one := func(t *rapid.T, op disk.Op, sector, bytes uint64) {
 			s.one(lane.Draw(t, "lane"), op, sector, bytes, rarely.Draw(t, "stable") == 0)
 		}
 		length := func(t *rapid.T) uint64 {
@@ -70,12 +71,12 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 			if z.State == zonemodel.NotWP || rarely.Draw(t, "elsewhere") == 0 {
 				sector = z.Start + sectors.Draw(t, "from")*block
 			}
-			one(t, OpWrite, sector, length(t))
+			one(t, disk.OpWrite, sector, length(t))
 		}
-		manage := func(op Op) func(*rapid.T) {
+		manage := func(op disk.Op) func(*rapid.T) {
 			return func(t *rapid.T) { one(t, op, zn(t).Start, 0) }
 		}
-		appendTo := func(t *rapid.T) { one(t, OpAppend, zn(t).Start, length(t)) }
+		appendTo := func(t *rapid.T) { one(t, disk.OpAppend, zn(t).Start, length(t)) }
 		now := func(do func()) func(*rapid.T) {
 			return func(t *rapid.T) {
 				if rarely.Draw(t, "not now") == 0 {
@@ -86,16 +87,16 @@ func checkAgainstModel(t *testing.T, dir string, steps *int) {
 		t.Repeat(map[string]func(*rapid.T){
 			"write 1": write, "write 2": write, "write 3": write,
 			"append 1": appendTo, "append 2": appendTo,
-			"open": manage(OpOpen), "close": manage(OpClose), "finish": manage(OpFinish), "reset": manage(OpReset),
-			"flush": func(t *rapid.T) { one(t, OpFlush, 0, 0) },
+			"open": manage(disk.OpOpen), "close": manage(disk.OpClose), "finish": manage(disk.OpFinish), "reset": manage(disk.OpReset),
+			"flush": func(t *rapid.T) { one(t, disk.OpFlush, 0, 0) },
 			"read": func(t *rapid.T) {
-				one(t, OpRead, zn(t).Start+sectors.Draw(t, "from")*block, length(t))
+				one(t, disk.OpRead, zn(t).Start+sectors.Draw(t, "from")*block, length(t))
 			},
 			"batch": func(t *rapid.T) {
 				z := rapid.IntRange(0, len(s.m.Zones)-1).Draw(t, "zone")
 				s.batch(z, rapid.SliceOfN(rapid.Map(rapid.Uint64Range(1, 4), func(n uint64) uint64 { return n * uint64(g.BlockSize) }), 2, 8).Draw(t, "sizes"))
 			},
-			"reset all": now(func() { s.one(0, OpResetAll, 0, 0, false) }),
+			"reset all": now(func() { s.one(0, disk.OpResetAll, 0, 0, false) }),
 			"restart":   now(s.restart),
 			"kill":      now(s.kill),
 			"cut":       now(s.cut),

@@ -18,7 +18,7 @@ func TestKillWhileZoneFillsUp(t *testing.T) {
 	c.ended(rs[1])
 	kill(t, d, fs)
 	e.hold, e.held = nil, nil
-	c.lane.inFlight-- // it died with the daemon
+	c.lane.Forget(1) // it died with the daemon
 
 	d = openDisk(t, path).(*zoned)
 	c = newClient(t, d)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -42,7 +43,7 @@ func TestKilledDuringRecovery(t *testing.T) {
 			}
 			return nil
 		}
-		d, err := openZonedOver(path, Options{}, fs.over)
+		d, err := openZonedOver(path, disk.Options{}, fs.over)
 		if err != nil {
 			if !errors.Is(err, errDead) {
 				t.Fatal(err)
@@ -128,7 +129,7 @@ func TestCommitKeepsActiveLimit(t *testing.T) {
 			err := c.flush()
 			kill(t, d, fs)
 			powerCut(t, path)
-			d2, oerr := openZoned(path, Options{})
+			d2, oerr := openZoned(path, disk.Options{})
 			if oerr != nil {
 				t.Fatalf("after %d writes of the table: %v", cut, oerr)
 			}
@@ -159,9 +160,9 @@ func TestCommitIsOneMoment(t *testing.T) {
 	// Zone 10 is looked at first; then the commit waits for zone 20.
 	quick.want(quick.write(8*10+4, data[:512]), nil)
 	quick.want(quick.write(8*20, data[:512]), nil)
-	stuck := request(OpWrite, 8*20+1, data[:3*512])
+	stuck := request(disk.OpWrite, 8*20+1, data[:3*512])
 	c.submit(stuck)
-	fl := request(OpFlush, 0, nil)
+	fl := request(disk.OpFlush, 0, nil)
 	quick.submit(fl)
 	waitWatched(t, d, 20)
 	// Zone 10 becomes full and zone 1100 active, and is looked at last.
@@ -173,7 +174,7 @@ func TestCommitIsOneMoment(t *testing.T) {
 	quick.want(quick.wait().Err, nil)
 	kill(t, d, fs)
 	powerCut(t, path)
-	d2, err := openZoned(path, Options{})
+	d2, err := openZoned(path, disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,18 +204,18 @@ func TestFlushOutlivesFailingWrites(t *testing.T) {
 	c.want(c.writeNow(slow, 384, data), nil) // zone 3: makes the flush look at zones
 
 	quick := newClient(t, d)
-	first := request(OpAppend, 256, data)
+	first := request(disk.OpAppend, 256, data)
 	c.submit(first)
-	// Mark the zone, as an earlier write that landed would have.
+	// Note the zone, as an earlier write that landed would have.
 	d.com.mark(2)
-	quick.submit(request(OpFlush, 0, nil))
+	quick.submit(request(disk.OpFlush, 0, nil))
 	waitWatched(t, d, 2)
 	// The reset lets the next write in only once the first has ended, and in the
 	// same moment.
-	reset, second := request(OpReset, 256, nil), request(OpAppend, 256, data)
+	reset, second := request(disk.OpReset, 256, nil), request(disk.OpAppend, 256, data)
 	c.submit(reset, second)
 	slow.release(0, fault{err: unix.EIO})
-	c.want(c.wait().Err, ErrIO)
+	c.want(c.wait().Err, disk.ErrIO)
 	c.want(c.wait().Err, nil)
 	quick.want(quick.wait().Err, nil) // while the second is still held
 	c.settleHeld(slow)
@@ -232,8 +233,8 @@ func TestCloseWithStuckReset(t *testing.T) {
 	c.want(c.write(256, old), nil)
 	c.want(c.flush(), nil)
 	fs.refuse(failing("wipe", unix.EIO))
-	c.want(c.zoneOp(OpReset, 256), nil)
-	c.want(c.write(256, old[:512]), ErrIO)
+	c.want(c.zoneOp(disk.OpReset, 256), nil)
+	c.want(c.write(256, old[:512]), disk.ErrIO)
 	if err := d.Close(); err == nil {
 		t.Fatal("closed without an error, but the old data is still there")
 	}
@@ -247,8 +248,8 @@ func TestCloseWithStuckReset(t *testing.T) {
 	// With the disk well again at the end, the reset is made good.
 	c.want(c.write(256, old), nil)
 	fs.refuse(failing("wipe", unix.EIO))
-	c.want(c.zoneOp(OpReset, 256), nil)
-	c.want(c.write(256, old[:512]), ErrIO)
+	c.want(c.zoneOp(disk.OpReset, 256), nil)
+	c.want(c.write(256, old[:512]), disk.ErrIO)
 	fs.refuse(nil)
 	closeDisk(t, d, path)
 	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
@@ -274,7 +275,7 @@ func TestCloseTriesResetsAgain(t *testing.T) {
 		}
 		return err
 	})
-	c.want(c.zoneOp(OpReset, 256), nil)
+	c.want(c.zoneOp(disk.OpReset, 256), nil)
 	<-wiping
 	go func() {
 		defer close(closing)
@@ -300,7 +301,7 @@ func TestStuckResetIsOneZones(t *testing.T) {
 	for _, i := range zones[:3] {
 		c.want(c.write(128*i, data), nil)
 	}
-	c.want(c.zoneOp(OpFinish, 128*5), nil)
+	c.want(c.zoneOp(disk.OpFinish, 128*5), nil)
 	c.want(c.write(128*6, data), nil)
 	bad := d.img.offset(128 * 3)
 	fs.refuse(func(call storeCall) error {
@@ -309,11 +310,11 @@ func TestStuckResetIsOneZones(t *testing.T) {
 		}
 		return nil
 	})
-	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 	for _, i := range zones {
 		want := error(nil)
 		if i == 3 {
-			want = ErrIO
+			want = disk.ErrIO
 		}
 		c.want(c.write(128*i, data[:512]), want)
 	}

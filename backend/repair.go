@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // A RepairMode is what Repair may do.
@@ -62,7 +64,7 @@ func Repair(path string, mode RepairMode) (mended []Finding, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind != KindImage {
+	if kind != disk.KindImage {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotImage)
 	}
 	if err := inFile(path); err != nil {
@@ -70,10 +72,10 @@ func Repair(path string, mode RepairMode) (mended []Finding, err error) {
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return nil, cannotOpen("image", path, err)
+		return nil, disk.CannotOpen("image", path, err)
 	}
 	r := &repairer{f: f, to: fileStore{fd: int(f.Fd()), syncs: int(f.Fd())}, mode: mode}
-	if err = lockFile(f, false); err == nil {
+	if err = disk.LockFile(f, false); err == nil {
 		err = r.run()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -108,7 +110,7 @@ func (r *repairer) run() error {
 	if l == nil || err != nil {
 		return err
 	}
-	if size, err := sizeOf(int(r.f.Fd())); err != nil || size < l.fileBytes() {
+	if size, err := disk.SizeOf(int(r.f.Fd())); err != nil || size < l.fileBytes() {
 		return err // cut short, or the superblock is wrong
 	}
 	if l.checkTables(r.f) != nil {

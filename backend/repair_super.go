@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // This file is about a superblock and a copy of it that are both whole and differ. The rest
@@ -40,7 +42,7 @@ func (l *layout) differences(o *layout) string {
 // does. err is that f cannot be read.
 func (l *layout) misfit(f *os.File) (misfit, err error) {
 	err = l.goesWith(f)
-	if errors.Is(err, ErrDamaged) || errors.Is(err, ErrUnfit) {
+	if errors.Is(err, disk.ErrDamaged) || errors.Is(err, disk.ErrUnfit) {
 		return err, nil
 	}
 	return nil, err
@@ -51,7 +53,7 @@ func (l *layout) misfit(f *os.File) (misfit, err error) {
 // the image; the tables, which have an entry for each zone, of its kind and capacity, and as
 // many active ones as there may be.
 func (l *layout) goesWith(f *os.File) error {
-	size, err := sizeOf(int(f.Fd()))
+	size, err := disk.SizeOf(int(f.Fd()))
 	if err != nil {
 		return err
 	}
@@ -92,7 +94,7 @@ func (l *layout) goesWithFaults(f *os.File) error {
 	with.compat |= featureFaults
 	switch _, err := faultsIn(f, &with); {
 	case err == nil || errors.Is(err, errUnknownFaults):
-		return damagedf("there is a block of faults, and the superblock has none")
+		return disk.Damagedf("there is a block of faults, and the superblock has none")
 	case errors.Is(err, errDamagedFaults):
 		return nil // no block of faults of this image
 	default:
@@ -117,7 +119,7 @@ func fitting(f *os.File, supers [2]*layout) (which int, misfits [2]error, err er
 		return -1, misfits, nil
 	}
 	// A file is made as long as its image, and stays so.
-	size, err := sizeOf(int(f.Fd()))
+	size, err := disk.SizeOf(int(f.Fd()))
 	if a, b := supers[0].fileBytes(), supers[1].fileBytes(); err != nil || a == b || size != a && size != b {
 		return -1, misfits, err
 	}
@@ -125,7 +127,7 @@ func fitting(f *os.File, supers [2]*layout) (which int, misfits [2]error, err er
 		if size == l.fileBytes() {
 			which = i
 		} else {
-			misfits[i] = damagedf("the file has %d bytes, and its zones need %d only", size, l.fileBytes())
+			misfits[i] = disk.Damagedf("the file has %d bytes, and its zones need %d only", size, l.fileBytes())
 		}
 	}
 	return which, misfits, nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -40,10 +41,10 @@ func TestSuperblocksThatDiffer(t *testing.T) {
 				path := newImage(t, zone.Geometry{CapacitySectors: 16 * 128, ZoneSectors: 128, ZoneCapacitySectors: 96, ConventionalZones: 2, MaxAppendSectors: 32})
 				d := openDisk(t, path)
 				c := newClient(t, d)
-				full := pattern('f', 96*SectorSize)
+				full := pattern('f', 96*disk.SectorSize)
 				c.want(c.write(2*128, full), nil)
-				c.want(c.write(3*128, full[:SectorSize]), nil)
-				c.want(c.write(4*128, full[:SectorSize]), nil)
+				c.want(c.write(3*128, full[:disk.SectorSize]), nil)
+				c.want(c.write(4*128, full[:disk.SectorSize]), nil)
 				closeDisk(t, d, path)
 				edit(t, path, func(f *os.File, l *layout) {
 					other := *l
@@ -52,7 +53,7 @@ func TestSuperblocksThatDiffer(t *testing.T) {
 				})
 				before := contents(t, path)
 
-				if _, err := Open(path, Options{}); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "the superblock and its copy differ in") {
+				if _, err := Open(path, disk.Options{}); !errors.Is(err, disk.ErrDamaged) || !strings.Contains(err.Error(), "the superblock and its copy differ in") {
 					t.Errorf("open: %v", err)
 				}
 				findings, err := Check(path)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -170,7 +171,7 @@ func (t *tableRepair) offline(i int) (zone.Entry, error) {
 	}
 	fd := int(t.f.Fd())
 	start := t.offset(uint64(i) * t.ZoneSectors)
-	end := start + int64(t.Capacity(i))<<SectorShift
+	end := start + int64(t.Capacity(i))<<disk.SectorShift
 	behind := start
 	for at := start; at < end; {
 		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
@@ -185,7 +186,7 @@ func (t *tableRepair) offline(i int) (zone.Entry, error) {
 		}
 		behind = min(at, end)
 	}
-	written := uint64(alignUp(behind-start, int64(t.BlockSize))) >> SectorShift
+	written := uint64(disk.AlignUp(behind-start, int64(t.BlockSize))) >> disk.SectorShift
 	if n := i / blockZones; t.seqs[n] != 0 {
 		written = max(written, t.commits[i].Written())
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -56,7 +57,7 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 		if err != nil || len(findings) != 1 || !strings.Contains(findings[0].Remedy, "--repair=zone-offline") {
 			t.Errorf("found %+v, %v", findings, err)
 		}
-		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "'zvhost check --repair=zone-offline'") || !strings.Contains(err.Error(), "'--repair=zone-committed'") {
+		if _, err := Open(path, disk.Options{}); err == nil || !strings.Contains(err.Error(), "'zvhost check --repair=zone-offline'") || !strings.Contains(err.Error(), "'--repair=zone-committed'") {
 			t.Errorf("open: %v", err)
 		}
 		return path, data
@@ -183,7 +184,7 @@ func TestBothStateBlocksGone(t *testing.T) {
 	d := openDisk(t, path)
 	c := newClient(t, d)
 	c.wantZone(2, zone.Closed, 8)
-	if !bytes.Equal(c.read(256, 4096), data[:4096]) || Run(d) == 0 || !Unclean(d) {
+	if !bytes.Equal(c.read(256, 4096), data[:4096]) || disk.Run(d) == 0 || !disk.Unclean(d) {
 		t.Error("other data than was flushed, or a clean image")
 	}
 	closeDisk(t, d, path)
@@ -227,7 +228,7 @@ func TestClaimOfTooManyZones(t *testing.T) {
 		if _, err := ReadReport(path); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%d bytes: report: %v", size, err)
 		}
-		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), what) {
+		if _, err := Open(path, disk.Options{}); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%d bytes: open: %v", size, err)
 		}
 	}

@@ -7,12 +7,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // Report is the zones of an image, or of a zoned block device, at one moment.
 type Report struct {
-	Info  Info
+	Info  disk.Info
 	Zones []zone.Descriptor
 	// InUse says that a daemon has the image, or some of the zones, open for
 	// writing.
@@ -30,14 +31,14 @@ func ReadReport(path string) (Report, error) {
 		return Report{}, err
 	}
 	switch kind {
-	case KindPlain:
-		return Report{}, unfitf("%s is an ordinary disk: it has no zones to report", path)
-	case KindZonedDevice:
+	case disk.KindPlain:
+		return Report{}, disk.Unfitf("%s is an ordinary disk: it has no zones to report", path)
+	case disk.KindZonedDevice:
 		return ReadDriveReport(path, nil)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return Report{}, cannotOpen("image", path, err)
+		return Report{}, disk.CannotOpen("image", path, err)
 	}
 	defer f.Close()
 	rep, err := readReport(f)
@@ -56,7 +57,7 @@ func readReport(f *os.File) (Report, error) {
 	if rep.InUse, err = inUse(f); err != nil {
 		return Report{}, err
 	}
-	if size, err := sizeOf(int(f.Fd())); err != nil {
+	if size, err := disk.SizeOf(int(f.Fd())); err != nil {
 		return Report{}, err
 	} else if err := l.checkSize(size); err != nil {
 		return Report{}, err

@@ -9,11 +9,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // zonesOf is what an open disk says of its zones.
-func zonesOf(d Disk) []zone.Descriptor {
+func zonesOf(d disk.Disk) []zone.Descriptor {
 	zones := make([]zone.Descriptor, d.Info().Zoned.Zones)
 	for i := range zones {
 		zones[i] = d.ReportZone(i)
@@ -50,11 +51,11 @@ func TestReportBesideOpenDisk(t *testing.T) {
 	step(nil)
 	step(c.write(0, data))
 	step(c.write(256, data[:512]))
-	step(c.zoneOp(OpOpen, 384))
+	step(c.zoneOp(disk.OpOpen, 384))
 	step(c.write(512, data))
-	step(c.zoneOp(OpFinish, 640))
-	step(c.zoneOp(OpClose, 256))
-	step(c.zoneOp(OpReset, 512))
+	step(c.zoneOp(disk.OpFinish, 640))
+	step(c.zoneOp(disk.OpClose, 256))
+	step(c.zoneOp(disk.OpReset, 512))
 	last := zonesOf(d)
 	closeDisk(t, d, path)
 	wantReport(t, path, false, last)
@@ -71,7 +72,7 @@ func TestReportBesideOpenDisk(t *testing.T) {
 	}
 
 	// Readers share the image and do not use it up.
-	r, err := Open(path, Options{ReadOnly: true})
+	r, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +99,7 @@ func TestReportAfterCrash(t *testing.T) {
 	// While the next daemon recovers it holds the lock already, but the live
 	// table is not right yet.
 	edit(t, path, func(f *os.File, _ *layout) {
-		if err := lockFile(f, false); err != nil {
+		if err := disk.LockFile(f, false); err != nil {
 			t.Fatal(err)
 		}
 		wantReport(t, path, true, told)
@@ -118,20 +119,20 @@ func TestLock(t *testing.T) {
 			t.Errorf("got %v, want an error that names process %d", err, os.Getpid())
 		}
 	}
-	refused(Open(path, Options{}))
-	refused(Open(path, Options{ReadOnly: true}))
+	refused(Open(path, disk.Options{}))
+	refused(Open(path, disk.Options{ReadOnly: true}))
 	refused(Check(path))
 	closeDisk(t, d, path)
 
-	a, err := Open(path, Options{ReadOnly: true})
+	a, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := Open(path, Options{ReadOnly: true})
+	b, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused(Open(path, Options{}))
+	refused(Open(path, disk.Options{}))
 	closeDisk(t, a, path)
 	closeDisk(t, b, path)
 	closeDisk(t, openDisk(t, path), path)
@@ -158,14 +159,14 @@ func TestReportsDoNotDisturb(t *testing.T) {
 		})
 	}
 	for range 50 {
-		d, err := Open(path, Options{})
+		d, err := Open(path, disk.Options{})
 		if err != nil {
 			t.Error(err)
 			break
 		}
 		c := newClient(t, d)
 		c.want(c.write(256, pattern('a', 512)), nil)
-		c.want(c.zoneOp(OpReset, 256), nil)
+		c.want(c.zoneOp(disk.OpReset, 256), nil)
 		if err := d.Close(); err != nil {
 			t.Error(err)
 			break

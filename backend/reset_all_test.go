@@ -3,6 +3,7 @@ package backend
 import (
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -15,7 +16,7 @@ func TestResetAllWaitsForFirstWrites(t *testing.T) {
 	c, e := heldClient(t, d, isWrite)
 	first := c.appends(e, 256, 1)[0]
 	c.want(c.write(256, pattern('x', 512)), zone.ErrUnaligned)
-	all := request(OpResetAll, 0, nil)
+	all := request(disk.OpResetAll, 0, nil)
 	c.submit(all)
 	e.release(0, fault{})
 	c.ended(first, all)

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -71,7 +72,7 @@ func TestResetIsDurableBeforeTheNextWrite(t *testing.T) {
 			if z := d.ReportZone(2); z.State != state || z.WP-z.Start != wp {
 				t.Errorf("%s, power cut %v: zone 2 is %v, written up to %d; want %v, %d", s.words, cut, z.State, z.WP-z.Start, state, wp)
 			}
-			if w := d.entry(2); w.Written() != written {
+			if w := d.Entry(2); w.Written() != written {
 				t.Errorf("%s, power cut %v: %d sectors are written, want %d", s.words, cut, w.Written(), written)
 			}
 			closeDisk(t, d, path)
@@ -90,11 +91,11 @@ func (c *client) carryOut(words string) {
 			_, err := c.append(at, pattern('a', 4096))
 			c.want(err, nil)
 		case "erase":
-			c.want(c.do(eraseOf(Range{Sector: at, Sectors: uint32(small.ZoneSectors)})), nil)
+			c.want(c.do(eraseOf(disk.Range{Sector: at, Sectors: uint32(small.ZoneSectors)})), nil)
 		case "reset-all":
-			c.want(c.zoneOp(OpResetAll, 0), nil)
+			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 		case "open", "close", "finish", "reset":
-			c.want(c.zoneOp(map[string]Op{"open": OpOpen, "close": OpClose, "finish": OpFinish, "reset": OpReset}[w], at), nil)
+			c.want(c.zoneOp(map[string]disk.Op{"open": disk.OpOpen, "close": disk.OpClose, "finish": disk.OpFinish, "reset": disk.OpReset}[w], at), nil)
 		default:
 			to, err := ParseZoneTarget(w)
 			if err == nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -93,7 +94,7 @@ func (s *script) abort() {
 }
 
 // one carries one request out on a lane.
-func (s *script) one(lane int, op Op, sector, bytes uint64, stable bool) {
+func (s *script) one(lane int, op disk.Op, sector, bytes uint64, stable bool) {
 	s.t.Helper()
 	s.steps++
 	w := s.lanes[lane%scriptLanes]
@@ -104,12 +105,12 @@ func (s *script) one(lane int, op Op, sector, bytes uint64, stable bool) {
 		return
 	}
 	s.note(before)
-	if r.Err == nil && (op == OpFlush || stable && op != OpRead && !(isMove(op) && bytes == 0)) {
+	if r.Err == nil && (op == disk.OpFlush || stable && op != disk.OpRead && !(isMove(op) && bytes == 0)) {
 		s.flush()
 	}
 }
 
-func isMove(op Op) bool { return op == OpWrite || op == OpAppend }
+func isMove(op disk.Op) bool { return op == disk.OpWrite || op == disk.OpAppend }
 
 // note remembers which zones were reset: a reset is durable some time after its
 // answer, and before the next write of the zone lands.
@@ -131,14 +132,14 @@ func (s *script) batch(zn int, sizes []uint64) {
 	s.t.Helper()
 	s.steps++
 	start := s.m.Zones[zn].Start
-	perLane := make([][]*Request, scriptLanes)
-	var rs []*Request
+	perLane := make([][]*disk.Request, scriptLanes)
+	var rs []*disk.Request
 	for i, n := range sizes {
 		w := s.lanes[i%scriptLanes]
 		w.cases++
-		r := w.request(OpAppend, start, n)
+		r := w.request(disk.OpAppend, start, n)
 		rs = append(rs, r)
-		perLane[i%scriptLanes] = append(perLane[i%scriptLanes], r, w.request(OpRead, start, 4096))
+		perLane[i%scriptLanes] = append(perLane[i%scriptLanes], r, w.request(disk.OpRead, start, 4096))
 	}
 	for i, w := range s.lanes {
 		w.submit(perLane[i]...)
@@ -150,7 +151,7 @@ func (s *script) batch(zn int, sizes []uint64) {
 	}
 	// In the order of the addresses that they were given, those that landed are
 	// what the model does, and those that did not still would not.
-	slices.SortStableFunc(rs, func(a, b *Request) int {
+	slices.SortStableFunc(rs, func(a, b *disk.Request) int {
 		if (a.Err == nil) != (b.Err == nil) {
 			if a.Err == nil {
 				return -1

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -26,7 +27,7 @@ func wantCutShort(t *testing.T, what string, err error) {
 // with a hole where there was data. Nobody is told that the data is there as zeroes,
 // nor that anything is stored, and the disk does not close in good order.
 func TestFileShrinks(t *testing.T) {
-	onEachEngine(t, func(t *testing.T, dir string, o Options, kind engine.Kind) {
+	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {
 		for _, zoned := range []bool{false, true} {
 			for _, first := range []string{"read", "write", "write ahead", "flush", "zeroes", "manage", "nothing"} {
 				for _, to := range []int64{0, 4096, 1 << 16, -512} { // the last within the last page
@@ -52,25 +53,25 @@ func TestFileShrinks(t *testing.T) {
 					last := d.Info().CapacitySectors - 8
 					switch {
 					case first == "read": // what is cut off for sure
-						c.want(c.do(request(OpRead, start+56, crooked(4096, 0))), map[bool]error{true: ErrIO}[to <= 4096 || zoned && to == 1<<16])
+						c.want(c.do(request(disk.OpRead, start+56, crooked(4096, 0))), map[bool]error{true: disk.ErrIO}[to <= 4096 || zoned && to == 1<<16])
 					case first == "write" && zoned:
-						c.want(c.write(15*small.ZoneSectors, crooked(32<<10, 0)), ErrIO)
+						c.want(c.write(15*small.ZoneSectors, crooked(32<<10, 0)), disk.ErrIO)
 					case first == "write":
-						c.want(c.write(last, crooked(4096, 0)), ErrIO)
+						c.want(c.write(last, crooked(4096, 0)), disk.ErrIO)
 					case first == "write ahead": // before the last page
 						if err := c.write(start+64, crooked(4096, 0)); err == nil && to%4096 == 0 {
 							t.Errorf("a write was answered with success, of a file of %d bytes", to)
 						}
 					case first == "flush":
-						c.want(c.flush(), ErrIO)
+						c.want(c.flush(), disk.ErrIO)
 					case first == "zeroes" && !zoned:
-						c.want(c.do(ranges(OpWriteZeroes, Range{Sector: last, Sectors: 8})), ErrIO)
+						c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sector: last, Sectors: 8})), disk.ErrIO)
 					case first == "manage" && zoned:
-						c.want(c.zoneOp(OpReset, start), ErrIO)
+						c.want(c.zoneOp(disk.OpReset, start), disk.ErrIO)
 					}
 					if first != "nothing" {
 						wantCutShort(t, "flush", c.flush())
-						wantCutShort(t, "read", c.do(request(OpRead, start, crooked(4096, 0))))
+						wantCutShort(t, "read", c.do(request(disk.OpRead, start, crooked(4096, 0))))
 						wantCutShort(t, "write", c.write(start, crooked(4096, 0)))
 					}
 					wantCutShort(t, first+", close", d.Close())
@@ -112,7 +113,7 @@ func sizeAt(t *testing.T, path string) int64 {
 func TestFileShrinksReadOnly(t *testing.T) {
 	for _, zoned := range []bool{false, true} {
 		path := shrinking(t, t.TempDir(), zoned)
-		d, err := Open(path, Options{ReadOnly: true})
+		d, err := Open(path, disk.Options{ReadOnly: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +146,7 @@ func TestFileGrowsAndShrinksBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		if step.grow {
-			if n, err := Grow(d); err != nil || n<<SectorShift != uint64(step.bytes) {
+			if n, err := Grow(d); err != nil || n<<disk.SectorShift != uint64(step.bytes) {
 				t.Fatal(n, err)
 			}
 		}

@@ -9,12 +9,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // stressed is a disk under the load of several workers, and what they were told.
 type stressed struct {
-	disk  Disk
+	disk  disk.Disk
 	clock atomic.Uint64 // orders requests that do not overlap
 
 	mu     sync.Mutex
@@ -101,14 +102,14 @@ func TestStress(t *testing.T) {
 func (s *stressed) work(t *testing.T, c *client, worker uint64, n int) {
 	rnd := rand.New(rand.NewPCG(worker, 1))
 	var slots [stressDepth]struct {
-		r    Request
+		r    disk.Request
 		sent uint64
 		tag  uint64
 		data []byte
 	}
 	var free []uint32
 	for i := range slots {
-		slots[i].data = make([]byte, 64*SectorSize)
+		slots[i].data = make([]byte, 64*disk.SectorSize)
 		slots[i].r.Tag = uint32(i)
 		free = append(free, uint32(i))
 	}
@@ -132,31 +133,31 @@ func (s *stressed) work(t *testing.T, c *client, worker uint64, n int) {
 		start := uint64(zn) * stressGeometry.ZoneSectors
 		r.Sector, r.Bytes, r.Iov, r.Stable = start, 0, nil, rnd.IntN(50) == 0
 		slot.sent, slot.tag = s.clock.Add(1), worker<<56|uint64(i)
-		data := slot.data[:(1+rnd.IntN(16))*SectorSize]
+		data := slot.data[:(1+rnd.IntN(16))*disk.SectorSize]
 		switch k := rnd.IntN(100); {
 		case k < 70:
-			r.Op = OpAppend
+			r.Op = disk.OpAppend
 		case k < 80:
-			r.Op, r.Sector = OpWrite, s.disk.ReportZone(zn).WP
+			r.Op, r.Sector = disk.OpWrite, s.disk.ReportZone(zn).WP
 		case k < 85:
-			r.Op = OpRead
+			r.Op = disk.OpRead
 		case k < 88:
-			r.Op = OpFlush
+			r.Op = disk.OpFlush
 		case k < 91:
-			r.Op = OpOpen
+			r.Op = disk.OpOpen
 		case k < 96:
-			r.Op = OpClose
+			r.Op = disk.OpClose
 		case zn < stressKept:
-			r.Op = OpAppend
+			r.Op = disk.OpAppend
 		case k < 99:
-			r.Op = OpReset
+			r.Op = disk.OpReset
 		default:
-			r.Op = OpFinish
+			r.Op = disk.OpFinish
 		}
-		if isMove(r.Op) || r.Op == OpRead {
-			for at := 0; at < len(data); at += SectorSize {
+		if isMove(r.Op) || r.Op == disk.OpRead {
+			for at := 0; at < len(data); at += disk.SectorSize {
 				binary.LittleEndian.PutUint64(data[at:], slot.tag)
-				binary.LittleEndian.PutUint64(data[at+SectorSize-8:], slot.tag+uint64(at))
+				binary.LittleEndian.PutUint64(data[at+disk.SectorSize-8:], slot.tag+uint64(at))
 			}
 			r.Bytes, r.Iov = uint64(len(data)), split(data, i)
 		}
@@ -168,18 +169,18 @@ func (s *stressed) work(t *testing.T, c *client, worker uint64, n int) {
 }
 
 // ended notes what r was told.
-func (s *stressed) ended(t *testing.T, r *Request, sent, tag uint64) {
+func (s *stressed) ended(t *testing.T, r *disk.Request, sent, tag uint64) {
 	switch {
 	case r.Err == nil:
 	case errors.Is(r.Err, zone.ErrInvalid), errors.Is(r.Err, zone.ErrOpenLimit), errors.Is(r.Err, zone.ErrActiveLimit),
-		r.Op == OpWrite && (errors.Is(r.Err, zone.ErrUnaligned) || errors.Is(r.Err, ErrRange)):
+		r.Op == disk.OpWrite && (errors.Is(r.Err, zone.ErrUnaligned) || errors.Is(r.Err, disk.ErrRange)):
 		return
 	default:
 		t.Errorf("%v", r.Err)
 		return
 	}
 	sector := r.Sector
-	if r.Op == OpAppend {
+	if r.Op == disk.OpAppend {
 		sector = r.AppendSector
 	}
 	zn := int(sector / stressGeometry.ZoneSectors)
@@ -187,9 +188,9 @@ func (s *stressed) ended(t *testing.T, r *Request, sent, tag uint64) {
 	defer s.mu.Unlock()
 	s.acked++
 	switch r.Op {
-	case OpWrite, OpAppend:
-		s.landed[zn] = append(s.landed[zn], landing{sector: sector, sent: sent, tag: tag, sectors: r.Bytes / SectorSize})
-	case OpReset:
+	case disk.OpWrite, disk.OpAppend:
+		s.landed[zn] = append(s.landed[zn], landing{sector: sector, sent: sent, tag: tag, sectors: r.Bytes / disk.SectorSize})
+	case disk.OpReset:
 		s.reset[zn] = s.clock.Add(1)
 	}
 }
@@ -208,14 +209,14 @@ func (s *stressed) verify(t *testing.T, c *client) {
 			if z.State != zone.Full && l.sector+l.sectors > z.WP {
 				t.Fatalf("zone %d: something landed at sector %d, but the write pointer is %d", zn, l.sector, z.WP)
 			}
-			got := c.read(l.sector, int(l.sectors)*SectorSize)
+			got := c.read(l.sector, int(l.sectors)*disk.SectorSize)
 			for i := range l.sectors {
 				if other, taken := owner[l.sector+i]; taken {
 					t.Fatalf("sector %d was given to %#x and %#x", l.sector+i, l.tag, other)
 				}
 				owner[l.sector+i] = l.tag
-				at := got[i*SectorSize:][:SectorSize]
-				if binary.LittleEndian.Uint64(at) != l.tag || binary.LittleEndian.Uint64(at[SectorSize-8:]) != l.tag+i*SectorSize {
+				at := got[i*disk.SectorSize:][:disk.SectorSize]
+				if binary.LittleEndian.Uint64(at) != l.tag || binary.LittleEndian.Uint64(at[disk.SectorSize-8:]) != l.tag+i*disk.SectorSize {
 					t.Fatalf("sector %d holds %#x, want %#x", l.sector+i, binary.LittleEndian.Uint64(at), l.tag)
 				}
 			}
@@ -244,7 +245,7 @@ func books(t *testing.T, d *zoned) {
 		if z.state == zone.ImpOpen {
 			listed++
 		}
-		if w := zone.Pack(i, z.state, z.done); zone.Entry(z.word.Load()) != w || z.flyHead != nil || z.wait.head != nil || z.next != z.done {
+		if w := zone.Pack(i, z.state, z.done); zone.Entry(z.word.Load()) != w || z.flyHead != nil || z.wait.Head != nil || z.next != z.done {
 			t.Errorf("zone %d: %v, %d of %d sectors, published as %#x", i, z.state, z.done, z.next, z.word.Load())
 		}
 		z.mu.Unlock()
@@ -277,11 +278,11 @@ func TestStressResetAll(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(uint64(n), 2))
 			data := pattern(byte('a'+n), 2048)
 			for range 300 {
-				var rs []*Request
+				var rs []*disk.Request
 				for range 4 {
-					op := []Op{OpAppend, OpAppend, OpAppend, OpFinish, OpResetAll, OpFlush, OpReset, OpOpen}[rnd.IntN(8)]
+					op := []disk.Op{disk.OpAppend, disk.OpAppend, disk.OpAppend, disk.OpFinish, disk.OpResetAll, disk.OpFlush, disk.OpReset, disk.OpOpen}[rnd.IntN(8)]
 					r := request(op, uint64(2+rnd.IntN(5))*128, nil)
-					if op == OpAppend {
+					if op == disk.OpAppend {
 						r = request(op, r.Sector, data)
 					}
 					rs = append(rs, r)

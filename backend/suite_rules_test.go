@@ -3,6 +3,7 @@ package backend
 import (
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -24,12 +25,12 @@ func suiteStateFirst(t *testing.T, rig zonedRig) {
 		w.m.set(last, zone.Offline)
 		for _, i := range []int{6, 7, last} {
 			z := &w.m.Zones[i]
-			for _, n := range []uint64{0, 1, 511, 512, 1000, 4096, (z.End - z.Start + 8) * SectorSize} {
+			for _, n := range []uint64{0, 1, 511, 512, 1000, 4096, (z.End - z.Start + 8) * disk.SectorSize} {
 				for _, sector := range []uint64{z.Start, z.Start + 1, z.Start + 8, z.End - 1} {
-					for _, op := range []Op{OpRead, OpWrite, OpAppend} {
+					for _, op := range []disk.Op{disk.OpRead, disk.OpWrite, disk.OpAppend} {
 						r := w.request(op, sector, n)
 						w.both(r)
-						if op != OpRead || z.State == zonemodel.Offline {
+						if op != disk.OpRead || z.State == zonemodel.Offline {
 							w.want(r.Err, zone.ErrInvalid)
 						}
 					}
@@ -48,16 +49,16 @@ func suiteAppendNeedsAZone(t *testing.T, rig zonedRig) {
 	w := newTwin(t, rig.open(t, g), newModel(g))
 	for _, n := range []uint64{0, 1, 512, 513} {
 		for _, sector := range []uint64{0, 128, 257, g.CapacitySectors - 1, g.CapacitySectors, g.CapacitySectors + 64, 1<<64 - 1} {
-			r := w.request(OpAppend, sector, n)
+			r := w.request(disk.OpAppend, sector, n)
 			w.both(r)
 			w.want(r.Err, zone.ErrInvalid)
 		}
 	}
 	// A part of a sector is what the granularity forbids.
-	r := w.request(OpAppend, 256, 513)
+	r := w.request(disk.OpAppend, 256, 513)
 	w.both(r)
 	w.want(r.Err, zone.ErrUnaligned)
-	r = w.request(OpWrite, 256, 513)
+	r = w.request(disk.OpWrite, 256, 513)
 	w.both(r)
 	w.want(r.Err, zone.ErrUnaligned)
 	w.all()
@@ -69,13 +70,13 @@ func suiteLastZoneCapacity(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
 		z := &w.m.Zones[len(w.m.Zones)-1]
-		for _, op := range []Op{OpWrite, OpAppend} {
-			w.both(w.request(OpWrite, z.WP, 4096))
+		for _, op := range []disk.Op{disk.OpWrite, disk.OpAppend} {
+			w.both(w.request(disk.OpWrite, z.WP, 4096))
 			sector := z.WP
-			if op == OpAppend {
+			if op == disk.OpAppend {
 				sector = z.Start
 			}
-			r := w.request(op, sector, (z.End-z.Start)*SectorSize)
+			r := w.request(op, sector, (z.End-z.Start)*disk.SectorSize)
 			w.both(r)
 			w.want(r.Err, zone.ErrInvalid)
 		}
@@ -90,19 +91,19 @@ func suiteLastZoneCapacity(t *testing.T, rig zonedRig) {
 func suiteReadOnlyManagement(t *testing.T, rig zonedRig) {
 	g := suiteGeometries["512"]
 	m := newModel(g)
-	d := rig.openReadOnly(t, g, func(d Disk) {
+	d := rig.openReadOnly(t, g, func(d disk.Disk) {
 		w := newTwin(t, d, m)
-		w.both(w.request(OpFinish, m.Zones[3].Start, 0))
-		w.both(w.request(OpWrite, m.Zones[4].Start, 4096))
-		w.both(w.request(OpClose, m.Zones[4].Start, 0))
+		w.both(w.request(disk.OpFinish, m.Zones[3].Start, 0))
+		w.both(w.request(disk.OpWrite, m.Zones[4].Start, 4096))
+		w.both(w.request(disk.OpClose, m.Zones[4].Start, 0))
 	})
 	m.ReadOnly = true
 	w := newTwin(t, d, m)
-	for zn, want := range map[int]map[Op]error{
-		0: {OpOpen: zone.ErrInvalid, OpClose: zone.ErrInvalid, OpFinish: zone.ErrInvalid, OpReset: zone.ErrInvalid}, // conventional
-		2: {OpOpen: zone.ErrInvalid, OpClose: zone.ErrInvalid, OpFinish: zone.ErrInvalid, OpReset: nil},             // empty
-		3: {OpOpen: zone.ErrInvalid, OpClose: zone.ErrInvalid, OpFinish: nil, OpReset: zone.ErrInvalid},             // full
-		4: {OpOpen: zone.ErrInvalid, OpClose: nil, OpFinish: zone.ErrInvalid, OpReset: zone.ErrInvalid},             // closed
+	for zn, want := range map[int]map[disk.Op]error{
+		0: {disk.OpOpen: zone.ErrInvalid, disk.OpClose: zone.ErrInvalid, disk.OpFinish: zone.ErrInvalid, disk.OpReset: zone.ErrInvalid}, // conventional
+		2: {disk.OpOpen: zone.ErrInvalid, disk.OpClose: zone.ErrInvalid, disk.OpFinish: zone.ErrInvalid, disk.OpReset: nil},             // empty
+		3: {disk.OpOpen: zone.ErrInvalid, disk.OpClose: zone.ErrInvalid, disk.OpFinish: nil, disk.OpReset: zone.ErrInvalid},             // full
+		4: {disk.OpOpen: zone.ErrInvalid, disk.OpClose: nil, disk.OpFinish: zone.ErrInvalid, disk.OpReset: zone.ErrInvalid},             // closed
 	} {
 		for op, err := range want {
 			r := w.request(op, m.Zones[zn].Start, 0)
@@ -122,7 +123,7 @@ func suiteConventionalOutOfService(t *testing.T, rig zonedRig) {
 	w.m.set(1, zone.Offline)
 	for _, sector := range []uint64{0, 8, 120, 128, 136, 250} {
 		for _, n := range []uint64{0, 512, 513, 8192} {
-			for _, op := range []Op{OpRead, OpWrite, OpAppend, OpReset} {
+			for _, op := range []disk.Op{disk.OpRead, disk.OpWrite, disk.OpAppend, disk.OpReset} {
 				w.both(w.request(op, sector, n))
 			}
 		}

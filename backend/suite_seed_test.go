@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -17,23 +18,23 @@ func suiteConventional(t *testing.T, rig zonedRig) {
 	g := suiteGeometries["512"]
 	w := newTwin(t, rig.open(t, g), newModel(g))
 	for _, sector := range []uint64{200, 0, 255, 100, 127, 130, 100, 1} {
-		w.both(w.request(OpWrite, sector, 512))
+		w.both(w.request(disk.OpWrite, sector, 512))
 	}
-	w.both(w.request(OpWrite, 120, 16*512)) // across two conventional zones
-	w.both(w.request(OpRead, 120, 16*512))
-	w.both(w.request(OpWrite, 250, 6*512)) // to the last sector
-	w.both(w.request(OpWrite, 250, 7*512)) // into the first sequential zone
-	w.both(w.request(OpRead, 250, 7*512))
-	w.both(w.request(OpWrite, 0, 257*512))
-	for _, op := range []Op{OpAppend, OpOpen, OpClose, OpFinish, OpReset} {
-		w.both(w.request(op, 0, map[Op]uint64{OpAppend: 512}[op]))
+	w.both(w.request(disk.OpWrite, 120, 16*512)) // across two conventional zones
+	w.both(w.request(disk.OpRead, 120, 16*512))
+	w.both(w.request(disk.OpWrite, 250, 6*512)) // to the last sector
+	w.both(w.request(disk.OpWrite, 250, 7*512)) // into the first sequential zone
+	w.both(w.request(disk.OpRead, 250, 7*512))
+	w.both(w.request(disk.OpWrite, 0, 257*512))
+	for _, op := range []disk.Op{disk.OpAppend, disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset} {
+		w.both(w.request(op, 0, map[disk.Op]uint64{disk.OpAppend: 512}[op]))
 		w.both(w.request(op, 128, 0))
 	}
-	stable := w.request(OpWrite, 77, 1024)
+	stable := w.request(disk.OpWrite, 77, 1024)
 	stable.Stable = true
 	w.both(stable)
-	w.both(w.request(OpFinish, 256, 0))
-	w.both(w.request(OpResetAll, 0, 0))
+	w.both(w.request(disk.OpFinish, 256, 0))
+	w.both(w.request(disk.OpResetAll, 0, 0))
 	w.all() // a reset of all zones leaves them alone
 }
 
@@ -43,22 +44,22 @@ func suiteOpenLimit(t *testing.T, rig zonedRig) {
 	g.MaxOpen = 2
 	w := newTwin(t, rig.open(t, g), newModel(g))
 	zn := func(i uint64) uint64 { return i * g.ZoneSectors }
-	w.both(w.request(OpOpen, zn(2), 0))
-	w.both(w.request(OpOpen, zn(3), 0))
-	w.both(w.request(OpOpen, zn(4), 0)) // one too many
+	w.both(w.request(disk.OpOpen, zn(2), 0))
+	w.both(w.request(disk.OpOpen, zn(3), 0))
+	w.both(w.request(disk.OpOpen, zn(4), 0)) // one too many
 	c := w.client
-	c.want(c.zoneOp(OpOpen, zn(4)), zone.ErrOpenLimit)
+	c.want(c.zoneOp(disk.OpOpen, zn(4)), zone.ErrOpenLimit)
 	c.want(c.write(zn(4), pattern('x', 512)), zone.ErrOpenLimit)
 	_, err := c.append(zn(4), pattern('x', 512))
 	c.want(err, zone.ErrOpenLimit)
 	c.wantZone(4, zone.Empty, 0)
-	w.both(w.request(OpFinish, zn(4), 0)) // takes no resource
-	w.both(w.request(OpClose, zn(2), 0))  // empty: gives its resource back
-	w.both(w.request(OpWrite, zn(5), 512))
-	w.both(w.request(OpOpen, zn(6), 0)) // closes 5
+	w.both(w.request(disk.OpFinish, zn(4), 0)) // takes no resource
+	w.both(w.request(disk.OpClose, zn(2), 0))  // empty: gives its resource back
+	w.both(w.request(disk.OpWrite, zn(5), 512))
+	w.both(w.request(disk.OpOpen, zn(6), 0)) // closes 5
 	c.wantZone(5, zone.Closed, 1)
-	w.both(w.request(OpOpen, zn(5), 0)) // 3 and 6 are explicitly open
-	w.both(w.request(OpWrite, zn(5)+1, 512))
+	w.both(w.request(disk.OpOpen, zn(5), 0)) // 3 and 6 are explicitly open
+	w.both(w.request(disk.OpWrite, zn(5)+1, 512))
 	w.all()
 }
 
@@ -72,23 +73,23 @@ func suiteActiveLimit(t *testing.T, rig zonedRig) {
 		w := newTwin(t, rig.open(t, g), newModel(g))
 		c := w.client
 		zn := func(i uint64) uint64 { return i * g.ZoneSectors }
-		w.both(w.request(OpOpen, zn(2), 0))
-		w.both(w.request(OpOpen, zn(3), 0))
-		w.both(w.request(OpOpen, zn(4), 0))
-		c.want(c.zoneOp(OpOpen, zn(5)), zone.ErrActiveLimit)
+		w.both(w.request(disk.OpOpen, zn(2), 0))
+		w.both(w.request(disk.OpOpen, zn(3), 0))
+		w.both(w.request(disk.OpOpen, zn(4), 0))
+		c.want(c.zoneOp(disk.OpOpen, zn(5)), zone.ErrActiveLimit)
 		c.want(c.write(zn(5), pattern('x', 512)), zone.ErrActiveLimit)
 		_, err := c.append(zn(5), pattern('x', 512))
 		c.want(err, zone.ErrActiveLimit)
-		w.both(w.request(OpWrite, zn(2), 512))
-		w.both(w.request(OpClose, zn(2), 0)) // closed is still active
+		w.both(w.request(disk.OpWrite, zn(2), 512))
+		w.both(w.request(disk.OpClose, zn(2), 0)) // closed is still active
 		c.want(c.write(zn(5), pattern('x', 512)), zone.ErrActiveLimit)
-		w.both(w.request(OpFinish, zn(2), 0)) // full is not
-		w.both(w.request(OpWrite, zn(5), 512))
-		w.both(w.request(OpWrite, zn(6), 512))
-		w.both(w.request(OpReset, zn(5), 0))
-		w.both(w.request(OpWrite, zn(6), 512))
-		w.both(w.request(OpResetAll, 0, 0))
-		w.both(w.request(OpWrite, zn(7), 512))
+		w.both(w.request(disk.OpFinish, zn(2), 0)) // full is not
+		w.both(w.request(disk.OpWrite, zn(5), 512))
+		w.both(w.request(disk.OpWrite, zn(6), 512))
+		w.both(w.request(disk.OpReset, zn(5), 0))
+		w.both(w.request(disk.OpWrite, zn(6), 512))
+		w.both(w.request(disk.OpResetAll, 0, 0))
+		w.both(w.request(disk.OpWrite, zn(7), 512))
 		w.all()
 	}
 }
@@ -103,21 +104,21 @@ func suiteImplicitClose(t *testing.T, rig zonedRig) {
 	w := newTwin(t, rig.open(t, g), newModel(g))
 	zn := func(i uint64) uint64 { return i * g.ZoneSectors }
 	for _, i := range []uint64{5, 3, 4} {
-		w.both(w.request(OpWrite, zn(i), 512))
+		w.both(w.request(disk.OpWrite, zn(i), 512))
 	}
-	w.both(w.request(OpWrite, zn(5)+1, 512)) // keeps its age
-	w.both(w.request(OpWrite, zn(6), 512))
+	w.both(w.request(disk.OpWrite, zn(5)+1, 512)) // keeps its age
+	w.both(w.request(disk.OpWrite, zn(6), 512))
 	w.wantZone(5, zone.Closed, 2)
-	w.both(w.request(OpAppend, zn(5), 512)) // opens it again, as the newest
+	w.both(w.request(disk.OpAppend, zn(5), 512)) // opens it again, as the newest
 	w.wantZone(3, zone.Closed, 1)
-	w.both(w.request(OpOpen, zn(4), 0)) // not a candidate any more
-	w.both(w.request(OpOpen, zn(7), 0))
+	w.both(w.request(disk.OpOpen, zn(4), 0)) // not a candidate any more
+	w.both(w.request(disk.OpOpen, zn(7), 0))
 	w.wantZone(6, zone.Closed, 1)
-	w.both(w.request(OpWrite, zn(8), 512))
+	w.both(w.request(disk.OpWrite, zn(8), 512))
 	w.wantZone(5, zone.Closed, 3)
 	w.wantZone(4, zone.ExpOpen, 1)
 	w.wantZone(7, zone.ExpOpen, 0)
-	w.both(w.request(OpWrite, zn(2), 96*512)) // open for an instant, then full
+	w.both(w.request(disk.OpWrite, zn(2), 96*512)) // open for an instant, then full
 	w.wantZone(2, zone.Full, 96)
 	w.wantZone(8, zone.Closed, 1)
 	w.all()
@@ -131,21 +132,21 @@ func suiteUnwrittenIsZeroes(t *testing.T, rig zonedRig) {
 		w := newTwin(t, rig.open(t, g), newModel(g))
 		i := 3
 		z := &w.m.Zones[i]
-		all := (z.Writable - z.Start) * SectorSize
-		w.both(w.request(OpWrite, z.Start, all))
+		all := (z.Writable - z.Start) * disk.SectorSize
+		w.both(w.request(disk.OpWrite, z.Start, all))
 		w.data(i)
-		w.both(w.request(OpReset, z.Start, 0))
+		w.both(w.request(disk.OpReset, z.Start, 0))
 		w.data(i)
-		w.both(w.request(OpWrite, z.Start, 4096)) // over a part of the old data
+		w.both(w.request(disk.OpWrite, z.Start, 4096)) // over a part of the old data
 		w.data(i)
-		w.both(w.request(OpFinish, z.Start, 0)) // "during VIRTIO_BLK_T_ZONE_FINISH request processing"
+		w.both(w.request(disk.OpFinish, z.Start, 0)) // "during VIRTIO_BLK_T_ZONE_FINISH request processing"
 		w.data(i)
-		w.both(w.request(OpReset, z.Start, 0))
-		w.both(w.request(OpAppend, z.Start, 8192))
-		w.both(w.request(OpRead, z.Start+8, 8192)) // half written, half not
-		w.both(w.request(OpRead, z.Start+16, 4096))
-		w.both(w.request(OpRead, z.Writable-8, (z.End-z.Writable+8)*SectorSize))
-		w.both(w.request(OpResetAll, 0, 0))
+		w.both(w.request(disk.OpReset, z.Start, 0))
+		w.both(w.request(disk.OpAppend, z.Start, 8192))
+		w.both(w.request(disk.OpRead, z.Start+8, 8192)) // half written, half not
+		w.both(w.request(disk.OpRead, z.Start+16, 4096))
+		w.both(w.request(disk.OpRead, z.Writable-8, (z.End-z.Writable+8)*disk.SectorSize))
+		w.both(w.request(disk.OpResetAll, 0, 0))
 		w.all()
 	}
 }
@@ -166,9 +167,9 @@ func suiteResetAll(t *testing.T, rig zonedRig) {
 			for n, s := range suiteStates(0)[1:5] {
 				w.prepare([]int{2, 3, 4, 5}[n], s)
 			}
-			w.both(w.request(OpWrite, m.Zones[7].Start, (m.Zones[7].Writable-m.Zones[7].Start)*SectorSize))
-			w.both(w.request(OpFinish, m.Zones[9].Start, 0))
-			r := w.request(OpResetAll, uint64(round)<<40, 0) // "The sector value is not used"
+			w.both(w.request(disk.OpWrite, m.Zones[7].Start, (m.Zones[7].Writable-m.Zones[7].Start)*disk.SectorSize))
+			w.both(w.request(disk.OpFinish, m.Zones[9].Start, 0))
+			r := w.request(disk.OpResetAll, uint64(round)<<40, 0) // "The sector value is not used"
 			r.Stable = round == 2
 			w.both(r)
 			w.all()
@@ -180,17 +181,17 @@ func suiteAppendLimit(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
 		z := &w.m.Zones[4]
-		limit, block := uint64(w.m.g.MaxAppendSectors)*SectorSize, uint64(w.m.g.BlockSize)
-		w.both(w.request(OpAppend, z.Start, limit))
-		w.both(w.request(OpAppend, z.Start, limit+block))
-		w.both(w.request(OpReset, z.Start, 0))
-		w.both(w.request(OpWrite, z.Start, limit+block)) // plain writes have none
+		limit, block := uint64(w.m.g.MaxAppendSectors)*disk.SectorSize, uint64(w.m.g.BlockSize)
+		w.both(w.request(disk.OpAppend, z.Start, limit))
+		w.both(w.request(disk.OpAppend, z.Start, limit+block))
+		w.both(w.request(disk.OpReset, z.Start, 0))
+		w.both(w.request(disk.OpWrite, z.Start, limit+block)) // plain writes have none
 		for z.WP < z.Writable {
-			if !w.both(w.request(OpAppend, z.Start, min(limit, (z.Writable-z.WP)*SectorSize))) {
+			if !w.both(w.request(disk.OpAppend, z.Start, min(limit, (z.Writable-z.WP)*disk.SectorSize))) {
 				return
 			}
 		}
-		w.both(w.request(OpAppend, z.Start, block))
+		w.both(w.request(disk.OpAppend, z.Start, block))
 		w.all()
 	}
 }
@@ -204,13 +205,13 @@ func suiteNothing(t *testing.T, rig zonedRig) {
 	m.set(7, zone.Offline)
 	w := newTwin(t, rig.openWith(t, g, map[int]zone.State{6: zone.ReadOnly, 7: zone.Offline}), m)
 	for i := range m.Zones {
-		for _, op := range []Op{OpRead, OpWrite, OpAppend} {
+		for _, op := range []disk.Op{disk.OpRead, disk.OpWrite, disk.OpAppend} {
 			w.both(w.request(op, m.Zones[i].Start, 0))
 			w.both(w.request(op, m.Zones[i].Start+8, 0))
 		}
 	}
-	w.both(w.request(OpOpen, m.Zones[3].Start, 0))
-	w.both(w.request(OpWrite, m.Zones[3].Start, 0))
+	w.both(w.request(disk.OpOpen, m.Zones[3].Start, 0))
+	w.both(w.request(disk.OpWrite, m.Zones[3].Start, 0))
 	w.wantZone(3, zone.ExpOpen, 0)
 	w.wantZone(4, zone.Empty, 0)
 	w.all()
@@ -245,7 +246,7 @@ func suiteLargeDisk(t *testing.T, rig zonedRig) {
 		}
 	}
 	c.wantZone(info.Zones-1, zone.Full, 64)
-	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 	c.wantZone(info.Zones-1, zone.Empty, 0)
 }
 
@@ -255,17 +256,17 @@ func suiteSeedSmallerLastZone(t *testing.T, rig zonedRig) {
 		w := newTwin(t, rig.open(t, g), newModel(g))
 		last := len(w.m.Zones) - 1
 		z := &w.m.Zones[last]
-		w.both(w.request(OpWrite, z.Start, 4096))
-		w.both(w.request(OpAppend, z.Start, 4096))
+		w.both(w.request(disk.OpWrite, z.Start, 4096))
+		w.both(w.request(disk.OpAppend, z.Start, 4096))
 		w.wantZone(last, zone.ImpOpen, 16)
-		w.both(w.request(OpRead, z.Start, (z.End-z.Start)*SectorSize))
-		w.both(w.request(OpRead, z.End-8, 8192)) // past the disk
-		w.both(w.request(OpWrite, z.WP, (z.Writable-z.WP)*SectorSize))
+		w.both(w.request(disk.OpRead, z.Start, (z.End-z.Start)*disk.SectorSize))
+		w.both(w.request(disk.OpRead, z.End-8, 8192)) // past the disk
+		w.both(w.request(disk.OpWrite, z.WP, (z.Writable-z.WP)*disk.SectorSize))
 		if z.State != zonemodel.Full {
 			t.Errorf("%s: the last zone is not full", name)
 		}
-		w.both(w.request(OpFinish, z.Start, 0))
-		w.both(w.request(OpReset, z.Start, 0))
+		w.both(w.request(disk.OpFinish, z.Start, 0))
+		w.both(w.request(disk.OpReset, z.Start, 0))
 		w.all()
 	}
 }
@@ -278,9 +279,9 @@ func suiteSeedWriteZeroes(t *testing.T, rig zonedRig) {
 	if i := w.disk.Info(); i.MaxWriteZeroesSectors != 0 || i.MaxDiscardSectors != 0 {
 		t.Errorf("a zoned disk offers discard or write zeroes: %+v", i)
 	}
-	w.both(w.request(OpWrite, 256, 4096))
-	w.both(&Request{Op: OpWriteZeroes, Sector: 264, Ranges: []Range{{Sector: 264, Sectors: 8}}})
-	w.both(&Request{Op: OpDiscard, Sector: 256, Ranges: []Range{{Sector: 256, Sectors: 8}}})
+	w.both(w.request(disk.OpWrite, 256, 4096))
+	w.both(&disk.Request{Op: disk.OpWriteZeroes, Sector: 264, Ranges: []disk.Range{{Sector: 264, Sectors: 8}}})
+	w.both(&disk.Request{Op: disk.OpDiscard, Sector: 256, Ranges: []disk.Range{{Sector: 256, Sectors: 8}}})
 	w.all()
 }
 
@@ -293,7 +294,7 @@ func suiteSeedOddVectors(t *testing.T, rig zonedRig) {
 		data := make([]byte, 8192)
 		_, _ = w.fill.Read(data)
 		for _, cuts := range [][]int{{1}, {4095}, {3, 7, 4000}, {511, 512, 513}, {100, 100}, {8191}} {
-			r := &Request{Op: OpAppend, Sector: z.Start, Bytes: 8192}
+			r := &disk.Request{Op: disk.OpAppend, Sector: z.Start, Bytes: 8192}
 			at := 0
 			for _, cut := range append(cuts, len(data)) {
 				if cut > at {
@@ -303,7 +304,7 @@ func suiteSeedOddVectors(t *testing.T, rig zonedRig) {
 			}
 			w.both(r)
 		}
-		w.both(&Request{Op: OpAppend, Sector: z.Start, Bytes: 1000, Iov: split(data[:1000], 0)})
+		w.both(&disk.Request{Op: disk.OpAppend, Sector: z.Start, Bytes: 1000, Iov: split(data[:1000], 0)})
 		w.all()
 	}
 }
@@ -312,7 +313,7 @@ func suiteSeedOddVectors(t *testing.T, rig zonedRig) {
 func suiteSeedEdgeOfDisk(t *testing.T, rig zonedRig) {
 	for _, g := range suiteGeometries {
 		w := newTwin(t, rig.open(t, g), newModel(g))
-		for op := range OpSecureErase { // which has its zones in Ranges
+		for op := range disk.OpSecureErase { // which has its zones in Ranges
 			for _, sector := range []uint64{g.CapacitySectors, g.CapacitySectors - 1, g.CapacitySectors + 1, g.CapacitySectors + g.ZoneSectors, 1<<64 - 1} {
 				w.both(w.request(op, sector, 0))
 			}
@@ -328,22 +329,22 @@ func suiteSeedErrorsHaveNames(t *testing.T, rig zonedRig) {
 	g.MaxOpen, g.MaxActive = 1, 2
 	c := newClient(t, rig.open(t, g))
 	data := pattern('x', 4096)
-	c.want(c.zoneOp(OpOpen, 256), nil)
+	c.want(c.zoneOp(disk.OpOpen, 256), nil)
 	c.want(c.write(256+8, data), zone.ErrUnaligned)
 	c.want(c.write(256, data), nil)
 	c.want(c.write(256, data), zone.ErrUnaligned)
 	c.want(c.write(384, data), zone.ErrOpenLimit)
-	c.want(c.zoneOp(OpClose, 256), nil)
+	c.want(c.zoneOp(disk.OpClose, 256), nil)
 	c.want(c.write(384, data), nil)
 	c.want(c.write(512, data), zone.ErrActiveLimit)
-	c.want(c.write(128*20, data), ErrRange)
+	c.want(c.write(128*20, data), disk.ErrRange)
 	err := c.write(384+96-8, data)
 	c.want(err, zone.ErrUnaligned)
 	want := "write of 4096 bytes at sector 472 (zone 3): not at the write pointer, or not whole blocks"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
 	}
-	var re *RequestError
+	var re *disk.RequestError
 	if !errors.As(err, &re) || re.Zone != 3 || re.Sector != 472 {
 		t.Errorf("the error does not say where: %+v", re)
 	}
@@ -365,15 +366,15 @@ func suiteSeedAppendResults(t *testing.T, rig zonedRig) {
 	c := newClient(t, d)
 	for zn := uint64(1); zn < 12; zn++ {
 		seen := make(map[uint64]bool)
-		var rs []*Request
+		var rs []*disk.Request
 		for i := range 16 {
-			rs = append(rs, request(OpAppend, zn*64, pattern(byte(i), (i%3+1)*512)))
+			rs = append(rs, request(disk.OpAppend, zn*64, pattern(byte(i), (i%3+1)*512)))
 		}
 		c.submit(rs...)
 		for range rs {
 			r := c.wait()
 			c.want(r.Err, nil)
-			for s := range r.Bytes / SectorSize {
+			for s := range r.Bytes / disk.SectorSize {
 				if seen[r.AppendSector+s] {
 					t.Fatalf("sector %d was given out twice", r.AppendSector+s)
 				}

@@ -3,6 +3,7 @@ package backend
 import (
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -14,11 +15,11 @@ import (
 type zonedRig struct {
 	// open makes a disk of geometry g with all zones empty. It is closed, and
 	// what it leaves is checked, when the test ends.
-	open func(t testing.TB, g zone.Geometry) Disk
+	open func(t testing.TB, g zone.Geometry) disk.Disk
 	// openWith makes one with some zones read-only or offline, whatever it takes.
-	openWith func(t testing.TB, g zone.Geometry, zones map[int]zone.State) Disk
+	openWith func(t testing.TB, g zone.Geometry, zones map[int]zone.State) disk.Disk
 	// openReadOnly makes one that was written by fill and is now read-only.
-	openReadOnly func(t testing.TB, g zone.Geometry, fill func(Disk)) Disk
+	openReadOnly func(t testing.TB, g zone.Geometry, fill func(disk.Disk)) disk.Disk
 }
 
 func runZonedSuite(t *testing.T, rig zonedRig) {
@@ -73,20 +74,20 @@ var suiteGeometries = map[string]zone.Geometry{
 // written.
 type suiteState struct {
 	state   zone.State
-	written uint64 // sectors; for Full by writes, all of them
-	steps   []Op   // OpWrite stands for a write of written sectors
+	written uint64    // sectors; for Full by writes, all of them
+	steps   []disk.Op // OpWrite stands for a write of written sectors
 }
 
 func suiteStates(capacity uint64) []suiteState {
 	return []suiteState{
 		{zone.Empty, 0, nil},
-		{zone.ImpOpen, 24, []Op{OpWrite}},
-		{zone.ExpOpen, 0, []Op{OpOpen}},
-		{zone.ExpOpen, 24, []Op{OpOpen, OpWrite}},
-		{zone.Closed, 24, []Op{OpWrite, OpClose}},
-		{zone.Full, capacity, []Op{OpWrite}},
-		{zone.Full, 24, []Op{OpWrite, OpFinish}},
-		{zone.Full, 0, []Op{OpFinish}},
+		{zone.ImpOpen, 24, []disk.Op{disk.OpWrite}},
+		{zone.ExpOpen, 0, []disk.Op{disk.OpOpen}},
+		{zone.ExpOpen, 24, []disk.Op{disk.OpOpen, disk.OpWrite}},
+		{zone.Closed, 24, []disk.Op{disk.OpWrite, disk.OpClose}},
+		{zone.Full, capacity, []disk.Op{disk.OpWrite}},
+		{zone.Full, 24, []disk.Op{disk.OpWrite, disk.OpFinish}},
+		{zone.Full, 0, []disk.Op{disk.OpFinish}},
 		{zone.ReadOnly, 0, nil},
 		{zone.Offline, 0, nil},
 		{zone.NotWP, 0, nil},
@@ -134,7 +135,7 @@ func suiteMatrix(t *testing.T, rig zonedRig) {
 // matrix sends every request to zone i in state s.
 func (w *twin) matrix(i int, s suiteState) {
 	z := &w.m.Zones[i]
-	block := uint64(w.m.g.BlockSize) / SectorSize
+	block := uint64(w.m.g.BlockSize) / disk.SectorSize
 	dirty := true
 	for _, r := range w.arguments(i) {
 		if dirty {
@@ -143,7 +144,7 @@ func (w *twin) matrix(i int, s suiteState) {
 		before := *z
 		ok := w.both(r)
 		// Only what changed has to be looked at and put back.
-		dirty = z.State != before.State || z.WP != before.WP || r.Op == OpResetAll || r.Op == OpWrite && before.State == zonemodel.NotWP
+		dirty = z.State != before.State || z.WP != before.WP || r.Op == disk.OpResetAll || r.Op == disk.OpWrite && before.State == zonemodel.NotWP
 		if !ok || !w.zones() || dirty && !w.data(i) {
 			w.t.Fatalf("with zone %d in state %v, %d sectors written, block of %d sectors", i, s.state, s.written, block)
 		}
@@ -157,11 +158,11 @@ func (w *twin) prepare(i int, s suiteState) {
 	if s.state == zone.NotWP || s.state == zone.ReadOnly || s.state == zone.Offline {
 		return
 	}
-	w.both(w.request(OpReset, z.Start, 0))
+	w.both(w.request(disk.OpReset, z.Start, 0))
 	for _, op := range s.steps {
 		n := uint64(0)
-		if op == OpWrite {
-			n = s.written * SectorSize
+		if op == disk.OpWrite {
+			n = s.written * disk.SectorSize
 		}
 		w.both(w.request(op, z.Start, n))
 	}
@@ -172,9 +173,9 @@ func (w *twin) prepare(i int, s suiteState) {
 
 // arguments are requests around zone i: in range, at and past the edges,
 // misaligned, empty, larger than the append limit, spanning zones.
-func (w *twin) arguments(i int) (rs []*Request) {
+func (w *twin) arguments(i int) (rs []*disk.Request) {
 	z := &w.m.Zones[i]
-	block := uint64(w.m.g.BlockSize) / SectorSize
+	block := uint64(w.m.g.BlockSize) / disk.SectorSize
 	limit := uint64(w.m.g.MaxAppendSectors)
 	sectors := []uint64{
 		z.Start, z.Start + 24, z.Start + 24 + block, z.Start + 24 - block, z.Start + 25, z.Start + 1,
@@ -188,14 +189,14 @@ func (w *twin) arguments(i int) (rs []*Request) {
 		(z.End - z.Start) * 512, (z.End - z.Start + block) * 512,
 		limit * 512, (limit + block) * 512,
 	}
-	for _, op := range []Op{OpRead, OpWrite, OpAppend} {
+	for _, op := range []disk.Op{disk.OpRead, disk.OpWrite, disk.OpAppend} {
 		for _, sector := range sectors {
 			for _, n := range lengths {
 				rs = append(rs, w.request(op, sector, n))
 			}
 		}
 	}
-	for _, op := range []Op{OpOpen, OpClose, OpFinish, OpReset} {
+	for _, op := range []disk.Op{disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset} {
 		for _, sector := range sectors {
 			rs = append(rs, w.request(op, sector, 0))
 		}
@@ -203,11 +204,11 @@ func (w *twin) arguments(i int) (rs []*Request) {
 		rs = append(rs, w.request(op, z.Start, 0), w.request(op, z.Start, 0))
 	}
 	return append(rs,
-		w.request(OpFlush, 0, 0),
-		&Request{Op: OpDiscard, Ranges: []Range{{Sector: z.Start, Sectors: 8}}},
-		&Request{Op: OpWriteZeroes, Ranges: []Range{{Sector: z.WP, Sectors: 8}}},
-		&Request{Op: numOps},
-		w.request(OpResetAll, 0, 0),
+		w.request(disk.OpFlush, 0, 0),
+		&disk.Request{Op: disk.OpDiscard, Ranges: []disk.Range{{Sector: z.Start, Sectors: 8}}},
+		&disk.Request{Op: disk.OpWriteZeroes, Ranges: []disk.Range{{Sector: z.WP, Sectors: 8}}},
+		&disk.Request{Op: disk.NumOps},
+		w.request(disk.OpResetAll, 0, 0),
 	)
 }
 
@@ -216,14 +217,14 @@ func (w *twin) arguments(i int) (rs []*Request) {
 func suiteReadOnlyDisk(t *testing.T, rig zonedRig) {
 	for name, g := range suiteGeometries {
 		m := newModel(g)
-		d := rig.openReadOnly(t, g, func(d Disk) {
+		d := rig.openReadOnly(t, g, func(d disk.Disk) {
 			w := newTwin(t, d, m)
 			for _, s := range suiteStates(uint64(g.ZoneSectors))[:5] {
 				i := 2 + len(m.Opened)*2
 				w.prepare(i, s)
 			}
 			if g.ConventionalZones > 0 {
-				w.both(w.request(OpWrite, 8, 4096))
+				w.both(w.request(disk.OpWrite, 8, 4096))
 			}
 		})
 		if !d.Info().ReadOnly {
@@ -245,9 +246,9 @@ func TestZonedSuiteOnImage(t *testing.T) {
 	runZonedSuite(t, zonedRig{open: suiteImage, openWith: suiteImageWith, openReadOnly: suiteImageReadOnly})
 }
 
-func suiteImage(t testing.TB, g zone.Geometry) Disk { return suiteImageWith(t, g, nil) }
+func suiteImage(t testing.TB, g zone.Geometry) disk.Disk { return suiteImageWith(t, g, nil) }
 
-func suiteImageWith(t testing.TB, g zone.Geometry, zones map[int]zone.State) Disk {
+func suiteImageWith(t testing.TB, g zone.Geometry, zones map[int]zone.State) disk.Disk {
 	t.Helper()
 	path := newFastImage(t, g)
 	setStates(t, path, zones)
@@ -256,13 +257,13 @@ func suiteImageWith(t testing.TB, g zone.Geometry, zones map[int]zone.State) Dis
 	return d
 }
 
-func suiteImageReadOnly(t testing.TB, g zone.Geometry, fill func(Disk)) Disk {
+func suiteImageReadOnly(t testing.TB, g zone.Geometry, fill func(disk.Disk)) disk.Disk {
 	t.Helper()
 	path := newFastImage(t, g)
 	d := openDisk(t, path)
 	fill(d)
 	closeDisk(t, d, path)
-	d, err := Open(path, Options{ReadOnly: true})
+	d, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}

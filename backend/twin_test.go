@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
@@ -20,19 +21,19 @@ type twin struct {
 	fill  *rand.ChaCha8
 }
 
-func newTwin(t tb, d Disk, m *model) *twin {
+func newTwin(t tb, d disk.Disk, m *model) *twin {
 	t.Helper()
 	return &twin{client: newClient(t, d), m: m, fill: rand.NewChaCha8([32]byte{})}
 }
 
 // request makes a request of n bytes; what it writes was never written before.
-func (w *twin) request(op Op, sector, n uint64) *Request {
-	r := &Request{Op: op, Sector: sector, Bytes: n}
+func (w *twin) request(op disk.Op, sector, n uint64) *disk.Request {
+	r := &disk.Request{Op: op, Sector: sector, Bytes: n}
 	if n == 0 {
 		return r
 	}
 	data := make([]byte, n)
-	if op != OpRead {
+	if op != disk.OpRead {
 		_, _ = w.fill.Read(data)
 	} else {
 		copy(data, bytes.Repeat([]byte{0xee}, int(n)))
@@ -56,7 +57,7 @@ func split(data []byte, how int) (iov []unix.Iovec) {
 }
 
 // both carries r out on the disk and in the model, and compares the outcomes.
-func (w *twin) both(r *Request) (ok bool) {
+func (w *twin) both(r *disk.Request) (ok bool) {
 	w.t.Helper()
 	w.cases++
 	err := w.do(r)
@@ -67,14 +68,14 @@ func (w *twin) both(r *Request) (ok bool) {
 		w.t.Errorf("%s: got %v, want %v", what, err, want)
 		return false
 	case want != nil:
-		var re *RequestError
+		var re *disk.RequestError
 		if !errors.As(err, &re) || re.Op != r.Op || re.Sector != r.Sector || re.Bytes != r.Bytes {
 			w.t.Errorf("%s: the error %v does not say what failed", what, err)
 		}
-	case r.Op == OpAppend && r.AppendSector != at:
+	case r.Op == disk.OpAppend && r.AppendSector != at:
 		w.t.Errorf("%s: landed at sector %d, want %d", what, r.AppendSector, at)
 		return false
-	case r.Op == OpRead && !bytes.Equal(bytesOfAll(r), read):
+	case r.Op == disk.OpRead && !bytes.Equal(bytesOfAll(r), read):
 		w.t.Errorf("%s: other data than was written", what)
 		return false
 	}
@@ -100,10 +101,10 @@ func (w *twin) data(i int) bool {
 	if z.State == zonemodel.Offline {
 		return true
 	}
-	got := w.read(z.Start, int(z.End-z.Start)*SectorSize)
-	want := w.m.Data(z.Start, (z.End-z.Start)*SectorSize)
+	got := w.read(z.Start, int(z.End-z.Start)*disk.SectorSize)
+	want := w.m.Data(z.Start, (z.End-z.Start)*disk.SectorSize)
 	for s := range z.End - z.Start {
-		if !bytes.Equal(got[s*SectorSize:][:SectorSize], want[s*SectorSize:][:SectorSize]) {
+		if !bytes.Equal(got[s*disk.SectorSize:][:disk.SectorSize], want[s*disk.SectorSize:][:disk.SectorSize]) {
 			w.t.Errorf("zone %d (%v, write pointer at sector %d): sector %d is not what was written", i, z.State, z.WP-z.Start, s)
 			return false
 		}

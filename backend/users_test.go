@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // asQEMU, in the environment, makes this binary do to its descriptor 3 what QEMU does to
@@ -120,7 +122,7 @@ func TestQEMUsLocks(t *testing.T) {
 			{"QEMU resizes", qemuSizes, false, false},
 			{"QEMU resizes what is read", qemuSizes, true, false},
 		} {
-			d, err := Open(path, Options{ReadOnly: c.readOnly})
+			d, err := Open(path, disk.Options{ReadOnly: c.readOnly})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -136,13 +138,13 @@ func TestQEMUsLocks(t *testing.T) {
 					t.Fatalf("%s: the locks stay when zvhost is gone", c.what)
 				}
 			}
-			d, err = Open(path, Options{ReadOnly: c.readOnly})
+			d, err = Open(path, disk.Options{ReadOnly: c.readOnly})
 			switch {
 			case (err == nil) != c.both:
 				t.Errorf("%s, QEMU first: %v", c.what, err)
 			case err == nil:
 				err = d.Close()
-			case IsInUse(err) && strings.Contains(err.Error(), "in use by process "):
+			case disk.IsInUse(err) && strings.Contains(err.Error(), "in use by process "):
 				err = nil
 			}
 			if err != nil {
@@ -161,7 +163,7 @@ func TestLookTakesNoLock(t *testing.T) {
 		t.Fatal("no lock")
 	}
 	defer stop()
-	if _, err := Look(path, Options{}); err != nil {
+	if _, err := Look(path, disk.Options{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -169,7 +171,7 @@ func TestLookTakesNoLock(t *testing.T) {
 // A file with another format's header is served as it is, and the operator told, but
 // not where raw was asked for.
 func TestForeignFormats(t *testing.T) {
-	said := func(path string, o Options) (lines []string) {
+	said := func(path string, o disk.Options) (lines []string) {
 		t.Helper()
 		o.Warn = func(text string) { lines = append(lines, text) }
 		d, err := Open(path, o)
@@ -201,19 +203,19 @@ func TestForeignFormats(t *testing.T) {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
-		for _, o := range []Options{{}, {ReadOnly: true}, {Direct: true}} {
+		for _, o := range []disk.Options{{}, {ReadOnly: true}, {Direct: true}} {
 			if lines := said(path, o); len(lines) != 1 || !strings.Contains(lines[0], k.name) || !strings.Contains(lines[0], "--format raw") {
 				t.Errorf("%s: %q", k.name, lines)
 			}
 		}
-		if lines := said(path, Options{Format: FormatRaw}); len(lines) != 0 {
+		if lines := said(path, disk.Options{Format: disk.FormatRaw}); len(lines) != 0 {
 			t.Errorf("%s as raw: %q", k.name, lines)
 		}
 	}
-	if lines := said(newPlain(t, 1<<20), Options{}); len(lines) != 0 {
+	if lines := said(newPlain(t, 1<<20), disk.Options{}); len(lines) != 0 {
 		t.Errorf("zeroes: %q", lines)
 	}
-	if lines := said(newPlain(t, 512), Options{}); len(lines) != 0 {
+	if lines := said(newPlain(t, 512), disk.Options{}); len(lines) != 0 {
 		t.Errorf("one sector: %q", lines)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -62,15 +63,15 @@ func (w *writeback) under(fs *faultStore) {
 // toldFirst are requests that are told of a loss in the place of a flush.
 var toldFirst = map[string]func(*client){
 	"reset": func(c *client) {
-		c.want(c.zoneOp(OpReset, 256), nil)
+		c.want(c.zoneOp(disk.OpReset, 256), nil)
 		// It waits for the table. One that comes after that has failed has it tried
 		// again, and goes on; what it is told is no promise.
 		if err := c.write(256, pattern('n', 512)); err != nil {
-			c.want(err, ErrIO)
+			c.want(err, disk.ErrIO)
 		}
 	},
 	"session": func(c *client) {
-		if _, err := Renew(c.disk); err == nil {
+		if _, err := disk.Renew(c.disk); err == nil {
 			c.t.Error("renewed")
 		}
 	},
@@ -107,8 +108,8 @@ func TestLossIsToldToFlushes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path, _, c := losing(t)
 			first(c)
-			c.want(c.flush(), ErrIO)
-			c.want(c.flush(), ErrIO)
+			c.want(c.flush(), disk.ErrIO)
+			c.want(c.flush(), disk.ErrIO)
 			if err := c.disk.Close(); err == nil {
 				t.Error("closed cleanly")
 			}
@@ -146,7 +147,7 @@ func TestLossOutlivesKillInAFlush(t *testing.T) {
 		}
 		return kernel(call)
 	})
-	c.want(c.flush(), ErrIO)
+	c.want(c.flush(), disk.ErrIO)
 	kill(t, d, fs)
 	wantEmptyNext(t, path, 2)
 }
@@ -156,7 +157,7 @@ func TestLossOutlivesKillInAFlush(t *testing.T) {
 func TestStableWriteIsToldOfLoss(t *testing.T) {
 	path := newImage(t, small)
 	fs := new(faultStore)
-	d, err := openZonedOver(path, Options{Direct: true}, fs.over)
+	d, err := openZonedOver(path, disk.Options{Direct: true}, fs.over)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,28 +167,28 @@ func TestStableWriteIsToldOfLoss(t *testing.T) {
 	w.under(fs)
 	e.fault = w.fault
 	w.fail()
-	r := request(OpWrite, 0, pattern('c', 4096))
+	r := request(disk.OpWrite, 0, pattern('c', 4096))
 	r.Stable = true
-	c.want(c.do(r), ErrIO)
+	c.want(c.do(r), disk.ErrIO)
 	kill(t, d, fs)
 	wantEmptyNext(t, path, 2)
 }
 
 // One that fails for itself leaves flushes alone, and is no success for the sync behind it.
 func TestStableWriteThatFails(t *testing.T) {
-	d, err := Open(newImage(t, small), Options{Direct: true})
+	d, err := Open(newImage(t, small), disk.Options{Direct: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	c, e := heldClient(t, d, nil)
 	e.fault = func(op *engine.Op) fault { return fault{err: unix.ENOSPC} }
-	r := request(OpWrite, 0, pattern('c', 4096))
+	r := request(disk.OpWrite, 0, pattern('c', 4096))
 	r.Stable = true
-	c.want(c.do(r), ErrIO)
+	c.want(c.do(r), disk.ErrIO)
 	e.fault = nil
 	c.want(c.do(r), nil)
-	r = request(OpFlush, 0, nil)
+	r = request(disk.OpFlush, 0, nil)
 	c.want(c.do(r), nil)
 }
 
@@ -249,7 +250,7 @@ func TestDistrustIsSaidTwice(t *testing.T) {
 // An image is synced by a description of its own, of the file that it is, also
 // when the path is another file's by now; one that is only read has none.
 func TestSyncsAreTheFiles(t *testing.T) {
-	for _, o := range []Options{{}, {Direct: true}} {
+	for _, o := range []disk.Options{{}, {Direct: true}} {
 		path := newImage(t, small)
 		img, err := openImage(path, o, nil)
 		if err != nil {
@@ -258,7 +259,7 @@ func TestSyncsAreTheFiles(t *testing.T) {
 		if err := os.Rename(path, path+".moved"); err != nil {
 			t.Fatal(err)
 		}
-		again, err := openSyncs(img.f)
+		again, err := disk.OpenSyncs(img.f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -275,14 +276,14 @@ func TestSyncsAreTheFiles(t *testing.T) {
 			t.Error(err)
 		}
 		// Its end is not the lock's.
-		if _, err := openImage(path+".moved", Options{}, nil); !IsInUse(err) {
+		if _, err := openImage(path+".moved", disk.Options{}, nil); !disk.IsInUse(err) {
 			t.Errorf("opened twice: %v", err)
 		}
 		if err := img.close(); err != nil {
 			t.Error(err)
 		}
 	}
-	img, err := openImage(newImage(t, small), Options{ReadOnly: true}, nil)
+	img, err := openImage(newImage(t, small), disk.Options{ReadOnly: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +324,7 @@ func TestRecoveryThatIsToldOfLoss(t *testing.T) {
 			}
 			return nil
 		}
-		d, err := openZonedOver(path, Options{}, fs.over)
+		d, err := openZonedOver(path, disk.Options{}, fs.over)
 		if err == nil {
 			kill(t, d, fs)
 			if fatal != 4 { // two states, a sync, a block of the table

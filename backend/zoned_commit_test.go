@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -25,7 +26,7 @@ func TestFlushWaitsForEarlierWrites(t *testing.T) {
 	_, err := other.append(256, pattern('b', 4096)) // ended, behind the one in flight
 	other.want(err, nil)
 	fs.seen()
-	flush := request(OpFlush, 0, nil)
+	flush := request(disk.OpFlush, 0, nil)
 	other.submit(flush)
 	waitWatched(t, d, 2)
 	later := c.appends(e, 256, 1)[0]
@@ -68,7 +69,7 @@ func TestStable(t *testing.T) {
 	path := newFastImage(t, small)
 	d, fs := openFaulty(t, path)
 	c := newClient(t, d)
-	stable := func(op Op, sector uint64, n int) {
+	stable := func(op disk.Op, sector uint64, n int) {
 		t.Helper()
 		r := request(op, sector, pattern('s', n))
 		r.Stable = true
@@ -84,19 +85,19 @@ func TestStable(t *testing.T) {
 			}
 		}
 	}
-	stable(OpWrite, 256, 4096)
-	stable(OpAppend, 256, 4096)
-	stable(OpOpen, 256, 0)
-	stable(OpClose, 256, 0)
-	stable(OpFinish, 256, 0)
-	stable(OpWrite, 384, 96*512)
-	stable(OpReset, 256, 0)
-	stable(OpAppend, 256, 512)
-	stable(OpResetAll, 0, 0)
+	stable(disk.OpWrite, 256, 4096)
+	stable(disk.OpAppend, 256, 4096)
+	stable(disk.OpOpen, 256, 0)
+	stable(disk.OpClose, 256, 0)
+	stable(disk.OpFinish, 256, 0)
+	stable(disk.OpWrite, 384, 96*512)
+	stable(disk.OpReset, 256, 0)
+	stable(disk.OpAppend, 256, 512)
+	stable(disk.OpResetAll, 0, 0)
 	// One that waited for its turn is no exception.
 	slow, e := heldClient(t, d, isWrite)
 	w := slow.appends(e, 256, 1)[0]
-	fin := request(OpFinish, 256, nil)
+	fin := request(disk.OpFinish, 256, nil)
 	fin.Stable = true
 	c.submit(fin)
 	fs.seen()
@@ -106,7 +107,7 @@ func TestStable(t *testing.T) {
 	if calls := fs.seen(); len(calls) == 0 || committed(t, path)[2].State() != zone.Full {
 		t.Errorf("finish that waited: %v, committed %v", calls, committed(t, path)[2].State())
 	}
-	stable(OpWrite, 10, 512) // a conventional zone, which has no entry
+	stable(disk.OpWrite, 10, 512) // a conventional zone, which has no entry
 	e.hold = nil
 	closeDisk(t, d, path)
 }
@@ -125,20 +126,20 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	c.want(c.write(512, data), nil)
 	fs.refuse(failing("sync", unix.EIO))
 	err := c.flush()
-	c.want(err, ErrIO)
+	c.want(err, disk.ErrIO)
 	c.want(err, unix.EIO)
 	fs.refuse(nil)
 	err = c.flush()
-	c.want(err, ErrIO)
+	c.want(err, disk.ErrIO)
 	if err == nil || !strings.Contains(err.Error(), "earlier sync failed") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v, want one line that tells of the earlier sync", err)
 	}
-	stable := request(OpWrite, 272, data)
+	stable := request(disk.OpWrite, 272, data)
 	stable.Stable = true
-	c.want(c.do(stable), ErrIO)
+	c.want(c.do(stable), disk.ErrIO)
 	// A reset is a commit of its own, and true; nothing of the lost writes may
 	// slip into the table with it.
-	c.want(c.zoneOp(OpReset, 384), nil)
+	c.want(c.zoneOp(disk.OpReset, 384), nil)
 	c.want(c.write(384, data[:512]), nil)
 	wantReport(t, path, true, zonesOf(d))
 	if err := d.Close(); err == nil {
@@ -173,7 +174,7 @@ func TestFailedCommitIsTriedAgain(t *testing.T) {
 				fs.before = failing("stable", unix.EIO)
 			}
 			fs.mu.Unlock()
-			c.want(c.flush(), ErrIO)
+			c.want(c.flush(), disk.ErrIO)
 			fs.mu.Lock()
 			fs.before, fs.after = nil, nil
 			fs.mu.Unlock()
@@ -207,16 +208,16 @@ func TestFailedResetCommit(t *testing.T) {
 			c.want(c.write(256, pattern('o', 96*512)), nil)
 			c.want(c.flush(), nil)
 			fs.refuse(failing(op, unix.EIO))
-			c.want(c.zoneOp(OpReset, 256), nil)
+			c.want(c.zoneOp(disk.OpReset, 256), nil)
 			c.wantZone(2, zone.Empty, 0)
 			if got := c.read(256, 8192); !bytes.Equal(got, make([]byte, 8192)) {
 				t.Error("the old data shows")
 			}
-			rs := []*Request{request(OpWrite, 256, data), request(OpAppend, 256, data), request(OpWrite, 264, data)}
+			rs := []*disk.Request{request(disk.OpWrite, 256, data), request(disk.OpAppend, 256, data), request(disk.OpWrite, 264, data)}
 			c.submit(rs...)
 			for range rs {
 				r := c.wait()
-				c.want(r.Err, ErrIO)
+				c.want(r.Err, disk.ErrIO)
 				c.want(r.Err, unix.EIO)
 				if !strings.Contains(r.Err.Error(), "reset could not be completed") {
 					t.Errorf("got %v", r.Err)
@@ -224,8 +225,8 @@ func TestFailedResetCommit(t *testing.T) {
 			}
 			c.wantZone(2, zone.Empty, 0)
 			c.want(c.write(384, data), nil) // another zone
-			c.want(c.zoneOp(OpOpen, 256), nil)
-			c.want(c.zoneOp(OpReset, 256), nil)
+			c.want(c.zoneOp(disk.OpOpen, 256), nil)
+			c.want(c.zoneOp(disk.OpReset, 256), nil)
 			if op == "stable" {
 				// Not durable: a power cut brings all of the old zone back, or none.
 				if w := committed(t, path)[2]; w.Written() != 96 {
@@ -252,7 +253,7 @@ func TestResetOrder(t *testing.T) {
 	c.want(c.write(256, pattern('o', 96*512)), nil)
 	c.want(c.flush(), nil)
 	fs.seen()
-	reset, w := request(OpReset, 256, nil), request(OpWrite, 256, pattern('n', 4096))
+	reset, w := request(disk.OpReset, 256, nil), request(disk.OpWrite, 256, pattern('n', 4096))
 	hold := make(chan struct{})
 	fs.refuse(func(call storeCall) error {
 		<-hold
@@ -285,23 +286,23 @@ func TestResetOfNothing(t *testing.T) {
 	d, fs := openFaulty(t, path)
 	c := newClient(t, d)
 	fs.seen()
-	c.want(c.zoneOp(OpReset, 256), nil)
-	c.want(c.zoneOp(OpOpen, 256), nil)
-	c.want(c.zoneOp(OpReset, 256), nil)
-	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.want(c.zoneOp(disk.OpReset, 256), nil)
+	c.want(c.zoneOp(disk.OpOpen, 256), nil)
+	c.want(c.zoneOp(disk.OpReset, 256), nil)
+	c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 	c.want(c.write(256, pattern('a', 512)), nil)
 	if calls := fs.seen(); len(calls) != 0 {
 		t.Errorf("%v", calls)
 	}
 	// That a zone was finished may be durable, so the committer looks. It is not.
-	c.want(c.zoneOp(OpFinish, 384), nil)
-	c.want(c.zoneOp(OpReset, 384), nil)
+	c.want(c.zoneOp(disk.OpFinish, 384), nil)
+	c.want(c.zoneOp(disk.OpReset, 384), nil)
 	c.want(c.write(384, pattern('a', 512)), nil)
 	if calls := fs.seen(); len(calls) != 1 || calls[0].op != "wipe" {
 		t.Errorf("%v", calls)
 	}
 	// Reset, and reset again before the first is through.
-	c.submit(request(OpReset, 256, nil), request(OpReset, 256, nil), request(OpFinish, 256, nil), request(OpReset, 256, nil), request(OpWrite, 256, pattern('b', 512)))
+	c.submit(request(disk.OpReset, 256, nil), request(disk.OpReset, 256, nil), request(disk.OpFinish, 256, nil), request(disk.OpReset, 256, nil), request(disk.OpWrite, 256, pattern('b', 512)))
 	for range 5 {
 		c.want(c.wait().Err, nil)
 	}
@@ -325,9 +326,9 @@ func TestFlushedFinishOutlivesReset(t *testing.T) {
 		<-hold
 		return nil
 	})
-	c.want(c.zoneOp(OpReset, 384), nil)
+	c.want(c.zoneOp(disk.OpReset, 384), nil)
 	<-busy // the committer stands still, and finds all of this when it goes on
-	reset, finish, flush := request(OpReset, 256, nil), request(OpFinish, 256, nil), request(OpFlush, 0, nil)
+	reset, finish, flush := request(disk.OpReset, 256, nil), request(disk.OpFinish, 256, nil), request(disk.OpFlush, 0, nil)
 	c.submit(reset, finish, flush)
 	c.ended(reset, finish)
 	close(hold)
@@ -349,11 +350,11 @@ func TestReadAfterAWriteThatFailed(t *testing.T) {
 	d, fs := openFaulty(t, path)
 	c := newClient(t, d)
 	c.fault("write,once")
-	r := request(OpWrite, 0, pattern('a', 512))
+	r := request(disk.OpWrite, 0, pattern('a', 512))
 	r.Stable = true
-	c.want(c.do(r), ErrIO)
+	c.want(c.do(r), disk.ErrIO)
 	fs.seen()
-	r.Op, r.Sector, r.Stable, r.Err = OpRead, 256, false, nil
+	r.Op, r.Sector, r.Stable, r.Err = disk.OpRead, 256, false, nil
 	c.want(c.do(r), nil)
 	if calls := fs.seen(); len(calls) != 0 {
 		t.Errorf("it has led to %v", calls)

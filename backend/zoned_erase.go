@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -12,7 +13,7 @@ import (
 // begun unless all the zones can be reset.
 func (d *zoned) erase(r *zonedRequest) {
 	if d.img.readOnly {
-		d.fail(r, ErrReadOnly)
+		d.fail(r, disk.ErrReadOnly)
 		return
 	}
 	for _, seg := range r.Ranges {
@@ -31,12 +32,12 @@ func (d *zoned) erasable(sector, sectors uint64) error {
 	size, capacity := d.img.ZoneSectors, d.zinfo.CapacitySectors
 	switch end := sector + sectors; {
 	case sector > capacity || sectors > capacity-sector:
-		return ErrRange
+		return disk.ErrRange
 	case sector < d.conv || sector&(size-1) != 0 || end&(size-1) != 0 && end != capacity:
 		return zone.ErrInvalid
 	default:
 		for i := sector >> d.shift; i < (end+size-1)>>d.shift; i++ {
-			if _, err := zone.Transition(d.entry(int(i)).State(), zone.OnReset, true); err != nil {
+			if _, err := zone.Transition(d.Entry(int(i)).State(), zone.OnReset, true); err != nil {
 				return err
 			}
 		}
@@ -45,7 +46,7 @@ func (d *zoned) erasable(sector, sectors uint64) error {
 }
 
 // erased are the first zone of a range, and the first one behind it.
-func (d *zoned) erased(seg *Range) (from, to int) {
+func (d *zoned) erased(seg *disk.Range) (from, to int) {
 	end := seg.Sector + uint64(seg.Sectors) + d.img.ZoneSectors - 1
 	return int(seg.Sector >> d.shift), int(end >> d.shift)
 }
@@ -59,14 +60,14 @@ func (d *zoned) eraseFrom(r *zonedRequest, i int) {
 		for i = max(i, from); i < to; i++ {
 			z := &d.zones[i]
 			z.mu.Lock()
-			if z.wait.head != nil || z.flyHead != nil {
+			if z.wait.Head != nil || z.flyHead != nil {
 				r.zone = int32(i)
 				d.queue(z, r)
 				z.mu.Unlock()
 				return
 			}
-			err := d.apply(z, i, OpReset)
-			r.Mark.past(r.rangeNo, i)
+			err := d.apply(z, i, disk.OpReset)
+			r.Note.Past(r.rangeNo, i)
 			d.unstick(z, i)
 			z.mu.Unlock()
 			if err != nil {

@@ -9,12 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-func eraseOf(ranges ...Range) *Request {
-	return &Request{Op: OpSecureErase, Sector: ranges[0].Sector, Ranges: ranges}
+func eraseOf(ranges ...disk.Range) *disk.Request {
+	return &disk.Request{Op: disk.OpSecureErase, Sector: ranges[0].Sector, Ranges: ranges}
 }
 
 // What a secure erase may name, and what it leaves alone when it may not.
@@ -32,23 +33,23 @@ func TestEraseRanges(t *testing.T) {
 			data := pattern('e', 4096)
 			for _, c2 := range []struct {
 				name   string
-				ranges []Range
+				ranges []disk.Range
 				want   error
 			}{
-				{"one zone", []Range{{Sector: conv, Sectors: uint32(zn)}}, nil},
-				{"two zones", []Range{{Sector: conv, Sectors: uint32(2 * zn)}}, nil},
-				{"twice the same", []Range{{Sector: conv, Sectors: uint32(zn)}, {Sector: conv, Sectors: uint32(zn)}}, nil},
-				{"backwards", []Range{{Sector: conv + zn, Sectors: uint32(zn)}, {Sector: conv, Sectors: uint32(zn)}}, nil},
-				{"nothing", []Range{{Sector: conv, Sectors: 0}}, nil},
-				{"the last zone", []Range{{Sector: last, Sectors: uint32(g.CapacitySectors - last)}}, nil},
-				{"half a zone", []Range{{Sector: conv, Sectors: uint32(zn / 2)}}, zone.ErrInvalid},
-				{"from the middle of a zone", []Range{{Sector: conv + zn/2, Sectors: uint32(zn)}}, zone.ErrInvalid},
-				{"past the end", []Range{{Sector: last, Sectors: uint32(g.CapacitySectors-last) + uint32(zn)}}, ErrRange},
-				{"far past the end", []Range{{Sector: ^uint64(0) - zn + 1, Sectors: uint32(zn)}}, ErrRange},
-				{"a read-only zone", []Range{{Sector: conv, Sectors: uint32(3 * zn)}}, zone.ErrInvalid},
-				{"an offline zone", []Range{{Sector: conv, Sectors: uint32(zn)}, {Sector: conv + 3*zn, Sectors: uint32(zn)}}, zone.ErrInvalid},
+				{"one zone", []disk.Range{{Sector: conv, Sectors: uint32(zn)}}, nil},
+				{"two zones", []disk.Range{{Sector: conv, Sectors: uint32(2 * zn)}}, nil},
+				{"twice the same", []disk.Range{{Sector: conv, Sectors: uint32(zn)}, {Sector: conv, Sectors: uint32(zn)}}, nil},
+				{"backwards", []disk.Range{{Sector: conv + zn, Sectors: uint32(zn)}, {Sector: conv, Sectors: uint32(zn)}}, nil},
+				{"nothing", []disk.Range{{Sector: conv, Sectors: 0}}, nil},
+				{"the last zone", []disk.Range{{Sector: last, Sectors: uint32(g.CapacitySectors - last)}}, nil},
+				{"half a zone", []disk.Range{{Sector: conv, Sectors: uint32(zn / 2)}}, zone.ErrInvalid},
+				{"from the middle of a zone", []disk.Range{{Sector: conv + zn/2, Sectors: uint32(zn)}}, zone.ErrInvalid},
+				{"past the end", []disk.Range{{Sector: last, Sectors: uint32(g.CapacitySectors-last) + uint32(zn)}}, disk.ErrRange},
+				{"far past the end", []disk.Range{{Sector: ^uint64(0) - zn + 1, Sectors: uint32(zn)}}, disk.ErrRange},
+				{"a read-only zone", []disk.Range{{Sector: conv, Sectors: uint32(3 * zn)}}, zone.ErrInvalid},
+				{"an offline zone", []disk.Range{{Sector: conv, Sectors: uint32(zn)}, {Sector: conv + 3*zn, Sectors: uint32(zn)}}, zone.ErrInvalid},
 			} {
-				c.want(c.zoneOp(OpResetAll, 0), nil)
+				c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 				c.want(c.write(conv, data), nil)
 				c.want(c.write(conv+zn, data), nil)
 				err := c.do(eraseOf(c2.ranges...))
@@ -67,7 +68,7 @@ func TestEraseRanges(t *testing.T) {
 				}
 			}
 			if first > 0 {
-				c.want(c.do(eraseOf(Range{Sector: 0, Sectors: uint32(zn)})), zone.ErrInvalid)
+				c.want(c.do(eraseOf(disk.Range{Sector: 0, Sectors: uint32(zn)})), zone.ErrInvalid)
 			}
 		})
 	}
@@ -82,10 +83,10 @@ func TestEraseIsGone(t *testing.T) {
 	data := pattern('g', 4096)
 	c.want(c.write(256, data), nil)
 	c.want(c.write(384, data), nil)
-	c.want(c.zoneOp(OpOpen, 512), nil)
+	c.want(c.zoneOp(disk.OpOpen, 512), nil)
 	c.want(c.flush(), nil)
 	fs.seen()
-	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 3 * 128})), nil)
+	c.want(c.do(eraseOf(disk.Range{Sector: 256, Sectors: 3 * 128})), nil)
 	// In one round, or in several when the committer is quick.
 	var steps []string
 	for _, call := range fs.seen() {
@@ -121,8 +122,8 @@ func TestEraseWaits(t *testing.T) {
 	d := openDisk(t, path)
 	defer closeDisk(t, d, path)
 	c, e := heldClient(t, d, func(op *engine.Op) bool { return op.Code == engine.Writev })
-	first, second := request(OpWrite, 256, pattern('1', 4096)), request(OpWrite, 384, pattern('2', 4096))
-	erase, behind := eraseOf(Range{Sector: 256, Sectors: 256}), request(OpAppend, 256, pattern('3', 4096))
+	first, second := request(disk.OpWrite, 256, pattern('1', 4096)), request(disk.OpWrite, 384, pattern('2', 4096))
+	erase, behind := eraseOf(disk.Range{Sector: 256, Sectors: 256}), request(disk.OpAppend, 256, pattern('3', 4096))
 	c.submit(first, second, erase, behind)
 	if len(e.held) != 2 {
 		t.Fatalf("%d writes are under way, want 2", len(e.held))
@@ -133,7 +134,7 @@ func TestEraseWaits(t *testing.T) {
 		c.lane.Done()
 		return c.lane.InFlight() == 0
 	})
-	for _, r := range []*Request{first, second, erase, behind} {
+	for _, r := range []*disk.Request{first, second, erase, behind} {
 		c.want(r.Err, nil)
 	}
 	c.wantZone(2, zone.ImpOpen, 8)
@@ -148,11 +149,11 @@ func TestEraseFails(t *testing.T) {
 	c.want(c.write(256, pattern('f', 4096)), nil)
 	fs.refuse(failing("wipe", unix.EIO))
 	for range 2 {
-		c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), ErrIO)
+		c.want(c.do(eraseOf(disk.Range{Sector: 256, Sectors: 128})), disk.ErrIO)
 		c.wantZone(2, zone.Empty, 0)
 	}
 	fs.refuse(nil)
-	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), nil)
+	c.want(c.do(eraseOf(disk.Range{Sector: 256, Sectors: 128})), nil)
 	if bytes.ContainsRune(rawZone(t, path, 2), 'f') {
 		t.Error("the old data is still in the file")
 	}
@@ -166,7 +167,7 @@ func TestEraseWaitsForAnotherTry(t *testing.T) {
 	d, fs := openFaulty(t, path)
 	c, other := newClient(t, d), newClient(t, d)
 	c.want(c.write(256, pattern('f', 4096)), nil)
-	write := request(OpWrite, 256, pattern('g', 4096))
+	write := request(disk.OpWrite, 256, pattern('g', 4096))
 	sent := false
 	fs.refuse(func(call storeCall) error {
 		switch {
@@ -178,14 +179,14 @@ func TestEraseWaitsForAnotherTry(t *testing.T) {
 		}
 		return nil
 	})
-	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), ErrIO)
+	c.want(c.do(eraseOf(disk.Range{Sector: 256, Sectors: 128})), disk.ErrIO)
 	if !sent {
 		t.Error("no write came in between")
 	}
 	if got := other.wait(); got != write {
 		t.Errorf("%v is done, want the write", got)
 	}
-	c.want(write.Err, ErrIO)
+	c.want(write.Err, disk.ErrIO)
 	fs.refuse(nil)
 	closeDisk(t, d, path)
 }
@@ -196,23 +197,23 @@ func TestEraseGivesUp(t *testing.T) {
 	d, fs := openFaulty(t, path)
 	c, other := newClient(t, d), newClient(t, d)
 	c.want(c.write(256, pattern('f', 4096)), nil)
-	var writes []*Request
+	var writes []*disk.Request
 	fs.refuse(func(call storeCall) error {
 		switch {
 		case call.op == "wipe":
 			return unix.EIO
 		case call.op == "sync" && len(writes) < 50:
-			writes = append(writes, request(OpWrite, 256, pattern('g', 4096)))
+			writes = append(writes, request(disk.OpWrite, 256, pattern('g', 4096)))
 			other.submit(writes[len(writes)-1])
 		}
 		return nil
 	})
-	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), ErrIO)
+	c.want(c.do(eraseOf(disk.Range{Sector: 256, Sectors: 128})), disk.ErrIO)
 	if len(writes) == 0 || len(writes) == 50 {
 		t.Errorf("it ended after %d tries", len(writes))
 	}
 	for range writes {
-		c.want(other.wait().Err, ErrIO)
+		c.want(other.wait().Err, disk.ErrIO)
 	}
 	fs.refuse(nil)
 	closeDisk(t, d, path)
@@ -230,11 +231,11 @@ func TestEraseBesideResets(t *testing.T) {
 		if call.op == "sync" && again < 50 { // the old data is gone, and the zone's gate is open
 			again++
 			other.want(other.write(256, pattern('g', 4096)), nil)
-			other.want(other.zoneOp(OpReset, 256), nil)
+			other.want(other.zoneOp(disk.OpReset, 256), nil)
 		}
 		return nil
 	})
-	c.want(c.do(eraseOf(Range{Sector: 256, Sectors: 128})), nil)
+	c.want(c.do(eraseOf(disk.Range{Sector: 256, Sectors: 128})), nil)
 	if again != 1 {
 		t.Errorf("it took %d syncs", again)
 	}

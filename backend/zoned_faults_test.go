@@ -10,17 +10,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // appends submits n appends of 4 KiB to the zone that starts at sector, filled
 // with 'a', 'b' and so on, all in flight at once, and returns them.
-func (c *client) appends(e *heldEngine, sector uint64, n int) []*Request {
+func (c *client) appends(e *heldEngine, sector uint64, n int) []*disk.Request {
 	c.t.Helper()
-	var rs []*Request
+	var rs []*disk.Request
 	for i := range n {
-		rs = append(rs, request(OpAppend, sector, pattern(byte('a'+i), 4096)))
+		rs = append(rs, request(disk.OpAppend, sector, pattern(byte('a'+i), 4096)))
 	}
 	held := len(e.held)
 	c.submit(rs...)
@@ -32,7 +33,7 @@ func (c *client) appends(e *heldEngine, sector uint64, n int) []*Request {
 }
 
 // ended waits for one request for each of want, in that order.
-func (c *client) ended(want ...*Request) {
+func (c *client) ended(want ...*disk.Request) {
 	c.t.Helper()
 	for i, w := range want {
 		if got := c.wait(); got != w {
@@ -91,7 +92,7 @@ func TestSomeWritesFail(t *testing.T) {
 		for combo := range len(faults) * len(faults) * len(faults) {
 			f := []fault{faults[combo%5], faults[combo/5%5], faults[combo/25]}
 			order := orders[combo%len(orders)]
-			c.want(c.zoneOp(OpReset, 256), nil)
+			c.want(c.zoneOp(disk.OpReset, 256), nil)
 			if first != 0 {
 				c.want(c.writeNow(e, 256, pattern('z', 4096)), nil)
 			}
@@ -107,7 +108,7 @@ func TestSomeWritesFail(t *testing.T) {
 			for i, r := range rs {
 				at := first + 8*uint64(i)
 				if f[i].err != nil {
-					c.want(r.Err, ErrIO)
+					c.want(r.Err, disk.ErrIO)
 					c.want(r.Err, f[i].err)
 					continue
 				}
@@ -145,27 +146,27 @@ func TestFailedWriteGivesBack(t *testing.T) {
 	path := newFastImage(t, g)
 	d := openDisk(t, path)
 	c, e := heldClient(t, d, isWrite)
-	r := request(OpWrite, 256, pattern('a', 96*512)) // would fill the zone
+	r := request(disk.OpWrite, 256, pattern('a', 96*512)) // would fill the zone
 	c.submit(r)
 	c.want(c.write(384, pattern('b', 512)), zone.ErrActiveLimit)
-	more := request(OpAppend, 256, pattern('a', 512))
+	more := request(disk.OpAppend, 256, pattern('a', 512))
 	c.want(c.do(more), zone.ErrInvalid) // full, as far as one can tell now
 	e.release(0, fault{n: 512, err: unix.ENOSPC})
 	c.ended(r)
 	c.want(r.Err, unix.ENOSPC)
 	c.wantZone(2, zone.Empty, 0)
 	c.want(c.writeNow(e, 384, pattern('b', 512)), nil)
-	c.want(c.zoneOp(OpReset, 384), nil)
+	c.want(c.zoneOp(disk.OpReset, 384), nil)
 
 	// An explicitly open zone stays open.
-	c.want(c.zoneOp(OpOpen, 256), nil)
+	c.want(c.zoneOp(disk.OpOpen, 256), nil)
 	c.submit(r)
 	e.release(0, fault{err: unix.EIO})
 	c.ended(r)
 	c.wantZone(2, zone.ExpOpen, 0)
 	// A close that came while its only write was in flight, which then fails:
 	// nothing was ever written, so it is empty.
-	closing := request(OpClose, 256, nil)
+	closing := request(disk.OpClose, 256, nil)
 	c.submit(r, closing)
 	c.quiet("nobody knows yet what is closed there")
 	e.release(0, fault{err: unix.EIO})
@@ -194,13 +195,13 @@ func TestFailedWriteWithoutHoles(t *testing.T) {
 		e.release(0, fault{n: 1024, err: unix.EIO})
 		e.release(0, fault{})
 		c.ended(rs[1], rs[0]) // the failed one has more to do
-		c.want(rs[0].Err, ErrIO)
+		c.want(rs[0].Err, disk.ErrIO)
 		c.want(rs[1].Err, nil)
 		c.wantZone(2, zone.ImpOpen, 16)
 		if got := c.read(256, 8192); !bytes.Equal(got, append(make([]byte, 4096), pattern('b', 4096)...)) {
 			t.Error("half a write that failed can be read")
 		}
-		c.want(c.zoneOp(OpReset, 256), nil)
+		c.want(c.zoneOp(disk.OpReset, 256), nil)
 	}
 	closeDisk(t, d, path)
 }
@@ -212,7 +213,7 @@ func TestSeedWritesRunInParallel(t *testing.T) {
 	d := openDisk(t, path)
 	c, e := heldClient(t, d, isWrite)
 	other := newClient(t, d)
-	held := request(OpWrite, 256, pattern('a', 4096))
+	held := request(disk.OpWrite, 256, pattern('a', 4096))
 	c.submit(held)
 	at, err := other.append(256, pattern('b', 4096))
 	other.want(err, nil)
@@ -220,9 +221,9 @@ func TestSeedWritesRunInParallel(t *testing.T) {
 		t.Errorf("an append behind a write in flight landed at %d", at)
 	}
 	other.want(other.write(384, pattern('c', 4096)), nil)
-	other.want(other.zoneOp(OpFinish, 384), nil)
-	other.want(other.zoneOp(OpOpen, 256), nil) // nothing that moves the pointer
-	other.want(other.zoneOp(OpClose, 256), nil)
+	other.want(other.zoneOp(disk.OpFinish, 384), nil)
+	other.want(other.zoneOp(disk.OpOpen, 256), nil) // nothing that moves the pointer
+	other.want(other.zoneOp(disk.OpClose, 256), nil)
 	other.read(264, 4096)
 	c.quiet("its data was never written")
 	c.settleHeld(e)
@@ -236,7 +237,7 @@ func TestSeedWritesRunInParallel(t *testing.T) {
 // Seed bug 2: zone management did not care for writes in flight. A reset or
 // finish waits for those of its zone, and those that come after it wait for it.
 func TestSeedManagementWaitsForWrites(t *testing.T) {
-	for _, op := range []Op{OpReset, OpFinish, OpResetAll} {
+	for _, op := range []disk.Op{disk.OpReset, disk.OpFinish, disk.OpResetAll} {
 		t.Run(op.String(), func(t *testing.T) {
 			path := newFastImage(t, small)
 			d := openDisk(t, path)
@@ -250,8 +251,8 @@ func TestSeedManagementWaitsForWrites(t *testing.T) {
 				t.Errorf("landed at %d", at)
 			}
 			m := request(op, 256, nil)
-			after := request(OpAppend, 256, pattern('z', 4096))
-			opened := request(OpOpen, 256, nil)
+			after := request(disk.OpAppend, 256, pattern('z', 4096))
+			opened := request(disk.OpOpen, 256, nil)
 			other.submit(m, after, opened)
 			other.quiet("writes of its zone are in flight")
 			other2 := newClient(t, d)
@@ -263,13 +264,13 @@ func TestSeedManagementWaitsForWrites(t *testing.T) {
 			c.ended(rs[2])
 			e.release(0, fault{})
 			c.ended(rs[0])
-			got := map[*Request]error{}
+			got := map[*disk.Request]error{}
 			for range 3 {
 				r := other.wait()
 				got[r] = r.Err
 			}
 			c.want(got[m], nil)
-			if op == OpFinish {
+			if op == disk.OpFinish {
 				c.want(got[after], zone.ErrInvalid)
 				c.want(got[opened], zone.ErrInvalid)
 				c.wantZone(2, zone.Full, 32)
@@ -303,13 +304,13 @@ func TestResetAllWaitsZoneByZone(t *testing.T) {
 	other := newClient(t, d)
 	other.want(other.write(256, pattern('a', 512)), nil)
 	other.want(other.write(384, pattern('a', 512)), nil)
-	three, six := request(OpWrite, 385, pattern('b', 512)), request(OpWrite, 768, pattern('b', 512))
-	fin := request(OpFinish, 1024, nil)
+	three, six := request(disk.OpWrite, 385, pattern('b', 512)), request(disk.OpWrite, 768, pattern('b', 512))
+	fin := request(disk.OpFinish, 1024, nil)
 	c.submit(three, six)
 	other.want(other.do(fin), nil)
 	// A second write of zone 6 that has landed: it counts as written.
-	other.want(other.do(request(OpAppend, 768, pattern('b', 512))), nil)
-	all := request(OpResetAll, 0, nil)
+	other.want(other.do(request(disk.OpAppend, 768, pattern('b', 512))), nil)
+	all := request(disk.OpResetAll, 0, nil)
 	other.submit(all)
 	other.quiet("zone 3 has a write in flight")
 	c.wantZone(2, zone.Empty, 0)
@@ -337,10 +338,10 @@ func TestFailedReads(t *testing.T) {
 	c, e := heldClient(t, d, nil)
 	c.want(c.write(256, pattern('a', 4096)), nil)
 	e.fault = func(op *engine.Op) fault { return fault{n: 100, err: unix.EIO} }
-	err := c.do(request(OpRead, 256, make([]byte, 8192)))
-	c.want(err, ErrIO)
-	c.want(c.write(0, pattern('a', 4096)), ErrIO)
-	c.want(c.do(request(OpRead, 264, make([]byte, 4096))), nil) // zeroes without asking the file
+	err := c.do(request(disk.OpRead, 256, make([]byte, 8192)))
+	c.want(err, disk.ErrIO)
+	c.want(c.write(0, pattern('a', 4096)), disk.ErrIO)
+	c.want(c.do(request(disk.OpRead, 264, make([]byte, 4096))), nil) // zeroes without asking the file
 	e.fault = nil
 	c.wantZone(2, zone.ImpOpen, 8)
 	c.read(256, 8192)
@@ -357,7 +358,7 @@ func TestLiveTableFaults(t *testing.T) {
 		if table := &d.img.live; (table.mem != nil) != mapped || (table.words != nil) == mapped {
 			t.Fatalf("%s: the table is mapped: %v, but %v is right there", path, table.mem != nil, mapped)
 		}
-		d.img.size.least.Store(0) // or that would be what is noticed: TestFileShrinks
+		d.img.size.Least.Store(0) // or that would be what is noticed: TestFileShrinks
 		c := newClient(t, d)
 		c.want(c.write(256, pattern('a', 512)), nil)
 		lose := func() error { return os.Truncate(path, liveOff) }
@@ -372,13 +373,13 @@ func TestLiveTableFaults(t *testing.T) {
 		if err := lose(); err != nil {
 			t.Fatal(err)
 		}
-		err := onWorker(func() error { return c.zoneOp(OpFinish, 256) })
-		c.want(err, ErrIO)
+		err := onWorker(func() error { return c.zoneOp(disk.OpFinish, 256) })
+		c.want(err, disk.ErrIO)
 		if err == nil || !strings.Contains(err.Error(), "zone table cannot be written") {
 			t.Errorf("got %v", err)
 		}
-		c.want(c.write(384, pattern('a', 512)), ErrIO)
-		c.want(c.zoneOp(OpReset, 256), ErrIO)
+		c.want(c.write(384, pattern('a', 512)), disk.ErrIO)
+		c.want(c.zoneOp(disk.OpReset, 256), disk.ErrIO)
 		if err := onWorker(func() error {
 			if err := lose(); err != nil {
 				return err
@@ -404,8 +405,8 @@ func diskDir(t *testing.T, memory bool) string {
 		dir = t.TempDir()
 	}
 	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil || inMemory(fs.Type) != memory {
-		t.Fatalf("%s: in memory is %v here, %v: /dev/shm has to be a tmpfs, and TMPDIR none", dir, inMemory(fs.Type), err)
+	if err := unix.Statfs(dir, &fs); err != nil || disk.InMemory(fs.Type) != memory {
+		t.Fatalf("%s: in memory is %v here, %v: /dev/shm has to be a tmpfs, and TMPDIR none", dir, disk.InMemory(fs.Type), err)
 	}
 	return dir
 }

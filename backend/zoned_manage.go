@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
 )
@@ -17,11 +18,11 @@ func (d *zoned) manage(r *zonedRequest) {
 	i := int(r.Sector >> d.shift)
 	switch {
 	case d.img.readOnly:
-		if err := frozen(r.Op, d.entry(i)); err != nil {
+		if err := disk.OnReadOnly(r.Op, d.Entry(i)); err != nil {
 			d.fail(r, err)
 			return
 		}
-		r.finish(nil)
+		r.Finish(nil)
 		return
 	case d.broken.Load():
 		d.fail(r, errTable)
@@ -30,7 +31,7 @@ func (d *zoned) manage(r *zonedRequest) {
 	r.zone = int32(i)
 	z := &d.zones[i]
 	z.mu.Lock()
-	if z.wait.head != nil || z.hinders(r) {
+	if z.wait.Head != nil || z.hinders(r) {
 		d.queue(z, r)
 		z.mu.Unlock()
 		return
@@ -49,43 +50,43 @@ func (d *zoned) done(r *zonedRequest, err error) {
 		d.com.flush(r.Request, nil)
 		return
 	}
-	r.finish(err)
+	r.Finish(err)
 }
 
 // excludesWrites says whether r has to wait for its zone's writes in flight: it
 // moves the write pointer that they move.
 func (r *zonedRequest) excludesWrites() bool {
-	return r.Op == OpFinish || r.Op == OpReset || r.Op == OpResetAll || r.Op == OpSecureErase || r.Op == opSetState
+	return r.Op == disk.OpFinish || r.Op == disk.OpReset || r.Op == disk.OpResetAll || r.Op == disk.OpSecureErase || r.Op == opSetState
 }
 
 // hinders says whether r, which is not a write, has to wait for writes in flight of
 // zone z, whose lock is held. A close has to while none has landed: closed with
 // nothing written would be a state that the next daemon cannot tell from empty.
 func (z *seqZone) hinders(r *zonedRequest) bool {
-	return z.flyHead != nil && (r.excludesWrites() || r.Op == OpClose && z.done == 0)
+	return z.flyHead != nil && (r.excludesWrites() || r.Op == disk.OpClose && z.done == 0)
 }
 
 // change carries out r, a management request on the one zone z, whose lock is held.
 func (d *zoned) change(z *seqZone, i int, r *zonedRequest) error {
-	if r.Op == OpClose && z.state.IsOpen() && z.next == 0 {
-		r.Mark.emptying(r.Sector)
+	if r.Op == disk.OpClose && z.state.IsOpen() && z.next == 0 {
+		r.Note.Emptying(r.Sector)
 	}
 	err := d.apply(z, i, r.Op)
 	failpoint.Hit(failpoint.Managed)
 	if err == nil {
-		r.Mark.managed(r.Op, i)
+		r.Note.Managed(r.Op, i)
 	}
 	return err
 }
 
 // apply carries out management op on zone z, whose lock is held and which has
 // no writes in flight if op excludes them.
-func (d *zoned) apply(z *seqZone, i int, op Op) error {
-	to, err := zone.Transition(z.state, events[op], z.next != 0)
+func (d *zoned) apply(z *seqZone, i int, op disk.Op) error {
+	to, err := zone.Transition(z.state, disk.ZoneEvents[op], z.next != 0)
 	if err != nil {
 		return err
 	}
-	return d.place(z, i, to, op == OpReset)
+	return d.place(z, i, to, op == disk.OpReset)
 }
 
 // place makes to the state of zone z, whose lock is held; with reset, what it
@@ -126,19 +127,19 @@ func (d *zoned) resetFrom(r *zonedRequest, i int) {
 		}
 		// The entry may say empty while the zone's first writes are in flight.
 		z.mu.Lock()
-		if z.state == zone.Empty && z.wait.head == nil {
-			r.Mark.past(0, i)
+		if z.state == zone.Empty && z.wait.Head == nil {
+			r.Note.Past(0, i)
 			z.mu.Unlock()
 			continue
 		}
-		if z.wait.head != nil || z.flyHead != nil {
+		if z.wait.Head != nil || z.flyHead != nil {
 			r.zone = int32(i)
 			d.queue(z, r)
 			z.mu.Unlock()
 			return
 		}
-		err := d.apply(z, i, OpReset)
-		r.Mark.past(0, i)
+		err := d.apply(z, i, disk.OpReset)
+		r.Note.Past(0, i)
 		failpoint.Hit(failpoint.Past)
 		z.mu.Unlock()
 		if err != nil && err != zone.ErrInvalid { // a zone that just turned read-only or offline is passed over
@@ -151,7 +152,7 @@ func (d *zoned) resetFrom(r *zonedRequest, i int) {
 
 // queue makes r wait for its turn at zone z, whose lock is held.
 func (d *zoned) queue(z *seqZone, r *zonedRequest) {
-	z.wait.push(r.Request)
+	z.wait.Push(r.Request)
 	d.unstick(z, int(r.zone))
 }
 
@@ -173,26 +174,26 @@ func (d *zoned) unstick(z *seqZone, i int) {
 // far as it has come. Each is admitted here, so that nobody overtakes it, and
 // goes on on its own lane.
 func (d *zoned) serve(z *seqZone, i int) {
-	for q := z.wait.head; q != nil; q = z.wait.head {
+	for q := z.wait.Head; q != nil; q = z.wait.Head {
 		r := zonedOf(q)
 		var err error
 		switch {
 		case z.hinders(r):
 			return
-		case r.Op == OpResetAll:
+		case r.Op == disk.OpResetAll:
 			r.step = zonedReset
-			if err = d.apply(z, i, OpReset); err == zone.ErrInvalid {
+			if err = d.apply(z, i, disk.OpReset); err == zone.ErrInvalid {
 				err = nil
 			}
-			r.Mark.past(0, i)
-		case r.Op == OpSecureErase:
+			r.Note.Past(0, i)
+		case r.Op == disk.OpSecureErase:
 			r.step = zonedErase
-			err = d.apply(z, i, OpReset)
-			r.Mark.past(r.rangeNo, i)
+			err = d.apply(z, i, disk.OpReset)
+			r.Note.Past(r.rangeNo, i)
 		case r.Op == opSetState:
 			r.step = zonedChanged
 			err = d.put(z, i, r.to)
-		case r.Op == OpWrite || r.Op == OpAppend:
+		case r.Op == disk.OpWrite || r.Op == disk.OpAppend:
 			if z.gated {
 				d.unstick(z, i)
 				return
@@ -203,13 +204,13 @@ func (d *zoned) serve(z *seqZone, i int) {
 			r.step = zonedChanged
 			err = d.change(z, i, r)
 		}
-		z.wait.pop()
+		z.wait.Pop()
 		if err != nil {
-			r.deliver(d.errorOf(r, err))
+			r.Deliver(d.errorOf(r, err))
 			continue
 		}
 		r.Err = nil
-		r.post()
+		r.Post()
 	}
 }
 
@@ -224,7 +225,7 @@ func (d *zoned) openGate(i int, failed error) {
 		return
 	}
 	if failed != nil {
-		failed = fmt.Errorf("%w: the zone's reset could not be completed: %w", ErrIO, failed)
+		failed = fmt.Errorf("%w: the zone's reset could not be completed: %w", disk.ErrIO, failed)
 	}
 	d.open(z, i, failed)
 }
@@ -237,8 +238,8 @@ func (d *zoned) open(z *seqZone, i int, failed error) {
 		return
 	}
 	z.stuck, z.owed = true, true
-	for r := z.wait.pop(); r != nil; r = z.wait.pop() {
-		r.deliver(d.rules.errorOf(r, failed))
+	for r := z.wait.Pop(); r != nil; r = z.wait.Pop() {
+		r.Deliver(d.rules.ErrorOf(r, failed))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -19,14 +20,14 @@ import (
 // is taken once more, to move the write pointer that guests see.
 type zoned struct {
 	img    *image
-	zinfo  Info
-	rules  rules
+	zinfo  disk.Info
+	rules  disk.Rules
 	shift  int    // log2 of the zone size in sectors
 	conv   uint64 // sectors of conventional zones, from the start of the disk
 	zones  []seqZone
 	com    *committer // nil on a read-only image
-	faults Faults
-	edges  *edged // nil where the storage has no larger blocks than the image
+	faults disk.Faults
+	edges  *disk.Edged // nil where the storage has no larger blocks than the image
 
 	// broken is set when the live table could not be stored: no write is
 	// promised after that.
@@ -34,7 +35,7 @@ type zoned struct {
 
 	claims struct {
 		mu    sync.Mutex // guards of
-		of    map[*Mark]*zonedRequest
+		of    map[*disk.Note]*zonedRequest
 		steps int // past other writes, to find the places of claims
 	}
 	givingUp sync.WaitGroup // claims that are given up in a goroutine
@@ -67,16 +68,16 @@ type seqZone struct {
 	turn       uint64 // how many writes have been admitted
 	// The writes in flight, in the order of their addresses.
 	flyHead, flyTail *zonedRequest
-	wait             reqList // who waits for its turn, first come first served
+	wait             disk.List // who waits for its turn, first come first served
 
 	older, newer int32 // list of implicitly open zones, guarded by res.mu
 }
 
 // openZoned opens a zoned image as a disk.
-func openZoned(path string, o Options) (*zoned, error) { return openZonedOver(path, o, nil) }
+func openZoned(path string, o disk.Options) (*zoned, error) { return openZonedOver(path, o, nil) }
 
 // openZonedOver is openZoned with something put over the image's file: see openImage.
-func openZonedOver(path string, o Options, over func(store) store) (*zoned, error) {
+func openZonedOver(path string, o disk.Options, over func(store) store) (*zoned, error) {
 	img, err := openImage(path, o, over)
 	if err != nil {
 		return nil, err
@@ -88,7 +89,7 @@ func openZonedOver(path string, o Options, over func(store) store) (*zoned, erro
 		conv:  uint64(img.ConventionalZones) * img.ZoneSectors,
 		zones: make([]seqZone, img.Zones()),
 	}
-	d.rules = newRules(d.zinfo)
+	d.rules = disk.NewRules(d.zinfo)
 	d.res.Resources = zone.Resources{MaxOpen: img.MaxOpen, MaxActive: img.MaxActive}
 	for i := range d.zones {
 		z, w := &d.zones[i], img.words[i]
@@ -101,9 +102,9 @@ func openZonedOver(path string, o Options, over func(store) store) (*zoned, erro
 	}
 	img.words = nil
 	if img.unit != 0 {
-		d.edges = &edged{unit: img.unit, file: int(img.f.Fd()), ragged: img.fileBytes}
+		d.edges = &disk.Edged{Unit: img.unit, File: int(img.f.Fd()), Ragged: img.fileBytes}
 	}
-	d.faults.init(d.zinfo)
+	d.faults.Init(d.zinfo)
 	_, _ = d.faults.Add(img.faults...) // they are this disk's: readFaults has looked
 	if !o.ReadOnly {
 		d.com = newCommitter(d)
@@ -112,19 +113,19 @@ func openZonedOver(path string, o Options, over func(store) store) (*zoned, erro
 }
 
 // Info implements Disk.
-func (d *zoned) Info() Info { return d.zinfo }
+func (d *zoned) Info() disk.Info { return d.zinfo }
 
 // ReportZone implements Disk.
-func (d *zoned) ReportZone(i int) zone.Descriptor { return d.img.Zone(i, d.entry(i)) }
+func (d *zoned) ReportZone(i int) zone.Descriptor { return d.img.Zone(i, d.Entry(i)) }
 
 // Faults implements Disk.
-func (d *zoned) Faults() *Faults { return &d.faults }
+func (d *zoned) Faults() *disk.Faults { return &d.faults }
 
-// entry, conventional, length and capacity implement zoneTable.
-func (d *zoned) entry(i int) zone.Entry  { return zone.Entry(d.zones[i].word.Load()) }
-func (d *zoned) conventional(i int) bool { return d.img.Conventional(i) }
-func (d *zoned) length(i int) uint64     { return d.img.Length(i) }
-func (d *zoned) capacity(i int) uint64   { return d.img.Capacity(i) }
+// Entry, conventional, length and capacity implement zoneTable.
+func (d *zoned) Entry(i int) zone.Entry  { return zone.Entry(d.zones[i].word.Load()) }
+func (d *zoned) Conventional(i int) bool { return d.img.Conventional(i) }
+func (d *zoned) Length(i int) uint64     { return d.img.Length(i) }
+func (d *zoned) Capacity(i int) uint64   { return d.img.Capacity(i) }
 
 // Close implements Disk.
 func (d *zoned) Close() error {
@@ -154,7 +155,7 @@ func (d *zoned) Close() error {
 		// Old data that is still there would show behind writes that are in
 		// flight when the next daemon is killed; recovery clears it.
 		if d.zones[i].gated {
-			err = fmt.Errorf("%w: old data in zone %d could not be cleared", ErrIO, i)
+			err = fmt.Errorf("%w: old data in zone %d could not be cleared", disk.ErrIO, i)
 		}
 	}
 	if err != nil {
@@ -164,60 +165,60 @@ func (d *zoned) Close() error {
 }
 
 // errTable is what a write gets when its zone's entry could not be stored.
-var errTable = fmt.Errorf("%w: the zone table cannot be written", ErrIO)
+var errTable = fmt.Errorf("%w: the zone table cannot be written", disk.ErrIO)
 
-// submit implements Disk.
-func (d *zoned) submit(q *Request) {
+// Submit implements Disk.
+func (d *zoned) Submit(q *disk.Request) {
 	r := zonedOf(q)
-	err := d.img.size.failed()
-	if err == nil && r.Op != OpRead && r.Op != OpReport {
-		err = d.img.size.before(q)
+	err := d.img.size.Failed()
+	if err == nil && r.Op != disk.OpRead && r.Op != disk.OpReport {
+		err = d.img.size.Before(q)
 	}
 	if err != nil {
 		d.fail(r, err)
 		return
 	}
 	switch r.Op {
-	case OpRead:
+	case disk.OpRead:
 		d.read(r)
-	case OpWrite, OpAppend:
+	case disk.OpWrite, disk.OpAppend:
 		d.write(r)
-	case OpFlush:
+	case disk.OpFlush:
 		switch {
-		case d.faults.strike(r.Request, 0, 0):
-			d.fail(r, r.fate.err) // of this flush alone: no sync has failed
+		case d.faults.Strike(r.Request, 0, 0):
+			d.fail(r, r.Fault.Err) // of this flush alone: no sync has failed
 		case d.com == nil:
-			r.finish(nil)
+			r.Finish(nil)
 		default:
 			d.com.flush(r.Request, nil)
 		}
-	case OpOpen, OpClose, OpFinish, OpReset:
+	case disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset:
 		d.manage(r)
-	case OpResetAll:
+	case disk.OpResetAll:
 		if d.img.readOnly {
-			d.fail(r, ErrReadOnly)
+			d.fail(r, disk.ErrReadOnly)
 			return
 		}
 		d.resetFrom(r, d.img.ConventionalZones)
-	case OpSecureErase:
+	case disk.OpSecureErase:
 		d.erase(r)
-	case OpReport:
-		r.finish(nil) // ReportZone is always right
+	case disk.OpReport:
+		r.Finish(nil) // ReportZone is always right
 	case opSetState:
 		d.setState(r)
 	case opCommit:
 		d.com.flush(r.Request, nil)
 	default:
-		d.fail(r, ErrUnsupported)
+		d.fail(r, disk.ErrUnsupported)
 	}
 }
 
-// ioDone implements Disk.
-func (d *zoned) ioDone(q *Request) {
+// Continue implements Disk.
+func (d *zoned) Continue(q *disk.Request) {
 	r := zonedOf(q)
 	switch r.step {
 	case zonedMoved:
-		d.end(r, r.io.Err)
+		d.end(r, r.IO.Err)
 	case zonedWrote:
 		d.wrote(r)
 	case zonedScrubbed:
@@ -232,37 +233,37 @@ func (d *zoned) ioDone(q *Request) {
 		d.eraseFrom(r, int(r.zone)+1)
 	case zonedSpan:
 		r.step = r.after
-		r.move(d.edges.reach(&r.io, d.img.reach))
+		r.Move(d.edges.Reach(&r.IO, d.img.reach))
 	}
 }
 
 // fail ends r, on its lane, with a sentinel.
-func (d *zoned) fail(r *zonedRequest, err error) { r.finish(d.errorOf(r, err)) }
+func (d *zoned) fail(r *zonedRequest, err error) { r.Finish(d.errorOf(r, err)) }
 
 // end ends r, on its lane, with the outcome of I/O.
 func (d *zoned) end(r *zonedRequest, err error) {
 	if d.edges != nil {
-		d.edges.end(r.Request)
+		d.edges.End(r.Request)
 	}
 	switch {
 	case err != nil:
 		if err == io.ErrUnexpectedEOF {
-			if short := d.img.size.look(); short != nil {
+			if short := d.img.size.Look(); short != nil {
 				err = short
 			}
 		}
-		err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, err))
-		if r.Op == OpWrite && r.io.Dsync { // it may have been told that data is lost: see image.sync
+		err = d.errorOf(r, fmt.Errorf("%w: %w", disk.ErrIO, err))
+		if r.Op == disk.OpWrite && r.IO.Dsync { // it may have been told that data is lost: see image.sync
 			d.com.flush(r.Request, err)
 			return
 		}
-	case r.fate != nil && r.fate.err != nil:
-		err = d.errorOf(r, r.fate.err)
-	case r.thenSync:
+	case r.Fault != nil && r.Fault.Err != nil:
+		err = d.errorOf(r, r.Fault.Err)
+	case r.ThenSync:
 		d.com.flush(r.Request, nil)
 		return
 	}
-	r.finish(err)
+	r.Finish(err)
 }
 
-func (d *zoned) errorOf(r *zonedRequest, err error) error { return d.rules.errorOf(r.Request, err) }
+func (d *zoned) errorOf(r *zonedRequest, err error) error { return d.rules.ErrorOf(r.Request, err) }

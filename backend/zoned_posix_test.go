@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -27,20 +28,20 @@ func TestZonedBasics(t *testing.T) {
 	}
 	c.want(c.write(256, a), zone.ErrUnaligned)
 	c.want(c.write(256+96, a), zone.ErrUnaligned)
-	c.want(c.zoneOp(OpFinish, 256), nil)
+	c.want(c.zoneOp(disk.OpFinish, 256), nil)
 	c.wantZone(2, zone.Full, 96)
 	c.want(c.write(256+24, a), zone.ErrInvalid)
 	if !bytes.Equal(c.read(256, 16384)[12288:], make([]byte, 4096)) {
 		t.Error("a finished zone has something behind what was written")
 	}
-	c.want(c.zoneOp(OpReset, 256), nil)
+	c.want(c.zoneOp(disk.OpReset, 256), nil)
 	c.wantZone(2, zone.Empty, 0)
 	if !bytes.Equal(c.read(256, 16384), make([]byte, 16384)) {
 		t.Error("a reset zone does not read as zeroes")
 	}
 	c.want(c.write(256, b), nil)
 	c.want(c.flush(), nil)
-	c.want(c.zoneOp(OpResetAll, 0), nil)
+	c.want(c.zoneOp(disk.OpResetAll, 0), nil)
 	c.wantZone(2, zone.Empty, 0)
 	c.want(c.write(256, a), nil)
 	if err := d.Close(); err != nil {

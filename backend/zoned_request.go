@@ -1,8 +1,10 @@
 package backend
 
+import "github.com/zvhost/zvhost/backend/disk"
+
 // A zonedRequest is a request to a zoned disk: what the disk has to know of it.
 type zonedRequest struct {
-	*Request
+	*disk.Request
 	step  zonedStep
 	after zonedStep // of zonedSpan: what comes then
 	zone  int32     // of a request to one zone, or the zone that one to many has come to
@@ -19,16 +21,16 @@ type zonedRequest struct {
 }
 
 // zonedOf is what the disk knows of r.
-func zonedOf(r *Request) *zonedRequest {
-	if z, ok := r.own.(*zonedRequest); ok {
+func zonedOf(r *disk.Request) *zonedRequest {
+	if z, ok := r.Own.(*zonedRequest); ok {
 		return z
 	}
 	z := &zonedRequest{Request: r}
-	r.own = z
+	r.Own = z
 	return z
 }
 
-// A zonedStep says what ioDone has to do next.
+// A zonedStep says what Continue has to do next.
 type zonedStep uint8
 
 const (

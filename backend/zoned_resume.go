@@ -6,12 +6,13 @@ import (
 	"runtime/debug"
 	"slices"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
 )
 
 // This file finishes what another daemon had begun on a zoned image when it
-// died, from the marks that it left (mark.go).
+// died, from the notes that it left (disk/note.go).
 //
 // An address that was given is claimed: a request without an owner stands for it
 // in the zone's list of writes in flight, so that nobody else is given it, no
@@ -19,20 +20,20 @@ import (
 // takes that place and is written anew, in full. docs/restart.md has the
 // argument.
 
-// user implements marker.
-func (d *zoned) user() uint64 { return d.img.run() }
+// User implements disk.Resumer.
+func (d *zoned) User() uint64 { return d.img.run() }
 
-// renew implements marker.
-func (d *zoned) renew() error { return d.img.renew() }
+// Renew implements disk.Resumer.
+func (d *zoned) Renew() error { return d.img.renew() }
 
-// begin implements marker.
-func (d *zoned) begin() error { return d.img.begin() }
+// Begin implements disk.Resumer.
+func (d *zoned) Begin() error { return d.img.begin() }
 
-// unclean implements marker.
-func (d *zoned) unclean() bool { return d.img.unclean }
+// Unclean implements disk.Resumer.
+func (d *zoned) Unclean() bool { return d.img.unclean }
 
-// leaveUnclean implements marker.
-func (d *zoned) leaveUnclean() { d.img.leaveUnclean = true }
+// LeaveUnclean implements disk.Resumer.
+func (d *zoned) LeaveUnclean() { d.img.leaveUnclean = true }
 
 // run is the number of the image's user, made different from other images', and
 // never 0.
@@ -86,17 +87,17 @@ func (img *image) begun() error {
 	return nil
 }
 
-// reserve implements marker.
-func (d *zoned) reserve(claims []claim) {
+// Reserve implements disk.Resumer.
+func (d *zoned) Reserve(claims []disk.Reservation) {
 	in, after := -1, (*zonedRequest)(nil)
 	for _, c := range claims {
-		i := int(c.was.sector >> d.shift)
-		r := zonedOf(&Request{Op: OpWrite, Sector: c.was.sector, Bytes: c.was.sectors << SectorShift, Mark: c.of})
+		i := int(c.Was.Sector >> d.shift)
+		r := zonedOf(&disk.Request{Op: disk.OpWrite, Sector: c.Was.Sector, Bytes: c.Was.Sectors << disk.SectorShift, Note: c.Of})
 		r.zone = int32(i)
-		r.from = d.rules.offset(c.was.sector)
-		r.end = r.from + c.was.sectors
-		if c.was.sectors > d.img.ZoneSectors || !d.claimable(r) {
-			c.of.failed()
+		r.from = d.rules.Offset(c.Was.Sector)
+		r.end = r.from + c.Was.Sectors
+		if c.Was.Sectors > d.img.ZoneSectors || !d.claimable(r) {
+			c.Of.Failed()
 			continue
 		}
 		if i != in {
@@ -107,27 +108,27 @@ func (d *zoned) reserve(claims []claim) {
 		ok := d.join(z, i, r, &after)
 		z.mu.Unlock()
 		if !ok {
-			c.of.failed()
+			c.Of.Failed()
 			continue
 		}
 		d.claims.mu.Lock()
 		if d.claims.of == nil {
-			d.claims.of = map[*Mark]*zonedRequest{}
+			d.claims.of = map[*disk.Note]*zonedRequest{}
 		}
-		d.claims.of[c.of] = r
+		d.claims.of[c.Of] = r
 		d.claims.mu.Unlock()
 		failpoint.Hit(failpoint.Claimed)
 	}
 }
 
-// claimable says whether r can have been admitted once. A mark may stand in
+// claimable says whether r can have been admitted once. A note may stand in
 // memory that a front-end can write to.
 func (d *zoned) claimable(r *zonedRequest) bool {
 	i := int(r.zone)
 	return !d.img.readOnly && d.img.resumable &&
-		r.Sector < d.zinfo.CapacitySectors && !d.conventional(i) &&
+		r.Sector < d.zinfo.CapacitySectors && !d.Conventional(i) &&
 		r.Bytes > 0 && r.end <= d.img.Capacity(i) &&
-		d.rules.whole(r.Bytes) && d.rules.whole(r.from<<SectorShift)
+		d.rules.Whole(r.Bytes) && d.rules.Whole(r.from<<disk.SectorShift)
 }
 
 // join puts r among the writes in flight of zone z, whose lock is held, in the
@@ -181,17 +182,17 @@ func (d *zoned) join(z *seqZone, i int, r *zonedRequest, after **zonedRequest) b
 	return true
 }
 
-// emptied implements marker. A mark may stand in memory that a front-end can write to.
-func (d *zoned) emptied(m *Mark, sector uint64) {
-	if sector < d.zinfo.CapacitySectors && d.rules.offset(sector) == 0 && d.entry(int(sector>>d.shift)).State() == zone.Empty {
-		m.managed(OpClose, int(sector>>d.shift)) // others may open it before the close comes
+// Emptied implements disk.Resumer. A note may stand in memory that a front-end can write to.
+func (d *zoned) Emptied(m *disk.Note, sector uint64) {
+	if sector < d.zinfo.CapacitySectors && d.rules.Offset(sector) == 0 && d.Entry(int(sector>>d.shift)).State() == zone.Empty {
+		m.Managed(disk.OpClose, int(sector>>d.shift)) // others may open it before the close comes
 		return
 	}
 	m.Clear()
 }
 
 // claimed takes back what was claimed for m; nil when nothing was.
-func (d *zoned) claimed(m *Mark) *zonedRequest {
+func (d *zoned) claimed(m *disk.Note) *zonedRequest {
 	d.claims.mu.Lock()
 	defer d.claims.mu.Unlock()
 	r := d.claims.of[m]
@@ -199,18 +200,18 @@ func (d *zoned) claimed(m *Mark) *zonedRequest {
 	return r
 }
 
-// disown implements marker.
-func (d *zoned) disown(m *Mark) {
+// Disown implements disk.Resumer.
+func (d *zoned) Disown(m *disk.Note) {
 	if r := d.claimed(m); r != nil {
 		d.giveUp(r)
 	}
 }
 
-// unclaim implements marker. What was written there is cleared, for the image may be
+// Unclaim implements disk.Resumer. What was written there is cleared, for the image may be
 // closed in good order.
-func (d *zoned) unclaim(m *Mark) {
+func (d *zoned) Unclaim(m *disk.Note) {
 	if r := d.claimed(m); r != nil {
-		r.Mark = nil
+		r.Note = nil
 		d.giveUp(r)
 	}
 }
@@ -219,9 +220,9 @@ func (d *zoned) unclaim(m *Mark) {
 // failed.
 func (d *zoned) giveUp(r *zonedRequest) {
 	off, n := d.img.offset(uint64(r.zone)<<d.shift+r.from), int64(r.Bytes)
-	r.Err = d.errorOf(r, ErrIO)
+	r.Err = d.errorOf(r, disk.ErrIO)
 	if e := d.edges; e != nil {
-		s := e.spans.try(off&^(e.unit-1), alignUp(off+n, e.unit))
+		s := e.Spans.Try(off&^(e.Unit-1), disk.AlignUp(off+n, e.Unit))
 		if s == nil {
 			// Its neighbour's I/O may end on the caller's own lane. Until then the write
 			// that is given up stands among those in flight, so a flush waits for it.
@@ -232,77 +233,77 @@ func (d *zoned) giveUp(r *zonedRequest) {
 			})
 			return
 		}
-		defer e.spans.release(s)
+		defer e.Spans.Release(s)
 	}
 	r.soiled = d.img.store.wipe(off, n) != nil
 	d.leave(r)
 }
 
-// leaveClaims takes back what nobody has come for before the disk is closed. The marks
+// leaveClaims takes back what nobody has come for before the disk is closed. The notes
 // stay as they are: whoever goes on with the session claims it again.
 func (d *zoned) leaveClaims() {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
 	d.claims.mu.Lock()
 	defer d.claims.mu.Unlock()
 	for _, r := range d.claims.of {
-		r.Mark = nil
+		r.Note = nil
 		d.giveUp(r)
 	}
 	d.claims.of = nil
 }
 
-// resume implements marker.
-func (d *zoned) resume(q *Request) {
+// Resume implements disk.Resumer.
+func (d *zoned) Resume(q *disk.Request) {
 	r := zonedOf(q)
 	failpoint.Hit(failpoint.Readmitted)
-	switch was := r.Mark.load(); was.what {
-	case markAt:
+	switch was := r.Note.Load(); was.What {
+	case disk.NotedAddress:
 		d.readmit(r, was)
-	case markDone:
+	case disk.NotedDone:
 		d.wasDone(r, was)
-	case markPast:
+	case disk.NotedZones:
 		d.goOn(r, was)
 	default:
-		d.fail(r, ErrIO)
+		d.fail(r, disk.ErrIO)
 	}
 }
 
 // wasDone answers r, which another daemon was done with.
-func (d *zoned) wasDone(r *zonedRequest, was mark) {
+func (d *zoned) wasDone(r *zonedRequest, was disk.Noted) {
 	switch {
-	case !was.agrees(&d.rules, d, r.Request):
-		d.fail(r, ErrIO)
-	case (r.Op == OpWrite || r.Op == OpAppend) && !d.img.resumable && !d.covers(r, was):
-		d.fail(r, ErrIO) // what the live table said of it was lost
+	case !was.Agrees(&d.rules, d, r.Request):
+		d.fail(r, disk.ErrIO)
+	case (r.Op == disk.OpWrite || r.Op == disk.OpAppend) && !d.img.resumable && !d.covers(r, was):
+		d.fail(r, disk.ErrIO) // what the live table said of it was lost
 	case r.Stable && d.img.readOnly: // it may not be durable, and will not be made so here
-		d.fail(r, ErrReadOnly)
+		d.fail(r, disk.ErrReadOnly)
 	default:
-		r.AppendSector = was.sector
+		r.AppendSector = was.Sector
 		d.done(r, nil)
 	}
 }
 
 // covers says whether the data of r, a write, is below the write pointer.
-func (d *zoned) covers(r *zonedRequest, was mark) bool {
-	w := d.entry(int(r.Sector >> d.shift))
-	return w.State() != zone.Offline && d.rules.offset(was.sector)+was.sectors <= w.Written()
+func (d *zoned) covers(r *zonedRequest, was disk.Noted) bool {
+	w := d.Entry(int(r.Sector >> d.shift))
+	return w.State() != zone.Offline && d.rules.Offset(was.Sector)+was.Sectors <= w.Written()
 }
 
 // readmit lets r, a write with an address, take the place that was claimed for it.
-func (d *zoned) readmit(r *zonedRequest, was mark) {
-	c := d.claimed(r.Mark)
+func (d *zoned) readmit(r *zonedRequest, was disk.Noted) {
+	c := d.claimed(r.Note)
 	if c == nil { // it was refused
-		d.fail(r, ErrIO)
+		d.fail(r, disk.ErrIO)
 		return
 	}
-	i, err := d.rules.write(d, r.Request)
+	i, err := d.rules.Write(d, r.Request)
 	r.zone = c.zone
 	start := uint64(c.zone) << d.shift
 	same := err == nil && i == int(c.zone) && r.Bytes == c.Bytes &&
-		(r.Op == OpAppend || r.Op == OpWrite && r.Sector == start+c.from)
+		(r.Op == disk.OpAppend || r.Op == disk.OpWrite && r.Sector == start+c.from)
 	if !same { // not the request that it was: the guest has changed it in flight
 		d.giveUp(c)
-		d.fail(r, ErrIO)
+		d.fail(r, disk.ErrIO)
 		return
 	}
 	z := &d.zones[c.zone]
@@ -329,26 +330,26 @@ func (d *zoned) readmit(r *zonedRequest, was mark) {
 
 // goOn goes on with a request that goes over zones, behind those that it is done
 // with. Which of those have been written since the mark does not say.
-func (d *zoned) goOn(r *zonedRequest, was mark) {
+func (d *zoned) goOn(r *zonedRequest, was disk.Noted) {
 	switch {
 	case d.img.readOnly:
-		d.fail(r, ErrReadOnly)
-	case r.Op == OpResetAll && was.seg == 0 && was.zone > d.img.ConventionalZones && was.zone <= len(d.zones):
-		d.resetFrom(r, was.zone)
-	case r.Op == OpSecureErase && d.erasedPast(r, was):
-		r.rangeNo = was.seg
-		d.eraseFrom(r, was.zone)
+		d.fail(r, disk.ErrReadOnly)
+	case r.Op == disk.OpResetAll && was.Seg == 0 && was.Zone > d.img.ConventionalZones && was.Zone <= len(d.zones):
+		d.resetFrom(r, was.Zone)
+	case r.Op == disk.OpSecureErase && d.erasedPast(r, was):
+		r.rangeNo = was.Seg
+		d.eraseFrom(r, was.Zone)
 	default:
-		d.fail(r, ErrIO)
+		d.fail(r, disk.ErrIO)
 	}
 }
 
 // erasedPast says whether was can be the mark of r, a secure erase: it is behind a zone
 // of the range that it names.
-func (d *zoned) erasedPast(r *zonedRequest, was mark) bool {
-	if int(was.seg) >= len(r.Ranges) || slices.ContainsFunc(r.Ranges, func(s Range) bool { return d.erasable(s.Sector, uint64(s.Sectors)) != nil }) {
+func (d *zoned) erasedPast(r *zonedRequest, was disk.Noted) bool {
+	if int(was.Seg) >= len(r.Ranges) || slices.ContainsFunc(r.Ranges, func(s disk.Range) bool { return d.erasable(s.Sector, uint64(s.Sectors)) != nil }) {
 		return false
 	}
-	from, to := d.erased(&r.Ranges[was.seg])
-	return was.zone > from && was.zone <= to
+	from, to := d.erased(&r.Ranges[was.Seg])
+	return was.Zone > from && was.Zone <= to
 }

@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -17,18 +18,18 @@ import (
 // scrub makes n bytes from off on of the file go away, for r, which has failed.
 func (d *zoned) scrub(r *zonedRequest, off, n int64) {
 	r.step = zonedScrubbed
-	r.io.Code, r.io.Iov, r.io.Off, r.io.Len = engine.PunchHole, nil, off, n
-	r.start()
+	r.IO.Code, r.IO.Iov, r.IO.Off, r.IO.Len = engine.PunchHole, nil, off, n
+	r.StartIO()
 }
 
 // scrubbed goes on when that is done, or not.
 func (d *zoned) scrubbed(r *zonedRequest) {
-	if r.io.Err != nil && r.io.Code == engine.PunchHole { // there are no holes, or not now
-		r.io.Code = engine.ZeroRange
-		r.start()
+	if r.IO.Err != nil && r.IO.Code == engine.PunchHole { // there are no holes, or not now
+		r.IO.Code = engine.ZeroRange
+		r.StartIO()
 		return
 	}
-	r.soiled = r.io.Err != nil
+	r.soiled = r.IO.Err != nil
 	d.landed(r)
 }
 
@@ -56,9 +57,9 @@ func (d *zoned) clearDebris(i int) {
 		return // it was reset since
 	}
 	start := uint64(i) << d.shift
-	err := d.wipe(d.img.offset(start+from), int64(to-from)<<SectorShift)
+	err := d.wipe(d.img.offset(start+from), int64(to-from)<<disk.SectorShift)
 	if err != nil {
-		err = fmt.Errorf("%w: what a failed write left in the zone cannot be cleared: %w", ErrIO, err)
+		err = fmt.Errorf("%w: what a failed write left in the zone cannot be cleared: %w", disk.ErrIO, err)
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -32,7 +33,7 @@ func (c *client) failNow(e *heldEngine, sector uint64, n int64) {
 	r := c.appends(e, sector, 1)[0]
 	e.release(0, fault{n: n, err: unix.EIO})
 	c.ended(r)
-	c.want(r.Err, ErrIO)
+	c.want(r.Err, disk.ErrIO)
 }
 
 // What a failed write leaves, where it cannot be cleared, is under no other write: none
@@ -42,18 +43,18 @@ func TestDebrisIsUnderNobody(t *testing.T) {
 		path := newFastImage(t, small)
 		_, c, e, heal := unclearable(t, path)
 		if first > 0 {
-			c.want(c.writeNow(e, 256, pattern('z', int(first)*SectorSize)), nil)
+			c.want(c.writeNow(e, 256, pattern('z', int(first)*disk.SectorSize)), nil)
 		}
 		c.failNow(e, 256, 2048)
 		e.hold = nil
 		for range 2 {
 			c.want(c.write(256+first, pattern('x', 512)), unix.ENOSPC)
 			_, err := c.append(256, pattern('x', 512))
-			c.want(err, ErrIO)
+			c.want(err, disk.ErrIO)
 		}
 		c.want(c.write(384, pattern('o', 512)), nil) // another zone is not held up
 		e.hold = isWrite
-		c.want(c.zoneOp(OpOpen, 256), nil)
+		c.want(c.zoneOp(disk.OpOpen, 256), nil)
 		heal()
 		// One by one: the gate opens meanwhile, and who came first is not who goes first.
 		rs := append(c.appends(e, 256, 1), c.appends(e, 256, 1)...)
@@ -61,7 +62,7 @@ func TestDebrisIsUnderNobody(t *testing.T) {
 		e.release(0, fault{})
 		c.ended(rs[1], rs[0])
 		c.wantZone(2, zone.ExpOpen, first+16)
-		want := append(append(pattern('z', int(first)*SectorSize), make([]byte, 4096)...), pattern('a', 4096)...)
+		want := append(append(pattern('z', int(first)*disk.SectorSize), make([]byte, 4096)...), pattern('a', 4096)...)
 		if got := c.read(256, len(want)); !bytes.Equal(got, want) {
 			t.Error("what a write had left that failed before shows")
 		}
@@ -87,16 +88,16 @@ func TestDebrisBelowThePointer(t *testing.T) {
 	c.want(c.writeNow(e, 256+25, pattern('w', 512)), nil)
 
 	c.failNow(e, 256, 512)
-	c.want(c.zoneOp(OpReset, 256), nil)
-	c.want(c.writeNow(e, 256, pattern('x', 512)), ErrIO) // its old data
+	c.want(c.zoneOp(disk.OpReset, 256), nil)
+	c.want(c.writeNow(e, 256, pattern('x', 512)), disk.ErrIO) // its old data
 	c.failNow(e, 384, 512)
-	c.want(c.zoneOp(OpReset, 384), nil) // it had none
-	c.want(c.writeNow(e, 384, pattern('x', 512)), ErrIO)
-	c.want(c.zoneOp(OpFinish, 384), nil)
-	c.want(c.zoneOp(OpReset, 384), nil)
-	erase := request(OpSecureErase, 384, nil)
-	erase.Ranges = []Range{{Sector: 384, Sectors: 128}}
-	c.want(c.do(erase), ErrIO)
+	c.want(c.zoneOp(disk.OpReset, 384), nil) // it had none
+	c.want(c.writeNow(e, 384, pattern('x', 512)), disk.ErrIO)
+	c.want(c.zoneOp(disk.OpFinish, 384), nil)
+	c.want(c.zoneOp(disk.OpReset, 384), nil)
+	erase := request(disk.OpSecureErase, 384, nil)
+	erase.Ranges = []disk.Range{{Sector: 384, Sectors: 128}}
+	c.want(c.do(erase), disk.ErrIO)
 	heal()
 	c.want(c.do(erase), nil)
 	if data := rawZone(t, path, 3); !bytes.Equal(data, make([]byte, len(data))) {
@@ -138,9 +139,9 @@ func TestDebrisOfAClaim(t *testing.T) {
 	path := newFastImage(t, small)
 	d, c, e, heal := unclearable(t, path)
 	m := inFlightAt(256, 8)
-	Claim(d, Run(d), []*Mark{m})
-	Release(d, m)
-	c.want(c.writeNow(e, 256, pattern('x', 512)), ErrIO)
+	disk.Claim(d, disk.Run(d), []*disk.Note{m})
+	disk.Release(d, m)
+	c.want(c.writeNow(e, 256, pattern('x', 512)), disk.ErrIO)
 	heal()
 	c.want(c.writeNow(e, 256, pattern('x', 512)), nil)
 	e.hold = nil

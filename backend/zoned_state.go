@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"runtime/debug"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // What no guest can ask for is none of the operations that Op counts.
 const (
-	opSetState Op = 0x80 // puts a zone into a state
-	opCommit   Op = 0x81 // a flush that no fault strikes
+	opSetState disk.Op = 0x80 // puts a zone into a state
+	opCommit   disk.Op = 0x81 // a flush that no fault strikes
 )
 
 // ZoneTarget is a state that a zone can be put into from outside.
@@ -56,7 +57,7 @@ func ParseZoneTarget(s string) (ZoneTarget, error) {
 // is in flight may still land. When SetZoneStates returns nil all of it is
 // durable. An error names the zone that it is about; those before it are set.
 // Any goroutine may call it, until Close.
-func SetZoneStates(d Disk, zones []int, to ZoneTarget) (err error) {
+func SetZoneStates(d disk.Disk, zones []int, to ZoneTarget) (err error) {
 	z := d.Info().Zoned
 	switch {
 	case z == nil:
@@ -67,7 +68,7 @@ func SetZoneStates(d Disk, zones []int, to ZoneTarget) (err error) {
 		return errors.New("a real drive sets its zones itself: this can be done to images only")
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
-	lane, err := NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
+	lane, err := disk.NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
 	if err != nil {
 		return err
 	}
@@ -76,20 +77,20 @@ func SetZoneStates(d Disk, zones []int, to ZoneTarget) (err error) {
 		if i < 0 || i >= z.Zones {
 			err = fmt.Errorf("zone %d: the disk has zones 0 to %d", i, z.Zones-1)
 		} else {
-			err = lane.carryOut(d, setStateRequest(uint64(i)*z.ZoneSectors, to))
+			err = lane.CarryOut(d, setStateRequest(uint64(i)*z.ZoneSectors, to))
 		}
 		if err != nil {
-			err = fmt.Errorf("zone %d cannot be made %v: %w", i, to, plainly(err))
+			err = fmt.Errorf("zone %d cannot be made %v: %w", i, to, disk.CauseOf(err))
 			break
 		}
 	}
 	// In one go: a sync for each zone of a large disk would take minutes.
-	return errors.Join(err, plainly(lane.carryOut(d, &Request{Op: opCommit})))
+	return errors.Join(err, disk.CauseOf(lane.CarryOut(d, &disk.Request{Op: opCommit})))
 }
 
 // setStateRequest is the request that puts the zone at sector into a state.
-func setStateRequest(sector uint64, to ZoneTarget) *Request {
-	r := &Request{Op: opSetState, Sector: sector}
+func setStateRequest(sector uint64, to ZoneTarget) *disk.Request {
+	r := &disk.Request{Op: opSetState, Sector: sector}
 	zonedOf(r).to = to
 	return r
 }
@@ -105,7 +106,7 @@ func (d *zoned) setState(r *zonedRequest) {
 	r.zone = int32(i)
 	z := &d.zones[i]
 	z.mu.Lock()
-	if z.wait.head != nil || z.flyHead != nil {
+	if z.wait.Head != nil || z.flyHead != nil {
 		d.queue(z, r)
 		z.mu.Unlock()
 		return
@@ -115,7 +116,7 @@ func (d *zoned) setState(r *zonedRequest) {
 	if err != nil {
 		err = d.errorOf(r, err)
 	}
-	r.finish(err)
+	r.Finish(err)
 }
 
 // put moves zone z, whose lock is held and which has no writes in flight, to a

@@ -10,13 +10,14 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 var targets = []ZoneTarget{ToReadOnly, ToOffline, ToFull, ToEmpty, ToWritable}
 
-func set(t tb, d Disk, to ZoneTarget, zones ...int) {
+func set(t tb, d disk.Disk, to ZoneTarget, zones ...int) {
 	t.Helper()
 	if err := SetZoneStates(d, zones, to); err != nil {
 		t.Fatal(err)
@@ -39,12 +40,12 @@ func TestSetZoneStates(t *testing.T) {
 			c.want(c.write(i*128, data), nil)
 		}
 		c.want(c.write(128, data), nil)
-		c.want(c.zoneOp(OpFinish, 7*128), nil)
+		c.want(c.zoneOp(disk.OpFinish, 7*128), nil)
 		c.want(c.write(9*128, pattern('d', 96*512)), nil)
-		c.want(c.zoneOp(OpClose, 8*128), nil)
+		c.want(c.zoneOp(disk.OpClose, 8*128), nil)
 		set(t, d, ToReadOnly, 3)
 		set(t, d, ToOffline, 4)
-		c.want(c.zoneOp(OpOpen, 6*128), nil)
+		c.want(c.zoneOp(disk.OpOpen, 6*128), nil)
 		return path, c
 	}
 	after := map[ZoneTarget]func(written uint64, before zone.State) zone.State{
@@ -74,7 +75,7 @@ func TestSetZoneStates(t *testing.T) {
 			}
 			if state == zone.Offline {
 				c.wantZone(i, zone.Offline, 0)
-				c.want(c.do(request(OpRead, uint64(i)*128, make([]byte, 512))), zone.ErrInvalid)
+				c.want(c.do(request(disk.OpRead, uint64(i)*128, make([]byte, 512))), zone.ErrInvalid)
 				continue
 			}
 			c.wantZone(i, state, w)
@@ -113,7 +114,7 @@ func TestSetConventionalZones(t *testing.T) {
 		t.Error("a read-only zone has changed, or the part of the write before it has landed")
 	}
 	set(t, d, ToOffline, 1)
-	c.want(c.do(request(OpRead, 120, make([]byte, 16*512))), zone.ErrInvalid)
+	c.want(c.do(request(disk.OpRead, 120, make([]byte, 16*512))), zone.ErrInvalid)
 	for _, to := range []ZoneTarget{ToFull, ToEmpty} {
 		if err := SetZoneStates(d, []int{1}, to); err == nil || !strings.Contains(err.Error(), "zone 1 cannot be made "+to.String()+": it is conventional") {
 			t.Errorf("%v: %v", to, err)
@@ -172,11 +173,11 @@ func TestSetZoneStateWaitsForWrites(t *testing.T) {
 	z := &d.(*zoned).zones[2]
 	for waits := false; !waits; runtime.Gosched() {
 		z.mu.Lock()
-		waits = z.wait.head != nil
+		waits = z.wait.Head != nil
 		z.mu.Unlock()
 	}
-	late := request(OpWrite, 256+24, pattern('x', 512))
-	reset := request(OpReset, 256, nil)
+	late := request(disk.OpWrite, 256+24, pattern('x', 512))
+	reset := request(disk.OpReset, 256, nil)
 	c.submit(late, reset)
 	c.want(c.writeNow(e, 384, pattern('y', 512)), nil)
 	c.wantZone(2, zone.Empty, 0)
@@ -223,7 +224,7 @@ func TestSetZoneStateRefused(t *testing.T) {
 	c.wantZone(3, zone.Full, 0) // the one before
 	closeDisk(t, d, path)
 
-	readOnly, err := Open(path, Options{ReadOnly: true})
+	readOnly, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +253,7 @@ func TestOfflineZoneIsClearedToo(t *testing.T) {
 	c.want(c.write(256, pattern('o', 96*512)), nil)
 	c.want(c.flush(), nil)
 	fs.refuse(failing("wipe", errDead))
-	c.want(c.zoneOp(OpReset, 256), nil)
+	c.want(c.zoneOp(disk.OpReset, 256), nil)
 	set(t, d, ToOffline, 2)
 	kill(t, d, fs)
 	d = openDisk(t, path).(*zoned)
@@ -282,11 +283,11 @@ func TestSetZoneStatesUnderLoad(t *testing.T) {
 				start := 256 + n%4*128
 				switch n % 7 {
 				case 0:
-					_ = c.zoneOp(OpReset, start)
+					_ = c.zoneOp(disk.OpReset, start)
 				case 1:
-					_ = c.zoneOp(OpFinish, start)
+					_ = c.zoneOp(disk.OpFinish, start)
 				default:
-					if _, err := c.append(start, pattern('x', 4096)); errors.Is(err, ErrIO) {
+					if _, err := c.append(start, pattern('x', 4096)); errors.Is(err, disk.ErrIO) {
 						t.Error(err)
 					}
 				}
@@ -309,10 +310,10 @@ func TestSetZoneStatesUnderLoad(t *testing.T) {
 // opened; a copy of the file does too.
 func TestImageStartsOtherwise(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk.zvh")
-	faults := make([]Fault, len(faultLines))
+	faults := make([]disk.Fault, len(faultLines))
 	for i, c := range faultLines {
 		faults[i] = c.fault
-		if faults[i].Place == InSectors {
+		if faults[i].Place == disk.InSectors {
 			faults[i].Last = faults[i].First
 		}
 	}
@@ -343,7 +344,7 @@ func TestImageStartsOtherwise(t *testing.T) {
 		}
 		d.Faults().ClearAll() // for this time
 		c := newClient(t, d)
-		c.want(c.do(request(OpRead, 5*128, make([]byte, 512))), nil)
+		c.want(c.do(request(disk.OpRead, 5*128, make([]byte, 512))), nil)
 		if !bytes.Equal(c.read(5*128, 96*512), make([]byte, 96*512)) {
 			t.Error("a zone that started full is not full of zeroes")
 		}
@@ -363,12 +364,12 @@ func TestImageStartsOtherwise(t *testing.T) {
 		"zone 0 cannot start full: it is conventional":      {Full: []int{0}},
 		"zone 3 cannot start both read-only and offline":    {ReadOnly: []int{3}, Offline: []int{3}},
 		"zone 3 cannot start both full and full":            {Full: []int{3, 3}},
-		`fault "write,zone=16": zone 16 is beyond the last`: {Faults: []Fault{{Kind: FaultWrite, Place: InZones, First: 16, Last: 16}}},
-		"too many to stand in the image":                    {Faults: make([]Fault, 2000)},
+		`fault "write,zone=16": zone 16 is beyond the last`: {Faults: []disk.Fault{{Kind: disk.FaultWrite, Place: disk.InZones, First: 16, Last: 16}}},
+		"too many to stand in the image":                    {Faults: make([]disk.Fault, 2000)},
 	} {
 		for i := range s.Faults {
 			if s.Faults[i].Kind == 0 {
-				s.Faults[i].Kind = FaultRead
+				s.Faults[i].Kind = disk.FaultRead
 			}
 		}
 		err := CreateImageWith(filepath.Join(t.TempDir(), "x"), small, s)

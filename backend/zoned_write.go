@@ -3,6 +3,7 @@ package backend
 import (
 	"fmt"
 
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
@@ -11,7 +12,7 @@ import (
 
 // write checks what can be checked without the zone, and admits.
 func (d *zoned) write(r *zonedRequest) {
-	i, err := d.rules.write(d, r.Request)
+	i, err := d.rules.Write(d, r.Request)
 	r.zone = int32(i)
 	switch {
 	case err != nil:
@@ -20,13 +21,13 @@ func (d *zoned) write(r *zonedRequest) {
 	case d.broken.Load():
 		d.fail(r, errTable)
 		return
-	case d.conventional(i):
+	case d.Conventional(i):
 		d.writeConventional(r)
 		return
 	}
 	z := &d.zones[r.zone]
 	z.mu.Lock()
-	if z.gated || z.wait.head != nil {
+	if z.gated || z.wait.Head != nil {
 		d.queue(z, r)
 		z.mu.Unlock()
 		return
@@ -42,14 +43,14 @@ func (d *zoned) write(r *zonedRequest) {
 
 func (d *zoned) writeConventional(r *zonedRequest) {
 	if r.Bytes == 0 {
-		r.finish(nil)
+		r.Finish(nil)
 		return
 	}
 	r.step = zonedMoved
-	r.io.Code, r.io.FD = engine.Writev, d.img.data
-	r.through(d.img.direct != nil)
-	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(r.Sector), int64(r.Bytes), r.Iov
-	if d.faults.strike(r.Request, r.Sector, r.Bytes>>SectorShift) && !r.cutShort() {
+	r.IO.Code, r.IO.FD = engine.Writev, d.img.data
+	r.Through(d.img.direct != nil)
+	r.IO.Off, r.IO.Len, r.IO.Iov = d.img.offset(r.Sector), int64(r.Bytes), r.Iov
+	if d.faults.Strike(r.Request, r.Sector, r.Bytes>>disk.SectorShift) && !r.CutShort() {
 		d.end(r, nil)
 		return
 	}
@@ -65,9 +66,9 @@ func (d *zoned) writeConventional(r *zonedRequest) {
 func (d *zoned) move(r *zonedRequest) {
 	switch {
 	case d.edges == nil:
-		r.move(d.img.reach)
-	case d.edges.begin(r.Request):
-		r.move(d.edges.reach(&r.io, d.img.reach))
+		r.Move(d.img.reach)
+	case d.edges.Begin(r.Request):
+		r.Move(d.edges.Reach(&r.IO, d.img.reach))
 	default:
 		r.after, r.step = r.step, zonedSpan
 	}
@@ -77,8 +78,8 @@ func (d *zoned) move(r *zonedRequest) {
 // back what it has read of them. It is not for lanes, for whom the write may wait.
 func (d *zoned) wipe(off, n int64) error {
 	if e := d.edges; e != nil {
-		s := e.spans.wait(off&^(e.unit-1), alignUp(off+n, e.unit))
-		defer e.spans.release(s)
+		s := e.Spans.Wait(off&^(e.Unit-1), disk.AlignUp(off+n, e.Unit))
+		defer e.Spans.Release(s)
 	}
 	return d.img.store.wipe(off, n)
 }
@@ -87,9 +88,9 @@ func (d *zoned) wipe(off, n int64) error {
 // the writes in flight; or says why not, with nothing changed.
 func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
 	i := int(r.zone)
-	sectors := r.Bytes >> SectorShift
+	sectors := r.Bytes >> disk.SectorShift
 	from := z.next
-	if r.Op == OpWrite {
+	if r.Op == disk.OpWrite {
 		from = r.Sector & (d.img.ZoneSectors - 1)
 	}
 	to, err := zone.Transition(z.state, zone.OnWrite, z.next != 0)
@@ -117,7 +118,7 @@ func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
 	}
 	r.from, r.end = from, from+sectors
 	if !plant.LateNote {
-		r.Mark.at(uint64(i)<<d.shift+from, sectors)
+		r.Note.At(uint64(i)<<d.shift+from, sectors)
 	}
 	failpoint.Hit(failpoint.Admit)
 	z.next = r.end
@@ -140,17 +141,17 @@ func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
 // issue starts the I/O of an admitted write, on its own lane.
 func (d *zoned) issue(r *zonedRequest) {
 	start := uint64(r.zone) << d.shift
-	if r.Op == OpAppend {
+	if r.Op == disk.OpAppend {
 		r.AppendSector = start + r.from
 	}
 	if r.Bytes == 0 {
-		r.finish(nil)
+		r.Finish(nil)
 		return
 	}
 	r.step = zonedWrote
-	r.io.Code, r.io.FD, r.io.Dsync = engine.Writev, d.img.data, false
-	r.io.Off, r.io.Len, r.io.Iov = d.img.offset(start+r.from), int64(r.Bytes), r.Iov
-	if d.faults.strike(r.Request, start+r.from, r.end-r.from) && !r.cutShort() {
+	r.IO.Code, r.IO.FD, r.IO.Dsync = engine.Writev, d.img.data, false
+	r.IO.Off, r.IO.Len, r.IO.Iov = d.img.offset(start+r.from), int64(r.Bytes), r.Iov
+	if d.faults.Strike(r.Request, start+r.from, r.end-r.from) && !r.CutShort() {
 		d.wrote(r)
 		return
 	}
@@ -163,27 +164,27 @@ func (d *zoned) issue(r *zonedRequest) {
 // so that no guest ever reads half of a write that failed.
 func (d *zoned) wrote(r *zonedRequest) {
 	switch {
-	case r.fate != nil && r.fate.err != nil:
+	case r.Fault != nil && r.Fault.Err != nil:
 		d.spoilt(r)
 		return
-	case r.io.Err == nil:
+	case r.IO.Err == nil:
 		r.Err = nil
 		d.landed(r)
 		return
 	}
-	r.Err = d.errorOf(r, fmt.Errorf("%w: %w", ErrIO, r.io.Err))
-	d.scrub(r, r.io.Off, r.io.Len)
+	r.Err = d.errorOf(r, fmt.Errorf("%w: %w", disk.ErrIO, r.IO.Err))
+	d.scrub(r, r.IO.Off, r.IO.Len)
 }
 
 // spoilt goes on when a fault has made a write fail, with what it lets land on
 // the disk. That stays, as it does on a drive that fails in the middle; the rest
 // is any failed write's.
 func (d *zoned) spoilt(r *zonedRequest) {
-	if r.fate.good > 0 && r.io.Err != nil {
-		r.fate.good = 0 // and then it failed indeed
+	if r.Fault.Good > 0 && r.IO.Err != nil {
+		r.Fault.Good = 0 // and then it failed indeed
 	}
-	r.Err = d.errorOf(r, r.fate.err)
-	d.scrub(r, d.img.offset(uint64(r.zone)<<d.shift+r.from+r.fate.good), int64(r.Bytes-r.fate.good<<SectorShift))
+	r.Err = d.errorOf(r, r.Fault.Err)
+	d.scrub(r, d.img.offset(uint64(r.zone)<<d.shift+r.from+r.Fault.Good), int64(r.Bytes-r.Fault.Good<<disk.SectorShift))
 }
 
 // landed takes r out of the writes in flight and moves the write pointer that
@@ -196,7 +197,7 @@ func (d *zoned) landed(r *zonedRequest) {
 // leave is landed but for the end of r.
 func (d *zoned) leave(r *zonedRequest) {
 	if d.edges != nil {
-		d.edges.end(r.Request)
+		d.edges.End(r.Request)
 	}
 	i := int(r.zone)
 	z := &d.zones[i]
@@ -215,8 +216,8 @@ func (d *zoned) leave(r *zonedRequest) {
 	switch {
 	case r.Err == nil:
 		z.done = max(z.done, r.end)
-	case r.fate != nil && r.fate.good > 0:
-		z.done = max(z.done, r.from+r.fate.good)
+	case r.Fault != nil && r.Fault.Good > 0:
+		z.done = max(z.done, r.from+r.Fault.Good)
 	}
 	if r.soiled {
 		r.soiled = false
@@ -231,9 +232,9 @@ func (d *zoned) leave(r *zonedRequest) {
 	failpoint.Hit(failpoint.Table)
 	// Before anybody else can reset the zone, or take the address.
 	if r.Err == nil {
-		r.Mark.done(uint64(i)<<d.shift + r.from)
+		r.Note.Done(uint64(i)<<d.shift + r.from)
 	} else {
-		r.Mark.failed()
+		r.Note.Failed()
 	}
 	failpoint.Hit(failpoint.Landed)
 	if z.watch {
@@ -243,7 +244,7 @@ func (d *zoned) leave(r *zonedRequest) {
 		default: // it is poked already
 		}
 	}
-	if z.wait.head != nil {
+	if z.wait.Head != nil {
 		d.serve(z, i)
 	}
 	z.mu.Unlock()
@@ -280,7 +281,7 @@ func (d *zoned) publish(z *seqZone, i int) bool {
 	}
 	if !d.img.live.store(i, w) {
 		d.broken.Store(true)
-		_ = d.img.size.look() // that would be why
+		_ = d.img.size.Look() // that would be why
 		return false
 	}
 	z.word.Store(uint64(w))

@@ -6,7 +6,7 @@ import (
 	"math/bits"
 	"sync/atomic"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // BlkOptions are what a block device has beside its disk.
@@ -37,8 +37,8 @@ const (
 // SetFeatures, ReadConfig, WriteConfig and Reset belong to the session's
 // goroutine. Decode may be called by any number of workers at the same time.
 type Blk struct {
-	disk    backend.Disk
-	info    backend.Info
+	disk    disk.Disk
+	info    disk.Info
 	offered uint64
 	serial  [serialBytes]byte
 	config  [BlkConfigBytes]byte // but for the byte writeback, and capacity
@@ -57,7 +57,7 @@ type Blk struct {
 
 // NewBlk makes a block device of a disk. It refuses options out of range, and a
 // disk whose geometry the configuration space cannot express.
-func NewBlk(disk backend.Disk, o BlkOptions) (*Blk, error) {
+func NewBlk(dk disk.Disk, o BlkOptions) (*Blk, error) {
 	if o.QueueSize == 0 {
 		o.QueueSize = defaultQueueSize
 	}
@@ -74,7 +74,7 @@ func NewBlk(disk backend.Disk, o BlkOptions) (*Blk, error) {
 			return nil, fmt.Errorf("serial %q: only printable ASCII characters", o.Serial)
 		}
 	}
-	b := &Blk{disk: disk, info: disk.Info(), queues: o.Queues}
+	b := &Blk{disk: dk, info: dk.Info(), queues: o.Queues}
 	copy(b.serial[:], o.Serial)
 	segMax := uint32(min(o.QueueSize, MaxChain)) - 2 // header and status
 	if err := checkInfo(b.info, segMax); err != nil {
@@ -90,9 +90,9 @@ func NewBlk(disk backend.Disk, o BlkOptions) (*Blk, error) {
 }
 
 // checkInfo says what the device model cannot express about a disk.
-func checkInfo(i backend.Info, segMax uint32) error {
+func checkInfo(i disk.Info, segMax uint32) error {
 	switch l, p := i.LogicalBlockSize, i.PhysicalBlockSize; {
-	case l < backend.SectorSize || bits.OnesCount32(l) != 1:
+	case l < disk.SectorSize || bits.OnesCount32(l) != 1:
 		return fmt.Errorf("logical block size %d: must be a power of two of at least 512 bytes", l)
 	case p < l || bits.OnesCount32(p) != 1 || p/l > math.MaxUint16:
 		return fmt.Errorf("physical block size %d: must be a power of two of at least the logical block size, %d, and less than 65536 times that", p, l)
@@ -108,18 +108,18 @@ func checkInfo(i backend.Info, segMax uint32) error {
 		return fmt.Errorf("zone size %d sectors: must be a power of two of at most 2^31", z.ZoneSectors)
 	case z.Zones < 1 || uint64(z.Zones) != (i.CapacitySectors+z.ZoneSectors-1)/z.ZoneSectors:
 		return fmt.Errorf("%d zones of %d sectors do not make a disk of %d sectors", z.Zones, z.ZoneSectors, i.CapacitySectors)
-	case z.WriteGranularity < backend.SectorSize || bits.OnesCount32(z.WriteGranularity) != 1:
+	case z.WriteGranularity < disk.SectorSize || bits.OnesCount32(z.WriteGranularity) != 1:
 		return fmt.Errorf("write granularity %d: must be a power of two of at least 512 bytes", z.WriteGranularity)
-	case uint64(z.MaxAppendSectors)<<backend.SectorShift < uint64(z.WriteGranularity):
+	case uint64(z.MaxAppendSectors)<<disk.SectorShift < uint64(z.WriteGranularity):
 		return fmt.Errorf("append limit %d sectors: must be at least the write granularity, %d bytes", z.MaxAppendSectors, z.WriteGranularity)
-	case uint64(z.MaxAppendSectors)<<backend.SectorShift > uint64(segMax)*maxSegmentBytes:
+	case uint64(z.MaxAppendSectors)<<disk.SectorShift > uint64(segMax)*maxSegmentBytes:
 		return fmt.Errorf("append limit %d sectors: must not exceed %d segments of %d bytes; use larger queues or a lower limit", z.MaxAppendSectors, segMax, maxSegmentBytes)
 	}
 	return nil
 }
 
 // offer lists the features of a device with such a disk ("Feature bits").
-func offer(i backend.Info) uint64 {
+func offer(i disk.Info) uint64 {
 	f := FeatureVersion1 | FeatureRingPacked | FeatureIndirectDesc | FeatureEventIdx |
 		BlkFeatureSizeMax | BlkFeatureSegMax | BlkFeatureBlkSize | BlkFeatureTopology |
 		BlkFeatureFlush | BlkFeatureConfigWCE | BlkFeatureMQ
@@ -147,7 +147,7 @@ func offer(i backend.Info) uint64 {
 // erasable says whether a disk is offered with SECURE_ERASE: where the
 // specification says what that means for zones. Of an ordinary disk it could
 // not be promised.
-func erasable(i backend.Info) bool {
+func erasable(i disk.Info) bool {
 	return i.Zoned != nil && !i.ReadOnly && i.MaxEraseSectors != 0
 }
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -57,19 +57,19 @@ func TestFeatures(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		disk *fakeDisk
-		edit func(*backend.Info)
+		edit func(*disk.Info)
 		want uint64
 	}{
 		{"ordinary", plainDisk(), nil, always | driver.BlkDiscard | driver.BlkWriteZeroes},
-		{"ordinary, nothing to discard", plainDisk(), func(i *backend.Info) { i.MaxDiscardSectors = 0 }, always | driver.BlkWriteZeroes},
-		{"ordinary, no write zeroes", plainDisk(), func(i *backend.Info) { i.MaxWriteZeroesSectors = 0 }, always | driver.BlkDiscard},
-		{"ordinary, read-only", plainDisk(), func(i *backend.Info) { i.ReadOnly = true }, always | driver.BlkRO},
+		{"ordinary, nothing to discard", plainDisk(), func(i *disk.Info) { i.MaxDiscardSectors = 0 }, always | driver.BlkWriteZeroes},
+		{"ordinary, no write zeroes", plainDisk(), func(i *disk.Info) { i.MaxWriteZeroesSectors = 0 }, always | driver.BlkDiscard},
+		{"ordinary, read-only", plainDisk(), func(i *disk.Info) { i.ReadOnly = true }, always | driver.BlkRO},
 		{"zoned", zonedDisk(), nil, always | driver.BlkZoned},
-		{"zoned MUST NOT offer DISCARD", zonedDisk(), func(i *backend.Info) { i.MaxDiscardSectors = 8 }, always | driver.BlkZoned},
-		{"zoned with write zeroes", zonedDisk(), func(i *backend.Info) { i.MaxWriteZeroesSectors = 8 }, always | driver.BlkZoned | driver.BlkWriteZeroes},
-		{"zoned, read-only", zonedDisk(), func(i *backend.Info) { i.ReadOnly, i.MaxEraseSectors = true, 2048 }, always | driver.BlkZoned | driver.BlkRO},
+		{"zoned MUST NOT offer DISCARD", zonedDisk(), func(i *disk.Info) { i.MaxDiscardSectors = 8 }, always | driver.BlkZoned},
+		{"zoned with write zeroes", zonedDisk(), func(i *disk.Info) { i.MaxWriteZeroesSectors = 8 }, always | driver.BlkZoned | driver.BlkWriteZeroes},
+		{"zoned, read-only", zonedDisk(), func(i *disk.Info) { i.ReadOnly, i.MaxEraseSectors = true, 2048 }, always | driver.BlkZoned | driver.BlkRO},
 		{"zoned with secure erase", zonedDiskWithErase(), nil, always | driver.BlkZoned | driver.BlkSecureErase},
-		{"ordinary MUST NOT promise what it cannot", plainDisk(), func(i *backend.Info) { i.MaxEraseSectors = 2048 }, always | driver.BlkDiscard | driver.BlkWriteZeroes},
+		{"ordinary MUST NOT promise what it cannot", plainDisk(), func(i *disk.Info) { i.MaxEraseSectors = 2048 }, always | driver.BlkDiscard | driver.BlkWriteZeroes},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.edit != nil {

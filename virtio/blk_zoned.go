@@ -3,7 +3,7 @@ package virtio
 import (
 	"encoding/binary"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 )
@@ -26,7 +26,7 @@ func (b *Blk) decodeAppend(r *BlkRequest, out *iovec.Cursor, sector uint64) bool
 	if short {
 		return r.done(zone.ErrInvalid)
 	}
-	return b.write(r, backend.OpAppend, out, sector)
+	return b.write(r, disk.OpAppend, out, sector)
 }
 
 // decodeZone reads the other requests of zoned disks. "If the
@@ -34,24 +34,24 @@ func (b *Blk) decodeAppend(r *BlkRequest, out *iovec.Cursor, sector uint64) bool
 // with UNSUPP. Types between theirs are unknown.
 func (b *Blk) decodeZone(r *BlkRequest, typ uint32, sector uint64, zoned bool) bool {
 	if !zoned {
-		return r.done(backend.ErrUnsupported)
+		return r.done(disk.ErrUnsupported)
 	}
-	var op backend.Op
+	var op disk.Op
 	switch typ {
 	case BlkTypeZoneReport:
 		return b.report(r, sector)
 	case BlkTypeZoneOpen:
-		op = backend.OpOpen
+		op = disk.OpOpen
 	case BlkTypeZoneClose:
-		op = backend.OpClose
+		op = disk.OpClose
 	case BlkTypeZoneFinish:
-		op = backend.OpFinish
+		op = disk.OpFinish
 	case BlkTypeZoneReset:
-		op = backend.OpReset
+		op = disk.OpReset
 	case BlkTypeZoneResetAll:
-		op, sector = backend.OpResetAll, 0 // "the sector value is not used"
+		op, sector = disk.OpResetAll, 0 // "the sector value is not used"
 	default:
-		return r.done(backend.ErrUnsupported)
+		return r.done(disk.ErrUnsupported)
 	}
 	// Zone management changes what the disk keeps as much as a write does.
 	r.Stable = b.WriteThrough()
@@ -70,7 +70,7 @@ func (b *Blk) report(r *BlkRequest, sector uint64) (submit bool) {
 	n := min(uint64(z.Zones)-first, (r.space-reportHeaderBytes)/zoneDescriptorBytes)
 	r.blk, r.Sector, r.Bytes = b, first*z.ZoneSectors, n
 	if z.Moves && n > 0 {
-		return r.submit(backend.OpReport, r.Sector)
+		return r.submit(disk.OpReport, r.Sector)
 	}
 	return r.done(nil)
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -20,7 +20,7 @@ func TestAppend(t *testing.T) {
 	eachFraming(t, func(t *testing.T, framing string) {
 		data := pattern(4096)
 		s := send(t, b, framing, driver.TypeZoneAppend, 2048, data, 9)
-		if !s.sub || s.r.Op != backend.OpAppend || s.r.Sector != 2048 || !bytes.Equal(s.data(), data) {
+		if !s.sub || s.r.Op != disk.OpAppend || s.r.Sector != 2048 || !bytes.Equal(s.data(), data) {
 			t.Fatalf("decoded %+v", s.r.Request)
 		}
 		s.r.AppendSector = 0x0102030405060708
@@ -59,14 +59,14 @@ func TestAppendPadded(t *testing.T) {
 func TestZoneManagement(t *testing.T) {
 	b := newBlk(t, zonedDisk())
 	for typ, want := range map[uint32]struct {
-		op     backend.Op
+		op     disk.Op
 		sector uint64
 	}{
-		driver.TypeZoneOpen:     {backend.OpOpen, 4096},
-		driver.TypeZoneClose:    {backend.OpClose, 4096},
-		driver.TypeZoneFinish:   {backend.OpFinish, 4096},
-		driver.TypeZoneReset:    {backend.OpReset, 4096},
-		driver.TypeZoneResetAll: {backend.OpResetAll, 0},
+		driver.TypeZoneOpen:     {disk.OpOpen, 4096},
+		driver.TypeZoneClose:    {disk.OpClose, 4096},
+		driver.TypeZoneFinish:   {disk.OpFinish, 4096},
+		driver.TypeZoneReset:    {disk.OpReset, 4096},
+		driver.TypeZoneResetAll: {disk.OpResetAll, 0},
 	} {
 		s := send(t, b, "as Linux", typ, 4096, nil, 1)
 		if !s.sub || s.r.Op != want.op || s.r.Sector != want.sector || s.r.Bytes != 0 {
@@ -255,12 +255,12 @@ func TestReportOfZonesThatMove(t *testing.T) {
 		}
 		err := s.r.Err
 		if c.submit {
-			if s.r.Op != backend.OpReport || s.r.Sector != uint64(c.first)*2048 || s.r.Bytes != uint64(c.zones) || s.r.Stable || len(s.r.Iov) != 0 {
+			if s.r.Op != disk.OpReport || s.r.Sector != uint64(c.first)*2048 || s.r.Bytes != uint64(c.zones) || s.r.Stable || len(s.r.Iov) != 0 {
 				t.Errorf("sector %d: decoded %+v", c.sector, s.r.Request)
 			}
 			d.zones[c.first].State = zone.Closed // as the disk finds
 			if c.status == driver.StatusIOErr {
-				err = backend.ErrIO
+				err = disk.ErrIO
 			}
 		}
 		in, written := s.finish(err)

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // BlkConfigBytes is the size of the configuration space of a block device
@@ -44,7 +44,7 @@ const (
 // offered are 0. A zoned disk shows its zones whatever is negotiated: front-ends
 // read the space before they pass on what the driver took, and a driver that
 // does not take ZONED is refused.
-func configSpace(i backend.Info, queues int, segMax uint32) (c [BlkConfigBytes]byte) {
+func configSpace(i disk.Info, queues int, segMax uint32) (c [BlkConfigBytes]byte) {
 	le := binary.LittleEndian
 	le.PutUint64(c[cfgCapacity:], i.CapacitySectors)
 	le.PutUint32(c[cfgSizeMax:], maxSegmentBytes)
@@ -61,7 +61,7 @@ func configSpace(i backend.Info, queues int, segMax uint32) (c [BlkConfigBytes]b
 		if granularity == 0 {
 			granularity = i.PhysicalBlockSize
 		}
-		le.PutUint32(c[cfgDiscardAlign:], max(granularity, i.LogicalBlockSize)>>backend.SectorShift)
+		le.PutUint32(c[cfgDiscardAlign:], max(granularity, i.LogicalBlockSize)>>disk.SectorShift)
 	}
 	if !i.ReadOnly && i.MaxWriteZeroesSectors != 0 {
 		le.PutUint32(c[cfgMaxZeroesSectors:], i.MaxWriteZeroesSectors)
@@ -148,7 +148,7 @@ func (b *Blk) SetCapacity(sectors uint64) { b.capacity.Store(sectors) }
 
 // SetDisk puts another disk in the place of the device's, which but for its size is
 // like it. No request may be in flight.
-func (b *Blk) SetDisk(d backend.Disk) {
+func (b *Blk) SetDisk(d disk.Disk) {
 	b.disk = d
 	b.SetCapacity(d.Info().CapacitySectors)
 }

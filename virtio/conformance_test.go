@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -38,7 +38,7 @@ func TestDriversMemoryStays(t *testing.T) {
 			}
 			before := snapshot()
 			b.Decode(g.r)
-			for _, err := range []error{nil, backend.ErrIO} {
+			for _, err := range []error{nil, disk.ErrIO} {
 				g.finish(err)
 			}
 			g.q.Push(g.r.Chain.Head, 1)

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/iovec"
 )
 
@@ -64,18 +64,18 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 		if err := b.tooLarge(r, features); err != nil {
 			return r.done(err)
 		}
-		return r.submit(backend.OpRead, sector)
+		return r.submit(disk.OpRead, sector)
 	case BlkTypeOut:
-		return b.write(r, backend.OpWrite, &out, sector)
+		return b.write(r, disk.OpWrite, &out, sector)
 	case BlkTypeFlush:
-		return r.submit(backend.OpFlush, 0)
+		return r.submit(disk.OpFlush, 0)
 	case BlkTypeDiscard:
 		if features&BlkFeatureDiscard != 0 {
-			return b.ranges(r, backend.OpDiscard, &out, r.left(), b.info.MaxDiscardSectors, 0)
+			return b.ranges(r, disk.OpDiscard, &out, r.left(), b.info.MaxDiscardSectors, 0)
 		}
 	case BlkTypeWriteZeroes:
 		if features&BlkFeatureWriteZeroes != 0 {
-			return b.ranges(r, backend.OpWriteZeroes, &out, r.left(), b.info.MaxWriteZeroesSectors, segmentFlagUnmap)
+			return b.ranges(r, disk.OpWriteZeroes, &out, r.left(), b.info.MaxWriteZeroesSectors, segmentFlagUnmap)
 		}
 	case BlkTypeSecureErase:
 		if features&BlkFeatureSecureErase != 0 {
@@ -83,7 +83,7 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 		}
 	}
 	// GET_LIFETIME is not offered: an image does not wear. The rest is unknown.
-	return r.done(backend.ErrUnsupported)
+	return r.done(disk.ErrUnsupported)
 }
 
 // cut takes the status off the device-writable part.
@@ -93,7 +93,7 @@ func (r *BlkRequest) cut() {
 }
 
 // write makes r a write of what is left behind the header.
-func (b *Blk) write(r *BlkRequest, op backend.Op, out *iovec.Cursor, sector uint64) bool {
+func (b *Blk) write(r *BlkRequest, op disk.Op, out *iovec.Cursor, sector uint64) bool {
 	r.Iov, r.Bytes = out.Rest(), r.Chain.OutBytes-headerBytes
 	if err := b.tooLarge(r, b.negotiated.Load()); err != nil {
 		return r.done(err)
@@ -147,7 +147,7 @@ func (b *Blk) erase(r *BlkRequest, out *iovec.Cursor) bool {
 	if n == 0 {
 		out, n = &iovec.Cursor{Iov: r.Chain.In}, r.space
 	}
-	return b.ranges(r, backend.OpSecureErase, out, n, b.info.MaxEraseSectors, segmentFlagUnmap)
+	return b.ranges(r, disk.OpSecureErase, out, n, b.info.MaxEraseSectors, segmentFlagUnmap)
 }
 
 // ranges reads the segments, n bytes, of a DISCARD, WRITE_ZEROES or
@@ -155,7 +155,7 @@ func (b *Blk) erase(r *BlkRequest, out *iovec.Cursor) bool {
 // discard, secure erase and write zeroes commands if any unknown flag is set", and
 // unmap is unknown to discard. Nothing is submitted unless all segments are in
 // order. Sectors past the capacity are the disk's to refuse.
-func (b *Blk) ranges(r *BlkRequest, op backend.Op, data *iovec.Cursor, n uint64, maxSectors, flagsKnown uint32) bool {
+func (b *Blk) ranges(r *BlkRequest, op disk.Op, data *iovec.Cursor, n uint64, maxSectors, flagsKnown uint32) bool {
 	if n == 0 || n%segmentBytes != 0 || n > maxRanges*segmentBytes {
 		return r.done(errSegments)
 	}
@@ -166,12 +166,12 @@ func (b *Blk) ranges(r *BlkRequest, op backend.Op, data *iovec.Cursor, n uint64,
 		sectors := binary.LittleEndian.Uint32(s[8:])
 		flags := binary.LittleEndian.Uint32(s[12:])
 		if flags&^flagsKnown != 0 {
-			return r.done(backend.ErrUnsupported)
+			return r.done(disk.ErrUnsupported)
 		}
 		if sectors > maxSectors {
 			tooLong = errRangeLength
 		}
-		r.Ranges = append(r.Ranges, backend.Range{
+		r.Ranges = append(r.Ranges, disk.Range{
 			Sector:  binary.LittleEndian.Uint64(s[0:]),
 			Sectors: sectors,
 			Unmap:   flags&segmentFlagUnmap != 0,

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio"
@@ -16,7 +16,7 @@ func TestRead(t *testing.T) {
 	b := newBlk(t, plainDisk())
 	eachFraming(t, func(t *testing.T, framing string) {
 		s := send(t, b, framing, driver.TypeIn, 0x1122334455667788, nil, 1025)
-		if !s.sub || s.r.Op != backend.OpRead || s.r.Sector != 0x1122334455667788 || s.r.Bytes != 1024 {
+		if !s.sub || s.r.Op != disk.OpRead || s.r.Sector != 0x1122334455667788 || s.r.Bytes != 1024 {
 			t.Fatalf("decoded %+v", s.r.Request)
 		}
 		s.data()
@@ -37,7 +37,7 @@ func TestReadFails(t *testing.T) {
 	b := newBlk(t, plainDisk())
 	eachFraming(t, func(t *testing.T, framing string) {
 		s := send(t, b, framing, driver.TypeIn, 8, nil, 513)
-		in, written := s.finish(backend.ErrIO)
+		in, written := s.finish(disk.ErrIO)
 		if want := append(bytes.Repeat([]byte{0xcc}, 512), driver.StatusIOErr); written != 0 || !bytes.Equal(in, want) {
 			t.Errorf("written %d, status %d", written, in[512])
 		}
@@ -49,7 +49,7 @@ func TestWrite(t *testing.T) {
 	eachFraming(t, func(t *testing.T, framing string) {
 		data := pattern(1024)
 		s := send(t, b, framing, driver.TypeOut, 99, data, 1)
-		if !s.sub || s.r.Op != backend.OpWrite || s.r.Sector != 99 || s.r.Stable || !bytes.Equal(s.data(), data) {
+		if !s.sub || s.r.Op != disk.OpWrite || s.r.Sector != 99 || s.r.Stable || !bytes.Equal(s.data(), data) {
 			t.Fatalf("decoded %+v", s.r.Request)
 		}
 		if in, written := s.finish(nil); written != 1 || in[0] != driver.StatusOK {
@@ -82,7 +82,7 @@ func TestFlush(t *testing.T) {
 	b := newBlk(t, plainDisk())
 	eachFraming(t, func(t *testing.T, framing string) {
 		s := send(t, b, framing, driver.TypeFlush, 77, nil, 1)
-		if !s.sub || s.r.Op != backend.OpFlush || s.r.Bytes != 0 || len(s.r.Iov) != 0 {
+		if !s.sub || s.r.Op != disk.OpFlush || s.r.Bytes != 0 || len(s.r.Iov) != 0 {
 			t.Fatalf("decoded %+v", s.r.Request)
 		}
 		if in, written := s.finish(nil); written != 1 || in[0] != driver.StatusOK {
@@ -236,7 +236,7 @@ func TestReuse(t *testing.T) {
 			{driver.TypeWriteZeroes, seg, 1, nil, "00"},
 			{driver.TypeZoneAppend, pattern(64), 9, nil, "887766554433221100"},
 			{driver.TypeZoneAppend, pattern(64), 9, zone.ErrInvalid, "000000000000000003"},
-			{driver.TypeFlush, nil, 1, backend.ErrIO, "01"},
+			{driver.TypeFlush, nil, 1, disk.ErrIO, "01"},
 			{driver.TypeIn, nil, 3, nil, "cccc00"},
 			{driver.TypeZoneOpen, nil, 1, nil, "00"},
 			{99, nil, 1, nil, "02"},

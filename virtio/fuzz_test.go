@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -80,11 +80,11 @@ func FuzzChain(f *testing.F) {
 		if mode&2 != 0 {
 			features |= driver.FeatureEventIdx
 		}
-		disk := plainDisk()
+		dk := plainDisk()
 		if mode&4 != 0 {
-			disk = zonedDiskWithZeroes()
+			dk = zonedDiskWithZeroes()
 		}
-		blk := newBlk(t, disk)
+		blk := newBlk(t, dk)
 		if mode&8 != 0 {
 			blk.Reset()
 		}
@@ -185,19 +185,19 @@ func checkRequest(t *testing.T, blk *virtio.Blk, r *virtio.BlkRequest, low, high
 		if got := inside(t, r.Iov, low, high); got != r.Bytes || r.Err != nil {
 			t.Fatalf("%s of %d bytes, Bytes %d, %v", r.Op, got, r.Bytes, r.Err)
 		}
-		if (r.Op == backend.OpDiscard || r.Op == backend.OpWriteZeroes) != (len(r.Ranges) > 0) {
+		if (r.Op == disk.OpDiscard || r.Op == disk.OpWriteZeroes) != (len(r.Ranges) > 0) {
 			t.Fatalf("%s of %d ranges", r.Op, len(r.Ranges))
 		}
 		switch {
 		case r.Sector&1 != 0:
-			r.Err = backend.ErrIO
-		case r.Op == backend.OpRead:
+			r.Err = disk.ErrIO
+		case r.Op == disk.OpRead:
 			for _, v := range r.Iov {
 				for i := range iovec.Bytes(v) {
 					iovec.Bytes(v)[i] = 0x5a
 				}
 			}
-		case r.Op == backend.OpAppend:
+		case r.Op == disk.OpAppend:
 			r.AppendSector = ^uint64(0)
 		}
 	}

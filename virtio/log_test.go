@@ -7,7 +7,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -104,7 +104,7 @@ func TestLogCoversAllWrites(t *testing.T) {
 				if b.Decode(&r) {
 					r.AppendSector = 4711
 					for _, v := range r.Iov {
-						if r.Op == backend.OpRead {
+						if r.Op == disk.OpRead {
 							copy(iovec.Bytes(v), bytes.Repeat([]byte{0x11, 0x22, 0x33}, 3000))
 						}
 					}

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
@@ -45,20 +45,20 @@ func TestRanges(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var data []byte
-			var want []backend.Range
+			var want []disk.Range
 			for _, s := range c.segs {
 				b := make([]byte, driver.SegmentBytes)
 				driver.PutSegment(b, s.sector, s.sectors, s.flags)
 				data = append(data, b...)
-				want = append(want, backend.Range{Sector: s.sector, Sectors: s.sectors, Unmap: s.flags == 1})
+				want = append(want, disk.Range{Sector: s.sector, Sectors: s.sectors, Unmap: s.flags == 1})
 			}
 			data = append(data, make([]byte, c.extra)...)
 			b := newBlk(t, plainDisk())
 			for _, op := range []struct {
 				typ    uint32
-				op     backend.Op
+				op     disk.Op
 				status byte
-			}{{driver.TypeDiscard, backend.OpDiscard, c.discard}, {driver.TypeWriteZeroes, backend.OpWriteZeroes, c.zeroes}} {
+			}{{driver.TypeDiscard, disk.OpDiscard, c.discard}, {driver.TypeWriteZeroes, disk.OpWriteZeroes, c.zeroes}} {
 				for _, framing := range []string{"as Linux", "header with data", "header split"} {
 					s := send(t, b, framing, op.typ, 0, data, 1)
 					if s.sub != (op.status == 0) {
@@ -114,18 +114,18 @@ func TestEraseRanges(t *testing.T) {
 		{"too long", 6145, 0, 1, driver.StatusIOErr},
 	} {
 		var data []byte
-		var want []backend.Range
+		var want []disk.Range
 		for range c.n {
 			seg := make([]byte, driver.SegmentBytes)
 			driver.PutSegment(seg, 4096, c.sectors, c.flags)
 			data = append(data, seg...)
-			want = append(want, backend.Range{Sector: 4096, Sectors: c.sectors, Unmap: c.flags == 1})
+			want = append(want, disk.Range{Sector: 4096, Sectors: c.sectors, Unmap: c.flags == 1})
 		}
 		s := send(t, b, "as Linux", driver.TypeSecureErase, 0, data, 1)
 		if s.sub != (c.status == 0) {
 			t.Fatalf("%s: submitted %v: %v", c.name, s.sub, s.r.Err)
 		}
-		if s.sub && (s.r.Op != backend.OpSecureErase || !cmp.Equal(want, s.r.Ranges)) {
+		if s.sub && (s.r.Op != disk.OpSecureErase || !cmp.Equal(want, s.r.Ranges)) {
 			t.Errorf("%s: decoded %+v", c.name, s.r.Request)
 		}
 		if in, written := s.finish(s.r.Err); in[0] != c.status || written != 1 {
@@ -148,10 +148,10 @@ func TestEraseAsLinux(t *testing.T) {
 		header := make([]byte, driver.HeaderBytes)
 		driver.PutHeader(header, driver.TypeSecureErase, 0)
 		in := make([]byte, c.segments*driver.SegmentBytes+c.extra+1)
-		var want []backend.Range
+		var want []disk.Range
 		for i := range c.segments {
 			driver.PutSegment(in[i*driver.SegmentBytes:], uint64(i)*4096, 2048, 0)
-			want = append(want, backend.Range{Sector: uint64(i) * 4096, Sectors: 2048})
+			want = append(want, disk.Range{Sector: uint64(i) * 4096, Sectors: 2048})
 		}
 		before := bytes.Clone(in)
 		s.in = s.split(in, len(in)-1, 1)
@@ -166,7 +166,7 @@ func TestEraseAsLinux(t *testing.T) {
 		if sub := b.Decode(s.r); sub != c.submit {
 			t.Fatalf("%s: submitted %v: %v", c.name, sub, s.r.Err)
 		}
-		if c.submit && (s.r.Op != backend.OpSecureErase || !cmp.Equal(want, s.r.Ranges)) {
+		if c.submit && (s.r.Op != disk.OpSecureErase || !cmp.Equal(want, s.r.Ranges)) {
 			t.Errorf("%s: decoded %+v", c.name, s.r.Request)
 		}
 		got, written := s.finish(s.r.Err)

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/iovec"
 )
 
@@ -47,7 +47,7 @@ const (
 //
 // From Decode to Complete, the vectors of its Chain belong to it.
 type BlkRequest struct {
-	backend.Request
+	disk.Request
 	Chain Chain
 
 	// status is the request's last byte, nil while there is no place for one.
@@ -84,7 +84,7 @@ func (r *BlkRequest) DropVectors() {
 
 // begin empties the request for another chain.
 func (r *BlkRequest) begin() {
-	r.Op, r.Sector, r.Iov, r.Bytes = backend.OpRead, 0, nil, 0
+	r.Op, r.Sector, r.Iov, r.Bytes = disk.OpRead, 0, nil, 0
 	r.Ranges = r.Ranges[:0]
 	r.Stable, r.Err, r.AppendSector = false, nil, 0
 	r.status, r.space, r.filled, r.blk = nil, 0, 0, nil
@@ -97,7 +97,7 @@ func (r *BlkRequest) done(err error) bool {
 }
 
 // submit makes r an operation on the disk.
-func (r *BlkRequest) submit(op backend.Op, sector uint64) bool {
+func (r *BlkRequest) submit(op disk.Op, sector uint64) bool {
 	r.Op, r.Sector = op, sector
 	return true
 }
@@ -122,9 +122,9 @@ func (r *BlkRequest) Complete() (written uint32) {
 	switch {
 	case r.blk != nil && r.Err == nil:
 		r.blk.putReport(r)
-	case r.Op == backend.OpRead && r.Err == nil:
+	case r.Op == disk.OpRead && r.Err == nil:
 		r.filled = max(r.filled, r.Bytes)
-	case r.Op == backend.OpAppend:
+	case r.Op == disk.OpAppend:
 		// Undefined unless the append succeeded. Linux takes it for the request's
 		// sector before it looks at the status, and prints it with the error
 		// (virtblk_request_done, drivers/block/virtio_blk.c): it stays what it was.

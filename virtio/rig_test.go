@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/virtio"
@@ -191,17 +191,17 @@ func (g *rig) used() driver.Used {
 
 // A fakeDisk says what it is; it carries nothing out.
 type fakeDisk struct {
-	backend.Disk
-	info  backend.Info
+	disk.Disk
+	info  disk.Info
 	zones []zone.Descriptor
 }
 
-func (d *fakeDisk) Info() backend.Info               { return d.info }
+func (d *fakeDisk) Info() disk.Info                  { return d.info }
 func (d *fakeDisk) ReportZone(i int) zone.Descriptor { return d.zones[i] }
 
 // plainDisk is an ordinary disk of 1 GiB.
 func plainDisk() *fakeDisk {
-	return &fakeDisk{info: backend.Info{
+	return &fakeDisk{info: disk.Info{
 		CapacitySectors: 1 << 21, LogicalBlockSize: 512, PhysicalBlockSize: 4096,
 		MaxDiscardSectors: 1 << 20, MaxWriteZeroesSectors: 1 << 19,
 	}}
@@ -210,9 +210,9 @@ func plainDisk() *fakeDisk {
 // zonedDisk has 5 zones of 2048 sectors, 1536 of them writable, the first one
 // conventional and the last one smaller.
 func zonedDisk() *fakeDisk {
-	d := &fakeDisk{info: backend.Info{
+	d := &fakeDisk{info: disk.Info{
 		CapacitySectors: 4*2048 + 1024, LogicalBlockSize: 4096, PhysicalBlockSize: 4096,
-		Zoned: &backend.ZonedInfo{Zones: 5, ZoneSectors: 2048, MaxOpen: 3, MaxActive: 4, MaxAppendSectors: 256, WriteGranularity: 4096},
+		Zoned: &disk.ZonedInfo{Zones: 5, ZoneSectors: 2048, MaxOpen: 3, MaxActive: 4, MaxAppendSectors: 256, WriteGranularity: 4096},
 	}}
 	d.zones = []zone.Descriptor{
 		{Start: 0, Length: 2048, Capacity: 2048, WP: 2048, Type: zone.Conventional, State: zone.NotWP},

@@ -3,7 +3,7 @@ package virtio
 import (
 	"errors"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -23,12 +23,12 @@ var statuses = [...]struct {
 	err    error
 	status byte
 }{
-	{backend.ErrIO, BlkStatusIOErr},
-	{backend.ErrUnsupported, BlkStatusUnsupp},
+	{disk.ErrIO, BlkStatusIOErr},
+	{disk.ErrUnsupported, BlkStatusUnsupp},
 	// "A device MUST set the status byte to VIRTIO_BLK_S_IOERR for a write
 	// request if the VIRTIO_BLK_F_RO feature if offered".
-	{backend.ErrReadOnly, BlkStatusIOErr},
-	{backend.ErrRange, BlkStatusIOErr},
+	{disk.ErrReadOnly, BlkStatusIOErr},
+	{disk.ErrRange, BlkStatusIOErr},
 	{zone.ErrInvalid, BlkStatusZoneInvalidCmd},
 	{zone.ErrUnaligned, BlkStatusZoneUnalignedWP},
 	{zone.ErrOpenLimit, BlkStatusZoneOpenResource},

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/virtio"
 )
@@ -22,10 +22,10 @@ var wantStatus = map[string]struct {
 	err    error
 	status byte
 }{
-	"ErrIO":          {backend.ErrIO, 1},
-	"ErrUnsupported": {backend.ErrUnsupported, 2},
-	"ErrReadOnly":    {backend.ErrReadOnly, 1},
-	"ErrRange":       {backend.ErrRange, 1},
+	"ErrIO":          {disk.ErrIO, 1},
+	"ErrUnsupported": {disk.ErrUnsupported, 2},
+	"ErrReadOnly":    {disk.ErrReadOnly, 1},
+	"ErrRange":       {disk.ErrRange, 1},
 	"ErrInvalid":     {zone.ErrInvalid, 3},
 	"ErrUnaligned":   {zone.ErrUnaligned, 4},
 	"ErrOpenLimit":   {zone.ErrOpenLimit, 5},
@@ -78,7 +78,7 @@ func TestStatusOf(t *testing.T) {
 		t.Errorf("success is %d", s)
 	}
 	for name, w := range wantStatus {
-		wrapped := &backend.RequestError{Op: backend.OpWrite, Err: fmt.Errorf("%w: %w", w.err, unix.EIO)}
+		wrapped := &disk.RequestError{Op: disk.OpWrite, Err: fmt.Errorf("%w: %w", w.err, unix.EIO)}
 		for _, err := range []error{w.err, wrapped, fmt.Errorf("deeper: %w", wrapped)} {
 			if s := virtio.StatusOf(err); s != w.status {
 				t.Errorf("%s as %T is %d, not %d", name, err, s, w.status)

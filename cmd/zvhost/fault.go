@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/control"
 )
 
@@ -62,7 +62,7 @@ until the daemon ends.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := control.Request{Command: control.FaultAdd}
 			for _, text := range args[1:] {
-				f, err := backend.ParseFault(text)
+				f, err := disk.ParseFault(text)
 				if err != nil {
 					return &usageError{err}
 				}
@@ -100,7 +100,7 @@ until it is cleared.`,
 			}
 			if asJSON {
 				if a.Faults == nil {
-					a.Faults = []backend.FaultStatus{}
+					a.Faults = []disk.FaultStatus{}
 				}
 				return writeJSON(cmd.OutOrStdout(), a.Faults)
 			}
@@ -111,7 +111,7 @@ until it is cleared.`,
 	return cmd
 }
 
-func writeFaults(w io.Writer, faults []backend.FaultStatus) error {
+func writeFaults(w io.Writer, faults []disk.FaultStatus) error {
 	if len(faults) == 0 {
 		_, err := fmt.Fprintln(w, "no faults")
 		return err

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -77,7 +77,7 @@ func TestBreakItOnPurpose(t *testing.T) {
 	if got := must(t, "fault", "list", "c"); got != want {
 		t.Errorf("fault list says\n%swant\n%s", got, want)
 	}
-	var list []backend.FaultStatus
+	var list []disk.FaultStatus
 	if err := json.Unmarshal([]byte(must(t, "fault", "list", "c", "--json")), &list); err != nil || len(list) != 5 || list[3].Fault.String() != "append,zone=10,once" {
 		t.Errorf("%+v, %v", list, err)
 	}

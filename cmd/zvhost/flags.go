@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -105,7 +105,7 @@ func (f *modeFlag) String() string { return fmt.Sprintf("%#o", uint32(f.mode)) }
 func (f *modeFlag) Type() string   { return "MODE" }
 
 // windowFlag is a flag whose value is a range of zones (pflag.Value).
-type windowFlag struct{ window *backend.Window }
+type windowFlag struct{ window *disk.Window }
 
 func (f *windowFlag) Set(s string) error {
 	first, last, isRange := strings.Cut(s, "-")
@@ -117,7 +117,7 @@ func (f *windowFlag) Set(s string) error {
 	if err != nil || err2 != nil || a < 0 || b < a {
 		return fmt.Errorf("not a range of zones: want first and last one, such as 16-79")
 	}
-	f.window = &backend.Window{First: a, Last: b}
+	f.window = &disk.Window{First: a, Last: b}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -50,13 +51,13 @@ the start of the zone.`,
 
 // readReport reads the zones of an image, of a zoned block device, or of a window
 // of that.
-func readReport(path string, w *backend.Window) (backend.Report, error) {
+func readReport(path string, w *disk.Window) (backend.Report, error) {
 	if w == nil {
 		return backend.ReadReport(path)
 	}
 	if kind, err := backend.Probe(path); err != nil {
 		return backend.Report{}, err
-	} else if kind != backend.KindZonedDevice {
+	} else if kind != disk.KindZonedDevice {
 		return backend.Report{}, usagef("--zones is for zoned block devices, and %s is none", path)
 	}
 	return backend.ReadDriveReport(path, w)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -93,7 +93,7 @@ func TestReport(t *testing.T) {
 
 func TestZoneMap(t *testing.T) {
 	var out bytes.Buffer
-	info := &backend.ZonedInfo{Zones: 8, ZoneSectors: 0x20000, MaxOpen: 16}
+	info := &disk.ZonedInfo{Zones: 8, ZoneSectors: 0x20000, MaxOpen: 16}
 	if err := (zoneMap{width: 80}).draw(&out, sampleZones(), info); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestZoneMapFits(t *testing.T) {
 				}
 			}
 			var out bytes.Buffer
-			if err := (zoneMap{width: width}).draw(&out, zones, &backend.ZonedInfo{Zones: n, ZoneSectors: 8}); err != nil {
+			if err := (zoneMap{width: width}).draw(&out, zones, &disk.ZonedInfo{Zones: n, ZoneSectors: 8}); err != nil {
 				t.Fatal(err)
 			}
 			cells := 0

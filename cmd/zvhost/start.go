@@ -7,15 +7,16 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // faultFlag is a flag whose value is a fault, and which may be given again
 // (pflag.Value).
-type faultFlag struct{ list []backend.Fault }
+type faultFlag struct{ list []disk.Fault }
 
 func (f *faultFlag) Set(s string) error {
-	fault, err := backend.ParseFault(s)
+	fault, err := disk.ParseFault(s)
 	if err == nil {
 		f.list = append(f.list, fault)
 	}

@@ -4,12 +4,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // --zones is a range of zones, or one.
 func TestWindowFlag(t *testing.T) {
-	for text, want := range map[string]backend.Window{
+	for text, want := range map[string]disk.Window{
 		"0": {First: 0, Last: 0}, "7": {First: 7, Last: 7}, "16-79": {First: 16, Last: 79}, "5-5": {First: 5, Last: 5}, "0-65535": {First: 0, Last: 65535},
 	} {
 		var f windowFlag

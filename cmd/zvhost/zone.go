@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 )
@@ -81,19 +82,19 @@ func setState(path, zones, state string) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if kind == backend.KindPlain { // nothing is opened for writing for that
+	if kind == disk.KindPlain { // nothing is opened for writing for that
 		return 0, fmt.Errorf("%s: the disk is an ordinary one: it has no zones", path)
 	}
-	disk, err := backend.Open(path, backend.Options{})
-	var inUse *backend.InUseError
+	dk, err := backend.Open(path, disk.Options{})
+	var inUse *disk.InUseError
 	switch {
 	case errors.As(err, &inUse) && inUse.Holder != "":
 		return 0, fmt.Errorf("%s: in use by %s: give its control socket instead (serve --control-path)", path, inUse.Holder)
 	case err != nil:
 		return 0, err
 	}
-	if n, err = control.SetZones(disk, zones, state); err != nil {
+	if n, err = control.SetZones(dk, zones, state); err != nil {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
-	return n, errors.Join(err, disk.Close())
+	return n, errors.Join(err, dk.Close())
 }

@@ -6,7 +6,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -59,7 +59,7 @@ type zoneMap struct {
 }
 
 // draw writes the map, a legend of the states that occur, and a summary.
-func (m zoneMap) draw(w io.Writer, zones []zone.Descriptor, info *backend.ZonedInfo) error {
+func (m zoneMap) draw(w io.Writer, zones []zone.Descriptor, info *disk.ZonedInfo) error {
 	b := bufio.NewWriter(w)
 	columns := max((m.width-mapMargin)/16*16, 16) // round numbers at the margin
 	perCell := (len(zones) + columns*mapRows - 1) / (columns * mapRows)
@@ -144,7 +144,7 @@ func (m zoneMap) legend(w io.Writer, zones []zone.Descriptor, perCell int) {
 }
 
 // summary says what the zones add up to.
-func summary(w io.Writer, zones []zone.Descriptor, info *backend.ZonedInfo) {
+func summary(w io.Writer, zones []zone.Descriptor, info *disk.ZonedInfo) {
 	var written, capacity uint64
 	for _, z := range zones {
 		if z.Type == zone.SequentialWriteRequired {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
@@ -154,7 +155,7 @@ const serial = "ZV0815"
 type ownDisk struct {
 	way
 	dir, path string
-	disk      backend.Disk
+	disk      disk.Disk
 	dev       *daemon.Device
 	sessions  sync.WaitGroup
 
@@ -177,12 +178,12 @@ func (d *ownDisk) start(s Setup) (err error) {
 			return err
 		}
 	}
-	return d.serve(s, backend.Options{ReadOnly: s.ReadOnly})
+	return d.serve(s, disk.Options{ReadOnly: s.ReadOnly})
 }
 
 // use brings zones into the states that they can have, one after the other.
 func (d *ownDisk) use(s Setup) (err error) {
-	if err := d.serve(s, backend.Options{}); err != nil {
+	if err := d.serve(s, disk.Options{}); err != nil {
 		return err
 	}
 	s.ReadOnly = false
@@ -201,7 +202,7 @@ func (d *ownDisk) use(s Setup) (err error) {
 }
 
 // serve makes a device of the image.
-func (d *ownDisk) serve(s Setup, o backend.Options) (err error) {
+func (d *ownDisk) serve(s Setup, o disk.Options) (err error) {
 	o.Direct = d.direct
 	if d.disk, err = backend.Open(d.path, o); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/daemon"
 	"github.com/zvhost/zvhost/internal/logging"
@@ -32,12 +33,12 @@ const testQueues = 3
 
 // serve serves a disk to one front-end after the other, and returns the socket's
 // path.
-func serve(t *testing.T, disk backend.Disk, err error) string {
+func serve(t *testing.T, dk disk.Disk, err error) string {
 	t.Helper()
 	check(t, err)
 	log, err := logging.New(io.Discard, "error")
 	check(t, err)
-	dev, err := daemon.NewDevice(disk, daemon.DeviceOptions{Queues: testQueues, Log: log})
+	dev, err := daemon.NewDevice(dk, daemon.DeviceOptions{Queues: testQueues, Log: log})
 	check(t, err)
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -57,7 +58,7 @@ func serve(t *testing.T, disk backend.Disk, err error) string {
 		}
 	}()
 	t.Cleanup(func() {
-		if err := errors.Join(l.Close(), <-ended, dev.Close(), disk.Close()); err != nil {
+		if err := errors.Join(l.Close(), <-ended, dev.Close(), dk.Close()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -66,8 +67,8 @@ func TestOrdinary(t *testing.T) {
 	const size = 1 << 20
 	file := filepath.Join(t.TempDir(), "disk")
 	check(t, os.WriteFile(file, make([]byte, size), 0o600))
-	disk, err := backend.Open(file, backend.Options{})
-	path := serve(t, disk, err)
+	dk, err := backend.Open(file, disk.Options{})
+	path := serve(t, dk, err)
 	for _, rw := range []RW{Read, Write, RandRead, RandWrite} {
 		for _, poll := range []bool{false, true} {
 			for _, depth := range []int{1, 8} {
@@ -94,8 +95,8 @@ func TestOrdinary(t *testing.T) {
 // On zones, what the result says was written and reset is what the zones hold.
 func TestZoned(t *testing.T) {
 	image := newImage(t)
-	disk, err := backend.Open(image, backend.Options{})
-	path := serve(t, disk, err)
+	dk, err := backend.Open(image, disk.Options{})
+	path := serve(t, dk, err)
 
 	c := config(path, RandRead)
 	c.BlockBytes = 512
@@ -108,8 +109,8 @@ func TestZoned(t *testing.T) {
 			until(t, c, func(r Result) bool {
 				const perZone = 12 // of 8 sectors, in 100
 				var held uint64
-				for i := range disk.Info().Zoned.Zones {
-					if z := disk.ReportZone(i); z.Type != zone.Conventional && z.State != zone.Empty {
+				for i := range dk.Info().Zoned.Zones {
+					if z := dk.ReportZone(i); z.Type != zone.Conventional && z.State != zone.Empty {
 						held += (z.WP - z.Start) / 8
 					}
 				}
@@ -163,18 +164,18 @@ func TestRefuses(t *testing.T) {
 	refused(t, c, "processor time of process 4194304")
 	refused(t, Config{}, "--socket-path")
 
-	disk, err := backend.NewNull(64)
+	dk, err := backend.NewNull(64)
 	check(t, err)
-	fault, err := backend.ParseFault("read")
+	fault, err := disk.ParseFault("read")
 	check(t, err)
-	_, err = disk.Faults().Add(fault)
+	_, err = dk.Faults().Add(fault)
 	check(t, err)
-	refused(t, config(serve(t, disk, nil), Read), "IOERR")
+	refused(t, config(serve(t, dk, nil), Read), "IOERR")
 
 	file := filepath.Join(t.TempDir(), "disk")
 	check(t, os.WriteFile(file, make([]byte, 1<<20), 0o600))
-	disk, err = backend.Open(file, backend.Options{ReadOnly: true})
-	ro := serve(t, disk, err)
+	dk, err = backend.Open(file, disk.Options{ReadOnly: true})
+	ro := serve(t, dk, err)
 	refused(t, config(ro, Write), "the disk is read-only")
 	run(t, config(ro, RandRead))
 }
@@ -285,8 +286,8 @@ func (noWriter) Write([]byte) (int, error) { return 0, errors.New("no") }
 
 // A round of the loop allocates nothing, nor does the daemon at its other end.
 func TestNoAllocation(t *testing.T) {
-	disk, err := backend.Open(newImage(t), backend.Options{})
-	zoned, null := serve(t, disk, err), serveNull(t, 1<<20)
+	dk, err := backend.Open(newImage(t), disk.Options{})
+	zoned, null := serve(t, dk, err), serveNull(t, 1<<20)
 	for _, c := range []Config{config(null, Read), config(null, RandWrite), config(zoned, Append), config(zoned, Write), config(zoned, Report)} {
 		for _, c.Poll = range []bool{false, true} {
 			c.Packed = c.Poll
@@ -355,13 +356,13 @@ func TestDepth(t *testing.T) {
 // A back-end that does not answer ends the run with an error, polling and sleeping.
 func TestNoAnswer(t *testing.T) {
 	for _, poll := range []bool{false, true} {
-		disk, err := backend.NewNull(64)
+		dk, err := backend.NewNull(64)
 		check(t, err)
-		fault, err := backend.ParseFault("latency=1h,times=1")
+		fault, err := disk.ParseFault("latency=1h,times=1")
 		check(t, err)
-		_, err = disk.Faults().Add(fault)
+		_, err = dk.Faults().Add(fault)
 		check(t, err)
-		c := config(serve(t, disk, nil), Read)
+		c := config(serve(t, dk, nil), Read)
 		client, err := frontend.Dial(c.SocketPath)
 		check(t, err)
 		o := options(&c)

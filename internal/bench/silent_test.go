@@ -14,15 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
 // silentBackend accepts front-ends, answers so many of their messages, and then no more.
 // Each message that is not answered is sent to the channel.
-func silentBackend(t *testing.T, disk backend.Disk, answers func(vhostuser.Request) bool) (path string, unanswered <-chan vhostuser.Request) {
+func silentBackend(t *testing.T, dk disk.Disk, answers func(vhostuser.Request) bool) (path string, unanswered <-chan vhostuser.Request) {
 	t.Helper()
-	real := serve(t, disk, nil)
+	real := serve(t, dk, nil)
 	path = filepath.Join(t.TempDir(), "silent")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	check(t, err)
@@ -91,9 +92,9 @@ func relay(uc *net.UnixConn, real string, answers func(vhostuser.Request) bool, 
 func TestSilentBackend(t *testing.T) {
 	impatient(t)
 	for _, r := range []vhostuser.Request{vhostuser.GetFeatures, vhostuser.SetOwner, vhostuser.GetConfig, vhostuser.SetVringKick, vhostuser.GetVringBase} {
-		disk, err := backend.NewNull(1 << 20)
+		dk, err := backend.NewNull(1 << 20)
 		check(t, err)
-		path, unanswered := silentBackend(t, disk, func(got vhostuser.Request) bool { return got != r })
+		path, unanswered := silentBackend(t, dk, func(got vhostuser.Request) bool { return got != r })
 
 		c := config(path, RandRead)
 		c.Timeout = time.Millisecond
@@ -124,15 +125,15 @@ func TestSilentBackend(t *testing.T) {
 }
 
 // hanging is a disk on which one request is never answered.
-func hanging(t *testing.T) backend.Disk {
+func hanging(t *testing.T) disk.Disk {
 	t.Helper()
-	disk, err := backend.NewNull(1 << 20)
+	dk, err := backend.NewNull(1 << 20)
 	check(t, err)
-	fault, err := backend.ParseFault("latency=1h,times=1")
+	fault, err := disk.ParseFault("latency=1h,times=1")
 	check(t, err)
-	_, err = disk.Faults().Add(fault)
+	_, err = dk.Faults().Add(fault)
 	check(t, err)
-	return disk
+	return dk
 }
 
 // The end of the context does not wait for a request that is not answered, asleep or
@@ -159,9 +160,9 @@ func TestEndWithoutAnAnswer(t *testing.T) {
 
 // A back-end that goes away in the middle ends the run with what was measured until then.
 func TestBackendGoes(t *testing.T) {
-	disk, err := backend.NewNull(1 << 20)
+	dk, err := backend.NewNull(1 << 20)
 	check(t, err)
-	path := serve(t, disk, nil)
+	path := serve(t, dk, nil)
 	between := filepath.Join(t.TempDir(), "between")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: between, Net: "unix"})
 	check(t, err)

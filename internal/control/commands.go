@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -25,14 +26,14 @@ func (s *Server) answer(line []byte) Answer {
 }
 
 func (s *Server) carryOut(line []byte) (a Answer, err error) {
-	disk, note := s.disk, s.note
+	dk, note := s.disk, s.note
 	r, err := decode(line)
 	if err != nil {
 		return a, err
 	}
 	if s.Borrow != nil && r.Command != Resize { // Grow sees to it itself
 		var done func()
-		disk, done = s.Borrow()
+		dk, done = s.Borrow()
 		defer done()
 	}
 	switch r.Command {
@@ -40,25 +41,25 @@ func (s *Server) carryOut(line []byte) (a Answer, err error) {
 		if len(r.Faults) == 0 {
 			return a, errors.New("no fault to add")
 		}
-		a.IDs, err = disk.Faults().Add(r.Faults...)
+		a.IDs, err = dk.Faults().Add(r.Faults...)
 		for i, id := range a.IDs {
 			note(fmt.Sprintf("fault %d: %v", id, r.Faults[i]))
 		}
 	case FaultList:
-		a.Faults = disk.Faults().List()
+		a.Faults = dk.Faults().List()
 	case FaultClear:
 		slices.Sort(r.IDs)
 		r.IDs = slices.Compact(r.IDs)
 		if a.Cleared = len(r.IDs); a.Cleared == 0 {
-			a.Cleared = disk.Faults().ClearAll()
+			a.Cleared = dk.Faults().ClearAll()
 		} else {
-			err = disk.Faults().Clear(r.IDs...)
+			err = dk.Faults().Clear(r.IDs...)
 		}
 		if err == nil {
 			note(fmt.Sprintf("faults cleared: %d", a.Cleared))
 		}
 	case SetState:
-		a.Zones, err = SetZones(disk, r.Zones, r.State)
+		a.Zones, err = SetZones(dk, r.Zones, r.State)
 		if err == nil {
 			which := r.Zones
 			if len(which) > 80 {
@@ -93,8 +94,8 @@ func decode(line []byte) (r Request, err error) {
 
 // SetZones puts zones of a disk into a state, both as a command line names them,
 // and returns how many that were.
-func SetZones(disk backend.Disk, zones, state string) (n int, err error) {
-	z := disk.Info().Zoned
+func SetZones(dk disk.Disk, zones, state string) (n int, err error) {
+	z := dk.Info().Zoned
 	if z == nil {
 		return 0, errors.New("the disk is an ordinary one: it has no zones")
 	}
@@ -106,7 +107,7 @@ func SetZones(disk backend.Disk, zones, state string) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := backend.SetZoneStates(disk, list, to); err != nil {
+	if err := backend.SetZoneStates(dk, list, to); err != nil {
 		return 0, err
 	}
 	return len(list), nil

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) { testleak.Main(m) }
 type rig struct {
 	t      testing.TB
 	path   string // of the socket
-	disk   backend.Disk
+	disk   disk.Disk
 	server *Server
 
 	mu    sync.Mutex
@@ -41,13 +42,13 @@ func (r *rig) note(line string) {
 	r.notes = append(r.notes, line)
 }
 
-func newDisk(t testing.TB) backend.Disk {
+func newDisk(t testing.TB) disk.Disk {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.zvh")
 	if err := backend.CreateImage(path, zone.Geometry{CapacitySectors: 2048, ZoneSectors: 128, ConventionalZones: 2}); err != nil {
 		t.Fatal(err)
 	}
-	d, err := backend.Open(path, backend.Options{})
+	d, err := backend.Open(path, disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,10 +112,10 @@ func (r *rig) refused(q Request, words string) {
 	}
 }
 
-func faults(t testing.TB, lines ...string) (fs []backend.Fault) {
+func faults(t testing.TB, lines ...string) (fs []disk.Fault) {
 	t.Helper()
 	for _, line := range lines {
-		f, err := backend.ParseFault(line)
+		f, err := disk.ParseFault(line)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,7 +258,7 @@ func TestHostileClients(t *testing.T) {
 // as long as the server has patience, and no longer.
 func TestSlowClients(t *testing.T) {
 	r := newRig(t, func(s *Server) { s.patience = time.Second })
-	var many []backend.Fault
+	var many []disk.Fault
 	for range 900 {
 		many = append(many, faults(t, "latency=1s,op=read,op=write,op=append,zone=3-14,times=100000")...)
 	}
@@ -380,9 +381,9 @@ func FuzzAnswer(f *testing.F) {
 	} {
 		f.Add(s)
 	}
-	disk := newDisk(f)
+	dk := newDisk(f)
 	f.Fuzz(func(t *testing.T, line string) {
-		s := NewServer(disk, func(note string) {
+		s := NewServer(dk, func(note string) {
 			if strings.ContainsAny(note, "\n\x1b") {
 				t.Errorf("%q is noted as %q", line, note)
 			}
@@ -392,8 +393,8 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil || strings.Contains(a.Error, "\n") || len(b) > maxAnswer {
 			t.Errorf("%q is answered %s, %v", line, b, err)
 		}
-		for i := range disk.Info().Zoned.Zones {
-			if z := disk.ReportZone(i); z.Type == zone.Conventional && z.State != zone.NotWP && z.State != zone.ReadOnly && z.State != zone.Offline {
+		for i := range dk.Info().Zoned.Zones {
+			if z := dk.ReportZone(i); z.Type == zone.Conventional && z.State != zone.NotWP && z.State != zone.ReadOnly && z.State != zone.Offline {
 				t.Errorf("conventional zone %d is %v", i, z.State)
 			}
 		}

@@ -3,7 +3,7 @@ package control
 import (
 	"time"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 const (
@@ -30,8 +30,8 @@ const (
 type Request struct {
 	Command Command `json:"command"`
 	// Faults are written as backend.ParseFault reads them.
-	Faults []backend.Fault `json:"faults,omitempty"`
-	IDs    []uint64        `json:"ids,omitempty"`
+	Faults []disk.Fault `json:"faults,omitempty"`
+	IDs    []uint64     `json:"ids,omitempty"`
 	// Zones is as backend.ParseZones reads it, State as backend.ParseZoneTarget.
 	Zones string `json:"zones,omitempty"`
 	State string `json:"state,omitempty"`
@@ -40,11 +40,11 @@ type Request struct {
 // An Answer is one line from the daemon.
 type Answer struct {
 	// Error says in a line what is wrong; empty when all went well.
-	Error   string                `json:"error,omitempty"`
-	IDs     []uint64              `json:"ids,omitempty"`    // of the faults added
-	Faults  []backend.FaultStatus `json:"faults,omitempty"` // those there are
-	Cleared int                   `json:"cleared,omitempty"`
-	Zones   int                   `json:"zones,omitempty"` // how many were set
+	Error   string             `json:"error,omitempty"`
+	IDs     []uint64           `json:"ids,omitempty"`    // of the faults added
+	Faults  []disk.FaultStatus `json:"faults,omitempty"` // those there are
+	Cleared int                `json:"cleared,omitempty"`
+	Zones   int                `json:"zones,omitempty"` // how many were set
 	// Sectors is the disk's size now, Was what it was before, in sectors of 512
 	// bytes; Told says that the front-end was told of a change.
 	Sectors uint64 `json:"sectors,omitempty"`

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/foreign"
 )
 
@@ -32,9 +32,9 @@ type Server struct {
 
 	// Borrow, where the disk is not always the same one, lends what there is until
 	// done is called. It is set before Serve.
-	Borrow func() (disk backend.Disk, done func())
+	Borrow func() (dk disk.Disk, done func())
 
-	disk     backend.Disk
+	disk     disk.Disk
 	note     func(string)
 	patience time.Duration
 	grace    time.Duration // silentGrace, but in tests
@@ -57,10 +57,10 @@ type client struct {
 // NewServer makes a server of a disk, which it does not own. note is called from
 // any goroutine, with a line for each thing that a client has changed, and when none
 // can be let in.
-func NewServer(disk backend.Disk, note func(string)) *Server {
+func NewServer(dk disk.Disk, note func(string)) *Server {
 	own := uint32(os.Geteuid())
 	s := &Server{
-		disk:     disk,
+		disk:     dk,
 		note:     note,
 		patience: Patience,
 		grace:    silentGrace,

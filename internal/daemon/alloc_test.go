@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
@@ -31,7 +32,7 @@ func TestNoAllocationsOnEachEngine(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(memory) })
 	for _, kind := range engine.Kinds {
-		for name, o := range map[string]backend.Options{"memory": {}, "disk": {}, "direct": {Direct: true}} {
+		for name, o := range map[string]disk.Options{"memory": {}, "disk": {}, "direct": {Direct: true}} {
 			t.Run(fmt.Sprintf("%s, %s", kind, name), func(t *testing.T) {
 				dir := t.TempDir()
 				if name == "memory" {

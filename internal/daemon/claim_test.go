@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
@@ -15,7 +15,7 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-const markAt = 1 // backend.markAt
+const markAt = 1 // disk.NotedAddress
 
 // leftBehind is a record of two queues, as a daemon leaves it that dies with an append
 // of 8 sectors to zone 1 in flight in queue 1.
@@ -30,7 +30,7 @@ func leftBehind(t *testing.T, r *rig) *inflight.Record {
 	if _, _, err := ring.Begin(inflight.Start{Size: 256, Life: 1}, 0); err != nil {
 		t.Fatal(err)
 	}
-	ring.SetUser(backend.Run(r.disk))
+	ring.SetUser(disk.Run(r.disk))
 	m := ring.Take(5)
 	m[1] = 8
 	m[0] = markAt | smallZones.ZoneSectors<<8

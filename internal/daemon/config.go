@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/logging"
@@ -50,7 +51,7 @@ type Config struct {
 	// (backend.NewNull); 0: none is asked for.
 	NullSectors uint64
 	// Window is the part of a zoned block device to serve; nil for all of it.
-	Window   *backend.Window
+	Window   *disk.Window
 	ReadOnly bool
 	// Incoming leaves BlkFile to another daemon until a guest that comes from there
 	// starts its queues here.
@@ -58,9 +59,9 @@ type Config struct {
 	Queues   int    // request queues offered, 1 to vhostuser.MaxQueues
 	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
 	// Format is what BlkFile has to be; empty for whatever it is.
-	Format backend.Format
+	Format disk.Format
 	// BlockSize is the logical block size in bytes that the disk is shown with, 512 or 4096;
-	// 0 for its own: see backend.Options.
+	// 0 for its own: see disk.Options.
 	BlockSize uint32
 	// Cache says whether the host's page cache stands between guests and BlkFile.
 	Cache Cache
@@ -76,7 +77,7 @@ type Config struct {
 	// empty for nowhere.
 	ControlPath string
 	// Faults are armed for this run, beside those that the image has.
-	Faults []backend.Fault
+	Faults []disk.Fault
 
 	// Create is the geometry of an image to make when BlkFile does not exist;
 	// nil when it has to exist.
@@ -84,7 +85,7 @@ type Config struct {
 	// Trace logs every vhost-user message in words, at debug level.
 	Trace bool
 
-	warn func(string) // for backend.Options.Warn
+	warn func(string) // for disk.Options.Warn
 }
 
 // Cache is what --cache says.
@@ -103,7 +104,7 @@ func (c *Config) Validate() error {
 	switch {
 	case c.NullSectors != 0 && (c.BlkFile != "" || c.Create != nil || c.Window != nil || c.ReadOnly):
 		return errors.New("--null is a disk without storage: leave --blk-file, --create, --zones and --read-only out")
-	case c.NullSectors != 0 && (c.Format != backend.FormatAny || c.Cache == CacheDirect):
+	case c.NullSectors != 0 && (c.Format != disk.FormatAny || c.Cache == CacheDirect):
 		return errors.New("--null is a disk without storage, which has no format and no page cache to go past: leave --format and --cache out")
 	case c.NullSectors == 0 && c.BlkFile == "":
 		return errors.New("nothing to serve: give the image, file or device with --blk-file=FILE")
@@ -131,9 +132,9 @@ func (c *Config) Validate() error {
 		return errors.New("--incoming waits for a disk that another zvhost has, and --null is one without storage: leave one of them out")
 	case c.Incoming && c.Create != nil:
 		return errors.New("--incoming and --create exclude each other: another zvhost has the disk already")
-	case c.Format != backend.FormatAny && c.Format != backend.FormatRaw && c.Format != backend.FormatZoned:
+	case c.Format != disk.FormatAny && c.Format != disk.FormatRaw && c.Format != disk.FormatZoned:
 		return fmt.Errorf("--format=%s: must be raw or zoned", c.Format)
-	case c.Create != nil && c.Format == backend.FormatRaw:
+	case c.Create != nil && c.Format == disk.FormatRaw:
 		return errors.New("--create and --format=raw exclude each other: what --create makes is a zoned image")
 	case c.Cache != CacheDefault && c.Cache != CacheBuffered && c.Cache != CacheDirect:
 		return fmt.Errorf("--cache=%s: must be direct or buffered", c.Cache)
@@ -167,19 +168,19 @@ const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1 - len(nameSuffix)
 
 // openDisk makes the image when that was asked for and it does not exist, and
 // opens what there is.
-func (c *Config) openDisk() (backend.Disk, error) {
-	disk, err := c.openStorage()
+func (c *Config) openDisk() (disk.Disk, error) {
+	dk, err := c.openStorage()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := disk.Faults().Add(c.Faults...); err != nil {
-		return nil, errors.Join(lasting(fmt.Errorf("--fault: %s: %w", c.what(), err)), disk.Close())
+	if _, err := dk.Faults().Add(c.Faults...); err != nil {
+		return nil, errors.Join(lasting(fmt.Errorf("--fault: %s: %w", c.what(), err)), dk.Close())
 	}
-	return disk, nil
+	return dk, nil
 }
 
 // lookAtDisk says what there is, and leaves it to whoever has it.
-func (c *Config) lookAtDisk() (backend.Disk, error) {
+func (c *Config) lookAtDisk() (disk.Disk, error) {
 	if err := c.checkCache(); err != nil {
 		return nil, err
 	}
@@ -194,7 +195,7 @@ func (c *Config) what() string {
 	return c.BlkFile
 }
 
-func (c *Config) openStorage() (backend.Disk, error) {
+func (c *Config) openStorage() (disk.Disk, error) {
 	if c.NullSectors != 0 {
 		return backend.NewNull(c.NullSectors)
 	}
@@ -223,28 +224,28 @@ func (c *Config) checkCache() error {
 		return nil
 	}
 	kind, err := backend.Probe(c.BlkFile)
-	if err == nil && kind == backend.KindZonedDevice {
+	if err == nil && kind == disk.KindZonedDevice {
 		err = fmt.Errorf("--cache=buffered: %s is a zoned drive, which takes writes in order: it cannot be used through the page cache; leave --cache out", c.BlkFile)
 		err = lasting(err)
 	}
 	return err
 }
 
-func (c *Config) options() backend.Options {
-	return backend.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window, BlockSize: c.BlockSize, Warn: c.warn}
+func (c *Config) options() disk.Options {
+	return disk.Options{ReadOnly: c.ReadOnly, Direct: c.Cache == CacheDirect, Format: c.Format, Window: c.Window, BlockSize: c.BlockSize, Warn: c.warn}
 }
 
 // reopener returns what opens the disk again that was found to be i, and what looks at
 // it again: as what it was, whatever a guest has written into it since.
-func (c *Config) reopener(i backend.Info) (open, look func() (backend.Disk, error)) {
+func (c *Config) reopener(i disk.Info) (open, look func() (disk.Disk, error)) {
 	if c.NullSectors != 0 {
 		return nil, nil
 	}
 	again := *c
-	again.Create, again.Format = nil, backend.FormatRaw
+	again.Create, again.Format = nil, disk.FormatRaw
 	again.BlockSize = i.LogicalBlockSize // as the guest was shown it
 	if i.Zoned != nil {
-		again.Format = backend.FormatZoned
+		again.Format = disk.FormatZoned
 	}
 	return again.openDisk, again.lookAtDisk
 }
@@ -255,7 +256,7 @@ func matches(path string, g zone.Geometry) error {
 	if err := g.Complete(); err != nil {
 		return err
 	}
-	if kind, err := backend.Probe(path); err == nil && kind == backend.KindPlain {
+	if kind, err := backend.Probe(path); err == nil && kind == disk.KindPlain {
 		return lasting(fmt.Errorf("--create: %s exists already and is an ordinary disk: give another --blk-file, or leave --create and what belongs to it out to serve the file as it is", path))
 	}
 	r, err := backend.ReadReport(path)

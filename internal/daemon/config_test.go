@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -29,7 +29,7 @@ func TestValidate(t *testing.T) {
 		{"nothing to serve", func(c *Config) { c.BlkFile = "" }, "--blk-file"},
 		{"no storage", func(c *Config) { c.BlkFile, c.NullSectors = "", 8 }, ""},
 		{"no storage and a file", func(c *Config) { c.NullSectors = 8 }, "--null"},
-		{"no storage with a format", func(c *Config) { c.BlkFile, c.NullSectors, c.Format = "", 8, backend.FormatRaw }, "leave --format and --cache out"},
+		{"no storage with a format", func(c *Config) { c.BlkFile, c.NullSectors, c.Format = "", 8, disk.FormatRaw }, "leave --format and --cache out"},
 		{"no storage past the page cache", func(c *Config) { c.BlkFile, c.NullSectors, c.Cache = "", 8, CacheDirect }, "leave --format and --cache out"},
 		{"no storage, buffered", func(c *Config) { c.BlkFile, c.NullSectors, c.Cache = "", 8, CacheBuffered }, ""},
 		{"two places to listen", func(c *Config) { c.FD = 7 }, "exclude each other"},
@@ -43,9 +43,9 @@ func TestValidate(t *testing.T) {
 		{"no polling", func(c *Config) { c.PollMax = 0 }, ""},
 		{"polling backwards", func(c *Config) { c.PollMax = -1 }, "--poll-max=-1ns"},
 		{"polling for ever", func(c *Config) { c.PollMax = 2 * time.Second }, "--poll-max=2s: must be 0 (never) to 1s"},
-		{"format", func(c *Config) { c.Format = backend.FormatRaw }, ""},
+		{"format", func(c *Config) { c.Format = disk.FormatRaw }, ""},
 		{"no such format", func(c *Config) { c.Format = "qcow2" }, "--format=qcow2: must be raw or zoned"},
-		{"a new ordinary disk", func(c *Config) { c.Create, c.Format = &zone.Geometry{}, backend.FormatRaw }, "--create and --format=raw"},
+		{"a new ordinary disk", func(c *Config) { c.Create, c.Format = &zone.Geometry{}, disk.FormatRaw }, "--create and --format=raw"},
 		{"stdin", func(c *Config) { c.SocketPath, c.FD = "", 0 }, "--fd=0"},
 		{"negative descriptor", func(c *Config) { c.SocketPath, c.FD = "", -3 }, "--fd=-3"},
 		{"no queue", func(c *Config) { c.Queues = 0 }, "--queues=0: must be 1 to 256"},

@@ -5,7 +5,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/control"
 )
 
@@ -19,7 +19,7 @@ type controller struct {
 
 // openControl listens at path, for root and the daemon's own user, and serves
 // whoever comes.
-func openControl(path string, disk backend.Disk, dev *Device, log logrus.FieldLogger) (*controller, error) {
+func openControl(path string, disk disk.Disk, dev *Device, log logrus.FieldLogger) (*controller, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -59,7 +59,7 @@ func (c *controller) close() {
 
 // warnOfLastPart tells an operator of what stands at the end of an ordinary disk's file
 // and is no whole block: guests do not see it, and it stays as it is.
-func warnOfLastPart(log logrus.FieldLogger, file string, i backend.Info) {
+func warnOfLastPart(log logrus.FieldLogger, file string, i disk.Info) {
 	st, err := os.Stat(file)
 	if err != nil || !st.Mode().IsRegular() || i.Zoned != nil {
 		return

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/internal/testlog"
 )
@@ -60,10 +60,10 @@ func TestControlSocket(t *testing.T) {
 	}
 }
 
-func someFaults(t testing.TB, lines ...string) (faults []backend.Fault) {
+func someFaults(t testing.TB, lines ...string) (faults []disk.Fault) {
 	t.Helper()
 	for _, line := range lines {
-		f, err := backend.ParseFault(line)
+		f, err := disk.ParseFault(line)
 		if err != nil {
 			t.Fatal(err)
 		}

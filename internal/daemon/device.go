@@ -10,7 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/internal/foreign"
@@ -38,7 +38,7 @@ type DeviceOptions struct {
 	// meanwhile (backend.Look); nil for a device that never does. Away says that the
 	// disk it is made of is Look's, so that it is opened when the first queue starts.
 	// Note, which may be nil, is told each time that the disk goes away or comes back.
-	Open, Look func() (backend.Disk, error)
+	Open, Look func() (disk.Disk, error)
 	Away       bool
 	Note       func(away bool)
 }
@@ -49,7 +49,7 @@ type DeviceOptions struct {
 type Device struct {
 	*virtio.Blk // Features, SetFeatures, Queues, ReadConfig, WriteConfig
 
-	disk    backend.Disk // what custody says
+	disk    disk.Disk // what custody says
 	log     logrus.FieldLogger
 	errs    *logging.Errors
 	lines   *logging.Lines // of what front-ends bring about
@@ -75,7 +75,7 @@ type Device struct {
 
 // NewDevice makes a device of a disk, which it does not own: whoever opened it
 // closes it, after Close; with DeviceOptions.Open that is the one that it has then.
-func NewDevice(disk backend.Disk, o DeviceOptions) (*Device, error) {
+func NewDevice(disk disk.Disk, o DeviceOptions) (*Device, error) {
 	blk, err := virtio.NewBlk(disk, virtio.BlkOptions{Queues: o.Queues, Serial: o.Serial, SplitRings: o.SplitRings})
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (d *Device) Close() error {
 // failed logs a request that went wrong: the disk's failures for the operator,
 // the guest's own mistakes for who debugs a guest.
 func (d *Device) failed(err error) {
-	if errors.Is(err, backend.ErrIO) {
+	if errors.Is(err, disk.ErrIO) {
 		d.errs.Error(err)
 		return
 	}
@@ -200,7 +200,7 @@ func (d *Device) failed(err error) {
 }
 
 // warnOfFaults tells an operator of a disk that is broken on purpose.
-func warnOfFaults(log logrus.FieldLogger, disk backend.Disk) {
+func warnOfFaults(log logrus.FieldLogger, disk disk.Disk) {
 	for _, f := range disk.Faults().List() {
 		log.Warnf("fault %d: %v", f.ID, f.Fault)
 	}

@@ -7,7 +7,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/logging"
 )
@@ -17,8 +17,8 @@ import (
 // worker for each zone (blk_zone_wplug_handle_write in block/blk-zoned.c); on a
 // null_blk of 1 ms, depth 32, linux-aio made 10.9k appends a second into 4 zones where
 // io_uring made 4.3k and threads 6.1k, and 9.4k, 7.3k and 2.9k into 16.
-func enginesFor(disk backend.Info) []engine.Kind {
-	if disk.Zoned != nil && disk.Zoned.Moves {
+func enginesFor(dk disk.Info) []engine.Kind {
+	if dk.Zoned != nil && dk.Zoned.Moves {
 		return []engine.Kind{engine.KindNative, engine.KindUring, engine.KindThreads}
 	}
 	return []engine.Kind{engine.KindUring, engine.KindThreads}
@@ -27,7 +27,7 @@ func enginesFor(disk backend.Info) []engine.Kind {
 // chooseEngine returns the engine that was asked for, or where none was, the first
 // of those for the disk that the kernel has. A kernel that lacks the one asked for is
 // an error that says why.
-func chooseEngine(asked engine.Kind, disk backend.Info, probe func(engine.Kind) error, log logrus.FieldLogger) (engine.Kind, error) {
+func chooseEngine(asked engine.Kind, dk disk.Info, probe func(engine.Kind) error, log logrus.FieldLogger) (engine.Kind, error) {
 	if asked != "" {
 		if err := probe(asked); err != nil {
 			return "", fmt.Errorf("--aio=%s: the kernel does not give it: %w; leave --aio out to take what there is", asked, err)
@@ -35,7 +35,7 @@ func chooseEngine(asked engine.Kind, disk backend.Info, probe func(engine.Kind) 
 		return asked, nil
 	}
 	var lacking []string
-	for _, kind := range enginesFor(disk) {
+	for _, kind := range enginesFor(dk) {
 		err := probe(kind)
 		if err == nil {
 			if len(lacking) > 0 {

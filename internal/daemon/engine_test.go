@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/logging"
 )
@@ -19,14 +20,14 @@ func TestChooseEngine(t *testing.T) {
 	for asked, want := range map[engine.Kind]engine.Kind{
 		"": engine.KindUring, engine.KindUring: engine.KindUring, engine.KindNative: engine.KindNative, engine.KindThreads: engine.KindThreads,
 	} {
-		if got, err := chooseEngine(asked, backend.Info{}, engine.Kind.Probe, log); err != nil || got != want {
+		if got, err := chooseEngine(asked, disk.Info{}, engine.Kind.Probe, log); err != nil || got != want {
 			t.Errorf("%q: %q, %v", asked, got, err)
 		}
 	}
 }
 
 // drive is a zoned drive of the host.
-var drive = backend.Info{Zoned: &backend.ZonedInfo{Moves: true}}
+var drive = disk.Info{Zoned: &disk.ZonedInfo{Moves: true}}
 
 // A kernel without io_uring costs one line in the log, unless it was asked for.
 func TestChooseWithoutUring(t *testing.T) {
@@ -39,9 +40,9 @@ func TestChooseWithoutUring(t *testing.T) {
 	var said strings.Builder
 	log := logrus.New()
 	log.SetOutput(&said)
-	for _, disk := range []backend.Info{{}, drive} {
+	for _, dk := range []disk.Info{{}, drive} {
 		said.Reset()
-		if got, err := chooseEngine("", disk, none, log); err != nil || got != engine.KindThreads || strings.Count(said.String(), "\n") != 1 {
+		if got, err := chooseEngine("", dk, none, log); err != nil || got != engine.KindThreads || strings.Count(said.String(), "\n") != 1 {
 			t.Errorf("%q, %v, said %q", got, err, said.String())
 		}
 	}
@@ -52,7 +53,7 @@ func TestChooseWithoutUring(t *testing.T) {
 		t.Error("no engine at all is no error")
 	}
 	for _, kind := range []engine.Kind{engine.KindUring, engine.KindNative} {
-		if _, err := chooseEngine(kind, backend.Info{}, none, log); err == nil || !strings.Contains(err.Error(), "--aio="+string(kind)) {
+		if _, err := chooseEngine(kind, disk.Info{}, none, log); err == nil || !strings.Contains(err.Error(), "--aio="+string(kind)) {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}
@@ -88,7 +89,7 @@ func TestOrThreads(t *testing.T) {
 	}
 }
 
-func newNull(t *testing.T) backend.Disk {
+func newNull(t *testing.T) disk.Disk {
 	d, err := backend.NewNull(2048)
 	if err != nil {
 		t.Fatal(err)

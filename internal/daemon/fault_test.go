@@ -7,15 +7,16 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
-func mustFaults(t testing.TB, lines ...string) (faults []backend.Fault) {
+func mustFaults(t testing.TB, lines ...string) (faults []disk.Fault) {
 	t.Helper()
 	for _, line := range lines {
-		f, err := backend.ParseFault(line)
+		f, err := disk.ParseFault(line)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +87,7 @@ func TestFaultStaysInItsZone(t *testing.T) {
 	landed, buf := [4]uint64{}, make([]byte, loadBytes)
 	for _, l := range loaders {
 		for sector, seed := range l.landed {
-			landed[sector/zoneSectors] += loadBytes / backend.SectorSize
+			landed[sector/zoneSectors] += loadBytes / disk.SectorSize
 			if err := g.Queue(0).Read(buf, sector); err != nil || !bytes.Equal(buf, pattern(loadBytes, seed)) {
 				t.Fatalf("sector %d does not have what was appended there, %v", sector, err)
 			}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
@@ -37,9 +38,9 @@ type waiting struct {
 // FuzzRecord has the next process, with a device, a session and workers of its own, start
 // with a ring in which requests wait, and a record that says of some of them whatever a
 // front-end has stored. Whatever it is: no panic, no hang; every used entry has a status;
-// no read, flush, report or request for the ID is answered by a mark; what was in flight is
+// no read, flush, report or request for the ID is answered by a note; what was in flight is
 // answered, and zones that nothing names hold what they held, unless the record was forged
-// in other places than its marks; the image is whole, and the next front-end is served.
+// in other places than its notes; the image is whole, and the next front-end is served.
 //
 // An input is a byte of modes, recordDepth requests of 8 bytes (type, zone, offset in it,
 // sectors; what the mark knows, zone and offset of it, length), and patches of the record:
@@ -117,7 +118,7 @@ func forgeRecord(t *testing.T, path string, in []byte) {
 	rec := openRecord(t, g.recordFD())
 	ring := inflight.Start{Size: recordSize, Life: 1 + uint64(mode>>4), Base: base}
 	inFlight := takeWaiting(t, g, rec.Ring(0), ring, all[:int(mode>>2&3)+1])
-	rec.Ring(0).SetUser(backend.Run(first.disk))
+	rec.Ring(0).SetUser(disk.Run(first.disk))
 	for i, head := range inFlight {
 		all[i].taken, *rec.Ring(0).Mark(head) = true, all[i].mark
 	}
@@ -165,7 +166,7 @@ func forgeRecord(t *testing.T, path string, in []byte) {
 	next.close()
 }
 
-// wait puts a request into the ring, of 8 bytes of the input, and says what its mark is to
+// wait puts a request into the ring, of 8 bytes of the input, and says what its note is to
 // be. It notes which zones either of them names.
 func wait(t *testing.T, g *guest, b []byte, named map[uint64]bool) *waiting {
 	size := fuzzZones.ZoneSectors
@@ -273,7 +274,7 @@ func takeAnswers(t *testing.T, q *frontend.Queue, all []*waiting, honest bool) e
 	return nil
 }
 
-// answeredByMark says that w is of a type that no daemon marks, and is marked: but for
+// answeredByMark says that w is of a type that no daemon notes, and is marked: but for
 // what makes no sense and is forgotten before the ring starts.
 func (w *waiting) answeredByMark() bool {
 	const markEmptying = 5
@@ -307,7 +308,7 @@ func openRecord(t *testing.T, fd int) *inflight.Record {
 	return rec
 }
 
-// recordSeeds are marks of every kind for requests of every type, and records with a word
+// recordSeeds are notes of every kind for requests of every type, and records with a word
 // forged.
 func recordSeeds() (seeds [][]byte) {
 	for mode := range byte(16) {

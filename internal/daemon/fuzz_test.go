@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -79,11 +80,11 @@ func FuzzExecute(f *testing.F) {
 			s := testleak.Take()
 			before = &s
 		}
-		disk, err := backend.Open(path, backend.Options{})
+		dk, err := backend.Open(path, disk.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		dev, err := NewDevice(disk, DeviceOptions{Queues: 1, Log: log})
+		dev, err := NewDevice(dk, DeviceOptions{Queues: 1, Log: log})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,7 +92,7 @@ func FuzzExecute(f *testing.F) {
 		if err := dev.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := disk.Close(); err != nil {
+		if err := dk.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if findings, err := backend.Check(path); err != nil || len(findings) > 0 {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // What stays until somebody sees to it, and what may get better by itself, or has a guest
@@ -33,11 +34,11 @@ func TestLasting(t *testing.T) {
 		{unix.EPERM, "/dev/sdz", handed{}, true},
 		{fmt.Errorf("giving the socket to its group: %w", user.UnknownGroupError("nobodys")), "f", handed{}, true},
 		{fmt.Errorf("f: %w", backend.ErrNotImage), "f", handed{}, true},
-		{fmt.Errorf("f: %w", backend.ErrUnfit), "f", handed{}, true},
-		{fmt.Errorf("f: %w", backend.ErrUnfit), "f", handed{held: true}, false},
-		{fmt.Errorf("f: %w", backend.ErrDamaged), "f", handed{}, true},
-		{fmt.Errorf("f: %w", backend.ErrDamaged), "/dev/shm/f", handed{}, true},
-		{fmt.Errorf("f: %w", backend.ErrDamaged), "f", handed{held: true}, false},
+		{fmt.Errorf("f: %w", disk.ErrUnfit), "f", handed{}, true},
+		{fmt.Errorf("f: %w", disk.ErrUnfit), "f", handed{held: true}, false},
+		{fmt.Errorf("f: %w", disk.ErrDamaged), "f", handed{}, true},
+		{fmt.Errorf("f: %w", disk.ErrDamaged), "/dev/shm/f", handed{}, true},
+		{fmt.Errorf("f: %w", disk.ErrDamaged), "f", handed{held: true}, false},
 		{fmt.Errorf("--aio=io_uring: %w", unix.ENOSYS), "f", handed{}, true},
 		{fmt.Errorf("--aio=native: %w", unix.EAGAIN), "f", handed{}, false},
 		{errors.Join(lasting(errors.New("not a socket")), nil), "f", handed{}, true},

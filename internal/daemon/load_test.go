@@ -7,7 +7,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -122,7 +122,7 @@ func verify(g *guest, loaders []*loader, appends int) {
 	for _, z := range zones {
 		written += min(z.WP-z.Start, z.Capacity)
 	}
-	if want := uint64(appends) * loadBytes / backend.SectorSize; written != want {
+	if want := uint64(appends) * loadBytes / disk.SectorSize; written != want {
 		t.Errorf("the write pointers cover %d sectors, want %d", written, want)
 	}
 }

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // lockPatience is how long a daemon that starts waits for the lock of the socket's
@@ -33,7 +33,7 @@ func lockDir(dir, option string, patience time.Duration) (unlock func(), err err
 			_ = f.Close()
 			return nil, fmt.Errorf("locking the socket's directory %s: %w", dir, err)
 		case time.Now().After(end):
-			err = fmt.Errorf("the socket's directory %s has been locked (flock) for %v by %s: end that, or choose another %s", dir, patience, backend.LockHolder(f), option)
+			err = fmt.Errorf("the socket's directory %s has been locked (flock) for %v by %s: end that, or choose another %s", dir, patience, disk.LockHolder(f), option)
 			_ = f.Close()
 			return nil, err
 		}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/internal/testlog"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -198,7 +199,7 @@ func (d *slowDevice) StopQueue(i int, why string) uint32 {
 // testDevice is a device over a new image. It is closed when the test ends.
 func testDevice(t *testing.T) *Device {
 	t.Helper()
-	disk, err := backend.Open(testImage(t), backend.Options{})
+	disk, err := backend.Open(testImage(t), disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

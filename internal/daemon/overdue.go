@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // overdue tells the operator of requests that the disk leaves without an answer for
@@ -48,7 +48,7 @@ func newOverdue(w *worker) *overdue {
 // add notes that a request goes to the disk, and done that it is answered. The worker
 // calls them. The first request of a batch is shown before it goes there, for the worker
 // may be stuck with it.
-func (o *overdue) add(tag uint32, op backend.Op) {
+func (o *overdue) add(tag uint32, op disk.Op) {
 	o.hidden = append(o.hidden, datedTag{tag, o.round.Load()<<opBits | uint32(op)})
 	if !o.begun {
 		o.show()
@@ -97,7 +97,7 @@ func (o *overdue) start(patience time.Duration) (stop func()) {
 // look begins another round. It tells of what is overdue once, until nothing is.
 func (o *overdue) look(patience time.Duration) {
 	now := o.round.Load()
-	count, age, op := 0, uint32(0), backend.Op(0)
+	count, age, op := 0, uint32(0), disk.Op(0)
 	o.mu.Lock()
 	for _, t := range o.taken {
 		if t == 0 {
@@ -105,7 +105,7 @@ func (o *overdue) look(patience time.Duration) {
 		}
 		if d := (now - t>>opBits) & roundsMask; d >= rounds {
 			if count++; d >= age {
-				age, op = d, backend.Op(t&(1<<opBits-1))
+				age, op = d, disk.Op(t&(1<<opBits-1))
 			}
 		}
 	}

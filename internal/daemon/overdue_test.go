@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 )
 
 // What the disk leaves without an answer for two whole rounds is told of once, and its
@@ -18,14 +18,14 @@ func TestOverdue(t *testing.T) {
 		say := func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
 		o := &overdue{queue: 3, taken: make([]uint32, 4), warn: say, inform: say}
 		o.round.Store(first)
-		o.add(1, backend.OpRead)
+		o.add(1, disk.OpRead)
 		for range 3 {
-			o.add(0, backend.OpWrite)
+			o.add(0, disk.OpWrite)
 			o.done(0)
 			o.show()
 			o.look(5 * time.Second)
 		}
-		o.add(2, backend.OpAppend)
+		o.add(2, disk.OpAppend)
 		for range 4 {
 			o.look(5 * time.Second)
 		}
@@ -35,8 +35,8 @@ func TestOverdue(t *testing.T) {
 		o.done(2)
 		o.show()
 		o.look(5 * time.Second)
-		o.add(2, backend.OpAppend)
-		o.add(3, backend.OpFlush)
+		o.add(2, disk.OpAppend)
+		o.add(3, disk.OpFlush)
 		o.show()
 		for range 3 {
 			o.look(5 * time.Second)
@@ -45,7 +45,7 @@ func TestOverdue(t *testing.T) {
 		o.done(3)
 		o.show()
 		o.look(5 * time.Second)
-		o.add(1, backend.OpReset) // the worker is stuck with it
+		o.add(1, disk.OpReset) // the worker is stuck with it
 		for range 3 {
 			o.look(5 * time.Second)
 		}

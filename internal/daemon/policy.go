@@ -3,7 +3,7 @@ package daemon
 import (
 	"slices"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
@@ -22,34 +22,34 @@ import (
 //
 // It belongs to the session's goroutine, but for Refuse and Release, which workers call.
 type Policy struct {
-	disk backend.Disk
+	disk disk.Disk
 	// user is the number of this user of the disk, once it is known.
 	user  uint64
 	known bool
 	// records is of what is in flight in the rings; nil where no later process will ask.
 	records *inflight.Record
-	claimed map[int][]*backend.Mark // by queue, of those that have not been served since
+	claimed map[int][]*disk.Note // by queue, of those that have not been served since
 	// unclean are the queues that were not used since a daemon died with the disk, or not
 	// for long enough to look at what waited there.
 	unclean []bool
 	used    bool // a queue was started since the disk was opened
 }
 
-// NewPolicy makes a Policy for a device with so many queues, over disk.
-func NewPolicy(disk backend.Disk, queues int) *Policy {
-	p := &Policy{claimed: map[int][]*backend.Mark{}, unclean: make([]bool, queues)}
-	p.Opened(disk)
+// NewPolicy makes a Policy for a device with so many queues, over d.
+func NewPolicy(d disk.Disk, queues int) *Policy {
+	p := &Policy{claimed: map[int][]*disk.Note{}, unclean: make([]bool, queues)}
+	p.Opened(d)
 	return p
 }
 
 // SetDisk changes the disk for one that stands for it while it is not here.
-func (p *Policy) SetDisk(disk backend.Disk) { p.disk = disk }
+func (p *Policy) SetDisk(d disk.Disk) { p.disk = d }
 
 // Opened takes note of how the last daemon has left the disk, which was opened just now.
-func (p *Policy) Opened(disk backend.Disk) {
-	p.disk, p.used = disk, false
+func (p *Policy) Opened(d disk.Disk) {
+	p.disk, p.used = d, false
 	for i := range p.unclean {
-		p.unclean[i] = backend.Unclean(disk)
+		p.unclean[i] = disk.Unclean(d)
 	}
 }
 
@@ -72,10 +72,10 @@ func (p *Policy) Start(i int, r *vhostuser.Ring) (mayHaveRun bool, err error) {
 	p.records = r.Records
 	p.noteRings(i, mayHaveRun)
 	if p.known {
-		err = backend.Begin(p.disk)
+		err = disk.Begin(p.disk)
 	} else {
 		// A session that does not go on with another one's requests is a new user.
-		p.user, err = backend.Renew(p.disk)
+		p.user, err = disk.Renew(p.disk)
 		p.known = err == nil
 	}
 	p.used = p.used || err == nil
@@ -130,25 +130,25 @@ func (p *Policy) Adopt(r *inflight.Record) {
 	if p.records = r; r == nil {
 		return // without a look at the disk, which may hang
 	}
-	run := backend.Run(p.disk)
-	var ours []*backend.Mark
+	run := disk.Run(p.disk)
+	var ours []*disk.Note
 	for i := range r.Rings() {
 		ring := r.Ring(i)
-		var marks []*backend.Mark
+		var marks []*disk.Note
 		for _, m := range ring.InFlight() {
-			marks = append(marks, (*backend.Mark)(m))
+			marks = append(marks, (*disk.Note)(m))
 		}
 		if user := ring.User(); user == run {
 			p.user, p.known = run, true // nobody else has used the disk since
 			ours = append(ours, marks...)
 		} else {
-			backend.Claim(p.disk, user, marks)
+			disk.Claim(p.disk, user, marks)
 		}
 		if len(marks) > 0 {
 			p.claimed[i] = marks
 		}
 	}
-	backend.Claim(p.disk, run, ours) // at once: it takes their order to find their places
+	disk.Claim(p.disk, run, ours) // at once: it takes their order to find their places
 }
 
 // Postpone is Adopt while the disk is not here: what was claimed is given up, and r is to
@@ -159,7 +159,7 @@ func (p *Policy) Postpone(r *inflight.Record) {
 }
 
 // Claimed is what is claimed for queue i.
-func (p *Policy) Claimed(i int) []*backend.Mark { return p.claimed[i] }
+func (p *Policy) Claimed(i int) []*disk.Note { return p.claimed[i] }
 
 // Served takes note that queue i is served: what was claimed for it is its worker's.
 func (p *Policy) Served(i int) { delete(p.claimed, i) }
@@ -168,7 +168,7 @@ func (p *Policy) Served(i int) { delete(p.claimed, i) }
 func (p *Policy) Leave() {
 	for i, marks := range p.claimed {
 		for _, m := range marks {
-			backend.Unclaim(p.disk, m)
+			disk.Unclaim(p.disk, m)
 		}
 		delete(p.claimed, i)
 	}
@@ -186,9 +186,9 @@ func (p *Policy) GiveUp() (some bool) {
 }
 
 // Release gives up what is still claimed for marks.
-func (p *Policy) Release(marks []*backend.Mark) {
+func (p *Policy) Release(marks []*disk.Note) {
 	for _, m := range marks {
-		backend.Release(p.disk, m)
+		disk.Release(p.disk, m)
 	}
 }
 
@@ -205,6 +205,6 @@ func (p *Policy) Reset() {
 // the next process.
 func (p *Policy) Close() {
 	if !p.used && slices.Contains(p.unclean, true) {
-		backend.LeaveUnclean(p.disk)
+		disk.LeaveUnclean(p.disk)
 	}
 }

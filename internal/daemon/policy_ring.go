@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
@@ -14,7 +14,7 @@ import (
 
 // errMayHaveRun is what a request gets that may have been carried out by a daemon that
 // died, where no record says whether it was.
-var errMayHaveRun = fmt.Errorf("%w: another zvhost died and may have carried it out; the front-end has connected anew without the record that would tell (INFLIGHT_SHMFD)", backend.ErrIO)
+var errMayHaveRun = fmt.Errorf("%w: another zvhost died and may have carried it out; the front-end has connected anew without the record that would tell (INFLIGHT_SHMFD)", disk.ErrIO)
 
 // packedStart is where a packed ring begins: both wrap counters are 1.
 const packedStart = 0x8000_8000
@@ -95,15 +95,15 @@ func hasUsed(r *vhostuser.Ring) (bool, error) {
 func (p *Policy) Refuse(r *virtio.BlkRequest) bool {
 	z := p.disk.Info().Zoned
 	switch r.Op {
-	case backend.OpRead, backend.OpFlush, backend.OpReport:
+	case disk.OpRead, disk.OpFlush, disk.OpReport:
 		return false
-	case backend.OpWrite:
+	case disk.OpWrite:
 		// Sectors of a conventional zone can be written again.
 		if i := r.Sector / z.ZoneSectors; i < uint64(z.Zones) && p.disk.ReportZone(int(i)).Type == zone.Conventional {
 			return false
 		}
 	}
-	r.Mark.Refuse()
-	r.Err = &backend.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: int(min(r.Sector/z.ZoneSectors, uint64(z.Zones-1))), Err: errMayHaveRun}
+	r.Note.Refuse()
+	r.Err = &disk.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: int(min(r.Sector/z.ZoneSectors, uint64(z.Zones-1))), Err: errMayHaveRun}
 	return true
 }

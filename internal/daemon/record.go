@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
@@ -32,7 +32,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 			return nil, err
 		}
 		w.requests.take(r)
-		r.Mark = (*backend.Mark)(w.rec.Mark(head))
+		r.Note = (*disk.Note)(w.rec.Mark(head))
 		carry := w.dev.Decode(r) && !w.refuses(r)
 		if carry && !room {
 			carry, r.Err = false, errGivenUp
@@ -42,7 +42,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 			w.lane.Resume(w.dev.disk, &r.Request)
 			continue
 		}
-		backend.Release(w.dev.disk, r.Mark)
+		disk.Release(w.dev.disk, r.Note)
 		w.complete(r)
 	}
 	failpoint.Hit(failpoint.PickedUp)
@@ -61,7 +61,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 
 // errGivenUp is what a request gets that another process had taken, and this one was
 // told to stop before it had room for it.
-var errGivenUp = fmt.Errorf("%w: the queue was stopped before all that was in flight in it could be taken up again", backend.ErrIO)
+var errGivenUp = fmt.Errorf("%w: the queue was stopped before all that was in flight in it could be taken up again", disk.ErrIO)
 
 // makeRoom answers requests until another one may be in flight: a record may name more
 // of them than are taken from a ring. It is false when the worker is to stop meanwhile:

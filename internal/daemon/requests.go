@@ -10,7 +10,7 @@ import "github.com/zvhost/zvhost/virtio"
 //
 // Beyond the table itself, 1,025 requests of less than 1 KiB, that makes two vectors of
 // 16 bytes for each piece of guest memory in flight, for slices grow by doubling, and as
-// many again where a request has to be cut (backend.Request.Vectors), and what requests
+// many again where a request has to be cut (disk.Request.Vectors), and what requests
 // that are not in use keep: less than 4 MiB for each ring.
 const (
 	maxRequests = 1024      // in flight

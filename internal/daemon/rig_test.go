@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testlog"
@@ -29,7 +30,7 @@ import (
 type rig struct {
 	t    testing.TB
 	path string
-	disk backend.Disk
+	disk disk.Disk
 	dev  *Device
 	book *testlog.Book
 
@@ -41,10 +42,10 @@ const rigSerial = "ZV0815"
 
 func newRig(t testing.TB, path string, queues int) *rig {
 	t.Helper()
-	return openRig(t, path, queues, backend.Options{})
+	return openRig(t, path, queues, disk.Options{})
 }
 
-func openRig(t testing.TB, path string, queues int, o backend.Options) *rig {
+func openRig(t testing.TB, path string, queues int, o disk.Options) *rig {
 	t.Helper()
 	disk, err := backend.Open(path, o)
 	if err != nil {
@@ -64,7 +65,7 @@ func nullRig(t testing.TB, queues int) *rig {
 }
 
 // diskRig is a rig over a disk that is open.
-func diskRig(t testing.TB, path string, disk backend.Disk, queues int) *rig {
+func diskRig(t testing.TB, path string, disk disk.Disk, queues int) *rig {
 	t.Helper()
 	log, book := testlog.New()
 	dev, err := NewDevice(disk, DeviceOptions{Queues: queues, Serial: rigSerial, Log: log})

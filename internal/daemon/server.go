@@ -16,7 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/internal/foreign"
@@ -71,7 +71,7 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 
 // serveDisk serves disk, which is away or not, and returns the one to be closed in
 // its place.
-func serveDisk(ctx context.Context, c *Config, h *handed, disk backend.Disk, away bool, log *logrus.Logger) (backend.Disk, error) {
+func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away bool, log *logrus.Logger) (disk.Disk, error) {
 	done := h.leave // a guest may wait for what was handed down: it is for one that can begin
 	defer func() { done() }()
 	aio, err := chooseEngine(c.AIO, disk.Info(), engine.Kind.Probe, log)
@@ -367,7 +367,7 @@ func peerName(conn *net.UnixConn) string {
 }
 
 // describeDisk says in a line what is being served.
-func describeDisk(i backend.Info) string {
+func describeDisk(i disk.Info) string {
 	text := "ordinary disk of " + logging.Size(i.CapacitySectors)
 	if z := i.Zoned; z != nil {
 		text = fmt.Sprintf("host-managed disk of %s, %d zones of %s", logging.Size(i.CapacitySectors), z.Zones, logging.Size(z.ZoneSectors))

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
@@ -30,12 +30,12 @@ type worker struct {
 	bad    bool       // the ring is broken
 	ring   vhostuser.Ring
 	queue  virtio.Queue
-	lane   *backend.Lane
+	lane   *disk.Lane
 	// mayHaveRun says that requests which wait in the ring may have run: see refuses.
 	mayHaveRun bool
 	rec        *inflight.Ring // of what is in flight; nil: nobody is to know
 	// claimed is what was in flight when another process died, until pickUp.
-	claimed []*backend.Mark
+	claimed []*disk.Note
 	// packed is queue, where that is a packed one and there is a record.
 	packed *virtio.Packed
 
@@ -108,7 +108,7 @@ func (w *worker) run() {
 
 // open makes the lane and begins with the ring.
 func (w *worker) open() (err error) {
-	if w.lane, err = backend.NewLane(w.dev.engine); err != nil {
+	if w.lane, err = disk.NewLane(w.dev.engine); err != nil {
 		return err
 	}
 	w.lane.QuitOn(&w.dev.abandoned)
@@ -250,7 +250,7 @@ func (w *worker) take() (taken int, err error) {
 			if w.packed != nil {
 				w.rec.Hold(r.Chain.Head, w.packed.Raw())
 			}
-			r.Mark = (*backend.Mark)(w.rec.Take(r.Chain.Head))
+			r.Note = (*disk.Note)(w.rec.Take(r.Chain.Head))
 		}
 		if w.dev.Decode(r) && !w.refuses(r) {
 			w.overdue.add(r.Tag, r.Op)

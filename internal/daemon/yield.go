@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
@@ -25,8 +26,8 @@ const takePatience = 10 * time.Second
 type custody struct {
 	mu sync.RWMutex
 	// open opens the disk anew; nil for one that is never let go of.
-	open func() (backend.Disk, error)
-	look func() (backend.Disk, error) // and this looks at it meanwhile
+	open func() (disk.Disk, error)
+	look func() (disk.Disk, error) // and this looks at it meanwhile
 	// note tells whoever comes after this process whether the disk is away.
 	note     func(away bool)
 	patience time.Duration
@@ -148,21 +149,21 @@ func (d *Device) lookAgain() error {
 }
 
 // swap puts disk in the place of the one that the device has.
-func (d *Device) swap(disk backend.Disk) {
+func (d *Device) swap(disk disk.Disk) {
 	d.disk = disk
 	d.recovery.SetDisk(disk)
 	d.SetDisk(disk)
 }
 
 // await opens the disk, once nobody else has it.
-func (d *Device) await() (backend.Disk, error) {
+func (d *Device) await() (disk.Disk, error) {
 	c := &d.custody
 	end := time.Now().Add(c.patience)
 	for told := false; ; told = true {
-		disk, err := c.open()
+		opened, err := c.open()
 		switch {
-		case !backend.IsInUse(err):
-			return disk, err
+		case !disk.IsInUse(err):
+			return opened, err
 		case c.tried || time.Now().After(end):
 			c.tried = true
 			return nil, fmt.Errorf("%w: queues are to start here, while the zvhost that has the disk has not let go of it; what the guest has asked for stays in its queues", err)
@@ -175,7 +176,7 @@ func (d *Device) await() (backend.Disk, error) {
 
 // sameDisk says what keeps a disk from being the one that the guest was shown. It
 // may have grown.
-func sameDisk(was, now backend.Info) error {
+func sameDisk(was, now disk.Info) error {
 	grown := was
 	if was.Zoned == nil && now.CapacitySectors > was.CapacitySectors {
 		grown.CapacitySectors = now.CapacitySectors
@@ -191,7 +192,7 @@ func sameDisk(was, now backend.Info) error {
 
 // borrow lends the disk to who is no queue: it is not let go of until done is
 // called.
-func (d *Device) borrow() (disk backend.Disk, done func()) {
+func (d *Device) borrow() (disk disk.Disk, done func()) {
 	d.custody.mu.RLock()
 	return d.disk, d.custody.mu.RUnlock
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
@@ -27,8 +28,8 @@ func (r *rig) movable() *rig {
 	return r
 }
 
-func (r *rig) reopen() (backend.Disk, error) { return backend.Open(r.path, backend.Options{}) }
-func (r *rig) look() (backend.Disk, error)   { return backend.Look(r.path, backend.Options{}) }
+func (r *rig) reopen() (disk.Disk, error) { return backend.Open(r.path, disk.Options{}) }
+func (r *rig) look() (disk.Disk, error)   { return backend.Look(r.path, disk.Options{}) }
 
 // incomingRig is a second rig over the disk of r, which waits for that one.
 func (r *rig) incomingRig() *rig {
@@ -273,7 +274,7 @@ func TestControlWhileAway(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control")
 	defer next.control(path).close()
 	for _, ask := range []control.Request{
-		{Command: control.FaultAdd, Faults: []backend.Fault{{Kind: backend.FaultRead}}},
+		{Command: control.FaultAdd, Faults: []disk.Fault{{Kind: disk.FaultRead}}},
 		{Command: control.SetState, Zones: "1", State: "offline"},
 		{Command: control.Resize},
 	} {
@@ -312,7 +313,7 @@ func TestMigrationFailsWithADeadDaemon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := backend.Renew(other); err != nil {
+	if _, err := disk.Renew(other); err != nil {
 		t.Fatal(err)
 	}
 	image, err := os.ReadFile(copyOf(t, r.path)) // as it is when that one dies
@@ -341,7 +342,7 @@ func TestMigrationFails(t *testing.T) {
 			g := r.connect(frontend.Options{})
 			free := func(want bool) {
 				t.Helper()
-				d, err := backend.Open(r.path, backend.Options{})
+				d, err := backend.Open(r.path, disk.Options{})
 				if err == nil {
 					err = d.Close()
 				}
@@ -419,7 +420,7 @@ func TestDiskThatIsNotStoredStays(t *testing.T) {
 	if err := errors.Join(l.Free(), g.Abandon()); err != nil {
 		t.Error(err)
 	}
-	if _, err := backend.Open(r.path, backend.Options{}); !backend.IsInUse(err) {
+	if _, err := backend.Open(r.path, disk.Options{}); !disk.IsInUse(err) {
 		t.Errorf("somebody else can have it: %v", err)
 	}
 	g = r.connect(frontend.Options{})

@@ -17,10 +17,10 @@ const module = "github.com/zvhost/zvhost"
 // package is entered here on purpose, and docs/architecture.md says why it
 // stands where it does.
 var mayImport = map[string][]string{
-	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/zone", "internal/logging"},
+	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/disk", "backend/zone", "internal/logging"},
 
-	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging"},
-	"internal/control": {"backend", "backend/zone", "internal/foreign"},
+	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging"},
+	"internal/control": {"backend", "backend/disk", "backend/zone", "internal/foreign"},
 	"internal/logging": {},
 	"internal/testlog": {"internal/logging"},
 	"internal/keeper":  {"internal/foreign"},
@@ -38,12 +38,13 @@ var mayImport = map[string][]string{
 	"vhostuser/handover": {"internal/foreign"},
 	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
-	"virtio":          {"backend", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
+	"virtio":          {"backend/disk", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
 	"virtio/driver":   {"virtio/guestmem"},
 	"virtio/guestmem": {"internal/iovec", "internal/memfault"},
 
-	"backend":        {"internal/plant", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
+	"backend":        {"internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
 	"backend/engine": {"internal/uring", "internal/iovec"},
+	"backend/disk":   {"backend/zone", "backend/engine", "internal/iovec", "internal/memfault", "internal/plant"},
 	"backend/zone":   {},
 
 	"internal/iovec":    {"internal/memfault"},
@@ -78,7 +79,7 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/zone", "backend/engine",
+	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/disk", "backend/zone", "backend/engine",
 	"virtio/guestmem", "vhostuser", "vhostuser/inflight", "internal/failpoint", "internal/iovec",
 }
 

@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"errors"
@@ -32,21 +32,21 @@ var faultNames = [...]string{
 // An OpSet is a set of operations.
 type OpSet uint16
 
-func setOf(ops ...Op) (s OpSet) {
+func SetOf(ops ...Op) (s OpSet) {
 	for _, o := range ops {
 		s |= 1 << o
 	}
 	return s
 }
 
-func (s OpSet) has(o Op) bool { return s>>o&1 != 0 }
+func (s OpSet) Has(o Op) bool { return s>>o&1 != 0 }
 
-// faultOps are the operations that each kind strikes; of FaultLatency those that
+// FaultOps are the operations that each kind strikes; of FaultLatency those that
 // it can.
-var faultOps = [...]OpSet{
-	FaultRead: setOf(OpRead), FaultWrite: setOf(OpWrite), FaultAppend: setOf(OpAppend),
-	FaultFlush: setOf(OpFlush), FaultLatency: setOf(OpRead, OpWrite, OpAppend, OpFlush),
-	FaultFull: setOf(OpWrite, OpAppend),
+var FaultOps = [...]OpSet{
+	FaultRead: SetOf(OpRead), FaultWrite: SetOf(OpWrite), FaultAppend: SetOf(OpAppend),
+	FaultFlush: SetOf(OpFlush), FaultLatency: SetOf(OpRead, OpWrite, OpAppend, OpFlush),
+	FaultFull: SetOf(OpWrite, OpAppend),
 }
 
 // Place says what the numbers of a fault count.
@@ -106,8 +106,8 @@ func (f Fault) String() string {
 	if f.Kind == FaultLatency {
 		fmt.Fprintf(&b, "=%v", f.Delay)
 	}
-	for o := range numOps {
-		if f.Ops.has(o) {
+	for o := range NumOps {
+		if f.Ops.Has(o) {
 			fmt.Fprintf(&b, ",op=%v", o)
 		}
 	}
@@ -152,8 +152,8 @@ func ParseFault(s string) (Fault, error) {
 }
 
 func parseFault(s string) (f Fault, err error) {
-	if len(s) > maxFaultText {
-		return f, fmt.Errorf("longer than %d bytes", maxFaultText)
+	if len(s) > MaxFaultText {
+		return f, fmt.Errorf("longer than %d bytes", MaxFaultText)
 	}
 	words := strings.Split(s, ",")
 	kind, delay, _ := strings.Cut(words[0], "=")
@@ -187,14 +187,14 @@ func parseFault(s string) (f Fault, err error) {
 			return f, fmt.Errorf("%q: %w", word, err)
 		}
 	}
-	if f.Ops.has(OpFlush) && f.Place != Everywhere {
+	if f.Ops.Has(OpFlush) && f.Place != Everywhere {
 		return f, errors.New("a flush has no place: leave out op=flush, or where")
 	}
 	return f, nil
 }
 
-// maxFaultText is the longest line that can be a fault, in bytes.
-const maxFaultText = 256
+// MaxFaultText is the longest line that can be a fault, in bytes.
+const MaxFaultText = 256
 
 // set takes in one word of a fault's line, with its value.
 func (f *Fault) set(word, value string) (err error) {
@@ -219,9 +219,9 @@ func (f *Fault) set(word, value string) (err error) {
 	case key == "left" && f.Kind == FaultFull:
 		f.Left, err = parseBytes(value)
 	case key == "op" && f.Kind == FaultLatency:
-		for o := range numOps {
-			if o.String() == value && faultOps[FaultLatency].has(o) {
-				f.Ops |= setOf(o)
+		for o := range NumOps {
+			if o.String() == value && FaultOps[FaultLatency].Has(o) {
+				f.Ops |= SetOf(o)
 				return nil
 			}
 		}
@@ -267,12 +267,12 @@ func formatBytes(n uint64) string {
 	return strconv.FormatUint(n, 10) + byteUnits[:u][max(u-1, 0):]
 }
 
-// check says whether f can be a fault of a disk like i.
-func (f *Fault) check(i *Info) error {
+// Check says whether f can be a fault of a disk like i.
+func (f *Fault) Check(i *Info) error {
 	switch {
 	case f.Kind == 0 || int(f.Kind) >= len(faultNames) || f.Kind == FaultLatency && (f.Delay <= 0 || f.Delay > MaxDelay):
 		return errors.New("not a fault")
-	case i.Zoned == nil && (f.Kind == FaultAppend || f.Ops.has(OpAppend)):
+	case i.Zoned == nil && (f.Kind == FaultAppend || f.Ops.Has(OpAppend)):
 		return errors.New("the disk is an ordinary one: it has no appends")
 	case i.Zoned == nil && f.Place == InZones:
 		return errors.New("the disk is an ordinary one: it has no zones; name sectors instead")

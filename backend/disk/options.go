@@ -1,4 +1,4 @@
-package backend
+package disk
 
 // Kind is what a file is served as.
 type Kind int
@@ -47,16 +47,16 @@ const (
 	FormatZoned Format = "zoned" // a zoned image or drive, and nothing else
 )
 
-// check says whether a file that was found to be kind may be opened as f, and as
+// Check says whether a file that was found to be kind may be opened as f, and as
 // what kind.
-func (f Format) check(path string, kind Kind) (Kind, error) {
+func (f Format) Check(path string, kind Kind) (Kind, error) {
 	switch {
 	case f == FormatRaw && kind == KindZonedDevice:
-		return 0, unfitf("%s is a zoned drive, which is no ordinary disk: leave --format=raw out", path)
+		return 0, Unfitf("%s is a zoned drive, which is no ordinary disk: leave --format=raw out", path)
 	case f == FormatRaw:
 		return KindPlain, nil
 	case f == FormatZoned && kind == KindPlain:
-		return 0, unfitf("%s is neither a zoned image nor a zoned drive: see whether it is the right file, or make an image with 'zvhost create'", path)
+		return 0, Unfitf("%s is neither a zoned image nor a zoned drive: see whether it is the right file, or make an image with 'zvhost create'", path)
 	}
 	return kind, nil
 }

@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"errors"
@@ -21,8 +21,8 @@ const MaxFaults = 1000
 // Faults are the faults of one disk. Any goroutine may use it at any time. While
 // there are none a request pays one atomic load for it.
 type Faults struct {
-	info   Info
-	refuse string // why this disk takes none; empty where it does
+	Info   Info
+	Refuse string // why this disk takes none; empty where it does
 
 	// live are the faults that can still strike, nil when there are none. The
 	// list is never changed, but replaced.
@@ -47,11 +47,11 @@ type armed struct {
 	gone   bool          // cleared; guarded by Faults.mu
 }
 
-// A fate is what faults do to one request. It is made for those only that are
+// A Outcome is what faults do to one request. It is made for those only that are
 // struck.
-type fate struct {
-	err  error  // what it ends with; nil: it does not fail
-	good uint64 // sectors that land all the same
+type Outcome struct {
+	Err  error  // what it ends with; nil: it does not fail
+	Good uint64 // sectors that land all the same
 	late *armed // whose delay the answer has; nil: it is not held back
 }
 
@@ -70,26 +70,26 @@ type FaultStatus struct {
 	Spent bool `json:"spent"`
 }
 
-func (s *Faults) init(i Info) { s.info = i }
+func (s *Faults) Init(i Info) { s.Info = i }
 
-// grow makes the disk larger that faults can be added to.
-func (s *Faults) grow(sectors uint64) {
+// Grow makes the disk larger that faults can be added to.
+func (s *Faults) Grow(sectors uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.info.CapacitySectors = sectors
+	s.Info.CapacitySectors = sectors
 }
 
 // Add arms faults, all of them or, with an error that says why, none, and returns
 // their numbers. Requests that are submitted from now on may be struck.
 func (s *Faults) Add(faults ...Fault) (ids []uint64, err error) {
-	if s.refuse != "" && len(faults) > 0 {
-		return nil, errors.New(s.refuse)
+	if s.Refuse != "" && len(faults) > 0 {
+		return nil, errors.New(s.Refuse)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fresh := make([]*armed, 0, len(faults))
 	for _, f := range faults {
-		if err := f.check(&s.info); err != nil {
+		if err := f.Check(&s.Info); err != nil {
 			return nil, fmt.Errorf("fault %q: %w", f, err)
 		}
 		fresh = append(fresh, s.arm(f))
@@ -110,17 +110,17 @@ func (s *Faults) Add(faults ...Fault) (ids []uint64, err error) {
 func (s *Faults) arm(f Fault) *armed {
 	a := &armed{Fault: f, ops: f.Ops, last: math.MaxUint64} // also where a disk grows to
 	if a.ops == 0 {
-		a.ops = faultOps[f.Kind]
+		a.ops = FaultOps[f.Kind]
 	}
 	switch f.Place {
 	case InZones:
-		size := s.info.Zoned.ZoneSectors
-		a.first, a.last = f.First*size, min((f.Last+1)*size, s.info.CapacitySectors)-1
+		size := s.Info.Zoned.ZoneSectors
+		a.first, a.last = f.First*size, min((f.Last+1)*size, s.Info.CapacitySectors)-1
 	case InSectors:
 		a.first, a.last = f.First, f.Last
 	}
 	if f.Place != Everywhere {
-		a.ops &^= setOf(OpFlush) // a flush has no place
+		a.ops &^= SetOf(OpFlush) // a flush has no place
 	}
 	a.times.Store(f.Times)
 	a.room.Store(f.Left)
@@ -195,10 +195,10 @@ func (s *Faults) Held() int {
 
 func (a *armed) spent() bool { return a.Times != 0 && a.times.Load() == 0 }
 
-// strike looks whether faults strike r, which is about to touch so many sectors
-// of the disk from first on. If any does, r.fate says what follows, and strike
+// Strike looks whether faults strike r, which is about to touch so many sectors
+// of the disk from first on. If any does, r.outcome says what follows, and strike
 // returns true when r fails.
-func (s *Faults) strike(r *Request, first, sectors uint64) (fails bool) {
+func (s *Faults) Strike(r *Request, first, sectors uint64) (fails bool) {
 	live := s.live.Load()
 	if live == nil {
 		return false
@@ -207,7 +207,7 @@ func (s *Faults) strike(r *Request, first, sectors uint64) (fails bool) {
 }
 
 func (s *Faults) among(live []*armed, r *Request, first, sectors uint64) (fails bool) {
-	// Not yet a fate: it would be allocated for those that are not struck too.
+	// Not yet a outcome: it would be allocated for those that are not struck too.
 	var err error
 	var good uint64
 	var late *armed
@@ -218,27 +218,27 @@ func (s *Faults) among(live []*armed, r *Request, first, sectors uint64) (fails 
 		switch {
 		case a.Kind != FaultLatency:
 			err = a.cause(nil)
-			good = a.After &^ (uint64(s.info.LogicalBlockSize)>>SectorShift - 1)
+			good = a.After &^ (uint64(s.Info.LogicalBlockSize)>>SectorShift - 1)
 		case late == nil || late.Delay < a.Delay:
 			late = a
 		}
 	}
 	// Space is taken by what nothing else keeps from being written.
 	for _, a := range live {
-		if a.Kind == FaultFull && a.ops.has(r.Op) && err == nil && !a.fits(sectors<<SectorShift) {
+		if a.Kind == FaultFull && a.ops.Has(r.Op) && err == nil && !a.fits(sectors<<SectorShift) {
 			a.struck.Add(1)
 			err = a.cause(unix.ENOSPC)
 		}
 	}
 	if err != nil || late != nil {
-		r.fate = &fate{err: err, good: good, late: late}
+		r.Fault = &Outcome{Err: err, Good: good, late: late}
 	}
 	return err != nil
 }
 
 // hits says whether the fault is meant for an operation on these sectors.
 func (a *armed) hits(op Op, first, sectors uint64) bool {
-	if !a.ops.has(op) {
+	if !a.ops.Has(op) {
 		return false
 	}
 	if op == OpFlush {
@@ -293,11 +293,11 @@ func (a *armed) cause(errno error) error {
 // hold keeps the answer to r back, which is done but for that. It reports false
 // when that is not wanted any more. It is called on r's lane.
 func (s *Faults) hold(r *Request) bool {
-	by := r.fate.late
-	r.fate.late = nil // once is enough
+	by := r.Fault.late
+	r.Fault.late = nil // once is enough
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if by.gone || r.lane.hurry.Load() {
+	if by.gone || r.Lane.hurry.Load() {
 		return false
 	}
 	r.over = true
@@ -330,7 +330,7 @@ func (s *Faults) letGo(which func(*Request, *heldAnswer) bool) {
 func (s *Faults) release(r *Request, h *heldAnswer) {
 	h.timer.Stop()
 	delete(s.held, r)
-	r.post()
+	r.Post()
 }
 
 // Hurry lets the answers go that faults of d hold back on the lane, and has none
@@ -341,17 +341,17 @@ func (l *Lane) Hurry(d Disk) {
 	s := d.Faults()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.letGo(func(r *Request, _ *heldAnswer) bool { return r.lane == l })
+	s.letGo(func(r *Request, _ *heldAnswer) bool { return r.Lane == l })
 }
 
-// cutShort makes r's I/O, a write that a fault lets fail, end where the fault
+// CutShort makes r's I/O, a write that a fault lets fail, end where the fault
 // has it. It reports false when nothing of it is to land.
-func (r *Request) cutShort() bool {
-	n := r.fate.good << SectorShift
+func (r *Request) CutShort() bool {
+	n := r.Fault.Good << SectorShift
 	if n == 0 {
 		return false
 	}
-	r.clip = iovec.AppendHead(r.clip[:0], r.Iov, n)
-	r.io.Len, r.io.Iov = int64(n), r.clip
+	r.Clip = iovec.AppendHead(r.Clip[:0], r.Iov, n)
+	r.IO.Len, r.IO.Iov = int64(n), r.Clip
 	return true
 }

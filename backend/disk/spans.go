@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"sync"
@@ -53,8 +53,8 @@ func (l *spans) take(s *span) bool {
 	return true
 }
 
-// try is take for a part of which nobody has any, or not at all.
-func (l *spans) try(from, to int64) *span {
+// Try is take for a part of which nobody has any, or not at all.
+func (l *spans) Try(from, to int64) *span {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &span{from: from, to: to}
@@ -65,9 +65,9 @@ func (l *spans) try(from, to int64) *span {
 	return s
 }
 
-// wait takes a part for a caller that is on no lane: it must not be what a lane waits
+// Wait takes a part for a caller that is on no lane: it must not be what a lane waits
 // for.
-func (l *spans) wait(from, to int64) *span {
+func (l *spans) Wait(from, to int64) *span {
 	s := &span{from: from, to: to, given: make(chan struct{})}
 	if !l.take(s) {
 		<-s.given
@@ -100,8 +100,8 @@ func (l *spans) give(s *span) {
 	s.prev.next, s.next.prev = s, s
 }
 
-// release gives a part back, and to those who wait what they can have now.
-func (l *spans) release(s *span) {
+// Release gives a part back, and to those who wait what they can have now.
+func (l *spans) Release(s *span) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.held = s.next; s.next == s {
@@ -115,38 +115,38 @@ func (l *spans) release(s *span) {
 		}
 		l.give(w)
 		if w.request != nil {
-			w.request.post()
+			w.request.Post()
 		} else {
 			close(w.given)
 		}
 	}
 }
 
-// An edged file is one whose storage is read and written in larger blocks than the disk
+// An Edged file is one whose storage is read and written in larger blocks than the disk
 // over it has: a file of which direct I/O takes whole blocks of the file system only, or
 // a device with 4096-byte sectors that is shown with 512-byte ones. The zero edged is
 // any other.
-type edged struct {
-	unit   int64 // bytes of a block of the storage, a power of two; 0: no such file
-	spans  spans
-	file   int // the same through the page cache, for the end of a file that has a part of a block there
-	ragged func() int64
+type Edged struct {
+	Unit   int64 // bytes of a block of the storage, a power of two; 0: no such file
+	Spans  spans
+	File   int // the same through the page cache, for the end of a file that has a part of a block there
+	Ragged func() int64
 }
 
 // hugeFolio is as much as the page cache may have of a file in one piece (PMD_SIZE).
 const hugeFolio = 2 << 20
 
-// begin has r.io's part of the file, for a request that changes it; and sees to it that
+// Begin has r.io's part of the file, for a request that changes it; and sees to it that
 // what is at the ragged end of a file goes through the page cache: a whole block written
-// there would make the file longer. If it reports false r waits, and its disk's ioDone
+// there would make the file longer. If it reports false r waits, and its disk's Continue
 // is called when it can go on.
-func (e *edged) begin(r *Request) bool {
-	io := &r.io
-	from, to := io.Off&^(e.unit-1), alignUp(io.Off+io.Len, e.unit)
+func (e *Edged) Begin(r *Request) bool {
+	io := &r.IO
+	from, to := io.Off&^(e.Unit-1), AlignUp(io.Off+io.Len, e.Unit)
 	if e.isRagged(io) {
-		io.FD = e.file
+		io.FD = e.File
 		if io.Dsync { // it may not be told of what the kernel loses: see Request.through
-			io.Dsync, r.thenSync = false, true
+			io.Dsync, r.ThenSync = false, true
 		}
 		// And what the page cache may have in one piece with it does not change meanwhile.
 		from = io.Off &^ (hugeFolio - 1)
@@ -155,28 +155,28 @@ func (e *edged) begin(r *Request) bool {
 		return true
 	}
 	r.span.from, r.span.to, r.span.request = from, to, r
-	return e.spans.take(&r.span)
+	return e.Spans.take(&r.span)
 }
 
 // isRagged says whether the I/O is at the end of a file that has a part of a block there.
-func (e *edged) isRagged(io *engine.Op) bool {
-	end := e.ragged()
-	return end&(e.unit-1) != 0 && io.Off+io.Len > end&^(e.unit-1)
+func (e *Edged) isRagged(io *engine.Op) bool {
+	end := e.Ragged()
+	return end&(e.Unit-1) != 0 && io.Off+io.Len > end&^(e.Unit-1)
 }
 
-// reach is what memory the I/O takes that begin has seen.
-func (e *edged) reach(io *engine.Op, a reach) reach {
+// Reach is what memory the I/O takes that begin has seen.
+func (e *Edged) Reach(io *engine.Op, a Reach) Reach {
 	if e.isRagged(io) {
-		return reach{}
+		return Reach{}
 	}
 	return a
 }
 
-// end gives r's part of the file back, if it has one.
-func (e *edged) end(r *Request) {
+// End gives r's part of the file back, if it has one.
+func (e *Edged) End(r *Request) {
 	if r.span.held {
-		e.spans.release(&r.span)
+		e.Spans.Release(&r.span)
 	}
 }
 
-func alignUp(n, to int64) int64 { return (n + to - 1) / to * to }
+func AlignUp(n, to int64) int64 { return (n + to - 1) / to * to }

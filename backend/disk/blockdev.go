@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"errors"
@@ -12,27 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// queueLimits reads attributes of a block device's queue. The first error
+// QueueLimits reads attributes of a block device's queue. The first error
 // sticks.
-type queueLimits struct {
-	dirs []string
-	err  error
+type QueueLimits struct {
+	Dirs []string
+	Err  error
 }
 
-// limitsOf is about the device that f is; a partition has its queue one level up.
-func limitsOf(f *os.File) *queueLimits {
+// LimitsOf is about the device that f is; a partition has its queue one level up.
+func LimitsOf(f *os.File) *QueueLimits {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return &queueLimits{err: err}
+		return &QueueLimits{Err: err}
 	}
 	dev := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
-	return &queueLimits{dirs: []string{dev + "/queue/", dev + "/../queue/"}}
+	return &QueueLimits{Dirs: []string{dev + "/queue/", dev + "/../queue/"}}
 }
 
-// get returns the number in attribute name, or missing where this kernel has no
+// Get returns the number in attribute name, or missing where this kernel has no
 // such attribute.
-func (q *queueLimits) get(name string, missing uint64) uint64 {
-	for _, dir := range q.dirs {
+func (q *QueueLimits) Get(name string, missing uint64) uint64 {
+	for _, dir := range q.Dirs {
 		text, err := os.ReadFile(dir + name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -41,16 +41,16 @@ func (q *queueLimits) get(name string, missing uint64) uint64 {
 		if err == nil {
 			n, err = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 		}
-		if err != nil && q.err == nil {
-			q.err = fmt.Errorf("read %s of its queue: %w", name, err)
+		if err != nil && q.Err == nil {
+			q.Err = fmt.Errorf("read %s of its queue: %w", name, err)
 		}
 		return n
 	}
 	return missing
 }
 
-// deviceSectors is the size of a block device (BLKGETSIZE64).
-func deviceSectors(fd int) (uint64, error) {
+// DeviceSectors is the size of a block device (BLKGETSIZE64).
+func DeviceSectors(fd int) (uint64, error) {
 	var bytes uint64
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKGETSIZE64, uintptr(unsafe.Pointer(&bytes)))
 	if errno != 0 {
@@ -59,9 +59,9 @@ func deviceSectors(fd int) (uint64, error) {
 	return bytes >> SectorShift, nil
 }
 
-// blockSizes are the logical and physical block sizes in bytes: a device's own,
+// BlockSizes are the logical and physical block sizes in bytes: a device's own,
 // or for a file those that any file system takes through the page cache.
-func blockSizes(f *os.File) (logical, physical uint32, err error) {
+func BlockSizes(f *os.File) (logical, physical uint32, err error) {
 	st, err := f.Stat()
 	if err != nil {
 		return 0, 0, err
@@ -80,15 +80,15 @@ func blockSizes(f *os.File) (logical, physical uint32, err error) {
 	return uint32(l), uint32(p), nil
 }
 
-// wholeBlocks is how many sectors there are in so many bytes, counting only whole
+// WholeBlocks is how many sectors there are in so many bytes, counting only whole
 // logical blocks.
-func wholeBlocks(size int64, block uint32) uint64 {
+func WholeBlocks(size int64, block uint32) uint64 {
 	return uint64(size) / uint64(block) * uint64(block) >> SectorShift
 }
 
-// zonedModel is what the kernel says of a block device: "none", "host-managed"
+// ZonedModel is what the kernel says of a block device: "none", "host-managed"
 // or "host-aware" (Documentation/ABI/stable/sysfs-block, queue/zoned).
-func zonedModel(f *os.File) (string, error) {
+func ZonedModel(f *os.File) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return "", err

@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"errors"
@@ -38,16 +38,16 @@ const (
 	// OpReport brings what Disk.ReportZone says of Bytes zones, from the one that
 	// holds Sector on, up to date. ZonedInfo.Moves says where that is needed.
 	OpReport
-	numOps
+	NumOps
 )
 
-var opNames = [numOps]string{
+var opNames = [NumOps]string{
 	"read", "write", "flush", "discard", "write-zeroes",
 	"append", "open", "close", "finish", "reset", "reset-all", "secure-erase", "report",
 }
 
 func (o Op) String() string {
-	if o < numOps {
+	if o < NumOps {
 		return opNames[o]
 	}
 	return fmt.Sprintf("op(%d)", uint8(o))
@@ -110,42 +110,42 @@ type Request struct {
 	Stable bool
 	// Tag is the owner's, untouched by the disk.
 	Tag uint32
-	// Mark is where to note what must not be done twice; nil where nobody is to
+	// Note is where to note what must not be done twice; nil where nobody is to
 	// know.
-	Mark *Mark
+	Note *Note
 
 	// Err is the outcome: nil, or an error wrapping one of the sentinels.
 	Err error
 	// AppendSector is where an OpAppend landed, valid when Err is nil.
 	AppendSector uint64
 
-	lane *Lane // where it was submitted and will be done
-	disk Disk
-	next *Request // the list it stands in: lane, mailbox or a zone's waiting line
-	fate *fate    // what faults do to it, nil for all but those that a test asked for
-	over bool     // it is done, and on its way to its lane: see deliver
+	Lane  *Lane // where it was submitted and will be done
+	disk  Disk
+	Next  *Request // the list it stands in: lane, mailbox or a zone's waiting line
+	Fault *Outcome // what faults do to it, nil for all but those that a test asked for
+	over  bool     // it is done, and on its way to its lane: see deliver
 
-	// own is what its kind of disk knows of it beside what stands here. The disk makes it
+	// Own is what its kind of disk knows of it beside what stands here. The disk makes it
 	// when it first sees the request, and uses it again.
-	own any
+	Own any
 
-	io       engine.Op    // the I/O in flight for this request, one at a time
-	clip     []unix.Iovec // part of Iov, when not all of it goes to the file
-	thenSync bool         // a write: its data, once written, has yet to be made stable
+	IO       engine.Op    // the I/O in flight for this request, one at a time
+	Clip     []unix.Iovec // part of Iov, when not all of it goes to the file
+	ThenSync bool         // a write: its data, once written, has yet to be made stable
 	borrows  bool         // it waits for memory of ours: see borrow
-	detour   *bounce      // memory in the place of that in io.Iov
+	Bounce   *Bounce      // memory in the place of that in io.Iov
 	unit     int64        // of a detour: see move
 	span     span         // what of an edged file it has
 }
 
 // Vectors is how many vectors the request keeps for its next I/O beside those of Iov:
 // of data that had to be cut. It must not be in flight.
-func (r *Request) Vectors() int { return cap(r.clip) + r.io.Spare() }
+func (r *Request) Vectors() int { return cap(r.Clip) + r.IO.Spare() }
 
 // DropVectors gives them back.
 func (r *Request) DropVectors() {
-	r.clip, r.io.Iov = nil, nil
-	r.io.DropSpare()
+	r.Clip, r.IO.Iov = nil, nil
+	r.IO.DropSpare()
 }
 
 // Info describes a disk. It never changes while the disk is open.
@@ -195,6 +195,6 @@ type Disk interface {
 	// synced, and the image marked clean. What Claim keeps is left as it is marked.
 	Close() error
 
-	submit(r *Request) // admits r: it ends on r.lane, now or later
-	ioDone(r *Request) // r.io has finished
+	Submit(r *Request)   // admits r: it ends on r.lane, now or later
+	Continue(r *Request) // r.io has finished
 }

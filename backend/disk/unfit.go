@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"errors"
@@ -24,7 +24,7 @@ func (e *unfitError) Error() string        { return e.err.Error() }
 func (e *unfitError) Unwrap() error        { return e.err }
 func (e *unfitError) Is(target error) bool { return target == ErrUnfit }
 
-func unfitf(format string, args ...any) error { return &unfitError{fmt.Errorf(format, args...)} }
+func Unfitf(format string, args ...any) error { return &unfitError{fmt.Errorf(format, args...)} }
 
 // ErrDamaged is what opening an image returns, wrapped, when what stands in the file cannot
 // be what zvhost has written. That stays so until somebody repairs the image, or puts
@@ -38,11 +38,11 @@ func (e *damagedError) Error() string        { return e.err.Error() }
 func (e *damagedError) Unwrap() error        { return e.err }
 func (e *damagedError) Is(target error) bool { return target == ErrDamaged }
 
-func damagedf(format string, args ...any) error { return &damagedError{fmt.Errorf(format, args...)} }
+func Damagedf(format string, args ...any) error { return &damagedError{fmt.Errorf(format, args...)} }
 
-// cannotOpen says why the file or device at path, which is called what, could not be
+// CannotOpen says why the file or device at path, which is called what, could not be
 // opened: err is what open(2) has said.
-func cannotOpen(what, path string, err error) error {
+func CannotOpen(what, path string, err error) error {
 	var of *fs.PathError
 	if errors.As(err, &of) {
 		err = of.Err // its other words are the call, and the path once more
@@ -50,7 +50,7 @@ func cannotOpen(what, path string, err error) error {
 	hint := ""
 	switch {
 	case path == "":
-		return unfitf("%s: the name of the file is empty", what)
+		return Unfitf("%s: the name of the file is empty", what)
 	case errors.Is(err, ErrUnfit): // with a hint of its own
 		return fmt.Errorf("%s %s: %w", what, path, err)
 	case errors.Is(err, unix.ENOENT):
@@ -63,7 +63,7 @@ func cannotOpen(what, path string, err error) error {
 		hint = "its symbolic links lead in a circle"
 	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		if st, serr := os.Stat(path); serr == nil && st.Mode()&os.ModeSocket != 0 {
-			return notADisk(path)
+			return NotADisk(path)
 		}
 		hint = "there is no device behind this name; see whether it is connected, and its driver loaded"
 	default:
@@ -72,20 +72,20 @@ func cannotOpen(what, path string, err error) error {
 	return fmt.Errorf("%s %s: %w: %s", what, path, err, hint)
 }
 
-// notADisk refuses what no disk can stand in.
-func notADisk(path string) error {
-	return unfitf("%s is neither a file nor a block device: give an image, a file or a block device", path)
+// NotADisk refuses what no disk can stand in.
+func NotADisk(path string) error {
+	return Unfitf("%s is neither a file nor a block device: give an image, a file or a block device", path)
 }
 
-// cannotCreate says why no file could be made at path.
-func cannotCreate(path string, err error) error {
+// CannotCreate says why no file could be made at path.
+func CannotCreate(path string, err error) error {
 	var of *fs.PathError
 	if errors.As(err, &of) {
 		err = of.Err
 	}
 	switch {
 	case path == "":
-		return unfitf("create: the name of the file is empty")
+		return Unfitf("create: the name of the file is empty")
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("create %s: %w: its directory is not there; make that first", path, err)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
@@ -94,8 +94,8 @@ func cannotCreate(path string, err error) error {
 	return fmt.Errorf("create %s: %w", path, err)
 }
 
-// plainly is err without the request that it is about.
-func plainly(err error) error {
+// CauseOf is err without the request that it is about.
+func CauseOf(err error) error {
 	var r *RequestError
 	if errors.As(err, &r) {
 		return r.Err

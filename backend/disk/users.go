@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"bufio"
@@ -16,22 +16,22 @@ import (
 
 // This file is about who else uses what is to be served, and how that is told in words.
 
-// openUnused opens the file or block device at path. A device that is to be written is
+// OpenUnused opens the file or block device at path. A device that is to be written is
 // opened with O_EXCL, which fails while it is mounted, part of another device, swap
 // space, or open like this by somebody else through whatever node (blkdev_get_by_dev).
 //
 // A reader cannot keep O_EXCL, for it would keep other readers out. It asks whether it
 // could have it, and makes do with a device that is only mounted read-only.
-func openUnused(path string, flags int) (*os.File, error) {
+func OpenUnused(path string, flags int) (*os.File, error) {
 	var st unix.Stat_t
 	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return os.OpenFile(path, flags, 0) // which has the error, if any
 	}
 	path = usualNode(path, st.Rdev, flags)
-	f, err := openExclusively(path, flags)
+	f, err := OpenExclusively(path, flags)
 	if flags&(unix.O_RDWR|unix.O_WRONLY) != 0 {
 		if err == nil {
-			err = writable(f)
+			err = Writable(f)
 		}
 		return f, err
 	}
@@ -67,19 +67,19 @@ func usualNode(path string, dev uint64, flags int) string {
 	return usual
 }
 
-// writable says why f, a block device that is open to be written, cannot be: the kernel
+// Writable says why f, a block device that is open to be written, cannot be: the kernel
 // opens one that is read-only all the same, and then fails each write. It closes it then.
-func writable(f *os.File) error {
+func Writable(f *os.File) error {
 	if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET); err != nil || n == 0 {
 		return nil
 	}
 	return errors.Join(fmt.Errorf("the device is read-only (%w): serve it with --read-only", unix.EROFS), f.Close())
 }
 
-// openExclusively opens a block device with O_EXCL. A process that has ended may leave
+// OpenExclusively opens a block device with O_EXCL. A process that has ended may leave
 // it for longer (see lockFile), and whoever only asks has it for a moment, so a user
 // who cannot be named is waited for.
-func openExclusively(path string, flags int) (*os.File, error) {
+func OpenExclusively(path string, flags int) (*os.File, error) {
 	const step, patience = 50 * time.Millisecond, 3 * time.Second
 	for waited := time.Duration(0); ; waited += step {
 		f, err := os.OpenFile(path, flags|unix.O_EXCL, 0)
@@ -89,9 +89,9 @@ func openExclusively(path string, flags int) (*os.File, error) {
 		users := deviceUsers(path)
 		switch {
 		case len(users) > 0:
-			return nil, &InUseError{said: "is in use: " + strings.Join(users, ", ") + "; stop that first"}
+			return nil, &InUseError{Text: "is in use: " + strings.Join(users, ", ") + "; stop that first"}
 		case waited >= patience:
-			return nil, &InUseError{said: "is in use: it is mounted, part of another device, or opened by another program; stop that first"}
+			return nil, &InUseError{Text: "is in use: it is mounted, part of another device, or opened by another program; stop that first"}
 		}
 		time.Sleep(step)
 	}

@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 	"github.com/zvhost/zvhost/internal/memfault"
 )
 
-// A fileSize notices that somebody else cuts the file or device under an open disk
+// A FileSize notices that somebody else cuts the file or device under an open disk
 // short.
 //
 // Nothing of such a file can be trusted any more. The next write behind its new end
@@ -19,16 +19,16 @@ import (
 // without an error, and the size is as it was. So the size is looked at before the
 // first write of each batch, while it still shows, at each flush, and when a read ends
 // before its time; and once it was too small every request fails.
-type fileSize struct {
+type FileSize struct {
 	fd    int          // of the file, best one without O_DIRECT: NFS then need not ask its server
-	least atomic.Int64 // bytes that the disk stands on
+	Least atomic.Int64 // bytes that the disk stands on
 	short atomic.Pointer[error]
 	end   *lastPage // nil where there is none
 }
 
-func (s *fileSize) init(fd int, least int64) {
+func (s *FileSize) Start(fd int, least int64) {
 	s.fd = fd
-	s.least.Store(least)
+	s.Least.Store(least)
 }
 
 // A lastPage is the page that the last byte of a disk's file is in, of a file system in
@@ -44,15 +44,15 @@ type lastPage struct {
 	left atomic.Bool // the file's end is another page by now
 }
 
-// mapEnd makes looking cheaper where that is possible, for a disk on which sectors from
+// MapEnd makes looking cheaper where that is possible, for a disk on which sectors from
 // tail on may be in the file's last page. It is called before the first before.
-func (s *fileSize) mapEnd(tail uint64) {
+func (s *FileSize) MapEnd(tail uint64) {
 	var fs unix.Statfs_t
 	var st unix.Stat_t // a device may be in a file system in memory
-	if unix.Fstatfs(s.fd, &fs) != nil || !inMemory(fs.Type) || unix.Fstat(s.fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if unix.Fstatfs(s.fd, &fs) != nil || !InMemory(fs.Type) || unix.Fstat(s.fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return
 	}
-	mem, err := unix.Mmap(s.fd, (s.least.Load()-1)&^(pageBytes-1), pageBytes, unix.PROT_READ, unix.MAP_SHARED)
+	mem, err := unix.Mmap(s.fd, (s.Least.Load()-1)&^(PageBytes-1), PageBytes, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return // look does it
 	}
@@ -61,8 +61,8 @@ func (s *fileSize) mapEnd(tail uint64) {
 	s.end = &lastPage{mem: mem, tail: tail}
 }
 
-// close gives the mapping back. No request may be in flight.
-func (s *fileSize) close() (err error) {
+// Close gives the mapping back. No request may be in flight.
+func (s *FileSize) Close() (err error) {
 	if s.end != nil {
 		err = unix.Munmap(s.end.mem)
 		s.end = nil
@@ -70,12 +70,12 @@ func (s *fileSize) close() (err error) {
 	return err
 }
 
-// grow takes note that the disk stands on so many bytes from now on.
-func (s *fileSize) grow(least int64) {
+// Grow takes note that the disk stands on so many bytes from now on.
+func (s *FileSize) Grow(least int64) {
 	if s.end != nil {
 		s.end.left.Store(true)
 	}
-	s.least.Store(least)
+	s.Least.Store(least)
 }
 
 // serves says whether isThere is enough to look at before r, which changes the file.
@@ -98,23 +98,23 @@ func (p *lastPage) isThere() (ok bool) {
 	return true
 }
 
-// failed is the error of every request once the file was found too short; nil before
+// Failed is the error of every request once the file was found too short; nil before
 // that.
-func (s *fileSize) failed() error {
+func (s *FileSize) Failed() error {
 	if err := s.short.Load(); err != nil {
 		return *err
 	}
 	return nil
 }
 
-// look finds out whether the file is long enough, and returns what failed does from now
+// Look finds out whether the file is long enough, and returns what failed does from now
 // on. It does not allocate while all is well.
-func (s *fileSize) look() error {
-	if err := s.failed(); err != nil {
+func (s *FileSize) Look() error {
+	if err := s.Failed(); err != nil {
 		return err
 	}
-	least := s.least.Load() // before the size, which may grow meanwhile
-	size, err := sizeOf(s.fd)
+	least := s.Least.Load() // before the size, which may grow meanwhile
+	size, err := SizeOf(s.fd)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: ask for the size of the disk's file: %w", ErrIO, err)
@@ -123,24 +123,29 @@ func (s *fileSize) look() error {
 	}
 	short := fmt.Errorf("%w: the disk's file has %d bytes, and it needs %d: somebody has cut it short while it is served, so nothing of it is served any more; stop zvhost, and restore the file", ErrIO, size, least)
 	s.short.CompareAndSwap(nil, &short)
-	return s.failed()
+	return s.Failed()
 }
 
-// before looks, for a request that is about to change the file, unless another one of
+// Before looks, for a request that is about to change the file, unless another one of
 // its batch has done so.
-func (s *fileSize) before(r *Request) error {
-	l := r.lane
+func (s *FileSize) Before(r *Request) error {
+	l := r.Lane
 	if l.looked || l.peeked && s.end.serves(r) {
-		return s.failed()
+		return s.Failed()
 	}
 	if s.end.serves(r) && s.end.isThere() { // else look says whether that is why
 		l.peeked = true
-		return s.failed()
+		return s.Failed()
 	}
 	l.looked = true
-	return s.look()
+	return s.Look()
 }
 
-// sizeOf is the size of a file or block device in bytes. Nobody uses the offset of
+// SizeOf is the size of a file or block device in bytes. Nobody uses the offset of
 // its descriptor.
-func sizeOf(fd int) (int64, error) { return unix.Seek(fd, 0, unix.SEEK_END) }
+func SizeOf(fd int) (int64, error) { return unix.Seek(fd, 0, unix.SEEK_END) }
+
+// InMemory says whether a file system (statfs(2), f_type) keeps its files in memory
+// alone. It cannot be frozen, and writes no page back, so a page that was stored into
+// once can be stored into for ever.
+func InMemory(fs int64) bool { return fs == unix.TMPFS_MAGIC || fs == unix.RAMFS_MAGIC }

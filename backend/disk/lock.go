@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"errors"
@@ -9,13 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile takes the locks that keep others from writing a disk, one writer or any
+// LockFile takes the locks that keep others from writing a disk, one writer or any
 // number of readers: flock, between zvhosts, and QEMU's image locks. The kernel
 // lets them go with the file.
-func lockFile(f *os.File, readOnly bool) error { return lockFileOrWarn(f, readOnly, nil) }
+func LockFile(f *os.File, readOnly bool) error { return LockFileOrWarn(f, readOnly, nil) }
 
-// lockFileOrWarn is lockFile; warn is told where QEMU's locks cannot be had.
-func lockFileOrWarn(f *os.File, readOnly bool, warn func(string)) error {
+// LockFileOrWarn is lockFile; warn is told where QEMU's locks cannot be had.
+func LockFileOrWarn(f *os.File, readOnly bool, warn func(string)) error {
 	how := unix.LOCK_EX
 	if readOnly {
 		how = unix.LOCK_SH
@@ -31,7 +31,7 @@ func lockFileOrWarn(f *os.File, readOnly bool, warn func(string)) error {
 		return err
 	}
 	if loop := loopOver(f, !readOnly); loop != "" {
-		return &InUseError{said: fmt.Sprintf("in use by %s, a loop device over it; detach that first (losetup -d %s)", loop, loop)}
+		return &InUseError{Text: fmt.Sprintf("in use by %s, a loop device over it; detach that first (losetup -d %s)", loop, loop)}
 	}
 	return lockForQEMU(f, readOnly, warn)
 }
@@ -63,9 +63,9 @@ func retryLock(try func() (holder string, err error)) error {
 	}
 }
 
-// unlockFile lets the locks go. Closing the file does so only when nothing else
+// UnlockFile lets the locks go. Closing the file does so only when nothing else
 // has it open, which an io_uring may still have.
-func unlockFile(f *os.File) error {
+func UnlockFile(f *os.File) error {
 	lk := unix.Flock_t{Type: unix.F_UNLCK, Start: qemuPermBase, Len: qemuSharedBase - qemuPermBase + qemuPerms}
 	_ = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk) // where there are none
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
@@ -131,12 +131,12 @@ func lockForQEMU(f *os.File, readOnly bool, warn func(string)) error {
 type InUseError struct {
 	Holder string // who that is, in words; empty of a device
 
-	said string // instead, of a device
+	Text string // instead, of a device
 }
 
 func (e *InUseError) Error() string {
-	if e.said != "" {
-		return e.said
+	if e.Text != "" {
+		return e.Text
 	}
 	return "in use by " + e.Holder + "; stop that first"
 }

@@ -1,4 +1,4 @@
-package backend
+package disk
 
 import (
 	"errors"
@@ -17,10 +17,10 @@ import (
 // back. All methods but post and wake belong to the worker.
 type Lane struct {
 	eng      engine.Engine
-	done     reqList
-	unmoved  reqList // their I/O has failed without the engine
-	detours  int     // see move
-	waiting  reqList // for a detour of others to end
+	done     List
+	unmoved  List // their I/O has failed without the engine
+	detours  int  // see move
+	waiting  List // for a detour of others to end
 	inFlight int
 	looked   bool         // since the last Start: see fileSize.before
 	peeked   bool         // likewise, at the last page
@@ -34,7 +34,7 @@ type Lane struct {
 	poll   [2]unix.PollFd // here, so that to wait does not allocate
 
 	mu   sync.Mutex // guards mail
-	mail reqList
+	mail List
 	full atomic.Bool // mail is not empty
 }
 
@@ -64,16 +64,16 @@ func (l *Lane) QuitOn(flag *atomic.Bool) { l.quit = flag }
 // after the last Submit of a batch, Done tells.
 func (l *Lane) Submit(d Disk, r *Request) {
 	l.prepare(d, r)
-	d.submit(r)
+	d.Submit(r)
 }
 
 // prepare makes r a request in flight.
 func (l *Lane) prepare(d Disk, r *Request) {
-	r.lane, r.disk = l, d
-	r.Err, r.fate, r.over, r.thenSync = nil, nil, false, false
-	r.io.Owner, r.io.Quit = r, nil
+	r.Lane, r.disk = l, d
+	r.Err, r.Fault, r.over, r.ThenSync = nil, nil, false, false
+	r.IO.Owner, r.IO.Quit = r, nil
 	if r.Op == OpRead {
-		r.io.Quit = l.quit
+		r.IO.Quit = l.quit
 	}
 	l.inFlight++
 }
@@ -81,7 +81,7 @@ func (l *Lane) prepare(d Disk, r *Request) {
 // Start hands what was submitted to the engine, in one go.
 func (l *Lane) Start() {
 	for _, s := range l.starters {
-		s.begin(l)
+		s.Begin(l)
 	}
 	l.starters = l.starters[:0]
 	l.looked, l.peeked = false, false
@@ -92,46 +92,46 @@ func (l *Lane) Start() {
 // that it finds has to follow is started before it returns nil.
 func (l *Lane) Done() *Request {
 	for {
-		if r := l.done.pop(); r != nil {
+		if r := l.done.Pop(); r != nil {
 			l.inFlight--
 			return r
 		}
 		if l.full.Load() {
 			l.mu.Lock()
 			mail := l.mail
-			l.mail = reqList{}
+			l.mail = List{}
 			l.full.Store(false)
 			l.mu.Unlock()
-			for r := mail.pop(); r != nil; r = mail.pop() {
+			for r := mail.Pop(); r != nil; r = mail.Pop() {
 				if r.over {
-					r.finish(r.Err)
+					r.Finish(r.Err)
 				} else {
-					r.disk.ioDone(r)
+					r.disk.Continue(r)
 				}
 			}
 			continue
 		}
-		if r := l.unmoved.pop(); r != nil {
-			r.disk.ioDone(r)
+		if r := l.unmoved.Pop(); r != nil {
+			r.disk.Continue(r)
 			continue
 		}
-		if l.waiting.head != nil && l.detours < maxDetours {
-			l.depart(l.waiting.pop())
+		if l.waiting.Head != nil && l.detours < MaxBounces {
+			l.depart(l.waiting.Pop())
 			continue
 		}
 		op := l.eng.Reap()
 		if op == nil {
 			l.Start()
-			if op = l.eng.Reap(); op == nil && l.done.head == nil && l.unmoved.head == nil && !l.full.Load() {
+			if op = l.eng.Reap(); op == nil && l.done.Head == nil && l.unmoved.Head == nil && !l.full.Load() {
 				return nil
 			}
 		}
 		if op != nil {
 			r := op.Owner.(*Request)
-			if r.detour != nil && !l.arrive(r) {
+			if r.Bounce != nil && !l.arrive(r) {
 				continue
 			}
-			r.disk.ioDone(r)
+			r.disk.Continue(r)
 		}
 	}
 }
@@ -145,6 +145,13 @@ func (l *Lane) Engine() engine.Engine { return l.eng }
 // Mailed says whether another goroutine has handed a request back that Done has not
 // looked at yet.
 func (l *Lane) Mailed() bool { return l.full.Load() }
+
+// WakeFD is the eventfd that can be read when the worker has to look: see Sleep.
+func (l *Lane) WakeFD() int { return l.wakeFD }
+
+// Forget has n requests count as returned that never will be: tests of killed daemons
+// drop them.
+func (l *Lane) Forget(n int) { l.inFlight -= n }
 
 // Err is why no more I/O can be started on the lane, nil while it can: the kernel has
 // refused to take any, for a reason that nothing is known to be done about. What is in
@@ -186,38 +193,38 @@ func (l *Lane) wake() {
 }
 
 // A starter has begun something that waits until its lane has all of a batch.
-type starter interface{ begin(l *Lane) }
+type starter interface{ Begin(l *Lane) }
 
-// startLater has s begin with the next Start.
-func (l *Lane) startLater(s starter) { l.starters = append(l.starters, s) }
+// StartLater has s begin with the next Start.
+func (l *Lane) StartLater(s starter) { l.starters = append(l.starters, s) }
 
-// post hands r to its lane's worker, which calls ioDone for it. Any goroutine
+// Post hands r to its lane's worker, which calls Continue for it. Any goroutine
 // may call it.
-func (r *Request) post() {
-	l := r.lane
+func (r *Request) Post() {
+	l := r.Lane
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mail.push(r)
+	l.mail.Push(r)
 	l.full.Store(true)
 	l.wake() // under the lock: see Close
 }
 
-// deliver ends r with err, from any goroutine.
-func (r *Request) deliver(err error) {
+// Deliver ends r with err, from any goroutine.
+func (r *Request) Deliver(err error) {
 	r.Err, r.over = err, true
-	r.post()
+	r.Post()
 }
 
-// start starts r.io, on r's own lane.
-func (r *Request) start() { r.lane.eng.Queue(&r.io) }
+// StartIO starts r.io, on r's own lane.
+func (r *Request) StartIO() { r.Lane.eng.Queue(&r.IO) }
 
-// finish ends r with err, on its lane's own worker.
-func (r *Request) finish(err error) {
+// Finish ends r with err, on its lane's own worker.
+func (r *Request) Finish(err error) {
 	r.Err = err
-	if r.fate != nil && r.fate.late != nil && r.disk.Faults().hold(r) {
+	if r.Fault != nil && r.Fault.late != nil && r.disk.Faults().hold(r) {
 		return
 	}
-	r.lane.done.push(r)
+	r.Lane.done.Push(r)
 }
 
 // Close gives the lane's resources back. No request may be in flight.
@@ -231,40 +238,40 @@ func (l *Lane) Close() error {
 	return errors.Join(err, unix.Close(l.wakeFD))
 }
 
-// reqList is a singly linked list of requests, first in, first out.
-type reqList struct{ head, tail *Request }
+// List is a singly linked list of requests, first in, first out.
+type List struct{ Head, Tail *Request }
 
-func (l *reqList) push(r *Request) {
-	r.next = nil
-	if l.tail == nil {
-		l.head = r
+func (l *List) Push(r *Request) {
+	r.Next = nil
+	if l.Tail == nil {
+		l.Head = r
 	} else {
-		l.tail.next = r
+		l.Tail.Next = r
 	}
-	l.tail = r
+	l.Tail = r
 }
 
-func (l *reqList) pushFront(r *Request) {
-	if r.next = l.head; l.head == nil {
-		l.tail = r
+func (l *List) PushFront(r *Request) {
+	if r.Next = l.Head; l.Head == nil {
+		l.Tail = r
 	}
-	l.head = r
+	l.Head = r
 }
 
-func (l *reqList) pop() *Request {
-	r := l.head
+func (l *List) Pop() *Request {
+	r := l.Head
 	if r == nil {
 		return nil
 	}
-	if l.head = r.next; l.head == nil {
-		l.tail = nil
+	if l.Head = r.Next; l.Head == nil {
+		l.Tail = nil
 	}
-	r.next = nil
+	r.Next = nil
 	return r
 }
 
-// carryOut submits r and waits until it is done.
-func (l *Lane) carryOut(d Disk, r *Request) error {
+// CarryOut submits r and waits until it is done.
+func (l *Lane) CarryOut(d Disk, r *Request) error {
 	l.Submit(d, r)
 	l.Start()
 	for l.Done() == nil {
