@@ -158,13 +158,13 @@ func TestFaultErrors(t *testing.T) {
 		want   string
 	}{
 		{[]string{"fault", "add"}, exitUsage, "needs the daemon's control socket"},
-		{[]string{"fault", "add", "c"}, exitUsage, "needs a SPEC behind the socket"},
+		{[]string{"fault", "add", "c"}, exitUsage, "needs a SPEC after the socket"},
 		{[]string{"fault", "add", "c", "wirte"}, exitUsage, `"wirte" is no kind of fault`},
 		{[]string{"fault", "add", "c", "write"}, exitFailure, "the control socket c: no such file"},
 		{[]string{"fault", "add", "d.zvh", "write"}, exitFailure, "d.zvh is no socket: give a daemon's --control-path"},
 		{[]string{"fault", "list"}, exitUsage, "needs the daemon's control socket"},
 		{[]string{"fault", "list", "c", "3"}, exitUsage, `was given "3" too`},
-		{[]string{"fault", "clear", "c", "three"}, exitUsage, `"three" is no number of a fault`},
+		{[]string{"fault", "clear", "c", "three"}, exitUsage, `"three" is not the number of a fault`},
 		{[]string{"fault", "mend"}, exitUsage, "mend"},
 		{[]string{"zone", "set-state", "d.zvh", "3"}, exitUsage, "needs an image or a control socket, zones and a state"},
 		{[]string{"zone", "set-state", "d.zvh", "3", "broken"}, exitUsage, `"broken" is no state`},
@@ -176,7 +176,7 @@ func TestFaultErrors(t *testing.T) {
 		{append([]string{"create", "n.zvh", "--full-zones", "16"}, geometry...), exitUsage, "--full-zones: zone 16"},
 		{append([]string{"create", "n.zvh", "--offline-zones", "1", "--full-zones", "1"}, geometry...), exitFailure, "both offline and full"},
 		{append([]string{"create", "n.zvh", "--fault", "read,zone=16"}, geometry...), exitFailure, "beyond the last, 15"},
-		{[]string{"serve", "--socket-path", "s", "--blk-file", "d.zvh", "--fault", "read,zone=16"}, exitFailure, "--fault: d.zvh: "},
+		{[]string{"serve", "--socket-path", "s", "--blk-file", "d.zvh", "--fault", "read,zone=16"}, exitLasting, "--fault: d.zvh: "},
 		{[]string{"serve", "--socket-path", "s", "--blk-file", "d.zvh", "--control-path", "s"}, exitUsage, "give two paths"},
 	} {
 		code, out, stderr := zvhost(tt.args...)
