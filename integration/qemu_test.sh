@@ -196,7 +196,7 @@ check_ordinary() {
 	ok "ext4: writers, remount, hashes, fsck; fstrim gave back $(((before - after) >> 11)) MiB"
 
 	truncate -s 384M disk.raw
-	assert_match "zvhost resize" '384 MiB \(before: 256 MiB\), the guest was told' "$("$zvhost" resize "$VM_RUN/ordinary.control")"
+	assert_match "zvhost resize" '384 MiB \(before: 256 MiB\), reported to the guest' "$("$zvhost" resize "$VM_RUN/ordinary.control")"
 	guest 'grown() { [ $(cat /sys/block/vdb/size) = 786432 ]; }; await 120 "the new size" grown; mount /dev/vdb /e; cd /e; sha256sum --status -c <(grep -v " f4\$" sums); cd /; umount /e
 		dd if=/dev/urandom of=/tmp/more bs=1M count=8 status=none
 		dd if=/tmp/more of=/dev/vdb bs=1M seek=376 oflag=direct conv=notrunc status=none

@@ -22,23 +22,22 @@ func newBench() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench --socket-path PATH",
 		Short: "Measure a vhost-user-blk back-end",
-		Long: `Connects to a back-end as a virtual machine would, keeps requests in flight, and
-says how many were answered and how fast, and what processor time that took the
-back-end and itself. Any vhost-user-blk back-end will do: zvhost serve, or
+		Long: `Connects to a back-end as a virtual machine would, keeps requests in flight, and prints
+the number of answered requests, their latency, and the processor time of the back-end
+and of itself. The back-end may be any vhost-user-blk back-end: zvhost serve, or
 qemu-storage-daemon.
 
-What is written replaces what is on the disk. On a zoned disk the first --zones
-sequential zones are reset, written and reset again when they are full; append
-keeps --iodepth requests in flight over them, write one in each zone, as Linux
-does; reads go to what has been written. randwrite is for ordinary disks, append
-and report are for zoned ones.
+Writes replace the data on the disk. On a zoned disk the first --zones sequential zones
+are reset, written, and reset again when they are full. append keeps --iodepth requests
+in flight over them; write keeps one in each zone, as Linux does; reads go to what has
+been written. randwrite is for ordinary disks, append and report are for zoned ones.
 
-SIGINT or SIGTERM ends it: what has been measured by then is printed. So it is when a
-request fails, when nothing is answered for --timeout, or when the back-end goes
-away; then the exit status is 1.
+SIGINT or SIGTERM ends the run and prints what has been measured by then. So do a request
+that fails, --timeout without an answer, and a back-end that disconnects; then the exit
+status is 1.
 
-With --blk-file it reads and writes a file or block device itself, by io_uring:
-what a back-end over it can be held against.`,
+With --blk-file it reads and writes a file or block device itself, by io_uring, for
+comparison with a back-end over it.`,
 		Example: `  zvhost bench --socket-path /run/vm1.sock
   zvhost bench --socket-path /run/vm1.sock --rw randwrite --bs 4k --iodepth 1 --runtime 30s
   zvhost bench --socket-path /run/vm1.sock --rw append --zones 16
@@ -68,7 +67,7 @@ what a back-end over it can be held against.`,
 			if err != nil && res.Requests == 0 {
 				return err
 			}
-			// What was measured is told, also when it ended with an error.
+			// The result is printed also if the run ended with an error.
 			if asJSON {
 				return errors.Join(writeJSON(cmd.OutOrStdout(), res), err)
 			}
@@ -79,22 +78,22 @@ what a back-end over it can be held against.`,
 	fs.SortFlags = false
 	fs.StringVar(&c.SocketPath, "socket-path", "", "measure the back-end that listens on this UNIX `PATH`")
 	fs.StringVar(&c.File, "blk-file", "", "measure this `FILE` or block device itself, without a back-end")
-	fs.StringVar(&cache, "cache", cache, "with --blk-file: `HOW`, direct (around the page cache) or buffered")
-	fs.StringVar(&rw, "rw", rw, "`WHAT` to do: read, write, randread, randwrite, append or report")
-	fs.Var(&size, "bs", "data of a request")
+	fs.StringVar(&cache, "cache", cache, "with --blk-file: page cache `MODE`, direct (bypass it) or buffered")
+	fs.StringVar(&rw, "rw", rw, "`KIND` of requests: read, write, randread, randwrite, append, report")
+	fs.Var(&size, "bs", "length of the data of a request")
 	fs.IntVar(&c.Depth, "iodepth", c.Depth, "keep `N` requests in flight in each queue")
-	fs.IntVar(&c.Queues, "queues", c.Queues, "use `N` queues, a thread each")
+	fs.IntVar(&c.Queues, "queues", c.Queues, "use `N` queues, with one thread each")
 	fs.IntVar(&c.Zones, "zones", c.Zones, "write `N` zones at once, all queues together")
-	fs.DurationVar(&c.Runtime, "runtime", c.Runtime, "how long, a `TIME` such as 30s")
-	fs.DurationVar(&c.Timeout, "timeout", c.Timeout, "give up when nothing is answered for so long, a `TIME`")
-	fs.BoolVar(&c.Poll, "poll", false, "look for answers all the time, instead of sleeping until the back-end calls")
+	fs.DurationVar(&c.Runtime, "runtime", c.Runtime, "measure for this `TIME`, such as 30s")
+	fs.DurationVar(&c.Timeout, "timeout", c.Timeout, "give up after this `TIME` without an answer")
+	fs.BoolVar(&c.Poll, "poll", false, "check for answers all the time, instead of sleeping until the back-end calls")
 	fs.BoolVar(&c.Packed, "packed", false, "use packed rings instead of split ones")
-	fs.IntVar(&c.ServerPID, "server-pid", 0, "tell the processor time of process `N` (default: who listens on the socket)")
+	fs.IntVar(&c.ServerPID, "server-pid", 0, "measure the processor time of process `N` (default: the listener on the socket)")
 	fs.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-// measured runs the benchmark, with a line on a terminal that says how far it is.
+// measured runs the benchmark, with a line of progress on a terminal.
 func measured(ctx context.Context, c bench.Config, stderr io.Writer) (bench.Result, error) {
 	f, ok := stderr.(*os.File)
 	if !ok {

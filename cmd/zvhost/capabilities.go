@@ -4,9 +4,9 @@ import "io"
 
 const printCapabilitiesFlag = "print-capabilities"
 
-// capabilities is what this back-end says of itself to management software
-// (VHostUserBackendCapabilities of QEMU's docs/interop/vhost-user.json): its
-// type, and the optional options of that type that it knows.
+// capabilities describes this back-end to management software
+// (VHostUserBackendCapabilities of QEMU's docs/interop/vhost-user.json): its type, and
+// the optional options of that type that it supports.
 type capabilities struct {
 	Type     string   `json:"type"`
 	Features []string `json:"features"`

@@ -25,31 +25,31 @@ func newCheck() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Verify a zoned image, and repair it",
-		Long: `Verifies a zoned image that is not being served: superblock, zone tables and
-what they say of the data. It changes nothing, but with --repair: then what is
-damaged and stands twice in the image (the superblock, the state block, the
-blocks of the zone tables, and an entry of the live zone table where the image was
-closed cleanly) is written anew from its good twin, and a damaged block of faults
-is emptied. Where the superblock and its copy are both whole and differ, the one
-counts that goes with the file's size, state blocks, faults and zone tables; both
-may, or neither. Nothing is lost with that. What has no good twin is left as it is,
-unless --repair says what is to become of it:
+		Long: `Verifies a zoned image that is not being served: superblock, zone tables, and
+whether these agree with the data. Without --repair it changes nothing.
 
-  safe            nothing: that is --repair alone
-  zone-offline    a zone whose entry in the zone table is damaged goes offline. It
-                  keeps what it holds, written to it or not yet flushed;
-                  'zvhost zone set-state FILE ZONE writable' brings it back with
-                  that. A guest that meets an offline zone may give up the disk.
-  zone-committed  such a zone is what its last flush left of it: what guests wrote to
-                  it since is lost. Where both state blocks are damaged, nobody
-                  knows how the image was left, and this goes for all zones.
+--repair rewrites a damaged block from its second copy: the superblock, the state
+block, the blocks of the zone tables, and an entry of the live zone table if the image
+was closed cleanly. It empties a damaged block of faults. If the superblock and its copy
+are both intact and differ, it chooses the one that agrees with the file's size, state
+blocks, faults and zone tables; both may agree, or neither. No data is lost. What has no
+second copy is not changed, unless --repair has one of these values:
+
+  safe            the same as --repair alone
+  zone-offline    a zone with a damaged entry in the zone table goes offline. Its
+                  data remains, flushed or not; 'zvhost zone set-state FILE ZONE
+                  writable' brings the zone back with it. A guest that meets an
+                  offline zone may give up the disk.
+  zone-committed  such a zone returns to the state of its last flush: what guests
+                  wrote to it since is lost. If both state blocks are damaged, this
+                  applies to all zones.
   superblock, superblock-copy
-                  the one that counts of a superblock and a copy that differ, where
-                  the rest of the file goes with both, or with neither.
+                  of a superblock and a copy that differ, use this one, if the rest
+                  of the file agrees with both, or with neither.
 
-Other zones stay as guests were told in either case. Of findings of one kind the
-first 20 are listed. The exit status is 0 when the image is sound, or
-was made so, and 1 with a list of findings when it is not.`,
+Other zones keep their state. Of findings of one kind the first 20 are listed. The exit
+status is 0 if the image is sound or was repaired, and 1 with a list of findings if it
+is not.`,
 		Example: "  zvhost check disk.zvh\n  zvhost check disk.zvh --repair\n  zvhost check disk.zvh --repair=zone-offline\n  zvhost check disk.zvh --json",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 && cmd.Flags().Changed("repair") {
@@ -97,9 +97,9 @@ was made so, and 1 with a list of findings when it is not.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&repair, "repair", "", "mend what has a good copy; `MODE`: the rest too")
+	cmd.Flags().StringVar(&repair, "repair", "", "repair damage from second copies; with `MODE`: other damage too")
 	cmd.Flags().Lookup("repair").NoOptDefVal = backend.RepairSafe.String()
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list, empty when the image is sound")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list, empty if the image is sound")
 	return cmd
 }
 
@@ -124,7 +124,7 @@ func writeFindings(w io.Writer, file string, findings []backend.Finding) error {
 			continue
 		}
 		said[f.Remedy] = true
-		if _, err := fmt.Fprintf(w, "  to go on all the same: %s\n", named(f.Remedy, file)); err != nil {
+		if _, err := fmt.Fprintf(w, "  to repair it: %s\n", named(f.Remedy, file)); err != nil {
 			return err
 		}
 	}

@@ -49,7 +49,7 @@ func TestRepairModes(t *testing.T) {
 		p.wait()
 		damage()
 		status, out, stderr := zvhost("check", path)
-		if status != exitFailure || !strings.Contains(out, "to go on all the same: zvhost check "+path+" --repair=zone-offline") {
+		if status != exitFailure || !strings.Contains(out, "to repair it: zvhost check "+path+" --repair=zone-offline") {
 			t.Errorf("status %d: %s%s", status, out, stderr)
 		}
 		if status, _, stderr := zvhost("serve", "--socket-path="+t.TempDir()+"/s", "--blk-file="+path); status != exitLasting || !strings.Contains(stderr, "'--repair=zone-committed'") {

@@ -15,11 +15,11 @@ func newCreate() *cobra.Command {
 	var s startFlags
 	cmd := &cobra.Command{
 		Use:   "create FILE --size SIZE --zone-size SIZE",
-		Short: "Make a zoned image",
-		Long: `Makes a zoned image: one sparse file, which zvhost serves as a host-managed zoned
+		Short: "Create a zoned image",
+		Long: `Creates a zoned image: one sparse file, which zvhost serves as a host-managed zoned
 disk. An existing file is never replaced.
 
-A SIZE is a number of bytes, or one with a unit: K, M, G, T, in 1024s.`,
+A SIZE is a number of bytes, or a number with a unit: K, M, G, T (powers of 1024).`,
 		Example: `  zvhost create disk.zvh --size 8G --zone-size 64M
   zvhost create disk.zvh --size 8G --zone-size 64M --zone-capacity 48M \
       --conventional 4 --max-open 16 --max-active 32 --block-size 4096
@@ -48,7 +48,7 @@ A SIZE is a number of bytes, or one with a unit: K, M, G, T, in 1024s.`,
 	return cmd
 }
 
-// describeGeometry says in a line what a zoned disk is like.
+// describeGeometry describes a zoned disk in one line.
 func describeGeometry(g zone.Geometry) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %s of %s", formatSize(g.CapacitySectors*sectorBytes), count(g.Zones(), "zone"), formatSize(g.ZoneSectors*sectorBytes))

@@ -15,9 +15,9 @@ import (
 func newFault() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fault",
-		Short: "Let something go wrong on a disk that is being served",
-		Long: `Lets something go wrong on a disk that is being served, to see what a guest makes
-of it. SOCKET is the daemon's --control-path.`,
+		Short: "Inject faults into a disk that is being served",
+		Long: `Injects faults into a disk that is being served, to test how a guest reacts. SOCKET is
+the daemon's --control-path.`,
 		Example: `  zvhost fault add /run/vm1.control write,zone=5,once
   zvhost fault list /run/vm1.control
   zvhost fault clear /run/vm1.control`,
@@ -32,30 +32,30 @@ func newFaultAdd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "add SOCKET SPEC...",
 		Short: "Add faults",
-		Long: `Adds faults, all of them or, when one is wrong, none, and prints their numbers.
-Requests that are sent from then on are struck. A SPEC begins with what happens:
+		Long: `Adds faults and prints their numbers. If one SPEC is wrong, none is added. The faults
+apply to requests that are sent from then on. A SPEC begins with the kind of the fault:
 
   read             reads fail with an I/O error
   write            writes fail (but not appends)
   append           appends fail (but not writes)
   flush            flushes fail
-  latency=TIME     answers come that much later, such as 200ms, at most 1h
-  full             writes and appends find no space left; resets give none back
+  latency=TIME     answers are delayed by TIME, such as 200ms, at most 1h
+  full             writes and appends find no space left; resets free none
 
-and goes on with words that narrow it down, separated by commas:
+and continues with restrictions, separated by commas:
 
-  zone=N, zone=N-M where; requests that touch other zones only are not struck
-  sectors=N-M      where, in sectors of 512 bytes, as the disk counts them
+  zone=N, zone=N-M only requests that touch these zones
+  sectors=N-M      only requests that touch these sectors (512 bytes) of the disk
   once, times=N    how often (default: always)
-  after=N          write, append: the first N sectors land, and then it fails;
-                   requests that are not longer are not struck
-  op=OP            latency: only read, write, append or flush, which has no
-                   place; may be given again
+  after=N          write, append: the first N sectors land, and then the request
+                   fails; requests that are not longer are not affected
+  op=OP            latency: only read, write, append or flush (flush has no zone
+                   or sectors); may be repeated
   left=SIZE        full: so many bytes still find space, such as 1M
 
-A request that is wrong by itself keeps its own error. A write that fails leaves
-the zone's write pointer behind what has landed. A fault that is added here lasts
-until the daemon ends.`,
+A request that is invalid keeps its own error. A write that fails leaves the zone's
+write pointer behind what has landed. A fault that is added here remains until the
+daemon ends.`,
 		Example: `  zvhost fault add /run/vm1.control write,zone=5,once,after=16
   zvhost fault add /run/vm1.control read,sectors=1000-1999 latency=200ms,op=write,zone=4`,
 		Args: socketAnd("SPEC", 1),
@@ -87,8 +87,8 @@ func newFaultList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list SOCKET",
 		Short: "Show the faults, and how often each has struck",
-		Long: `Shows the faults of a disk and how many requests each has struck. One that has
-struck as often as it should is spent: it strikes no more, and stays in the list
+		Long: `Shows the faults of a disk and how many requests each has struck. A fault that has
+struck the given number of times is spent: it strikes no more, and stays in the list
 until it is cleared.`,
 		Example: `  zvhost fault list /run/vm1.control
   zvhost fault list /run/vm1.control --json | jq '.[] | select(.spent | not)'`,
@@ -131,10 +131,9 @@ func writeFaults(w io.Writer, faults []disk.FaultStatus) error {
 func newFaultClear() *cobra.Command {
 	return &cobra.Command{
 		Use:   "clear SOCKET [ID...|all]",
-		Short: "Take faults away",
-		Long: `Takes faults away: those with the numbers given, or all. Answers that they hold
-back go out at once. Faults that the image was created with come back the next
-time it is served.`,
+		Short: "Remove faults",
+		Long: `Removes the faults with the given numbers, or all. Answers that they delay are sent at
+once. Faults that the image was created with return the next time it is served.`,
 		Example: "  zvhost fault clear /run/vm1.control 3\n  zvhost fault clear /run/vm1.control all",
 		Args:    socketAnd("", -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -143,7 +142,7 @@ time it is served.`,
 				for _, text := range ids {
 					id, err := strconv.ParseUint(text, 10, 64)
 					if err != nil {
-						return usagef("%q is no number of a fault: give those that fault list shows, or all", text)
+						return usagef("%q is not the number of a fault: give numbers that fault list shows, or all", text)
 					}
 					r.IDs = append(r.IDs, id)
 				}
@@ -158,18 +157,17 @@ time it is served.`,
 	}
 }
 
-// socketAnd is the argument check of commands that take a control socket and
-// then arguments called what: at least so many; with 0 no other, with -1 any
-// number.
+// socketAnd is the argument check of commands that take a control socket and then at
+// least so many arguments called what; with least 0 no argument, with -1 any number.
 func socketAnd(what string, least int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) == 0:
 			return usagef("%s needs the daemon's control socket (see %s --help)", cmd.CommandPath(), cmd.CommandPath())
 		case least == 0 && len(args) > 1:
-			return usagef("%s takes a control socket only, but was given %q too (see %s --help)", cmd.CommandPath(), args[1], cmd.CommandPath())
+			return usagef("%s takes only a control socket, but was given %q too (see %s --help)", cmd.CommandPath(), args[1], cmd.CommandPath())
 		case len(args) <= least:
-			return usagef("%s needs a %s behind the socket (see %s --help)", cmd.CommandPath(), what, cmd.CommandPath())
+			return usagef("%s needs a %s after the socket (see %s --help)", cmd.CommandPath(), what, cmd.CommandPath())
 		}
 		return nil
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// geometryFlags are the options that say what a zoned image is like.
+// geometryFlags are the options that describe a zoned image.
 type geometryFlags struct {
 	size, zoneSize, zoneCapacity, maxAppend, blockSize sizeFlag
 
@@ -29,31 +29,31 @@ var geometryNames = []string{
 
 func (g *geometryFlags) add(fs *pflag.FlagSet) {
 	fs.Var(&g.size, "size", "size of the disk, such as 8G")
-	fs.Var(&g.zoneSize, "zone-size", "size of a zone, a power of two such as 64M; the last may be smaller")
+	fs.Var(&g.zoneSize, "zone-size", "size of a zone, a power of two such as 64M; the last zone may be smaller")
 	fs.Var(&g.zoneCapacity, "zone-capacity", "writable part of a zone (default: all of it)")
 	fs.IntVar(&g.conventional, "conventional", 0, "make the first `N` zones conventional")
 	fs.Uint32Var(&g.maxOpen, "max-open", 0, "at most `N` zones open at once (0: no limit)")
 	fs.Uint32Var(&g.maxActive, "max-active", 0, "at most `N` zones active, open or closed, at once (0: no limit)")
 	fs.Var(&g.maxAppend, "max-append", "largest zone append (default: 1M, or the zone capacity if that is less)")
-	fs.Var(&g.blockSize, "block-size", "logical block size, 512 or 4096 (default: 512; of a device its own)")
+	fs.Var(&g.blockSize, "block-size", "logical block size, 512 or 4096 (default: 512; for a device its own)")
 }
 
-// geometry puts the flags together and completes them with their defaults. An
-// error is a usage error.
+// geometry builds the geometry from the flags and fills in the defaults. An error is a
+// usage error.
 func (g *geometryFlags) geometry() (zone.Geometry, error) {
 	var geo zone.Geometry
 	for _, need := range []struct {
 		flag       *sizeFlag
 		name, what string
 	}{
-		{&g.size, "size", "how large the disk is, such as --size 8G"},
-		{&g.zoneSize, "zone-size", "how large a zone is, such as --zone-size 64M"},
+		{&g.size, "size", "the size of the disk, such as --size 8G"},
+		{&g.zoneSize, "zone-size", "the size of a zone, such as --zone-size 64M"},
 	} {
 		switch {
 		case need.flag.text == "":
-			return geo, usagef("--%s is missing: say %s", need.name, need.what)
+			return geo, usagef("--%s is missing: give %s", need.name, need.what)
 		case need.flag.bytes == 0:
-			return geo, usagef("--%s %s: must be larger than 0: say %s", need.name, need.flag.text, need.what)
+			return geo, usagef("--%s %s: must be larger than 0: give %s", need.name, need.flag.text, need.what)
 		}
 	}
 	var err error
@@ -115,7 +115,7 @@ func (f *windowFlag) Set(s string) error {
 	a, err := strconv.Atoi(first)
 	b, err2 := strconv.Atoi(last)
 	if err != nil || err2 != nil || a < 0 || b < a {
-		return fmt.Errorf("not a range of zones: want first and last one, such as 16-79")
+		return fmt.Errorf("not a range of zones: want the first and the last one, such as 16-79")
 	}
 	f.window = &disk.Window{First: a, Last: b}
 	return nil
@@ -130,7 +130,7 @@ func (f *windowFlag) String() string {
 
 func (f *windowFlag) Type() string { return "FIRST-LAST" }
 
-// writeJSON writes v for programs: indented, so that people can read it too.
+// writeJSON writes v as indented JSON.
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")

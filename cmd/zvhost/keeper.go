@@ -12,28 +12,28 @@ import (
 	"github.com/zvhost/zvhost/internal/keeper"
 )
 
-// childFlag makes the program the last step of a keeper's child.
+// childFlag makes the program execute the command as a keeper's child.
 const childFlag = "child"
 
 func newKeeper() *cobra.Command {
 	var child bool
 	cmd := &cobra.Command{
 		Use:   "keeper -- zvhost serve ...",
-		Short: "Run a daemon whose death or upgrade a guest does not notice",
+		Short: "Run a daemon so that a guest does not notice its death or upgrade",
 		Long: `Runs the command, and starts it again when it dies. The keeper holds the guest's
-connection meanwhile, and the new process goes on where the old one was: a guest
-sees a disk that is slow for a moment. Where systemd starts zvhost, its fd store
-does the same (FileDescriptorStoreMax= in the unit), and no keeper is needed.
+connection open meanwhile, and the next process continues the session: a guest sees a
+disk that is slow for a moment. If systemd starts zvhost, its fd store does the same
+(FileDescriptorStoreMax= in the unit), and no keeper is needed.
 
 A command that ends with status 2 before it has served, or with 3, is not started
 again: the keeper ends with the same status.
 
-SIGHUP starts the command anew, for example from a newer file, once it has
-finished what is in flight; under nohup(1) it does nothing. SIGTERM ends both.`,
+SIGHUP restarts the command, for example from a newer file, once it has finished what is
+in flight; under nohup(1) it has no effect. SIGTERM ends both.`,
 		Example: `  zvhost keeper -- zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("%s needs the command to run, behind -- (see %s --help)", cmd.CommandPath(), cmd.CommandPath())
+				return usagef("%s needs the command to run, after -- (see %s --help)", cmd.CommandPath(), cmd.CommandPath())
 			}
 			return nil
 		},
@@ -43,8 +43,8 @@ finished what is in flight; under nohup(1) it does nothing. SIGTERM ends both.`,
 			}
 			signals := make(chan os.Signal, 4)
 			signal.Notify(signals, daemon.EndSignals()...)
-			// The child is ended by SIGINT: it must not find that ignored, whatever the keeper
-			// does with its own. Nobody reads these.
+			// The keeper ends its child with SIGINT, so the child must not inherit an ignored
+			// SIGINT. Nothing reads this channel.
 			signal.Notify(make(chan os.Signal, 1), unix.SIGINT)
 			defer signal.Stop(signals)
 			status, err := keeper.Run(keeper.Options{
@@ -67,8 +67,7 @@ finished what is in flight; under nohup(1) it does nothing. SIGTERM ends both.`,
 	return cmd
 }
 
-// childError is the status of the command that was kept, which has said itself
-// what was wrong.
+// childError is the status of the keeper's command, which has printed its error itself.
 type childError int
 
 func (e childError) Error() string { return fmt.Sprintf("the command ended with status %d", int(e)) }

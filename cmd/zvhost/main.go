@@ -15,10 +15,10 @@ import (
 // The exit statuses.
 const (
 	exitOK      = 0
-	exitFailure = 1 // it may get better by itself, or a guest waits for the next process
+	exitFailure = 1 // a retry may succeed, or a guest waits for the next process
 	exitUsage   = 2
-	// exitLasting is of a daemon that would fail in the same way again. The unit does not
-	// start it again (RestartPreventExitStatus=), nor does a keeper.
+	// exitLasting is the status of a daemon that would fail in the same way again. Neither
+	// the unit (RestartPreventExitStatus=) nor a keeper starts it again.
 	exitLasting = 3
 )
 
@@ -26,8 +26,8 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run carries out one command line and returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
-	// "Other options and arguments should be ignored": so before they are
-	// even looked at (vhost-user.rst, "Backend program conventions").
+	// "Other options and arguments should be ignored", so this comes before they are
+	// parsed (vhost-user.rst, "Backend program conventions").
 	if slices.Contains(args, "--"+printCapabilitiesFlag) {
 		if err := printCapabilities(stdout); err != nil {
 			return fail(stderr, err)
@@ -35,7 +35,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	root := newRoot()
-	root.SetArgs(append([]string{}, args...)) // of nil it would take those of the process
+	root.SetArgs(append([]string{}, args...)) // not nil: cobra would use the arguments of the process
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	if err := unknownCommand(root, args); err != nil {
@@ -47,7 +47,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// fail says what went wrong, in one line, and returns the exit status for it.
+// fail prints err in one line and returns the exit status for it.
 func fail(stderr io.Writer, err error) int {
 	if errors.Is(err, errReported) {
 		return exitFailure
@@ -67,8 +67,8 @@ func fail(stderr io.Writer, err error) int {
 	return exitFailure
 }
 
-// errReported is returned by a command that has said on its standard output
-// what was wrong.
+// errReported is returned by a command that has printed the error on its standard
+// output.
 var errReported = errors.New("reported")
 
 // A usageError is a command line that cannot be carried out whatever the state
@@ -93,11 +93,11 @@ vhost-user socket.
 Without a command it serves, so that management software can start it by the
 conventions for vhost-user back-ends: --socket-path or --fd, and --blk-file.
 
-The exit status is 0 when all went well and 2 when the command line was wrong. A
-failure has status 1; but serve ends with 3 when it cannot begin for a reason that
-stays until somebody sees to it (the file is missing, is damaged, has another format or
-other permissions, an option does not fit it, there is no such group, nobody has said
-where to listen), so that a service manager need not try again.`,
+The exit status is 0 for success, 2 for a wrong command line and 1 for any other
+failure. But serve ends with 3 if it cannot start for a reason that the operator has
+to remove (the file is missing, is damaged, has another format or other permissions, an
+option does not fit it, the group does not exist, there is no socket to listen on), so
+that a service manager does not try again.`,
 		Example: `  zvhost create disk.zvh --size 8G --zone-size 64M
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost report disk.zvh --map
@@ -110,7 +110,7 @@ where to listen), so that a service manager need not try again.`,
 	}
 	opts := newServeOptions()
 	opts.addConventional(root.Flags())
-	root.Flags().Bool(printCapabilitiesFlag, false, "print what this back-end can do, as JSON, and exit")
+	root.Flags().Bool(printCapabilitiesFlag, false, "print the capabilities of this back-end as JSON and exit")
 	root.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cmd.Flags().NFlag() == 0 {
 			return cmd.Help()
@@ -125,15 +125,15 @@ where to listen), so that a service manager need not try again.`,
 	return root
 }
 
-// oneFile is the argument check of the commands that work on one file.
+// oneFile is the argument check of the commands that take one file.
 func oneFile(cmd *cobra.Command, args []string) error {
 	switch len(args) {
 	case 1:
 		return nil
 	case 0:
-		return usagef("%s needs the file to work on (see %s --help)", cmd.CommandPath(), cmd.CommandPath())
+		return usagef("%s needs the file as its argument (see %s --help)", cmd.CommandPath(), cmd.CommandPath())
 	}
-	return usagef("%s works on one file, but %d were given (see %s --help)", cmd.CommandPath(), len(args), cmd.CommandPath())
+	return usagef("%s takes one file, but was given %d (see %s --help)", cmd.CommandPath(), len(args), cmd.CommandPath())
 }
 
 // noArgs is the argument check of the commands that take flags only.

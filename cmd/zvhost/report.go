@@ -17,10 +17,9 @@ func newReport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report FILE",
 		Short: "Show the zones of an image, or of a zoned drive",
-		Long: `Shows the zones of a zoned image, also while it is being served, in the words of
-util-linux' blkzone report: what a guest sees with that command is what this
-prints, line for line. All numbers are sectors of 512 bytes; wptr counts from
-the start of the zone.`,
+		Long: `Shows the zones of a zoned image, also while it is being served, in the format of
+util-linux' blkzone report: in the guest that command prints the same lines. All numbers
+are sectors of 512 bytes; wptr counts from the start of the zone.`,
 		Example: `  zvhost report disk.zvh
   zvhost report disk.zvh --map
   zvhost report disk.zvh --json | jq '[.zones[] | select(.state == "full")] | length'`,
@@ -43,9 +42,9 @@ the start of the zone.`,
 			return writeZoneLines(out, r.Zones)
 		},
 	}
-	cmd.Flags().Var(&window, "zones", "show these zones of a zoned device only, numbered from 0 as serve --zones does")
+	cmd.Flags().Var(&window, "zones", "show only these zones of a zoned device, numbered from 0 as serve --zones does")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&asMap, "map", false, "draw the zones: a column each, with its state and how full it is")
+	cmd.Flags().BoolVar(&asMap, "map", false, "draw a column for each zone, with its state and how much is written")
 	return cmd
 }
 
@@ -58,7 +57,7 @@ func readReport(path string, w *disk.Window) (backend.Report, error) {
 	if kind, err := backend.Probe(path); err != nil {
 		return backend.Report{}, err
 	} else if kind != disk.KindZonedDevice {
-		return backend.Report{}, usagef("--zones is for zoned block devices, and %s is none", path)
+		return backend.Report{}, usagef("--zones is for zoned block devices, and %s is not one", path)
 	}
 	return backend.ReadDriveReport(path, w)
 }
@@ -96,8 +95,8 @@ type zoneJSON struct {
 	StartSector     uint64 `json:"start_sector"`
 	LengthSectors   uint64 `json:"length_sectors"`
 	CapacitySectors uint64 `json:"capacity_sectors"`
-	// WritePointer is a sector of the disk; null where a zone has none that
-	// means anything: conventional, full, read-only and offline.
+	// WritePointer is a sector of the disk; null for zones without a meaningful one:
+	// conventional, full, read-only and offline.
 	WritePointer *uint64 `json:"write_pointer_sector"`
 	Type         string  `json:"type"`
 	State        string  `json:"state"`

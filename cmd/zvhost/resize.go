@@ -11,11 +11,11 @@ import (
 func newResize() *cobra.Command {
 	return &cobra.Command{
 		Use:   "resize SOCKET",
-		Short: "Have a guest see that its disk has grown",
-		Long: `Looks how large the file or device of an ordinary disk is now, and has the guest
-use what it has grown by. SOCKET is the daemon's --control-path. Make the file larger
-first (truncate -s 20G disk.raw). A disk never becomes smaller, and a zoned one keeps its size: guests take
-their zones as they were at the start.`,
+		Short: "Report to a guest that its disk has grown",
+		Long: `Reads the size of the file or device of an ordinary disk, and reports it to the guest if
+it has grown. SOCKET is the daemon's --control-path. Extend the file first (truncate -s
+20G disk.raw). A disk never shrinks, and a zoned disk has a fixed size: guests read their
+zones at the start.`,
 		Example: `  zvhost resize /run/vm1.control`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -33,9 +33,9 @@ their zones as they were at the start.`,
 			case a.Sectors == a.Was:
 				size += ", as before"
 			case a.Told:
-				size += fmt.Sprintf(" (before: %s), the guest was told", formatSize(a.Was*sectorBytes))
+				size += fmt.Sprintf(" (before: %s), reported to the guest", formatSize(a.Was*sectorBytes))
 			default:
-				size += fmt.Sprintf(" (before: %s); the guest sees it when it starts again: no front-end was there that can be told", formatSize(a.Was*sectorBytes))
+				size += fmt.Sprintf(" (before: %s); the guest sees it when it starts again: no front-end is connected that can be notified", formatSize(a.Was*sectorBytes))
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), size)
 			return err

@@ -23,7 +23,7 @@ func TestResizeCommand(t *testing.T) {
 	if err := os.Truncate("d.raw", 3<<20); err != nil {
 		t.Fatal(err)
 	}
-	if out := must(t, "resize", "c"); out != "3 MiB (before: 1 MiB); the guest sees it when it starts again: no front-end was there that can be told\n" {
+	if out := must(t, "resize", "c"); out != "3 MiB (before: 1 MiB); the guest sees it when it starts again: no front-end is connected that can be notified\n" {
 		t.Errorf("it has grown: %q", out)
 	}
 	status(t, "write to what is new", driver.StatusOK, q.Write(make([]byte, 512), 3<<11-1))

@@ -10,8 +10,7 @@ import (
 	"github.com/zvhost/zvhost/internal/logging"
 )
 
-// serveOptions are the flags of serve. The root command has the conventional
-// ones of them.
+// serveOptions are the flags of serve. The root command has the conventional ones.
 type serveOptions struct {
 	config   daemon.Config
 	mode     modeFlag
@@ -29,7 +28,7 @@ func newServeOptions() *serveOptions {
 	return &serveOptions{
 		config: daemon.Config{FD: daemon.NoFD, Queues: 1, PollMax: daemon.DefaultPollMax},
 		mode:   modeFlag{daemon.DefaultSocketMode},
-		// As large as a disk needs to be to look like one.
+		// A plausible size of a disk.
 		nullSize: sizeFlag{bytes: 64 << 30, text: "64G"},
 	}
 }
@@ -39,12 +38,12 @@ func newServeOptions() *serveOptions {
 func (o *serveOptions) addConventional(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringVar(&o.config.SocketPath, "socket-path", "", "listen on this UNIX `PATH`")
-	fs.IntVar(&o.config.FD, "fd", daemon.NoFD, "use inherited socket `N`, listening or connected, instead of --socket-path")
+	fs.IntVar(&o.config.FD, "fd", daemon.NoFD, "use the inherited socket `N`, listening or connected, instead of --socket-path")
 	fs.StringVar(&o.config.BlkFile, "blk-file", "", "the image, `FILE` or block device to serve")
 	fs.BoolVar(&o.config.ReadOnly, "read-only", false, "serve it read-only")
-	fs.StringVar(&o.logLevel, "log-level", "info", "what to log, a `LEVEL`: error, warning, info or debug")
+	fs.StringVar(&o.logLevel, "log-level", "info", "log lines of this `LEVEL` and above: error, warning, info or debug")
 	fs.BoolVar(&o.debug, "debug", false, "log every vhost-user message in words (implies --log-level=debug)")
-	fs.Lookup("fd").DefValue = "0" // pflag leaves a zero default unmentioned
+	fs.Lookup("fd").DefValue = "0" // pflag does not print a zero default
 }
 
 func newServe() *cobra.Command {
@@ -52,37 +51,38 @@ func newServe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve --socket-path PATH --blk-file FILE",
 		Short: "Serve a disk to a virtual machine",
-		Long: `Serves a disk over a vhost-user socket until SIGTERM. What FILE is decides how: a
-zoned image, or a zoned drive of the host (SMR, ZNS, null_blk), becomes a
-host-managed zoned disk; any other file or block device becomes an ordinary disk
-with discard and write-zeroes. With --zones several daemons can share a drive.
+		Long: `Serves a disk over a vhost-user socket until SIGTERM. The type of FILE decides the
+type of the disk: a zoned image, or a zoned drive of the host (SMR, ZNS, null_blk),
+becomes a host-managed zoned disk; any other file or block device becomes an ordinary
+disk with discard and write-zeroes. With --zones several daemons can share a drive.
 
-One front-end at a time: another one that connects meanwhile is let in if the
-first leaves within two seconds, and disconnected otherwise; it takes the place of
-one whose process is dead at once. When a front-end leaves, the next may come; with
-a connected socket in --fd, zvhost ends then.
+zvhost serves one front-end at a time. Another one that connects meanwhile is accepted
+if the first disconnects within three seconds, and refused otherwise; it is accepted at
+once if the process of the first is dead. When a front-end disconnects, the next may
+connect; with a connected socket in --fd, zvhost ends then.
 
-Bytes at the end of an ordinary disk's file that are no whole block are not served, and
-stay as they are; the log says how many.
+The bytes after the last whole block of an ordinary disk's file are not served and not
+changed; the log says how many.
 
-A guest can write into its ordinary disk what makes the file a zoned image the
-next time it is served; --format raw serves it as it was, whatever stands in it.
+A guest can write the superblock of a zoned image into its ordinary disk, so that the
+file is served as an image the next time; --format raw serves it as an ordinary disk,
+whatever it contains.
 
---block-size says what blocks an ordinary disk has, whatever its file system or device
-prefers: 512 (the default for files) or 4096; a device's own are the default for it.
-It never changes by itself. An image or a zoned drive has blocks of its own.
+--block-size is the block size of an ordinary disk, whatever its file system or device
+prefers: 512 (the default for files) or 4096; a device's default is its own block size.
+It never changes by itself. An image or a zoned drive has a block size of its own.
 
---aio has QEMU's names; native is linux-aio, which wants --cache=direct and is the
+--aio takes QEMU's names; native is linux-aio, which needs --cache=direct and is the
 default for zoned drives.
 
-For a live migration, --incoming starts the daemon that the guest is to come to
-while the one that it comes from still has the disk. It looks at FILE, and takes it
-when the guest's queues start here; it waits for 10 s if it has to, and refuses
-then. A daemon lets go of the disk by itself when its front-end has stopped all
-queues of a guest whose writes are logged, and takes it again if the guest stays.
+For a live migration, --incoming starts the destination daemon while the source daemon
+still has the disk open. It reads FILE without its lock, and acquires the disk when the
+guest's queues start here; it waits for at most 10 s, and refuses the queues then. A
+daemon releases the disk when its front-end has stopped all queues of a guest whose
+writes are logged, and acquires it again if the guest stays.
 
-A socket file that no process listens on any more is replaced. Under systemd
-socket activation the handed-over socket is used.`,
+zvhost replaces a socket file on which no process listens. Under systemd socket
+activation it uses the socket that systemd passes.`,
 		Example: `  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --queues 4 --serial VM1-DATA
   zvhost serve --socket-path /run/vm1.sock --blk-file /dev/nvme0n2 --zones 16-79
@@ -97,33 +97,33 @@ socket activation the handed-over socket is used.`,
 	return cmd
 }
 
-// add adds the flags of serve. Their defaults are those of newServeOptions: the root
-// command has them too, and not the flags.
+// add adds the flags of serve. Their defaults are those of newServeOptions, since the root
+// command has the options without these flags.
 func (o *serveOptions) add(fs *pflag.FlagSet) {
 	o.addConventional(fs)
-	fs.IntVar(&o.config.Queues, "queues", 1, "offer `N` request queues; give the front-end as many")
-	fs.BoolVar(&o.config.SplitRings, "split-rings", false, "offer no packed rings")
+	fs.IntVar(&o.config.Queues, "queues", 1, "offer `N` request queues; configure the front-end with as many")
+	fs.BoolVar(&o.config.SplitRings, "split-rings", false, "do not offer packed rings")
 	fs.StringVar(&o.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
-	fs.StringVar((*string)(&o.config.Format), "format", "", "what FILE has to be, a `FORMAT`: raw or zoned (default: what it is)")
-	fs.StringVar((*string)(&o.config.AIO), "aio", "", "`ENGINE` for I/O: io_uring (default where the kernel has it), native or threads")
-	fs.DurationVar(&o.config.PollMax, "poll-max", daemon.DefaultPollMax, "look so long, a `TIME`, for more work before sleeping; 0: never")
+	fs.StringVar((*string)(&o.config.Format), "format", "", "required `FORMAT` of FILE: raw or zoned (default: detect)")
+	fs.StringVar((*string)(&o.config.AIO), "aio", "", "I/O `ENGINE`: io_uring (default if the kernel has it), native or threads")
+	fs.DurationVar(&o.config.PollMax, "poll-max", daemon.DefaultPollMax, "look for more work for this `TIME` before sleeping; 0: never")
 	fs.StringVar((*string)(&o.config.Cache), "cache", "", "page cache `MODE`: buffered, or direct (the default for zoned drives)")
-	fs.Var(&o.window, "zones", "serve these zones of a zoned device only, numbered from 0")
-	fs.BoolVar(&o.config.Incoming, "incoming", false, "take the disk when queues start: a guest is to come from another zvhost")
-	fs.Var(&o.mode, "socket-mode", "permissions of the socket: who may write may connect")
+	fs.Var(&o.window, "zones", "serve only these zones of a zoned device, numbered from 0")
+	fs.BoolVar(&o.config.Incoming, "incoming", false, "acquire the disk when queues start: a guest migrates here from another zvhost")
+	fs.Var(&o.mode, "socket-mode", "permissions of the socket; write permission allows to connect")
 	fs.StringVar(&o.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")
-	fs.StringVar(&o.config.ControlPath, "control-path", "", "take zvhost fault and zvhost zone on this UNIX `PATH`, from root and its own user")
-	fs.Var(&o.faults, "fault", "let something go wrong in this run (see zvhost fault add); may be given again")
-	fs.BoolVar(&o.null, "null", false, "instead of --blk-file: a disk without storage, to measure all else with")
+	fs.StringVar(&o.config.ControlPath, "control-path", "", "accept zvhost fault, zone and resize on this UNIX `PATH`, from root and its own user")
+	fs.Var(&o.faults, "fault", "inject a fault in this run (see zvhost fault add); may be repeated")
+	fs.BoolVar(&o.null, "null", false, "instead of --blk-file: a disk without storage, to measure everything else")
 	fs.Var(&o.nullSize, "null-size", "size of that disk")
-	fs.BoolVar(&o.create, "create", false, "make a zoned image first if FILE does not exist, with the options below")
+	fs.BoolVar(&o.create, "create", false, "create a zoned image if FILE does not exist, with the options below")
 	o.geometry.add(fs)
 }
 
-// serve puts the flags together and runs the daemon.
+// serve builds the configuration from the flags and runs the daemon.
 func (o *serveOptions) serve(cmd *cobra.Command) error {
-	// A panic's own status is that of a wrong command line, which nobody starts again
-	// (RestartPreventExitStatus= in the unit): it is to end in SIGABRT.
+	// Go ends a panic with status 2, which is that of a wrong command line, and the unit
+	// does not restart after that (RestartPreventExitStatus=). So a panic raises SIGABRT.
 	debug.SetTraceback("crash")
 	o.config.SocketMode = o.mode.mode
 	o.config.Faults = o.faults.list
@@ -155,7 +155,7 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 	}
 	for _, name := range []string{"socket-mode", "socket-group"} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && o.config.SocketPath == "" {
-			return usagef("--%s is for the socket that zvhost makes: add --socket-path, or leave it out and let who makes the socket say who may connect", name)
+			return usagef("--%s applies to a socket that zvhost creates: add --socket-path, or leave it out and set the permissions where the socket is created", name)
 		}
 	}
 	if err := o.config.Validate(); err != nil {
@@ -170,11 +170,11 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 	return daemon.Run(ctx, o.config, log)
 }
 
-// setNull makes of --null and --null-size what the configuration has of them.
+// setNull takes --null and --null-size into the configuration.
 func (o *serveOptions) setNull(cmd *cobra.Command) error {
 	if !o.null {
 		if f := cmd.Flags().Lookup("null-size"); f != nil && f.Changed {
-			return usagef("--null-size is the size of a disk without storage: add --null, or leave it out")
+			return usagef("--null-size is for a disk without storage: add --null, or leave it out")
 		}
 		return nil
 	}

@@ -18,8 +18,7 @@ const sizeUnits = "KMGTPE"
 
 // parseSize reads a number of bytes: a whole number, alone or followed by K, M,
 // G, T, P or E in either case, which count in 1024s and may be written KiB, MiB
-// and so on. KB, MB and the like mean 1000s to some and 1024s to others, so
-// they are refused.
+// and so on. KB, MB and the like are refused, since they may mean 1000s or 1024s.
 func parseSize(s string) (uint64, error) {
 	digits := strings.TrimRight(s, "BbIiKkMmGgTtPpEe")
 	unit := s[len(digits):]
@@ -83,8 +82,8 @@ func formatSize(n uint64) string {
 	return fmt.Sprintf("%d.%d %ciB", whole, tenths, sizeUnits[exp-1])
 }
 
-// sizeFlag is a flag whose value is a size in bytes (pflag.Value); text is how
-// it was written.
+// sizeFlag is a flag whose value is a size in bytes (pflag.Value); text is the value as the
+// user wrote it.
 type sizeFlag struct {
 	bytes uint64
 	text  string
@@ -102,8 +101,8 @@ func (f *sizeFlag) Set(s string) error {
 func (f *sizeFlag) String() string { return f.text }
 func (f *sizeFlag) Type() string   { return "SIZE" }
 
-// sectors returns the size in sectors; name is the flag's, for the error of a
-// size that is not a whole number of them.
+// sectors returns the size in sectors. name is the flag's, for the error if the size is
+// not a whole number of sectors.
 func (f *sizeFlag) sectors(name string) (uint64, error) {
 	if f.bytes%sectorBytes != 0 {
 		return 0, usagef("--%s %s is not a whole number of sectors: it must be a multiple of %d bytes", name, f.text, sectorBytes)

@@ -11,8 +11,7 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// faultFlag is a flag whose value is a fault, and which may be given again
-// (pflag.Value).
+// faultFlag is a flag whose value is a fault, and which may be repeated (pflag.Value).
 type faultFlag struct{ list []disk.Fault }
 
 func (f *faultFlag) Set(s string) error {
@@ -33,8 +32,8 @@ func (f *faultFlag) String() string {
 
 func (f *faultFlag) Type() string { return "SPEC" }
 
-// startFlags are the options that say how a new image starts out, other than with
-// every zone empty.
+// startFlags are the options for the initial state of a new image, if not every zone is
+// empty.
 type startFlags struct {
 	readOnly, offline, full string
 	faults                  faultFlag
@@ -43,12 +42,11 @@ type startFlags struct {
 func (s *startFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&s.readOnly, "read-only-zones", "", "`ZONES` that start read-only, such as 3,5-7")
 	fs.StringVar(&s.offline, "offline-zones", "", "`ZONES` that start offline")
-	fs.StringVar(&s.full, "full-zones", "", "`ZONES` that start full, of zeroes")
-	fs.Var(&s.faults, "fault", "what goes wrong whenever it is served (see zvhost fault add); may be given again")
+	fs.StringVar(&s.full, "full-zones", "", "`ZONES` that start full of zeroes")
+	fs.Var(&s.faults, "fault", "fault that applies whenever it is served (see zvhost fault add); may be repeated")
 }
 
-// start puts the flags together for a disk of so many zones. An error is a usage
-// error.
+// start builds the initial state of a disk of so many zones. An error is a usage error.
 func (s *startFlags) start(zones int) (backend.Start, error) {
 	start := backend.Start{Faults: s.faults.list}
 	for _, f := range []struct {
@@ -71,7 +69,7 @@ func (s *startFlags) start(zones int) (backend.Start, error) {
 	return start, nil
 }
 
-// describeStart is what describeGeometry leaves to say.
+// describeStart describes the initial state, as an addition to describeGeometry.
 func describeStart(s backend.Start) string {
 	var b strings.Builder
 	for _, part := range []struct {

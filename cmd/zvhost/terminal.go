@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultColumns is the width of what is no terminal.
+// defaultColumns is the width for output that is not a terminal.
 const defaultColumns = 80
 
-// utf8Locale says whether the locale of what is printed is one of UTF-8 (setlocale(3):
-// LC_ALL, else LC_CTYPE, else LANG, where it is not empty). Without any it is C, in ASCII.
+// utf8Locale reports whether the locale of the output uses UTF-8 (setlocale(3): the first
+// of LC_ALL, LC_CTYPE and LANG that is not empty). Without any it is C, in ASCII.
 func utf8Locale() bool {
 	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
 		if v := strings.ToLower(os.Getenv(name)); v != "" {
@@ -23,8 +23,8 @@ func utf8Locale() bool {
 	return false
 }
 
-// terminal says how wide w is and whether it takes colours. What is no terminal
-// has none; COLUMNS says another width, and NO_COLOR turns colours off.
+// terminal returns the width of w and whether it shows colours, which only a terminal
+// does. COLUMNS overrides the width, and NO_COLOR turns colours off.
 func terminal(w io.Writer) (columns int, colour bool) {
 	columns = defaultColumns
 	if f, ok := w.(*os.File); ok {

@@ -12,9 +12,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// unknownCommand is the error of a command line whose words name no command; nil when they
-// do. It is looked for before the flags: those of a command that nobody knows are unknown,
-// too.
+// unknownCommand is the error of a command line whose words name no command, else nil. It
+// comes before the flags are parsed, since those of an unknown command are unknown too.
 func unknownCommand(root *cobra.Command, args []string) error {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -49,12 +48,12 @@ func noSuchCommand(cmd *cobra.Command, name string) error {
 	return usagef("unknown command %q%s (see %s --help)", name, hint, cmd.CommandPath())
 }
 
-// newHelp is cobra's help command, but fails for a command that there is not.
+// newHelp is cobra's help command, but fails for an unknown command.
 func newHelp() *cobra.Command {
 	return &cobra.Command{
 		Use:     "help [COMMAND]",
 		Short:   "Show the help of a command",
-		Long:    "Shows the help of a command, as --help behind it does.",
+		Long:    "Shows the help of a command, as the command with --help does.",
 		Example: "  zvhost help create\n  zvhost help fault add",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at := cmd.Root()
@@ -71,7 +70,7 @@ func newHelp() *cobra.Command {
 	}
 }
 
-// flagError says in the user's terms what is wrong with a flag.
+// flagError describes in the user's terms what is wrong with a flag.
 func flagError(cmd *cobra.Command, err error) error {
 	var value *pflag.InvalidValueError
 	if !errors.As(err, &value) {
@@ -88,15 +87,15 @@ func flagError(cmd *cobra.Command, err error) error {
 		want = "must be a time with its unit, such as 200ms, 10s or 1m"
 	case "bool":
 		want = "takes true or false, or nothing for true"
-	default: // our own say it themselves
+	default: // zvhost's own flag types describe it themselves
 		cause := errors.Unwrap(value)
 		return usagef("--%s=%s: %w (see %s --help)", f.Name, value.GetValue(), cause, cmd.CommandPath())
 	}
 	return usagef("--%s=%s: %s (see %s --help)", f.Name, value.GetValue(), want, cmd.CommandPath())
 }
 
-// oneLine is text as one line that a terminal shows and does not obey: names of files and
-// what was typed stand in it.
+// oneLine is text as one line in which control characters are escaped: it contains names of
+// files and what the user typed.
 func oneLine(text string) string {
 	var b strings.Builder
 	for i, r := range text {

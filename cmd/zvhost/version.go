@@ -23,7 +23,7 @@ func newVersion() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
-		Long:    "Prints the version of zvhost, and what it was built with.",
+		Long:    "Prints the version of zvhost and of the Go that built it.",
 		Example: "  zvhost version\n  zvhost version --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -44,8 +44,8 @@ func versionLine() string {
 	return fmt.Sprintf("zvhost %s (%s, %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// buildVersion falls back to what the Go tool knows: a version for go install,
-// else (devel).
+// buildVersion falls back to the module version that the Go tool has recorded (go
+// install), else (devel).
 func buildVersion() string {
 	if version != "" {
 		return version

@@ -17,7 +17,7 @@ import (
 func newZone() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "zone",
-		Short: "Change zones from outside",
+		Short: "Change the states of zones",
 		Example: `  zvhost zone set-state disk.zvh 3,5-7 read-only
   zvhost zone set-state /run/vm1.control 12 offline`,
 		Args: noArgs,
@@ -30,20 +30,20 @@ func newZone() *cobra.Command {
 func newSetState() *cobra.Command {
 	return &cobra.Command{
 		Use:   "set-state FILE|SOCKET ZONES STATE",
-		Short: "Put zones into a state, also while a guest uses them",
-		Long: `Puts zones of a zoned image into a state, as a drive does whose media fails. Give
-the image itself when it is not being served, and otherwise the daemon's
---control-path. ZONES are numbers and ranges such as 3,5-7, or all. A STATE is
+		Short: "Set the state of zones, also while a guest uses them",
+		Long: `Sets the state of zones of a zoned image, as a drive does whose media fails. Give the
+image itself if it is not being served, and otherwise the daemon's --control-path.
+ZONES are numbers and ranges such as 3,5-7, or all. A STATE is
 
   read-only   the zone can be read, and nothing else
-  offline     nor that
+  offline     the zone cannot be read either
   full        as if it had been finished
-  empty       as if it had been reset: what it holds is gone
-  writable    back from read-only or offline, with what it holds: empty, closed
-              or full by its write pointer
+  empty       as if it had been reset: its data is erased
+  writable    back from read-only or offline, with its data: empty, closed or full,
+              depending on its write pointer
 
-Conventional zones can be read-only, offline and writable. A zone that has writes
-in flight changes when they have landed; all is durable when the command ends.`,
+Conventional zones can be read-only, offline and writable. A zone with writes in flight
+changes when they have landed. All changes are durable when the command ends.`,
 		Example: `  zvhost zone set-state disk.zvh 3,5-7 read-only
   zvhost zone set-state /run/vm1.control 12 offline
   zvhost zone set-state /run/vm1.control all writable`,
@@ -70,8 +70,8 @@ in flight changes when they have landed; all is durable when the command ends.`,
 	}
 }
 
-// setState sets zones of what path is: an image, or a daemon's control socket.
-// It returns how many that were.
+// setState sets zones of an image or, if path is a control socket, of a daemon's disk. It
+// returns the number of zones.
 func setState(path, zones, state string) (n int, err error) {
 	st, err := os.Stat(path)
 	if err == nil && st.Mode().Type() == fs.ModeSocket {
@@ -82,7 +82,7 @@ func setState(path, zones, state string) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if kind == disk.KindPlain { // nothing is opened for writing for that
+	if kind == disk.KindPlain { // before anything is opened for writing
 		return 0, fmt.Errorf("%s: the disk is an ordinary one: it has no zones", path)
 	}
 	dk, err := backend.Open(path, disk.Options{})

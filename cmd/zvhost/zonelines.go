@@ -51,8 +51,7 @@ func guestPointer(z zone.Descriptor) uint64 {
 	return z.WP - z.Start
 }
 
-// writtenSectors is how much of a zone holds data: all of it where there is no
-// write pointer to tell.
+// writtenSectors is how much of a zone holds data: all of it if it has no write pointer.
 func writtenSectors(z zone.Descriptor) uint64 {
 	switch {
 	case z.Type == zone.Conventional || z.State == zone.Full:

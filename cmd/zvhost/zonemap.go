@@ -10,8 +10,8 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// zoneLook is how a state appears on the map: a letter, an SGR colour for
-// terminals (ECMA-48), and its words in the legend.
+// zoneLook is how a state appears on the map: a letter, an SGR colour for terminals
+// (ECMA-48), and its name in the legend.
 var zoneLook = map[zone.State]struct {
 	letter byte
 	colour string
@@ -46,7 +46,7 @@ const (
 	// mapRows bounds the height of the map; a disk with more zones than fit
 	// shows several in one column.
 	mapRows = 16
-	// mapMargin is the width of what stands left of the map.
+	// mapMargin is the width of the margin left of the map.
 	mapMargin = 9
 )
 
@@ -55,7 +55,7 @@ const (
 type zoneMap struct {
 	width  int  // columns of the terminal
 	colour bool // the terminal takes colours
-	ascii  bool // and nothing but ASCII
+	ascii  bool // the terminal shows only ASCII
 }
 
 // draw writes the map, a legend of the states that occur, and a summary.
@@ -98,7 +98,7 @@ func (m zoneMap) cell(states, fills *strings.Builder, zones []zone.Descriptor) {
 	}
 	bar := fill[0]
 	if written > 0 && capacity > 0 {
-		// The least that is written shows, and full is really full.
+		// One written sector is visible, and the full bar means full.
 		eighths := float64(written) / float64(capacity) * float64(len(fill)-1)
 		bar = fill[min(max(int(eighths), 1), len(fill)-1)]
 	}
@@ -143,7 +143,7 @@ func (m zoneMap) legend(w io.Writer, zones []zone.Descriptor, perCell int) {
 	_, _ = fmt.Fprintf(w, "%7s  %s\n", "", strings.TrimRight(line, " "))
 }
 
-// summary says what the zones add up to.
+// summary writes the totals of the zones.
 func summary(w io.Writer, zones []zone.Descriptor, info *disk.ZonedInfo) {
 	var written, capacity uint64
 	for _, z := range zones {
