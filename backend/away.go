@@ -39,7 +39,7 @@ func Look(path string, o disk.Options) (disk.Disk, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newAway(describe(&img.Geometry, o.ReadOnly)), img.release()
+		return newAway(disk.Describe(&img.Geometry, o.ReadOnly)), img.release()
 	case disk.KindZonedDevice:
 		d, err := openDrive(path, o)
 		if err != nil {
@@ -76,7 +76,7 @@ func commitNow(d disk.Disk) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lane.Close()) }()
-	return disk.CauseOf(lane.CarryOut(d, &disk.Request{Op: opCommit}))
+	return disk.CauseOf(lane.CarryOut(d, &disk.Request{Op: disk.OpCommit}))
 }
 
 func isAway(d disk.Disk) bool {

@@ -236,21 +236,21 @@ func (d *drive) claim() error {
 // ReadDriveReport reads the zones of the zoned block device at path, or of a
 // window of it, as the device has them; they are numbered from the window's
 // first one. It disturbs nobody who serves them.
-func ReadDriveReport(path string, w *disk.Window) (Report, error) {
+func ReadDriveReport(path string, w *disk.Window) (disk.Report, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
-		return Report{}, disk.CannotOpen("drive", path, err)
+		return disk.Report{}, disk.CannotOpen("drive", path, err)
 	}
 	defer f.Close()
 	d := &drive{f: f, path: path}
 	if err := d.survey(disk.Options{ReadOnly: true, Window: w}, false); err != nil {
-		return Report{}, fmt.Errorf("drive %s: %w", path, err)
+		return disk.Report{}, fmt.Errorf("drive %s: %w", path, err)
 	}
 	lk := d.lock(unix.F_RDLCK)
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk); err != nil {
-		return Report{}, fmt.Errorf("drive %s: look at the lock: %w", path, err)
+		return disk.Report{}, fmt.Errorf("drive %s: look at the lock: %w", path, err)
 	}
-	rep := Report{Info: d.info, InUse: lk.Type == unix.F_WRLCK, Zones: make([]zone.Descriptor, len(d.zones))}
+	rep := disk.Report{Info: d.info, InUse: lk.Type == unix.F_WRLCK, Zones: make([]zone.Descriptor, len(d.zones))}
 	for i := range rep.Zones {
 		rep.Zones[i] = d.ReportZone(i)
 	}
@@ -300,7 +300,7 @@ func (d *drive) Submit(q *disk.Request) {
 		d.read(r)
 	case disk.OpWrite, disk.OpAppend:
 		d.write(r)
-	case disk.OpFlush, opCommit:
+	case disk.OpFlush, disk.OpCommit:
 		d.sync(r)
 	case disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset:
 		d.manage(r)

@@ -75,7 +75,7 @@ func openFakeDrive(t tb, g zone.Geometry, dev *fakeDevice, w *disk.Window, readO
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.info = describe(&g, readOnly)
+	d.info = disk.Describe(&g, readOnly)
 	d.info.MaxEraseSectors = 0
 	d.info.Zoned.Zones, d.info.Zoned.Moves = len(all), true
 	d.info.CapacitySectors = all[len(all)-1].start + all[len(all)-1].length - d.first

@@ -70,7 +70,7 @@ func decodeFaults(b []byte, l *layout) (faults []disk.Fault, err error) {
 	case n > maxFaultsText:
 		return nil, fmt.Errorf("it says that it has %d bytes of text, more than fit", n)
 	}
-	info := describe(&l.Geometry, false)
+	info := disk.Describe(&l.Geometry, false)
 	for line := range strings.Lines(string(b[faultsHeader:][:n])) {
 		f, err := disk.ParseFault(strings.TrimSuffix(line, "\n"))
 		if err != nil {

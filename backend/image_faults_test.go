@@ -156,7 +156,7 @@ func FuzzFaultsBlock(f *testing.F) {
 		if same, err := decodeFaults(again, &l); err != nil || !slices.Equal(same, faults) {
 			t.Errorf("%v is read as %v, %v", faults, same, err)
 		}
-		d := disk.Faults{Info: describe(&l.Geometry, false)}
+		d := disk.Faults{Info: disk.Describe(&l.Geometry, false)}
 		if _, err := d.Add(faults...); err != nil && len(faults) <= disk.MaxFaults {
 			t.Error(err)
 		}

@@ -168,3 +168,14 @@ func (l *layout) checkLimits(words []zone.Entry) error {
 	}
 	return nil
 }
+
+// back is the state in which zone i comes back that has so many sectors written.
+func (l *layout) back(i int, written uint64) zone.State {
+	switch written {
+	case 0:
+		return zone.Empty
+	case l.Capacity(i):
+		return zone.Full
+	}
+	return zone.Closed
+}

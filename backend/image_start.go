@@ -42,7 +42,7 @@ func (s *Start) prepare(l *layout) (states map[int]zone.State, faults []byte, er
 	if len(s.Faults) == 0 {
 		return states, nil, nil
 	}
-	info := describe(&l.Geometry, false)
+	info := disk.Describe(&l.Geometry, false)
 	for _, f := range s.Faults {
 		if err := f.Check(&info); err != nil {
 			return nil, nil, fmt.Errorf("fault %q: %w", f, err)

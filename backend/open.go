@@ -1,58 +1,8 @@
 package backend
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"os"
-
-	"golang.org/x/sys/unix"
-
 	"github.com/zvhost/zvhost/backend/disk"
 )
-
-// Probe says what the file at path is. It reads, and never writes.
-func Probe(path string) (disk.Kind, error) {
-	// Not to block on a fifo, and not to follow what cannot be a disk.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return 0, disk.CannotOpen("disk", path, err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return 0, fmt.Errorf("open the disk: %w", err)
-	}
-	switch mode := st.Mode(); {
-	case mode.IsRegular():
-	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
-		model, err := disk.ZonedModel(f)
-		if err != nil {
-			return 0, err
-		}
-		if model != "none" {
-			return disk.KindZonedDevice, nil
-		}
-	default:
-		return 0, disk.NotADisk(path)
-	}
-	// An image whose first block was destroyed must not be served as an
-	// ordinary disk: the guest would write over its zones. So any of its notes
-	// will do.
-	for _, mark := range []struct {
-		off  int64
-		text string
-	}{{superOff, imageMagic}, {superCopyOff, imageMagic}, {stateOff, stateMagic}, {stateOff + blockBytes, stateMagic}} {
-		b := make([]byte, len(mark.text))
-		if _, err := f.ReadAt(b, mark.off); err != nil && !errors.Is(err, io.EOF) {
-			return 0, fmt.Errorf("read %s: %w", path, err)
-		}
-		if string(b) == mark.text {
-			return disk.KindImage, nil
-		}
-	}
-	return disk.KindPlain, nil
-}
 
 // Open opens the disk at path; what the file is decides what the disk is. Only
 // one writer, or any number of readers, can have it open.
@@ -81,16 +31,6 @@ func Open(path string, o disk.Options) (disk.Disk, error) {
 		return nil, err
 	}
 	return d, nil
-}
-
-// inFile says why what stands at path, an image, cannot be used: it is on a block
-// device.
-func inFile(path string) error {
-	st, err := os.Stat(path)
-	if err == nil && st.Mode()&os.ModeDevice != 0 {
-		err = disk.Unfitf("%s is a block device that holds a zoned image, and images are served from files only: copy it into a file (cp --sparse=always %s disk.zvh) and serve that; an ordinary disk, whatever stands on it, is served with --format raw", path, path)
-	}
-	return err
 }
 
 // kindOf is what the file at path is to be opened as.

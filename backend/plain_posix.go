@@ -229,7 +229,7 @@ func (p *plain) Submit(q *disk.Request) {
 		}
 		p.sync(r)
 		return
-	case opCommit:
+	case disk.OpCommit:
 		p.sync(r)
 		return
 	case disk.OpDiscard, disk.OpWriteZeroes:

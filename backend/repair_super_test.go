@@ -21,10 +21,12 @@ func TestSuperblocksThatDiffer(t *testing.T) {
 		says   bool          // the rest of the file says which is right
 		want   string        // in the finding
 	}{
-		{"zone size", func(l *layout) { *l = l.with(func(g *zone.Geometry) { g.ZoneSectors, g.ZoneCapacitySectors = 64, 64 }) }, true, "zone size"},
-		{"larger", func(l *layout) { *l = l.with(func(g *zone.Geometry) { g.CapacitySectors += g.ZoneSectors }) }, true, "it was cut short"},
-		{"smaller", func(l *layout) { *l = l.with(func(g *zone.Geometry) { g.CapacitySectors -= g.ZoneSectors }) }, true, "and its zones need"},
-		{"smaller by many zones", func(l *layout) { *l = l.with(func(g *zone.Geometry) { g.CapacitySectors = g.ZoneSectors * 3 }) }, true, "and its zones need"},
+		{"zone size", func(l *layout) {
+			*l = with(l, func(g *zone.Geometry) { g.ZoneSectors, g.ZoneCapacitySectors = 64, 64 })
+		}, true, "zone size"},
+		{"larger", func(l *layout) { *l = with(l, func(g *zone.Geometry) { g.CapacitySectors += g.ZoneSectors }) }, true, "it was cut short"},
+		{"smaller", func(l *layout) { *l = with(l, func(g *zone.Geometry) { g.CapacitySectors -= g.ZoneSectors }) }, true, "and its zones need"},
+		{"smaller by many zones", func(l *layout) { *l = with(l, func(g *zone.Geometry) { g.CapacitySectors = g.ZoneSectors * 3 }) }, true, "and its zones need"},
 		{"conventional zones", func(l *layout) { l.ConventionalZones++ }, true, "but the zone is"},
 		{"zone capacity", func(l *layout) { l.ZoneCapacitySectors -= 8 }, true, "above its capacity"},
 		{"block size", func(l *layout) { l.BlockSize = 4096 }, true, "not a whole block"},
@@ -95,7 +97,7 @@ func TestSuperblocksThatDiffer(t *testing.T) {
 }
 
 // with is the layout of the same image with another geometry.
-func (l *layout) with(change func(*zone.Geometry)) layout {
+func with(l *layout, change func(*zone.Geometry)) layout {
 	g := l.Geometry
 	change(&g)
 	o := newLayout(g)

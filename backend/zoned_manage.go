@@ -56,7 +56,7 @@ func (d *zoned) done(r *zonedRequest, err error) {
 // excludesWrites says whether r has to wait for its zone's writes in flight: it
 // moves the write pointer that they move.
 func (r *zonedRequest) excludesWrites() bool {
-	return r.Op == disk.OpFinish || r.Op == disk.OpReset || r.Op == disk.OpResetAll || r.Op == disk.OpSecureErase || r.Op == opSetState
+	return r.Op == disk.OpFinish || r.Op == disk.OpReset || r.Op == disk.OpResetAll || r.Op == disk.OpSecureErase || r.Op == disk.OpSetState
 }
 
 // hinders says whether r, which is not a write, has to wait for writes in flight of
@@ -190,7 +190,7 @@ func (d *zoned) serve(z *seqZone, i int) {
 			r.step = zonedErase
 			err = d.apply(z, i, disk.OpReset)
 			r.Note.Past(r.rangeNo, i)
-		case r.Op == opSetState:
+		case r.Op == disk.OpSetState:
 			r.step = zonedChanged
 			err = d.put(z, i, r.to)
 		case r.Op == disk.OpWrite || r.Op == disk.OpAppend:

@@ -84,7 +84,7 @@ func openZonedOver(path string, o disk.Options, over func(store) store) (*zoned,
 	}
 	d := &zoned{
 		img:   img,
-		zinfo: describe(&img.Geometry, o.ReadOnly),
+		zinfo: disk.Describe(&img.Geometry, o.ReadOnly),
 		shift: bits.TrailingZeros64(img.ZoneSectors),
 		conv:  uint64(img.ConventionalZones) * img.ZoneSectors,
 		zones: make([]seqZone, img.Zones()),
@@ -204,9 +204,9 @@ func (d *zoned) Submit(q *disk.Request) {
 		d.erase(r)
 	case disk.OpReport:
 		r.Finish(nil) // ReportZone is always right
-	case opSetState:
+	case disk.OpSetState:
 		d.setState(r)
-	case opCommit:
+	case disk.OpCommit:
 		d.com.flush(r.Request, nil)
 	default:
 		d.fail(r, disk.ErrUnsupported)

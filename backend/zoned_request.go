@@ -17,7 +17,7 @@ type zonedRequest struct {
 
 	rangeNo uint32     // of an erase: the range that it has come to
 	looks   int        // of an erase: how often it was looked for old data behind it
-	to      ZoneTarget // of opSetState
+	to      ZoneTarget // of disk.OpSetState
 }
 
 // zonedOf is what the disk knows of r.

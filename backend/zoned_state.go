@@ -10,12 +10,6 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// What no guest can ask for is none of the operations that Op counts.
-const (
-	opSetState disk.Op = 0x80 // puts a zone into a state
-	opCommit   disk.Op = 0x81 // a flush that no fault strikes
-)
-
 // ZoneTarget is a state that a zone can be put into from outside.
 type ZoneTarget uint8
 
@@ -85,17 +79,17 @@ func SetZoneStates(d disk.Disk, zones []int, to ZoneTarget) (err error) {
 		}
 	}
 	// In one go: a sync for each zone of a large disk would take minutes.
-	return errors.Join(err, disk.CauseOf(lane.CarryOut(d, &disk.Request{Op: opCommit})))
+	return errors.Join(err, disk.CauseOf(lane.CarryOut(d, &disk.Request{Op: disk.OpCommit})))
 }
 
 // setStateRequest is the request that puts the zone at sector into a state.
 func setStateRequest(sector uint64, to ZoneTarget) *disk.Request {
-	r := &disk.Request{Op: opSetState, Sector: sector}
+	r := &disk.Request{Op: disk.OpSetState, Sector: sector}
 	zonedOf(r).to = to
 	return r
 }
 
-// setState carries out opSetState: in the zone's line, as all that excludes its
+// setState carries out disk.OpSetState: in the zone's line, as all that excludes its
 // writes.
 func (d *zoned) setState(r *zonedRequest) {
 	if d.broken.Load() {
@@ -141,17 +135,6 @@ func (d *zoned) put(z *seqZone, i int, target ZoneTarget) error {
 		}
 	}
 	return d.place(z, i, to, target == ToEmpty)
-}
-
-// back is the state in which zone i comes back that has so many sectors written.
-func (l *layout) back(i int, written uint64) zone.State {
-	switch written {
-	case 0:
-		return zone.Empty
-	case l.Capacity(i):
-		return zone.Full
-	}
-	return zone.Closed
 }
 
 var errConventional = errors.New("it is conventional: it can be read-only, offline or writable")

@@ -41,6 +41,12 @@ const (
 	NumOps
 )
 
+// What no guest can ask for is none of the operations that Op counts.
+const (
+	OpSetState Op = 0x80 // puts a zone of an image into a state
+	OpCommit   Op = 0x81 // a flush that no fault strikes
+)
+
 var opNames = [NumOps]string{
 	"read", "write", "flush", "discard", "write-zeroes",
 	"append", "open", "close", "finish", "reset", "reset-all", "secure-erase", "report",

@@ -50,19 +50,19 @@ are sectors of 512 bytes; wptr counts from the start of the zone.`,
 
 // readReport reads the zones of an image, of a zoned block device, or of a window
 // of that.
-func readReport(path string, w *disk.Window) (backend.Report, error) {
+func readReport(path string, w *disk.Window) (disk.Report, error) {
 	if w == nil {
 		return backend.ReadReport(path)
 	}
 	if kind, err := backend.Probe(path); err != nil {
-		return backend.Report{}, err
+		return disk.Report{}, err
 	} else if kind != disk.KindZonedDevice {
-		return backend.Report{}, usagef("--zones is for zoned block devices, and %s is not one", path)
+		return disk.Report{}, usagef("--zones is for zoned block devices, and %s is not one", path)
 	}
 	return backend.ReadDriveReport(path, w)
 }
 
-func drawMap(w io.Writer, file string, r backend.Report) error {
+func drawMap(w io.Writer, file string, r disk.Report) error {
 	serving := ""
 	if r.InUse {
 		serving = " (being served)"
@@ -102,7 +102,7 @@ type zoneJSON struct {
 	State        string  `json:"state"`
 }
 
-func newReportJSON(file string, r backend.Report) reportJSON {
+func newReportJSON(file string, r disk.Report) reportJSON {
 	z := r.Info.Zoned
 	out := reportJSON{
 		File:                  file,

@@ -271,7 +271,7 @@ func matches(path string, g zone.Geometry) error {
 
 // difference says in which point a zoned disk is not what g describes; empty
 // when it is.
-func difference(r backend.Report, g zone.Geometry) string {
+func difference(r disk.Report, g zone.Geometry) string {
 	z := r.Info.Zoned
 	type point struct {
 		what      string

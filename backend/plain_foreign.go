@@ -18,31 +18,6 @@ type foreign struct {
 	at         int64 // in bytes; from the end of the file where it is negative
 }
 
-var foreigns = []foreign{
-	{"a qcow2 image", "QFI\xfb", 0},
-	{"a VMDK image", "KDMV", 0},
-	{"a VMDK image", "COWD", 0},
-	{"the descriptor of a VMDK image", "# Disk DescriptorFile", 0},
-	{"a VDI image", "\x7f\x10\xda\xbe", 64},
-	{"a VHDX image", "vhdxfile", 0},
-	{"a VHD image", "conectix", 0},
-	{"a VHD image", "conectix", -512},
-	{"a QED image", "QED\x00", 0},
-	{"a Parallels image", "WithoutFreeSpace", 0},
-	{"a Parallels image", "WithouFreSpacExt", 0},
-	{"a Bochs image", "Bochs Virtual HD Image", 0},
-	{"a cloop image", "#!/bin/sh\n#V2.0 Format\nmodprobe cloop", 0},
-	{"a DMG image", "koly", -512},
-	{"a LUKS volume", "LUKS\xba\xbe", 0},
-	{"a LUKS volume", "SKUL\xba\xbe", 16 << 10}, // its second header; the first is gone
-	{"a gzip file", "\x1f\x8b\x08", 0},
-	{"an xz file", "\xfd7zXZ\x00", 0},
-	{"a zstd file", "\x28\xb5\x2f\xfd", 0},
-	{"a bzip2 file", "BZh91AY&SY", 0},
-	{"a ZIP archive", "PK\x03\x04", 0},
-	{"an OVA archive", "ustar", 257},
-}
-
 // looksLike says in words what format f, of so many bytes, looks like; empty where it
 // is none that is known.
 func looksLike(f *os.File, size int64) string {
@@ -89,4 +64,29 @@ func warnOfForeign(path string, size int64, o *disk.Options) {
 		o.Warn(fmt.Sprintf("%s looks like %s: a guest sees it as it is, %s included; convert it if that is wrong (qemu-img convert -O raw), or say --format raw if it is right",
 			path, name, map[bool]string{true: "header", false: "packing"}[!strings.Contains(name, "file") && !strings.Contains(name, "archive")]))
 	}
+}
+
+var foreigns = []foreign{
+	{"a qcow2 image", "QFI\xfb", 0},
+	{"a VMDK image", "KDMV", 0},
+	{"a VMDK image", "COWD", 0},
+	{"the descriptor of a VMDK image", "# Disk DescriptorFile", 0},
+	{"a VDI image", "\x7f\x10\xda\xbe", 64},
+	{"a VHDX image", "vhdxfile", 0},
+	{"a VHD image", "conectix", 0},
+	{"a VHD image", "conectix", -512},
+	{"a QED image", "QED\x00", 0},
+	{"a Parallels image", "WithoutFreeSpace", 0},
+	{"a Parallels image", "WithouFreSpacExt", 0},
+	{"a Bochs image", "Bochs Virtual HD Image", 0},
+	{"a cloop image", "#!/bin/sh\n#V2.0 Format\nmodprobe cloop", 0},
+	{"a DMG image", "koly", -512},
+	{"a LUKS volume", "LUKS\xba\xbe", 0},
+	{"a LUKS volume", "SKUL\xba\xbe", 16 << 10}, // its second header; the first is gone
+	{"a gzip file", "\x1f\x8b\x08", 0},
+	{"an xz file", "\xfd7zXZ\x00", 0},
+	{"a zstd file", "\x28\xb5\x2f\xfd", 0},
+	{"a bzip2 file", "BZh91AY&SY", 0},
+	{"a ZIP archive", "PK\x03\x04", 0},
+	{"an OVA archive", "ustar", 257},
 }
