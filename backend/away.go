@@ -6,6 +6,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/plain"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -45,13 +46,13 @@ func Look(path string, o disk.Options) (disk.Disk, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newAway(d.info), d.f.Close()
+		return newAway(d.Info()), d.f.Close()
 	}
-	p, err := openPlain(path, o)
+	p, err := plain.Open(path, o)
 	if err != nil {
 		return nil, err
 	}
-	return newAway(p.info), p.release()
+	return newAway(p.Info()), p.Release()
 }
 
 // LetGo stores what d, in which no request is in flight, was given, and closes it, so

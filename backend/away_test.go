@@ -9,6 +9,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/plain"
 )
 
 // A disk that cannot store what it was given is not let go of: who opened it next
@@ -43,7 +44,7 @@ func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
 		}
 		defer r.Close()
 		defer w.Close()
-		d.(*plain).syncFD = int(w.Fd())
+		d.(*plain.Disk).SyncOn(int(w.Fd()))
 		check(t, path, d, c.flush)
 	})
 	t.Run("plain, an earlier flush failed", func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/plain"
 )
 
 // Grow has an ordinary disk take in what its file or device has become larger by
@@ -15,9 +16,9 @@ import (
 // use, and Linux 6.3 to 6.7 looks at all zones anew, with requests in flight, when
 // it is told of a change (virtblk_update_capacity, drivers/block/virtio_blk.c).
 func Grow(d disk.Disk) (sectors uint64, err error) {
-	switch p, ok := d.(*plain); {
+	switch p, ok := d.(*plain.Disk); {
 	case ok:
-		return p.grow()
+		return p.Grow()
 	case isAway(d):
 		return 0, errAway
 	case d.Info().Zoned != nil:

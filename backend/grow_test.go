@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/plain"
 )
 
 // An ordinary disk is as large as its file once it has been told to look; it never
@@ -72,7 +73,7 @@ func mustFault(t *testing.T, text string) disk.Fault {
 
 // Other disks say why they do not.
 func TestGrowRefused(t *testing.T) {
-	null, err := NewNull(100)
+	null, err := plain.NewNull(100)
 	if err != nil {
 		t.Fatal(err)
 	}

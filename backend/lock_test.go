@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/plain"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -62,8 +63,8 @@ func TestCloseUnlocks(t *testing.T) {
 		}
 		var f *os.File
 		switch d := d.(type) {
-		case *plain:
-			f = d.f
+		case *plain.Disk:
+			f = d.File()
 		case *zoned:
 			f = d.img.f
 		}

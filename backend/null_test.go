@@ -5,11 +5,12 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/plain"
 )
 
 func newNull(t testing.TB, sectors uint64) disk.Disk {
 	t.Helper()
-	d, err := NewNull(sectors)
+	d, err := plain.NewNull(sectors)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func TestNull(t *testing.T) {
 	for _, op := range []disk.Op{disk.OpDiscard, disk.OpWriteZeroes} {
 		c.want(c.do(ranges(op, disk.Range{Sector: 0, Sectors: sectors}, disk.Range{Sector: 5})), nil)
 		c.want(c.do(ranges(op, disk.Range{Sector: 1, Sectors: sectors})), disk.ErrRange)
-		c.want(c.do(ranges(op, disk.Range{Sectors: maxRangeSectors + 1})), disk.ErrRange)
+		c.want(c.do(ranges(op, disk.Range{Sectors: plain.MaxRangeSectors + 1})), disk.ErrRange)
 	}
 	for op := disk.OpAppend; op < disk.NumOps; op++ {
 		c.want(c.do(&disk.Request{Op: op}), disk.ErrUnsupported)
@@ -64,7 +65,7 @@ func TestNull(t *testing.T) {
 
 func TestNullSizes(t *testing.T) {
 	for sectors, good := range map[uint64]bool{0: false, 1: true, 1 << 54: true, 1<<54 + 1: false} {
-		if _, err := NewNull(sectors); (err == nil) != good {
+		if _, err := plain.NewNull(sectors); (err == nil) != good {
 			t.Errorf("%d sectors: %v", sectors, err)
 		}
 	}

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/plain"
 )
 
 // Open opens the disk at path; what the file is decides what the disk is. Only
@@ -26,7 +27,7 @@ func Open(path string, o disk.Options) (disk.Disk, error) {
 		}
 		return d, nil
 	}
-	d, err := openPlain(path, o)
+	d, err := plain.Open(path, o)
 	if err != nil {
 		return nil, err
 	}
@@ -50,3 +51,8 @@ func kindOf(path string, o *disk.Options) (disk.Kind, error) {
 	}
 	return kind, nil
 }
+
+// NewNull makes an ordinary disk of so many sectors that answers without storage:
+// for measuring what everything else costs. An error says that the number of sectors is
+// none that a disk can have.
+func NewNull(sectors uint64) (disk.Disk, error) { return plain.NewNull(sectors) }

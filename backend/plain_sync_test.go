@@ -8,6 +8,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/plain"
 )
 
 func isSync(op *engine.Op) bool { return op.Code == engine.Fdatasync }
@@ -109,13 +110,13 @@ func TestPlainFlushesShareTheNextSync(t *testing.T) {
 
 // A sync that ends well says nothing once another has failed.
 func TestPlainLooksBeforeItAnswers(t *testing.T) {
-	p := openDisk(t, newPlain(t, 1<<20)).(*plain)
+	p := openDisk(t, newPlain(t, 1<<20)).(*plain.Disk)
 	defer p.Close()
 	c, e := heldClient(t, p, isSync)
 	r := request(disk.OpFlush, 0, nil)
 	c.submit(r)
 	err := error(unix.EIO)
-	p.lost.Store(&err)
+	p.Lose(err)
 	e.release(0, fault{})
 	c.allEnded(r)
 	c.want(r.Err, disk.ErrIO)
@@ -125,12 +126,12 @@ func TestPlainLooksBeforeItAnswers(t *testing.T) {
 // with success, on an ordinary disk or in a conventional zone.
 func TestStableWritesBesideAFailedOne(t *testing.T) {
 	w := new(writeback)
-	plain := openDisk(t, newPlain(t, 1<<20))
-	defer plain.Close()
+	pl := openDisk(t, newPlain(t, 1<<20))
+	defer pl.Close()
 	image, fs := openFaulty(t, newFastImage(t, small))
 	defer image.Close()
 	w.under(fs)
-	for _, d := range []disk.Disk{plain, image} {
+	for _, d := range []disk.Disk{pl, image} {
 		c, e := heldClient(t, d, nil)
 		w.fail()
 		e.fault = w.fault

@@ -11,6 +11,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/plain"
 )
 
 const cutShort = "cut it short while it is served"
@@ -158,7 +159,7 @@ func TestFileGrowsAndShrinksBack(t *testing.T) {
 			t.Errorf("with %d bytes: %v", step.bytes, err)
 		}
 	}
-	if _, err := d.(*plain).f.Seek(0, io.SeekStart); err != nil {
+	if _, err := d.(*plain.Disk).File().Seek(0, io.SeekStart); err != nil {
 		t.Error(err)
 	}
 	wantCutShort(t, "close", d.Close())

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/plain"
 )
 
 // asQEMU, in the environment, makes this binary do to its descriptor 3 what QEMU does to
@@ -183,17 +184,17 @@ func TestForeignFormats(t *testing.T) {
 		}
 		return lines
 	}
-	for _, k := range foreigns {
+	for _, k := range plain.Foreigns {
 		path := newPlain(t, 1<<20)
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := k.at
+		at := k.At
 		if at < 0 {
 			at += 1 << 20
 		}
-		mark := k.mark
+		mark := k.Mark
 		if mark == "QFI\xfb" {
 			mark += "\x00\x00\x00\x03"
 		}
@@ -204,12 +205,12 @@ func TestForeignFormats(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, o := range []disk.Options{{}, {ReadOnly: true}, {Direct: true}} {
-			if lines := said(path, o); len(lines) != 1 || !strings.Contains(lines[0], k.name) || !strings.Contains(lines[0], "--format raw") {
-				t.Errorf("%s: %q", k.name, lines)
+			if lines := said(path, o); len(lines) != 1 || !strings.Contains(lines[0], k.Name) || !strings.Contains(lines[0], "--format raw") {
+				t.Errorf("%s: %q", k.Name, lines)
 			}
 		}
 		if lines := said(path, disk.Options{Format: disk.FormatRaw}); len(lines) != 0 {
-			t.Errorf("%s as raw: %q", k.name, lines)
+			t.Errorf("%s as raw: %q", k.Name, lines)
 		}
 	}
 	if lines := said(newPlain(t, 1<<20), disk.Options{}); len(lines) != 0 {

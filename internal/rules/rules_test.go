@@ -42,8 +42,9 @@ var mayImport = map[string][]string{
 	"virtio/driver":   {"virtio/guestmem"},
 	"virtio/guestmem": {"internal/iovec", "internal/memfault"},
 
-	"backend":        {"internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
+	"backend":        {"backend/plain", "internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
 	"backend/engine": {"internal/uring", "internal/iovec"},
+	"backend/plain":  {"backend/disk", "backend/zone", "backend/engine", "internal/plant"},
 	"backend/disk":   {"backend/zone", "backend/engine", "internal/iovec", "internal/memfault", "internal/plant"},
 	"backend/zone":   {},
 

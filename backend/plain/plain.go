@@ -1,4 +1,4 @@
-package backend
+package plain
 
 import (
 	"errors"
@@ -15,8 +15,8 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// plain is an ordinary disk: a file or a block device, byte for byte.
-type plain struct {
+// Disk is an ordinary disk: a file or a block device, byte for byte.
+type Disk struct {
 	f     *os.File
 	fd    int
 	info  disk.Info
@@ -34,7 +34,7 @@ type plain struct {
 	syncs  *os.File // for syncs: see openSyncs; nil on a disk that is only read
 	syncFD int      // its descriptor, or that of f
 	size   disk.FileSize
-	// lost is set once a sync has failed, to its error: see errLost.
+	// lost is set once a sync has failed, to its error: see disk.LostData.
 	lost atomic.Pointer[error]
 
 	syncing sync.Mutex // guards what follows; never held across I/O
@@ -42,11 +42,11 @@ type plain struct {
 	waiting disk.List  // for the next one
 }
 
-// maxRangeSectors bounds one discard or write-zeroes segment: 1 GiB, so that no
+// MaxRangeSectors bounds one discard or write-zeroes segment: 1 GiB, so that no
 // single call keeps a helper busy for ever.
-const maxRangeSectors = 1 << 30 >> disk.SectorShift
+const MaxRangeSectors = 1 << 30 >> disk.SectorShift
 
-func openPlain(path string, o disk.Options) (_ *plain, err error) {
+func Open(path string, o disk.Options) (_ *Disk, err error) {
 	mode := os.O_RDWR
 	if o.ReadOnly || o.LookOnly {
 		mode = os.O_RDONLY
@@ -55,12 +55,12 @@ func openPlain(path string, o disk.Options) (_ *plain, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plain{f: f, direct: o.Direct}
+	p := &Disk{f: f, direct: o.Direct}
 	p.fd = int(f.Fd())
 	p.syncFD = p.fd
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("disk %s: %w", path, err), p.release())
+			err = errors.Join(fmt.Errorf("disk %s: %w", path, err), p.Release())
 		}
 	}()
 	if mode == os.O_RDWR {
@@ -101,7 +101,7 @@ func openPlain(path string, o disk.Options) (_ *plain, err error) {
 		ReadOnly:          o.ReadOnly,
 	}
 	if !o.ReadOnly {
-		p.info.MaxDiscardSectors, p.info.MaxWriteZeroesSectors = maxRangeSectors, maxRangeSectors
+		p.info.MaxDiscardSectors, p.info.MaxWriteZeroesSectors = MaxRangeSectors, MaxRangeSectors
 		p.info.DiscardGranularity = discardGranularity(f)
 		if p.info.DiscardGranularity == 0 {
 			p.info.MaxDiscardSectors = 0
@@ -139,7 +139,7 @@ func openPlainFile(path string, mode int, o *disk.Options) (f *os.File, err erro
 }
 
 // Info implements Disk.
-func (p *plain) Info() disk.Info {
+func (p *Disk) Info() disk.Info {
 	i := p.info
 	i.CapacitySectors = p.capacity.Load()
 	return i
@@ -147,23 +147,29 @@ func (p *plain) Info() disk.Info {
 
 // ReportZone implements Disk. An ordinary disk has no zones, so none may be
 // asked for.
-func (p *plain) ReportZone(int) zone.Descriptor {
+func (p *Disk) ReportZone(int) zone.Descriptor {
 	panic("backend: zone report of a disk without zones")
 }
 
 // Faults implements Disk.
-func (p *plain) Faults() *disk.Faults { return &p.faults }
+func (p *Disk) Faults() *disk.Faults { return &p.faults }
+
+// File is the file or device of the disk.
+func (p *Disk) File() *os.File { return p.f }
+
+// SyncOn has the disk synced through another descriptor from now on: tests make that fail.
+func (p *Disk) SyncOn(fd int) { p.syncFD = fd }
 
 // Close implements Disk.
-func (p *plain) Close() error {
+func (p *Disk) Close() error {
 	err := p.lastSync()
 	if err != nil {
 		err = fmt.Errorf("disk %s: %w", p.f.Name(), err)
 	}
-	return errors.Join(err, disk.UnlockFile(p.f), p.release())
+	return errors.Join(err, disk.UnlockFile(p.f), p.Release())
 }
 
-func (p *plain) lastSync() error {
+func (p *Disk) lastSync() error {
 	err := p.failed()
 	if err == nil && !p.info.ReadOnly {
 		if err = unix.Fdatasync(p.syncFD); err != nil {
@@ -176,8 +182,8 @@ func (p *plain) lastSync() error {
 	return err
 }
 
-// release lets the file go as it is.
-func (p *plain) release() error {
+// Release lets the file go as it is.
+func (p *Disk) Release() error {
 	err := p.size.Close()
 	if p.syncs != nil {
 		err = errors.Join(err, p.syncs.Close())
@@ -186,8 +192,8 @@ func (p *plain) release() error {
 }
 
 // Submit implements Disk.
-func (p *plain) Submit(q *disk.Request) {
-	r := plainOf(q)
+func (p *Disk) Submit(q *disk.Request) {
+	r := requestOf(q)
 	err := p.size.Failed()
 	if err == nil && r.Op != disk.OpRead {
 		err = p.size.Before(q)
@@ -212,7 +218,7 @@ func (p *plain) Submit(q *disk.Request) {
 			r.Finish(nil)
 			return
 		}
-		io.Code, r.step = engine.Readv, plainMoved
+		io.Code, r.step = engine.Readv, stepMoved
 		if r.Op == disk.OpWrite {
 			io.Code = engine.Writev
 			r.Through(p.direct)
@@ -238,7 +244,7 @@ func (p *plain) Submit(q *disk.Request) {
 			return
 		}
 		for _, seg := range r.Ranges {
-			if !p.inside(seg.Sector, uint64(seg.Sectors)) || seg.Sectors > maxRangeSectors {
+			if !p.inside(seg.Sector, uint64(seg.Sectors)) || seg.Sectors > MaxRangeSectors {
 				p.fail(r, disk.ErrRange)
 				return
 			}
@@ -254,13 +260,13 @@ func (p *plain) Submit(q *disk.Request) {
 }
 
 // inside says whether the range lies on the disk and is whole logical blocks.
-func (p *plain) inside(sector, sectors uint64) bool {
+func (p *Disk) inside(sector, sectors uint64) bool {
 	block, capacity := uint64(p.info.LogicalBlockSize)>>disk.SectorShift, p.capacity.Load()
 	return (sector|sectors)&(block-1) == 0 && sector <= capacity && sectors <= capacity-sector
 }
 
 // nextRange starts on the next segment, or ends the request when none is left.
-func (p *plain) nextRange(r *plainRequest) {
+func (p *Disk) nextRange(r *request) {
 	for r.rangeNo < len(r.Ranges) && r.Ranges[r.rangeNo].Sectors == 0 {
 		r.rangeNo++
 	}
@@ -283,31 +289,31 @@ func (p *plain) nextRange(r *plainRequest) {
 		io.Code = engine.PunchHole
 	}
 	io.Off, io.Len = int64(seg.Sector)<<disk.SectorShift, int64(seg.Sectors)<<disk.SectorShift
-	r.step = plainRange
+	r.step = stepRange
 	r.StartIO()
 }
 
 // Continue implements Disk.
-func (p *plain) Continue(q *disk.Request) {
-	switch r := plainOf(q); r.step {
-	case plainMoved:
+func (p *Disk) Continue(q *disk.Request) {
+	switch r := requestOf(q); r.step {
+	case stepMoved:
 		p.moved(r)
-	case plainLead:
+	case stepLead:
 		p.lead(r)
-	case plainSynced:
+	case stepSynced:
 		p.synced(r)
-	case plainShared:
+	case stepShared:
 		p.answer(r)
-	case plainRange:
+	case stepRange:
 		p.rangeDone(r)
-	case plainSpan:
+	case stepSpan:
 		r.step = r.after
 		p.start(r)
 	}
 }
 
 // rangeDone goes on when one of Ranges is done.
-func (p *plain) rangeDone(r *plainRequest) {
+func (p *Disk) rangeDone(r *request) {
 	err := r.IO.Err
 	switch {
 	case err == unix.EOPNOTSUPP && r.Op == disk.OpDiscard:
@@ -333,7 +339,7 @@ func (p *plain) rangeDone(r *plainRequest) {
 }
 
 // moved goes on when the data of a read or write has been moved, or not.
-func (p *plain) moved(r *plainRequest) {
+func (p *Disk) moved(r *request) {
 	if p.edges != nil {
 		p.edges.End(r.Request)
 	}
@@ -355,6 +361,6 @@ func (p *plain) moved(r *plainRequest) {
 	}
 }
 
-func (p *plain) fail(r *plainRequest, err error) {
+func (p *Disk) fail(r *request, err error) {
 	r.Finish(&disk.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: err})
 }

@@ -1,4 +1,4 @@
-package backend
+package plain
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 // time, for of two that are told of data that is lost the kernel tells one. It may
 // have begun before what r has to cover was written, so r waits for the next one,
 // which is everybody's who waits by then.
-func (p *plain) sync(r *plainRequest) {
+func (p *Disk) sync(r *request) {
 	if p.lost.Load() != nil {
 		p.answer(r)
 		return
@@ -30,17 +30,17 @@ func (p *plain) sync(r *plainRequest) {
 }
 
 // lead begins a sync for r and for those that wait, on r's lane.
-func (p *plain) lead(r *plainRequest) {
+func (p *Disk) lead(r *request) {
 	p.syncing.Lock()
 	r.sharers, p.waiting = p.waiting, disk.List{}
 	p.syncing.Unlock()
-	r.IO.Code, r.IO.FD, r.IO.Off, r.IO.Len, r.step = engine.Fdatasync, p.syncFD, 0, 0, plainSynced
+	r.IO.Code, r.IO.FD, r.IO.Off, r.IO.Len, r.step = engine.Fdatasync, p.syncFD, 0, 0, stepSynced
 	r.StartIO()
 }
 
 // synced goes on when the sync that r led has ended: those that it was for have
 // their answers, and the first of those who have come since leads the next one.
-func (p *plain) synced(r *plainRequest) {
+func (p *Disk) synced(r *request) {
 	err := r.IO.Err
 	if err == nil {
 		_ = p.size.Look() // answer asks what it has found
@@ -56,11 +56,11 @@ func (p *plain) synced(r *plainRequest) {
 	p.busy = next != nil
 	p.syncing.Unlock()
 	if next != nil {
-		plainOf(next).step = plainLead
+		requestOf(next).step = stepLead
 		next.Post()
 	}
 	for q := r.sharers.Pop(); q != nil; q = r.sharers.Pop() {
-		plainOf(q).step = plainShared
+		requestOf(q).step = stepShared
 		q.Post()
 	}
 	if err != nil {
@@ -72,7 +72,7 @@ func (p *plain) synced(r *plainRequest) {
 
 // answer ends r, with success unless any sync has failed: that one may have been
 // told of what r covers.
-func (p *plain) answer(r *plainRequest) {
+func (p *Disk) answer(r *request) {
 	if err := p.failed(); err != nil && !plant.ReportedOnce {
 		p.fail(r, err)
 		return
@@ -80,8 +80,12 @@ func (p *plain) answer(r *plainRequest) {
 	r.Finish(nil)
 }
 
+// Lose has every sync fail from now on, as one does after the kernel has reported lost
+// data with err.
+func (p *Disk) Lose(err error) { p.lost.Store(&err) }
+
 // failed is why no sync can succeed any more, nil as long as one can.
-func (p *plain) failed() error {
+func (p *Disk) failed() error {
 	if lost := p.lost.Load(); lost != nil {
 		return fmt.Errorf("%w: %w", disk.ErrIO, disk.LostData(*lost))
 	}

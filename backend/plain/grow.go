@@ -1,4 +1,4 @@
-package backend
+package plain
 
 import (
 	"fmt"
@@ -6,8 +6,8 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 )
 
-// grow is Grow.
-func (p *plain) grow() (uint64, error) {
+// Grow is Grow.
+func (p *Disk) Grow() (uint64, error) {
 	p.growing.Lock()
 	defer p.growing.Unlock()
 	if err := p.size.Failed(); err != nil {

@@ -1,4 +1,4 @@
-package backend
+package plain
 
 import (
 	"encoding/binary"
@@ -14,24 +14,24 @@ import (
 // same: a guest can write such a header to the first sector of its disk, and one that
 // encrypts a whole disk does.
 type foreign struct {
-	name, mark string
-	at         int64 // in bytes; from the end of the file where it is negative
+	Name, Mark string
+	At         int64 // in bytes; from the end of the file where it is negative
 }
 
 // looksLike says in words what format f, of so many bytes, looks like; empty where it
 // is none that is known.
 func looksLike(f *os.File, size int64) string {
-	for _, k := range foreigns {
-		at := k.at
+	for _, k := range Foreigns {
+		at := k.At
 		if at < 0 {
 			at += size
 		}
-		b := make([]byte, len(k.mark))
+		b := make([]byte, len(k.Mark))
 		if at < 0 {
 			continue
 		}
-		if n, _ := f.ReadAt(b, at); n == len(b) && string(b) == k.mark && k.sensible(f) {
-			return k.name
+		if n, _ := f.ReadAt(b, at); n == len(b) && string(b) == k.Mark && k.sensible(f) {
+			return k.Name
 		}
 	}
 	return ""
@@ -40,7 +40,7 @@ func looksLike(f *os.File, size int64) string {
 // sensible tells a QEMU header, which has a version, from four bytes that happen to
 // be there; the other notes are long enough, or of no use in a first sector.
 func (k *foreign) sensible(f *os.File) bool {
-	if k.mark != "QFI\xfb" {
+	if k.Mark != "QFI\xfb" {
 		return true
 	}
 	b := make([]byte, 4)
@@ -66,7 +66,7 @@ func warnOfForeign(path string, size int64, o *disk.Options) {
 	}
 }
 
-var foreigns = []foreign{
+var Foreigns = []foreign{
 	{"a qcow2 image", "QFI\xfb", 0},
 	{"a VMDK image", "KDMV", 0},
 	{"a VMDK image", "COWD", 0},

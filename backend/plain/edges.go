@@ -1,4 +1,4 @@
-package backend
+package plain
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ import (
 
 // setEdges finds out whether it is one: its device has blocks of own bytes, and the
 // guest is shown blocks of block bytes.
-func (p *plain) setEdges(o disk.Options, own, block uint32) (err error) {
+func (p *Disk) setEdges(o disk.Options, own, block uint32) (err error) {
 	unit := o.MinUnit
 	if o.Direct {
 		var direct uint32
@@ -45,16 +45,16 @@ func (p *plain) setEdges(o disk.Options, own, block uint32) (err error) {
 }
 
 // move starts the read or write in r.io.
-func (p *plain) move(r *plainRequest) {
+func (p *Disk) move(r *request) {
 	if p.edges != nil && !p.edges.Begin(r.Request) {
-		r.after, r.step = r.step, plainSpan
+		r.after, r.step = r.step, stepSpan
 		return
 	}
 	p.start(r)
 }
 
 // start starts r.io when nothing stands in its way any more.
-func (p *plain) start(r *plainRequest) {
+func (p *Disk) start(r *request) {
 	switch {
 	case r.IO.Code != engine.Readv && r.IO.Code != engine.Writev:
 		r.StartIO()
@@ -67,7 +67,7 @@ func (p *plain) start(r *plainRequest) {
 
 // nextPart is nextRange where only whole blocks of the storage can be cleared: zeroes
 // are written to the parts of blocks at either end of a range. A discard leaves them.
-func (p *plain) nextPart(r *plainRequest) {
+func (p *Disk) nextPart(r *request) {
 	seg := &r.Ranges[r.rangeNo]
 	at := int64(seg.Sector)<<disk.SectorShift + r.at
 	end := int64(seg.Sector+uint64(seg.Sectors)) << disk.SectorShift
@@ -88,7 +88,7 @@ func (p *plain) nextPart(r *plainRequest) {
 		return
 	}
 	io := &r.IO
-	io.FD, io.Off, r.step = p.fd, at, plainRange
+	io.FD, io.Off, r.step = p.fd, at, stepRange
 	if part != 0 {
 		r.Clip = append(r.Clip[:0], unix.Iovec{Base: &zeroBlock[0], Len: uint64(part)})
 		io.Code, io.Len, io.Iov, io.Dsync = engine.Writev, part, r.Clip, false

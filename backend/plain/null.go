@@ -1,4 +1,4 @@
-package backend
+package plain
 
 import (
 	"fmt"
@@ -7,9 +7,9 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// null is an ordinary disk without storage: it answers at once, as QEMU's null-co
+// Null is an ordinary disk without storage: it answers at once, as QEMU's null-co
 // driver does. Reads leave the guest's memory as it is, writes are forgotten.
-type null struct {
+type Null struct {
 	info   disk.Info
 	faults disk.Faults
 }
@@ -21,32 +21,32 @@ func NewNull(sectors uint64) (disk.Disk, error) {
 	if sectors == 0 || sectors > 1<<(63-disk.SectorShift) {
 		return nil, fmt.Errorf("a disk without storage of %d sectors: must be 1 to 2^%d", sectors, 63-disk.SectorShift)
 	}
-	n := &null{info: disk.Info{
+	n := &Null{info: disk.Info{
 		CapacitySectors:       sectors,
 		LogicalBlockSize:      disk.SectorSize,
 		PhysicalBlockSize:     4096,
-		MaxDiscardSectors:     maxRangeSectors,
+		MaxDiscardSectors:     MaxRangeSectors,
 		DiscardGranularity:    4096,
-		MaxWriteZeroesSectors: maxRangeSectors,
+		MaxWriteZeroesSectors: MaxRangeSectors,
 	}}
 	n.faults.Init(n.info)
 	return n, nil
 }
 
 // Info implements Disk.
-func (n *null) Info() disk.Info { return n.info }
+func (n *Null) Info() disk.Info { return n.info }
 
 // ReportZone implements Disk. There are no zones, so none may be asked for.
-func (n *null) ReportZone(int) zone.Descriptor { panic("backend: zone report of a disk without zones") }
+func (n *Null) ReportZone(int) zone.Descriptor { panic("backend: zone report of a disk without zones") }
 
 // Faults implements Disk.
-func (n *null) Faults() *disk.Faults { return &n.faults }
+func (n *Null) Faults() *disk.Faults { return &n.faults }
 
 // Close implements Disk.
-func (n *null) Close() error { return nil }
+func (n *Null) Close() error { return nil }
 
 // Submit implements Disk: the request is done when it returns.
-func (n *null) Submit(r *disk.Request) {
+func (n *Null) Submit(r *disk.Request) {
 	switch r.Op {
 	case disk.OpRead, disk.OpWrite:
 		sectors := r.Bytes >> disk.SectorShift
@@ -65,7 +65,7 @@ func (n *null) Submit(r *disk.Request) {
 		}
 	case disk.OpDiscard, disk.OpWriteZeroes:
 		for _, seg := range r.Ranges {
-			if seg.Sectors > maxRangeSectors || !n.inside(seg.Sector, uint64(seg.Sectors)) {
+			if seg.Sectors > MaxRangeSectors || !n.inside(seg.Sector, uint64(seg.Sectors)) {
 				n.fail(r, disk.ErrRange)
 				return
 			}
@@ -77,14 +77,14 @@ func (n *null) Submit(r *disk.Request) {
 	r.Finish(nil)
 }
 
-func (n *null) inside(sector, sectors uint64) bool {
+func (n *Null) inside(sector, sectors uint64) bool {
 	return sector <= n.info.CapacitySectors && sectors <= n.info.CapacitySectors-sector
 }
 
 // Continue implements Disk. There is no I/O, but a fault may have held an answer
 // back.
-func (n *null) Continue(r *disk.Request) { r.Finish(r.Err) }
+func (n *Null) Continue(r *disk.Request) { r.Finish(r.Err) }
 
-func (n *null) fail(r *disk.Request, err error) {
+func (n *Null) fail(r *disk.Request, err error) {
 	r.Finish(&disk.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: err})
 }
