@@ -1,8 +1,7 @@
-// Package cost tests what the real binary costs the machine that it runs on: no
-// processor while nothing is asked of it, and little memory however much is. It is
-// about amounts that are the same everywhere; how fast zvhost is, is for
-// benchmarks.
+// Package cost tests the resources that the real binary uses: no processor time while it is
+// idle, and little memory however large the load is. It tests amounts that are the same on every
+// machine; benchmarks measure speed.
 //
-// It holds tests only, and imports integration/rig, internal/bench, vhostuser/frontend and
+// It contains only tests, and imports integration/rig, internal/bench, vhostuser/frontend and
 // internal/testleak.
 package cost

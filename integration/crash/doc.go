@@ -1,29 +1,27 @@
-// Package crash holds the kill -9 test: a client that writes, appends, resets,
-// finishes and flushes on four queues against the real zvhost binary, which is
-// killed at random instants and started again on the same image.
+// Package crash is the kill -9 test: a client writes, appends, resets, finishes and flushes on
+// four queues against the real zvhost binary, which is killed at random instants and started
+// again on the same image.
 //
-// What lives here: how the daemon is started (daemon_test.go), the load
-// (client_test.go), what a disk shows after a kill (disk_test.go), and the oracle
-// that says whether that is what was acknowledged (zone_test.go, search_test.go,
-// oracle_test.go). docs/durability.md has the rules that it holds the daemon to.
+// Contents: starting the daemon (daemon_test.go), the load (client_test.go), what a disk shows
+// after a kill (disk_test.go), and the oracle that decides whether that agrees with the answers
+// (zone_test.go, search_test.go, oracle_test.go). docs/durability.md has the rules that it
+// checks.
 //
-// exact_test.go has the client that must not notice anything: under a keeper, at
-// random instants and at every failpoint, and reconnect_test.go the one that
-// connects anew. There every request has an answer, and the oracle has none to
-// guess about (docs/restart.md).
+// exact_test.go has a client that must not notice the kills: under a keeper, at random instants
+// and at every failpoint. reconnect_test.go has one that reconnects. There every request has an
+// answer, and the oracle knows the expected result exactly (docs/restart.md).
 //
-// Where so many requests without an answer meet in one zone that the ways to
-// order them are too many to try, the zone's content is still checked sector by
-// sector for what is foreign or misplaced, but not its order; the tally at the
-// end counts these.
+// If so many requests without an answer are in one zone that there are too many orders to try,
+// the zone's content is still checked sector by sector for foreign or misplaced data, but not
+// its order; the summary at the end counts these cases.
 //
-// The seed is printed; a run with -seed has the same disks, the same requests
-// offered and the same instants chosen, as far as two threads ever do the same:
+// The test prints its seed. A run with -seed uses the same disks, offers the same requests and
+// chooses the same instants, as far as two threads can repeat a run:
 //
 //	go test ./integration/crash -v -args -seed=42 -rounds=1000
 //
-// It may import, in its tests, integration/rig, vhostuser/frontend, virtio/driver,
-// virtio/guestmem, internal/testleak and internal/failpoint. It knows the image's layout
-// from docs/image-format.md and shares no code with backend, so that a mistake on one
-// side shows.
+// Its tests may import integration/rig, vhostuser/frontend, virtio/driver, virtio/guestmem,
+// internal/testleak and internal/failpoint. It takes the image's layout from
+// docs/image-format.md and shares no code with backend, so that a mistake on one side is
+// detected.
 package crash

@@ -1,12 +1,12 @@
-// Package foreign is for descriptors that another process has sent: which code owns one
-// (fd.go), what kind of file it is (kind.go), how it is read and signalled without a wait
-// (nowait.go), how it is closed (close.go) and a device's state is carried through it
-// (transfer.go), by processes that may hang instead of this one (carrier.go), and which
-// process holds those that cannot be closed when this one ends (holder.go).
+// Package foreign handles descriptors that another process has sent: their owner in the code
+// (fd.go), the kind of their file (kind.go), reading and signalling without a wait (nowait.go),
+// closing them (close.go) and transferring a device's state through them (transfer.go) in
+// processes that may hang instead of this one (carrier.go), and the process that holds those that
+// cannot be closed when this one ends (holder.go).
 //
-// The sender is hostile. It shares the open file, and whatever serves the file may be its
-// own: a system call that waits for that waits for ever. So nothing here asks a file system
-// that is not known, and what may block is called where a block hurts nobody.
+// The sender is hostile. It shares the open file, and may itself serve the file: a system call
+// that waits for the server then waits for ever. So this package makes no call to a file system
+// that is not known to be local, and a call that may block runs where it delays nothing else.
 //
 // It imports the standard library and golang.org/x/sys/unix.
 package foreign

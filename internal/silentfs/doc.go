@@ -1,4 +1,4 @@
-// Package silentfs is a FUSE file system that stops answering, for tests of what must not
-// wait for one. It speaks just enough of the protocol (linux/fuse.h) to have its one file
-// opened. Beside it there is a socket that lingers, and a pipe whose mutex somebody holds.
+// Package silentfs is a FUSE file system that stops answering, for tests of code that must not
+// wait for one. It implements just enough of the protocol (linux/fuse.h) to open its one file. It
+// also has a socket that lingers, and a pipe whose mutex another process holds.
 package silentfs

@@ -1,4 +1,4 @@
-// Package testlog is a log that a test can look into. It is for tests.
+// Package testlog is a log that a test can read. It is for tests.
 //
 // It may import internal/logging and logrus.
 package testlog

@@ -1,20 +1,19 @@
-// Package frontend is the other end of vhost-user: a small front-end that plays
-// virtual machine and block driver at once, for tests and for the benchmark. It
-// works with any vhost-user-blk back-end.
+// Package frontend is the other end of vhost-user: a small front-end that acts as virtual machine
+// and block driver at once, for tests and for the benchmark. It works with any vhost-user-blk
+// back-end.
 //
-// What lives here, from the bottom up: the guest's memory in a memfd
-// (memory.go), the protocol's messages one by one (client.go, rings.go), a queue
-// with requests in flight (queue.go, spin.go), the block requests with an answer each
-// (requests.go), and the whole way from a connection to a disk ready for use
-// (disk.go).
+// Contents, from the bottom up: the guest's memory in a memfd (memory.go), the protocol's
+// messages one by one (client.go, rings.go), a queue with requests in flight (queue.go, spin.go),
+// the block requests with an answer each (requests.go), and the whole setup from a connection to
+// a disk ready for use (disk.go).
 //
 // It may import vhostuser, internal/foreign, virtio/driver, virtio/guestmem and
-// golang.org/x/sys/unix. It shares no state with the back-end that it talks to,
-// even in one process: all goes through the socket, the memfd and the eventfds.
+// golang.org/x/sys/unix. It shares no state with the back-end that it talks to, even in one
+// process: everything goes through the socket, the memfd and the eventfds.
 //
-// It implements the front-end's part of the protocol that package vhostuser
-// names, and the driver's part of the virtio specification, "Device
-// Initialization" and "Block Device", by way of package driver.
+// It implements the front-end's part of the protocol that package vhostuser names, and the
+// driver's part of the virtio specification, "Device Initialization" and "Block Device", with
+// package driver.
 //
 //	c, err := frontend.Dial("/run/zvhost/disk.sock")
 //	d, err := frontend.Open(c, frontend.Options{})
@@ -22,6 +21,6 @@
 //	sector, err := q.Append(zone, data)
 //	err = d.Close()
 //
-// A [Queue] and its requests belong to one goroutine; different queues do not
-// disturb each other. A [Client] belongs to one goroutine as well.
+// A [Queue] and its requests belong to one goroutine; different queues do not affect each other.
+// A [Client] belongs to one goroutine as well.
 package frontend
