@@ -20,6 +20,7 @@ var (
 	fileForm  = regexp.MustCompile(`^[\w./-]+\.(go|sh)$`)
 	funcForm  = regexp.MustCompile(`^\w+\.[A-Za-z]\w*$`)
 	funcStart = regexp.MustCompile(`(?m)^func (?:\(\w* ?\*?(\w+)\) )?(\w+)\(`)
+	mapForm   = regexp.MustCompile(`[\w*]+\.(?:go|sh)\b`)
 	otherForm = regexp.MustCompile(`^(debug|guest|zvhost)\.`) // of the standard library; of files and names outside
 )
 
@@ -110,5 +111,61 @@ func TestDocumentsNameTheCodeIsChecked(t *testing.T) {
 		if len(tr.missing(bad)) != 1 {
 			t.Errorf("%s does not exist, and was not found missing", bad)
 		}
+	}
+}
+
+// theMap is the tree that docs/architecture.md shows.
+func theMap(t *testing.T, page string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(page, "\n## The map\n")
+	shown, _, ok2 := strings.Cut(rest, "\nImports point one way")
+	if !ok || !ok2 {
+		t.Fatal("docs/architecture.md has no map before \"Imports point one way\"")
+	}
+	return shown
+}
+
+// unmapped is what is wrong with a map of a tree: files that do not exist, and packages
+// that it does not show.
+func (tr *tree) unmapped(shown string, dirs []string) (wrong []string) {
+	for _, name := range mapForm.FindAllString(shown, -1) {
+		found := tr.files[name]
+		for file := range tr.files {
+			match, err := filepath.Match(name, filepath.Base(file))
+			found = found || err == nil && match
+		}
+		if !found {
+			wrong = append(wrong, name+" does not exist")
+		}
+	}
+	for _, dir := range dirs {
+		if !strings.Contains(shown, filepath.Base(dir)+"/") {
+			wrong = append(wrong, dir+" is not shown")
+		}
+	}
+	return wrong
+}
+
+// The map shows every package, and no file that does not exist.
+func TestMapShowsTheTree(t *testing.T) {
+	page, err := os.ReadFile("../../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dirs []string
+	for _, p := range packages(t) {
+		dirs = append(dirs, p.name())
+	}
+	tr, shown := readTree(t, "../.."), theMap(t, string(page))
+	for _, wrong := range tr.unmapped(shown, dirs) {
+		t.Errorf("docs/architecture.md, The map: %s", wrong)
+	}
+	for _, bad := range []string{"nowhere.go", "nowhere_*.go", "nowhere.sh"} {
+		if len(tr.unmapped(bad, nil)) != 1 {
+			t.Errorf("%s does not exist, and was not found missing", bad)
+		}
+	}
+	if len(tr.unmapped(shown, []string{"internal/nowhere"})) != 1 {
+		t.Error("a package that is not shown was not found missing")
 	}
 }
