@@ -8,22 +8,19 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// A chain that cannot be carried out is answered all the same, wherever the byte
-// that its status goes to can be found: the last device-writable one. This file
-// finds it. It matters that it is written. A driver need not fill it in beforehand,
-// and Linux does not: virtblk_result in drivers/block/virtio_blk.c looks at the
-// status of a used chain whatever its length says, and the field is a part of a
-// request that is used again and again, so a status that nobody has written is the
-// last request's there: 0, success.
+// A malformed chain is answered too, if the byte for its status can be found: the last
+// device-writable one. This file finds it. The status must be written: a driver need not
+// initialise it, and Linux does not. virtblk_result in drivers/block/virtio_blk.c reads the
+// status of a used chain whatever its length is, and the field is part of a request that is
+// reused, so an unwritten status is that of the last request there: 0, success.
 //
-// Of a chain whose end cannot be seen (it loops, it leaves its table, its indirect
-// table is not in memory) nobody knows where that byte is. Nothing is written then.
+// If the end of a chain cannot be found (it loops, it leaves its table, its indirect table
+// is not in memory) the position of that byte is unknown. Then nothing is written.
 
 // ErrNoAnswer is a chain whose last device-writable byte cannot be found or reached.
 var ErrNoAnswer = errors.New("no status can be written for the chain")
 
-// unanswerable is why a ring is broken by a chain that Pop or Retake has found at
-// head.
+// unanswerable is why the ring is broken by the chain c that Pop or Retake has read.
 func unanswerable(c *Chain) error {
 	if c.Err == nil {
 		return fmt.Errorf("%w at descriptor %d, which stays in the ring: none of its bytes is device-writable", ErrNoAnswer, c.Head)
@@ -31,27 +28,27 @@ func unanswerable(c *Chain) error {
 	return fmt.Errorf("%w at descriptor %d, which stays in the ring: %w", ErrNoAnswer, c.Head, c.Err)
 }
 
-// maxLook is how many descriptors are looked at to find the last device-writable
-// byte of a bad chain: as many as the 16 bits of a descriptor's next field can
-// reach in an indirect table, and as the longest ring has before that.
+// maxLook is how many descriptors are read to find the last device-writable byte of a
+// malformed chain: as many as the 16 bits of a descriptor's next field can reach in an
+// indirect table, and as the longest ring has before that.
 //
-// Chains that another process has left in flight are taken again all at once, and
-// nothing ends that, so that they share a limit, maxLookBack. A front-end that says
-// that there are such chains, and makes them long, would have the next one wait.
+// Chains that the previous process left in flight are read again all at once, and nothing
+// interrupts that, so they share a limit, maxLookBack. Without it a front-end that forges
+// such chains, and makes them long, would delay the next front-end.
 const (
 	maxLook     = 1<<16 + maxRingSize
 	maxLookBack = 64 * maxLook
 )
 
-// A lookout passes over the descriptors of a bad chain, in their order.
+// A lookout walks the descriptors of a malformed chain in order.
 type lookout struct {
 	mem   *guestmem.Memory
 	left  int    // descriptors that may still be looked at
 	last  uint64 // guest address of the last device-writable byte so far
-	found bool   // there is one, and nothing behind it that could not be looked at
+	found bool   // there is one, and nothing behind it was unreadable
 }
 
-// spend takes note of one more descriptor; it is false when they were too many.
+// spend counts one more descriptor; it returns false if they are too many.
 func (l *lookout) spend() bool {
 	if l.left == 0 {
 		l.found = false
@@ -61,7 +58,7 @@ func (l *lookout) spend() bool {
 	return true
 }
 
-// buffer passes over one buffer.
+// buffer accounts for one buffer.
 func (l *lookout) buffer(addr uint64, length uint32, flags uint16) {
 	if flags&descWrite == 0 || length == 0 {
 		return
@@ -95,8 +92,8 @@ func (l *lookout) load(t lookoutTable, index uint32) (d descriptor, ok bool) {
 	return parseDesc(b[:]), true
 }
 
-// splitTable passes over an indirect table of a split ring, from its first
-// descriptor along their next fields.
+// splitTable walks an indirect table of a split ring, from its first descriptor along the
+// next fields.
 func (l *lookout) splitTable(addr uint64, length uint32) {
 	n, index := min(length/descBytes, 1<<16), uint32(0)
 	t := l.table(addr, n)
@@ -123,8 +120,8 @@ func (l *lookout) splitTable(addr uint64, length uint32) {
 	l.found = false // it leaves the table or loops, or there is none
 }
 
-// packedTable passes over an indirect table of a packed ring, all of which is one
-// piece after the other, from its end on.
+// packedTable walks an indirect table of a packed ring, whose descriptors are consecutive,
+// from its end.
 func (l *lookout) packedTable(addr uint64, length uint32) {
 	n := length / descBytes
 	if n == 0 {
@@ -139,7 +136,7 @@ func (l *lookout) packedTable(addr uint64, length uint32) {
 		if !ok {
 			return
 		}
-		flags := d.next // they stand in its place
+		flags := d.next // flags are in the place of next
 		if flags&descWrite != 0 && d.len > 0 {
 			l.buffer(d.addr, d.len, flags)
 			return
@@ -147,8 +144,8 @@ func (l *lookout) packedTable(addr uint64, length uint32) {
 	}
 }
 
-// give leaves the byte that was found as all that there is of c, and returns how many
-// descriptors may still be looked at.
+// give makes the byte that was found the only one of c, and returns how many descriptors
+// may still be read.
 func (l *lookout) give(c *Chain) (left int) {
 	if !l.found {
 		return l.left
@@ -159,9 +156,8 @@ func (l *lookout) give(c *Chain) (left int) {
 	return l.left
 }
 
-// salvage finds the last device-writable byte of the bad chain at c.Head. Its
-// descriptors are read again, and may say something else by now: whatever they
-// name is memory of the guest's.
+// salvage finds the last device-writable byte of the bad chain at c.Head. Its descriptors
+// are read again and may have changed; whatever they name is guest memory.
 func (q *Split) salvage(c *Chain) {
 	l := lookout{mem: q.mem, left: q.look}
 	defer func() { q.look = l.give(c) }()
@@ -187,8 +183,8 @@ func (q *Split) salvage(c *Chain) {
 	}
 }
 
-// salvage does the same for a chain of n descriptors, of which load returns each,
-// as RingRecord has them: address; length, and from bit 32 on flags.
+// salvage does the same for a chain of n descriptors, each returned by load, in the form of
+// the in-flight record: address; length, and from bit 32 on flags.
 func (q *Packed) salvage(c *Chain, n int, load func(i int) [2]uint64) {
 	l := lookout{mem: q.mem, left: q.look}
 	defer func() { q.look = l.give(c) }()
@@ -206,10 +202,11 @@ func (q *Packed) salvage(c *Chain, n int, load func(i int) [2]uint64) {
 	}
 }
 
-// standing is the i-th descriptor of the chain at next, as RingRecord has them.
+// standing is the i-th descriptor of the chain at next, in the form of the in-flight
+// record.
 func (q *Packed) standing(i int) [2]uint64 {
 	d := parseDesc(q.desc[int(q.next.plus(uint16(i), q.size).index)*descBytes:])
-	return [2]uint64{d.addr, uint64(d.len) | uint64(d.next)<<32} // flags stand in the place of next
+	return [2]uint64{d.addr, uint64(d.len) | uint64(d.next)<<32} // flags are in the place of next
 }
 
 // A descriptor is struct virtq_desc.
@@ -219,8 +216,8 @@ type descriptor struct {
 	flags, next uint16
 }
 
-// parseDesc reads a descriptor, each half of it once. A packed ring's has flags in
-// the place of next.
+// parseDesc reads a descriptor, each half of it once. In a packed ring flags are in the
+// place of next.
 func parseDesc(b []byte) descriptor {
 	addr, rest := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
 	return descriptor{addr, uint32(rest), uint16(rest >> 32), uint16(rest >> 48)}

@@ -9,16 +9,15 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 )
 
-// BlkOptions are what a block device has beside its disk.
+// BlkOptions are the options of a block device.
 type BlkOptions struct {
 	// Queues is the number of virtqueues, 1 to 65535.
 	Queues int
-	// QueueSize is the number of entries that the front-end's rings are expected
-	// to have: a power of two, 4 to 32768; 0 means 128, QEMU's default. It bounds
-	// seg_max, for a request must fit a ring where indirect descriptors are not
-	// negotiated.
+	// QueueSize is the number of entries that the front-end's rings are expected to have: a
+	// power of two, 4 to 32768; 0 means 128, QEMU's default. It bounds seg_max, since a
+	// request must fit a ring if indirect descriptors are not negotiated.
 	QueueSize uint16
-	// SplitRings keeps RING_PACKED from being offered.
+	// SplitRings: do not offer RING_PACKED.
 	SplitRings bool
 	// Serial is what GET_ID answers: at most 20 bytes of printable ASCII.
 	Serial string
@@ -41,16 +40,16 @@ type Blk struct {
 	info    disk.Info
 	offered uint64
 	serial  [serialBytes]byte
-	config  [BlkConfigBytes]byte // but for the byte writeback, and capacity
+	config  [BlkConfigBytes]byte // without the byte writeback, and capacity
 	queues  int
 	shown   int    // of these, in the configuration space as the front-end reads it
 	segMax  uint32 // segments of data
 
 	// capacity is the disk's size in sectors as the driver sees it.
 	capacity atomic.Uint64
-	// negotiated are the features that the driver has taken, zero before that.
+	// negotiated are the features that the driver has accepted, zero before that.
 	negotiated atomic.Uint64
-	// set says that SetFeatures has succeeded since the last Reset.
+	// set: SetFeatures has succeeded since the last Reset.
 	set   bool
 	cache cacheMode
 }
@@ -89,7 +88,7 @@ func NewBlk(dk disk.Disk, o BlkOptions) (*Blk, error) {
 	return b, nil
 }
 
-// checkInfo says what the device model cannot express about a disk.
+// checkInfo returns what the device model cannot express about a disk.
 func checkInfo(i disk.Info, segMax uint32) error {
 	switch l, p := i.LogicalBlockSize, i.PhysicalBlockSize; {
 	case l < disk.SectorSize || bits.OnesCount32(l) != 1:
@@ -144,9 +143,8 @@ func offer(i disk.Info) uint64 {
 	return f
 }
 
-// erasable says whether a disk is offered with SECURE_ERASE: where the
-// specification says what that means for zones. Of an ordinary disk it could
-// not be promised.
+// erasable reports whether a disk is offered with SECURE_ERASE: if it is zoned, since the
+// specification defines that for zones. For an ordinary disk it could not be promised.
 func erasable(i disk.Info) bool {
 	return i.Zoned != nil && !i.ReadOnly && i.MaxEraseSectors != 0
 }
@@ -157,19 +155,20 @@ func (b *Blk) Features() uint64 { return b.offered }
 // Queues is the number of virtqueues.
 func (b *Blk) Queues() int { return b.queues }
 
-// BeginFrontEnd says that another front-end uses the device, of which nothing is known.
+// BeginFrontEnd is called when another front-end, of which nothing is known, uses the
+// device.
 func (b *Blk) BeginFrontEnd() {
 	b.cache.fresh, b.cache.read, b.cache.known = true, false, false
 	b.shown = b.queues
 }
 
-// ShowQueues has the configuration space show n virtqueues, 1 to Queues.
+// ShowQueues sets the number of virtqueues in the configuration space, 1 to Queues.
 func (b *Blk) ShowQueues(n int) { b.shown = n }
 
-// SetFeatures takes over what the driver acknowledged, a subset of Features. On
-// an error nothing is negotiated, whatever was before: no zoned request is known
-// then, and a zoned disk does no I/O at all. The error is one line, for the person
-// who attached the disk. No request may be in flight.
+// SetFeatures sets what the driver acknowledged, a subset of Features. After an error
+// nothing is negotiated, whatever was before: no zoned request is known then, and a zoned
+// disk does no I/O at all. The error is one line, for the person who attached the disk. No
+// request may be in flight.
 func (b *Blk) SetFeatures(acked uint64) error {
 	if err := b.checkFeatures(acked); err != nil {
 		b.Reset()
@@ -182,7 +181,7 @@ func (b *Blk) SetFeatures(acked uint64) error {
 	return nil
 }
 
-// checkFeatures says why the device does not take what the driver acknowledged.
+// checkFeatures returns why the device refuses what the driver acknowledged.
 func (b *Blk) checkFeatures(acked uint64) error {
 	if extra := acked &^ b.offered; extra != 0 {
 		return fmt.Errorf("the front-end acknowledged features that were not offered: %s", FeatureString(extra))
@@ -205,10 +204,9 @@ func (b *Blk) checkFeatures(acked uint64) error {
 	return nil
 }
 
-// Reset puts the device back to where it was before the driver came: nothing is
-// negotiated. What the driver was shown of the cache mode stays promised, for a
-// front-end may show it to the next driver without asking (see cacheMode). No
-// request may be in flight.
+// Reset restores the state before the driver started: nothing is negotiated. The cache mode
+// that the driver was shown stays promised, since a front-end may show it to the next
+// driver without asking (see cacheMode). No request may be in flight.
 func (b *Blk) Reset() {
 	b.negotiated.Store(0)
 	b.set = false

@@ -13,13 +13,12 @@ const (
 	zoneDescriptorBytes = 64 // struct virtio_blk_zone_descriptor
 )
 
-// decodeAppend makes r a zone append. It has no data to be read by the driver,
-// so the device-writable part is the footer alone: append_sector at its
-// beginning, status in its last byte. In the specification's struct
-// virtio_blk_req_za the two are neighbours, 9 bytes; Linux has 7 bytes of
-// padding between them, for it sends its C structure as it stands (struct
-// virtblk_req, in_hdr.zone_append, in drivers/block/virtio_blk.c). A request
-// without room for both has room for a status at least.
+// decodeAppend makes r a zone append. It has no data to be read by the driver, so the
+// device-writable part is the footer alone: append_sector at its beginning, status in its
+// last byte. In the specification's struct virtio_blk_req_za the two are neighbours, 9
+// bytes; Linux has 7 bytes of padding between them, since it sends its C structure
+// unchanged (struct virtblk_req, in_hdr.zone_append, in drivers/block/virtio_blk.c). A
+// request without room for both has at least room for a status.
 func (b *Blk) decodeAppend(r *BlkRequest, out *iovec.Cursor, sector uint64) bool {
 	short := r.Chain.InBytes < appendSectorBytes+statusBytes
 	r.cut()
@@ -53,14 +52,14 @@ func (b *Blk) decodeZone(r *BlkRequest, typ uint32, sector uint64, zoned bool) b
 	default:
 		return r.done(disk.ErrUnsupported)
 	}
-	// Zone management changes what the disk keeps as much as a write does.
+	// Zone management changes stored state, as a write does.
 	r.Stable = b.WriteThrough()
 	return r.submit(op, sector)
 }
 
-// report makes r a report: of the zones from the one that holds sector on, as
-// many as fit whole (struct virtio_blk_zone_report). Where zones change by
-// themselves the disk is asked first.
+// report makes r a report: of the zones from the one that holds sector on, as many as fit
+// completely (struct virtio_blk_zone_report). If zones change by themselves the disk is
+// asked first.
 func (b *Blk) report(r *BlkRequest, sector uint64) (submit bool) {
 	z := b.info.Zoned
 	if sector >= b.info.CapacitySectors || r.space < reportHeaderBytes {

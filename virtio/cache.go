@@ -6,71 +6,69 @@ import (
 	"github.com/zvhost/zvhost/internal/plant"
 )
 
-// cacheFeatures are the features that the cache mode hangs on.
+// cacheFeatures are the features on which the cache mode depends.
 const cacheFeatures = BlkFeatureFlush | BlkFeatureConfigWCE
 
-// cacheMode is what a device knows of the cache mode that its driver believes in.
+// cacheMode is what a device knows of the cache mode that its driver assumes.
 //
-// A driver that was shown write-through (the field writeback is 0), or has chosen it,
-// may send no FLUSH ever after, and its front-end may go on to show it what it was
-// shown once: Linux reads the field before the front-end passes on what features it
-// takes, and QEMU's vhost-user-blk reads it once in its life and keeps it over resets
-// and new connections. So from then on writes are stable before they are done, until a
-// driver that has negotiated FLUSH or CONFIG_WCE writes 1 to the field. What is not
-// known is taken for write-through.
+// A driver that was shown write-through (the field writeback is 0), or has chosen it, may
+// never send a FLUSH again, and its front-end may continue to show it the old value: Linux
+// reads the field before the front-end passes on the accepted features, and QEMU's
+// vhost-user-blk reads it once and keeps it over resets and new connections. So from then
+// on writes are stable before they are done, until a driver that has negotiated FLUSH or
+// CONFIG_WCE writes 1 to the field. If the mode is not known it is write-through.
 //
-// It belongs to the session's goroutine, but for through.
+// It belongs to the session's goroutine, except through.
 type cacheMode struct {
-	// promised says that the driver was shown write-through, or has chosen it, or may
-	// have been or done so.
+	// promised: the driver was, or may have been, shown write-through, or has chosen it.
 	promised bool
-	// fresh says that the front-end has just come and has said nothing of a guest yet.
+	// fresh: the front-end has just connected and has sent nothing about a guest yet.
 	fresh bool
-	// read says that the front-end has read the field since it came.
+	// read: the front-end has read the field since it connected.
 	read bool
-	// known says that what the guest was shown before the front-end came is known, from
-	// the process or the host that it comes from. It holds as long as the rings run.
+	// known: what the guest was shown before the front-end connected is known, from the
+	// previous process or the source host. It holds as long as the rings run.
 	known bool
-	// through says that a write must be stable before it is done.
+	// through: a write must be stable before it is done.
 	through atomic.Bool
 }
 
-// WriteThrough says whether writes are to be stable before they are done. Any
-// goroutine may ask.
+// WriteThrough reports whether writes must be stable before they are done. Any goroutine
+// may call it.
 func (b *Blk) WriteThrough() bool { return b.cache.through.Load() }
 
-// neither says whether the driver has taken neither FLUSH nor CONFIG_WCE. It may take
-// writes for stable then ("Device Operation", case 1).
+// neither reports whether the driver has accepted neither FLUSH nor CONFIG_WCE. Then it may
+// assume that writes are stable ("Device Operation", case 1).
 func (b *Blk) neither() bool { return b.set && b.negotiated.Load()&cacheFeatures == 0 }
 
-// applyCacheMode has requests that are decoded from here on obey the cache mode.
+// applyCacheMode applies the cache mode to requests that are decoded from here on.
 func (b *Blk) applyCacheMode() { b.cache.through.Store(b.cache.promised || b.neither()) }
 
-// negotiateCacheMode is about features that are taken in the place of those before
-// ("Device Initialization"). They never make the mode weaker than what was shown: where
-// they came from has been shown it already.
+// negotiateCacheMode adapts the mode to newly accepted features ("Device Initialization").
+// They never make the mode weaker than what was shown, since the driver that accepts them
+// has been shown it already.
 func (b *Blk) negotiateCacheMode(acked uint64) {
 	was := b.negotiated.Load() & cacheFeatures
 	if now := acked & cacheFeatures; now == BlkFeatureConfigWCE && (!b.set || was != now) {
 		b.cache.promised = true // with CONFIG_WCE alone writeback MUST be 0
 	}
-	if acked != 0 { // some negotiate vhost-user's own bits before, with nothing else
+	if acked != 0 { // some front-ends negotiate vhost-user's own bits first, with nothing else
 		b.cache.fresh = false
 	}
 }
 
-// showWriteback is the field writeback as the front-end reads it: 1 says write-back.
+// showWriteback is the field writeback as the front-end reads it: 1 is write-back.
 func (b *Blk) showWriteback() bool {
 	c := &b.cache
 	if c.fresh {
-		// A front-end that begins by reading the field shows that to its guest: what a
-		// guest before it was shown is of no interest any more.
+		// A front-end that begins by reading the field shows that value to its guest: what
+		// an earlier guest was shown does not matter any more.
 		c.promised, c.fresh = false, false
 	} else {
 		b.doubtCacheMode()
 	}
 	c.read = true
-	// A device whose driver has taken nothing at all has none: see above.
+	// A device whose driver has accepted no feature at all has no cache: see above.
 	if b.neither() && b.negotiated.Load() != 0 {
 		c.promised = true
 	}
@@ -78,9 +76,9 @@ func (b *Blk) showWriteback() bool {
 	return !c.promised
 }
 
-// doubtCacheMode takes the mode for write-through where the front-end has passed on
-// that its driver takes the field, and has not read it before: it shows what somebody
-// else has told it.
+// doubtCacheMode makes the mode write-through if the front-end has passed on that its
+// driver uses the field, and has not read it before: it shows the driver a value from
+// elsewhere.
 func (b *Blk) doubtCacheMode() (doubtful bool) {
 	c := &b.cache
 	if plant.WriteBack || c.read || c.known || c.promised || b.negotiated.Load()&BlkFeatureConfigWCE == 0 {
@@ -90,9 +88,9 @@ func (b *Blk) doubtCacheMode() (doubtful bool) {
 	return true
 }
 
-// BeginRing says that a ring is about to start; usedBefore, that its driver has used it
-// before the front-end came. It says whether the device is write-through from here on
-// because nobody knows what that driver was shown.
+// BeginRing is called when a ring is about to start; usedBefore means that its driver has
+// used it before the front-end connected. It reports whether the device is write-through
+// from here on because it is not known what that driver was shown.
 func (b *Blk) BeginRing(usedBefore bool) (doubtful bool) {
 	c := &b.cache
 	c.fresh = false
@@ -103,29 +101,29 @@ func (b *Blk) BeginRing(usedBefore bool) (doubtful bool) {
 	return doubtful
 }
 
-// EndRings says that no ring runs any more. A ring that goes on in midstream from here
-// on, but where it was stopped, may be another guest's: one that was saved and comes
-// back.
+// EndRings is called when no ring runs any more. A ring that later continues in the middle,
+// but not where it was stopped, may belong to another guest: one that was saved and is
+// restored.
 func (b *Blk) EndRings() { b.cache.known = false }
 
-// RememberCacheMode tells what is known from elsewhere of what the driver was shown:
-// whether it may take writes for stable. It never makes the mode weaker.
+// RememberCacheMode passes what is known from elsewhere about the driver: whether it may
+// assume that writes are stable. It never makes the mode weaker.
 func (b *Blk) RememberCacheMode(through bool) {
 	b.cache.promised = b.cache.promised || through
 	b.cache.fresh, b.cache.known = false, true
 	b.applyCacheMode()
 }
 
-// What CacheMode has in its bits.
+// The bits of CacheMode.
 const (
-	CachePromised uint64 = 1 << iota // the driver may take writes for stable
-	CacheFresh                       // the front-end has said nothing of a guest yet
+	CachePromised uint64 = 1 << iota // the driver may assume that writes are stable
+	CacheFresh                       // the front-end has sent nothing about a guest yet
 	CacheRead                        // it has read the field
-	CacheKnown                       // what the guest was shown before it came is known
+	CacheKnown                       // what the guest was shown before it connected is known
 )
 
-// CacheMode is what the device has to remember of the cache mode when another process
-// goes on with its session.
+// CacheMode is the part of the cache mode that the next process needs to continue the
+// session.
 func (b *Blk) CacheMode() (bits uint64) {
 	c := &b.cache
 	for i, on := range [...]bool{c.promised, c.fresh, c.read, c.known} {
@@ -136,7 +134,7 @@ func (b *Blk) CacheMode() (bits uint64) {
 	return bits
 }
 
-// RestoreCacheMode puts back what CacheMode was in the process before.
+// RestoreCacheMode restores what CacheMode returned in the previous process.
 func (b *Blk) RestoreCacheMode(bits uint64) {
 	c := &b.cache
 	c.promised, c.fresh = bits&CachePromised != 0, bits&CacheFresh != 0

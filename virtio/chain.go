@@ -10,15 +10,14 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// MaxChain is how many descriptors a chain may have, and of how many pieces of
-// our memory it may consist: IOV_MAX, so that any data fits one vectored system
-// call. The specification lets a device set such a limit ("Message Framing").
+// MaxChain is how many descriptors a chain may have, and how many vectors it may need:
+// IOV_MAX, so that any data fits one vectored system call. The specification lets a device
+// set such a limit ("Message Framing").
 //
-// It also says that a driver makes no chain longer than the ring. For direct
-// chains that is enforced: a longer one is a loop. A longer indirect table is
-// accepted up to MaxChain, because Linux makes them when seg_max is more than
-// the ring is long (virtqueue_add_split in drivers/virtio/virtio_ring.c looks at
-// the ring's size only without a table).
+// It also says that a driver makes no chain longer than the ring. That is enforced for
+// direct chains: a longer one is a loop. A longer indirect table is accepted up to
+// MaxChain, since Linux makes them if seg_max exceeds the ring's size (virtqueue_add_split
+// in drivers/virtio/virtio_ring.c checks the ring's size only without a table).
 const MaxChain = 1024
 
 const descBytes = 16 // struct virtq_desc
@@ -30,27 +29,25 @@ const (
 	descIndirect = 4
 )
 
-// A Chain is one chain of descriptors, translated. It is used again and again:
-// once its vectors have grown, filling it allocates nothing.
+// A Chain is one chain of descriptors, translated. It is reused: once its vectors have
+// grown, filling it allocates nothing.
 type Chain struct {
 	Head uint16
-	// Out is what the device reads, In what it writes, in order. They point into
-	// guest memory; empty pieces are left out.
+	// Out is the part that the device reads, In the part that it writes, in order. They
+	// point into guest memory; empty pieces are omitted.
 	Out, In []unix.Iovec
-	// longest is the length of the longest descriptor, in bytes, and seams how many
-	// vectors are there only because a descriptor crosses from one region into another.
+	// longest is the length of the longest descriptor, in bytes, and seams how many vectors
+	// exist only because a descriptor crosses from one region into another.
 	longest uint32
 	seams   int
 	// OutBytes and InBytes are their lengths, together at most 2^32.
 	OutBytes, InBytes uint64
-	// Err says what is wrong with the chain. Out is empty then, and In is the one
-	// byte that the status goes to; nothing, where that cannot be found or reached
-	// (answer.go).
+	// Err is why the chain is malformed. Then Out is empty, and In is the one byte for the
+	// status, or empty if that byte cannot be found or reached (answer.go).
 	Err error
 }
 
-// What can be wrong with a chain. They come wrapped, with the descriptor's
-// number.
+// The errors of a chain, returned wrapped with the descriptor's number.
 var (
 	errChainLong     = errors.New("chain has more descriptors than the ring or the device allows, or loops")
 	errChainIndex    = errors.New("next descriptor lies outside the table")
@@ -64,22 +61,22 @@ var (
 	errIndirectLen   = errors.New("indirect table is empty, not a multiple of 16 bytes long, or too long")
 )
 
-// reset empties c for another chain and keeps what it has allocated.
+// reset empties c for another chain and keeps its allocations.
 func (c *Chain) reset(head uint16) {
-	// Field by field: a Chain that is copied as a whole is read from where its fields
-	// have just been stored one by one, which the processor waits for.
+	// Field by field: copying a Chain as a whole reads fields that have just been stored
+	// one by one, and the processor waits for these stores.
 	c.Head, c.Out, c.In = head, c.Out[:0], c.In[:0]
 	c.longest, c.seams, c.OutBytes, c.InBytes, c.Err = 0, 0, 0, 0, nil
 }
 
-// fail makes c a bad chain, of which nothing can be reached yet.
+// fail makes c a malformed chain without a byte for its status yet.
 func (c *Chain) fail(index uint16, err error) {
 	c.reset(c.Head)
 	c.Err = fmt.Errorf("descriptor %d: %w", index, err)
 }
 
-// add appends one buffer. A buffer of no bytes is allowed, by the absence of any
-// word against it, and leaves nothing; its address is not looked at.
+// add appends one buffer. An empty buffer is allowed, since the specification does not
+// forbid it, and adds nothing; its address is not checked.
 func (c *Chain) add(mem *guestmem.Memory, addr uint64, length uint32, write bool) (err error) {
 	n := uint64(length)
 	if c.OutBytes+c.InBytes+n > 1<<32 {
@@ -102,9 +99,9 @@ func (c *Chain) add(mem *guestmem.Memory, addr uint64, length uint32, write bool
 	return err
 }
 
-// walk fills c from the chain at c.Head of the descriptor table ("The Virtqueue
-// Descriptor Table"). Each descriptor is read once, by two 8 byte loads, and
-// every table is left after as many steps as it has entries.
+// walk fills c from the chain at c.Head of the descriptor table ("The Virtqueue Descriptor
+// Table"). Each descriptor is read once, by two 8 byte loads, and the walk of a table ends
+// after as many steps as it has entries.
 func (q *Split) walk(c *Chain) {
 	table, left := q.desc, int(q.size) // entries that may still come in this table
 	index, writes, indirect := c.Head, false, false
@@ -126,7 +123,7 @@ func (q *Split) walk(c *Chain) {
 				err = errIndirect
 			case flags&descNext != 0:
 				err = errIndirectNext
-			default: // the write flag means nothing here and MUST be ignored
+			default: // the write flag has no meaning here and MUST be ignored
 				table, err = q.tables.table(addr, length)
 			}
 			if err != nil {
@@ -165,8 +162,8 @@ type tableReader struct {
 	copied []byte
 }
 
-// table returns the table at a guest address. It may lie across memory regions
-// that follow each other; then it is copied.
+// table returns the table at a guest address. If it crosses adjacent memory regions it is
+// copied.
 func (r *tableReader) table(addr uint64, length uint32) ([]byte, error) {
 	if length == 0 || length%descBytes != 0 || length > MaxChain*descBytes {
 		return nil, errIndirectLen

@@ -40,10 +40,9 @@ const (
 	zoneModelHostManaged = 1  // VIRTIO_BLK_Z_HM
 )
 
-// configSpace lays out the configuration space. Fields of features that are not
-// offered are 0. A zoned disk shows its zones whatever is negotiated: front-ends
-// read the space before they pass on what the driver took, and a driver that
-// does not take ZONED is refused.
+// configSpace lays out the configuration space. Fields of features that are not offered are
+// 0. A zoned disk shows its zones whatever is negotiated: front-ends read the space before
+// they pass on the accepted features, and a driver that does not accept ZONED is refused.
 func configSpace(i disk.Info, queues int, segMax uint32) (c [BlkConfigBytes]byte) {
 	le := binary.LittleEndian
 	le.PutUint64(c[cfgCapacity:], i.CapacitySectors)
@@ -86,9 +85,8 @@ func configSpace(i disk.Info, queues int, segMax uint32) (c [BlkConfigBytes]byte
 }
 
 // ReadConfig fills dst from the configuration space at off, both in bytes, for the
-// front-end to show it to the driver: what it shows of the cache mode is promised
-// from then on (see cacheMode). An access that does not lie inside the space is an
-// error.
+// front-end to show it to the driver: the cache mode in it is promised from then on (see
+// cacheMode). An access outside the space is an error.
 func (b *Blk) ReadConfig(dst []byte, off uint32) error {
 	if err := configRange("read", len(dst), off); err != nil {
 		return err
@@ -102,24 +100,24 @@ func (b *Blk) ReadConfig(dst []byte, off uint32) error {
 	return nil
 }
 
-// ConfigSpace is the configuration space but for what changes with driver and front-end:
-// its field writeback is 0, and num_queues all that there are. To look at it shows nothing to anybody.
+// ConfigSpace is the configuration space without what depends on driver and front-end: its
+// field writeback is 0, and num_queues is the number of all queues. Reading it promises
+// nothing to a driver.
 func (b *Blk) ConfigSpace() [BlkConfigBytes]byte {
 	space := b.config
 	binary.LittleEndian.PutUint64(space[cfgCapacity:], b.capacity.Load())
 	return space
 }
 
-// WriteConfig writes src to the configuration space at off, both in bytes. Only
-// the field writeback can be written, with 0 or 1; all other bytes of src are ignored,
-// as QEMU's generic device sends the whole space whatever the guest wrote. 0 is taken
-// from everybody. 1 is taken once features were agreed on and FLUSH or CONFIG_WCE is
-// among them, else it is ignored. An access that does not lie inside the space is an
-// error, and so is another value for writeback where the driver may write it; nothing
-// changes then.
+// WriteConfig writes src to the configuration space at off, both in bytes. Only the field
+// writeback can be written, with 0 or 1; all other bytes of src are ignored, as QEMU's
+// generic device sends the whole space whatever the guest wrote. 0 is always accepted. 1 is
+// accepted once features were negotiated with FLUSH or CONFIG_WCE among them, else it is
+// ignored. An access outside the space is an error, and so is another value for writeback
+// if the driver may write it; then nothing changes.
 //
-// A write to the disk that is under way meanwhile may end up volatile or stable
-// ("Device Operation").
+// A write to the disk that is in flight meanwhile may become volatile or stable ("Device
+// Operation").
 func (b *Blk) WriteConfig(src []byte, off uint32) error {
 	if err := configRange("write", len(src), off); err != nil {
 		return err
@@ -133,7 +131,7 @@ func (b *Blk) WriteConfig(src []byte, off uint32) error {
 		b.cache.promised, b.cache.fresh = true, false
 	case src[i] == 1 && taken:
 		b.cache.promised, b.cache.fresh = false, false
-		b.cache.read = true // as good as if it had
+		b.cache.read = true // equivalent to a read
 	case src[i] > 1 && (!b.set || b.negotiated.Load()&BlkFeatureConfigWCE != 0):
 		return fmt.Errorf("configuration field writeback: %d is neither 0 (write-through) nor 1 (write-back)", src[i])
 	}
@@ -141,13 +139,13 @@ func (b *Blk) WriteConfig(src []byte, off uint32) error {
 	return nil
 }
 
-// SetCapacity changes the field capacity, in sectors, of an ordinary disk once the
-// disk has that size; the driver is to be told then ("Device configuration layout").
-// Any goroutine may call it.
+// SetCapacity changes the field capacity, in sectors, of an ordinary disk once the disk has
+// that size; the caller then notifies the driver ("Device configuration layout"). Any
+// goroutine may call it.
 func (b *Blk) SetCapacity(sectors uint64) { b.capacity.Store(sectors) }
 
-// SetDisk puts another disk in the place of the device's, which but for its size is
-// like it. No request may be in flight.
+// SetDisk replaces the device's disk by another one that differs at most in its size. No
+// request may be in flight.
 func (b *Blk) SetDisk(d disk.Disk) {
 	b.disk = d
 	b.SetCapacity(d.Info().CapacitySectors)

@@ -8,18 +8,17 @@ import (
 	"github.com/zvhost/zvhost/internal/iovec"
 )
 
-// Decode reads the request in r.Chain and fills in r.Request ("Device
-// Operation"). It is true when the request is to be submitted to the disk; else
-// the request is finished already, here, and r.Complete may be called at once.
+// Decode reads the request in r.Chain and fills in r.Request ("Device Operation"). It
+// returns true if the request has to be submitted to the disk; otherwise the request is
+// finished, and r.Complete may be called at once.
 //
-// Header, data and footer are found wherever the driver has put their borders:
-// the header is the first 16 device-readable bytes, the status the last
-// device-writable one, and the data is what lies between, on the side that the
-// type says. What stands on the other side, and data of requests that have none,
-// is left alone.
+// Header, data and footer may be split into descriptors in any way: the header is the first
+// 16 device-readable bytes, the status the last device-writable one, and the data is what
+// is between, on the side given by the type. Bytes on the other side, and data of requests
+// that have none, are ignored.
 //
-// A chain that Pop found bad is finished with its Err, and its status where there
-// is a place for it.
+// A chain that Pop found malformed is finished with its Err, and with its status if there
+// is a byte for it.
 func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 	r.begin()
 	c := &r.Chain
@@ -54,8 +53,8 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 		return b.getID(r)
 	}
 	if b.info.Zoned != nil && !zoned {
-		// The session refused the features, and whoever goes on all the same
-		// must not use the disk as an ordinary one.
+		// The session refused the features, and a driver that continues all the same must
+		// not use the disk as an ordinary one.
 		return r.done(errNoZoned)
 	}
 	switch typ {
@@ -86,13 +85,13 @@ func (b *Blk) Decode(r *BlkRequest) (submit bool) {
 	return r.done(disk.ErrUnsupported)
 }
 
-// cut takes the status off the device-writable part.
+// cut removes the status from the device-writable part.
 func (r *BlkRequest) cut() {
 	r.Chain.In, r.status = iovec.CutLast(r.Chain.In)
 	r.space = r.Chain.InBytes - statusBytes
 }
 
-// write makes r a write of what is left behind the header.
+// write makes r a write of the bytes behind the header.
 func (b *Blk) write(r *BlkRequest, op disk.Op, out *iovec.Cursor, sector uint64) bool {
 	r.Iov, r.Bytes = out.Rest(), r.Chain.OutBytes-headerBytes
 	if err := b.tooLarge(r, b.negotiated.Load()); err != nil {
@@ -102,15 +101,15 @@ func (b *Blk) write(r *BlkRequest, op disk.Op, out *iovec.Cursor, sector uint64)
 	return r.submit(op, sector)
 }
 
-// maxRequestBytes is how much data one request may have, whoever sends it: what UEFI
-// firmware sends in one segment, which takes neither limit (VerifyReadWriteRequest in
-// EDK2's OvmfPkg/VirtioBlkDxe). A driver that takes both sends half of it at most.
+// maxRequestBytes is how much data one request may have, whatever the driver: what UEFI
+// firmware sends in one segment, which accepts neither limit (VerifyReadWriteRequest in
+// EDK2's OvmfPkg/VirtioBlkDxe). A driver that accepts both sends at most half of it.
 const maxRequestBytes = 1 << 30
 
-// tooLarge says what is wrong with the size of r's data. A driver that has taken
-// SEG_MAX or SIZE_MAX keeps to it: Linux and FreeBSD do. Where it puts the borders of
-// header, data and footer is its own affair, so the longest descriptor may have some of
-// those as well.
+// tooLarge returns what is wrong with the size of r's data. A driver that has accepted
+// SEG_MAX or SIZE_MAX must comply with it: Linux and FreeBSD do. It may split header, data
+// and footer in any way, so the longest descriptor may contain header and footer bytes as
+// well.
 func (b *Blk) tooLarge(r *BlkRequest, features uint64) error {
 	const margin = headerBytes + appendSectorBytes + statusBytes
 	switch n := len(r.Iov) - r.Chain.seams; {
@@ -134,14 +133,13 @@ func (b *Blk) getID(r *BlkRequest) bool {
 	return r.done(nil)
 }
 
-// left is how many device-readable bytes there are behind the header.
+// left is the number of device-readable bytes behind the header.
 func (r *BlkRequest) left() uint64 { return r.Chain.OutBytes - headerBytes }
 
-// erase reads a SECURE_ERASE. unmap is a flag that is known, and says nothing
-// here. Linux takes the type's lowest bit for the direction of the data
-// (virtblk_add_req in drivers/block/virtio_blk.c), and that of SECURE_ERASE is
-// clear: it sends the segments in a device-writable buffer. They are read there
-// when there are none in their place.
+// erase reads a SECURE_ERASE. unmap is a known flag without effect here. Linux derives the
+// direction of the data from the type's lowest bit (virtblk_add_req in
+// drivers/block/virtio_blk.c), and that of SECURE_ERASE is clear: it sends the segments in
+// a device-writable buffer. They are read from there if the device-readable part has none.
 func (b *Blk) erase(r *BlkRequest, out *iovec.Cursor) bool {
 	n := r.left()
 	if n == 0 {
@@ -150,11 +148,11 @@ func (b *Blk) erase(r *BlkRequest, out *iovec.Cursor) bool {
 	return b.ranges(r, disk.OpSecureErase, out, n, b.info.MaxEraseSectors, segmentFlagUnmap)
 }
 
-// ranges reads the segments, n bytes, of a DISCARD, WRITE_ZEROES or
-// SECURE_ERASE. "The device MUST set the status byte to VIRTIO_BLK_S_UNSUPP for
-// discard, secure erase and write zeroes commands if any unknown flag is set", and
-// unmap is unknown to discard. Nothing is submitted unless all segments are in
-// order. Sectors past the capacity are the disk's to refuse.
+// ranges reads the segments, n bytes, of a DISCARD, WRITE_ZEROES or SECURE_ERASE. "The
+// device MUST set the status byte to VIRTIO_BLK_S_UNSUPP for discard, secure erase and
+// write zeroes commands if any unknown flag is set", and unmap is unknown to discard.
+// Nothing is submitted unless all segments are valid. The disk refuses sectors beyond its
+// capacity.
 func (b *Blk) ranges(r *BlkRequest, op disk.Op, data *iovec.Cursor, n uint64, maxSectors, flagsKnown uint32) bool {
 	if n == 0 || n%segmentBytes != 0 || n > maxRanges*segmentBytes {
 		return r.done(errSegments)

@@ -71,7 +71,8 @@ func FeatureString(f uint64) string {
 	return strings.Join(names, "|")
 }
 
-// FeatureString is FeatureString, for who knows the device and not this package.
+// FeatureString is the function FeatureString, for callers that have a Blk and do not
+// import this package.
 func (*Blk) FeatureString(f uint64) string { return FeatureString(f) }
 
 // An unfitDriver is one that cannot drive a zoned disk.
@@ -81,5 +82,5 @@ func (e *unfitDriver) Error() string {
 	return "the disk is zoned (host-managed), but " + e.what + ": " + e.remedy
 }
 
-// Short is what there is to say of a driver that nobody can change, such as a firmware's.
+// Short is a brief text for a driver that the user cannot change, such as a firmware's.
 func (e *unfitDriver) Short() string { return e.what }

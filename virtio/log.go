@@ -6,26 +6,27 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// A dirtyLog marks what a queue's device writes. A queue without one pays a
-// branch for each chain and each publication.
+// A dirtyLog marks the guest memory that a queue's device writes. A queue without one pays
+// a branch for each chain and each publication.
 type dirtyLog struct {
 	log  *guestmem.Log
 	mem  *guestmem.Memory
 	used uint64 // guest address that writes to the used ring are marked from
-	// held are the device-writable pieces of the chains in flight, as guest addresses:
-	// whoever answers a request shortens the vectors. slots says which are those of a
-	// head, and free which are nobody's.
+	// held are the device-writable pieces of the chains in flight, as guest addresses,
+	// since answering a request shortens its vectors. slots maps a head to its slot, and
+	// free lists the unused slots.
 	held  [][]piece
 	slots []uint16
 	free  []uint16
 }
 
-// keptPieces is up to how many pieces a slot keeps its memory for the next chain.
+// keptPieces is the largest number of pieces for which a slot keeps its memory for the next
+// chain.
 const keptPieces = 128
 
 type piece struct{ guestAddr, n uint64 }
 
-// newDirtyLog is nil where nothing is to be marked.
+// newDirtyLog is nil if nothing is logged.
 func newDirtyLog(cfg *RingConfig) *dirtyLog {
 	if cfg.Log == nil {
 		return nil
@@ -33,7 +34,7 @@ func newDirtyLog(cfg *RingConfig) *dirtyLog {
 	return &dirtyLog{log: cfg.Log, mem: cfg.Mem, used: cfg.UsedLog, slots: make([]uint16, cfg.Size)}
 }
 
-// hold keeps what of a chain may be written.
+// hold records the pieces of a chain that may be written.
 func (l *dirtyLog) hold(c *Chain) {
 	if len(l.free) == 0 {
 		l.free = append(l.free, uint16(len(l.held)))
@@ -51,8 +52,8 @@ func (l *dirtyLog) hold(c *Chain) {
 	l.held[slot] = held
 }
 
-// written marks all that may have been written of a chain. How much it really
-// was is not known of a request that failed.
+// written marks all pieces of a chain that may have been written: for a failed request the
+// exact amount is not known.
 func (l *dirtyLog) written(head uint16) {
 	slot := l.slots[head]
 	for _, p := range l.held[slot] {

@@ -30,11 +30,10 @@ const (
 // Packed is the device side of a packed virtqueue. It implements Queue; a
 // chain's head is its buffer id.
 //
-// There is one ring, which both sides write: the driver a chain of descriptors
-// where its last one ended, the device one used descriptor for each chain where
-// its last one ended, in the order of completion. A used descriptor takes the
-// first place of as many as its chain had, so what the device writes never
-// passes what it has read.
+// There is one ring, which both sides write. The driver writes a chain of descriptors where
+// its last chain ended. The device writes one used descriptor for each chain where its last
+// one ended, in the order of completion. A used descriptor takes the first place of as many
+// as its chain had, so the device never writes beyond what it has read.
 type Packed struct {
 	size     uint16
 	mem      *guestmem.Memory
@@ -48,30 +47,30 @@ type Packed struct {
 	driverEvent guestmem.Uint32 // where the driver wants a call
 	deviceEvent guestmem.Uint32 // where we want a kick
 
-	next     place       // the descriptor that Pop takes next
+	next     place       // the descriptor that Pop reads next
 	used     place       // where the next used descriptor goes, with what is staged
 	shown    place       // the same, as the driver sees it
 	staged   uint16      // descriptors from shown to used
 	taken    uint16      // descriptors from shown to next
 	chains   []uint16    // by buffer id: the chain's descriptors, 0 when not in flight
-	first    uint32      // id and flags at shown, held back until Publish
-	wish     uint32      // our event word as the driver sees it
-	wishSeen bool        // it is known to be there
+	first    uint32      // id and flags at shown, not stored before Publish
+	wish     uint32      // the device's event word as the driver sees it
+	wishSeen bool        // wish is known to be in the ring
 	fresh    bool        // nothing was published yet
 	log      *dirtyLog   // nil: nothing is logged
-	raw      [][2]uint64 // of the chain popped last; nil: nobody wants it
+	raw      [][2]uint64 // of the chain popped last; nil: not needed
 	descLog  uint64      // guest address of desc
 	broken   error
 }
 
-// A place is one in the ring, with the wrap counter that goes with it ("Driver
-// and Device Ring Wrap Counters").
+// A place is a position in the ring with its wrap counter ("Driver and Device Ring Wrap
+// Counters").
 type place struct {
 	index uint16
 	wrap  bool
 }
 
-// placeOf reads a place as messages and event words have it.
+// placeOf decodes a place from its form in messages and event words.
 func placeOf(v uint16) place { return place{v &^ (1 << 15), v>>15 != 0} }
 
 func (p place) word() uint16 {
@@ -90,8 +89,8 @@ func (p place) plus(n, size uint16) place {
 	return place{uint16(i), p.wrap}
 }
 
-// ahead is how many descriptors lie between the one to be used next and the one
-// to be taken next, in a ring of size.
+// ahead is the number of descriptors from the one to be used next to the one to be popped
+// next, in a ring of size.
 func ahead(next, used place, size uint16) (uint16, error) {
 	n := int(next.index) - int(used.index)
 	if next.wrap != used.wrap {
@@ -103,14 +102,14 @@ func ahead(next, used place, size uint16) (uint16, error) {
 	return uint16(n), nil
 }
 
-// available says whether flags are those of a descriptor that the driver has made
+// available reports whether flags are those of a descriptor that the driver has made
 // available here.
 func (p place) available(flags uint16) bool {
 	return (flags&descAvail != 0) == p.wrap && (flags&descUsed != 0) != p.wrap
 }
 
-// NewPacked starts serving a ring. It reads and writes nothing in it. An error
-// says what the front-end got wrong.
+// NewPacked starts serving a ring. It reads and writes nothing in it. An error names the
+// mistake of the front-end.
 func NewPacked(cfg RingConfig) (*Packed, error) {
 	n := int(cfg.Size)
 	if n == 0 || n > maxRingSize {
@@ -151,19 +150,19 @@ func NewPacked(cfg RingConfig) (*Packed, error) {
 	return q, nil
 }
 
-// load reads the flags of the descriptor at next. The acquire pairs with the
-// driver's release of the flags of a chain's first descriptor
-// (virtqueue_add_packed in drivers/virtio/virtio_ring.c does virtio_wmb before
-// it stores them): the whole chain can be read once it shows.
+// load reads the flags of the descriptor at next. The acquire pairs with the driver's
+// release of the flags of a chain's first descriptor (virtqueue_add_packed in
+// drivers/virtio/virtio_ring.c does virtio_wmb before it stores them): the whole chain can
+// be read once these flags are visible.
 func (q *Packed) load() uint16 { return q.flagsAt(q.next.index) }
 
 func (q *Packed) flagsAt(index uint16) uint16 {
 	return uint16(guestmem.Uint32At(q.desc, int(index)*descBytes+packedWord).Load() >> 16)
 }
 
-// Pop is Queue.Pop. A ring is broken when more descriptors are available than
-// are the driver's to give, or a chain has a buffer id that is none or is in
-// flight already. See also RingConfig.Answers.
+// Pop is Queue.Pop. A ring is broken if more descriptors are available than the driver
+// owns, or a chain has a buffer id that is invalid or in flight already. See also
+// RingConfig.Answers.
 func (q *Packed) Pop(c *Chain) (bool, error) {
 	if q.broken != nil {
 		return false, q.broken
@@ -196,11 +195,10 @@ func (q *Packed) Pop(c *Chain) (bool, error) {
 	return true, nil
 }
 
-// walk fills c from the chain at next ("Next Flag: Descriptor Chaining") and
-// returns how many descriptors it has. Each is read once, by two 8 byte loads;
-// of the first, flags were read before. What is wrong with the chain goes into
-// it, after all of it has been passed: only its last descriptor says what its
-// buffer id is. An error is about the ring.
+// walk fills c from the chain at next ("Next Flag: Descriptor Chaining") and returns how
+// many descriptors it has. Each is read once, by two 8 byte loads; of the first, flags were
+// read before. An error of the chain is stored in c after the whole chain has been read,
+// since only its last descriptor has the buffer id. A returned error is about the ring.
 func (q *Packed) walk(c *Chain, flags uint16) (n uint16, err error) {
 	var (
 		bad   error
@@ -262,8 +260,8 @@ func (q *Packed) element(c *Chain, n uint16, addr uint64, length uint32, flags u
 	return q.buffer(c, addr, length, flags, writes)
 }
 
-// walkTable adds an indirect table: all of its descriptors, one after the other.
-// The write flag is the only one that means anything there ("Indirect Flag").
+// walkTable adds an indirect table: all of its descriptors, one after the other. The write
+// flag is the only one with a meaning there ("Indirect Flag").
 func (q *Packed) walkTable(c *Chain, addr uint64, length uint32) error {
 	table, err := q.tables.table(addr, length)
 	if err != nil {
@@ -288,8 +286,8 @@ func (q *Packed) buffer(c *Chain, addr uint64, length uint32, flags uint16, writ
 	return c.add(q.mem, addr, length, write)
 }
 
-// Push is Queue.Push. The used descriptor is written at once, but for id and
-// flags of the first one since Publish: nobody looks behind that.
+// Push is Queue.Push. It writes the used descriptor at once, except id and flags of the
+// first one since Publish: the driver does not read beyond that.
 func (q *Packed) Push(head uint16, written uint32) {
 	if head >= q.size || q.chains[head] == 0 {
 		panic(fmt.Sprintf("virtio: push of buffer %d, which is not in flight", head))
@@ -318,10 +316,10 @@ func (q *Packed) Push(head uint16, written uint32) {
 	q.used = q.used.plus(n, q.size)
 }
 
-// Publish is Queue.Publish. The flags of the first used descriptor are stored
-// last, as a release, so that all others can be read once they show ("Polling of
-// available and used descriptors"); before it is read what the driver says about
-// calls there is the same full barrier as in Split.Publish.
+// Publish is Queue.Publish. The flags of the first used descriptor are stored last, as a
+// release, so that all others can be read once they are visible ("Polling of available and
+// used descriptors"). Before the driver's request for calls is read there is the same full
+// barrier as in Split.Publish.
 func (q *Packed) Publish() bool {
 	if q.staged == 0 {
 		return false
@@ -348,14 +346,14 @@ func (q *Packed) Publish() bool {
 	return true
 }
 
-// logDesc marks a used descriptor. The log's address of the used ring is that of
-// the event structure, so descriptors are marked where they are.
+// logDesc marks a used descriptor. UsedLog is the address of the event structure, so
+// descriptors are marked at their own guest address.
 func (q *Packed) logDesc(at place) {
 	q.log.log.Mark(q.descLog+uint64(at.index)*descBytes, descBytes)
 }
 
-// passed says whether the place of event is among the last n up to shown. A place
-// of the lap before counts from there (vring_need_event and its caller
+// passed reports whether the place of event is among the last n up to shown. A place of the
+// previous lap counts from there (vring_need_event and its caller
 // virtqueue_kick_prepare_packed in drivers/virtio/virtio_ring.c).
 func (q *Packed) passed(event place, n uint16) bool {
 	at := event.index
@@ -365,9 +363,8 @@ func (q *Packed) passed(event place, n uint16) bool {
 	return needEvent(at, q.shown.index, q.shown.index-n)
 }
 
-// EnableKicks is Queue.EnableKicks. With EVENT_IDX the kick is asked for at the
-// place where nothing is yet; without, any will do. Barriers are as in
-// Split.EnableKicks.
+// EnableKicks is Queue.EnableKicks. With EVENT_IDX it asks for a kick at the next free
+// place; without, for any kick. Barriers are as in Split.EnableKicks.
 func (q *Packed) EnableKicks() bool {
 	wish := uint32(eventEnable << eventFlags)
 	if q.eventIdx {
@@ -380,8 +377,8 @@ func (q *Packed) EnableKicks() bool {
 // DisableKicks is Queue.DisableKicks.
 func (q *Packed) DisableKicks() { q.ask(eventDisable << eventFlags) }
 
-// ask stores our event word, unless it stands there already. What stood there
-// before us is not known.
+// ask stores the device's event word, unless it is there already. The word of the previous
+// process is not known.
 func (q *Packed) ask(wish uint32) {
 	if !q.wishSeen || q.wish != wish {
 		q.deviceEvent.Store(wish)

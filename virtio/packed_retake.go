@@ -6,32 +6,31 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// What a process does that goes on with a packed ring where another one died. The
-// ring alone does not say what was in flight: used descriptors overwrite others
-// than their own.
+// How the next process continues with a packed ring. The ring alone does not show what was
+// in flight, since used descriptors overwrite others than their own.
 
-// KeepRaw has Raw return what Pop has read. It is for before the first Pop.
+// KeepRaw makes Raw return the descriptors that Pop has read. Call it before the first Pop.
 func (q *Packed) KeepRaw() { q.raw = make([][2]uint64, 0, min(q.size, 128)) }
 
-// Raw are the descriptors of the chain that Pop took last, as they stood in the
-// ring: address; length, and from bit 32 on flags. It is good until the next Pop.
+// Raw are the descriptors of the chain that Pop returned last, as they were in the ring:
+// address; length, and from bit 32 on flags. It is valid until the next Pop.
 func (q *Packed) Raw() [][2]uint64 { return q.raw }
 
-// Passed says whether the descriptor at a place (see RingConfig.Base), which was
-// available once and taken, is not any more: it was used, and the driver may even
-// have filled it anew.
+// Passed reports whether the descriptor at a place (see RingConfig.Base), which was
+// available and popped, is not available any more: it was used, and the driver may have
+// reused it.
 func (q *Packed) Passed(at uint16) bool {
 	p := placeOf(at)
 	return p.index < q.size && !p.available(q.flagsAt(p.index))
 }
 
-// Rebase makes base the place to go on from, see RingConfig.Base. It is for before
-// the first Pop.
+// Rebase makes base the place to continue at, see RingConfig.Base. Call it before the first
+// Pop.
 //
-// Who died may have written used descriptors behind the first of a batch that it
-// never published. They would be taken for good as soon as the driver comes to
-// them, so all that is in flight is made to look as it did when it was taken; but
-// for the first, which is left to say whether the driver has seen it.
+// The previous process may have written used descriptors behind the first of a batch that
+// it never published. The driver would accept them when it reaches them. So Rebase makes
+// all that is in flight look as it did when it was popped, except the first, whose flags
+// show whether the driver has seen the batch.
 func (q *Packed) Rebase(base uint32) error {
 	next, used := placeOf(uint16(base)), placeOf(uint16(base>>16))
 	taken, err := ahead(next, used, q.size)
@@ -53,10 +52,9 @@ func (q *Packed) Rebase(base uint32) error {
 	return nil
 }
 
-// Retake fills c with the chain of buffer id, which Pop has given to a process
-// that died, from what Raw was then, and puts it in flight. An error means that
-// there can be no such chain, or that it cannot be answered (RingConfig.Answers);
-// then others still can.
+// Retake fills c with the chain of buffer id, which the previous process had popped, from
+// what Raw was then, and puts it in flight. An error means that such a chain cannot exist,
+// or that it cannot be answered (RingConfig.Answers); then others still can.
 func (q *Packed) Retake(id uint16, raw [][2]uint64, c *Chain) error {
 	if id >= q.size || q.chains[id] != 0 || len(raw) == 0 || len(raw) > int(q.taken) {
 		return q.fail(fmt.Errorf("buffer %d of %d, with %d descriptors, was in flight when another process died, or twice", id, q.size, len(raw)))

@@ -2,42 +2,39 @@ package virtio
 
 import "github.com/zvhost/zvhost/virtio/guestmem"
 
-// A Queue is the device side of one virtqueue. It belongs to one goroutine. Its
-// methods do the work of a batch's step on one format of ring, Split or Packed.
+// A Queue is the device side of one virtqueue. It belongs to one goroutine. Its methods are
+// the steps of a batch on one format of ring, Split or Packed.
 //
-// A worker begins with EnableKicks, because what stands in the ring about kicks
-// is from whoever served it before, and Pops until there is no more.
+// A worker begins with EnableKicks, since the previous process left its own request for
+// kicks in the ring, and calls Pop until there is no more.
 type Queue interface {
-	// Pop takes the next available chain out of the ring into c, and is false
-	// when there is none. The shared index is loaded only when all that it
-	// showed last time is used up.
+	// Pop takes the next available chain out of the ring into c, and returns false if there
+	// is none. It loads the shared index only when all chains up to the last loaded value
+	// are popped.
 	//
-	// A chain that makes no sense is still popped, with c.Err set: it is to be
-	// pushed back used, and costs nothing but that request. An error is about the
-	// ring itself: it is broken, no more can be taken from it, and every further Pop
-	// says so again. That is also so of a chain that cannot be answered, where
-	// RingConfig.Answers asks for that.
+	// A malformed chain is popped too, with c.Err set: the caller pushes it back as used,
+	// and only that request fails. An error is about the ring itself: it is broken, no more
+	// can be popped from it, and every further Pop returns the error again. With
+	// RingConfig.Answers, a chain that cannot be answered is such an error too.
 	Pop(c *Chain) (bool, error)
-	// Push stages the chain with that head as used; written is what the device
-	// wrote into its device-writable part, in bytes from its beginning. A head
-	// that is not in flight is a bug of the caller and panics.
+	// Push stages the chain with that head as used. written is how many bytes the device
+	// wrote, from the beginning of its device-writable part. A head that is not in flight
+	// is a bug of the caller and panics.
 	Push(head uint16, written uint32)
-	// Publish shows the driver everything that was pushed since the last time,
-	// and says whether the driver wants to be told (a call).
+	// Publish shows the driver everything that was pushed since the last time, and reports
+	// whether the driver wants a call.
 	Publish() (notify bool)
-	// EnableKicks asks the driver to kick when it makes more available, and says
-	// whether it already has: then no kick may come for it, so Pop again before
-	// going to sleep.
+	// EnableKicks asks the driver to kick when it makes more available, and reports whether
+	// it already has. In that case no kick may come, so call Pop again before sleeping.
 	EnableKicks() (pending bool)
-	// DisableKicks tells the driver that kicks are a waste just now. They may
-	// come all the same.
+	// DisableKicks tells the driver not to send kicks. It may send some all the same.
 	DisableKicks()
-	// Base says where the queue goes on, as RingConfig.Base does: what
-	// GET_VRING_BASE answers once nothing is in flight any more.
+	// Base is the position at which the queue continues, as in RingConfig.Base: the answer
+	// to GET_VRING_BASE once nothing is in flight.
 	Base() uint32
 }
 
-// NewQueue starts serving a ring, in the format that cfg.Features say.
+// NewQueue starts serving a ring in the format given by cfg.Features.
 func NewQueue(cfg RingConfig) (Queue, error) {
 	if cfg.Features&FeatureRingPacked != 0 {
 		return NewPacked(cfg)
@@ -45,7 +42,7 @@ func NewQueue(cfg RingConfig) (Queue, error) {
 	return NewSplit(cfg)
 }
 
-// RingConfig says where a ring is and how it is to be served.
+// RingConfig describes a ring's memory and format.
 type RingConfig struct {
 	// Size is the number of descriptors, 1 to 32768; a power of two in a split
 	// ring.
@@ -56,25 +53,24 @@ type RingConfig struct {
 	// descriptor ring (to 16), the driver's and the device's event suppression
 	// structure (to 4 both).
 	Desc, Avail, Used uint64
-	// Base is where to go on, as in SET_VRING_BASE. Of a split ring: the first
-	// available index to take, 16 bits. Of a packed ring: in bits 0 to 14 the
-	// descriptor to take next, with the driver's wrap counter in bit 15; in bits 16
-	// to 30 the one to use next, with the device's wrap counter in bit 31.
+	// Base is the position to continue at, as in SET_VRING_BASE. Of a split ring: the first
+	// available index to pop, 16 bits. Of a packed ring: in bits 0 to 14 the descriptor to
+	// pop next, with the driver's wrap counter in bit 15; in bits 16 to 30 the one to use
+	// next, with the device's wrap counter in bit 31.
 	Base uint32
-	// Features are the negotiated ones; RING_PACKED, EVENT_IDX and INDIRECT_DESC
-	// matter here.
+	// Features are the negotiated features; RING_PACKED, EVENT_IDX and INDIRECT_DESC are
+	// used here.
 	Features uint64
 	Mem      *guestmem.Memory
-	// Answers says that each chain is answered in its last device-writable byte, as
-	// those of a block device are. One without such a byte in guest memory breaks the
-	// ring and stays in it: Base does not count it, and it is never pushed.
+	// Answers means that each chain is answered in its last device-writable byte, as for a
+	// block device. A chain without such a byte in guest memory breaks the ring and stays
+	// in it: Base does not count it, and it is never pushed.
 	Answers bool
-	// Log, where it is not nil, has every byte marked that is written into guest
-	// memory: the device-writable parts of chains when they are pushed, and the
-	// ring's own as they are written. Marks of a split ring's used ring, and of a
-	// packed ring's device event suppression structure, count from the guest address
-	// UsedLog, and are left out where that is
-	// guestmem.Unlogged.
+	// Log, if not nil, gets a mark for every byte that is written into guest memory: the
+	// device-writable parts of chains when they are pushed, and those of the ring as they
+	// are written. Marks of a split ring's used ring, and of a packed ring's device event
+	// suppression structure, count from the guest address UsedLog, and are omitted if that
+	// is guestmem.Unlogged.
 	Log     *guestmem.Log
 	UsedLog uint64
 }

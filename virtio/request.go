@@ -35,9 +35,8 @@ const (
 	segmentFlagUnmap  = 1
 )
 
-// A BlkRequest is one request of a guest on its way from a ring through a disk
-// and back. A worker keeps as many of them as its ring has entries and uses each
-// again and again:
+// A BlkRequest is one request of a guest on its way from a ring through a disk and back. A
+// worker has a table of them and reuses each:
 //
 //	ok, err := queue.Pop(&r.Chain)
 //	if blk.Decode(r) {
@@ -50,18 +49,17 @@ type BlkRequest struct {
 	disk.Request
 	Chain Chain
 
-	// status is the request's last byte, nil while there is no place for one.
+	// status is the request's last byte, nil if there is none.
 	status *byte
-	// space is the length of the device-writable part before the status, and
-	// filled how much of it, from its beginning, was surely written.
+	// space is the length of the device-writable part before the status, and filled how
+	// much of it, from its beginning, was certainly written.
 	space, filled uint64
 	// blk fills in the zones of a report once they are up to date.
 	blk *Blk
 }
 
-// What can be wrong with a request beside what the disk says. The driver's
-// mistakes are IOERR ("device or driver error") where StatusOf does not know
-// better.
+// The errors of a request that the disk does not detect. StatusOf makes them IOERR ("device
+// or driver error"), except those that it knows.
 var (
 	errNoStatus    = errors.New("request has no device-writable byte for its status")
 	errShortHeader = errors.New("request is shorter than its header of 16 bytes")
@@ -72,11 +70,11 @@ var (
 	errRangeLength = errors.New("segment is longer than the device allows")
 )
 
-// Vectors is how many vectors the request keeps for the chains to come, of 16 bytes
-// each. It must not be in flight.
+// Vectors is how many vectors, of 16 bytes each, the request keeps for later chains. It
+// must not be in flight.
 func (r *BlkRequest) Vectors() int { return cap(r.Chain.Out) + cap(r.Chain.In) + r.Request.Vectors() }
 
-// DropVectors gives them back.
+// DropVectors frees them.
 func (r *BlkRequest) DropVectors() {
 	r.Iov, r.Chain.Out, r.Chain.In = nil, nil, nil
 	r.Request.DropVectors()
@@ -105,16 +103,16 @@ func (r *BlkRequest) submit(op disk.Op, sector uint64) bool {
 // Complete writes the outcome, Err and AppendSector, into the request,
 // and returns the length for its used entry. It allocates nothing.
 //
-// The length counts bytes from the beginning of the device-writable part that
-// were surely written, for a driver may take all of them for ours ("The Virtqueue
-// Used Ring": an underestimate is allowed, an overestimate is not). So it is the
-// whole part for a read that succeeded, 1 for a request without data in it, and 0
-// for a read that failed: the status stands behind data of which nothing is known.
-// Linux reads the status whatever the length says. It is 1 for a chain that makes
-// no sense: there is no beginning to count from, and the status was written.
+// The length counts bytes from the beginning of the device-writable part that were
+// certainly written, since a driver may assume that the device wrote all of them ("The
+// Virtqueue Used Ring": an underestimate is allowed, an overestimate is not). So it is the
+// whole part for a read that succeeded, 1 for a request without data in it, and 0 for a
+// read that failed: the status is behind data of which nothing is known. Linux reads the
+// status whatever the length is. It is 1 for a malformed chain: there is no beginning to
+// count from, and the status was written.
 //
-// A chain without room for a status is left alone, and its length is 0; with
-// RingConfig.Answers there is none.
+// A chain without room for a status is not changed, and its length is 0; with
+// RingConfig.Answers there is no such chain.
 func (r *BlkRequest) Complete() (written uint32) {
 	if r.status == nil {
 		return 0
@@ -125,9 +123,9 @@ func (r *BlkRequest) Complete() (written uint32) {
 	case r.Op == disk.OpRead && r.Err == nil:
 		r.filled = max(r.filled, r.Bytes)
 	case r.Op == disk.OpAppend:
-		// Undefined unless the append succeeded. Linux takes it for the request's
-		// sector before it looks at the status, and prints it with the error
-		// (virtblk_request_done, drivers/block/virtio_blk.c): it stays what it was.
+		// Undefined unless the append succeeded. Linux uses it as the request's sector
+		// before it checks the status, and prints it with the error (virtblk_request_done,
+		// drivers/block/virtio_blk.c). So it is the sector of the request.
 		at := r.Sector
 		if r.Err == nil {
 			at = r.AppendSector

@@ -23,10 +23,9 @@ const (
 
 // Split is the device side of a split virtqueue. It implements Queue.
 //
-// Who writes what: the driver owns the descriptor table and the available ring,
-// we own the used ring. Its first four bytes, flags and index, are therefore
-// stored as one 32 bit word; everything else that is shared and 16 bits wide
-// goes through guestmem.Uint16.
+// The driver writes the descriptor table and the available ring, the device the used ring.
+// So the device stores the first four bytes of the used ring, flags and index, as one 32
+// bit word; it accesses every other shared 16 bit field through guestmem.Uint16.
 type Split struct {
 	size     uint16
 	mem      *guestmem.Memory
@@ -39,15 +38,15 @@ type Split struct {
 	availFlags guestmem.Uint16
 	availIdx   guestmem.Uint16
 	usedEvent  guestmem.Uint16 // where the driver wants a call
-	usedWord   guestmem.Uint32 // our flags and index
+	usedWord   guestmem.Uint32 // the device's flags and index
 	availEvent guestmem.Uint16 // where we want a kick
 
-	next      uint16 // available index that Pop takes next
+	next      uint16 // available index that Pop uses next
 	seen      uint16 // available index as last loaded
 	usedIdx   uint16 // used index with what is staged
 	published uint16 // used index as the driver sees it
-	usedFlags uint16 // our flags as the driver sees them
-	event     uint16 // where we want a kick, as the driver sees it
+	usedFlags uint16 // the device's flags as the driver sees them
+	event     uint16 // where the device wants a kick, as the driver sees it
 	fresh     bool   // nothing was published yet
 	inFlight  []bool // by head
 	answers   bool   // see RingConfig.Answers
@@ -57,9 +56,8 @@ type Split struct {
 	broken    error
 }
 
-// NewSplit starts serving a ring. It reads the used index, which goes on from
-// where it stands, and writes nothing. An error says which address or size the
-// front-end got wrong.
+// NewSplit starts serving a ring. It reads the used index, continues from it, and writes
+// nothing. An error names the wrong address or size of the front-end.
 func NewSplit(cfg RingConfig) (*Split, error) {
 	n := int(cfg.Size)
 	if n == 0 || n > maxRingSize || n&(n-1) != 0 {
@@ -115,8 +113,8 @@ func NewSplit(cfg RingConfig) (*Split, error) {
 	return q, nil
 }
 
-// ringPart translates one part of a ring and checks its alignment ("Split
-// Virtqueues", "Packed Virtqueues"), both where the driver laid it and where we see it.
+// ringPart translates one part of a ring and checks its alignment ("Split Virtqueues",
+// "Packed Virtqueues"), both at the driver's address and at that of the mapping.
 func ringPart(mem *guestmem.Memory, what string, addr uint64, n int, align uint64) ([]byte, error) {
 	b, err := mem.UserBytes(addr, uint64(n))
 	if err != nil {
@@ -128,9 +126,9 @@ func ringPart(mem *guestmem.Memory, what string, addr uint64, n int, align uint6
 	return b, nil
 }
 
-// Pop is Queue.Pop. A ring is broken when its available index is more than Size
-// ahead, or an entry names a head that is no descriptor or is in flight already.
-// See also RingConfig.Answers.
+// Pop is Queue.Pop. A ring is broken if its available index is more than Size ahead, or an
+// entry names a head that is not a descriptor or is in flight already. See also
+// RingConfig.Answers.
 func (q *Split) Pop(c *Chain) (bool, error) {
 	if q.broken != nil {
 		return false, q.broken
@@ -189,8 +187,8 @@ func (q *Split) fail(format string, args ...any) error {
 	return q.broken
 }
 
-// Push is Queue.Push. The entry is written into the ring at once; nobody looks
-// at it before Publish.
+// Push is Queue.Push. It writes the entry into the ring at once; the driver does not read
+// it before Publish.
 func (q *Split) Push(head uint16, written uint32) {
 	if head >= q.size || !q.inFlight[head] {
 		panic(fmt.Sprintf("virtio: push of descriptor %d, which is not in flight", head))
@@ -208,14 +206,13 @@ func (q *Split) Push(head uint16, written uint32) {
 // Publish is Queue.Publish ("The Virtqueue Used Ring", "Used Buffer Notification
 // Suppression").
 //
-// Two orders matter. The entries must be visible before the index: the store of
-// the index is a release (Linux: smp_wmb in vhost_add_used_n). And the index
-// must be visible before we read what the driver says about calls, while the
-// driver, when it wants calls again, writes that first and reads the index then:
-// if both sides could do the read early, each would miss the other and the guest
-// would sleep for ever. It takes a full barrier on both sides (Linux: smp_mb in
-// vhost_notify, virtio_mb in virtqueue_poll); here it is a sequentially
-// consistent store followed by a sequentially consistent load, see package
+// Two orders matter. The entries must be visible before the index: the store of the index
+// is a release (Linux: smp_wmb in vhost_add_used_n). And the index must be visible before
+// the device reads the driver's request for calls; a driver that wants calls again writes
+// that request first and then reads the index. If both sides could read early, each would
+// miss the other's write and the guest would sleep for ever. That needs a full barrier on
+// both sides (Linux: smp_mb in vhost_notify, virtio_mb in virtqueue_poll); here it is a
+// sequentially consistent store followed by a sequentially consistent load, see package
 // guestmem, shared.go.
 func (q *Split) Publish() bool {
 	old := q.published
@@ -224,9 +221,9 @@ func (q *Split) Publish() bool {
 	}
 	q.storeUsed(q.usedFlags)
 	q.published = q.usedIdx
-	// Whoever served the ring before us may have died between its store of the
-	// index and its call, so the first publication calls whatever was asked for
-	// (Linux: signalled_used_valid).
+	// The previous process may have died between its store of the index and its call, so
+	// the first publication calls whatever the driver asked for (Linux:
+	// signalled_used_valid).
 	first := q.fresh
 	q.fresh = false
 	if q.eventIdx {
@@ -249,19 +246,18 @@ func (q *Split) storeWord(word uint32) {
 	}
 }
 
-// needEvent says whether an index that moved from old to new has passed event,
-// where the other side wants to hear of it: whether the entry at index event is
-// among those that came new. All three wrap around at 65536. It is vring_need_event
-// of include/uapi/linux/virtio_ring.h.
+// needEvent reports whether an index that moved from old to new has passed event, the index
+// at which the other side wants a notification: whether the entry at index event is among
+// the new ones. All three wrap around at 65536. It is vring_need_event of
+// include/uapi/linux/virtio_ring.h.
 func needEvent(event, new, old uint16) bool {
 	return new-event-1 < new-old
 }
 
-// EnableKicks is Queue.EnableKicks ("Available Buffer Notification
-// Suppression"). The driver stores its index and then reads our wish; we store
-// our wish and then read its index, with the same full barrier as in Publish
-// (Linux: smp_mb in vhost_enable_notify, virtio_mb in
-// virtqueue_kick_prepare_split).
+// EnableKicks is Queue.EnableKicks ("Available Buffer Notification Suppression"). The
+// driver stores its index and then reads the device's request for kicks; the device stores
+// its request and then reads the index, with the same full barrier as in Publish (Linux:
+// smp_mb in vhost_enable_notify, virtio_mb in virtqueue_kick_prepare_split).
 func (q *Split) EnableKicks() bool {
 	if q.eventIdx {
 		q.storeEvent(q.next)
@@ -274,7 +270,7 @@ func (q *Split) EnableKicks() bool {
 	return q.availIdx.Load() != q.next
 }
 
-// storeEvent tells the driver at which available index we want a kick.
+// storeEvent tells the driver at which available index the device wants a kick.
 func (q *Split) storeEvent(index uint16) {
 	q.availEvent.Store(index)
 	q.event = index
@@ -283,8 +279,8 @@ func (q *Split) storeEvent(index uint16) {
 	}
 }
 
-// DisableKicks is Queue.DisableKicks. With EVENT_IDX the index where we want a kick
-// is set behind; once something was taken it has fallen behind by itself.
+// DisableKicks is Queue.DisableKicks. With EVENT_IDX it sets the index at which the device
+// wants a kick to a past one; once a chain was popped the index is past already.
 func (q *Split) DisableKicks() {
 	switch {
 	case q.eventIdx && q.event == q.next:
@@ -298,13 +294,13 @@ func (q *Split) DisableKicks() {
 // Used is the index in the used ring of the entry that the next Push fills.
 func (q *Split) Used() uint16 { return q.usedIdx }
 
-// Rebase makes base the index in the available ring that Pop goes on from. It is
-// for before the first Pop.
+// Rebase makes Pop continue at index base of the available ring. Call it before the first
+// Pop.
 func (q *Split) Rebase(base uint16) { q.next, q.seen = base, base }
 
-// Retake fills c with the chain at head, which Pop has given to a process that
-// died, and puts it in flight. An error means that there can be no such chain, or
-// that it cannot be answered (RingConfig.Answers); then others still can.
+// Retake fills c with the chain at head, which the previous process had popped, and puts it
+// in flight. An error means that such a chain cannot exist, or that it cannot be answered
+// (RingConfig.Answers); then others still can.
 func (q *Split) Retake(head uint16, c *Chain) error {
 	if head >= q.size || q.inFlight[head] {
 		return q.fail("descriptor %d of %d was in flight when another process died, or twice", head, q.size)

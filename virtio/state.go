@@ -8,10 +8,10 @@ import (
 	"hash/crc32"
 )
 
-// What of a device travels when its guest moves to another host, beside what the
-// front-end carries itself: whether the driver may take writes for stable, because it was
-// shown write-through or has chosen it. The rest is there to find out that the disk at
-// the other end is the same one.
+// The part of a device's state that travels when its guest migrates, in addition to what
+// the front-end transfers itself: whether the driver may assume that writes are stable,
+// because it was shown write-through or has chosen it. The other fields are for checking
+// that the disk at the destination is the same one.
 //
 // All numbers are little-endian, offsets in bytes:
 //
@@ -27,8 +27,8 @@ import (
 //	45 15  0
 //	60  4  CRC-32C of all before it
 //
-// Version 1 said in byte 44 what the device did, which may have been weaker than what
-// the driver was shown: it is read as if that were not known.
+// Byte 44 of version 1 had the mode in effect, which may have been weaker than what the
+// driver was shown: it is read as unknown.
 const (
 	stateMagic      = "zvhostDS"
 	stateVersion    = 2
@@ -52,7 +52,7 @@ func (b *Blk) SaveState() []byte {
 	return s
 }
 
-// identity is a state with nothing in it but what the device is.
+// identity is a state with only the fields that identify the device.
 func (b *Blk) identity() []byte {
 	le := binary.LittleEndian
 	s := append(make([]byte, 0, StateBytes), stateMagic...)[:StateBytes]
@@ -67,10 +67,9 @@ func (b *Blk) identity() []byte {
 	return s
 }
 
-// LoadState takes over a state that another device has saved. It comes over a network,
-// so it is checked as what a stranger says; and a cache mode that is promised here
-// already stays so. An error says what is wrong with it, in one line, and leaves this
-// device as it is.
+// LoadState loads a state that another device has saved. It comes over a network, so it is
+// not trusted; and a cache mode that is promised here already stays promised. An error is
+// one line, and leaves this device unchanged.
 func (b *Blk) LoadState(s []byte) error {
 	le := binary.LittleEndian
 	version := uint32(0)

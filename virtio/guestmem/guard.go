@@ -7,15 +7,14 @@ import (
 	"github.com/zvhost/zvhost/internal/memfault"
 )
 
-// A Part is memory that the other side can take away: guest memory, a dirty log.
+// A Part is memory that the front-end can remove: guest memory, a dirty log.
 type Part interface {
-	// Has says whether an address in this process lies in it. A nil Part has none.
+	// Has reports whether an address of this process is in it. A nil Part has none.
 	Has(addr uintptr) bool
 }
 
-// Guard runs f, which touches parts of the other side's memory, and makes an error of
-// a fault there. f holds no lock meanwhile. Other panics, and faults elsewhere, are bugs
-// and go on.
+// Guard runs f, which accesses parts, and returns a fault there as an error. f holds no
+// lock. Other panics, and faults elsewhere, are bugs and are not recovered.
 func Guard(f func() error, parts ...Part) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

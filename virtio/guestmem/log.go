@@ -13,20 +13,19 @@ import (
 // vhost-user protocol), whatever the machine's is.
 const LogPageBytes = 4096
 
-// Unlogged stands for the guest address of what is not to be marked.
+// Unlogged is used as the guest address of memory that is not marked.
 const Unlogged = math.MaxUint64
 
-// A Log is a bitmap that a front-end shares with us, one bit for each page of
-// guest memory: while a machine moves to another host, whoever writes into a page
-// marks it there, and the front-end copies it once more (vhost-user, "Migration").
-// Any number of goroutines may mark.
+// A Log is a bitmap that a front-end shares with the daemon, one bit for each page of guest
+// memory. During a migration the daemon marks each page that it writes, and the front-end
+// copies the page again (vhost-user, "Migration"). Any number of goroutines may mark.
 type Log struct {
 	region *Region
 	bits   []byte
 }
 
-// MapLog maps size bytes of the file behind fd, from offset on, as a log. fd stays
-// the caller's. The log is to be given back with Unmap.
+// MapLog maps size bytes of the file behind fd, from offset on, as a log. The caller keeps
+// fd, and releases the log with Unmap.
 func MapLog(fd int, size, offset uint64) (*Log, error) {
 	r, err := Map(fd, RegionDesc{Size: size, MmapOffset: offset})
 	if err != nil {
@@ -41,13 +40,13 @@ func HeapLog(size uint64) *Log {
 	return &Log{region: r, bits: r.mem}
 }
 
-// Unmap gives the log back; nobody may mark in it any more.
+// Unmap releases the log; it must not be used any more.
 func (l *Log) Unmap() error {
 	l.bits = nil
 	return l.region.Unmap()
 }
 
-// Covers says whether the n bytes at a guest address lie within the log.
+// Covers reports whether the n bytes at a guest address are within the log.
 func (l *Log) Covers(guestAddr, n uint64) bool {
 	if n == 0 {
 		return true
@@ -56,12 +55,12 @@ func (l *Log) Covers(guestAddr, n uint64) bool {
 	return last >= guestAddr && last/LogPageBytes/8 < uint64(len(l.bits))
 }
 
-// Mark marks the pages of the n bytes at a guest address, which have been written
-// before; pages outside the log are left out. The front-end takes a word of marks
-// and then copies the pages, so each mark is an atomic operation that is a full
-// barrier, even where the bit is set already: else what was written could become
-// visible only after it was copied (Linux has smp_wmb and set_bit in log_write,
-// drivers/vhost/vhost.c; a bit that is set is set again there too).
+// Mark marks the pages of the n bytes at a guest address, which have been written before;
+// pages outside the log are ignored. The front-end reads and clears a word of marks and
+// then copies the pages, so each mark is an atomic operation with a full barrier, even if
+// the bit is set already: otherwise the written data could become visible only after it was
+// copied (Linux has smp_wmb and set_bit in log_write, drivers/vhost/vhost.c; a bit that is
+// set is set again there too).
 func (l *Log) Mark(guestAddr, n uint64) {
 	if n == 0 {
 		return
@@ -81,8 +80,8 @@ func (l *Log) Mark(guestAddr, n uint64) {
 	}
 }
 
-// Dirty says whether a page is marked, and takes the mark away, as a front-end
-// does. It is for tests.
+// Dirty reports whether a page is marked, and clears the mark, as a front-end does. It is
+// for tests.
 func (l *Log) Dirty(page uint64) bool {
 	if page/8 >= uint64(len(l.bits)) {
 		return false
@@ -91,17 +90,16 @@ func (l *Log) Dirty(page uint64) bool {
 	return atomic.AndUint32(word, ^mask)&mask != 0
 }
 
-// word is where the mark of a page is. Words are those of memory, not of the
-// log, which may begin anywhere in a page of the file: bits around it are not
-// touched (see Uint16).
+// word is where the mark of a page is. Words are those of memory, not of the log, which may
+// begin anywhere in a page of the file: bits around the log are not changed (see Uint16).
 func (l *Log) word(page uint64) (*uint32, uint32) {
 	p := unsafe.Pointer(&l.bits[page/8])
 	shift := (uintptr(p)&3)*8 + uintptr(page%8)
 	return (*uint32)(unsafe.Pointer(uintptr(p) &^ 3)), 1 << shift
 }
 
-// GuestAddr is the guest address of memory that AppendIovecs or Bytes have
-// returned; false of any other.
+// GuestAddr is the guest address of memory that AppendIovecs or Bytes have returned; false
+// for any other memory.
 func (m *Memory) GuestAddr(v unix.Iovec) (uint64, bool) {
 	at := uintptr(unsafe.Pointer(v.Base))
 	for i := range m.spans {

@@ -17,16 +17,15 @@ type Memory struct {
 	spans []span // by guest address, not overlapping
 }
 
-// A span is a region as translation needs it, side by side with its neighbours.
+// A span is a region in the form that translation needs.
 type span struct {
 	guest, size, user uint64
 	mem               []byte
 }
 
-// New makes a memory of regions, which stay the caller's to unmap. It refuses
-// regions that are empty, wrap around or overlap in the guest's address space.
-// Two regions may share front-end addresses: the guest may see one piece of
-// memory in two places.
+// New makes a memory of regions, which the caller unmaps. It refuses regions that are
+// empty, wrap around or overlap in the guest's address space. Two regions may share
+// front-end addresses: the guest may see one piece of memory in two places.
 func New(regions []*Region) (*Memory, error) {
 	m := &Memory{spans: make([]span, 0, len(regions))}
 	for _, r := range regions {
@@ -47,9 +46,9 @@ func New(regions []*Region) (*Memory, error) {
 	return m, nil
 }
 
-// find returns the number of the region that holds a guest address, -1 if none
-// does. Memory tables have one to three regions as a rule and 509 at most
-// (VHOST_USER_MAX_RAM_SLOTS of QEMU), so a binary search is never slow.
+// find returns the number of the region that holds a guest address, -1 if none does. Memory
+// tables usually have one to three regions, and at most 509 (VHOST_USER_MAX_RAM_SLOTS of
+// QEMU), so a binary search is never slow.
 func (m *Memory) find(addr uint64) int {
 	lo, hi := 0, len(m.spans)
 	for lo < hi {
@@ -77,16 +76,15 @@ func (m *Memory) Bytes(guestAddr, n uint64) ([]byte, error) {
 	return nil, fmt.Errorf("guest address %#x, %#x bytes: not inside one memory region", guestAddr, n)
 }
 
-// A MissingError is a guest address that lies in no region, or the first of several
-// that do not.
+// A MissingError is a guest address in no region, or the first of several.
 type MissingError struct{ Addr uint64 }
 
 func (e *MissingError) Error() string {
 	return fmt.Sprintf("not all of it is guest memory: %#x is not", e.Addr)
 }
 
-// UserBytes returns the n bytes at an address of the front-end's, n > 0. They
-// must lie in one region. It is for setting up rings, and looks at every region.
+// UserBytes returns the n bytes at an address of the front-end, n > 0. They must be in one
+// region. It is for setting up rings, and checks every region.
 func (m *Memory) UserBytes(userAddr, n uint64) ([]byte, error) {
 	for i := range m.spans {
 		s := &m.spans[i]
@@ -97,10 +95,10 @@ func (m *Memory) UserBytes(userAddr, n uint64) ([]byte, error) {
 	return nil, fmt.Errorf("user address %#x, %#x bytes: not inside one memory region", userAddr, n)
 }
 
-// AppendIovecs appends the n bytes at a guest address to dst, as many vectors as
-// there are regions that they cross: regions that follow each other without a
-// gap are one piece of memory to the guest. On an error, which wraps a MissingError,
-// dst is returned as it was. It allocates only when dst has no room.
+// AppendIovecs appends the n bytes at a guest address to dst, one vector for each region
+// that they cross: adjacent regions are one piece of memory to the guest. On an error,
+// which wraps a MissingError, dst is returned unchanged. It allocates only when dst has no
+// room.
 func (m *Memory) AppendIovecs(dst []unix.Iovec, guestAddr, n uint64) ([]unix.Iovec, error) {
 	if n == 0 {
 		return dst, nil
@@ -110,7 +108,7 @@ func (m *Memory) AppendIovecs(dst []unix.Iovec, guestAddr, n uint64) ([]unix.Iov
 		s := &m.spans[i]
 		off := addr - s.guest
 		if off >= s.size {
-			break // a gap between this region and the one before
+			break // a gap between this region and the previous one
 		}
 		k := min(left, s.size-off)
 		dst = append(dst, unix.Iovec{Base: &s.mem[off], Len: k})
@@ -122,8 +120,7 @@ func (m *Memory) AppendIovecs(dst []unix.Iovec, guestAddr, n uint64) ([]unix.Iov
 	return dst[:was], fmt.Errorf("guest address %#x, %#x bytes: %w", guestAddr, n, &MissingError{addr})
 }
 
-// ReadAt copies len(dst) bytes from a guest address; they may cross regions that
-// follow each other without a gap.
+// ReadAt copies len(dst) bytes from a guest address; they may cross adjacent regions.
 func (m *Memory) ReadAt(dst []byte, guestAddr uint64) error {
 	var few [4]unix.Iovec
 	iov, err := m.AppendIovecs(few[:0], guestAddr, uint64(len(dst)))

@@ -18,8 +18,7 @@ type RegionDesc struct {
 	MmapOffset uint64 // where it starts in the file
 }
 
-// check refuses what no region can be: empty, or wrapping around the end of an
-// address space.
+// check refuses a region that is empty or wraps around the end of an address space.
 func (d RegionDesc) check() error {
 	switch {
 	case d.Size == 0:
@@ -34,17 +33,17 @@ func (d RegionDesc) check() error {
 	return nil
 }
 
-// A Region is one region of guest memory, mapped into this process. Whoever
-// called Map owns it and calls Unmap, once nobody uses it any more.
+// A Region is one region of guest memory, mapped into this process. The caller of Map owns
+// it, and calls Unmap once it is not used any more.
 type Region struct {
 	desc    RegionDesc
 	mem     []byte // exactly the region
-	mapping []byte // what Unmap gives back: mem and what rounding added
+	mapping []byte // what Unmap releases: mem, rounded to pages
 }
 
-// Map maps the part of the file behind fd that d describes, shared, to be read
-// and written. It refuses a region that does not lie wholly inside the file. fd
-// stays the caller's: the mapping does not need it any more.
+// Map maps the part of the file behind fd that d describes, shared, to be read and written.
+// It refuses a region that is not completely inside the file. The caller keeps fd; the
+// mapping does not need it.
 func Map(fd int, d RegionDesc) (*Region, error) {
 	if err := d.check(); err != nil {
 		return nil, err
@@ -60,7 +59,7 @@ func Map(fd int, d RegionDesc) (*Region, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memory region at guest address %#x: fstatfs of its file: %w", d.GuestAddr, err)
 	}
-	// mmap takes whole pages, and so does munmap on hugetlbfs (mm/hugetlb.c).
+	// mmap works in whole pages, and so does munmap on hugetlbfs (mm/hugetlb.c).
 	lead := d.MmapOffset % page
 	length := (lead + d.Size + page - 1) / page * page
 	if length > math.MaxInt64 {
@@ -70,15 +69,15 @@ func Map(fd int, d RegionDesc) (*Region, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memory region at guest address %#x: mmap of %#x bytes at %#x of its file: %w", d.GuestAddr, length, d.MmapOffset-lead, err)
 	}
-	// A core dump of this process is no place for a guest's memory. Best effort:
-	// a kernel without core dumps refuses the advice.
+	// A core dump of this process must not contain a guest's memory. Best effort: a kernel
+	// without core dumps refuses the advice.
 	_ = unix.Madvise(mapping, unix.MADV_DONTDUMP)
 	_ = unix.Madvise(mapping, unix.MADV_DONTFORK) // see internal/foreign: another process must not keep it
 	return &Region{desc: d, mem: mapping[lead : lead+d.Size : lead+d.Size], mapping: mapping}, nil
 }
 
-// filePageSize is the unit in bytes in which the file behind fd is mapped: that
-// of its huge pages on hugetlbfs, else that of the machine.
+// filePageSize is the page size in bytes for mapping the file behind fd: that of its huge
+// pages on hugetlbfs, else that of the machine.
 func filePageSize(fd int) (uint64, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(fd, &fs); err != nil {
@@ -90,8 +89,8 @@ func filePageSize(fd int) (uint64, error) {
 	return uint64(unix.Getpagesize()), nil
 }
 
-// Heap makes a region of ordinary Go memory, aligned to 4096 bytes, for tests:
-// the race detector watches it, as it does not watch a mapping. New checks d.
+// Heap makes a region of ordinary Go memory, aligned to 4096 bytes, for tests: the race
+// detector watches it, but not a mapping. New checks d.
 func Heap(d RegionDesc) *Region {
 	const page = 4096
 	// A page more than needed, so that it can be aligned and a shared field at
@@ -101,12 +100,11 @@ func Heap(d RegionDesc) *Region {
 	return &Region{desc: d, mem: b[uint64(lead) : uint64(lead)+d.Size : uint64(lead)+d.Size]}
 }
 
-// Desc returns what the region was made from.
+// Desc returns the description that the region was made from.
 func (r *Region) Desc() RegionDesc { return r.desc }
 
-// Unmap gives the memory back; a second call does nothing. No slice, vector or
-// shared field of it may be in use any more, in this process or in an I/O that
-// is still in flight.
+// Unmap releases the memory; a second call does nothing. No slice, vector or shared field
+// of it may be in use any more, in this process or by I/O in flight.
 func (r *Region) Unmap() error {
 	mapping := r.mapping
 	r.mem, r.mapping = nil, nil

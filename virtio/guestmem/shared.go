@@ -64,12 +64,11 @@ func (f Uint16) Load() uint16 {
 	return uint16(atomic.LoadUint32(f.word) >> f.shift)
 }
 
-// Store writes the field, with release semantics. The two bytes beside it may
-// be anybody's, and may be written meanwhile, so they are never stored back:
-// the field is cleared and then set, each by an atomic operation that changes
-// no other bit. The other side may see the zero in between. An event index can
-// bear that: what it was for an instant decides only over a notification, and
-// whoever writes one looks at the ring again afterwards.
+// Store writes the field, with release semantics. The two bytes beside it may belong to the
+// driver and be written meanwhile, so they are never stored back: the field is cleared and
+// then set, each by an atomic operation that changes no other bit. The other side may see
+// the zero in between. That is acceptable for an event index: its value decides only about
+// a notification, and the side that writes one reads the ring again afterwards.
 func (f Uint16) Store(v uint16) {
 	atomic.AndUint32(f.word, ^(uint32(0xffff) << f.shift))
 	atomic.OrUint32(f.word, uint32(v)<<f.shift)
