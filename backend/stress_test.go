@@ -245,7 +245,7 @@ func books(t *testing.T, d *zoned) {
 		if z.state == zone.ImpOpen {
 			listed++
 		}
-		if w := zone.Pack(i, z.state, z.done); zone.Entry(z.word.Load()) != w || z.flyHead != nil || z.wait.Head != nil || z.next != z.done {
+		if w := zone.Pack(i, z.state, z.done); zone.Entry(z.word.Load()) != w || !z.flying.emptyLocked() || z.wait.Head != nil || z.next != z.done {
 			t.Errorf("zone %d: %v, %d of %d sectors, published as %#x", i, z.state, z.done, z.next, z.word.Load())
 		}
 		z.mu.Unlock()

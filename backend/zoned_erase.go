@@ -60,7 +60,7 @@ func (d *zoned) eraseFrom(r *zonedRequest, i int) {
 		for i = max(i, from); i < to; i++ {
 			z := &d.zones[i]
 			z.mu.Lock()
-			if z.wait.Head != nil || z.flyHead != nil {
+			if z.wait.Head != nil || !z.flying.emptyLocked() {
 				r.zone = int32(i)
 				d.queue(z, r)
 				z.mu.Unlock()

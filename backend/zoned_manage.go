@@ -63,7 +63,7 @@ func (r *zonedRequest) excludesWrites() bool {
 // zone z, whose lock is held. A close has to while none has landed: closed with
 // nothing written would be a state that the next daemon cannot tell from empty.
 func (z *seqZone) hinders(r *zonedRequest) bool {
-	return z.flyHead != nil && (r.excludesWrites() || r.Op == disk.OpClose && z.done == 0)
+	return !z.flying.emptyLocked() && (r.excludesWrites() || r.Op == disk.OpClose && z.done == 0)
 }
 
 // change carries out r, a management request on the one zone z, whose lock is held.
@@ -132,7 +132,7 @@ func (d *zoned) resetFrom(r *zonedRequest, i int) {
 			z.mu.Unlock()
 			continue
 		}
-		if z.wait.Head != nil || z.flyHead != nil {
+		if z.wait.Head != nil || !z.flying.emptyLocked() {
 			r.zone = int32(i)
 			d.queue(z, r)
 			z.mu.Unlock()

@@ -66,9 +66,8 @@ type seqZone struct {
 	// write that has landed.
 	next, done uint64
 	turn       uint64 // how many writes have been admitted
-	// The writes in flight, in the order of their addresses.
-	flyHead, flyTail *zonedRequest
-	wait             disk.List // who waits for its turn, first come first served
+	flying     writesInFlight
+	wait       disk.List // the requests that wait for the zone, in the order of their arrival
 
 	older, newer int32 // list of implicitly open zones, guarded by res.mu
 }

@@ -98,7 +98,7 @@ func (d *zoned) join(z *seqZone, i int, r *zonedRequest, after **zonedRequest) b
 			return false
 		}
 	}
-	prev, next := *after, z.flyHead
+	prev, next := *after, z.flying.head
 	if prev != nil {
 		next = prev.next
 	}
@@ -110,17 +110,7 @@ func (d *zoned) join(z *seqZone, i int, r *zonedRequest, after **zonedRequest) b
 	if prev != nil && prev.end > r.from || next != nil && next.from < r.end {
 		return false // two at one place: nobody admitted that
 	}
-	r.prev, r.next = prev, next
-	if prev == nil {
-		z.flyHead = r
-	} else {
-		prev.next = r
-	}
-	if next == nil {
-		z.flyTail = r
-	} else {
-		next.prev = r
-	}
+	z.flying.insertLocked(prev, r)
 	*after = r
 	z.next = max(z.next, r.end)
 	z.turn++
@@ -254,17 +244,8 @@ func (d *zoned) readmit(r *zonedRequest, was disk.Noted) {
 	}
 	z := &d.zones[c.zone]
 	z.mu.Lock()
-	r.from, r.end, r.turn, r.prev, r.next = c.from, c.end, c.turn, c.prev, c.next
-	if r.prev == nil {
-		z.flyHead = r
-	} else {
-		r.prev.next = r
-	}
-	if r.next == nil {
-		z.flyTail = r
-	} else {
-		r.next.prev = r
-	}
+	r.from, r.end, r.turn = c.from, c.end, c.turn
+	z.flying.replaceLocked(c, r)
 	z.mu.Unlock()
 	if d.broken.Load() {
 		r.Err = d.errorOf(r, errTable)

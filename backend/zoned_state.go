@@ -100,7 +100,7 @@ func (d *zoned) setState(r *zonedRequest) {
 	r.zone = int32(i)
 	z := &d.zones[i]
 	z.mu.Lock()
-	if z.wait.Head != nil || z.flyHead != nil {
+	if z.wait.Head != nil || !z.flying.emptyLocked() {
 		d.queue(z, r)
 		z.mu.Unlock()
 		return

@@ -124,13 +124,7 @@ func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
 	z.next = r.end
 	z.turn++
 	r.turn = z.turn
-	r.prev, r.next = z.flyTail, nil
-	if z.flyTail == nil {
-		z.flyHead = r
-	} else {
-		z.flyTail.next = r
-	}
-	z.flyTail = r
+	z.flying.addLocked(r)
 	if plant.EarlyPointer {
 		z.done = z.next
 		d.publish(z, i)
@@ -202,17 +196,7 @@ func (d *zoned) leave(r *zonedRequest) {
 	i := int(r.zone)
 	z := &d.zones[i]
 	z.mu.Lock()
-	if r.prev == nil {
-		z.flyHead = r.next
-	} else {
-		r.prev.next = r.next
-	}
-	if r.next == nil {
-		z.flyTail = r.prev
-	} else {
-		r.next.prev = r.prev
-	}
-	r.prev, r.next = nil, nil
+	z.flying.removeLocked(r)
 	switch {
 	case r.Err == nil:
 		z.done = max(z.done, r.end)
@@ -223,7 +207,7 @@ func (d *zoned) leave(r *zonedRequest) {
 		r.soiled = false
 		z.debris = max(z.debris, r.end)
 	}
-	if z.flyHead == nil {
+	if z.flying.emptyLocked() {
 		d.settled(z, i)
 	}
 	if !d.publish(z, i) && r.Err == nil {
@@ -298,15 +282,15 @@ func (d *zoned) settle(i int) zone.Entry {
 	// Counted by their turn and not by their address: where writes fail, others
 	// take their address, for as long as they are sent.
 	last := z.turn
-	for z.flyHead != nil && z.flyHead.turn <= last {
+	for !z.flying.emptyLocked() && z.flying.head.turn <= last {
 		z.watch = true
 		z.mu.Unlock()
 		<-d.com.landed
 		z.mu.Lock()
 	}
 	written := z.done
-	if z.flyHead != nil {
-		written = min(written, z.flyHead.from)
+	if !z.flying.emptyLocked() {
+		written = min(written, z.flying.head.from)
 	}
 	w := zone.Pack(i, z.state, written)
 	z.mu.Unlock()
