@@ -169,11 +169,11 @@ func LockHolder(f *os.File) string {
 // fileHolder names a process that has f's file open. The kernel tells of no open file
 // description whose it is.
 func fileHolder(f *os.File) string {
-	var st unix.Stat_t
-	if unix.Fstat(int(f.Fd()), &st) != nil {
+	own, err := newSameFile(f)
+	if err != nil {
 		return unknownHolder
 	}
-	who := processesWith(os.Getpid(), func(other *unix.Stat_t) bool { return other.Dev == st.Dev && other.Ino == st.Ino })
+	who := processesWith(os.Getpid(), own.is)
 	if len(who) == 0 {
 		return unknownHolder
 	}

@@ -97,27 +97,14 @@ func OpenExclusively(path string, flags int) (*os.File, error) {
 	}
 }
 
-// A mount is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
-type mount struct {
-	at       string
-	readOnly bool // the file system, and not this mount of it only
-}
-
 // mountsOf are the mounts of a block device. Some file systems, btrfs for one, have a
 // device number of their own, so the source's name counts as well.
 func mountsOf(dev uint64) (mounts []mount) {
-	_ = eachLine("/proc/self/mountinfo", func(f []string) {
-		dash := slices.Index(f, "-")
-		if dash < 6 || dash+3 >= len(f) {
-			return
+	for _, m := range mountsSeenBy("self") {
+		if m.dev == devNumber(dev) || namedInDev(m.source, dev) {
+			mounts = append(mounts, m)
 		}
-		var st unix.Stat_t
-		source := f[dash+2]
-		if f[2] == devNumber(dev) || strings.HasPrefix(source, "/") &&
-			unix.Stat(source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == dev {
-			mounts = append(mounts, mount{at: f[4], readOnly: slices.Contains(strings.Split(f[dash+3], ","), "ro")})
-		}
-	})
+	}
 	return mounts
 }
 
@@ -142,7 +129,7 @@ func deviceUsers(path string) (users []string) {
 	}
 	users = append(users, partHolders(dev)...)
 	if len(users) == 0 {
-		for _, who := range processesWith(0, func(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == dev }) {
+		for _, who := range processesWith(0, deviceNode(dev)) {
 			users = append(users, "open in "+who)
 		}
 	}
@@ -153,8 +140,7 @@ func deviceUsers(path string) (users []string) {
 // partitions.
 func partHolders(dev uint64) (users []string) {
 	_ = eachLine("/proc/swaps", func(f []string) {
-		var st unix.Stat_t
-		if len(f) > 0 && unix.Stat(f[0], &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == dev {
+		if len(f) > 1 && f[1] == "partition" && namedInDev(f[0], dev) { // proc_swaps(5)
 			users = append(users, "swap space")
 		}
 	})
@@ -184,9 +170,9 @@ func partHolders(dev uint64) (users []string) {
 
 func devNumber(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
 
-// processesWith names processes, but for one number, that have something open of which is says so; one
-// of each will do, and not more than three.
-func processesWith(but int, is func(*unix.Stat_t) bool) (users []string) {
+// processesWith names processes, but for one number, that have a descriptor of which is says
+// so; one of each will do, and not more than three.
+func processesWith(but int, is func(pid, fd string) bool) (users []string) {
 	procs, _ := os.ReadDir("/proc")
 	for _, p := range procs {
 		pid, err := strconv.Atoi(p.Name())
@@ -196,8 +182,7 @@ func processesWith(but int, is func(*unix.Stat_t) bool) (users []string) {
 		dir := "/proc/" + p.Name()
 		fds, _ := os.ReadDir(dir + "/fd") // another user's cannot be read
 		for _, fd := range fds {
-			var st unix.Stat_t
-			if unix.Stat(dir+"/fd/"+fd.Name(), &st) != nil || !is(&st) {
+			if !is(p.Name(), fd.Name()) {
 				continue
 			}
 			if name, err := os.ReadFile(dir + "/comm"); err == nil {
@@ -215,25 +200,29 @@ func processesWith(but int, is func(*unix.Stat_t) bool) (users []string) {
 // loopOver names a loop device over a file, one that writes to it or, with readOnlyToo,
 // whatever there is; empty when there is none.
 func loopOver(f *os.File, readOnlyToo bool) string {
-	st, err := f.Stat()
+	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if len(backing) == 0 {
+		return ""
+	}
+	own, err := newSameFile(f)
 	if err != nil {
 		return ""
 	}
-	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, path := range backing {
 		name, err := os.ReadFile(path)
 		if err != nil {
 			continue // detached meanwhile
 		}
 		dev := filepath.Dir(filepath.Dir(path))
-		other, err := os.Stat(strings.TrimSuffix(string(name), "\n"))
 		readOnly, rerr := os.ReadFile(dev + "/ro")
-		if err == nil && os.SameFile(st, other) && (readOnlyToo || rerr != nil || trimmed(readOnly) == "0") {
+		if (readOnlyToo || rerr != nil || trimmed(readOnly) == "0") && own.isAt(strings.TrimSuffix(string(name), "\n")) {
 			return "/dev/" + filepath.Base(dev)
 		}
 	}
 	return ""
 }
+
+func fdName(f *os.File) string { return strconv.Itoa(int(f.Fd())) }
 
 // trimmed is what a file of the kernel's says.
 func trimmed(text []byte) string { return strings.TrimSpace(string(text)) }

@@ -25,6 +25,8 @@ func init() {
 		err = serveHeld(dir)
 	case os.Getenv(asWriter) != "":
 		err = writeHeld()
+	case os.Getenv(asApart) != "":
+		err = serveApart(os.Getenv(asApart))
 	default:
 		return
 	}
@@ -91,7 +93,7 @@ const pipeFD, fileFD = 3, 4
 
 func serveHeld(dir string) error {
 	unix.CloseOnExec(pipeFD)
-	f, err := mount(dir)
+	f, err := mount(dir, nil)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,8 @@ type FS struct {
 	dir    string
 	dev    *os.File
 	silent atomic.Bool
-	unread atomic.Int64 // requests that came since Silence and wait for an answer
+	unread atomic.Int64        // requests that came since Silence and wait for an answer
+	heard  func(thread uint32) // of each of them, if it is set; called by one goroutine
 	ended  chan struct{}
 }
 
@@ -49,7 +50,7 @@ type FS struct {
 // namespace of its own.
 func Mount(t testing.TB) *FS {
 	t.Helper()
-	f, err := mount(t.TempDir())
+	f, err := mount(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,12 +58,12 @@ func Mount(t testing.TB) *FS {
 	return f
 }
 
-func mount(dir string) (*FS, error) {
+func mount(dir string, heard func(thread uint32)) (*FS, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("/dev/fuse: %w (load the kernel's module: modprobe fuse)", err)
 	}
-	f := &FS{dir: dir, ended: make(chan struct{})}
+	f := &FS{dir: dir, heard: heard, ended: make(chan struct{})}
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other", fd, os.Getuid(), os.Getgid())
 	if err := unix.Mount("silentfs", f.dir, "fuse.silentfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		_ = unix.Close(fd)
@@ -124,6 +125,9 @@ func (f *FS) request(b []byte) {
 	case op == opForget || op == opBatchForget || op == opInterrupt:
 		return // they have no answer
 	case f.silent.Load():
+		if f.heard != nil {
+			f.heard(order.Uint32(b[32:]))
+		}
 		f.unread.Add(1)
 		return
 	}
