@@ -14,18 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxAnswer is the longest answer that a client takes, in bytes: a list of
+// maxAnswer is the longest answer that a client accepts, in bytes: a list of
 // backend.MaxFaults faults is about half of it.
 const maxAnswer = 1 << 20
 
-// Call sends one request to the daemon behind the control socket at path and
-// returns its answer. What the daemon says is wrong is the error. Setting zones
-// waits for writes in flight, so it has no time limit.
+// Call sends one request to the daemon behind the control socket at path and returns its
+// answer. An error of the daemon is returned as the error. Setting zones waits for writes
+// in flight, so it has no time limit.
 func Call(path string, r Request) (a Answer, err error) {
 	if path == "" {
 		return a, errors.New("the name of the control socket is empty: give a daemon's --control-path")
 	}
-	// To connect to a file that is none says just what a dead socket says.
+	// Connecting to a file that is not a socket fails with the same error as to a dead
+	// socket.
 	if st, err := os.Stat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
 		return a, fmt.Errorf("%s is no socket: give a daemon's --control-path", path)
 	}
@@ -44,7 +45,7 @@ func Call(path string, r Request) (a Answer, err error) {
 	if err := conn.SetWriteDeadline(time.Now().Add(Patience)); err != nil {
 		return a, err
 	}
-	// A daemon that does not want us says why, and reads nothing.
+	// A daemon that refuses the client answers with the reason, and reads nothing.
 	if _, err := conn.Write(append(line, '\n')); err != nil && !errors.Is(err, unix.EPIPE) {
 		return a, fmt.Errorf("the control socket %s: %w", path, reason(err))
 	}
@@ -64,8 +65,7 @@ func Call(path string, r Request) (a Answer, err error) {
 	return a, nil
 }
 
-// reason is what people can make use of in a net error, whose own words repeat
-// the address.
+// reason is the useful part of a net error, whose text repeats the address.
 func reason(err error) error {
 	var errno unix.Errno
 	switch {

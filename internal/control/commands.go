@@ -14,8 +14,7 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// answer carries out one request line. note hears in a line of each thing that
-// has changed.
+// answer carries out one request line. note is called with one line for each change.
 func (s *Server) answer(line []byte) Answer {
 	a, err := s.carryOut(line)
 	if err != nil {
@@ -31,7 +30,7 @@ func (s *Server) carryOut(line []byte) (a Answer, err error) {
 	if err != nil {
 		return a, err
 	}
-	if s.Borrow != nil && r.Command != Resize { // Grow sees to it itself
+	if s.Borrow != nil && r.Command != Resize { // Grow borrows the disk itself
 		var done func()
 		dk, done = s.Borrow()
 		defer done()
@@ -71,15 +70,14 @@ func (s *Server) carryOut(line []byte) (a Answer, err error) {
 		if s.Grow == nil {
 			return a, errors.New("this disk keeps its size")
 		}
-		a.Was, a.Sectors, a.Told, err = s.Grow() // which says so itself
+		a.Was, a.Sectors, a.Told, err = s.Grow() // which logs it itself
 	default:
 		err = fmt.Errorf("unknown command %q", r.Command)
 	}
 	return a, err
 }
 
-// decode reads a request. What it does not know may change what is meant, so it
-// refuses that.
+// decode reads a request. An unknown field may change the meaning, so it is refused.
 func decode(line []byte) (r Request, err error) {
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
@@ -92,8 +90,8 @@ func decode(line []byte) (r Request, err error) {
 	return r, nil
 }
 
-// SetZones puts zones of a disk into a state, both as a command line names them,
-// and returns how many that were.
+// SetZones sets the state of zones of a disk, both given as on a command line, and returns
+// the number of zones.
 func SetZones(dk disk.Disk, zones, state string) (n int, err error) {
 	z := dk.Info().Zoned
 	if z == nil {

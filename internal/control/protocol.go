@@ -9,8 +9,7 @@ import (
 const (
 	// MaxLine is the longest request, in bytes, with its newline.
 	MaxLine = 64 << 10
-	// Patience is how long either side waits for the other to send a line or to
-	// take one.
+	// Patience is how long either side waits for the other to send or to read a line.
 	Patience = 10 * time.Second
 )
 
@@ -39,14 +38,14 @@ type Request struct {
 
 // An Answer is one line from the daemon.
 type Answer struct {
-	// Error says in a line what is wrong; empty when all went well.
+	// Error is one line; empty after success.
 	Error   string             `json:"error,omitempty"`
 	IDs     []uint64           `json:"ids,omitempty"`    // of the faults added
 	Faults  []disk.FaultStatus `json:"faults,omitempty"` // those there are
 	Cleared int                `json:"cleared,omitempty"`
 	Zones   int                `json:"zones,omitempty"` // how many were set
-	// Sectors is the disk's size now, Was what it was before, in sectors of 512
-	// bytes; Told says that the front-end was told of a change.
+	// Sectors is the disk's size now, Was what it was before, in sectors of 512 bytes;
+	// Told: the front-end was notified of a change.
 	Sectors uint64 `json:"sectors,omitempty"`
 	Was     uint64 `json:"was,omitempty"`
 	Told    bool   `json:"told,omitempty"`

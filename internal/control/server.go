@@ -21,17 +21,17 @@ import (
 // longest is disconnected then.
 const maxClients = 64
 
-// silentGrace is how long a client may be silent where another one wants its place.
+// silentGrace is how long a client may be silent if another one waits for its place.
 const silentGrace = time.Second
 
 // A Server carries out requests on a disk, for any number of clients.
 type Server struct {
-	// Grow has the disk take in what its file has grown by, and tells the guest. It
-	// is set before Serve; without it there is no Resize.
+	// Grow extends the disk to the size of its file, and notifies the guest. It is set
+	// before Serve; without it Resize fails.
 	Grow func() (from, to uint64, told bool, err error)
 
-	// Borrow, where the disk is not always the same one, lends what there is until
-	// done is called. It is set before Serve.
+	// Borrow, if the disk can be replaced, returns the present one, which is not replaced
+	// before done is called. It is set before Serve.
 	Borrow func() (dk disk.Disk, done func())
 
 	disk     disk.Disk
@@ -43,20 +43,19 @@ type Server struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
-	changed *sync.Cond // a client has left, or is silent from now on, or the server is closed
+	changed *sync.Cond // a client has disconnected, or is silent from now on, or the server is closed
 	clients map[*net.UnixConn]*client
 	closed  bool
 }
 
 // A client is what is known of one that is connected.
 type client struct {
-	busy   bool      // what it has asked for is being carried out
+	busy   bool      // its request is being carried out
 	silent time.Time // since when it is not
 }
 
-// NewServer makes a server of a disk, which it does not own. note is called from
-// any goroutine, with a line for each thing that a client has changed, and when none
-// can be let in.
+// NewServer makes a server of a disk, which it does not own. note is called from any
+// goroutine, with a line for each change by a client, and if no client can be accepted.
 func NewServer(dk disk.Disk, note func(string)) *Server {
 	own := uint32(os.Geteuid())
 	s := &Server{
@@ -71,8 +70,7 @@ func NewServer(dk disk.Disk, note func(string)) *Server {
 	return s
 }
 
-// Serve lets clients in through l until the server or l is closed. l stays the
-// caller's.
+// Serve accepts clients from l until the server or l is closed. The caller closes l.
 func (s *Server) Serve(l *net.UnixListener) error {
 	for {
 		conn, err := Accept(l, func(err error) {
@@ -94,7 +92,7 @@ func (s *Server) Serve(l *net.UnixListener) error {
 	}
 }
 
-// enter notes a client once there is room for it, unless the server is closed.
+// enter registers a client once there is room for it, unless the server is closed.
 func (s *Server) enter(conn *net.UnixConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +134,7 @@ func (s *Server) mostSilent() (most *net.UnixConn, wait time.Duration) {
 	return most, wait
 }
 
-// hasInput says whether a client has sent something that its goroutine has not read yet.
+// hasInput reports whether a client has sent data that its goroutine has not read yet.
 func hasInput(conn *net.UnixConn) bool {
 	n := 0
 	raw, err := conn.SyscallConn()
@@ -146,8 +144,8 @@ func hasInput(conn *net.UnixConn) bool {
 	return n > 0
 }
 
-// setBusy notes that what a client has asked for is being carried out, or is no longer.
-// It reports false where the client has been disconnected meanwhile.
+// setBusy records whether a client's request is being carried out. It returns false if the
+// client has been disconnected meanwhile.
 func (s *Server) setBusy(conn *net.UnixConn, busy bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,8 +167,8 @@ func (s *Server) leave(conn *net.UnixConn) {
 	s.running.Done()
 }
 
-// Close disconnects the clients and waits until what they asked for last has
-// been carried out: the disk can be closed then.
+// Close disconnects the clients and waits until their last requests have been carried out:
+// then the disk can be closed.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -182,8 +180,8 @@ func (s *Server) Close() {
 	s.running.Wait()
 }
 
-// talk serves one client until it leaves, keeps silent for too long or sends
-// what is no line. Whatever it does costs this connection only.
+// talk serves one client until it disconnects, is silent for too long or sends an invalid
+// line. Errors affect this connection only.
 func (s *Server) talk(conn *net.UnixConn) {
 	if err := s.check(conn); err != nil {
 		_ = s.say(conn, Answer{Error: err.Error()})
@@ -200,7 +198,7 @@ func (s *Server) talk(conn *net.UnixConn) {
 			_ = s.say(conn, Answer{Error: fmt.Sprintf("a request of more than %d bytes", MaxLine)})
 			return
 		case err != nil:
-			return // it left, or was too slow
+			return // it disconnected, or was too slow
 		}
 		if !s.setBusy(conn, true) {
 			return
@@ -224,8 +222,8 @@ func (s *Server) say(conn *net.UnixConn, a Answer) error {
 	return err
 }
 
-// check says why the client must not be here: beside the socket's mode, it has
-// to be root or the daemon's own user (SO_PEERCRED, unix(7)).
+// check returns why the client is refused: in addition to the socket's mode, it must be
+// root or the daemon's own user (SO_PEERCRED, unix(7)).
 func (s *Server) check(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listenFDs is where handed over descriptors begin (SD_LISTEN_FDS_START).
+// listenFDs is the first passed descriptor (SD_LISTEN_FDS_START).
 const listenFDs = 3
 
-// Exec is the last step of a child: it becomes the program args[0]. Only here is
-// the process id known that LISTEN_PID has to name.
+// Exec is the last step of a child: it executes the program args[0]. Only here the process
+// id for LISTEN_PID is known.
 func Exec(args []string) error {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
@@ -30,7 +30,7 @@ func Exec(args []string) error {
 	return fmt.Errorf("start %s: %w", path, unix.Exec(path, args, os.Environ()))
 }
 
-// notFound says why no program was found by its name.
+// notFound explains why no program was found by its name.
 func notFound(name string, err error) error {
 	var of *exec.Error
 	if errors.As(err, &of) {
@@ -46,9 +46,8 @@ func notFound(name string, err error) error {
 	return fmt.Errorf("start %q: %w: give the path of a program that may be run", name, err)
 }
 
-// command is the child, as a step of this program that ends in Exec. self are
-// the arguments that make this program call it; done gives back what was made for
-// its start.
+// command is the child, started as this program with the arguments self, which make it call
+// Exec. done releases what was made for the start.
 func (s *store) command(self, args []string) (cmd *exec.Cmd, done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,15 +55,15 @@ func (s *store) command(self, args []string) (cmd *exec.Cmd, done func(), err er
 	if err != nil {
 		return nil, nil, err
 	}
-	// What is running is started, even if another file has its name by now: the
-	// step is this version's. The program that it becomes is looked up anew.
+	// The running binary is started, even if its name is another file by now, since Exec
+	// must be of this version. The program to execute is looked up by name again.
 	cmd = exec.Command("/proc/self/exe", append(append([]string{}, self...), args...)...)
 	cmd.Args[0] = os.Args[0]
-	// A keeper that is killed takes the child along: one that nobody keeps would hold
-	// the image against the keeper that is started next.
+	// A keeper that is killed ends its child: without a keeper it would hold the lock of
+	// the image, and the next keeper's child could not start.
 	//
-	// It has a process group of its own: Ctrl-C on a terminal is the keeper's to pass on,
-	// and a second one to the child would be to end at once.
+	// The child has a process group of its own: the keeper passes Ctrl-C on a terminal on,
+	// and a second one would end the child at once.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGINT, Setpgid: true}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(plainEnviron(), "NOTIFY_SOCKET="+fdPath(listenFDs+len(files)), "FDSTORE="+strconv.Itoa(capacity))
@@ -79,7 +78,7 @@ func (s *store) command(self, args []string) (cmd *exec.Cmd, done func(), err er
 	return cmd, done, nil
 }
 
-// lend makes files of all that the child is to have, until done.
+// lend makes files of all descriptors for the child, until done.
 func (s *store) lend() (files []*os.File, done func(), err error) {
 	files = append(files, s.fixed...)
 	done = func() {
@@ -98,7 +97,7 @@ func (s *store) lend() (files []*os.File, done func(), err error) {
 	return files, done, nil
 }
 
-// plainEnviron is the environment without what belongs to this process alone.
+// plainEnviron is the environment without the variables for this process alone.
 func plainEnviron() (env []string) {
 	for _, e := range os.Environ() {
 		switch name, _, _ := strings.Cut(e, "="); name {
@@ -110,8 +109,8 @@ func plainEnviron() (env []string) {
 	return env
 }
 
-// inherit takes what a service manager has handed to the keeper: it is the
-// child's.
+// inherit returns the descriptors that a service manager has passed to the keeper, for the
+// child.
 func inherit() (files []*os.File) {
 	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return nil

@@ -13,42 +13,40 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 )
 
-// How long a child that ended is left alone before it is started again: at once
-// when it had been serving, and twice as long each time when it had not. One that
-// has served once is not given up but for Options.GiveUp: a guest waits for it, Go's
-// status for a panic is that of a wrong command line, and a newer file that does not
-// start can be put right.
+// The pause before a child that ended is started again: none if it had been serving, and
+// twice as long each time if it had not. After a child has served once, the keeper gives up
+// only for Options.GiveUp: a guest waits for it, Go's status for a panic is that of a wrong
+// command line, and a newer file that does not start can be replaced.
 const (
 	firstPause = 10 * time.Millisecond
 	lastPause  = 5 * time.Second
 )
 
-// secondSignal is how long after the first signal to end another one is taken for the
-// same request: timeout(1) signals a process and then its group.
+// secondSignal: another signal to end within this time after the first is the same request,
+// since timeout(1) signals a process and then its group.
 var secondSignal = time.Second
 
-// Options say what to keep.
+// Options describe the program to run.
 type Options struct {
 	// Args are the program and its arguments.
 	Args []string
 	// Self are arguments that make this program call Exec with what follows them.
 	Self []string
-	// Signals are what the keeper is sent: SIGHUP starts the program anew, once it
-	// has finished what it does; SIGTERM and SIGINT end it, and the keeper with it; the
-	// second of those kills it, unless it comes within a second of the first.
+	// Signals delivers the keeper's signals: SIGHUP restarts the program once it has
+	// finished its work; SIGTERM and SIGINT end it and the keeper; the second of those
+	// kills it, unless it comes within a second of the first.
 	Signals <-chan os.Signal
-	// GiveUp is a status of the program that says that it would fail in the same way
-	// again, and that no guest waits for it; 0: none.
+	// GiveUp is the status of a program that would fail in the same way again and for which
+	// no guest waits; 0: none.
 	GiveUp int
 	Log    func(format string, args ...any)
 }
 
-// Run runs the program until it ends by itself or a signal ends it, and returns
-// its status. A program that dies is started again, and finds the descriptors
-// that it had stored; so is one that has left some of them for who comes after it,
-// as zvhost does when it is sent SIGTERM.
+// Run runs the program until it ends by itself or a signal ends it, and returns its status.
+// A program that dies is started again and gets the descriptors that it had stored. So is
+// one that ends and leaves descriptors for the next process, as zvhost does after SIGTERM.
 func Run(o Options) (status int, err error) {
-	// The child is told of the death of the thread that has started it.
+	// The kernel signals the child when the thread that started it ends (PDEATHSIG).
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := foreign.Guard(); err != nil {
@@ -61,7 +59,7 @@ func Run(o Options) (status int, err error) {
 	defer s.close()
 	s.fixed = inherit()
 	pause, served, ending := firstPause, false, false
-	var asked time.Time // when it was first told to end
+	var asked time.Time // when it was first signalled to end
 	for {
 		ended, err := s.start(&o)
 		if err != nil {
@@ -104,7 +102,7 @@ func Run(o Options) (status int, err error) {
 		case ending, code == 0 && !again && s.isEmpty():
 			return max(code, 0), nil
 		case code > 0 && (!served || code == o.GiveUp):
-			return code, nil // a command line that is wrong does not get better by itself
+			return code, nil // a retry does not correct a wrong command line
 		case again && code == 0:
 			continue
 		case ready:
@@ -122,7 +120,7 @@ func Run(o Options) (status int, err error) {
 	}
 }
 
-// wait lets time pass, and says whether a signal came meanwhile that ends the
+// wait waits for the pause, and reports whether a signal came meanwhile that ends the
 // keeper.
 func wait(o *Options, pause time.Duration) (end bool) {
 	t := time.NewTimer(pause)
@@ -137,8 +135,8 @@ func wait(o *Options, pause time.Duration) (end bool) {
 	}
 }
 
-// start starts the child. When it has ended, and all that it said has been heard,
-// its state comes through the channel.
+// start starts the child. When it has ended, and all its messages have been read, the
+// channel gets its state.
 func (s *store) start(o *Options) (<-chan *os.ProcessState, error) {
 	cmd, done, err := s.command(o.Self, o.Args)
 	if err != nil {
@@ -146,7 +144,7 @@ func (s *store) start(o *Options) (<-chan *os.ProcessState, error) {
 	}
 	s.mu.Lock()
 	s.ready = false
-	err = cmd.Start() // with the lock: what it says is heard once its number is known
+	err = cmd.Start() // with the lock: its messages are read once its process id is known
 	if err == nil {
 		s.child = cmd.Process.Pid
 	}
@@ -193,8 +191,8 @@ func (s *store) isEmpty() bool {
 	return len(s.kept) == 0
 }
 
-// upstream passes on what the child says of itself to the service manager that
-// has started the keeper, if there is one.
+// upstream passes the child's status messages on to the service manager that has started
+// the keeper, if there is one.
 func upstream() func(state string) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
@@ -205,7 +203,7 @@ func upstream() func(state string) {
 		if err != nil {
 			return
 		}
-		_, _ = c.Write([]byte(state)) // nobody is lost without it
+		_, _ = c.Write([]byte(state)) // nothing depends on it
 		_ = c.Close()
 	}
 }

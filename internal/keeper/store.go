@@ -17,32 +17,32 @@ import (
 // 509 memory regions and 256 queues, and some more.
 const capacity = 2048
 
-// A store holds descriptors for the child, by name, and hears what it says on
-// its notification socket.
+// A store holds descriptors for the child, by name, and reads its messages on the
+// notification socket.
 type store struct {
 	conn *net.UnixConn
 	addr *os.File // the socket's place in the file system: see listen
 	log  func(format string, args ...any)
 
 	mu     sync.Mutex // guards what follows
-	child  int        // process whose word counts
+	child  int        // the process whose messages are accepted
 	fixed  []*os.File // inherited by the keeper itself
 	kept   []keptFD   // in the order in which they came
-	ready  bool       // the child has said so
+	ready  bool       // the child has sent READY=1
 	tell   func(state string)
-	synced chan struct{} // something when our own message has been read
+	synced chan struct{} // receives when the keeper's own message has been read
 	ended  chan struct{}
 }
 
-// A keptFD is a descriptor of the child's. It is a plain number: an os.File of an
-// eventfd would have the runtime wake up with each kick and call of the guest.
+// A keptFD is a descriptor of the child. It is a plain number: with an os.File of an
+// eventfd the runtime would wake up for each kick and call of the guest.
 type keptFD struct {
 	fd   int
 	name string
 }
 
-// syncMessage is what the keeper sends to itself, to know that all before it has
-// been read.
+// syncMessage is a message of the keeper to itself: once it is read, all messages before it
+// have been read.
 const syncMessage = "KEEPER_SYNC=1"
 
 func newStore(log func(string, ...any), tell func(string)) (*store, error) {
@@ -63,9 +63,9 @@ func newStore(log func(string, ...any), tell func(string)) (*store, error) {
 	return s, nil
 }
 
-// listen makes the notification socket. It has no name by which anybody could find it: the
-// file is opened (O_PATH) and removed at once, and who has inherited the descriptor connects
-// to /proc/self/fd/N. An abstract address would be open to all users of the machine.
+// listen makes the notification socket. It has no name: the file is opened (O_PATH) and
+// removed at once, and a process that has inherited the descriptor connects to
+// /proc/self/fd/N. An abstract address would be open to all users of the machine.
 func listen() (c *net.UnixConn, addr *os.File, err error) {
 	var dir string
 	for _, parent := range []string{os.Getenv("RUNTIME_DIRECTORY"), os.TempDir(), "/dev/shm", "/run"} {
@@ -81,7 +81,7 @@ func listen() (c *net.UnixConn, addr *os.File, err error) {
 	}
 	path := dir + "/notify"
 	if c, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"}); err == nil {
-		// The child may change its user. The directory is only ours.
+		// The child may change its user. Only the keeper's user can enter the directory.
 		if err = os.Chmod(path, 0o777); err == nil {
 			addr, err = os.OpenFile(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 		}
@@ -92,7 +92,7 @@ func listen() (c *net.UnixConn, addr *os.File, err error) {
 	return c, addr, errors.Join(err, os.RemoveAll(dir))
 }
 
-// read takes in messages until the socket is closed.
+// read reads messages until the socket is closed.
 func (s *store) read() {
 	defer close(s.ended)
 	strangers := false
@@ -115,7 +115,7 @@ func (s *store) read() {
 		case s.isChild(pid):
 			fds = s.hear(text, fds)
 		case !strangers:
-			strangers = true // anybody can send as many as he likes
+			strangers = true // other processes can send any number
 			s.log("process %d, which is not the child, sent a notification: ignored, and so will others be", pid)
 		}
 		for _, fd := range fds {
@@ -124,7 +124,7 @@ func (s *store) read() {
 	}
 }
 
-// unpack takes the sender and the descriptors out of control messages.
+// unpack reads the sender and the descriptors from control messages.
 func unpack(oob []byte) (pid int, fds []int) {
 	cmsgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -148,8 +148,8 @@ func (s *store) isChild(pid int) bool {
 	return pid != 0 && pid == s.child
 }
 
-// hear acts on a message of the child, and returns the descriptors that it has
-// not kept (sd_notify(3), "Well-known assignments").
+// hear processes a message of the child, and returns the descriptors that it has not stored
+// (sd_notify(3), "Well-known assignments").
 func (s *store) hear(text string, fds []int) (rest []int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,7 +191,7 @@ func (s *store) hear(text string, fds []int) (rest []int) {
 	return fds
 }
 
-// sync returns when everything that was sent before has been acted on.
+// sync returns when everything that was sent before has been processed.
 func (s *store) sync() error {
 	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: fdPath(int(s.addr.Fd())), Net: "unixgram"})
 	if err != nil {
@@ -205,7 +205,7 @@ func (s *store) sync() error {
 	return nil
 }
 
-// fdPath is the name of a descriptor for the process that has it.
+// fdPath is the path of a descriptor for the process that has it open.
 func fdPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
 // close drops everything.

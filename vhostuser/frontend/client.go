@@ -17,13 +17,13 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// A Client speaks the protocol over one connection, message by message. It
-// checks what the back-end answers, but not what it is told to send: it can be
-// used to send nonsense, and [Client.Send] sends any.
+// A Client speaks the protocol over one connection, message by message. It checks the
+// back-end's answers, but not its own messages: it can send invalid ones, and [Client.Send]
+// sends any.
 type Client struct {
 	conn *vhostuser.Conn
 	uc   *net.UnixConn // of conn, for its deadlines
-	sock *foreign.FD   // the connection once more, to see whether it still stands
+	sock *foreign.FD   // the connection once more, to check whether it is still open
 	m    vhostuser.Message
 
 	// Timeout is how long each message may take to be sent, and to be answered; 0: for
@@ -32,11 +32,11 @@ type Client struct {
 
 	interrupted atomic.Bool
 	wake        *foreign.FD // an eventfd that is readable once it is interrupted
-	closing     sync.Mutex  // Interrupt does not meet a descriptor that is closed
+	closing     sync.Mutex  // so that Interrupt does not use a closed descriptor
 	closed      bool
 
-	// Protocol is what SetProtocolFeatures agreed on. With REPLY_ACK in it each
-	// message is acknowledged before its method returns.
+	// Protocol are the negotiated protocol features. With REPLY_ACK each message is
+	// acknowledged before its method returns.
 	Protocol uint64
 }
 
@@ -49,7 +49,7 @@ func Dial(path string) (*Client, error) {
 	return New(uc)
 }
 
-// New takes over uc, which a back-end has at its other end. It is closed on an
+// New makes a client of uc, whose other end a back-end has, and owns it. It is closed on an
 // error too.
 func New(uc *net.UnixConn) (*Client, error) {
 	c := &Client{conn: vhostuser.NewConn(uc), uc: uc}
@@ -84,8 +84,8 @@ func (c *Client) Close() error {
 	return errors.Join(c.conn.Close(), c.sock.Close(), c.wake.Close())
 }
 
-// RefusedError is a message that the back-end understood and refused. It has
-// logged why.
+// RefusedError is a message that the back-end understood and refused. The back-end has
+// logged the reason.
 type RefusedError struct{ Request vhostuser.Request }
 
 func (e RefusedError) Error() string {
@@ -101,9 +101,9 @@ var ErrTimeout = errors.New("the back-end has not answered")
 // ErrInterrupted is a wait that Interrupt has ended.
 var ErrInterrupted = errors.New("interrupted")
 
-// Interrupt ends every wait for a message and, in the queues of the disk, for a
-// request, now and from now on: they fail with ErrInterrupted. The back-end sees
-// nothing of it before Close. Any goroutine may call it, also after Close.
+// Interrupt ends every wait for a message and, in the queues of the disk, for a request,
+// now and from now on: they fail with ErrInterrupted. The back-end does not notice it
+// before Close. Any goroutine may call it, also after Close.
 func (c *Client) Interrupt() {
 	c.closing.Lock()
 	defer c.closing.Unlock()
@@ -111,11 +111,11 @@ func (c *Client) Interrupt() {
 		return
 	}
 	c.interrupted.Store(true)
-	_ = c.uc.SetDeadline(time.Unix(1, 0)) // of a connection that has ended nobody waits for anything
+	_ = c.uc.SetDeadline(time.Unix(1, 0)) // an ended connection has no waiting calls
 	_, _ = unix.Write(c.wake.Int(), []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
-// limit begins the time that a message may take.
+// limit starts the time limit of a message.
 func (c *Client) limit() error {
 	if c.Timeout > 0 {
 		if err := c.uc.SetDeadline(time.Now().Add(c.Timeout)); err != nil {
@@ -128,8 +128,8 @@ func (c *Client) limit() error {
 	return nil
 }
 
-// Send sends a message with any flags, payload and descriptors, and does not
-// look for an answer.
+// Send sends a message with any flags, payload and descriptors, and does not wait for an
+// answer.
 func (c *Client) Send(r vhostuser.Request, flags uint32, payload []byte, fds ...int) error {
 	if err := c.limit(); err != nil {
 		return fmt.Errorf("sending %v: %w", r, err)
@@ -140,10 +140,10 @@ func (c *Client) Send(r vhostuser.Request, flags uint32, payload []byte, fds ...
 	return nil
 }
 
-// SendRaw sends bytes as they are, the descriptors with the first of them.
+// SendRaw sends bytes unchanged, with the descriptors at the first byte.
 func (c *Client) SendRaw(b []byte, fds ...int) error { return c.gone(c.conn.WriteRaw(b, fds...)) }
 
-// Receive reads the next answer. It is good until the next call of any method.
+// Receive reads the next answer. It is valid until the next call of any method.
 func (c *Client) Receive() (*vhostuser.Message, error) {
 	if err := c.conn.ReadReply(&c.m); err != nil {
 		return nil, c.gone(err)
@@ -151,7 +151,7 @@ func (c *Client) Receive() (*vhostuser.Message, error) {
 	return &c.m, nil
 }
 
-// gone names the several faces of a closed connection, and of one that is silent.
+// gone translates the different errors of a closed connection, and of a silent one.
 func (c *Client) gone(err error) error {
 	switch {
 	case err == nil:
@@ -169,8 +169,8 @@ func (c *Client) gone(err error) error {
 	return err
 }
 
-// Get sends a message that has an answer, and returns the answer's payload. It
-// is good until the next call of any method.
+// Get sends a message that has an answer, and returns the answer's payload. It is valid
+// until the next call of any method.
 func (c *Client) Get(r vhostuser.Request, payload []byte, fds ...int) ([]byte, error) {
 	if err := c.Send(r, vhostuser.Version, payload, fds...); err != nil {
 		return nil, err
@@ -178,8 +178,8 @@ func (c *Client) Get(r vhostuser.Request, payload []byte, fds ...int) ([]byte, e
 	return c.answer(r)
 }
 
-// Set sends a message that has no answer, with an acknowledgement where
-// REPLY_ACK was negotiated.
+// Set sends a message that has no answer, and waits for an acknowledgement if REPLY_ACK was
+// negotiated.
 func (c *Client) Set(r vhostuser.Request, payload []byte, fds ...int) error {
 	if c.Protocol&vhostuser.ProtocolReplyAck == 0 {
 		return c.Send(r, vhostuser.Version, payload, fds...)
@@ -231,8 +231,8 @@ func (c *Client) getU64(r vhostuser.Request) (uint64, error) {
 // Features asks which features the back-end offers, FeatureProtocol included.
 func (c *Client) Features() (uint64, error) { return c.getU64(vhostuser.GetFeatures) }
 
-// SetFeatures takes features. A session ends when the device refuses them and
-// there is no REPLY_ACK.
+// SetFeatures accepts features. A session ends if the device refuses them without
+// REPLY_ACK.
 func (c *Client) SetFeatures(f uint64) error {
 	return c.Set(vhostuser.SetFeatures, vhostuser.AppendU64(nil, f))
 }
@@ -240,10 +240,10 @@ func (c *Client) SetFeatures(f uint64) error {
 // ProtocolFeatures asks which protocol features the back-end offers.
 func (c *Client) ProtocolFeatures() (uint64, error) { return c.getU64(vhostuser.GetProtocolFeatures) }
 
-// SetProtocolFeatures takes protocol features, and sets c.Protocol.
+// SetProtocolFeatures accepts protocol features, and sets c.Protocol.
 func (c *Client) SetProtocolFeatures(f uint64) error {
-	// Whether this one is acknowledged is a question that the protocol leaves
-	// open, so it is not asked.
+	// The protocol does not define whether this message is acknowledged, so no
+	// acknowledgement is requested.
 	if err := c.Send(vhostuser.SetProtocolFeatures, vhostuser.Version, vhostuser.AppendU64(nil, f)); err != nil {
 		return err
 	}
@@ -322,7 +322,7 @@ func (c *Client) AddRegion(r *Region) error {
 	return c.Set(vhostuser.AddMemReg, vhostuser.AppendMemReg(nil, r.Desc()), r.FD())
 }
 
-// RemoveRegion takes a region away; needs CONFIGURE_MEM_SLOTS.
+// RemoveRegion removes a region; needs CONFIGURE_MEM_SLOTS.
 func (c *Client) RemoveRegion(r *Region) error {
 	return c.Set(vhostuser.RemMemReg, vhostuser.AppendMemReg(nil, r.Desc()))
 }

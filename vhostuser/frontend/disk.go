@@ -10,36 +10,35 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// AllFeatures is every feature that this driver can make use of.
+// AllFeatures is every feature that this driver can use.
 const AllFeatures = driver.FeatureVersion1 | driver.FeatureEventIdx | driver.FeatureIndirectDesc | driver.FeatureRingPacked |
 	driver.BlkSizeMax | driver.BlkSegMax | driver.BlkRO | driver.BlkBlkSize | driver.BlkFlush | driver.BlkTopology |
 	driver.BlkConfigWCE | driver.BlkMQ | driver.BlkDiscard | driver.BlkWriteZeroes | driver.BlkSecureErase | driver.BlkZoned |
 	vhostuser.FeatureProtocol
 
-// Options say what kind of front-end to be. The zero value is good.
+// Options configure the front-end. The zero value is valid.
 type Options struct {
-	// Without are features not to take although they are offered, with
-	// vhostuser.FeatureProtocol to do without protocol features (and so without
-	// configuration space).
+	// Without are features not to accept although they are offered; with
+	// vhostuser.FeatureProtocol there are no protocol features (and so no configuration
+	// space).
 	Without uint64
-	// WithoutProtocol are protocol features not to take although they are offered.
+	// WithoutProtocol are protocol features not to accept although they are offered.
 	WithoutProtocol uint64
-	// Packed asks for packed rings, and fails where they are not offered.
+	// Packed asks for packed rings; Open fails if they are not offered.
 	Packed bool
-	// Inflight asks for a record of requests in flight, so that Reconnect can go on
-	// with them.
+	// Inflight asks for a record of requests in flight, so that Reconnect can continue
+	// them.
 	Inflight  bool
 	Queues    int    // how many to start; 0: 1
 	QueueSize uint16 // descriptors in each, a power of two in split rings; 0: 128
-	// Depth is how many requests each queue has; 0: QueueSize/4, at least 1. They
-	// fit into the ring at once when INDIRECT_DESC was taken, or QueueSize is 3
-	// times as large.
+	// Depth is how many requests each queue has; 0: QueueSize/4, at least 1. They fit into
+	// the ring at once if INDIRECT_DESC was accepted, or QueueSize is 3 times as large.
 	Depth       int
 	BufferBytes int // most data of one request; 0: 64 KiB
 	// SegmentBytes is the most data in one descriptor; 0: as much as the disk
 	// allows.
 	SegmentBytes int
-	// Timeout is what Queue.Timeout begins with; 0: 30 seconds, below 0: none.
+	// Timeout is the initial Queue.Timeout; 0: 30 seconds, below 0: none.
 	Timeout time.Duration
 }
 
@@ -69,10 +68,10 @@ func (o Options) withDefaults() Options {
 type Disk struct {
 	Client   *Client
 	Offered  uint64 // features of the back-end
-	Features uint64 // features taken
+	Features uint64 // features accepted
 	Queues   int    // queues that the back-end has
-	// Config is the configuration space; zero where the back-end has none to
-	// show, ConfigBytes says how much of it there is.
+	// Config is the configuration space; zero if the back-end has none, ConfigBytes its
+	// length.
 	Config      driver.BlkConfig
 	ConfigBytes int
 	Memory      *Memory
@@ -91,11 +90,11 @@ const (
 	statusFeaturesOK  = 8
 )
 
-// ErrFeatures is a device that does not agree to the features.
+// ErrFeatures is a device that does not accept the features.
 var ErrFeatures = errors.New("the device does not take these features")
 
-// Open takes over c and makes a disk of it, in the order of QEMU and of a
-// driver: negotiation, configuration, memory, queues. On an error c is closed.
+// Open makes a disk of c, which it owns, in the order of QEMU and of a driver: negotiation,
+// configuration, memory, queues. On an error c is closed.
 func Open(c *Client, o Options) (*Disk, error) {
 	d := &Disk{Client: c, opt: o.withDefaults()}
 	if err := firstError(d.negotiate, d.readConfig, d.acceptFeatures, d.shareMemory, d.keepInflight, d.startQueues); err != nil {
@@ -136,8 +135,8 @@ func (d *Disk) negotiate() (err error) {
 	return c.SetOwner()
 }
 
-// readConfig reads as much of the configuration space as the back-end has:
-// those without zones may have only the first 60 bytes of it.
+// readConfig reads the configuration space: a back-end without zones may have only its
+// first 60 bytes.
 func (d *Disk) readConfig() error {
 	d.segmentBytes = d.opt.BufferBytes
 	if d.Client.Protocol&vhostuser.ProtocolConfig != 0 {
@@ -190,7 +189,7 @@ func (d *Disk) acceptFeatures() error {
 	return err
 }
 
-// shareMemory makes as much guest memory as the queues need.
+// shareMemory creates the guest memory that the queues need.
 func (d *Disk) shareMemory() (err error) {
 	o := d.opt
 	segments := (o.BufferBytes + d.segmentBytes - 1) / d.segmentBytes
@@ -206,7 +205,7 @@ func (d *Disk) shareMemory() (err error) {
 	return d.shareAgain()
 }
 
-// shareAgain shares the memory that there is.
+// shareAgain shares the existing memory.
 func (d *Disk) shareAgain() error {
 	if d.Client.Protocol&vhostuser.ProtocolConfigureMemSlots != 0 {
 		return d.Client.AddRegion(d.Memory.Region)
@@ -233,7 +232,7 @@ func (d *Disk) startQueues() error {
 	return d.Client.SetStatus(statusAcknowledge | statusDriver | statusFeaturesOK | statusDriverOK)
 }
 
-// Packed says whether the rings are packed ones.
+// Packed reports whether the rings are packed.
 func (d *Disk) Packed() bool { return d.Features&driver.FeatureRingPacked != 0 }
 
 // Queue returns queue i of those that were started.
@@ -251,8 +250,8 @@ func (d *Disk) AddRegion(desc guestmem.RegionDesc) (*Region, error) {
 	return r, nil
 }
 
-// Close stops the queues, leaves, and gives everything back. Requests in flight
-// are answered first, but lost to the caller.
+// Close stops the queues, disconnects, and releases everything. Requests in flight are
+// answered first, but the caller does not get the answers.
 func (d *Disk) Close() error {
 	var err error
 	for _, q := range d.queues {
@@ -262,9 +261,9 @@ func (d *Disk) Close() error {
 	return errors.Join(err, d.Abandon())
 }
 
-// Abandon leaves as a front-end does that was killed: the connection ends
-// whatever is in flight. The back-end may go on writing to the memory that it
-// has mapped, but nobody can see that any more.
+// Abandon disconnects as a front-end does that was killed: the connection ends whatever is
+// in flight. The back-end may continue to write to the memory that it has mapped, without
+// effect.
 func (d *Disk) Abandon() error {
 	err := d.Client.Close()
 	for _, q := range d.queues {

@@ -8,8 +8,8 @@ import (
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
-// An Inflight is a back-end's record of requests in flight, which a front-end keeps
-// for the next back-end.
+// An Inflight is a back-end's record of requests in flight, which a front-end holds for the
+// next back-end.
 type Inflight struct {
 	area vhostuser.InflightArea
 	file *foreign.FD
@@ -32,7 +32,7 @@ func (c *Client) GetInflight(queues int, size uint16) (*Inflight, error) {
 	return &Inflight{area, c.m.Take(0)}, nil
 }
 
-// SetInflight gives a record to the back-end.
+// SetInflight passes a record to the back-end.
 func (c *Client) SetInflight(v *Inflight) error {
 	return c.Set(vhostuser.SetInflightFD, v.area.Append(nil), v.file.Int())
 }
@@ -40,7 +40,7 @@ func (c *Client) SetInflight(v *Inflight) error {
 // FD lends the descriptor of the record out.
 func (v *Inflight) FD() int { return v.file.Int() }
 
-// Close lets go of the record.
+// Close releases the record.
 func (v *Inflight) Close() error {
 	if v == nil {
 		return nil
@@ -48,10 +48,10 @@ func (v *Inflight) Close() error {
 	return v.file.Close()
 }
 
-// Inflight is the disk's record; nil where none was asked for.
+// Inflight is the disk's record; nil if none was requested.
 func (d *Disk) Inflight() *Inflight { return d.inflight }
 
-// keepInflight gets a record, if that was asked for.
+// keepInflight gets a record, if one was requested.
 func (d *Disk) keepInflight() (err error) {
 	if !d.opt.Inflight {
 		return nil
@@ -65,12 +65,11 @@ func (d *Disk) keepInflight() (err error) {
 	return d.Client.SetInflight(d.inflight)
 }
 
-// Reconnect goes on with the disk over c, a connection to the next back-end, as
-// QEMU does: what is in flight stays so, and each queue is said to go on where the
-// last one had got in the used ring. No other method may be called meanwhile. On an
-// error c is closed.
+// Reconnect continues the disk over c, a connection to the next back-end, as QEMU does:
+// what is in flight stays in flight, and each queue continues at the used index. No other
+// method may be called meanwhile. On an error c is closed.
 func (d *Disk) Reconnect(c *Client) error {
-	_ = d.Client.Close() // it has told already what is wrong with it
+	_ = d.Client.Close() // it has returned its error already
 	return d.goOn(c, func() error {
 		if d.inflight == nil {
 			return nil
@@ -79,10 +78,10 @@ func (d *Disk) Reconnect(c *Client) error {
 	}, func(q *Queue) uint32 { return q.ring.Rewound() })
 }
 
-// Move goes on with the disk over c, a connection to another back-end of it, as a
-// machine does that has moved there: the queues have been stopped, and go on at
-// bases. It returns the connection that there was, which is now the caller's. On an
-// error that one is still the disk's, and c the caller's.
+// Move continues the disk over c, a connection to another back-end of it, as a machine does
+// after a migration: the queues have been stopped, and continue at bases. It returns the
+// old connection, which the caller now owns. On an error the disk still owns the old one,
+// and the caller c.
 func (d *Disk) Move(c *Client, bases []uint32) (was *Client, err error) {
 	was = d.Client
 	err = d.goOn(c, func() error {
@@ -96,8 +95,8 @@ func (d *Disk) Move(c *Client, bases []uint32) (was *Client, err error) {
 	return was, nil
 }
 
-// goOn sets everything up anew over c: record sees to that of requests in flight,
-// and base says where a queue goes on.
+// goOn sets everything up again over c: record sets the record of requests in flight, and
+// base returns where a queue continues.
 func (d *Disk) goOn(c *Client, record func() error, base func(*Queue) uint32) error {
 	d.Client = c
 	err := firstError(d.negotiate, d.acceptFeatures, d.shareAgain, record)

@@ -11,8 +11,8 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// SetLogBase gives the back-end a dirty log, size bytes of fd's file from offset
-// on; needs LOG_SHMFD. It returns once no other log is written to any more.
+// SetLogBase gives the back-end a dirty log, size bytes of fd's file from offset on; needs
+// LOG_SHMFD. It returns once no other log is in use.
 func (c *Client) SetLogBase(fd int, size, offset uint64) error {
 	p, err := c.Get(vhostuser.SetLogBase, vhostuser.LogArea{Size: size, Offset: offset}.Append(nil), fd)
 	if err != nil {
@@ -24,19 +24,18 @@ func (c *Client) SetLogBase(fd int, size, offset uint64) error {
 	return nil
 }
 
-// SetLogFD gives the back-end an eventfd to signal when it has marked something.
+// SetLogFD passes an eventfd that the back-end signals when it has marked a page.
 func (c *Client) SetLogFD(fd int) error { return c.Set(vhostuser.SetLogFD, nil, fd) }
 
-// A DirtyLog has the back-end mark the pages of guest memory that it writes, as
-// it does while a machine moves to another host.
+// A DirtyLog makes the back-end mark the pages of guest memory that it writes, as during a
+// migration.
 type DirtyLog struct {
 	d    *Disk
 	file *foreign.FD
 	log  *guestmem.Log
 }
 
-// StartLog begins to log, in the order of QEMU's: the log, then the feature, then
-// the used rings.
+// StartLog starts logging in QEMU's order: the log, then the feature, then the used rings.
 func (d *Disk) StartLog() (*DirtyLog, error) {
 	r := d.Memory.Region.Desc()
 	size := (r.GuestAddr+r.Size)/guestmem.LogPageBytes/8 + 1
@@ -78,8 +77,8 @@ func (l *DirtyLog) set(on bool) error {
 	return nil
 }
 
-// Take calls f with each marked page's guest address, and takes the marks away:
-// what f then reads of a page is at least as new as its mark.
+// Take calls f with each marked page's guest address, and clears the marks: what f then
+// reads of a page is at least as new as its mark.
 func (l *DirtyLog) Take(f func(guestAddr uint64)) {
 	r := l.d.Memory.Region.Desc()
 	for at := r.GuestAddr; at < r.GuestAddr+r.Size; at += guestmem.LogPageBytes {
@@ -89,10 +88,10 @@ func (l *DirtyLog) Take(f func(guestAddr uint64)) {
 	}
 }
 
-// Stop ends the logging; no mark is made after it.
+// Stop ends the logging; the back-end makes no mark after it.
 func (l *DirtyLog) Stop() error { return errors.Join(l.set(false), l.free()) }
 
-// Free gives the log back to who has it no more at the back-end: the disk has moved.
+// Free releases a log that no back-end uses any more, since the disk has moved.
 func (l *DirtyLog) Free() error { return l.free() }
 
 func (l *DirtyLog) free() error {

@@ -10,8 +10,8 @@ import (
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
-// Where the guest's memory begins in its two address spaces. They differ from
-// each other and from our own mapping, so that a mix-up shows.
+// The start of the guest's memory in its two address spaces. They differ from each other
+// and from this process's mapping, so that a mix-up is detected.
 const (
 	GuestBase uint64 = 0x1_0000_0000
 	UserBase  uint64 = 0x5500_0000_0000
@@ -23,7 +23,7 @@ type Region struct {
 	mem  *guestmem.Region
 }
 
-// NewRegion makes a memfd that is large enough for d, and maps it as d says.
+// NewRegion makes a memfd that is large enough for d, and maps it as described by d.
 func NewRegion(d guestmem.RegionDesc) (*Region, error) {
 	fd, err := unix.MemfdCreate("zvhost-guest", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -41,19 +41,18 @@ func NewRegion(d guestmem.RegionDesc) (*Region, error) {
 	return r, nil
 }
 
-// Desc says where the region is.
+// Desc describes the region.
 func (r *Region) Desc() guestmem.RegionDesc { return r.mem.Desc() }
 
 // FD lends the memfd out.
 func (r *Region) FD() int { return r.file.Int() }
 
-// Close unmaps the region and closes its memfd. Nothing may use it any more.
+// Close unmaps the region and closes its memfd. It must not be in use.
 func (r *Region) Close() error {
 	return errors.Join(r.mem.Unmap(), r.file.Close())
 }
 
-// Memory is guest memory in one region, given out from its beginning to its
-// end.
+// Memory is guest memory in one region, allocated from its beginning to its end.
 type Memory struct {
 	*guestmem.Memory
 	Region *Region
@@ -73,8 +72,8 @@ func NewMemory(size uint64) (*Memory, error) {
 	return &Memory{Memory: m, Region: r, next: GuestBase}, nil
 }
 
-// Alloc gives out n bytes of guest memory, n > 0, at a multiple of align, a
-// power of two up to 4096. It is never taken back.
+// Alloc allocates n bytes of guest memory, n > 0, at a multiple of align, a power of two up
+// to 4096. They are never freed.
 func (m *Memory) Alloc(n, align uint64) (guestAddr uint64, b []byte, err error) {
 	guestAddr = (m.next + align - 1) &^ (align - 1)
 	b, err = m.Bytes(guestAddr, n)
@@ -88,5 +87,5 @@ func (m *Memory) Alloc(n, align uint64) (guestAddr uint64, b []byte, err error) 
 // UserAddr translates an address of Alloc into the one that ring addresses use.
 func (m *Memory) UserAddr(guestAddr uint64) uint64 { return guestAddr - GuestBase + UserBase }
 
-// Close gives the memory back. Nothing may use it any more.
+// Close releases the memory. It must not be in use.
 func (m *Memory) Close() error { return m.Region.Close() }

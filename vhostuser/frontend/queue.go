@@ -12,23 +12,23 @@ import (
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
-// A Request is one block request, with memory of its own in the guest. A queue
-// makes all of them beforehand and hands out the same ones again and again.
+// A Request is one block request, with memory of its own in the guest. A queue allocates
+// all of them in advance and reuses them.
 type Request struct {
 	Type   uint32 // driver.TypeIn and so on
 	Sector uint64 // of 512 bytes
-	// Data is what is sent, or where the answer is to go, in guest memory: a part
-	// of Buffer from its beginning, see SetLen. It may be empty.
+	// Data is the data to send, or the place for the answer, in guest memory: the first
+	// bytes of Buffer, see SetLen. It may be empty.
 	Data []byte
-	// LinuxFooter has a zone append end as Linux sends it, see driver.Blk.
+	// LinuxFooter gives a zone append the footer that Linux sends, see driver.Blk.
 	LinuxFooter bool
-	// Tag is the caller's.
+	// Tag is for the caller.
 	Tag uint64
 
 	// The outcome, once the request has come back.
 	Status       byte   // driver.StatusOK and so on
 	AppendSector uint64 // of a zone append
-	Written      uint32 // bytes that the device says it wrote
+	Written      uint32 // bytes that the device reported as written
 
 	buf     []byte
 	bufAddr uint64 // guest address
@@ -37,14 +37,14 @@ type Request struct {
 	table   driver.Buffer // for an indirect table
 }
 
-// Buffer is all the memory that Data can be, in guest memory.
+// Buffer is the memory of Data, in guest memory.
 func (r *Request) Buffer() []byte { return r.buf }
 
 // SetLen makes Data the first n bytes of Buffer.
 func (r *Request) SetLen(n int) { r.Data = r.buf[:n] }
 
-// A Queue is one virtqueue of a disk, with its requests. It belongs to one
-// goroutine. Nothing of what it does for a request allocates memory.
+// A Queue is one virtqueue of a disk, with its requests. It belongs to one goroutine. A
+// request allocates no memory.
 type Queue struct {
 	d     *Disk
 	index int
@@ -59,8 +59,7 @@ type Queue struct {
 	count    [8]byte // what it is read into
 	poll     [3]unix.PollFd
 
-	// Timeout is how long Wait waits for a completion before it gives up with an
-	// error; 0 is for ever.
+	// Timeout is how long Wait waits for a completion before it fails; 0 is for ever.
 	Timeout time.Duration
 
 	// Kicks and Sleeps count system calls: how often the device was woken, and
@@ -68,7 +67,7 @@ type Queue struct {
 	Kicks, Sleeps uint64
 }
 
-// newQueue allocates queue i in guest memory, not yet known to the back-end.
+// newQueue allocates queue i in guest memory, without a message to the back-end.
 func newQueue(d *Disk, i int) (*Queue, error) {
 	q := &Queue{d: d, index: i, one: [8]byte{1}, Timeout: d.opt.Timeout}
 	for _, f := range []**foreign.FD{&q.kick, &q.call} {
@@ -84,7 +83,7 @@ func newQueue(d *Disk, i int) (*Queue, error) {
 	return q, nil
 }
 
-// ringAlign is what driver.NewRing asks for.
+// ringAlign is the alignment that driver.NewRing needs.
 const ringAlign = 64
 
 func (q *Queue) allocate() error {
@@ -123,7 +122,7 @@ func (q *Queue) close() error {
 	return errors.Join(q.kick.Close(), q.call.Close())
 }
 
-// start tells the back-end of the queue; it goes on at base.
+// start sets the queue up in the back-end, to continue at base.
 func (q *Queue) start(base uint32) error {
 	c, l := q.d.Client, q.ring.Config()
 	return firstError(
@@ -141,7 +140,7 @@ func (q *Queue) start(base uint32) error {
 	)
 }
 
-// addr is what the back-end is told of the ring's addresses.
+// addr is the message with the ring's addresses.
 func (q *Queue) addr() vhostuser.VringAddr {
 	m, l := q.d.Memory, q.ring.Config()
 	return vhostuser.VringAddr{Index: uint32(q.index), Desc: m.UserAddr(l.Desc), Avail: m.UserAddr(l.Avail), Used: m.UserAddr(l.Used)}
@@ -156,28 +155,27 @@ func firstError(steps ...func() error) error {
 	return nil
 }
 
-// Stop stops the queue in the back-end, which answers first what it has taken.
-// Those answers are still to be had from Poll. It returns where the back-end would
-// have gone on.
+// Stop stops the queue in the back-end, which first answers what it has popped. Poll still
+// returns those answers. Stop returns where the back-end would have continued.
 func (q *Queue) Stop() (base uint32, err error) { return q.d.Client.VringBase(q.index) }
 
-// Start starts a stopped queue again, where Stop said.
+// Start starts a stopped queue again, at the base that Stop returned.
 func (q *Queue) Start(base uint32) error { return q.start(base) }
 
-// Ring is the driver's ring under the queue, for tests that put chains of their
-// own into it; they must not mix with requests in flight.
+// Ring is the driver's ring under the queue, for tests that add chains of their own; no
+// request may be in flight meanwhile.
 func (q *Queue) Ring() *driver.Ring { return q.ring }
 
 // KickFD and CallFD lend the eventfds out.
 func (q *Queue) KickFD() int { return q.kick.Int() }
 
-// CallFD lends the eventfd that the back-end wakes us with.
+// CallFD lends the eventfd with which the back-end wakes this queue.
 func (q *Queue) CallFD() int { return q.call.Int() }
 
 // InFlight is how many requests are with the device or not yet polled.
 func (q *Queue) InFlight() int { return q.inFlight }
 
-// Get hands out a free request with empty Data; nil when all are in use.
+// Get returns a free request with empty Data; nil if all are in use.
 func (q *Queue) Get() *Request {
 	n := len(q.free) - 1
 	if n < 0 {
@@ -189,11 +187,11 @@ func (q *Queue) Get() *Request {
 	return r
 }
 
-// Put gives a request back that is not in flight.
+// Put returns a request that is not in flight to the queue.
 func (q *Queue) Put(r *Request) { q.free = append(q.free, r) }
 
-// Submit puts a request into the ring. The device sees it with the next Kick.
-// It fails with driver.ErrFull when the ring has too few descriptors.
+// Submit puts a request into the ring. The device sees it with the next Kick. It fails with
+// driver.ErrFull if the ring has too few descriptors.
 func (q *Queue) Submit(r *Request) error {
 	b := &r.blk
 	b.Type, b.Sector, b.Data, b.LinuxFooter = r.Type, r.Sector, b.Data[:0], r.LinuxFooter
@@ -220,7 +218,7 @@ func (q *Queue) Kick() error {
 	return q.wake()
 }
 
-// wake kicks the device, whether it wants to be or not.
+// wake kicks the device, whether it wants a kick or not.
 func (q *Queue) wake() error {
 	q.Kicks++
 	if _, err := unix.Write(q.kick.Int(), q.one[:]); err != nil {
@@ -229,8 +227,8 @@ func (q *Queue) wake() error {
 	return nil
 }
 
-// Poll takes what has come back, up to len(done) requests, without waiting. They
-// are not in flight any more, and are the caller's until Put.
+// Poll returns answered requests in done, at most len(done), without waiting. They are not
+// in flight any more, and the caller owns them until Put.
 func (q *Queue) Poll(done []*Request) (n int, err error) {
 	for n < len(done) {
 		u, ok := q.ring.Next()
@@ -254,8 +252,8 @@ func (q *Queue) Poll(done []*Request) (n int, err error) {
 	return n, nil
 }
 
-// Wait is Poll, but sleeps until there is something. It fails with ErrGone when
-// the back-end goes away, and after Timeout.
+// Wait is Poll, but sleeps until a request is answered. It fails with ErrGone if the
+// back-end disconnects, and after Timeout.
 func (q *Queue) Wait(done []*Request) (int, error) {
 	for {
 		q.ring.DisableCalls()
@@ -294,7 +292,7 @@ func (q *Queue) sleep() error {
 		case q.poll[2].Revents != 0:
 			return q.cut(ErrInterrupted)
 		case q.poll[0].Revents != 0:
-			// Nobody else reads it, and it does not matter what it counted.
+			// No other reader exists, and the count does not matter.
 			_, err := unix.Read(q.call.Int(), q.count[:])
 			if err != nil && err != unix.EAGAIN {
 				return fmt.Errorf("queue %d: call: %w", q.index, err)
@@ -306,7 +304,7 @@ func (q *Queue) sleep() error {
 	}
 }
 
-// late is the error of a device that has answered nothing for q.Timeout.
+// late is the error of a device that has not answered for q.Timeout.
 func (q *Queue) late() error {
 	return fmt.Errorf("queue %d: no completion within %v, %d requests in flight: %w", q.index, q.Timeout, q.inFlight, ErrTimeout)
 }

@@ -22,8 +22,8 @@ func (e StatusError) Error() string {
 	return fmt.Sprintf("%s at sector %d was answered with %s", driver.TypeString(e.Type), e.Sector, driver.StatusString(e.Status))
 }
 
-// Status is the status that err stands for: driver.StatusOK of nil, and
-// driver.StatusNone of an error that no device has answered with.
+// Status is the status in err: driver.StatusOK for nil, and driver.StatusNone for an error
+// without an answer of the device.
 func Status(err error) byte {
 	var s StatusError
 	switch {
@@ -37,8 +37,8 @@ func Status(err error) byte {
 
 var errBusy = errors.New("other requests are in flight")
 
-// Do sends r, waits until it is back, and returns a StatusError if its status is
-// not OK. It is the caller's afterwards, as before.
+// Do sends r, waits for its answer, and returns a StatusError if its status is not OK. The
+// caller owns r afterwards, as before.
 func (q *Queue) Do(r *Request) error {
 	if q.inFlight != 0 {
 		return fmt.Errorf("queue %d: %w", q.index, errBusy)
@@ -59,8 +59,8 @@ func (q *Queue) Do(r *Request) error {
 	return nil
 }
 
-// do makes a request of n bytes of data: fill writes them beforehand, use reads
-// them afterwards, if the answer is OK.
+// do sends a request with n bytes of data: fill writes them before, use reads them after an
+// answer with OK.
 func (q *Queue) do(typ uint32, sector uint64, n int, fill func([]byte), use func(*Request) error) error {
 	if n > q.d.opt.BufferBytes {
 		return fmt.Errorf("%d bytes are more than a request's buffer of %d", n, q.d.opt.BufferBytes)
@@ -116,10 +116,10 @@ func (q *Queue) ID() (id string, err error) {
 type Segment struct {
 	Sector  uint64
 	Sectors uint32
-	Flags   uint32 // WriteZeroes: 1 allows to give the space back
+	Flags   uint32 // WriteZeroes: 1 allows the device to free the space
 }
 
-// Discard says that the ranges hold nothing of worth any more.
+// Discard tells the device that the data of the ranges is not needed any more.
 func (q *Queue) Discard(ranges ...Segment) error {
 	return q.segments(driver.TypeDiscard, ranges)
 }
@@ -129,8 +129,8 @@ func (q *Queue) WriteZeroes(ranges ...Segment) error {
 	return q.segments(driver.TypeWriteZeroes, ranges)
 }
 
-// SecureErase resets the zones in the ranges, whole zones, and returns once what
-// stood there is gone from stable storage.
+// SecureErase resets the zones in the ranges, whole zones, and returns once their data is
+// erased from stable storage.
 func (q *Queue) SecureErase(ranges ...Segment) error {
 	return q.segments(driver.TypeSecureErase, ranges)
 }
@@ -153,12 +153,12 @@ func (q *Queue) Append(src []byte, zone uint64) (sector uint64, err error) {
 	return sector, err
 }
 
-// Zone makes a request without data for the zone that begins at a sector:
+// Zone sends a request without data for the zone that begins at a sector:
 // driver.TypeZoneOpen, Close, Finish, Reset or ResetAll.
 func (q *Queue) Zone(typ uint32, sector uint64) error { return q.do(typ, sector, 0, nil, nil) }
 
-// Report reads the zone that sector lies in and those behind it, up to limit and
-// as many as a request's buffer has room for.
+// Report reads the zone that contains sector and those behind it, up to limit and as many
+// as fit into a request's buffer.
 func (q *Queue) Report(sector uint64, limit int) (zones []driver.Zone, err error) {
 	limit = min(limit, (q.d.opt.BufferBytes-driver.ReportHeaderBytes)/driver.ZoneDescriptorBytes)
 	n := driver.ReportHeaderBytes + limit*driver.ZoneDescriptorBytes

@@ -17,14 +17,14 @@ func (c *Client) SetVringNum(i int, n uint16) error {
 	return c.setState(vhostuser.SetVringNum, i, uint32(n))
 }
 
-// SetVringBase says where the back-end goes on: of a split ring the avail index
-// that it takes next, of a packed ring see driver.Ring.Base.
+// SetVringBase sets where the back-end continues: in a split ring the next avail index to
+// pop, for a packed ring see driver.Ring.Base.
 func (c *Client) SetVringBase(i int, base uint32) error {
 	return c.setState(vhostuser.SetVringBase, i, base)
 }
 
-// VringBase stops the ring, once the back-end has answered all that it took
-// from it, and says where it would have gone on.
+// VringBase stops the ring, once the back-end has answered all that it popped, and returns
+// where it would have continued.
 func (c *Client) VringBase(i int) (uint32, error) {
 	p, err := c.Get(vhostuser.GetVringBase, vhostuser.VringState{Index: uint32(i)}.Append(nil))
 	if err != nil {
@@ -40,12 +40,12 @@ func (c *Client) VringBase(i int) (uint32, error) {
 	return v.Num, nil
 }
 
-// SetVringAddr sets the ring's three addresses, user addresses all.
+// SetVringAddr sets the ring's three addresses, all of them user addresses.
 func (c *Client) SetVringAddr(i int, desc, avail, used uint64) error {
 	return c.SetVring(vhostuser.VringAddr{Index: uint32(i), Desc: desc, Avail: avail, Used: used})
 }
 
-// SetVring is SetVringAddr with all that the message has.
+// SetVring is SetVringAddr with all fields of the message.
 func (c *Client) SetVring(a vhostuser.VringAddr) error {
 	return c.Set(vhostuser.SetVringAddr, a.Append(nil))
 }
@@ -67,14 +67,14 @@ func (c *Client) setFile(r vhostuser.Request, i, fd int) error {
 	return c.Set(r, v.Append(nil), fd)
 }
 
-// SetVringKick gives the back-end the eventfd that wakes it, which starts the
-// ring; -1 asks it to poll.
+// SetVringKick passes the eventfd that wakes the back-end, and so starts the ring; -1 asks
+// it to poll.
 func (c *Client) SetVringKick(i, fd int) error { return c.setFile(vhostuser.SetVringKick, i, fd) }
 
-// SetVringCall gives the back-end the eventfd that it wakes us with; -1 asks it
-// not to.
+// SetVringCall passes the eventfd with which the back-end wakes the driver; -1: without
+// calls.
 func (c *Client) SetVringCall(i, fd int) error { return c.setFile(vhostuser.SetVringCall, i, fd) }
 
-// SetVringErr gives the back-end the eventfd by which it says that the ring is
-// broken; -1 asks it not to.
+// SetVringErr passes the eventfd that the back-end signals if the ring is broken; -1:
+// without one.
 func (c *Client) SetVringErr(i, fd int) error { return c.setFile(vhostuser.SetVringErr, i, fd) }

@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spinLooks is how often Spin looks into the ring before it looks at the clock
-// and at the connection.
+// spinLooks is how often Spin checks the ring before it checks the clock and the
+// connection.
 const spinLooks = 1 << 14
 
-// Spin is Wait, but looks again and again, and wants no call meanwhile.
+// Spin is Wait, but polls, without calls meanwhile.
 func (q *Queue) Spin(done []*Request) (int, error) {
 	q.ring.DisableCalls()
 	var began time.Time
@@ -36,8 +36,8 @@ func (q *Queue) Spin(done []*Request) (int, error) {
 	}
 }
 
-// PeerPID is the process at the other end, as it was when it began to listen
-// (SO_PEERCRED, unix(7)); 0 when it is in a PID namespace that we do not see.
+// PeerPID is the process at the other end, as it was when it began to listen (SO_PEERCRED,
+// unix(7)); 0 if it is in a PID namespace that is not visible here.
 func (c *Client) PeerPID() (int, error) {
 	cred, err := unix.GetsockoptUcred(c.sock.Int(), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
-// SaveState fetches what the back-end knows of its device, for another one to go
-// on from; needs DEVICE_STATE. All queues are stopped.
+// SaveState reads the state of the back-end's device, for another back-end to continue
+// from; needs DEVICE_STATE. All queues must be stopped.
 func (c *Client) SaveState() ([]byte, error) {
 	ours, err := c.transfer(vhostuser.StateSave)
 	if err != nil {
@@ -23,8 +23,7 @@ func (c *Client) SaveState() ([]byte, error) {
 	return state, errors.Join(err, ours.Close(), c.checkState())
 }
 
-// LoadState hands the back-end a state that another one has saved; needs
-// DEVICE_STATE.
+// LoadState passes a state that another back-end has saved; needs DEVICE_STATE.
 func (c *Client) LoadState(state []byte) error {
 	ours, err := c.transfer(vhostuser.StateLoad)
 	if err != nil {
@@ -34,7 +33,7 @@ func (c *Client) LoadState(state []byte) error {
 	return errors.Join(err, ours.Close(), c.checkState())
 }
 
-// transfer gives the back-end one end of a pipe, and returns the other.
+// transfer passes one end of a pipe to the back-end, and returns the other.
 func (c *Client) transfer(direction uint32) (ours *os.File, err error) {
 	var ends [2]int // to read from, to write to
 	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {

@@ -27,8 +27,7 @@ const (
 
 var errEmpty = errors.New("a chain has at least one buffer")
 
-// ErrFull says that there are not enough free descriptors: harvest used ones
-// first.
+// ErrFull: there are not enough free descriptors; harvest used ones first.
 var ErrFull = errors.New("not enough free descriptors in the ring")
 
 // A Buffer is a piece of guest memory, Len bytes at a guest-physical address.
@@ -37,19 +36,18 @@ type Buffer struct {
 	Len       uint32
 }
 
-// Layout says where the parts of a ring are, as guest-physical addresses. In a
-// packed ring Avail is the driver's event suppression structure, Used the
-// device's.
+// Layout has the guest-physical addresses of the parts of a ring. In a packed ring Avail is
+// the driver's event suppression structure, Used the device's.
 type Layout struct {
 	Size              uint16
 	Desc, Avail, Used uint64
 }
 
-// A Used is a chain that the device has given back.
+// A Used is a chain that the device has returned.
 type Used struct {
 	Head    uint16
 	Token   uint64 // as given to Add
-	Written uint32 // bytes, as the device says
+	Written uint32 // bytes, as reported by the device
 }
 
 // Ring is the driver's side of a virtqueue, split or packed. It belongs to one
@@ -70,33 +68,33 @@ type format interface {
 	// comes back from Next. It fails with ErrFull when there are too few
 	// descriptors, and changes nothing then.
 	Add(out, in []Buffer, token uint64) (head uint16, err error)
-	// AddIndirect is Add with the descriptors in an indirect table, which it writes
-	// at table; the table stays the device's until the chain is used. The first
-	// direct buffers have descriptors in the ring before the one that refers to the
-	// table ("Indirect Descriptors"): 0 with every driver that is known, and in
-	// packed rings, which have no such chains.
+	// AddIndirect is Add with the descriptors in an indirect table, which it writes at
+	// table; the device owns the table until the chain is used. The first direct buffers
+	// have descriptors in the ring before the one that refers to the table ("Indirect
+	// Descriptors"): 0 for every known driver, and in packed rings, which have no such
+	// chains.
 	AddIndirect(direct int, table Buffer, out, in []Buffer, token uint64) (head uint16, err error)
-	// Publish shows the device everything that was added, and says whether it wants
-	// a kick.
+	// Publish shows the device everything that was added, and reports whether it wants a
+	// kick.
 	Publish() (kick bool)
-	// Next harvests the next used chain; it is false when there is none, or when
-	// the device has broken the ring: see Err.
+	// Next harvests the next used chain; it returns false if there is none, or if the
+	// device has broken the ring: see Err.
 	Next() (Used, bool)
-	// Err says how the device broke the ring, nil if it did not.
+	// Err is how the device broke the ring, nil if it did not.
 	Err() error
-	// EnableCalls asks the device for a call with the next used chain, and says
-	// whether there is one already: then no call may come for it.
+	// EnableCalls asks the device for a call with the next used chain, and reports whether
+	// there is one already: then no call may come for it.
 	EnableCalls() (pending bool)
-	// DisableCalls tells the device that calls are a waste just now.
+	// DisableCalls tells the device not to send calls.
 	DisableCalls()
 	// Free is the number of free descriptors.
 	Free() int
-	// Config says where the parts of the ring are.
+	// Config has the addresses of the parts of the ring.
 	Config() Layout
-	// Base is where a device begins that takes the ring over with nothing in
-	// flight: what SET_VRING_BASE says.
+	// Base is where a device begins that continues the ring with nothing in flight: the
+	// value for SET_VRING_BASE.
 	Base() uint32
-	// Rewound is where a device begins that takes everything in flight anew: behind
+	// Rewound is where a device begins that carries out everything in flight again: behind
 	// what was used.
 	Rewound() uint32
 	// StartAt makes an unused ring begin elsewhere than at its beginning, with the
@@ -114,22 +112,21 @@ func roundUp(n uint64) uint64 { return (n + partAlign - 1) &^ (partAlign - 1) }
 func availBytes(size uint16) uint64 { return 6 + 2*uint64(size) }
 func usedBytes(size uint16) uint64  { return 6 + 8*uint64(size) }
 
-// RingBytes is how many bytes of guest memory a ring of size entries takes, in
-// either format at the most.
+// RingBytes is how many bytes of guest memory a ring of size entries needs at most, in
+// either format.
 func RingBytes(size uint16) uint64 {
 	return roundUp(descBytes*uint64(size)) + roundUp(availBytes(size)) + roundUp(usedBytes(size))
 }
 
-// chain is what the driver knows about a chain that the device has.
+// chain is the driver's record of a chain that the device owns.
 type chain struct {
 	token uint64
 	descs uint16 // in the ring itself; 0: not with the device
 }
 
-// NewRing lays out an empty ring of size descriptors (1 to 32768, in a split ring a
-// power of two) at a guest address (a multiple of 64), in RingBytes(size) bytes
-// that lie in one region, and clears them. Of features, RING_PACKED and EVENT_IDX
-// matter.
+// NewRing lays out an empty ring of size descriptors (1 to 32768, in a split ring a power
+// of two) at a guest address (a multiple of 64), in RingBytes(size) bytes that are in one
+// region, and clears them. Of features it uses RING_PACKED and EVENT_IDX.
 func NewRing(mem *guestmem.Memory, guestAddr uint64, size uint16, features uint64) (*Ring, error) {
 	if size == 0 || size > maxSize {
 		return nil, fmt.Errorf("ring of %d entries: must be 1 to %d", size, maxSize)
