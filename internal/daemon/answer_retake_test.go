@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/zvhost/zvhost/internal/recovery"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
@@ -59,7 +60,7 @@ func TestRetakenRequestsWithoutTheirMemory(t *testing.T) {
 				l := ring.Config()
 				r := vhostuser.Ring{
 					Size: size, Desc: fuzzUser + l.Desc, Avail: fuzzUser + l.Avail, Used: fuzzUser + l.Used,
-					Base: map[bool]uint32{true: packedStart}[features != 0], Features: features, Mem: before, Call: -1, Err: -1, LogCall: -1, Life: 1,
+					Base: map[bool]uint32{true: recovery.PackedStart}[features != 0], Features: features, Mem: before, Call: -1, Err: -1, LogCall: -1, Life: 1,
 				}
 				rec := takenBy(t, r)
 				defer func() {

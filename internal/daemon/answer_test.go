@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/recovery"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
@@ -85,7 +86,7 @@ func (g *guest) drained(errs int) {
 	q := g.Queue(0)
 	base := uint32(0)
 	if g.Packed() {
-		base = packedStart
+		base = recovery.PackedStart
 	}
 	for {
 		g.kick(0)
@@ -279,7 +280,7 @@ func TestUnanswerableChainIsServedOnceItsMemoryIsThere(t *testing.T) {
 		}
 		base := uint32(0)
 		if packed {
-			base = packedStart
+			base = recovery.PackedStart
 		}
 		if err := g.Queue(0).Start(base); err != nil {
 			t.Fatal(err)

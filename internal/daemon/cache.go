@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"github.com/zvhost/zvhost/internal/recovery"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 )
@@ -16,8 +17,8 @@ func (d *Device) hearCache(r *inflight.Record) {
 	if r == nil {
 		return
 	}
-	if n := CacheOf(r); n != CacheUnknown {
-		d.RememberCacheMode(n == CacheWriteThrough)
+	if n := recovery.CacheOf(r); n != recovery.CacheUnknown {
+		d.RememberCacheMode(n == recovery.CacheWriteThrough)
 	}
 	d.noted = r
 	d.noteCache()
@@ -26,14 +27,14 @@ func (d *Device) hearCache(r *inflight.Record) {
 // noteCache has the record say what the guest was shown of the cache mode, before the
 // front-end is answered.
 func (d *Device) noteCache() {
-	note := CacheUnknown
+	note := recovery.CacheUnknown
 	switch mode := d.CacheMode(); {
 	case mode&virtio.CachePromised != 0:
-		note = CacheWriteThrough
+		note = recovery.CacheWriteThrough
 	case mode&(virtio.CacheRead|virtio.CacheKnown) != 0:
-		note = CacheWriteBack
+		note = recovery.CacheWriteBack
 	}
-	NoteCache(d.noted, note)
+	recovery.NoteCache(d.noted, note)
 }
 
 // BeginFrontEnd implements vhostuser.Device.

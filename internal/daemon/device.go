@@ -15,6 +15,7 @@ import (
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/internal/logging"
+	"github.com/zvhost/zvhost/internal/recovery"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
@@ -66,7 +67,7 @@ type Device struct {
 	custody   custody
 
 	// recovery decides what of an earlier process's requests may be carried out again.
-	recovery *Policy
+	recovery *recovery.Policy
 	noted    *inflight.Record // where the cache mode is noted, as long as the session lasts; nil: nowhere
 
 	// engine makes what a queue does its I/O with.
@@ -98,7 +99,7 @@ func NewDevice(disk disk.Disk, o DeviceOptions) (*Device, error) {
 		lines:    logging.NewLines(o.Log),
 		pollMax:  o.PollMax,
 		patience: logging.Patience,
-		recovery: NewPolicy(disk, o.Queues),
+		recovery: recovery.New(disk, o.Queues),
 		workers:  make([]*worker, o.Queues),
 		engine:   open,
 		custody:  custody{open: o.Open, look: o.Look, note: o.Note, patience: takePatience, away: o.Away && o.Open != nil},

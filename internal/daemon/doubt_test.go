@@ -12,6 +12,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/internal/recovery"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
@@ -318,7 +319,7 @@ func recordedRings(t *testing.T) (rings [2]vhostuser.Ring, rec *inflight.Record)
 }
 
 func untilSettled(r *inflight.Ring) {
-	for ParseNote(r.Note(), true) != NoteSettled {
+	for recovery.ParseNote(r.Note(), true) != recovery.NoteSettled {
 		time.Sleep(time.Millisecond)
 	}
 }

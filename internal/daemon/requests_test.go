@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/recovery"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio"
@@ -114,7 +115,7 @@ func TestRingsHaveBoundedMemory(t *testing.T) {
 
 func ringStart(features uint64) uint32 {
 	if features&driver.FeatureRingPacked != 0 {
-		return packedStart
+		return recovery.PackedStart
 	}
 	return 0
 }

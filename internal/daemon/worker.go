@@ -13,6 +13,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/recovery"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
@@ -262,7 +263,7 @@ func (w *worker) take() (taken int, err error) {
 	if w.mayHaveRun && err == nil && !short {
 		// All that waited is refused. What comes once the driver has seen that is new.
 		w.mayHaveRun = false
-		w.rec.SetNote(uint64(NoteSettled))
+		w.rec.SetNote(uint64(recovery.NoteSettled))
 	}
 	if taken > 0 {
 		w.overdue.show()

@@ -19,11 +19,12 @@ const module = "github.com/zvhost/zvhost"
 var mayImport = map[string][]string{
 	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/disk", "backend/zone", "internal/logging"},
 
-	"internal/daemon":  {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging"},
-	"internal/control": {"backend", "backend/disk", "backend/zone", "internal/foreign"},
-	"internal/logging": {},
-	"internal/testlog": {"internal/logging"},
-	"internal/keeper":  {"internal/foreign"},
+	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery"},
+	"internal/recovery": {"backend", "backend/disk", "backend/zone", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight"},
+	"internal/control":  {"backend", "backend/disk", "backend/zone", "internal/foreign"},
+	"internal/logging":  {},
+	"internal/testlog":  {"internal/logging"},
+	"internal/keeper":   {"internal/foreign"},
 
 	"internal/foreign":  {},
 	"internal/silentfs": {}, // for tests

@@ -1,4 +1,4 @@
-package daemon
+package recovery
 
 import (
 	"fmt"
@@ -17,13 +17,13 @@ import (
 var errMayHaveRun = fmt.Errorf("%w: another zvhost died and may have carried it out; the front-end has connected anew without the record that would tell (INFLIGHT_SHMFD)", disk.ErrIO)
 
 // packedStart is where a packed ring begins: both wrap counters are 1.
-const packedStart = 0x8000_8000
+const PackedStart = 0x8000_8000
 
 // inMidstream says whether a ring does not begin at its beginning: the driver has
 // been using it.
 func inMidstream(r *vhostuser.Ring) bool {
 	if r.Features&virtio.FeatureRingPacked != 0 {
-		return r.Base != packedStart
+		return r.Base != PackedStart
 	}
 	return r.Base != 0
 }

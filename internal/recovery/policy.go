@@ -1,4 +1,4 @@
-package daemon
+package recovery
 
 import (
 	"slices"
@@ -36,7 +36,7 @@ type Policy struct {
 }
 
 // NewPolicy makes a Policy for a device with so many queues, over d.
-func NewPolicy(d disk.Disk, queues int) *Policy {
+func New(d disk.Disk, queues int) *Policy {
 	p := &Policy{claimed: map[int][]*disk.Note{}, unclean: make([]bool, queues)}
 	p.Opened(d)
 	return p

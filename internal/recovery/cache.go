@@ -1,4 +1,4 @@
-package daemon
+package recovery
 
 import "github.com/zvhost/zvhost/vhostuser/inflight"
 
