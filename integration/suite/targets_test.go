@@ -17,7 +17,7 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
-	"github.com/zvhost/zvhost/internal/daemon"
+	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -156,7 +156,7 @@ type ownDisk struct {
 	way
 	dir, path string
 	disk      disk.Disk
-	dev       *daemon.Device
+	dev       *device.Device
 	sessions  sync.WaitGroup
 
 	mu  sync.Mutex
@@ -209,7 +209,7 @@ func (d *ownDisk) serve(s Setup, o disk.Options) (err error) {
 	}
 	log, err := logging.New(d, "warning")
 	if err == nil {
-		d.dev, err = daemon.NewDevice(d.disk, daemon.DeviceOptions{Queues: s.Queues, Serial: serial, Engine: d.aio, PollMax: daemon.DefaultPollMax, Log: log})
+		d.dev, err = device.New(d.disk, device.Options{Queues: s.Queues, Serial: serial, Engine: d.aio, PollMax: device.DefaultPollMax, Log: log})
 	}
 	return err
 }

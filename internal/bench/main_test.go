@@ -11,7 +11,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
-	"github.com/zvhost/zvhost/internal/daemon"
+	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -38,7 +38,7 @@ func serve(t *testing.T, dk disk.Disk, err error) string {
 	check(t, err)
 	log, err := logging.New(io.Discard, "error")
 	check(t, err)
-	dev, err := daemon.NewDevice(dk, daemon.DeviceOptions{Queues: testQueues, Log: log})
+	dev, err := device.New(dk, device.Options{Queues: testQueues, Log: log})
 	check(t, err)
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

@@ -17,6 +17,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
+	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/vhostuser"
 )
@@ -29,6 +30,9 @@ const (
 	// (VIRTIO_BLK_ID_BYTES; virtio, "Block Device / Device Operation").
 	MaxSerialBytes = 20
 	maxPollMax     = time.Second
+
+	// DefaultPollMax is Config.PollMax where the operator says nothing.
+	DefaultPollMax = device.DefaultPollMax
 
 	// DefaultSocketMode lets the daemon's user and the socket's group connect.
 	DefaultSocketMode fs.FileMode = 0o660

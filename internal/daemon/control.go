@@ -7,6 +7,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/control"
+	"github.com/zvhost/zvhost/internal/device"
 )
 
 // A controller is the control socket and who serves it; nil when none was asked
@@ -19,7 +20,7 @@ type controller struct {
 
 // openControl listens at path, for root and the daemon's own user, and serves
 // whoever comes.
-func openControl(path string, disk disk.Disk, dev *Device, log logrus.FieldLogger) (*controller, error) {
+func openControl(path string, disk disk.Disk, dev *device.Device, log logrus.FieldLogger) (*controller, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -28,7 +29,7 @@ func openControl(path string, disk disk.Disk, dev *Device, log logrus.FieldLogge
 		return nil, err
 	}
 	c := &controller{front: f, server: control.NewServer(disk, func(line string) { log.Warn(line) }), ended: make(chan error, 1)}
-	c.server.Grow, c.server.Borrow = dev.Grow, dev.borrow
+	c.server.Grow, c.server.Borrow = dev.Grow, dev.Borrow
 	go func() {
 		err := c.server.Serve(f.listener)
 		if err != nil {

@@ -25,13 +25,6 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	if os.Getenv(asSpeaker) != "" {
-		if err := speak(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
 	if os.Getenv(asHanging) != "" {
 		log := logrus.New()
 		ctx, _ := UntilSignal(context.Background(), log)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/internal/testlog"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -187,7 +188,7 @@ func TestHalfMessageKeepsNobodyOut(t *testing.T) {
 
 // A slowDevice has requests in flight until they are let go.
 type slowDevice struct {
-	*Device
+	*device.Device
 	answered chan struct{} // closed once they are answered
 }
 
@@ -197,14 +198,14 @@ func (d *slowDevice) StopQueue(i int, why string) uint32 {
 }
 
 // testDevice is a device over a new image. It is closed when the test ends.
-func testDevice(t *testing.T) *Device {
+func testDevice(t *testing.T) *device.Device {
 	t.Helper()
 	disk, err := backend.Open(testImage(t), disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	log, _ := testlog.New()
-	dev, err := NewDevice(disk, DeviceOptions{Queues: 1, Log: log})
+	dev, err := device.New(disk, device.Options{Queues: 1, Log: log})
 	if err != nil {
 		t.Fatal(errors.Join(err, disk.Close()))
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/vhostuser/handover"
 
@@ -74,12 +75,12 @@ func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away bool, log *logrus.Logger) (disk.Disk, error) {
 	done := h.leave // a guest may wait for what was handed down: it is for one that can begin
 	defer func() { done() }()
-	aio, err := chooseEngine(c.AIO, disk.Info(), engine.Kind.Probe, log)
+	aio, err := device.ChooseEngine(c.AIO, disk.Info(), engine.Kind.Probe, log)
 	if err != nil {
 		return disk, err
 	}
 	reopen, look := c.reopener(disk.Info())
-	dev, err := NewDevice(disk, DeviceOptions{
+	dev, err := device.New(disk, device.Options{
 		Queues: c.Queues, Serial: c.Serial, SplitRings: c.SplitRings, Engine: aio, OrThreads: c.AIO == "", PollMax: c.PollMax, Log: log,
 		Open: reopen, Look: look, Away: away, Note: h.store.noteAway,
 	})
@@ -100,7 +101,7 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away b
 		if away {
 			log.Infof("%s is left to another zvhost until queues start here", c.what())
 		}
-		warnOfFaults(log, disk)
+		device.WarnOfFaults(log, disk)
 		warnOfLastPart(log, c.BlkFile, disk.Info())
 		err = errors.Join(s.run(ctx, f), ctl.stopListening())
 	}
@@ -108,7 +109,7 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away b
 	told := logging.WarnLate(log, logging.Patience, "what was asked for on the control socket")
 	ctl.close() // what it waits for may have been in flight
 	told()
-	return dev.disk, err
+	return dev.Disk(), err
 }
 
 // warnOfKept says at the end what does not end with the process.

@@ -19,7 +19,8 @@ const module = "github.com/zvhost/zvhost"
 var mayImport = map[string][]string{
 	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/disk", "backend/zone", "internal/logging"},
 
-	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery"},
+	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery", "internal/device"},
+	"internal/device":   {"internal/recovery", "internal/logging", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight"},
 	"internal/recovery": {"backend", "backend/disk", "backend/zone", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight"},
 	"internal/control":  {"backend", "backend/disk", "backend/zone", "internal/foreign"},
 	"internal/logging":  {},
@@ -64,11 +65,11 @@ var mayImport = map[string][]string{
 	"integration/zonestates":       {},
 	"integration/vm":               {"integration/rig"},
 	"integration/guests/frontends": {"integration/vm"},
-	// What serves the disks, internal/daemon, is its tests' alone.
-	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/daemon", "internal/control"},
+	// What serves the disks, internal/device, is its tests' alone.
+	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/control", "internal/device"},
 
-	// The daemon is its tests' alone: it measures any back-end.
-	"internal/bench": {"vhostuser", "vhostuser/frontend", "virtio/driver", "internal/uring", "internal/daemon"},
+	// The device is its tests' alone: it measures any back-end.
+	"internal/bench": {"vhostuser", "vhostuser/frontend", "virtio/driver", "internal/uring", "internal/device"},
 
 	"internal/powercut":  {}, // for tests
 	"internal/rules":     {},
@@ -82,7 +83,7 @@ var mayImport = map[string][]string{
 // package itself may import.
 var testOnly = []string{
 	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/disk", "backend/zone", "backend/engine",
-	"virtio/guestmem", "vhostuser", "vhostuser/inflight", "internal/failpoint", "internal/iovec",
+	"virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/control", "internal/failpoint", "internal/iovec",
 }
 
 // outside is what may be imported from other modules: by whom, nil for
@@ -94,7 +95,7 @@ var outside = map[string]struct {
 	"golang.org/x/sys/unix":                       {},
 	"github.com/spf13/cobra":                      {by: []string{"cmd/zvhost"}},
 	"github.com/spf13/pflag":                      {by: []string{"cmd/zvhost"}}, // cobra's flags
-	"github.com/sirupsen/logrus":                  {by: []string{"internal/daemon", "internal/logging", "internal/testlog", "cmd/zvhost"}},
+	"github.com/sirupsen/logrus":                  {by: []string{"internal/daemon", "internal/device", "internal/logging", "internal/testlog", "cmd/zvhost"}},
 	"github.com/coreos/go-systemd/v22/daemon":     {by: []string{"internal/daemon"}},
 	"github.com/coreos/go-systemd/v22/activation": {by: []string{"internal/daemon"}},
 	"pgregory.net/rapid":                          {testsOnly: true},

@@ -1,0 +1,53 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio/guestmem"
+)
+
+// faultiness is what went wrong with a device's rings since it was reset. Workers
+// write it, the session's goroutine reads it.
+type faultiness struct {
+	broken  atomic.Bool // a ring of it is broken
+	missing atomic.Bool // the log says that guest memory was missing
+}
+
+// broken tells the operator and the front-end that the ring cannot be served any
+// more. A front-end can set the ring up and break it as often as it likes, so the
+// line is rate-limited.
+func (w *worker) broken(err error) {
+	w.dev.errs.Error(fmt.Errorf("queue %d is broken and stands still until the front-end sets it up anew: %w", w.index, err))
+	w.dev.sayMissing(w.index, err)
+	w.dev.needReset()
+	w.notify.Lock()
+	defer w.notify.Unlock()
+	w.bad = true
+	signalFD(w.ring.Err)
+}
+
+// needReset has NeedsReset say so, and the driver told to look ("Device Status
+// Field": "If DRIVER_OK is set, after it sets DEVICE_NEEDS_RESET, the device MUST send a
+// device configuration change notification").
+func (d *Device) needReset() {
+	if !d.faulty.broken.Swap(true) {
+		d.watch.tell()
+	}
+}
+
+// NeedsReset implements vhostuser.Device.
+func (d *Device) NeedsReset() bool { return d.faulty.broken.Load() }
+
+// sayMissing tells the operator, once in a session, of guest memory that a request
+// names and that is not there.
+func (d *Device) sayMissing(queue int, err error) {
+	var missing *guestmem.MissingError
+	if !errors.As(err, &missing) || d.faulty.missing.Swap(true) {
+		return
+	}
+	d.errs.Error(fmt.Errorf("queue %d: a request names guest memory at %#x that the front-end has not shared, and fails, as all like it will: "+
+		"give every memory backend of the guest share=on, those of DIMMs that are plugged in later too, and plug in no more of them than there are memory slots (%d)", queue, missing.Addr, vhostuser.MaxMemSlots))
+}

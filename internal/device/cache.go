@@ -1,0 +1,84 @@
+package device
+
+import (
+	"github.com/zvhost/zvhost/internal/recovery"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
+	"github.com/zvhost/zvhost/virtio"
+)
+
+// The cache mode that the guest was shown (virtio/cache.go) is noted in the record of
+// requests in flight as well, for a process that goes on after this one has died.
+
+// hearCache takes over what r says of the cache mode, if another process has used it. A
+// front-end that has changed it can make the mode stronger by that, and keep this process
+// from doubting, which it can by what it says of its rings as well; it cannot take back
+// what this process knows.
+func (d *Device) hearCache(r *inflight.Record) {
+	if r == nil {
+		return
+	}
+	if n := recovery.CacheOf(r); n != recovery.CacheUnknown {
+		d.RememberCacheMode(n == recovery.CacheWriteThrough)
+	}
+	d.noted = r
+	d.noteCache()
+}
+
+// noteCache has the record say what the guest was shown of the cache mode, before the
+// front-end is answered.
+func (d *Device) noteCache() {
+	note := recovery.CacheUnknown
+	switch mode := d.CacheMode(); {
+	case mode&virtio.CachePromised != 0:
+		note = recovery.CacheWriteThrough
+	case mode&(virtio.CacheRead|virtio.CacheKnown) != 0:
+		note = recovery.CacheWriteBack
+	}
+	recovery.NoteCache(d.noted, note)
+}
+
+// BeginFrontEnd implements vhostuser.Device.
+func (d *Device) BeginFrontEnd() {
+	d.Blk.BeginFrontEnd()
+	d.noted = nil // it is about to be unmapped
+}
+
+// ReadConfig implements vhostuser.Device.
+func (d *Device) ReadConfig(dst []byte, off uint32) error {
+	was := d.CacheMode()
+	err := d.Blk.ReadConfig(dst, off)
+	if d.noteCache(); d.CacheMode()&^was&virtio.CachePromised != 0 {
+		d.say("the guest is shown a write-through disk (its driver, or a firmware before it, has taken neither FLUSH nor CONFIG_WCE, or its front-end has not said what it was shown before): each write is stored before it is answered, %s", untilSetBack)
+	}
+	return err
+}
+
+// WriteConfig implements vhostuser.Device.
+func (d *Device) WriteConfig(src []byte, off uint32) error {
+	err := d.Blk.WriteConfig(src, off)
+	d.noteCache()
+	return err
+}
+
+// SetFeatures implements vhostuser.Device.
+func (d *Device) SetFeatures(acked uint64) error {
+	err := d.Blk.SetFeatures(acked)
+	d.noteCache()
+	return err
+}
+
+// BeginRing implements vhostuser.Device.
+func (d *Device) BeginRing(usedBefore bool) {
+	if d.Blk.BeginRing(usedBefore) {
+		d.sayDoubtfulCache()
+	}
+	d.noteCache()
+}
+
+func (d *Device) sayDoubtfulCache() {
+	d.say("nobody knows whether the guest was shown a write-through disk, for it has used this one through another zvhost, or another session: each write is stored before it is answered, %s", untilSetBack)
+}
+
+// untilSetBack is how a guest gets its write-back cache back. A front-end may not pass on
+// what it takes for no change, so that it takes two steps.
+const untilSetBack = `until the guest sets its cache mode to "write through" and then to "write back" (in Linux: /sys/block/*/cache_type)`

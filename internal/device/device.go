@@ -1,0 +1,212 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/internal/foreign"
+	"github.com/zvhost/zvhost/internal/logging"
+	"github.com/zvhost/zvhost/internal/recovery"
+	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/vhostuser/inflight"
+	"github.com/zvhost/zvhost/virtio"
+)
+
+// DeviceOptions are what a device has beside its disk.
+type Options struct {
+	Queues int    // request queues, 1 to vhostuser.MaxQueues
+	Serial string // at most 20 bytes: the answer to GET_ID
+	// SplitRings keeps packed rings from being offered.
+	SplitRings bool
+	// PollMax is how long queues look for more before they sleep, at most.
+	PollMax time.Duration
+	Engine  engine.Kind // what queues do their I/O with; empty: threads
+	// OrThreads is for an engine that nobody asked for: a queue that the kernel has
+	// none left for is served with threads.
+	OrThreads bool
+	Log       logrus.FieldLogger
+
+	// Open opens the disk anew once the device has let go of it, and Look looks at it
+	// meanwhile (backend.Look); nil for a device that never does. Away says that the
+	// disk it is made of is Look's, so that it is opened when the first queue starts.
+	// Note, which may be nil, is told each time that the disk goes away or comes back.
+	Open, Look func() (disk.Disk, error)
+	Away       bool
+	Note       func(away bool)
+}
+
+// A Device is a virtio-blk device over a disk: what a vhost-user session
+// drives. Each started queue has a worker of its own; the session's goroutine
+// and the workers share nothing but the disk and the features.
+type Device struct {
+	*virtio.Blk // Features, SetFeatures, Queues, ReadConfig, WriteConfig
+
+	disk    disk.Disk // what custody says
+	log     logrus.FieldLogger
+	errs    *logging.Errors
+	lines   *logging.Lines // of what front-ends bring about
+	pollMax time.Duration
+	// patience is how long a queue that is to stop may wait for the disk before the
+	// operator is told.
+	patience time.Duration
+	// abandoned says that the front-end is dead: what has not begun is dropped.
+	abandoned atomic.Bool
+	workers   []*worker // nil where the queue is not started
+	watch     watch
+	faulty    faultiness
+	growing   sync.Mutex // one Grow at a time
+	custody   custody
+
+	// recovery decides what of an earlier process's requests may be carried out again.
+	recovery *recovery.Policy
+	noted    *inflight.Record // where the cache mode is noted, as long as the session lasts; nil: nowhere
+
+	// engine makes what a queue does its I/O with.
+	engine func(wake func()) (engine.Engine, error)
+}
+
+// NewDevice makes a device of a disk, which it does not own: whoever opened it
+// closes it, after Close; with DeviceOptions.Open that is the one that it has then.
+func New(disk disk.Disk, o Options) (*Device, error) {
+	blk, err := virtio.NewBlk(disk, virtio.BlkOptions{Queues: o.Queues, Serial: o.Serial, SplitRings: o.SplitRings})
+	if err != nil {
+		return nil, err
+	}
+	if o.Engine == "" {
+		o.Engine = engine.KindThreads
+	}
+	errs, open := logging.NewErrors(o.Log), o.Engine.Open
+	if o.OrThreads {
+		open = orThreads(open, errs)
+	}
+	if o.Note == nil {
+		o.Note = func(bool) {}
+	}
+	d := &Device{
+		Blk:      blk,
+		disk:     disk,
+		log:      o.Log,
+		errs:     errs,
+		lines:    logging.NewLines(o.Log),
+		pollMax:  o.PollMax,
+		patience: logging.Patience,
+		recovery: recovery.New(disk, o.Queues),
+		workers:  make([]*worker, o.Queues),
+		engine:   open,
+		custody:  custody{open: o.Open, look: o.Look, note: o.Note, patience: takePatience, away: o.Away && o.Open != nil},
+	}
+	return d, nil
+}
+
+// Disk is the disk that the device has at the moment, which stands for its own while that
+// is not here. It is for the goroutine that runs sessions.
+func (d *Device) Disk() disk.Disk { return d.disk }
+
+// StartQueue implements vhostuser.Device.
+func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
+	if d.workers[i] != nil {
+		return fmt.Errorf("queue %d is started already", i)
+	}
+	if err := d.take(); err != nil {
+		return err
+	}
+	defer logging.WarnLate(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()
+	w := newWorker(d, i, r)
+	d.noted = r.Records
+	d.noteCache()
+	var err error
+	if w.mayHaveRun, err = d.recovery.Start(i, &r); err != nil {
+		return err
+	}
+	w.claimed = d.recovery.Claimed(i)
+	failpoint.Hit(failpoint.Begun)
+	if err := w.start(); err != nil {
+		return err
+	}
+	d.workers[i] = w
+	if !r.Held {
+		d.serve(i)
+	}
+	return nil
+}
+
+// Serve implements vhostuser.Device.
+func (d *Device) Serve() {
+	for i, w := range d.workers {
+		if w != nil {
+			d.serve(i)
+		}
+	}
+}
+
+func (d *Device) serve(i int) {
+	d.workers[i].goes <- struct{}{}
+	d.recovery.Served(i)
+}
+
+// StopQueue implements vhostuser.Device.
+func (d *Device) StopQueue(i int, why string) (base uint32) {
+	w := d.workers[i]
+	if w == nil {
+		return 0
+	}
+	d.workers[i] = nil
+	base = w.halt(why)
+	d.recovery.Stopped(i, w.mayHaveRun)
+	if !slices.ContainsFunc(d.workers, func(w *worker) bool { return w != nil }) {
+		d.EndRings()
+	}
+	return base
+}
+
+// Abandon implements vhostuser.Device.
+func (d *Device) Abandon(dead bool) { d.abandoned.Store(dead) }
+
+// Notify implements vhostuser.Device.
+func (d *Device) Notify(i int, call, err int) {
+	w := d.workers[i]
+	w.hold()
+	defer w.notify.Unlock()
+	if w.bad && err >= 0 && err != w.ring.Err {
+		foreign.Signal(err)
+	}
+	w.ring.Call, w.ring.Err = call, err
+}
+
+// Close stops the queues that a session has left running, each once its
+// requests are answered.
+func (d *Device) Close() error {
+	for i := range d.workers {
+		d.StopQueue(i, "the end of the daemon")
+	}
+	d.recovery.Close()
+	d.errs.Flush()
+	d.lines.Flush()
+	return nil
+}
+
+// failed logs a request that went wrong: the disk's failures for the operator,
+// the guest's own mistakes for who debugs a guest.
+func (d *Device) failed(err error) {
+	if errors.Is(err, disk.ErrIO) {
+		d.errs.Error(err)
+		return
+	}
+	d.log.Debugf("refused: %v", err)
+}
+
+// warnOfFaults tells an operator of a disk that is broken on purpose.
+func WarnOfFaults(log logrus.FieldLogger, disk disk.Disk) {
+	for _, f := range disk.Faults().List() {
+		log.Warnf("fault %d: %v", f.ID, f.Fault)
+	}
+}

@@ -1,0 +1,49 @@
+package device
+
+import (
+	"fmt"
+	"time"
+)
+
+// halt ends the worker once all that it took from the ring is answered, and
+// says where the ring is to go on. why is what waits for it.
+func (w *worker) halt(why string) (base uint32) {
+	close(w.goes)
+	w.stopping.Store(true)
+	w.lane.Hurry(w.dev.disk)
+	w.lane.Wake()
+	late, look := time.NewTimer(w.dev.patience), time.NewTicker(100*time.Millisecond)
+	defer late.Stop()
+	defer look.Stop()
+	for {
+		select {
+		case <-w.stopped:
+			return w.queue.Base()
+		case <-late.C:
+			w.sayLate(why)
+		case <-look.C:
+			w.unstick()
+			for _, other := range w.dev.workers { // w may wait for what they have in flight
+				if other != nil {
+					other.unstick()
+				}
+			}
+		}
+	}
+}
+
+// sayLate tells the operator what waits, and what for: the front-end may be waiting
+// for the answer to a message, and so its guest.
+func (w *worker) sayLate(why string) {
+	requests := "requests"
+	switch n := w.left.Load(); {
+	case n == 1:
+		requests = "1 request"
+	case n > 1:
+		requests = fmt.Sprintf("%d requests", n)
+	}
+	w.dev.log.Warnf("queue %d: %s waits for %s that the disk has not answered for %v: they must not be let go; look after the disk", w.index, why, requests, w.dev.patience)
+	if w.dev.recovery.GiveUp() {
+		w.dev.log.Warnf("queue %d: it may wait in vain for requests that were in flight in other queues when another zvhost died: those queues were never started, and their requests are given up", w.index)
+	}
+}
