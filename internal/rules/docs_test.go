@@ -21,18 +21,23 @@ var (
 	funcForm  = regexp.MustCompile(`^\w+\.[A-Za-z]\w*$`)
 	funcStart = regexp.MustCompile(`(?m)^func (?:\(\w* ?\*?(\w+)\) )?(\w+)\(`)
 	mapForm   = regexp.MustCompile(`[\w*]+\.(?:go|sh)\b`)
-	otherForm = regexp.MustCompile(`^(debug|guest|zvhost)\.`) // of the standard library; of files and names outside
+	// The identifiers that the glossary gives for a term: (in the code: `x`, `y`).
+	inCode      = regexp.MustCompile("\\(in the code: ([^)]*)\\)")
+	wordForm    = regexp.MustCompile(`[A-Za-z_]\w*`)
+	lineComment = regexp.MustCompile(`//.*`)
+	otherForm   = regexp.MustCompile(`^(debug|guest|zvhost)\.`) // of the standard library; of files and names outside
 )
 
 // A tree knows the repository's files, and the functions that they declare.
 type tree struct {
 	files map[string]bool // by path, and by base name
 	funcs map[string]bool // Type.Method, package.Function
+	words map[string]bool // identifiers of code that is no test
 }
 
 func readTree(t *testing.T, root string) *tree {
 	t.Helper()
-	out := &tree{files: map[string]bool{}, funcs: map[string]bool{}}
+	out := &tree{files: map[string]bool{}, funcs: map[string]bool{}, words: map[string]bool{}}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			if err == nil && (d.Name() == ".git" || d.Name() == "bin" || d.Name() == "testdata") {
@@ -58,6 +63,11 @@ func readTree(t *testing.T, root string) *tree {
 				owner = filepath.Base(filepath.Dir(name))
 			}
 			out.funcs[owner+"."+m[2]] = true
+		}
+		if !strings.HasSuffix(name, "_test.go") {
+			for _, word := range wordForm.FindAllString(lineComment.ReplaceAllString(string(b), ""), -1) {
+				out.words[word] = true
+			}
 		}
 		return nil
 	})
@@ -85,6 +95,19 @@ func (tr *tree) missing(text string) (names []string) {
 	return names
 }
 
+// stale are the identifiers that a glossary in text gives for terms, and that the code
+// does not have any more.
+func (tr *tree) stale(text string) (names []string) {
+	for _, m := range inCode.FindAllStringSubmatch(text, -1) {
+		for _, name := range quoted.FindAllStringSubmatch(m[1], -1) {
+			if !tr.words[name[1]] {
+				names = append(names, name[1])
+			}
+		}
+	}
+	return names
+}
+
 // The documents name files and functions that exist: whoever moves or renames one changes
 // the page in the same commit.
 func TestDocumentsNameTheCode(t *testing.T) {
@@ -97,6 +120,9 @@ func TestDocumentsNameTheCode(t *testing.T) {
 		for _, name := range tr.missing(string(text)) {
 			t.Errorf("%s names %s, which does not exist", page, name)
 		}
+		for _, name := range tr.stale(string(text)) {
+			t.Errorf("%s: the code has no %s: leave it out where the code has the term itself", page, name)
+		}
 	}
 }
 
@@ -106,6 +132,9 @@ func TestDocumentsNameTheCodeIsChecked(t *testing.T) {
 	const good = "`internal/rules/docs_test.go`, `docs_test.go`, `tree.missing`, `rules.readTree`"
 	if names := tr.missing(good); len(names) != 0 {
 		t.Errorf("%q are there", names)
+	}
+	if names := tr.stale("(in the code: `append`, `nowhereAtAll`)"); len(names) != 1 {
+		t.Errorf("of two identifiers %q are missing", names)
 	}
 	for _, bad := range []string{"`internal/rules/nowhere.go`", "`nowhere.go`", "`integration/nowhere.sh`", "`tree.nowhere`", "`nowhere.missing`"} {
 		if len(tr.missing(bad)) != 1 {
