@@ -19,13 +19,13 @@ type Device interface {
 	Features() uint64
 	// SetFeatures tells the device what the driver took: a subset of Features.
 	// No queue is started then. An error is why it cannot work like that: the
-	// front-end is told as far as it can be, and queues that it starts all the
+	// front-end is notified as far as it can be, and queues that it starts all the
 	// same must answer every request with an error.
 	SetFeatures(acked uint64) error
 	// Queues is how many queues there are, 1 to MaxQueues. It never changes.
 	Queues() int
-	// BeginFrontEnd tells that a front-end has gone, after Reset. Of the next one nothing is
-	// known: its guest may be another one, or the same. The record is not used any more.
+	// BeginFrontEnd is called after Reset when a front-end has left. The guest of the next
+	// one may be another guest, or the same. The device must not use the record any more.
 	BeginFrontEnd()
 	// ReadConfig fills dst, 1 to MaxConfig bytes, from the configuration space
 	// at byte off, for the driver to be shown it. It refuses what does not lie inside
@@ -35,23 +35,23 @@ type Device interface {
 	// A front-end may send more than the driver wrote, even the whole space, so
 	// the device takes writable fields from src and ignores the others.
 	WriteConfig(src []byte, off uint32) error
-	// SaveState returns what of the device is to travel when its guest moves to
-	// another host: a few bytes, at most 4096. LoadState takes over what the Device at
-	// the other end has saved, or says what is wrong with it and changes nothing. No
-	// queue is started then.
+	// SaveState returns the state of the device that migrates with its guest: at most 4096
+	// bytes. LoadState takes over a state that the Device of another host has saved. An error
+	// says what is wrong with it; nothing is changed then. No queue is started meanwhile.
 	SaveState() []byte
 	LoadState(state []byte) error
-	// Watch hands over what the device is to call, from any goroutine, when its
-	// configuration space has changed by itself; it says whether the front-end could
-	// be told. nil takes it back: it is not called any more once Watch returns.
-	Watch(changed func() (told bool))
-	// ShowQueues tells how many of the queues the front-end has set up, 1 to Queues, before
-	// it reads the configuration space: that is to show as many. Until it is called for a
-	// front-end it shows all.
+	// Watch sets the function that the device calls, from any goroutine, when its
+	// configuration space has changed by itself; it returns whether the front-end was
+	// notified. nil removes it: it is not called any more once Watch returns.
+	Watch(changed func() (notified bool))
+	// ShowQueues sets how many queues the configuration space shows, 1 to Queues: as many as
+	// the front-end has set up before it read the space. Until it is called for a front-end
+	// the space shows all.
 	ShowQueues(n int)
-	// BeginRing tells that a ring is about to start, before that is noted for the next
-	// process; usedBefore, that it goes on where the front-end says, and not at its
-	// beginning or where this session has stopped it: its driver has used it elsewhere.
+	// BeginRing is called when a ring is about to start, before that is persisted for the
+	// next process. usedBefore says that the driver has used the ring with another back-end:
+	// it starts where the front-end says, and neither at its beginning nor where this session
+	// has stopped it.
 	BeginRing(usedBefore bool)
 	// StartQueue hands ring i to the device's worker, which looks at the ring at
 	// once: requests may be waiting whose kick came before. Everything in r is
@@ -65,33 +65,34 @@ type Device interface {
 	// The session waits for it, so nothing else is answered meanwhile; why says in a few
 	// words what for, to be logged where it takes long.
 	StopQueue(i int, why string) (base uint32)
-	// Abandon tells, from any goroutine, that the front-end is dead, so that nobody will see
-	// an answer: requests that have not begun need not be carried out, and stay in flight in
-	// the record if there is one. false, at the session's end, takes it back.
+	// Abandon is called, from any goroutine, when the front-end is dead and no process will
+	// see an answer: requests that have not begun need not be carried out, and stay in flight
+	// in the record if there is one. false, at the session's end, takes it back.
 	Abandon(dead bool)
 	// Notify exchanges the call and err descriptors of a started ring (see Ring). It
 	// waits for no request; the old ones are not used any more when it returns.
 	Notify(i int, call, err int)
-	// Yield tells that the front-end has stopped all queues of a guest that is about to
-	// go on elsewhere: another back-end may be asked to start them once Yield has
-	// returned. What only one of the two may have is stored and let go of. Where the
-	// guest stays after all, StartQueue takes it again. An error is what went wrong:
-	// what cannot be stored is not let go of, so the guest must not go.
-	Yield() error
-	// Adopt tells of requests that were in flight when another process died, before
-	// any queue starts: what belongs to them must be given to nobody else until
-	// queues start and go on with them, Leave or Reset. It takes the place of what was told
-	// before, but of queues that have started; nil says that nobody comes any more.
+	// Release is called when the front-end has stopped all queues of a guest that is about to
+	// continue elsewhere. Once it has returned, another back-end may be asked to start them.
+	// The device stores and closes what only one of the two may have open. If the guest
+	// stays after all, StartQueue opens it again. An error says what went wrong: what cannot
+	// be stored is not released, and the guest must not leave.
+	Release() error
+	// Adopt names the requests that were in flight when another process died, before any
+	// queue starts. The device must not give what belongs to them (an address in a zone) to
+	// other requests until the queues start and resume them, or Leave or Reset is called. A
+	// later call replaces an earlier one, but for queues that have started; nil says that no
+	// queue will resume these requests.
 	Adopt(r *inflight.Record)
-	// Leave leaves what queues were told of by Adopt, and were not started for, to
-	// another process, as it stands in the record. No queue is started then.
+	// Leave leaves the requests that Adopt named, of queues that were not started, to
+	// another process, as the record has them. No queue is started meanwhile.
 	Leave()
-	// State is what the device has to remember beside the features when another
-	// process goes on with it: what it is, and what the driver was shown and has chosen in
-	// the configuration space, which is not 0.
+	// State is what another process needs to know of the device, beside the features, to
+	// resume the session: which disk it is, and what the driver was shown and has chosen in
+	// the configuration space. choices is not 0.
 	State() (is, choices uint64)
-	// Restore puts back what State said, where choices are 0 those of an older zvhost,
-	// which did not say. It fails where the device is not the same.
+	// Restore takes over what State returned in another process; choices is 0 if that was an
+	// older zvhost, which did not save them. An error says that the disk is another one.
 	Restore(is, choices uint64) error
 	// NeedsReset says whether a queue cannot be served any more since the device was
 	// last reset: DEVICE_NEEDS_RESET of the device status.
@@ -115,8 +116,8 @@ type Ring struct {
 	Base     uint32
 	Features uint64 // what SetFeatures was told; bit 34 makes it a packed ring
 	Mem      *guestmem.Memory
-	// Kick, Call and Err are eventfds, set to non-blocking. Call and Err
-	// are -1 when the driver does not want to hear.
+	// Kick, Call and Err are eventfds, set to non-blocking. Call and Err are -1 when the
+	// driver wants no notification.
 	Kick, Call, Err int
 	// Log, where it is not nil, is where every byte that is written into guest
 	// memory is to be marked, the used ring's from guest address UsedLog on, if that
@@ -125,9 +126,9 @@ type Ring struct {
 	Log     *guestmem.Log
 	UsedLog uint64
 	LogCall int
-	// Record is where to keep what is in flight for whoever comes after this
-	// process; nil where nobody will. Life is what the ring's life is called in it, and
-	// Records are those of all rings.
+	// Record is the part of the in-flight record for this ring, nil if there is no record:
+	// no later process will resume the requests. Life is the number of the ring's life in it.
+	// Records is the whole record, of all rings.
 	Record  *inflight.Ring
 	Life    uint64
 	Records *inflight.Record

@@ -35,11 +35,11 @@ type fakeDevice struct {
 
 	config [96]byte
 	// What to answer, set before the session runs.
-	refuse   error  // SetFeatures
-	noStart  error  // StartQueue
-	noYield  error  // Yield
-	adopting func() // called by Adopt
-	progress uint16
+	refuse    error  // SetFeatures
+	noStart   error  // StartQueue
+	noRelease error  // Yield
+	adopting  func() // called by Adopt
+	progress  uint16
 
 	choices    uint64 // of State
 	usedBefore int    // rings that began so
@@ -127,12 +127,12 @@ func (d *fakeDevice) SaveState() []byte {
 	return []byte("all that it knows")
 }
 
-func (d *fakeDevice) Yield() error {
+func (d *fakeDevice) Release() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.idle("Yield")
 	d.note("yield")
-	return d.noYield
+	return d.noRelease
 }
 
 func (d *fakeDevice) LoadState(s []byte) error {

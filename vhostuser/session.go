@@ -69,7 +69,7 @@ type Session struct {
 
 	deathMu    sync.Mutex // guards over
 	over       bool       // the device is another session's
-	speaker    speaker
+	sender     sender
 	ending     atomic.Bool
 	superseded atomic.Bool
 }
@@ -83,9 +83,9 @@ type region struct {
 
 // ring is what a ring has in this process.
 type ring struct {
-	kick, call, err *foreign.FD
-	running         bool // the device has it
-	unsure          bool // the process before died over a message, when it was about to start it
+	kick, call, err  *foreign.FD
+	running          bool // the device has it
+	startUnconfirmed bool // the previous process committed that it would start this ring, and died before it confirmed the start
 }
 
 // NewSession makes a session that takes over uc and drives dev. Run must be
@@ -152,7 +152,7 @@ func (s *Session) runPlain(m *Message) error {
 			}
 			return err
 		}
-		s.heard(m.sender)
+		s.noteSender(m.sender)
 		if s.opt.Trace {
 			s.log(LevelDebug, "%v", m)
 		}
@@ -185,7 +185,7 @@ func (s *Session) end() {
 	over := s.watchDeath()
 	s.giveBack(leaves, false)
 	over()
-	s.speaker.close()
+	s.sender.close()
 	if s.saver != nil {
 		if err := s.saver.Journal.Close(); err != nil {
 			s.log(LevelWarn, "%v", err)

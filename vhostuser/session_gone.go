@@ -19,8 +19,8 @@ import (
 // sent the last message, as the kernel says (SO_PASSCRED). That it is dead does not end
 // the session by itself; but a front-end that comes then takes its place.
 
-// A speaker is the process that has sent the last message.
-type speaker struct {
+// A sender is the process that has sent the last message.
+type sender struct {
 	mu   sync.Mutex
 	pid  int32
 	fd   *foreign.FD // pidfd; nil: it is not known, or dead
@@ -35,9 +35,9 @@ func (s *Session) listen() {
 	})
 }
 
-// heard notes who has sent a message; 0: it is not known.
-func (s *Session) heard(pid int32) {
-	p := &s.speaker
+// noteSender notes who has sent a message; 0: it is not known.
+func (s *Session) noteSender(pid int32) {
+	p := &s.sender
 	if pid <= 0 || pid == p.pid { // only this goroutine changes it
 		return
 	}
@@ -76,7 +76,7 @@ func (s *Session) connector() (pid int32, fd int) {
 	return pid, fd
 }
 
-func (p *speaker) isDead() bool {
+func (p *sender) isDead() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.fd == nil {
@@ -87,7 +87,7 @@ func (p *speaker) isDead() bool {
 	return err == nil && n > 0
 }
 
-func (p *speaker) close() {
+func (p *sender) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_ = p.fd.Close()
@@ -111,7 +111,7 @@ func (s *Session) Presence() Presence {
 	switch {
 	case s.ending.Load(), s.closed.Load(), s.conn.gone():
 		return Left
-	case s.speaker.isDead():
+	case s.sender.isDead():
 		return Dead
 	case s.conn.busy():
 		return Busy
@@ -141,7 +141,7 @@ func (s *Session) watchDeath() (stop func()) {
 		defer close(done)
 		look := time.NewTicker(deathPeriod)
 		defer look.Stop()
-		for !s.speaker.isDead() {
+		for !s.sender.isDead() {
 			select {
 			case <-ended:
 				return
@@ -160,7 +160,7 @@ func (s *Session) watchDeath() (stop func()) {
 // GiveUp has what a dead front-end has asked for given up, as far as it has not begun,
 // where its session is still at a message. Any goroutine may call it.
 func (s *Session) GiveUp() {
-	if s.speaker.isDead() {
+	if s.sender.isDead() {
 		s.abandon(true)
 	}
 }

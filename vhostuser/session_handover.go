@@ -47,8 +47,8 @@ func (s *Session) saveFiles(m *Message, sl slot) error {
 	return nil
 }
 
-// commit makes the state of now, and the answer to the message that is being
-// acted on, what another process would go on from.
+// commit makes the session's present state, and the answer to the message that it acts on,
+// what another process would resume from. An error ends the session.
 func (s *Session) commit() error {
 	k := s.saver
 	if k == nil {
@@ -88,7 +88,7 @@ func (s *Session) runSaved(m *Message) error {
 		if k.Pieces, err = s.conn.readAhead(m); err != nil {
 			return err
 		}
-		s.heard(m.sender)
+		s.noteSender(m.sender)
 		if s.opt.Trace {
 			s.log(LevelDebug, "%v", m)
 		}

@@ -217,7 +217,7 @@ func TestResumeRefuses(t *testing.T) {
 			_ = k["state"].Close()
 			k["state"] = foreign.NewFD(dupOf(t, memFD(t, 1)))
 		},
-		"kept in version 2":     func(t *testing.T, k handover.Stored) { other(t, k, 4, 2) },
+		"is in version 2":       func(t *testing.T, k handover.Stored) { other(t, k, 4, 2) },
 		"state is of version 7": func(t *testing.T, k handover.Stored) { other(t, k, stateAt, 7) },
 	} {
 		t.Run(words, func(t *testing.T) {

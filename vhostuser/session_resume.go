@@ -14,43 +14,43 @@ import (
 // How a session that another process has saved is resumed.
 
 // ResumeSession goes on with the session that another process has saved under
-// opt.Store.Prefix, of which kept are the descriptors, without the prefix. They are
+// opt.Store.Prefix, of which stored are the descriptors, without the prefix. They are
 // taken over in any case, and dropped from the store when the session cannot go
 // on, but after an UnfitError. It may start queues; Run must be called.
-func ResumeSession(kept handover.Stored, dev Device, opt Options) (*Session, error) {
+func ResumeSession(stored handover.Stored, dev Device, opt Options) (*Session, error) {
 	store := *opt.Store
-	conn := kept[handover.ConnName]
+	conn := stored[handover.ConnName]
 	if conn == nil {
-		kept.Drop(store)
+		stored.Drop(store)
 		return nil, handover.ErrNothingStored
 	}
 	uc, err := unixConn(conn)
 	if err != nil {
 		err = handover.UnfitOr(fmt.Errorf("go on with the connection of the process before: %w", err))
-		kept.GiveUp(store, err)
+		stored.GiveUp(store, err)
 		return nil, err
 	}
-	delete(kept, handover.ConnName)
-	file := kept[handover.JournalName]
+	delete(stored, handover.ConnName)
+	file := stored[handover.JournalName]
 	if file == nil {
 		// It had just begun: nothing was taken from the socket.
-		kept.Drop(store)
+		stored.Drop(store)
 		return NewSession(uc, dev, opt), nil
 	}
-	delete(kept, handover.JournalName)
+	delete(stored, handover.JournalName)
 	s := NewSession(uc, dev, opt)
 	s.saver = handover.NewSaver(store, nil)
-	if err := s.pickUp(file, kept); err != nil {
+	if err := s.pickUp(file, stored); err != nil {
 		err = handover.UnfitOr(fmt.Errorf("go on with the session of the process before: %w", err))
 		if errors.As(err, new(handover.UnfitError)) && s.conn.gone() {
 			err = fmt.Errorf("its front-end is gone (%v)", err) // nobody waits for a process that fits
 		}
 		s.suspended.Store(errors.As(err, new(handover.UnfitError)))
-		kept.GiveUp(store, err)
+		stored.GiveUp(store, err)
 		s.end()
 		return nil, err
 	}
-	kept.Drop(store) // what is of a message that nobody has acted on
+	stored.Drop(store) // what is of a message that nobody has acted on
 	return s, nil
 }
 
@@ -64,20 +64,20 @@ func unixConn(f *foreign.FD) (*net.UnixConn, error) {
 	}
 	uc, ok := c.(*net.UnixConn)
 	if !ok {
-		return nil, errors.Join(errors.New("what was kept as a connection is none"), c.Close())
+		return nil, errors.Join(errors.New("what was stored as a connection is none"), c.Close())
 	}
 	return uc, nil
 }
 
-// pickUp rebuilds the session from its journal and kept, from which it takes what
+// pickUp rebuilds the session from its journal and stored, from which it takes what
 // it uses.
-func (s *Session) pickUp(file *foreign.FD, kept handover.Stored) error {
+func (s *Session) pickUp(file *foreign.FD, stored handover.Stored) error {
 	j, b, err := handover.OpenJournal(file)
 	if err != nil {
 		return err
 	}
 	s.saver.Journal = j
-	if err := s.decode(b, kept); err != nil {
+	if err := s.decode(b, stored); err != nil {
 		return err
 	}
 	if err := s.resumeDevice(); err != nil {

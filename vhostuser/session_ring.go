@@ -164,7 +164,7 @@ func (s *Session) getVringBase(m *Message) ([]byte, error) {
 	// With the last ring a guest whose writes are logged stops to go on elsewhere, as
 	// soon as this is answered. One that only pauses or reboots keeps the disk.
 	if s.logging() && s.allStopped() {
-		if err := s.dev.Yield(); err != nil {
+		if err := s.dev.Release(); err != nil {
 			return nil, err
 		}
 	}

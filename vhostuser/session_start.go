@@ -39,7 +39,7 @@ func (s *Session) ready(i int) bool {
 // resume starts ring i if it is ready and does not run.
 func (s *Session) resume(i int) error {
 	r := &s.state.rings[i]
-	s.missMemory(i)
+	s.warnOfNoMemory(i)
 	if s.rings[i].running || !s.ready(i) {
 		return nil
 	}
@@ -49,9 +49,9 @@ func (s *Session) resume(i int) error {
 	return err
 }
 
-// missMemory tells the operator, once, of a ring that is set up by a front-end that has
+// warnOfNoMemory tells the operator, once, of a ring that is set up by a front-end that has
 // given no memory. Nobody else would: QEMU does not say that it has none to share.
-func (s *Session) missMemory(i int) {
+func (s *Session) warnOfNoMemory(i int) {
 	if s.memoryGiven || s.memoryMissed || s.rings[i].kick == nil || !s.state.rings[i].enabled {
 		return
 	}
@@ -116,7 +116,7 @@ func (s *Session) inMidstream(i int) bool {
 func (s *Session) resumeAll() (first error) {
 	s.forgive()
 	for i := range s.rings {
-		s.keepFirst(&first, s.resume(i))
+		s.keepError(&first, s.resume(i))
 	}
 	return first
 }
@@ -129,7 +129,7 @@ func (s *Session) forgive() {
 	}
 }
 
-func (s *Session) keepFirst(first *error, err error) {
+func (s *Session) keepError(first *error, err error) {
 	switch {
 	case err == nil:
 	case *first == nil:
@@ -149,7 +149,7 @@ func (s *Session) resumeCovered() (first error) {
 			s.warn("%v; it waits for other memory", err)
 			continue
 		}
-		s.keepFirst(&first, err)
+		s.keepError(&first, err)
 	}
 	return first
 }
@@ -169,10 +169,10 @@ func (s *Session) resumeSaved() error {
 		}
 		err := s.resume(i)
 		switch {
-		case errors.As(err, new(startError)) && (!s.rings[i].unsure || s.ran(i)):
+		case errors.As(err, new(startError)) && (!s.rings[i].startUnconfirmed || s.ran(i)):
 			return handover.UnfitError{Err: err}
 		case errors.As(err, new(startError)):
-			s.keepFirst(&refused, err)
+			s.keepError(&refused, err)
 		case err != nil:
 			s.warn("%v; it stands still until the front-end sets it up anew", err)
 		}

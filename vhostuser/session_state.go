@@ -45,7 +45,7 @@ const (
 	bitBaseSet
 	bitLogUsed
 	bitRingRefused
-	bitRingUnsure
+	bitStartUnconfirmed
 	bitOurs
 	ringBits = iota
 )
@@ -82,12 +82,12 @@ func (s *Session) encode(b []byte) []byte {
 		r, p := &st.rings[i], &s.rings[i]
 		flags := bit(r.enabled, bitEnabled) | bit(r.addrSet, bitAddrSet) | bit(r.adopted, bitAdopted) |
 			bit(r.baseSet, bitBaseSet) | bit(r.logUsed, bitLogUsed) | bit(r.refused, bitRingRefused) | bit(r.ours, bitOurs) |
-			bit(s.ready(i) && !r.refused && !p.running, bitRingUnsure) // the commit before it starts: see beforeStart
+			bit(s.ready(i) && !r.refused && !p.running, bitStartUnconfirmed) // the commit before it starts: see beforeStart
 		for _, v := range []uint64{uint64(r.num), uint64(r.base), flags, r.life, r.log, r.desc, r.avail, r.used, p.kick.Number(), p.call.Number(), p.err.Number()} {
 			b = le.AppendUint64(b, v)
 		}
 	}
-	return le.AppendUint64(b, uint64(s.speaker.pid))
+	return le.AppendUint64(b, uint64(s.sender.pid))
 }
 
 // decode fills the session from b and the descriptors of stored. An error is why the session
@@ -177,13 +177,13 @@ func (s *Session) decode(b []byte, stored handover.Stored) error {
 		flags := r.Bits(1<<ringBits-1, "the flags of a ring")
 		g.enabled, g.addrSet, g.adopted = flags&bitEnabled != 0, flags&bitAddrSet != 0, flags&bitAdopted != 0
 		g.baseSet, g.logUsed, g.refused = flags&bitBaseSet != 0, flags&bitLogUsed != 0, flags&bitRingRefused != 0
-		p.unsure = flags&bitRingUnsure != 0
+		p.startUnconfirmed = flags&bitStartUnconfirmed != 0
 		g.ours = flags&bitOurs != 0 || version == stateVersionOld
 		g.life, g.log, g.desc, g.avail, g.used = r.U64(), r.U64(), r.U64(), r.U64(), r.U64()
 		p.kick, p.call, p.err = fd(notifierSlot), fd(notifierSlot), fd(notifierSlot)
 	}
 	if r.More() { // an older zvhost does not say who has spoken last
-		s.heard(int32(r.UpTo(math.MaxInt32, "the number of the process that has spoken last")))
+		s.noteSender(int32(r.UpTo(math.MaxInt32, "the number of the process that has spoken last")))
 	}
 	return r.End()
 }

@@ -111,7 +111,7 @@ func (s *Session) beginTransfer(m *Message) error {
 		s.endTransfer()
 		return fmt.Errorf("writing the device's state: %w", err)
 	}
-	if err := s.dev.Yield(); err != nil { // it is to be loaded elsewhere
+	if err := s.dev.Release(); err != nil { // it is to be loaded elsewhere
 		s.endTransfer()
 		return err
 	}

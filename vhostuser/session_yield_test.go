@@ -45,7 +45,7 @@ func TestSessionYields(t *testing.T) {
 	stop(0)
 	p.tells("stop 0 at 7")
 	dev.mu.Lock()
-	dev.noYield = errors.New("the disk is full of holes")
+	dev.noRelease = errors.New("the disk is full of holes")
 	dev.mu.Unlock()
 	p.send(GetVringBase, VringState{1, 0}.Append(nil))
 	if err := p.ends(); err == nil || !strings.Contains(err.Error(), "GET_VRING_BASE: the disk is full of holes") {

@@ -86,7 +86,7 @@ func TestMovesUnderKeepers(t *testing.T) {
 	appends()
 	there.signalChild(unix.SIGKILL)
 	appends()
-	there.times(2, "the disk is taken")
+	there.times(2, "the disk is acquired")
 	here.signalChild(unix.SIGKILL)
 	here.times(1, "is left to another zvhost until queues start here")
 	appends()

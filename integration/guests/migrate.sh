@@ -3,7 +3,7 @@
 # once: ext4 on an ordinary disk behind the stock vhost-user-blk-pci. Its memory goes
 # through a socket while it runs on and the daemon marks what it writes in the dirty
 # log. The first attempt is cancelled when the guest has stopped and the daemon at the
-# source has let go of the disk: it goes on there. When it has moved, the source is
+# source has released the disk: it goes on there. When it has moved, the source is
 # told to go on as well, and must not.
 #
 # A missing dirty mark shows: built without those of what a request reads (written in
@@ -108,22 +108,22 @@ moved() {
 
 	migrate "$options" true
 	until_migration pre-switchover
-	await 120 "the daemon that the guest stopped at" run_says from 'the disk is let go of'
+	await 120 "the daemon that the guest stopped at" run_says from 'the disk is released'
 	qmp here '{"execute":"migrate_cancel"}'
 	until_migration cancelled
 	end there
-	await 120 "the disk back at the source" run_says from 'the disk is taken'
+	await 120 "the disk back at the source" run_says from 'the disk is acquired'
 	local before
 	before=$(guest 'cat /count.*')
 	guest "further() { [[ -e /failed || \"\$(cat /count.*)\" != '$before' ]]; }; await 280 'more files' further; [[ ! -e /failed ]]"
-	if run_says to 'the disk is taken'; then die "the daemon at the other end has taken the disk"; fi
+	if run_says to 'the disk is acquired'; then die "the daemon at the other end has taken the disk"; fi
 	ok "cancelled when it had stopped: the guest writes on"
 
 	guest '{ for i in $(seq 150); do cat /x/r.$i >/dev/null || touch /failed; sleep 0.04; done; touch /all; } >/dev/null 2>&1 &'
 	migrate "$options" false
 	until_migration completed
 	await 120 "the dirty log at the source" run_says from SET_LOG_BASE
-	await 120 "the disk at the daemon that it has come to" run_says to 'the disk is taken'
+	await 120 "the disk at the daemon that it has come to" run_says to 'the disk is acquired'
 	ok "moved in $(sed -E 's/.*"total-time": ([0-9]+).*/\1/' <<<"$answer") ms, of which it stood still for $(sed -E 's/.*"downtime": ([0-9]+).*/\1/' <<<"$answer")"
 
 	qmp here '{"execute":"cont"}'

@@ -82,7 +82,7 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away b
 	reopen, look := c.reopener(disk.Info())
 	dev, err := device.New(disk, device.Options{
 		Queues: c.Queues, Serial: c.Serial, SplitRings: c.SplitRings, Engine: aio, OrThreads: c.AIO == "", PollMax: c.PollMax, Log: log,
-		Open: reopen, Look: look, Away: away, Note: h.store.noteAway,
+		Open: reopen, Look: look, Detached: away, Note: h.store.noteAway,
 	})
 	if err != nil {
 		return disk, err

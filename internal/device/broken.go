@@ -21,7 +21,7 @@ type faultiness struct {
 // line is rate-limited.
 func (w *worker) broken(err error) {
 	w.dev.errs.Error(fmt.Errorf("queue %d is broken and stands still until the front-end sets it up anew: %w", w.index, err))
-	w.dev.sayMissing(w.index, err)
+	w.dev.logMissingMemory(w.index, err)
 	w.dev.needReset()
 	w.notify.Lock()
 	defer w.notify.Unlock()
@@ -34,16 +34,16 @@ func (w *worker) broken(err error) {
 // device configuration change notification").
 func (d *Device) needReset() {
 	if !d.faulty.broken.Swap(true) {
-		d.watch.tell()
+		d.watch.notify()
 	}
 }
 
 // NeedsReset implements vhostuser.Device.
 func (d *Device) NeedsReset() bool { return d.faulty.broken.Load() }
 
-// sayMissing tells the operator, once in a session, of guest memory that a request
+// logMissingMemory tells the operator, once in a session, of guest memory that a request
 // names and that is not there.
-func (d *Device) sayMissing(queue int, err error) {
+func (d *Device) logMissingMemory(queue int, err error) {
 	var missing *guestmem.MissingError
 	if !errors.As(err, &missing) || d.faulty.missing.Swap(true) {
 		return

@@ -9,11 +9,11 @@ import (
 // The cache mode that the guest was shown (virtio/cache.go) is noted in the record of
 // requests in flight as well, for a process that goes on after this one has died.
 
-// hearCache takes over what r says of the cache mode, if another process has used it. A
+// readCacheNote takes over what r says of the cache mode, if another process has used it. A
 // front-end that has changed it can make the mode stronger by that, and keep this process
 // from doubting, which it can by what it says of its rings as well; it cannot take back
 // what this process knows.
-func (d *Device) hearCache(r *inflight.Record) {
+func (d *Device) readCacheNote(r *inflight.Record) {
 	if r == nil {
 		return
 	}
@@ -48,7 +48,7 @@ func (d *Device) ReadConfig(dst []byte, off uint32) error {
 	was := d.CacheMode()
 	err := d.Blk.ReadConfig(dst, off)
 	if d.noteCache(); d.CacheMode()&^was&virtio.CachePromised != 0 {
-		d.say("the guest is shown a write-through disk (its driver, or a firmware before it, has taken neither FLUSH nor CONFIG_WCE, or its front-end has not said what it was shown before): each write is stored before it is answered, %s", untilSetBack)
+		d.logMove("the guest is shown a write-through disk (its driver, or a firmware before it, has taken neither FLUSH nor CONFIG_WCE, or its front-end has not said what it was shown before): each write is stored before it is answered, %s", untilSetBack)
 	}
 	return err
 }
@@ -70,13 +70,13 @@ func (d *Device) SetFeatures(acked uint64) error {
 // BeginRing implements vhostuser.Device.
 func (d *Device) BeginRing(usedBefore bool) {
 	if d.Blk.BeginRing(usedBefore) {
-		d.sayDoubtfulCache()
+		d.logUnknownCacheMode()
 	}
 	d.noteCache()
 }
 
-func (d *Device) sayDoubtfulCache() {
-	d.say("nobody knows whether the guest was shown a write-through disk, for it has used this one through another zvhost, or another session: each write is stored before it is answered, %s", untilSetBack)
+func (d *Device) logUnknownCacheMode() {
+	d.logMove("nobody knows whether the guest was shown a write-through disk, for it has used this one through another zvhost, or another session: each write is stored before it is answered, %s", untilSetBack)
 }
 
 // untilSetBack is how a guest gets its write-back cache back. A front-end may not pass on

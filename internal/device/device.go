@@ -35,13 +35,13 @@ type Options struct {
 	OrThreads bool
 	Log       logrus.FieldLogger
 
-	// Open opens the disk anew once the device has let go of it, and Look looks at it
-	// meanwhile (backend.Look); nil for a device that never does. Away says that the
+	// Open opens the disk anew once the device has released it, and Look looks at it
+	// meanwhile (backend.Look); nil for a device that never does. Detached says that the
 	// disk it is made of is Look's, so that it is opened when the first queue starts.
-	// Note, which may be nil, is told each time that the disk goes away or comes back.
+	// Note, which may be nil, is called each time that the disk is released or acquired.
 	Open, Look func() (disk.Disk, error)
-	Away       bool
-	Note       func(away bool)
+	Detached   bool
+	Note       func(detached bool)
 }
 
 // A Device is a virtio-blk device over a disk: what a vhost-user session
@@ -102,7 +102,7 @@ func New(disk disk.Disk, o Options) (*Device, error) {
 		recovery: recovery.New(disk, o.Queues),
 		workers:  make([]*worker, o.Queues),
 		engine:   open,
-		custody:  custody{open: o.Open, look: o.Look, note: o.Note, patience: takePatience, away: o.Away && o.Open != nil},
+		custody:  custody{open: o.Open, look: o.Look, note: o.Note, patience: acquirePatience, detached: o.Detached && o.Open != nil},
 	}
 	return d, nil
 }
@@ -116,7 +116,7 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	if d.workers[i] != nil {
 		return fmt.Errorf("queue %d is started already", i)
 	}
-	if err := d.take(); err != nil {
+	if err := d.acquire(); err != nil {
 		return err
 	}
 	defer logging.WarnLate(d.log, d.patience, fmt.Sprintf("the start of queue %d", i))()

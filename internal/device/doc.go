@@ -2,7 +2,7 @@
 //
 // What lives here: the device as a session drives it (device.go) and what of it another
 // process, or another host, needs to know (state.go); how it gives its disk to another
-// daemon and gets it back (yield.go); the worker (worker.go), its requests (requests.go),
+// daemon and gets it back (release.go); the worker (worker.go), its requests (requests.go),
 // how it goes on where another process died (pickup.go), how long it looks for more before
 // it sleeps (poll.go), how it is woken (kick.go) and notifies (notify.go), what it does
 // with a ring that is broken (broken.go), and what waits for it to end (halt.go, overdue.go);

@@ -14,8 +14,8 @@ type watch struct {
 	changed func() (told bool)
 }
 
-// tell tells them, if anybody is there.
-func (w *watch) tell() (told bool) {
+// notify calls the session, if there is one.
+func (w *watch) notify() (notified bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.changed != nil && w.changed()
@@ -23,7 +23,7 @@ func (w *watch) tell() (told bool) {
 
 // Watch implements vhostuser.Device. A session begins or ends with it.
 func (d *Device) Watch(changed func() (told bool)) {
-	d.custody.said = 0
+	d.custody.logged = 0
 	d.watch.mu.Lock()
 	defer d.watch.mu.Unlock()
 	d.watch.changed = changed
@@ -47,5 +47,5 @@ func (d *Device) Grow() (from, to uint64, told bool, err error) {
 	if to != from {
 		d.log.Infof("the disk has grown from %s to %s", logging.Size(from), logging.Size(to))
 	}
-	return from, to, d.watch.tell(), nil
+	return from, to, d.watch.notify(), nil
 }

@@ -20,7 +20,7 @@ func (w *worker) halt(why string) (base uint32) {
 		case <-w.stopped:
 			return w.queue.Base()
 		case <-late.C:
-			w.sayLate(why)
+			w.logLate(why)
 		case <-look.C:
 			w.unstick()
 			for _, other := range w.dev.workers { // w may wait for what they have in flight
@@ -32,9 +32,9 @@ func (w *worker) halt(why string) (base uint32) {
 	}
 }
 
-// sayLate tells the operator what waits, and what for: the front-end may be waiting
+// logLate tells the operator what waits, and what for: the front-end may be waiting
 // for the answer to a message, and so its guest.
-func (w *worker) sayLate(why string) {
+func (w *worker) logLate(why string) {
 	requests := "requests"
 	switch n := w.left.Load(); {
 	case n == 1:
@@ -42,7 +42,7 @@ func (w *worker) sayLate(why string) {
 	case n > 1:
 		requests = fmt.Sprintf("%d requests", n)
 	}
-	w.dev.log.Warnf("queue %d: %s waits for %s that the disk has not answered for %v: they must not be let go; look after the disk", w.index, why, requests, w.dev.patience)
+	w.dev.log.Warnf("queue %d: %s waits for %s that the disk has not answered for %v: they must be waited for; look after the disk", w.index, why, requests, w.dev.patience)
 	if w.dev.recovery.GiveUp() {
 		w.dev.log.Warnf("queue %d: it may wait in vain for requests that were in flight in other queues when another zvhost died: those queues were never started, and their requests are given up", w.index)
 	}

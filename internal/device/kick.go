@@ -27,8 +27,8 @@ func (w *worker) sleep() {
 	case w.requests.full():
 		kick = -1 // what came could not be taken
 	case w.vain >= vainKicks:
-		if !w.saidVain {
-			w.saidVain = true
+		if !w.loggedVain {
+			w.loggedVain = true
 			w.dev.errs.Error(fmt.Errorf("queue %d: its kick descriptor is signalled without end, and nothing is in the ring: it is looked at every %v until that ends", w.index, kickPause))
 		}
 		pause := time.AfterFunc(kickPause, w.lane.Wake)

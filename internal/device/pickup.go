@@ -47,7 +47,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 	}
 	failpoint.Hit(failpoint.PickedUp)
 	if w.mayHaveRun && spoiled == nil { // what waits as well, before the driver hears of any of it
-		_, spoiled = w.take()
+		_, spoiled = w.popBatch()
 	}
 	if len(heads) > 0 {
 		w.overdue.show()
@@ -120,9 +120,9 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 
 // Adopt implements vhostuser.Device.
 func (d *Device) Adopt(r *inflight.Record) {
-	d.hearCache(r)
+	d.readCacheNote(r)
 	d.custody.kept = nil
-	if r != nil && d.custody.away {
+	if r != nil && d.custody.detached {
 		d.recovery.Postpone(r)
 		d.custody.kept = r // no queue starts before the disk is taken
 		return

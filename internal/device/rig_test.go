@@ -90,7 +90,7 @@ func (r *rig) close() {
 	if err := errors.Join(r.dev.Close(), r.dev.disk.Close()); err != nil {
 		r.t.Error(err)
 	}
-	if r.disk.Info().Zoned == nil || r.dev.custody.away { // or another's to check
+	if r.disk.Info().Zoned == nil || r.dev.custody.detached { // or another's to check
 		return
 	}
 	findings, err := backend.Check(r.path)

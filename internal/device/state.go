@@ -34,7 +34,7 @@ func (d *Device) Restore(is, choices uint64) error {
 	}
 	if choices&choicesSaid == 0 {
 		d.RememberCacheMode(true)
-		d.sayDoubtfulCache()
+		d.logUnknownCacheMode()
 		return nil
 	}
 	d.RestoreCacheMode(choices)

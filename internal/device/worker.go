@@ -42,17 +42,17 @@ type worker struct {
 
 	requests *requestTable
 
-	poll     poller
-	ioBound  bool    // the last sleep was for I/O
-	kicks    [8]byte // what the kick eventfd counted; of no interest
-	vain     int     // kicks in a row for which nothing was found; see sleep
-	saidVain bool    // the log says so
-	stopping atomic.Bool
-	left     atomic.Int32 // requests in flight when it last went to sleep
-	overdue  *overdue
-	started  chan error
-	goes     chan struct{} // it may serve; closed: no longer
-	stopped  chan struct{}
+	poll       poller
+	ioBound    bool    // the last sleep was for I/O
+	kicks      [8]byte // what the kick eventfd counted; of no interest
+	vain       int     // kicks in a row for which nothing was found; see sleep
+	loggedVain bool    // the log says so
+	stopping   atomic.Bool
+	left       atomic.Int32 // requests in flight when it last went to sleep
+	overdue    *overdue
+	started    chan error
+	goes       chan struct{} // it may serve; closed: no longer
+	stopped    chan struct{}
 }
 
 func newWorker(d *Device, index int, r vhostuser.Ring) *worker {
@@ -160,7 +160,7 @@ func (w *worker) serve() error {
 		if !w.stopping.Load() {
 			w.queue.DisableKicks()
 			var err error
-			if taken, err = w.take(); err != nil {
+			if taken, err = w.popBatch(); err != nil {
 				// What was taken before the ring broke is still answered.
 				w.broken(err)
 				w.finish()
@@ -225,9 +225,9 @@ func (w *worker) linger(idle *time.Time) bool {
 // calls.
 const burst = 8
 
-// take pops what is available, a burst or a ring's worth at the most, and submits
+// popBatch pops what is available, a burst or a ring's worth at the most, and submits
 // it.
-func (w *worker) take() (taken int, err error) {
+func (w *worker) popBatch() (taken int, err error) {
 	most := w.ring.Size
 	if w.lane.InFlight() == 0 && !w.ioBound && !w.mayHaveRun { // all that waits now may have run
 		most = min(most, burst)
@@ -299,7 +299,7 @@ func (w *worker) complete(r *virtio.BlkRequest) {
 	}
 	if err != nil {
 		w.dev.failed(fmt.Errorf("queue %d: %w", w.index, err))
-		w.dev.sayMissing(w.index, err)
+		w.dev.logMissingMemory(w.index, err)
 	}
 	written := r.Complete()
 	if w.rec != nil {

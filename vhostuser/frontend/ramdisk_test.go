@@ -109,8 +109,8 @@ func (d *ramDisk) Watch(func() bool)      {}
 func (d *ramDisk) SaveState() []byte      { return nil }
 func (d *ramDisk) LoadState([]byte) error { return nil }
 
-// Yield implements vhostuser.Device.
-func (d *ramDisk) Yield() error { return nil }
+// Release implements vhostuser.Device.
+func (d *ramDisk) Release() error { return nil }
 
 // worker serves one ring.
 type worker struct {

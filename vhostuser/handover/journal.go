@@ -12,9 +12,8 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 )
 
-// A Journal is a session's state in memory that outlives the process: what the
-// front-end has told so far, and the message that was acted on last, until its
-// answer is sent.
+// A Journal is a session's state in memory that outlives the process: what the front-end
+// has set up so far, and the message that was acted on last, until its answer is sent.
 //
 // It has two slots. A commit overwrites the older one and gives it a checksum,
 // so that a process that dies in the middle leaves the newer one. Each slot has a
@@ -24,11 +23,11 @@ import (
 //
 //	slot  0     magic, version (4 each)
 //	      8     number of the commit (8)
-//	      16    length of what is kept (4), CRC-32C of the bytes 0 to 20 and of it (4)
+//	      16    length of the state (4), CRC-32C of the bytes 0 to 20 and of it (4)
 //	      64    struct mmsghdr: MaxPieces for the message, one for the answer
 //	      512   struct iovec, as many
 //	      1024  control message for the answer's descriptor
-//	      4096  what is kept
+//	      4096  the state
 //	behind the two slots: where a message is read into once more, to drop it
 type Journal struct {
 	file *foreign.FD
@@ -45,7 +44,7 @@ const (
 	slotHeaders  = 64
 	slotVectors  = 512
 	slotControl  = 1024
-	slotKept     = 4096
+	slotState    = 4096
 	slotSum      = 20
 	headerBytes  = 64 // struct mmsghdr
 	vectorBytes  = 16 // struct iovec
@@ -55,6 +54,8 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// NewJournal makes an empty journal in a memfd. An error says that the kernel has no memory or
+// descriptor left.
 func NewJournal() (*Journal, error) {
 	fd, err := unix.MemfdCreate("zvhost-session", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -76,8 +77,10 @@ func mapJournal(f *foreign.FD) (*Journal, error) {
 	return &Journal{file: f, mem: mem}, nil
 }
 
-// OpenJournal takes over file, and returns what was committed last.
-func OpenJournal(file *foreign.FD) (j *Journal, kept []byte, err error) {
+// OpenJournal takes over file, and returns what was committed last. An UnfitError says that
+// another version of zvhost wrote it; any other error, that it is damaged or cannot be
+// mapped. file is closed then.
+func OpenJournal(file *foreign.FD) (j *Journal, state []byte, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(file.Int(), &st); err != nil || st.Size != journalBytes {
 		return nil, nil, errors.Join(UnfitError{Err: fmt.Errorf("the session's state has %d bytes, not %d: another version of zvhost left it", st.Size, journalBytes)}, err, file.Close())
@@ -89,21 +92,21 @@ func OpenJournal(file *foreign.FD) (j *Journal, kept []byte, err error) {
 	for i := range 2 {
 		s := j.slot(i)
 		n := binary.LittleEndian.Uint32(s[16:])
-		if binary.LittleEndian.Uint32(s) != journalMagic || n > slotBytes-slotKept ||
+		if binary.LittleEndian.Uint32(s) != journalMagic || n > slotBytes-slotState ||
 			binary.LittleEndian.Uint32(s[slotSum:]) != slotCheck(s, n) || found && !after(binary.LittleEndian.Uint64(s[8:]), j.gen) {
 			continue
 		}
 		found = true
 		version = binary.LittleEndian.Uint32(s[4:])
-		j.now, j.gen, kept = i, binary.LittleEndian.Uint64(s[8:]), s[slotKept:][:n]
+		j.now, j.gen, state = i, binary.LittleEndian.Uint64(s[8:]), s[slotState:][:n]
 	}
 	switch {
 	case version != journalVersion:
-		return nil, nil, errors.Join(UnfitError{Err: fmt.Errorf("the session's state is kept in version %d, and this zvhost knows %d", version, journalVersion)}, j.Close())
+		return nil, nil, errors.Join(UnfitError{Err: fmt.Errorf("the session's state is in version %d, and this zvhost knows %d", version, journalVersion)}, j.Close())
 	case !found:
 		return nil, nil, errors.Join(errors.New("the session's state is not one that this zvhost can read"), j.Close())
 	}
-	return j, kept, nil
+	return j, state, nil
 }
 
 // after says whether commit a came after b. Their numbers begin anew behind the last one,
@@ -113,31 +116,32 @@ func after(a, b uint64) bool { return int64(a-b) > 0 }
 func (j *Journal) slot(i int) []byte { return j.mem[i*slotBytes:][:slotBytes] }
 
 func slotCheck(s []byte, n uint32) uint32 {
-	return crc32.Update(crc32.Checksum(s[:slotSum], castagnoli), castagnoli, s[slotKept:][:n])
+	return crc32.Update(crc32.Checksum(s[:slotSum], castagnoli), castagnoli, s[slotState:][:n])
 }
 
-// Commit makes kept what a later process finds, with nothing taken from the
-// socket and no answer sent.
-func (j *Journal) Commit(kept []byte) error {
-	if len(kept) > slotBytes-slotKept {
-		return fmt.Errorf("the session's state has %d bytes, more than %d", len(kept), slotBytes-slotKept)
+// Commit makes state what a later process finds, with no message taken from the socket and
+// no answer sent. An error says that the state is too long; the one before stays.
+func (j *Journal) Commit(state []byte) error {
+	if len(state) > slotBytes-slotState {
+		return fmt.Errorf("the session's state has %d bytes, more than %d", len(state), slotBytes-slotState)
 	}
 	j.now = 1 - j.now
 	j.gen++
 	s := j.slot(j.now)
-	clear(s[:slotKept])
-	copy(s[slotKept:], kept)
-	binary.LittleEndian.PutUint32(s[16:], uint32(len(kept)))
+	clear(s[:slotState])
+	copy(s[slotState:], state)
+	binary.LittleEndian.PutUint32(s[16:], uint32(len(state)))
 	binary.LittleEndian.PutUint64(s[8:], j.gen)
 	binary.LittleEndian.PutUint32(s[4:], journalVersion)
 	binary.LittleEndian.PutUint32(s, journalMagic)
-	binary.LittleEndian.PutUint32(s[slotSum:], slotCheck(s, uint32(len(kept))))
+	binary.LittleEndian.PutUint32(s[slotSum:], slotCheck(s, uint32(len(state))))
 	return nil
 }
 
 // FD lends the descriptor of the memory out.
 func (j *Journal) FD() int { return j.file.Int() }
 
+// Close unmaps the journal and closes its descriptor. An error is the kernel's.
 func (j *Journal) Close() error {
 	if j == nil {
 		return nil
@@ -174,7 +178,8 @@ func (j *Journal) call(trap, fd uintptr, first, n int, flags uintptr) (int, erro
 }
 
 // TakeMessage takes a message from the socket that was looked at in these pieces, if
-// that has not been done yet. Its bytes and descriptors are dropped.
+// that has not been done yet. Its bytes and descriptors are dropped. An error is the
+// kernel's, or says that another message was there; the session cannot go on.
 func (j *Journal) TakeMessage(fd uintptr, pieces Pieces) error {
 	first := 0
 	for first < len(pieces) && j.moved(first) > 0 {
@@ -203,14 +208,15 @@ func (j *Journal) TakeMessage(fd uintptr, pieces Pieces) error {
 	return nil
 }
 
-// SendAnswer sends the n bytes of an answer that stand at byte at of what is kept, if
+// SendAnswer sends the n bytes of an answer at byte at of the state, if
 // that has not been done yet, and with it the descriptor pass, -1 for none. It
-// reports false where the socket takes nothing at the moment.
+// returns false where the socket has no room at the moment. An error is the kernel's: the
+// front-end has closed the connection.
 func (j *Journal) SendAnswer(fd uintptr, at, n, pass int) (sent bool, err error) {
 	if j.moved(MaxPieces) > 0 {
 		return true, nil
 	}
-	j.header(MaxPieces, j.now*slotBytes+slotKept+at, n)
+	j.header(MaxPieces, j.now*slotBytes+slotState+at, n)
 	if pass >= 0 {
 		s := j.slot(j.now)
 		oob := unix.UnixRights(pass)

@@ -34,12 +34,12 @@ func TestJournalOfADeadProcess(t *testing.T) {
 	}
 	defer func() { _ = j.Close() }()
 	find := func() (string, error) {
-		next, kept, err := OpenJournal(dup(t, j.file))
+		next, state, err := OpenJournal(dup(t, j.file))
 		if err != nil {
 			return "", err
 		}
 		defer func() { _ = next.Close() }()
-		return string(kept), nil
+		return string(state), nil
 	}
 	for _, state := range []string{"first", "second", "third"} {
 		if err := j.Commit([]byte(state)); err != nil {
@@ -50,11 +50,11 @@ func TestJournalOfADeadProcess(t *testing.T) {
 		}
 	}
 	s := j.slot(j.now)
-	s[slotKept] ^= 1
+	s[slotState] ^= 1
 	if got, err := find(); got != "second" || err != nil {
 		t.Errorf("with a third state that was cut off it finds %q, %v", got, err)
 	}
-	s[slotKept] ^= 1
+	s[slotState] ^= 1
 	binary.LittleEndian.PutUint32(s[4:], journalVersion+1)
 	binary.LittleEndian.PutUint32(s[slotSum:], slotCheck(s, uint32(len("third"))))
 	if _, err := find(); !errors.As(err, new(UnfitError)) || !strings.Contains(err.Error(), "version 2") {
@@ -87,12 +87,12 @@ func TestCommitsComeToTheirEnd(t *testing.T) {
 		if err := j.Commit([]byte{i}); err != nil {
 			t.Fatal(err)
 		}
-		next, kept, err := OpenJournal(dup(t, j.file))
+		next, state, err := OpenJournal(dup(t, j.file))
 		if err != nil {
 			t.Fatalf("commit %#x: %v", j.gen, err)
 		}
-		if len(kept) != 1 || kept[0] != i || next.gen != j.gen {
-			t.Errorf("commit %#x: the next process finds %d, number %#x", j.gen, kept, next.gen)
+		if len(state) != 1 || state[0] != i || next.gen != j.gen {
+			t.Errorf("commit %#x: the next process finds %d, number %#x", j.gen, state, next.gen)
 		}
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
@@ -104,7 +104,7 @@ func TestCommitsComeToTheirEnd(t *testing.T) {
 	}
 }
 
-// Descriptors that are kept have ids of their own, never 0, whatever the ids are that a
+// Descriptors that are stored have numbers of their own, never 0, whatever the numbers are that a
 // store gave back.
 func TestIDsComeToTheirEnd(t *testing.T) {
 	k := &Saver{last: lastNumber - 2, files: map[uint64]*foreign.FD{1: {}, 2: {}}}
@@ -138,12 +138,12 @@ func TestKeptJournalIsChecked(t *testing.T) {
 					j.slot(i)[at] ^= 0xff
 				}
 			}
-			next, kept, err := OpenJournal(dup(t, j.file))
+			next, state, err := OpenJournal(dup(t, j.file))
 			switch {
 			case both == 1 && err == nil:
-				t.Errorf("byte %d of both slots is damaged, and %q is taken", at, kept)
-			case both == 0 && (err != nil || string(kept) != "a\x00"):
-				t.Errorf("byte %d of the newer slot is damaged: %q, %v", at, kept, err)
+				t.Errorf("byte %d of both slots is damaged, and %q is taken", at, state)
+			case both == 0 && (err != nil || string(state) != "a\x00"):
+				t.Errorf("byte %d of the newer slot is damaged: %q, %v", at, state, err)
 			}
 			if err == nil {
 				err = next.Close()

@@ -15,15 +15,15 @@ import (
 type StateReader struct {
 	Err error
 
-	b     []byte
-	kept  Stored
-	saver *Saver
+	b      []byte
+	stored Stored
+	saver  *Saver
 }
 
 // NewStateReader reads b, and takes descriptors out of kept, which saver has from then on.
-func NewStateReader(b []byte, kept Stored, saver *Saver) *StateReader {
-	saver.Reserve(kept)
-	return &StateReader{b: b, kept: kept, saver: saver}
+func NewStateReader(b []byte, stored Stored, saver *Saver) *StateReader {
+	saver.Reserve(stored)
+	return &StateReader{b: b, stored: stored, saver: saver}
 }
 
 // mostZeroes is how many bytes Bytes returns where they are missing: as many as any field
@@ -116,7 +116,7 @@ func (r *StateReader) FD() *foreign.FD {
 		return nil
 	}
 	name := strconv.FormatUint(n, 10)
-	f := r.kept[name]
+	f := r.stored[name]
 	if have := r.saver.files[n]; have != nil { // another one of the same file
 		again, err := have.Dup()
 		if err != nil {
@@ -129,7 +129,7 @@ func (r *StateReader) FD() *foreign.FD {
 		r.Err = errors.Join(r.Err, fmt.Errorf("descriptor %d was not given back", n))
 		return nil
 	}
-	delete(r.kept, name)
+	delete(r.stored, name)
 	f.SavedAs = n
 	r.saver.files[n] = f
 	r.saver.last = max(r.saver.last, n)

@@ -9,7 +9,7 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 )
 
-// Stored is what a fd store has given back: descriptors by name.
+// Stored is what an fd store has given back to this process: descriptors by name.
 type Stored map[string]*foreign.FD
 
 // Of splits off what belongs to the prefix.
@@ -24,9 +24,9 @@ func (k Stored) Of(prefix string) Stored {
 	return mine
 }
 
-// ErrNothingStored says that there is no session to go on with: the one before had
-// ended, or not yet begun.
-var ErrNothingStored = errors.New("no session was kept")
+// ErrNothingStored says that there is no session to resume: the one of the previous process
+// had ended, or had not begun yet.
+var ErrNothingStored = errors.New("no session was stored")
 
 // An UnfitError says that this process cannot go on with a session, but another one
 // can: of another version, started with other options, or later. All is left in the

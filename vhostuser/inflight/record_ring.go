@@ -131,11 +131,11 @@ func (q *Ring) Mark(head uint16) *[2]uint64 {
 	return (*[2]uint64)(q.words[q.own+ownWords+2*int(head):])
 }
 
-// Begin begins to keep the record of a ring, whose used index is used. Where the
-// record is of the life that the ring says, another process has served the ring
-// before: base is then where to go on from, and heads are the descriptors in
-// flight, in the order in which they came. Else it begins anew at ring.Base. An
-// error means that ring and record do not belong together.
+// Begin attaches the record to a ring that starts, whose used index is used. If the record is
+// of the same life as the ring, another process has served the ring before: base is where
+// the device continues, and heads are the descriptors in flight, in the order in which they
+// were taken. Otherwise the record is cleared, and the device continues at ring.Base. An
+// error says that ring and record do not belong together.
 func (q *Ring) Begin(ring Start, used uint16) (base uint16, heads []uint16, err error) {
 	if ring.Size > q.room {
 		return 0, nil, fmt.Errorf("the record of requests in flight was made for rings of %d descriptors at most, this one has %d", q.room, ring.Size)
@@ -220,8 +220,8 @@ func (q *Ring) closeBatch(used uint16) error {
 	return nil
 }
 
-// Take notes that the chain at head was taken out of the ring, and returns its
-// mark, cleared.
+// Take records that the chain at head was taken out of the ring, and returns its replay
+// note, cleared.
 func (q *Ring) Take(head uint16) *[2]uint64 {
 	m := q.Mark(head)
 	atomic.StoreUint64(&m[0], 0)
@@ -232,8 +232,8 @@ func (q *Ring) Take(head uint16) *[2]uint64 {
 	return m
 }
 
-// Push notes that the chain at head goes into the used ring. It is called before
-// the driver can see that.
+// Push records that the chain at head goes into the used ring. It is called before the
+// driver can see that.
 func (q *Ring) Push(head uint16) {
 	q.store(wordDesc+2*int(head), flagInFlight|q.packedBits(head)|uint64(q.last)<<48)
 	q.batch = append(q.batch, step{head, q.last})
@@ -242,7 +242,7 @@ func (q *Ring) Push(head uint16) {
 	failpoint.Hit(failpoint.Pushed)
 }
 
-// Published notes that the driver has been shown all that was pushed.
+// Published records that the driver has seen all that was pushed: the used index has moved.
 func (q *Ring) Published() {
 	if len(q.batch) == 0 {
 		return

@@ -13,9 +13,9 @@ import (
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
-// takePatience is how long queues that start wait for a disk that another daemon
+// acquirePatience is how long queues that start wait for a disk that another daemon
 // still has: the one that the guest comes from stores what it has been given.
-const takePatience = 10 * time.Second
+const acquirePatience = 10 * time.Second
 
 // custody is about a disk that a guest takes along to another daemon and back. It
 // is away while its queues may run there: nothing of it is open here then, and the
@@ -29,32 +29,32 @@ type custody struct {
 	open func() (disk.Disk, error)
 	look func() (disk.Disk, error) // and this looks at it meanwhile
 	// note tells whoever comes after this process whether the disk is away.
-	note     func(away bool)
+	note     func(detached bool)
 	patience time.Duration
 
-	away  bool
-	tried bool             // queues have waited in vain: another one does not wait again
-	kept  *inflight.Record // what is to be adopted when the disk is there; nil: nothing
-	said  int              // lines of this session in the log
+	detached bool             // released, or not yet acquired
+	tried    bool             // queues have waited in vain: another one does not wait again
+	kept     *inflight.Record // what is to be adopted when the disk is there; nil: nothing
+	logged   int              // lines of this session in the log
 }
 
 // maxMoves is how many times a session may say where its disk goes: a front-end must
 // not be able to fill the log.
 const maxMoves = 10
 
-// say logs where the disk goes.
-func (d *Device) say(format string, args ...any) {
-	if d.custody.said++; d.custody.said > maxMoves {
+// logMove logs where the disk goes.
+func (d *Device) logMove(format string, args ...any) {
+	if d.custody.logged++; d.custody.logged > maxMoves {
 		d.log.Debugf(format, args...)
 		return
 	}
 	d.lines.Logf(logrus.InfoLevel, format, args...)
 }
 
-// Yield implements vhostuser.Device.
-func (d *Device) Yield() error {
+// Release implements vhostuser.Device.
+func (d *Device) Release() error {
 	c := &d.custody
-	if c.open == nil || c.away {
+	if c.open == nil || c.detached {
 		return nil
 	}
 	d.recovery.GiveUp() // what was in flight in a ring that is not started again here
@@ -71,22 +71,23 @@ func (d *Device) Yield() error {
 	gone, err := backend.LetGo(d.disk)
 	if gone == d.disk {
 		c.note(false)
-		return fmt.Errorf("the disk is not let go of, for it cannot store what it was given: %w", err)
+		return fmt.Errorf("the disk is not released, for it cannot store what it was given: %w", err)
 	}
 	d.swap(gone)
-	c.away = true
+	c.detached = true
 	d.recovery.Released()
 	if err != nil {
-		return fmt.Errorf("letting go of the disk: %w", err)
+		return fmt.Errorf("releasing the disk: %w", err)
 	}
-	d.say("the guest is about to go on elsewhere: the disk is let go of, and taken again when queues start here")
+	d.logMove("the guest is about to go on elsewhere: the disk is released, and acquired again when queues start here")
 	return nil
 }
 
-// take has the disk here, before a queue starts.
-func (d *Device) take() error {
+// acquire opens the disk again where it was released, before a queue starts. An error is
+// why it cannot: another daemon has it, or it is another disk.
+func (d *Device) acquire() error {
 	c := &d.custody
-	if !c.away {
+	if !c.detached {
 		return nil
 	}
 	was := d.disk.Info()
@@ -100,26 +101,26 @@ func (d *Device) take() error {
 	}
 	c.mu.Lock()
 	d.swap(disk)
-	c.away, c.tried = false, false
+	c.detached, c.tried = false, false
 	d.recovery.Opened(disk)
 	c.mu.Unlock()
 	c.note(false)
-	d.say("the disk is taken: queues start here")
-	if c.said <= maxMoves {
+	d.logMove("the disk is acquired: queues start here")
+	if c.logged <= maxMoves {
 		WarnOfFaults(d.log, disk)
 	}
 	if r := c.kept; r != nil {
 		d.Adopt(r)
 	}
 	if now.CapacitySectors != was.CapacitySectors {
-		d.watch.tell()
+		d.watch.notify()
 	}
 	return nil
 }
 
 // LoadState implements vhostuser.Device.
 func (d *Device) LoadState(state []byte) error {
-	if d.custody.away { // it may have grown since it was looked at
+	if d.custody.detached { // it may have grown since it was looked at
 		if err := d.lookAgain(); err != nil {
 			return err
 		}
@@ -143,7 +144,7 @@ func (d *Device) lookAgain() error {
 	d.swap(disk)
 	c.mu.Unlock()
 	if disk.Info().CapacitySectors != was.CapacitySectors {
-		d.watch.tell()
+		d.watch.notify()
 	}
 	return nil
 }
@@ -168,7 +169,7 @@ func (d *Device) await() (disk.Disk, error) {
 			c.tried = true
 			return nil, fmt.Errorf("%w: queues are to start here, while the zvhost that has the disk has not let go of it; what the guest has asked for stays in its queues", err)
 		case !told:
-			d.say("%v: waiting up to %v for it", err, c.patience)
+			d.logMove("%v: waiting up to %v for it", err, c.patience)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

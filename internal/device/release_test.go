@@ -39,7 +39,7 @@ func (r *rig) incomingRig() *rig {
 		r.t.Fatal(err)
 	}
 	log, book := testlog.New()
-	dev, err := New(disk, Options{Queues: r.dev.Queues(), Serial: rigSerial, Log: log, Away: true, Open: r.reopen, Look: r.look})
+	dev, err := New(disk, Options{Queues: r.dev.Queues(), Serial: rigSerial, Log: log, Detached: true, Open: r.reopen, Look: r.look})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestMovingFillsNoLog(t *testing.T) {
 	g.leave()
 }
 
-// Queues that start while the disk is still let go of wait for it.
+// Queues that start while the disk is still released wait for it.
 func TestQueuesWaitForTheDisk(t *testing.T) {
 	from := plainRig(t, 1).movable()
 	to := from.incomingRig()
@@ -364,7 +364,7 @@ func TestMigrationFails(t *testing.T) {
 			l := g.startLog()
 			bases = g.stopAll()
 			free(true)
-			r.logged("the disk is let go of")
+			r.logged("the disk is released")
 			c, ended := to.dial()
 			if p, err := c.ProtocolFeatures(); err != nil {
 				t.Fatal(err)
@@ -414,7 +414,7 @@ func TestDiskThatIsNotStoredStays(t *testing.T) {
 	if _, err := g.Queue(0).Stop(); err == nil {
 		t.Error("the front-end is not told")
 	}
-	if err := <-g.ended; err == nil || !strings.Contains(err.Error(), "the disk is not let go of") {
+	if err := <-g.ended; err == nil || !strings.Contains(err.Error(), "the disk is not released") {
 		t.Errorf("the session ends with %v", err)
 	}
 	if err := errors.Join(l.Free(), g.Abandon()); err != nil {
@@ -492,7 +492,7 @@ func TestNothingToBeAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	log, book := testlog.New()
-	dev, err := New(disk, Options{Queues: 1, Log: log, Away: true})
+	dev, err := New(disk, Options{Queues: 1, Log: log, Detached: true})
 	if err != nil {
 		t.Fatal(err)
 	}
