@@ -29,7 +29,7 @@ type task struct {
 	Zones      int      `json:"zones,omitempty"` // of bench.Append
 }
 
-// name tells a task from all others; -only looks for words of it.
+// name identifies a task; -only searches for words of it.
 func (t task) name() string {
 	size := fmt.Sprintf("%dk", t.BlockBytes>>10)
 	if t.BlockBytes >= 1<<20 {

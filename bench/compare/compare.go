@@ -48,7 +48,7 @@ func (s *series) cost(m *match) time.Duration {
 	return time.Duration(2*s.pairs)*s.runtime + trialRounds*time.Duration(trials)*s.runtime/trialShare
 }
 
-// run measures all matches, and hands each to keep as soon as it is measured.
+// run measures all matches, and passes each to keep as soon as it is measured.
 func (s *series) run(ctx context.Context, keep func(*comparison)) error {
 	s.began = time.Now()
 	for i := range s.matches {

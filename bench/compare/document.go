@@ -83,7 +83,7 @@ func (r *report) marks() string {
 	return b.String()
 }
 
-// The marks in a document between which the figures stand.
+// The marks in a document that enclose the figures.
 const (
 	beginMark = "<!-- measured: from here to the end mark it is written by make bench-compare -->\n"
 	endMark   = "<!-- end of what was measured -->\n"
@@ -120,7 +120,7 @@ func replaced(doc []byte, text string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// text is what stands between the marks.
+// text is the text between the marks.
 func (r *report) text(plot string) string {
 	var b strings.Builder
 	m := &r.Machine

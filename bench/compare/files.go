@@ -54,7 +54,7 @@ func newFiles(diskDir, memoryDir string) (f *files, err error) {
 	return f, nil
 }
 
-// remove takes everything away.
+// remove removes everything.
 func (f *files) remove() error {
 	var err error
 	for _, dir := range []string{f.dir, f.memory} {

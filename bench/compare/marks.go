@@ -36,7 +36,7 @@ const (
 	bareName = "bare io_uring"
 )
 
-// marks are what zvhost is held to.
+// marks are the targets of zvhost.
 func marks() []mark {
 	small := func(c *comparison) bool { return c.B == peerName && c.Task.BlockBytes == 4<<10 }
 	deep := func(s storage, other string) func(*comparison) bool {

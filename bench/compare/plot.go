@@ -90,7 +90,7 @@ func left(panel int) float64 {
 
 func rowY(row int) float64 { return headHeight + (float64(row)+0.5)*rowHeight }
 
-// group is what rows stand together under.
+// group is the heading of a group of rows.
 func group(c *comparison) string {
 	if c.Task.RW == bench.Append {
 		return string(c.Task.Storage) + ": appends, to random writes"

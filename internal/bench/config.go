@@ -9,11 +9,11 @@ import (
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
-// RW says what requests do.
+// RW is the kind of requests.
 type RW string
 
-// What requests do. On a zoned disk there is no RandWrite; Append and Report are
-// for zoned disks only.
+// The kinds of requests. RandWrite is not for zoned disks; Append and Report are for zoned
+// disks only.
 const (
 	Read      RW = "read"      // one after the other
 	Write     RW = "write"     // one after the other; in a zone one at a time, as Linux does
@@ -25,7 +25,7 @@ const (
 
 var allRW = []RW{Read, Write, RandRead, RandWrite, Append, Report}
 
-// writes says that the disk does not stay as it is.
+// writes reports whether the requests change the disk.
 func (rw RW) writes() bool { return rw == Write || rw == RandWrite || rw == Append }
 
 // Limits of a Config.
@@ -40,12 +40,12 @@ const (
 	minTimeout = time.Millisecond
 )
 
-// Config is what is to be measured.
+// Config is the configuration of a measurement.
 type Config struct {
 	SocketPath string
-	// File, in the place of a back-end, is a file or block device to be read and
-	// written itself, by io_uring: what a back-end over it is held against.
-	// Direct goes around the page cache.
+	// File is a file or block device that is read and written itself, by io_uring, instead
+	// of a back-end, for comparison with a back-end over it. Direct bypasses the page
+	// cache.
 	File   string
 	Direct bool
 
@@ -55,25 +55,25 @@ type Config struct {
 	Queues     int // each with a thread of its own
 	Zones      int // zones that are written at once, all queues together
 	Runtime    time.Duration
-	// Poll has the client look for answers all the time. Without it, it sleeps
-	// until the back-end calls.
+	// Poll: the client checks for answers all the time. Without it, it sleeps until the
+	// back-end calls.
 	Poll bool
-	// Timeout is how long the back-end, or the file, may answer nothing.
+	// Timeout is how long the back-end, or the file, may take without any answer.
 	Timeout time.Duration
-	// Packed has packed rings in the place of split ones.
+	// Packed: use packed rings instead of split ones.
 	Packed bool
-	// ServerPID is the process whose processor time is told; 0: who listens at the
+	// ServerPID is the process whose processor time is measured; 0: the listener on the
 	// socket.
 	ServerPID int
 }
 
-// Default is what is measured when nothing else is said.
+// Default is the default configuration.
 func Default() Config {
 	return Config{RW: RandRead, BlockBytes: 4096, Depth: 32, Queues: 1, Zones: 4, Runtime: 10 * time.Second, Timeout: 30 * time.Second}
 }
 
-// Validate reports what is wrong with the values themselves, in one line. It
-// touches no file.
+// Validate reports what is wrong with the values themselves, in one line. It accesses no
+// file.
 func (c *Config) Validate() error {
 	switch {
 	case c.SocketPath == "" && c.File == "":

@@ -7,15 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CPUTime is the processor time that all threads of a process have used, those
-// that have ended too. Unlike /proc/PID/stat, which counts in hundredths of a
-// second, it is exact (clock_getcpuclockid(3); its layout is in the kernel's
-// include/linux/posix-timers.h: the inverted number, and CPUCLOCK_SCHED).
+// CPUTime is the processor time that all threads of a process have used, also those that
+// have ended. Unlike /proc/PID/stat, which counts in hundredths of a second, it is exact
+// (clock_getcpuclockid(3); its layout is in the kernel's include/linux/posix-timers.h: the
+// inverted number, and CPUCLOCK_SCHED).
 func CPUTime(pid int) (time.Duration, error) {
 	const schedClock = 2
 	var ts unix.Timespec
 	err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts)
-	if err == unix.EINVAL { // which the clock says of a process that is not there
+	if err == unix.EINVAL { // the clock's error for a process that does not exist
 		err = unix.ESRCH
 	}
 	if err != nil {
@@ -39,7 +39,7 @@ func watch(pid int) (watched, error) {
 	return watched{fd}, nil
 }
 
-// ended says whether it has ended; its number may be another one's by now.
+// ended reports whether it has ended; its number may be reused by now.
 func (w watched) ended() bool {
 	if w.pidfd < 0 {
 		return false

@@ -10,7 +10,7 @@ import (
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 )
 
-// dial connects to a back-end, or says in one line why that cannot be.
+// dial connects to a back-end, or returns the reason in one line.
 func dial(path string) (*frontend.Client, error) {
 	client, err := frontend.Dial(path)
 	if err == nil {

@@ -34,8 +34,8 @@ func runFile(ctx context.Context, c *Config, progress func(Progress)) (Result, e
 	return res, errors.Join(err, f.Close())
 }
 
-// openFile opens what requests can be sent to, and waits for nobody meanwhile: to open a
-// named pipe would.
+// openFile opens a file or block device, without blocking: opening a named pipe would
+// block.
 func openFile(path string, mode int) (*os.File, error) {
 	st, err := os.Stat(path)
 	if err == nil && !st.Mode().IsRegular() && st.Mode().Type() != fs.ModeDevice {
@@ -77,8 +77,7 @@ func measureFile(ctx context.Context, c *Config, f *os.File, progress func(Progr
 	return timed(ctx, c, loops, nil, progress)
 }
 
-// A fileLoop is a loop whose requests go to a file, and nowhere else: what is in
-// flight stands in an io_uring.
+// A fileLoop is a loop whose requests go to a file, through an io_uring.
 type fileLoop struct {
 	tally
 	c      *Config
@@ -92,7 +91,7 @@ type fileLoop struct {
 	inFlight int
 }
 
-// run has the ring and all that belongs to it: a ring is of one thread.
+// run creates and uses the ring, which belongs to one thread.
 func (l *fileLoop) run(start time.Time, runtimeNS int64, h *halt) (err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -108,7 +107,7 @@ func (l *fileLoop) run(start time.Time, runtimeNS int64, h *halt) (err error) {
 		return fmt.Errorf("memory of %d bytes for the data: %w", l.c.Depth*l.c.BlockBytes, err)
 	}
 	defer func() {
-		if l.inFlight == 0 { // else they may still be written to: they stay until the process ends
+		if l.inFlight == 0 { // otherwise the kernel may still write to them: they remain until the process ends
 			err = errors.Join(err, unix.Munmap(l.buffers))
 		}
 	}()
@@ -139,7 +138,7 @@ func (l *fileLoop) run(start time.Time, runtimeNS int64, h *halt) (err error) {
 	}
 }
 
-// late is why what is in flight is not waited for any longer, nil while it is.
+// late is why run does not wait for the requests in flight any longer, nil while it waits.
 func (l *fileLoop) late(now int64, h *halt) error {
 	why := frontend.ErrInterrupted
 	if !h.giveUp.Load() {
@@ -179,7 +178,7 @@ func (l *fileLoop) reap() error {
 	case !l.c.Poll:
 		l.sleeps++
 	case l.ring.Staged() == 0 && !l.ring.Due():
-		return nil // there may be completions all the same
+		return nil // there may be completions
 	default:
 		wait = 0
 	}
@@ -187,7 +186,7 @@ func (l *fileLoop) reap() error {
 	return l.enter(wait)
 }
 
-// enter sleeps for a moment at most, so that late is asked now and then.
+// enter sleeps for a limited time, so that late is called regularly.
 func (l *fileLoop) enter(wait int) error {
 	switch err := l.ring.EnterFor(wait, lookEvery); err {
 	case nil, unix.EINTR, unix.EAGAIN, unix.EBUSY, unix.ETIME:
@@ -197,7 +196,7 @@ func (l *fileLoop) enter(wait int) error {
 	}
 }
 
-// take counts what is there.
+// take counts the available completions.
 func (l *fileLoop) take(now int64) error {
 	for {
 		e, ok := l.ring.Next()
@@ -220,7 +219,7 @@ func (l *fileLoop) take(now int64) error {
 	return nil
 }
 
-// drain waits for what is in flight, since it still writes to the buffers.
+// drain waits for the requests in flight, since the kernel still writes to their buffers.
 func (l *fileLoop) drain(start time.Time, h *halt) error {
 	for l.inFlight > 0 {
 		if err := l.enter(1); err != nil {

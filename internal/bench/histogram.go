@@ -2,9 +2,9 @@ package bench
 
 import "math/bits"
 
-// A histogram counts latencies in nanoseconds, log-linear: each power of two is
-// cut into 64 buckets, so a value is told from another that is 1/64 larger, and
-// below 128 ns exactly. What is longer than maxLatency counts as that.
+// A histogram counts latencies in nanoseconds, log-linear: each power of two is divided
+// into 64 buckets, so the resolution is 1/64 of a value, and exact below 128 ns. Longer
+// latencies count as maxLatency.
 type histogram struct {
 	buckets [numBuckets]uint64
 	count   uint64
@@ -20,7 +20,7 @@ const (
 	numBuckets = (40 - subBits + 1) * subBuckets
 )
 
-// bucket is where v belongs, 0 <= v <= maxLatency.
+// bucket is the bucket of v, 0 <= v <= maxLatency.
 func bucket(v uint64) int {
 	if v < subBuckets {
 		return int(v)

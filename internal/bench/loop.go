@@ -11,7 +11,7 @@ import (
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
-// A tally is what one queue counts.
+// A tally has the counts of one queue.
 type tally struct {
 	latency histogram
 	resets  histogram
@@ -26,20 +26,19 @@ func (t *tally) counts() *tally { return t }
 
 // A halt ends a run before its time is over.
 type halt struct {
-	stop   atomic.Bool // nothing more is sent
-	giveUp atomic.Bool // and what is in flight is not waited for
+	stop   atomic.Bool // send nothing more
+	giveUp atomic.Bool // do not wait for what is in flight
 }
 
-// A looper is one queue at work.
+// A looper runs the requests of one queue.
 type looper interface {
-	// run goes round until the time is over or h says stop, and all that was sent
-	// is back.
+	// run sends and reaps until the time is over or h stops it, and all requests are
+	// answered.
 	run(start time.Time, runtimeNS int64, h *halt) error
 	counts() *tally
 }
 
-// A loop sends as many requests as it may have in flight, takes what has come
-// back, and sends as many again.
+// A loop fills the queue up to its depth, takes the answers, and sends as many again.
 type loop struct {
 	tally
 	queue *frontend.Queue
@@ -48,7 +47,7 @@ type loop struct {
 
 	all    []*frontend.Request // by Tag
 	free   []*frontend.Request
-	back   []*frontend.Request // what has come back last
+	back   []*frontend.Request // the last answers
 	issued []int64             // by Tag: when, ns since start
 	start  time.Time
 }
@@ -64,8 +63,7 @@ func newLoop(q *frontend.Queue, w work, c *Config) *loop {
 	return l
 }
 
-// noise fills b with what is neither zeroes nor all the same, should the storage
-// look at it.
+// noise fills b with data that storage cannot detect as zeroes or compress.
 func noise(b []byte, seed uint64) {
 	state := seed + 1
 	for i := range b {
@@ -80,7 +78,7 @@ func (l *loop) run(start time.Time, runtimeNS int64, h *halt) error {
 	defer func() { l.kicks, l.sleeps = l.queue.Kicks, l.queue.Sleeps }()
 	l.start = start
 	now := int64(time.Since(start))
-	for first := true; ; first = false { // who begins when the time is over sends once all the same
+	for first := true; ; first = false { // a loop that starts after the end still sends once
 		if (now < runtimeNS || first) && !h.stop.Load() {
 			if err := l.send(now); err != nil {
 				return err
@@ -112,9 +110,9 @@ func (l *loop) send(now int64) error {
 	return l.queue.Kick()
 }
 
-// reap waits for answers, takes all there are, and returns when that was. The
-// clock is read once for all of them: a request takes from when its batch began
-// to be sent until the batch that it came back with was seen.
+// reap waits for answers, takes all of them, and returns the time. It reads the clock once
+// for all: the latency of a request is the time from the start of sending its batch until
+// the batch of its answer was seen.
 func (l *loop) reap() (now int64, err error) {
 	var n int
 	if l.poll {
@@ -144,7 +142,7 @@ func (l *loop) reap() (now int64, err error) {
 	return now, nil
 }
 
-// oldest says which request in flight has been waited for longest.
+// oldest describes the request in flight that was sent first.
 func (l *loop) oldest(now int64) string {
 	flying := make(map[uint64]bool, len(l.all))
 	for _, r := range l.all {

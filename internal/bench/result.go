@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Result is what a run has measured. Its JSON is what zvhost bench --json prints.
+// Result is the result of a run. zvhost bench --json prints its JSON.
 type Result struct {
 	RW         RW      `json:"rw"`
 	BlockBytes int     `json:"block_bytes"`
@@ -30,17 +30,16 @@ type Result struct {
 	ClientCPUSeconds float64 `json:"client_cpu_seconds"`
 	ServerPID        int     `json:"server_pid"` // 0: not known, and then its time is 0
 	ServerCPUSeconds float64 `json:"server_cpu_seconds"`
-	// ServerEnded says that this process has ended during the run: its time is not known.
+	// ServerEnded: this process has ended during the run, so its time is not known.
 	ServerEnded bool `json:"server_ended"`
-	// Kicks and Sleeps are how often the back-end was woken, and we slept.
+	// Kicks and Sleeps count how often the client woke the back-end, and slept.
 	Kicks  uint64 `json:"kicks"`
 	Sleeps uint64 `json:"sleeps"`
-	// Error is why the run ended before its time; all else is what was measured until
-	// then.
+	// Error is why the run ended early; all other fields are measured until then.
 	Error string `json:"error,omitempty"`
 }
 
-// Latency is what requests took, in nanoseconds.
+// Latency has the latencies of requests, in nanoseconds.
 type Latency struct {
 	Min  uint64  `json:"min"`
 	Mean float64 `json:"mean"`
@@ -90,7 +89,7 @@ func newResult(c *Config, loops []looper, client, server time.Duration) Result {
 // ClientNS and ServerNS are processor time per request, in nanoseconds.
 func (r *Result) ClientNS() float64 { return perRequest(r.ClientCPUSeconds, r.Requests) }
 
-// ServerNS is the server's, 0 where it is not known.
+// ServerNS is the server's, 0 if not known.
 func (r *Result) ServerNS() float64 { return perRequest(r.ServerCPUSeconds, r.Requests) }
 
 func perRequest(seconds float64, n uint64) float64 {
@@ -100,7 +99,7 @@ func perRequest(seconds float64, n uint64) float64 {
 	return seconds * 1e9 / float64(n)
 }
 
-// Write says the result in words.
+// Write writes the result as text.
 func (r *Result) Write(w io.Writer) error {
 	how := "sleeping"
 	if r.Poll {
@@ -157,7 +156,7 @@ func percent(part, whole float64) string {
 	return fmt.Sprintf("%.0f%%", part/whole*100)
 }
 
-// thousands writes a number in three digits or so.
+// thousands writes a number with about three digits.
 func thousands(v float64) string {
 	switch {
 	case v >= 1e6:
@@ -184,7 +183,7 @@ func micros(ns uint64) string {
 	return fmt.Sprintf("%.1f us", us)
 }
 
-// Line says progress in a line of a terminal.
+// Line is the progress as one line for a terminal.
 func (p Progress) Line(c *Config) string {
 	rate := 0.0
 	if p.Since > 0 {

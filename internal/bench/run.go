@@ -12,31 +12,30 @@ import (
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
-// Progress is how far a run is.
+// Progress is the progress of a run.
 type Progress struct {
 	Elapsed  time.Duration
 	Requests uint64 // answered since the last one
 	Since    time.Duration
 }
 
-// progressEvery is how often it is told.
+// progressEvery is the interval of progress reports.
 const progressEvery = 500 * time.Millisecond
 
-// lookEvery is how often a wait looks whether it is to end.
+// lookEvery is how often a wait checks whether it has to end.
 const lookEvery = 100 * time.Millisecond
 
-// lastAnswers is how long answers are waited for once a run is to end early: a
-// back-end that works has given them by then. Tests change it.
+// lastAnswers is how long a run that ends early waits for answers: a working back-end has
+// answered by then. Tests change it.
 var lastAnswers = time.Second
 
-// Run measures until the time is over or ctx ends, and tells progress, if that is
-// not nil, now and then. What is measured ends with the first request that fails;
-// with the error comes what was measured until then, which is of worth when its
-// Requests are not 0.
+// Run measures until the time is over or ctx ends, and calls progress, if not nil,
+// regularly. The first request that fails ends the run; with the error Run returns what was
+// measured until then, which is valid if its Requests are not 0.
 //
-// The end of ctx ends every wait: those of the set-up at once, and those for answers
-// after a second. What was answered until then is a result; where answers are missing
-// there is an error, too.
+// The end of ctx ends every wait: those of the set-up at once, and those for answers after
+// a second. The answers until then are a result; if answers are missing there is an error
+// too.
 func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error) {
 	if err := c.Validate(); err != nil {
 		return Result{}, err
@@ -49,8 +48,8 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error)
 		return Result{}, fmt.Errorf("--socket-path=%s: %w", c.SocketPath, err)
 	}
 	client.Timeout = c.Timeout
-	// The pid is told where it can be: that of a service manager, which has
-	// listened in the back-end's place, would mislead.
+	// The process id must be that of the back-end: if a service manager created the socket,
+	// its process id would mislead.
 	if c.ServerPID == 0 {
 		if pid, err := client.PeerPID(); err == nil && pid > 1 {
 			c.ServerPID = pid
@@ -83,7 +82,7 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error)
 	return res, d.Close()
 }
 
-// unless waits for the last answers, and does f when they have not come until then.
+// unless waits for the last answers, and calls f if they have not arrived by then.
 func unless(over <-chan struct{}, f func()) {
 	t := time.NewTimer(lastAnswers)
 	defer t.Stop()
@@ -94,8 +93,7 @@ func unless(over <-chan struct{}, f func()) {
 	}
 }
 
-// silent adds to the error of a back-end that does not answer what is most likely
-// the reason.
+// silent adds the most likely reason to the error of a back-end that does not answer.
 func silent(err error) error {
 	if errors.Is(err, frontend.ErrTimeout) || errors.Is(err, frontend.ErrInterrupted) || errors.Is(err, frontend.ErrGone) {
 		return fmt.Errorf("%w; is another front-end, such as a virtual machine, using this disk? A back-end serves one at a time", err)
@@ -112,11 +110,11 @@ func options(c *Config) frontend.Options {
 	return o
 }
 
-// timed runs the loops and takes the processor time before and after. interrupt ends
-// their waits; nil where they look at the halt themselves.
+// timed runs the loops and takes the processor time before and after. interrupt ends their
+// waits; nil if they check the halt themselves.
 func timed(ctx context.Context, c *Config, loops []looper, interrupt func(), progress func(Progress)) (Result, error) {
-	// Each queue's thread may run, and somebody beside them: it is for the kernel
-	// to share the processors out.
+	// Allow all threads of the queues to run, and one more: the kernel distributes the
+	// processors.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), c.Queues+2)))
 
 	before, err := cpuTimes(c.ServerPID)
@@ -131,7 +129,7 @@ func timed(ctx context.Context, c *Config, loops []looper, interrupt func(), pro
 	err = runAll(ctx, loops, time.Now(), c.Runtime, interrupt, progress)
 	after, cerr := cpuTimes(c.ServerPID)
 	gone := server.ended()
-	if gone { // replaced, as under a keeper: what it used until then nobody knows any more
+	if gone { // replaced, as under a keeper: its time until then is not known any more
 		after.server = before.server
 		after.client, cerr = CPUTime(0)
 	}
@@ -146,12 +144,12 @@ func timed(ctx context.Context, c *Config, loops []looper, interrupt func(), pro
 	return res, err
 }
 
-// runAll runs the loops, each on a thread of its own. Where one fails the others
-// stop too. The first error is returned: those of others say the same once more.
+// runAll runs the loops, each on a thread of its own. If one fails the others stop too. The
+// first error is returned, since the others repeat it.
 func runAll(ctx context.Context, loops []looper, start time.Time, d time.Duration, interrupt func(), progress func(Progress)) error {
 	var h halt
 	errs := make(chan error, len(loops))
-	// stop lets nothing more be sent, and what is in flight not be waited for for long.
+	// stop ends sending, and limits the wait for what is in flight.
 	var once sync.Once
 	over := make(chan struct{})
 	var watching sync.WaitGroup
@@ -185,14 +183,14 @@ func runAll(ctx context.Context, loops []looper, start time.Time, d time.Duratio
 	}()
 	tell(loops, start, done, progress)
 	calm()
-	once.Do(func() {}) // what has not begun by now is not needed any more
+	once.Do(func() {}) // f is not needed any more unless it has begun
 	close(over)
 	watching.Wait()
 	close(errs)
 	return <-errs
 }
 
-// tell tells progress until done.
+// tell calls progress until done.
 func tell(loops []looper, start time.Time, done <-chan struct{}, progress func(Progress)) {
 	if progress == nil {
 		<-done
@@ -270,7 +268,8 @@ func plan(c *Config, d *frontend.Disk) ([]work, error) {
 // cpu is processor time used so far.
 type cpu struct{ client, server time.Duration }
 
-// cpuTimes asks for our own and, where it is known, that of the server.
+// cpuTimes reads the processor time of the client and, if its process is known, of the
+// server.
 func cpuTimes(server int) (t cpu, err error) {
 	if server != 0 {
 		if t.server, err = CPUTime(server); err != nil {

@@ -7,16 +7,16 @@ import (
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
-// A work says where one queue's requests go.
+// A work chooses the sectors of one queue's requests.
 type work interface {
-	// next makes a request of r. It is false when none can be sent before another
-	// one is back; then some are in flight.
+	// next fills in r. It returns false if no request can be sent before another one is
+	// answered; then some are in flight.
 	next(r *frontend.Request) bool
-	// done is told that r is back, and all is well.
+	// done is called when r was answered with success.
 	done(r *frontend.Request)
 }
 
-// An extent is a run of blocks: of the size of a request, one behind the other.
+// An extent is a sequence of adjacent blocks of the size of a request.
 type extent struct {
 	sector uint64
 	before uint64 // blocks in the extents before it
@@ -40,7 +40,7 @@ func (s *spread) next(r *frontend.Request) bool {
 	return true
 }
 
-// sector is where the next block is.
+// sector is the sector of the next block.
 func (s *spread) sector() uint64 {
 	block := s.at
 	if s.random {
@@ -58,8 +58,8 @@ func (s *spread) sector() uint64 {
 
 func (s *spread) done(*frontend.Request) {}
 
-// number is a random number below n: Marsaglia's xorshift64*, which is enough to
-// be nowhere twice in a row, and two nanoseconds.
+// number is a random number below n: Marsaglia's xorshift64*, which is random enough, and
+// takes two nanoseconds.
 func (s *spread) number(n uint64) uint64 {
 	s.state ^= s.state >> 12
 	s.state ^= s.state << 25
@@ -67,15 +67,15 @@ func (s *spread) number(n uint64) uint64 {
 	return (s.state * 0x2545f4914f6cdd1d >> 11) % n
 }
 
-// part is what queue i of n has of the work: in order each goes over a stretch of
-// its own, anywhere they have different numbers.
+// part is the share of queue i of n: in order, each queue has a range of its own; in random
+// order, each has its own random numbers.
 func (s spread) part(i, n int) *spread {
 	s.state = uint64(i)*0x9e3779b97f4a7c15 + 0x853c49e6748fea9b
 	s.at = s.blocks / uint64(n) * uint64(i)
 	return &s
 }
 
-// reports asks for zones, from the first to the last and again.
+// reports requests zone reports, from the first zone to the last and again.
 type reports struct {
 	bytes       int
 	zoneSectors uint64

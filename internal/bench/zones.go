@@ -7,15 +7,15 @@ import (
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
-// A filler writes zones from end to end, and resets what is full: some zones at
-// once, with any number of appends in flight in each, or with one write.
+// A filler writes zones completely, and resets full ones: several zones at once, with any
+// number of appends in flight in each, or with one write.
 type filler struct {
 	typ     uint32 // driver.TypeZoneAppend or driver.TypeOut
 	bytes   int
 	sectors uint64 // the same
 	perZone int    // requests in flight in a zone
 	zones   []fillZone
-	turn    int     // the zone to look at first
+	turn    int     // the zone to check first
 	inZone  []int32 // by Tag of a request: its zone
 }
 
@@ -26,7 +26,7 @@ type fillZone struct {
 	inFlight        int
 }
 
-// next takes the zones in turn.
+// next uses the zones in rotation.
 func (f *filler) next(r *frontend.Request) bool {
 	for range f.zones {
 		i := f.turn
@@ -49,7 +49,7 @@ func (f *filler) next(r *frontend.Request) bool {
 		case z.inFlight == 0:
 			r.Type, r.Sector = driver.TypeZoneReset, z.start
 			r.SetLen(0)
-			z.given = z.capacity // until it is done nothing else fits
+			z.given = z.capacity // until it is done no other write fits
 		default:
 			continue
 		}
@@ -68,8 +68,8 @@ func (f *filler) done(r *frontend.Request) {
 	}
 }
 
-// fillers picks the zones that are written, resets them, and deals them out to
-// the queues.
+// fillers chooses the zones that are written, resets them, and distributes them over the
+// queues.
 func fillers(c *Config, d *frontend.Disk) ([]work, error) {
 	q := d.Queue(0)
 	all, err := q.ReportAll()
@@ -117,8 +117,8 @@ func fillers(c *Config, d *frontend.Disk) ([]work, error) {
 	return works, nil
 }
 
-// writtenExtents are the blocks of a zoned disk that were written: reading others
-// would measure how zeroes are made up.
+// writtenExtents are the blocks of a zoned disk that were written: reading others would
+// measure the generation of zeroes.
 func writtenExtents(c *Config, d *frontend.Disk) (list []extent, blocks uint64, err error) {
 	all, err := d.Queue(0).ReportAll()
 	if err != nil {

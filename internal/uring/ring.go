@@ -105,7 +105,7 @@ func (r *Ring) SQE() *SQE {
 	return s
 }
 
-// Staged is how many entries stand in the submission queue.
+// Staged is the number of entries in the submission queue.
 func (r *Ring) Staged() int { return int(r.tail - atomic.LoadUint32(r.sqHead)) }
 
 // Enter submits what is staged and delivers completions that are due; with
