@@ -45,10 +45,10 @@ func (d *drive) seen(r *driveRequest) ([]kernelZone, error) {
 	return zones, nil
 }
 
-// learn takes over what the drive says of zone i, whose lock is held. Zones out
+// learnLocked takes over what the drive says of zone i, whose lock is held. Zones out
 // of service have no write pointer to go by, and of a full one it is known here
 // how much was written before it was finished.
-func (d *drive) learn(i int, k *kernelZone) {
+func (d *drive) learnLocked(i int, k *kernelZone) {
 	z, was, now := &d.zones[i], d.Entry(i), k.entry(i)
 	if s := k.state; s == zone.ReadOnly || s == zone.Offline || s == zone.Full && was.State() == zone.Full {
 		now = zone.Pack(i, s, was.Written())
@@ -67,7 +67,7 @@ func (d *drive) reread(r *driveRequest) {
 		if err != nil {
 			z.stale = true
 		} else {
-			d.learn(i, &zones[i-int(r.zone)])
+			d.learnLocked(i, &zones[i-int(r.zone)])
 		}
 		z.mu.Unlock()
 	}
@@ -78,9 +78,9 @@ func (d *drive) reread(r *driveRequest) {
 	case r.cause == nil: // now it can begin
 		lane := r.Lane
 		z.mu.Lock()
-		d.occupy(z, false)
+		d.occupyLocked(z, false)
 		z.line.PushFront(r.Request)
-		next := d.next(z)
+		next := d.nextLocked(z)
 		z.mu.Unlock()
 		d.run(next, lane)
 	case r.Op == disk.OpResetAll:
@@ -170,7 +170,7 @@ func (d *drive) reported(r *driveRequest) {
 		w := d.Entry(i)
 		switch {
 		case !z.busy && z.since < r.asked:
-			d.learn(i, k)
+			d.learnLocked(i, k)
 		case (k.state == zone.ReadOnly || k.state == zone.Offline) && k.state != w.State():
 			z.word.Store(uint64(zone.Pack(i, k.state, w.Written())))
 		}

@@ -21,9 +21,9 @@ func (d *drive) manage(r *driveRequest) {
 	d.enter(r)
 }
 
-// admitManage says whether zone z, whose lock is held, allows r; done if there is
+// admitManageLocked says whether zone z, whose lock is held, allows r; done if there is
 // nothing to do for it.
-func (d *drive) admitManage(z *driveZone, r *driveRequest) (done bool, err error) {
+func (d *drive) admitManageLocked(z *driveZone, r *driveRequest) (done bool, err error) {
 	w := zone.Entry(z.word.Load())
 	switch {
 	case d.info.ReadOnly:
@@ -94,7 +94,7 @@ func (d *drive) holdFrom(r *driveRequest, i int) {
 			z.mu.Unlock()
 			return
 		}
-		d.occupy(z, true)
+		d.occupyLocked(z, true)
 		z.mu.Unlock()
 	}
 	d.resetRun(r, 0)

@@ -95,9 +95,9 @@ func (d *drive) claimed(m *disk.Note) (c driveClaim, ok bool) {
 	return c, ok
 }
 
-// settleOwed takes a claim out of what zone z, whose lock is held, is kept for. With the
+// settleOwedLocked takes a claim out of what zone z, whose lock is held, is kept for. With the
 // last one those that have come get in line.
-func (z *driveZone) settleOwed() {
+func (z *driveZone) settleOwedLocked() {
 	if z.owed--; z.owed > 0 {
 		return
 	}
@@ -114,8 +114,8 @@ func (d *drive) forgo(m *disk.Note, i int, lane *disk.Lane) {
 	z := &d.zones[i]
 	z.mu.Lock()
 	m.Failed()
-	z.settleOwed()
-	next := d.next(z)
+	z.settleOwedLocked()
+	next := d.nextLocked(z)
 	z.mu.Unlock()
 	d.run(next, lane)
 }
@@ -147,7 +147,7 @@ func (d *drive) Unclaim(m *disk.Note) {
 		z := &d.zones[c.zone]
 		z.mu.Lock()
 		defer z.mu.Unlock()
-		z.settleOwed()
+		z.settleOwedLocked()
 	}
 }
 
@@ -195,15 +195,15 @@ func (d *drive) readmit(r *driveRequest) {
 	z.mu.Lock()
 	r.from, r.end, r.again = c.from, c.end, true
 	z.again = append(z.again, r)
-	z.settleOwed()
-	next := d.next(z)
+	z.settleOwedLocked()
+	next := d.nextLocked(z)
 	z.mu.Unlock()
 	d.run(next, r.Lane)
 }
 
-// admitAgain is admit for a write that has an address, in zone z, whose lock is held
+// admitAgainLocked is admit for a write that has an address, in zone z, whose lock is held
 // and whose write pointer is at sector at. done says that all of it is there.
-func (d *drive) admitAgain(z *driveZone, r *driveRequest, at uint64) (done bool, err error) {
+func (d *drive) admitAgainLocked(z *driveZone, r *driveRequest, at uint64) (done bool, err error) {
 	r.again = false
 	switch {
 	case at >= r.end:
@@ -213,7 +213,7 @@ func (d *drive) admitAgain(z *driveZone, r *driveRequest, at uint64) (done bool,
 	case at < r.from:
 		// What stood before it has failed. It was told nobody where it is.
 		r.Note.Clear()
-		return false, d.admit(z, r, at)
+		return false, d.admitLocked(z, r, at)
 	}
 	if _, err := zone.Transition(zone.Entry(z.word.Load()).State(), zone.OnWrite, true); err != nil {
 		return false, err

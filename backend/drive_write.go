@@ -55,7 +55,7 @@ func (d *drive) enter(r *driveRequest) {
 func (z *driveZone) Begin(lane *disk.Lane) {
 	z.mu.Lock()
 	z.stand = false
-	next := z.of.next(z)
+	next := z.of.nextLocked(z)
 	z.mu.Unlock()
 	z.of.run(next, lane)
 }
@@ -63,14 +63,14 @@ func (z *driveZone) Begin(lane *disk.Lane) {
 // release gives zone z back, after I/O that was on lane, to those in its line.
 func (d *drive) release(z *driveZone, lane *disk.Lane) {
 	z.mu.Lock()
-	d.occupy(z, false)
-	next := d.next(z)
+	d.occupyLocked(z, false)
+	next := d.nextLocked(z)
 	z.mu.Unlock()
 	d.run(next, lane)
 }
 
-// occupy notes that zone z, whose lock is held, is given to somebody or back.
-func (d *drive) occupy(z *driveZone, busy bool) { z.busy, z.since = busy, d.asked.Load() }
+// occupyLocked notes that zone z, whose lock is held, is given to somebody or back.
+func (d *drive) occupyLocked(z *driveZone, busy bool) { z.busy, z.since = busy, d.asked.Load() }
 
 // run goes on with a request that has got its zone, on its own lane.
 func (d *drive) run(r *driveRequest, lane *disk.Lane) {
@@ -83,10 +83,10 @@ func (d *drive) run(r *driveRequest, lane *disk.Lane) {
 	}
 }
 
-// next takes who may go on out of the line of zone z, whose lock is held, and
+// nextLocked takes who may go on out of the line of zone z, whose lock is held, and
 // gives it the zone; nil when nobody may. Those that end without any I/O are
 // posted to their lanes.
-func (d *drive) next(z *driveZone) *driveRequest {
+func (d *drive) nextLocked(z *driveZone) *driveRequest {
 	if z.busy || z.owed > 0 {
 		return nil
 	}
@@ -100,23 +100,23 @@ func (d *drive) next(z *driveZone) *driveRequest {
 		case z.stale:
 			r.step, r.cause = driveUnknown, nil
 		case r.again:
-			done, err = d.admitAgain(z, r, zone.Entry(z.word.Load()).Written())
+			done, err = d.admitAgainLocked(z, r, zone.Entry(z.word.Load()).Written())
 			r.step = driveAdmitted
 		case r.Op == disk.OpWrite || r.Op == disk.OpAppend:
-			err = d.admit(z, r, zone.Entry(z.word.Load()).Written())
+			err = d.admitLocked(z, r, zone.Entry(z.word.Load()).Written())
 			done = r.Bytes == 0
 			r.step = driveAdmitted
 		default:
-			done, err = d.admitManage(z, r)
+			done, err = d.admitManageLocked(z, r)
 			r.step = driveAllowed
 		}
 		if done || err != nil {
 			d.leave(r, err)
 			continue
 		}
-		d.occupy(z, true)
+		d.occupyLocked(z, true)
 		if r.step == driveAdmitted && !oneLock {
-			d.follow(z, r)
+			d.followLocked(z, r)
 		}
 		return r
 	}
@@ -131,9 +131,9 @@ func (d *drive) leave(r *driveRequest, err error) {
 	r.Deliver(err)
 }
 
-// admit gives r its address in zone z, whose lock is held and whose write
+// admitLocked gives r its address in zone z, whose lock is held and whose write
 // pointer will be at sector at of it when r's turn comes; or says why not.
-func (d *drive) admit(z *driveZone, r *driveRequest, at uint64) error {
+func (d *drive) admitLocked(z *driveZone, r *driveRequest, at uint64) error {
 	sectors := r.Bytes >> disk.SectorShift
 	from := at
 	if r.Op == disk.OpWrite {
@@ -159,16 +159,16 @@ func (d *drive) admit(z *driveZone, r *driveRequest, at uint64) error {
 // maxVectors bounds the vectors of writes that are made one (UIO_MAXIOV).
 const maxVectors = 1024
 
-// follow takes the writes out of the line that go on where r, which leads them,
+// followLocked takes the writes out of the line that go on where r, which leads them,
 // ends. The lock of zone z is held.
-func (d *drive) follow(z *driveZone, r *driveRequest) {
+func (d *drive) followLocked(z *driveZone, r *driveRequest) {
 	r.followers = disk.List{}
 	bytes, vectors, end := r.Bytes, len(r.Iov), r.end
 	for q := z.line.Head; q != nil; q = z.line.Head {
 		m := driveOf(q)
 		isWrite := m.Op == disk.OpAppend || m.Op == disk.OpWrite
 		if !isWrite || m.Bytes == 0 || m.Stable != r.Stable || bytes+m.Bytes > d.maxBatch || vectors+len(m.Iov) > maxVectors ||
-			d.admit(z, m, end) != nil { // which it is told when it is the first
+			d.admitLocked(z, m, end) != nil { // which it is told when it is the first
 			break
 		}
 		z.line.Pop()

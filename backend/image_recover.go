@@ -72,7 +72,7 @@ func (img *image) takeOver(here place, torn bool) error {
 	// say that it is in use. Both copies: with one gone bad the other must not
 	// say that the image is clean.
 	img.state.clean, img.state.where, img.state.pid = false, here, uint32(os.Getpid())
-	if img.user() == 0 {
+	if img.run() == 0 {
 		img.state.run++
 	}
 	for range 2 {

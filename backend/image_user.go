@@ -10,12 +10,12 @@ import (
 func (img *image) run() uint64 {
 	img.stateMu.Lock()
 	defer img.stateMu.Unlock()
-	return img.user()
+	return img.userLocked()
 }
 
-// user is run with img.stateMu held. It begins anew behind the last number: only
+// userLocked is run with img.stateMu held. It begins anew behind the last number: only
 // whether two are the same counts. 0, which says that there is none, is passed over.
-func (img *image) user() uint64 { return binary.LittleEndian.Uint64(img.uuid[:]) ^ img.state.run }
+func (img *image) userLocked() uint64 { return binary.LittleEndian.Uint64(img.uuid[:]) ^ img.state.run }
 
 // renew counts another user of the image, durably.
 func (img *image) renew() error {
@@ -24,10 +24,10 @@ func (img *image) renew() error {
 	}
 	img.stateMu.Lock()
 	defer img.stateMu.Unlock()
-	if img.state.run++; img.user() == 0 {
+	if img.state.run++; img.userLocked() == 0 {
 		img.state.run++
 	}
-	return img.begun()
+	return img.begunLocked()
 }
 
 // begin is Begin.
@@ -37,11 +37,11 @@ func (img *image) begin() error {
 	if img.readOnly || !img.state.idle {
 		return nil
 	}
-	return img.begun()
+	return img.begunLocked()
 }
 
-// begun notes that requests are in flight from now on. img.stateMu is held.
-func (img *image) begun() error {
+// begunLocked notes that requests are in flight from now on. img.stateMu is held.
+func (img *image) begunLocked() error {
 	was := img.state.idle
 	img.state.idle = false
 	// Both copies: the older one must not bring back what is not so any more.

@@ -336,7 +336,7 @@ func TestPlaceIsGivenUpInPublic(t *testing.T) {
 	c.want(c.write(256, pattern('a', 4096)), nil)
 	z := &d.zones[2]
 	z.mu.Lock()
-	if err := d.enter(z, 2, zone.Full); err != nil {
+	if err := d.enterLocked(z, 2, zone.Full); err != nil {
 		t.Error(err)
 	}
 	live, err := readLive(d.img.f, &d.img.layout)

@@ -62,13 +62,13 @@ func (d *zoned) eraseFrom(r *zonedRequest, i int) {
 			z.mu.Lock()
 			if z.wait.Head != nil || !z.flying.emptyLocked() {
 				r.zone = int32(i)
-				d.queue(z, r)
+				d.queueLocked(z, r)
 				z.mu.Unlock()
 				return
 			}
-			err := d.apply(z, i, disk.OpReset)
+			err := d.applyLocked(z, i, disk.OpReset)
 			r.Note.Past(r.rangeNo, i)
-			d.unstick(z, i)
+			d.unstickLocked(z, i)
 			z.mu.Unlock()
 			if err != nil {
 				d.fail(r, err)

@@ -31,12 +31,12 @@ func (d *zoned) manage(r *zonedRequest) {
 	r.zone = int32(i)
 	z := &d.zones[i]
 	z.mu.Lock()
-	if z.wait.Head != nil || z.hinders(r) {
-		d.queue(z, r)
+	if z.wait.Head != nil || z.hinderLocked(r) {
+		d.queueLocked(z, r)
 		z.mu.Unlock()
 		return
 	}
-	err := d.change(z, i, r)
+	err := d.changeLocked(z, i, r)
 	z.mu.Unlock()
 	if err != nil {
 		err = d.errorOf(r, err)
@@ -59,19 +59,19 @@ func (r *zonedRequest) excludesWrites() bool {
 	return r.Op == disk.OpFinish || r.Op == disk.OpReset || r.Op == disk.OpResetAll || r.Op == disk.OpSecureErase || r.Op == disk.OpSetState
 }
 
-// hinders says whether r, which is not a write, has to wait for writes in flight of
+// hinderLocked says whether r, which is not a write, has to wait for writes in flight of
 // zone z, whose lock is held. A close has to while none has landed: closed with
 // nothing written would be a state that the next daemon cannot tell from empty.
-func (z *seqZone) hinders(r *zonedRequest) bool {
+func (z *seqZone) hinderLocked(r *zonedRequest) bool {
 	return !z.flying.emptyLocked() && (r.excludesWrites() || r.Op == disk.OpClose && z.done == 0)
 }
 
-// change carries out r, a management request on the one zone z, whose lock is held.
-func (d *zoned) change(z *seqZone, i int, r *zonedRequest) error {
+// changeLocked carries out r, a management request on the one zone z, whose lock is held.
+func (d *zoned) changeLocked(z *seqZone, i int, r *zonedRequest) error {
 	if r.Op == disk.OpClose && z.state.IsOpen() && z.next == 0 {
 		r.Note.Emptying(r.Sector)
 	}
-	err := d.apply(z, i, r.Op)
+	err := d.applyLocked(z, i, r.Op)
 	failpoint.Hit(failpoint.Managed)
 	if err == nil {
 		r.Note.Managed(r.Op, i)
@@ -79,25 +79,25 @@ func (d *zoned) change(z *seqZone, i int, r *zonedRequest) error {
 	return err
 }
 
-// apply carries out management op on zone z, whose lock is held and which has
+// applyLocked carries out management op on zone z, whose lock is held and which has
 // no writes in flight if op excludes them.
-func (d *zoned) apply(z *seqZone, i int, op disk.Op) error {
+func (d *zoned) applyLocked(z *seqZone, i int, op disk.Op) error {
 	to, err := zone.Transition(z.state, disk.ZoneEvents[op], z.next != 0)
 	if err != nil {
 		return err
 	}
-	return d.place(z, i, to, op == disk.OpReset)
+	return d.placeLocked(z, i, to, op == disk.OpReset)
 }
 
-// place makes to the state of zone z, whose lock is held; with reset, what it
+// placeLocked makes to the state of zone z, whose lock is held; with reset, what it
 // holds goes away.
-func (d *zoned) place(z *seqZone, i int, to zone.State, reset bool) error {
+func (d *zoned) placeLocked(z *seqZone, i int, to zone.State, reset bool) error {
 	clear := false
 	if reset {
 		clear = zone.Entry(z.word.Load()).Outlasts()
 		z.next, z.done = 0, 0 // before enter, which publishes; a reset takes no resource, so enter cannot fail
 	}
-	if err := d.enter(z, i, to); err != nil {
+	if err := d.enterLocked(z, i, to); err != nil {
 		return err
 	}
 	if clear {
@@ -110,7 +110,7 @@ func (d *zoned) place(z *seqZone, i int, to zone.State, reset bool) error {
 			d.com.reset(i)
 		}
 	}
-	if !d.publish(z, i) {
+	if !d.publishLocked(z, i) {
 		return errTable
 	}
 	return nil
@@ -134,11 +134,11 @@ func (d *zoned) resetFrom(r *zonedRequest, i int) {
 		}
 		if z.wait.Head != nil || !z.flying.emptyLocked() {
 			r.zone = int32(i)
-			d.queue(z, r)
+			d.queueLocked(z, r)
 			z.mu.Unlock()
 			return
 		}
-		err := d.apply(z, i, disk.OpReset)
+		err := d.applyLocked(z, i, disk.OpReset)
 		r.Note.Past(0, i)
 		failpoint.Hit(failpoint.Past)
 		z.mu.Unlock()
@@ -150,15 +150,15 @@ func (d *zoned) resetFrom(r *zonedRequest, i int) {
 	d.done(r, nil)
 }
 
-// queue makes r wait for its turn at zone z, whose lock is held.
-func (d *zoned) queue(z *seqZone, r *zonedRequest) {
+// queueLocked makes r wait for its turn at zone z, whose lock is held.
+func (d *zoned) queueLocked(z *seqZone, r *zonedRequest) {
 	z.wait.Push(r.Request)
-	d.unstick(z, int(r.zone))
+	d.unstickLocked(z, int(r.zone))
 }
 
-// unstick tries again to make the old data of zone z, whose lock is held, go
+// unstickLocked tries again to make the old data of zone z, whose lock is held, go
 // away.
-func (d *zoned) unstick(z *seqZone, i int) {
+func (d *zoned) unstickLocked(z *seqZone, i int) {
 	switch {
 	case !z.stuck:
 		return
@@ -170,39 +170,39 @@ func (d *zoned) unstick(z *seqZone, i int) {
 	z.stuck = false
 }
 
-// serve lets those who wait at zone z, whose lock is held, have their turn, as
+// serveLocked lets those who wait at zone z, whose lock is held, have their turn, as
 // far as it has come. Each is admitted here, so that nobody overtakes it, and
 // goes on on its own lane.
-func (d *zoned) serve(z *seqZone, i int) {
+func (d *zoned) serveLocked(z *seqZone, i int) {
 	for q := z.wait.Head; q != nil; q = z.wait.Head {
 		r := zonedOf(q)
 		var err error
 		switch {
-		case z.hinders(r):
+		case z.hinderLocked(r):
 			return
 		case r.Op == disk.OpResetAll:
 			r.step = zonedReset
-			if err = d.apply(z, i, disk.OpReset); err == zone.ErrInvalid {
+			if err = d.applyLocked(z, i, disk.OpReset); err == zone.ErrInvalid {
 				err = nil
 			}
 			r.Note.Past(0, i)
 		case r.Op == disk.OpSecureErase:
 			r.step = zonedErase
-			err = d.apply(z, i, disk.OpReset)
+			err = d.applyLocked(z, i, disk.OpReset)
 			r.Note.Past(r.rangeNo, i)
 		case r.Op == disk.OpSetState:
 			r.step = zonedChanged
-			err = d.put(z, i, r.to)
+			err = d.putLocked(z, i, r.to)
 		case r.Op == disk.OpWrite || r.Op == disk.OpAppend:
 			if z.gated {
-				d.unstick(z, i)
+				d.unstickLocked(z, i)
 				return
 			}
 			r.step = zonedAdmitted
-			err = d.admit(z, r)
+			err = d.admitLocked(z, r)
 		default:
 			r.step = zonedChanged
-			err = d.change(z, i, r)
+			err = d.changeLocked(z, i, r)
 		}
 		z.wait.Pop()
 		if err != nil {
@@ -227,14 +227,14 @@ func (d *zoned) openGate(i int, failed error) {
 	if failed != nil {
 		failed = fmt.Errorf("%w: the zone's reset could not be completed: %w", disk.ErrIO, failed)
 	}
-	d.open(z, i, failed)
+	d.openLocked(z, i, failed)
 }
 
-// open is openGate for zone z, whose lock is held, with what those who wait fail with.
-func (d *zoned) open(z *seqZone, i int, failed error) {
+// openLocked is openGate for zone z, whose lock is held, with what those who wait fail with.
+func (d *zoned) openLocked(z *seqZone, i int, failed error) {
 	if failed == nil {
 		z.gated, z.owed = false, false
-		d.serve(z, i)
+		d.serveLocked(z, i)
 		return
 	}
 	z.stuck, z.owed = true, true
@@ -243,10 +243,10 @@ func (d *zoned) open(z *seqZone, i int, failed error) {
 	}
 }
 
-// enter moves zone z, whose lock is held, to state to, and accounts for its
+// enterLocked moves zone z, whose lock is held, to state to, and accounts for its
 // resources. Where the open zones are used up an implicitly open one is closed,
 // the oldest first. On an error nothing has changed.
-func (d *zoned) enter(z *seqZone, i int, to zone.State) error {
+func (d *zoned) enterLocked(z *seqZone, i int, to zone.State) error {
 	if z.state == to {
 		return nil
 	}
@@ -260,7 +260,7 @@ func (d *zoned) enter(z *seqZone, i int, to zone.State) error {
 		if err != zone.ErrOpenLimit || d.res.oldest == 0 {
 			return err
 		}
-		if !d.closeOldest() {
+		if !d.closeOldestLocked() {
 			// Every candidate is locked by someone who is about to be done with
 			// it, or waits for res.mu.
 			d.res.mu.Unlock()
@@ -269,7 +269,7 @@ func (d *zoned) enter(z *seqZone, i int, to zone.State) error {
 		}
 	}
 	if z.state == zone.ImpOpen {
-		d.delist(i)
+		d.delistLocked(i)
 	}
 	gives := z.state.IsOpen() && !to.IsOpen() || z.state.IsActive() && !to.IsActive()
 	z.state = to
@@ -277,34 +277,34 @@ func (d *zoned) enter(z *seqZone, i int, to zone.State) error {
 		// Before anyone can take what it gives back: the tables must never show
 		// more zones open or active than there may be, not to a kill -9 either.
 		// If it fails, the caller's publish does too, and says so.
-		d.publish(z, i)
+		d.publishLocked(z, i)
 	}
 	if to == zone.ImpOpen {
-		d.enlist(i)
+		d.enlistLocked(i)
 	}
 	return nil
 }
 
-// closeOldest closes an implicitly open zone. res.mu is held; zones are locked
+// closeOldestLocked closes an implicitly open zone. res.mu is held; zones are locked
 // before it, so here they can only be tried.
-func (d *zoned) closeOldest() bool {
+func (d *zoned) closeOldestLocked() bool {
 	for n := d.res.oldest; n != 0; n = d.zones[n-1].newer {
 		v := &d.zones[n-1]
 		if !v.mu.TryLock() {
 			continue
 		}
 		_ = d.res.Move(zone.ImpOpen, zone.Closed) // gives a resource back, so it cannot fail
-		d.delist(int(n - 1))
+		d.delistLocked(int(n - 1))
 		v.state = zone.Closed
-		d.publish(v, int(n-1))
+		d.publishLocked(v, int(n-1))
 		v.mu.Unlock()
 		return true
 	}
 	return false
 }
 
-// enlist makes zone i the newest of the implicitly open ones. res.mu is held.
-func (d *zoned) enlist(i int) {
+// enlistLocked makes zone i the newest of the implicitly open ones. res.mu is held.
+func (d *zoned) enlistLocked(i int) {
 	n := int32(i + 1)
 	z := &d.zones[i]
 	z.older, z.newer = d.res.newest, 0
@@ -316,8 +316,8 @@ func (d *zoned) enlist(i int) {
 	d.res.newest = n
 }
 
-// delist takes zone i out of the implicitly open ones. res.mu is held.
-func (d *zoned) delist(i int) {
+// delistLocked takes zone i out of the implicitly open ones. res.mu is held.
+func (d *zoned) delistLocked(i int) {
 	z := &d.zones[i]
 	if z.older == 0 {
 		d.res.oldest = z.newer

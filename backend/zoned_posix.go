@@ -90,15 +90,17 @@ func openZonedOver(path string, o disk.Options, over func(store) store) (*zoned,
 	}
 	d.rules = disk.NewRules(d.zinfo)
 	d.res.Resources = zone.Resources{MaxOpen: img.MaxOpen, MaxActive: img.MaxActive}
+	d.res.mu.Lock()
 	for i := range d.zones {
 		z, w := &d.zones[i], img.words[i]
 		z.state, z.next, z.done = w.State(), w.Written(), w.Written()
 		z.word.Store(uint64(w))
 		_ = d.res.Move(zone.Empty, z.state) // within the limits: openImage has looked
 		if z.state == zone.ImpOpen {        // their age is not in the image: by number
-			d.enlist(i)
+			d.enlistLocked(i)
 		}
 	}
+	d.res.mu.Unlock()
 	img.words = nil
 	if img.unit != 0 {
 		d.edges = &disk.Edged{Unit: img.unit, File: int(img.f.Fd()), Ragged: img.fileBytes}

@@ -51,7 +51,7 @@ func (d *zoned) Reserve(claims []disk.Reservation) {
 		}
 		z := &d.zones[i]
 		z.mu.Lock()
-		ok := d.join(z, i, r, &after)
+		ok := d.joinLocked(z, i, r, &after)
 		z.mu.Unlock()
 		if !ok {
 			c.Of.Failed()
@@ -77,10 +77,10 @@ func (d *zoned) claimable(r *zonedRequest) bool {
 		d.rules.Whole(r.Bytes) && d.rules.Whole(r.from<<disk.SectorShift)
 }
 
-// join puts r among the writes in flight of zone z, whose lock is held, in the
+// joinLocked puts r among the writes in flight of zone z, whose lock is held, in the
 // order of the addresses. It fails where the zone cannot have such a write. after is
 // one that is before r, nil for the beginning, and becomes the last that is.
-func (d *zoned) join(z *seqZone, i int, r *zonedRequest, after **zonedRequest) bool {
+func (d *zoned) joinLocked(z *seqZone, i int, r *zonedRequest, after **zonedRequest) bool {
 	switch z.state {
 	case zone.ReadOnly, zone.Offline:
 		return false
@@ -94,7 +94,7 @@ func (d *zoned) join(z *seqZone, i int, r *zonedRequest, after **zonedRequest) b
 		// nothing of them, has put it back. Nobody has closed it since: a close would
 		// have waited. It had an active place when it died, and
 		// so has one now; the place of an open one it may have lost since.
-		if d.enter(z, i, zone.ImpOpen) != nil && d.enter(z, i, zone.Closed) != nil {
+		if d.enterLocked(z, i, zone.ImpOpen) != nil && d.enterLocked(z, i, zone.Closed) != nil {
 			return false
 		}
 	}

@@ -33,9 +33,9 @@ func (d *zoned) scrubbed(r *zonedRequest) {
 	d.landed(r)
 }
 
-// shut shuts the gate of zone z, whose lock is held and which has no writes in flight,
+// shutLocked shuts the gate of zone z, whose lock is held and which has no writes in flight,
 // where there is debris above its write pointer.
-func (z *seqZone) shut() {
+func (z *seqZone) shutLocked() {
 	if z.debris <= z.done {
 		if z.debris != 0 { // the gate, if it is shut, is so for that: a reset takes debris along
 			z.gated, z.stuck, z.owed = false, false, false
@@ -69,5 +69,5 @@ func (d *zoned) clearDebris(i int) {
 	if err == nil {
 		z.debris = 0
 	}
-	d.open(z, i, err)
+	d.openLocked(z, i, err)
 }

@@ -152,11 +152,11 @@ func TestDebrisOfAClaim(t *testing.T) {
 // in flight before has landed over it.
 func TestDebrisThatIsWrittenOver(t *testing.T) {
 	z := &seqZone{debris: 8, done: 16, gated: true, stuck: true, owed: true}
-	if z.shut(); z.gated || z.stuck || z.owed || z.debris != 0 {
+	if z.shutLocked(); z.gated || z.stuck || z.owed || z.debris != 0 {
 		t.Errorf("%t, %t, %t, debris up to %d", z.gated, z.stuck, z.owed, z.debris)
 	}
 	z = &seqZone{done: 16, gated: true, stuck: true, owed: true} // a reset's
-	if z.shut(); !z.gated || !z.stuck || !z.owed {
+	if z.shutLocked(); !z.gated || !z.stuck || !z.owed {
 		t.Error("the gate of a reset was opened")
 	}
 }

@@ -101,11 +101,11 @@ func (d *zoned) setState(r *zonedRequest) {
 	z := &d.zones[i]
 	z.mu.Lock()
 	if z.wait.Head != nil || !z.flying.emptyLocked() {
-		d.queue(z, r)
+		d.queueLocked(z, r)
 		z.mu.Unlock()
 		return
 	}
-	err := d.put(z, i, r.to)
+	err := d.putLocked(z, i, r.to)
 	z.mu.Unlock()
 	if err != nil {
 		err = d.errorOf(r, err)
@@ -113,11 +113,11 @@ func (d *zoned) setState(r *zonedRequest) {
 	r.Finish(err)
 }
 
-// put moves zone z, whose lock is held and which has no writes in flight, to a
+// putLocked moves zone z, whose lock is held and which has no writes in flight, to a
 // state that no guest can always ask for.
-func (d *zoned) put(z *seqZone, i int, target ZoneTarget) error {
+func (d *zoned) putLocked(z *seqZone, i int, target ZoneTarget) error {
 	if d.img.Conventional(i) {
-		return d.putConventional(z, i, target)
+		return d.putConventionalLocked(z, i, target)
 	}
 	to := z.state
 	switch target {
@@ -134,15 +134,15 @@ func (d *zoned) put(z *seqZone, i int, target ZoneTarget) error {
 			to = d.img.back(i, z.done)
 		}
 	}
-	return d.place(z, i, to, target == ToEmpty)
+	return d.placeLocked(z, i, to, target == ToEmpty)
 }
 
 var errConventional = errors.New("it is conventional: it can be read-only, offline or writable")
 
-func (d *zoned) putConventional(z *seqZone, i int, target ZoneTarget) error {
+func (d *zoned) putConventionalLocked(z *seqZone, i int, target ZoneTarget) error {
 	to, ok := map[ZoneTarget]zone.State{ToReadOnly: zone.ReadOnly, ToOffline: zone.Offline, ToWritable: zone.NotWP}[target]
 	if !ok {
 		return errConventional
 	}
-	return d.place(z, i, to, false)
+	return d.placeLocked(z, i, to, false)
 }

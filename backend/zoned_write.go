@@ -28,11 +28,11 @@ func (d *zoned) write(r *zonedRequest) {
 	z := &d.zones[r.zone]
 	z.mu.Lock()
 	if z.gated || z.wait.Head != nil {
-		d.queue(z, r)
+		d.queueLocked(z, r)
 		z.mu.Unlock()
 		return
 	}
-	err = d.admit(z, r)
+	err = d.admitLocked(z, r)
 	z.mu.Unlock()
 	if err != nil {
 		d.fail(r, err)
@@ -84,9 +84,9 @@ func (d *zoned) wipe(off, n int64) error {
 	return d.img.store.wipe(off, n)
 }
 
-// admit gives r its address in zone z, whose lock is held, and puts it among
+// admitLocked gives r its address in zone z, whose lock is held, and puts it among
 // the writes in flight; or says why not, with nothing changed.
-func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
+func (d *zoned) admitLocked(z *seqZone, r *zonedRequest) error {
 	i := int(r.zone)
 	sectors := r.Bytes >> disk.SectorShift
 	from := z.next
@@ -106,14 +106,14 @@ func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
 		return nil
 	}
 	if z.state != to {
-		if err := d.enter(z, i, to); err != nil {
+		if err := d.enterLocked(z, i, to); err != nil {
 			return err
 		}
 		if z.done > 0 {
 			// Before the address is on record: whoever finishes this write in the
 			// place of a daemon that died goes by the table, which says closed until
 			// now. If it fails, so it does when the write has landed, which says so.
-			d.publish(z, i)
+			d.publishLocked(z, i)
 		}
 	}
 	r.from, r.end = from, from+sectors
@@ -127,7 +127,7 @@ func (d *zoned) admit(z *seqZone, r *zonedRequest) error {
 	z.flying.addLocked(r)
 	if plant.EarlyPointer {
 		z.done = z.next
-		d.publish(z, i)
+		d.publishLocked(z, i)
 	}
 	return nil
 }
@@ -208,9 +208,9 @@ func (d *zoned) leave(r *zonedRequest) {
 		z.debris = max(z.debris, r.end)
 	}
 	if z.flying.emptyLocked() {
-		d.settled(z, i)
+		d.settledLocked(z, i)
 	}
-	if !d.publish(z, i) && r.Err == nil {
+	if !d.publishLocked(z, i) && r.Err == nil {
 		r.Err = d.errorOf(r, errTable)
 	}
 	failpoint.Hit(failpoint.Table)
@@ -229,16 +229,16 @@ func (d *zoned) leave(r *zonedRequest) {
 		}
 	}
 	if z.wait.Head != nil {
-		d.serve(z, i)
+		d.serveLocked(z, i)
 	}
 	z.mu.Unlock()
 }
 
-// settled adjusts zone z, whose lock is held, once no write is in flight any
+// settledLocked adjusts zone z, whose lock is held, once no write is in flight any
 // more: what failed at its end gives its address back.
-func (d *zoned) settled(z *seqZone, i int) {
+func (d *zoned) settledLocked(z *seqZone, i int) {
 	z.next = z.done
-	z.shut()
+	z.shutLocked()
 	to := z.state
 	switch {
 	case z.done == d.img.Capacity(i):
@@ -248,13 +248,13 @@ func (d *zoned) settled(z *seqZone, i int) {
 	case z.done == 0 && (z.state == zone.ImpOpen || z.state == zone.Closed):
 		to = zone.Empty // no write was successful, so it was never opened
 	}
-	_ = d.enter(z, i, to) // never takes a resource, so it cannot fail
+	_ = d.enterLocked(z, i, to) // never takes a resource, so it cannot fail
 }
 
-// publish makes z's state, whose lock is held, what guests see, what a kill -9
+// publishLocked makes z's state, whose lock is held, what guests see, what a kill -9
 // leaves, and what the next commit makes durable. It reports false when the
 // table cannot be stored.
-func (d *zoned) publish(z *seqZone, i int) bool {
+func (d *zoned) publishLocked(z *seqZone, i int) bool {
 	w := zone.Pack(i, z.state, z.done)
 	if w == zone.Entry(z.word.Load()) {
 		return true

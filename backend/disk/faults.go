@@ -103,7 +103,7 @@ func (s *Faults) Add(faults ...Fault) (ids []uint64, err error) {
 		ids = append(ids, a.id)
 	}
 	s.all = append(s.all, fresh...)
-	s.refresh()
+	s.refreshLocked()
 	return ids, nil
 }
 
@@ -148,7 +148,7 @@ func (s *Faults) Clear(ids ...uint64) error {
 			return fmt.Errorf("there is no fault %d", id)
 		}
 	}
-	s.remove(func(a *armed) bool { return slices.Contains(ids, a.id) })
+	s.removeLocked(func(a *armed) bool { return slices.Contains(ids, a.id) })
 	return nil
 }
 
@@ -157,24 +157,24 @@ func (s *Faults) ClearAll() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := len(s.all)
-	s.remove(func(*armed) bool { return true })
+	s.removeLocked(func(*armed) bool { return true })
 	return n
 }
 
-// remove takes faults away. s.mu is held.
-func (s *Faults) remove(which func(*armed) bool) {
+// removeLocked takes faults away. s.mu is held.
+func (s *Faults) removeLocked(which func(*armed) bool) {
 	s.all = slices.DeleteFunc(s.all, func(a *armed) bool {
 		if which(a) {
 			a.gone = true
 		}
 		return a.gone
 	})
-	s.refresh()
-	s.letGo(func(_ *Request, h *heldAnswer) bool { return h.by.gone })
+	s.refreshLocked()
+	s.releaseWhereLocked(func(_ *Request, h *heldAnswer) bool { return h.by.gone })
 }
 
-// refresh makes live what s.all, of which s.mu is held, says.
-func (s *Faults) refresh() {
+// refreshLocked makes live what s.all, of which s.mu is held, says.
+func (s *Faults) refreshLocked() {
 	live := slices.DeleteFunc(slices.Clone(s.all), (*armed).spent)
 	if len(live) == 0 {
 		s.live.Store(nil)
@@ -261,7 +261,7 @@ func (s *Faults) take(a *armed) bool {
 		}
 		if a.spent() {
 			s.mu.Lock()
-			s.refresh()
+			s.refreshLocked()
 			s.mu.Unlock()
 		}
 	}
@@ -306,7 +306,7 @@ func (s *Faults) hold(r *Request) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.held[r] == h {
-			s.release(r, h)
+			s.releaseLocked(r, h)
 		}
 	})
 	if s.held == nil {
@@ -316,18 +316,18 @@ func (s *Faults) hold(r *Request) bool {
 	return true
 }
 
-// letGo hands held answers back to their lanes. s.mu is held.
-func (s *Faults) letGo(which func(*Request, *heldAnswer) bool) {
+// releaseWhereLocked hands held answers back to their lanes. s.mu is held.
+func (s *Faults) releaseWhereLocked(which func(*Request, *heldAnswer) bool) {
 	for r, h := range s.held {
 		if which(r, h) {
-			s.release(r, h)
+			s.releaseLocked(r, h)
 		}
 	}
 }
 
-// release hands one held answer back. s.mu is held: whoever comes second, its
+// releaseLocked hands one held answer back. s.mu is held: whoever comes second, its
 // timer or a clearing hand, finds that it is gone.
-func (s *Faults) release(r *Request, h *heldAnswer) {
+func (s *Faults) releaseLocked(r *Request, h *heldAnswer) {
 	h.timer.Stop()
 	delete(s.held, r)
 	r.Post()
@@ -341,7 +341,7 @@ func (l *Lane) Hurry(d Disk) {
 	s := d.Faults()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.letGo(func(r *Request, _ *heldAnswer) bool { return r.Lane == l })
+	s.releaseWhereLocked(func(r *Request, _ *heldAnswer) bool { return r.Lane == l })
 }
 
 // CutShort makes r's I/O, a write that a fault lets fail, end where the fault
