@@ -141,6 +141,109 @@ func TestFileUnderLoopDeviceIsRefused(t *testing.T) {
 	}
 }
 
+// A loop device over a file that is served, or used by QEMU, is refused, and who serves the
+// device has the file's locks. It is so through more than one device.
+func TestLoopDeviceOverFileInUse(t *testing.T) {
+	for _, devices := range []int{1, 2} {
+		for _, readOnly := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d devices, read-only %v", devices, readOnly), func(t *testing.T) {
+				file := loopdev.File(t, 1<<20)
+				d, err := Open(file, disk.Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				path := file
+				for range devices {
+					path = loopdev.Attach(t, path, loopdev.Options{ReadOnly: readOnly}).Path
+				}
+				o := disk.Options{ReadOnly: readOnly}
+				wantRefused(t, path, o, fmt.Sprintf("its file %s is in use by process %d (", file, os.Getpid()))
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+				stop := startQEMU(t, file, qemuDisk)
+				if stop == nil {
+					t.Fatal("the file's locks stay")
+				}
+				wantRefused(t, path, o, fmt.Sprintf("its file %s is in use by process ", file))
+				stop()
+				if d, err = Open(path, o); err != nil {
+					t.Fatal(err)
+				}
+				wantRefused(t, file, disk.Options{}, "in use by process ")
+				if stop = startQEMU(t, file, qemuDisk); stop != nil {
+					t.Error("QEMU uses the file of a device that is served")
+					stop()
+				}
+				if readOnly {
+					if stop = startQEMU(t, file, qemuRDOnly); stop == nil {
+						t.Error("two that read do not share the file")
+					} else {
+						stop()
+					}
+				}
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+				if stop = startQEMU(t, file, qemuDisk); stop == nil {
+					t.Fatal("the file's locks stay when the device is closed")
+				}
+				stop()
+			})
+		}
+	}
+}
+
+// Loop devices over different parts of a file do not mind each other; who has all of the
+// file, or another device over the same part, does.
+func TestLoopDevicesOverParts(t *testing.T) {
+	file := loopdev.File(t, 3<<20)
+	first := loopdev.Attach(t, file, loopdev.Options{Bytes: 1 << 20})
+	second := loopdev.Attach(t, file, loopdev.Options{Offset: 1 << 20, Bytes: 1 << 20})
+	d, err := Open(first.Path, disk.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantServed(t, second.Path, disk.Options{})
+	if stop := startQEMU(t, file, qemuDisk); stop != nil {
+		t.Error("QEMU uses the file of a device that is served")
+		stop()
+	}
+	wantRefused(t, file, disk.Options{}, "in use by process ")
+	third := loopdev.Attach(t, file, loopdev.Options{Offset: 2<<20 - 4096})
+	wantRefused(t, third.Path, disk.Options{}, second.Path)
+	wantRefused(t, second.Path, disk.Options{}, third.Path)
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The file of a loop device that has no name any more cannot be locked: its users are
+// found by the kernel's list, and where there are none the operator is told.
+func TestLoopDeviceOverRemovedFile(t *testing.T) {
+	file := loopdev.File(t, 1<<20)
+	dev := loopdev.Attach(t, file, loopdev.Options{})
+	other, err := os.Open(file)
+	if err == nil {
+		err = unix.Flock(int(other.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, dev.Path, disk.Options{}, "its file "+file+" (deleted) is in use by process ")
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+	var said []string
+	wantServed(t, dev.Path, disk.Options{Warn: func(text string) { said = append(said, text) }})
+	if len(said) != 1 || !strings.Contains(said[0], "cannot be locked") || strings.Contains(said[0], "\n") {
+		t.Errorf("%q", said)
+	}
+}
+
 // A read-only device is served to guests that only read.
 func TestReadOnlyDevice(t *testing.T) {
 	dev := loopdev.Attach(t, loopdev.File(t, 1<<20), loopdev.Options{ReadOnly: true})

@@ -3,6 +3,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -14,10 +15,24 @@ import (
 // lets them go with the file.
 func LockFile(f *os.File, readOnly bool) error { return LockFileOrWarn(f, readOnly, nil) }
 
-// LockFileOrWarn is lockFile; warn is told where QEMU's locks cannot be had.
+// LockFileOrWarn is LockFile; warn is told where QEMU's locks cannot be had.
 func LockFileOrWarn(f *os.File, readOnly bool, warn func(string)) error {
+	l := locker{readOnly: readOnly, to: math.MaxUint64, warn: warn}
+	return l.lock(f)
+}
+
+// A locker takes locks.
+type locker struct {
+	readOnly bool
+	part     bool         // who uses other parts of the file is not minded
+	loop     string       // the loop device over the file that is served, if it is one
+	from, to uint64       // the bytes of the file that are served
+	warn     func(string) // is told where QEMU's locks cannot be had
+}
+
+func (l *locker) lock(f *os.File) error {
 	how := unix.LOCK_EX
-	if readOnly {
+	if l.readOnly || l.part {
 		how = unix.LOCK_SH
 	}
 	err := retryLock(func() (string, error) {
@@ -30,10 +45,10 @@ func LockFileOrWarn(f *os.File, readOnly bool, warn func(string)) error {
 	if err != nil {
 		return err
 	}
-	if loop := loopOver(f, !readOnly); loop != "" {
+	if loop := l.loopOver(f); loop != "" {
 		return &InUseError{Text: fmt.Sprintf("in use by %s, a loop device over it; detach that first (losetup -d %s)", loop, loop)}
 	}
-	return lockForQEMU(f, readOnly, warn)
+	return l.lockForQEMU(f)
 }
 
 // errLocked is that somebody else has a lock.
@@ -90,16 +105,19 @@ const (
 
 // lockForQEMU takes QEMU's image locks as one of its guests' disks does. Others may read
 // as well where they do not mind that it changes (qemu-img info -U).
-func lockForQEMU(f *os.File, readOnly bool, warn func(string)) error {
+func (l *locker) lockForQEMU(f *os.File) error {
 	var fs unix.Statfs_t
-	if readOnly && unix.Fstatfs(int(f.Fd()), &fs) == nil && fs.Type == unix.NFS_SUPER_MAGIC {
+	if l.readOnly && unix.Fstatfs(int(f.Fd()), &fs) == nil && fs.Type == unix.NFS_SUPER_MAGIC {
 		return nil // there flock is such a lock on all of the file: readers would refuse each other
 	}
 	own, others := []int64{qemuPermBase + qemuRead}, []int64{qemuSharedBase + qemuRead}
-	if !readOnly {
+	if !l.readOnly {
 		own, others = append(own, qemuPermBase+qemuWrite), append(others, qemuSharedBase+qemuWrite)
 	}
 	for _, not := range []int64{qemuWrite, qemuResize} {
+		if l.part && not == qemuWrite {
+			continue
+		}
 		own, others = append(own, qemuSharedBase+not), append(others, qemuPermBase+not)
 	}
 	for _, at := range own {
@@ -108,8 +126,8 @@ func lockForQEMU(f *os.File, readOnly bool, warn func(string)) error {
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES): // somebody else's write lock; none of QEMU's
 			return &InUseError{Holder: fileHolder(f)}
 		case err != nil:
-			if warn != nil {
-				warn(fmt.Sprintf("%s: the file system has no locks for QEMU to see (%v): make sure that nobody else uses the disk", f.Name(), err))
+			if l.warn != nil {
+				l.warn(fmt.Sprintf("%s: the file system has no locks for QEMU to see (%v): make sure that nobody else uses the disk", f.Name(), err))
 			}
 			return nil
 		}

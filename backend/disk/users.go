@@ -197,9 +197,10 @@ func processesWith(but int, is func(pid, fd string) bool) (users []string) {
 	return users
 }
 
-// loopOver names a loop device over a file, one that writes to it or, with readOnlyToo,
-// whatever there is; empty when there is none.
-func loopOver(f *os.File, readOnlyToo bool) string {
+// loopOver names a loop device over what is served of a file, but for the one that is
+// served itself: one that writes, or where the file is to be written whatever there is;
+// empty when there is none.
+func (l *locker) loopOver(f *os.File) string {
 	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if len(backing) == 0 {
 		return ""
@@ -209,14 +210,18 @@ func loopOver(f *os.File, readOnlyToo bool) string {
 		return ""
 	}
 	for _, path := range backing {
-		name, err := os.ReadFile(path)
-		if err != nil {
-			continue // detached meanwhile
-		}
 		dev := filepath.Dir(filepath.Dir(path))
-		readOnly, rerr := os.ReadFile(dev + "/ro")
-		if (readOnlyToo || rerr != nil || trimmed(readOnly) == "0") && own.isAt(strings.TrimSuffix(string(name), "\n")) {
-			return "/dev/" + filepath.Base(dev)
+		loop := filepath.Base(dev)
+		name := backingFile(loop)
+		if name == "" || loop == l.loop {
+			continue // detached meanwhile, or served
+		}
+		readOnly, err := os.ReadFile(dev + "/ro")
+		if l.readOnly && err == nil && trimmed(readOnly) != "0" {
+			continue
+		}
+		if from, to := loopRange(loop); from < l.to && l.from < to && own.isAt(name) {
+			return "/dev/" + loop
 		}
 	}
 	return ""

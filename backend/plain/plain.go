@@ -19,6 +19,7 @@ import (
 type Disk struct {
 	f     *os.File
 	fd    int
+	under []*os.File // have the locks of what a device stands on
 	info  disk.Info
 	reach disk.Reach
 
@@ -71,6 +72,9 @@ func Open(path string, o disk.Options) (_ *Disk, err error) {
 	}
 	if !o.LookOnly {
 		if err := disk.LockFileOrWarn(f, o.ReadOnly, o.Warn); err != nil {
+			return nil, err
+		}
+		if p.under, err = disk.LockBeneath(f, o.ReadOnly, o.Warn); err != nil {
 			return nil, err
 		}
 	}
@@ -188,7 +192,7 @@ func (p *Disk) Release() error {
 	if p.syncs != nil {
 		err = errors.Join(err, p.syncs.Close())
 	}
-	return errors.Join(err, p.f.Close())
+	return errors.Join(err, p.f.Close(), disk.CloseAll(p.under))
 }
 
 // Submit implements Disk.

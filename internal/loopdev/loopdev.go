@@ -20,6 +20,8 @@ const patience = time.Minute
 type Options struct {
 	BlockSize uint32 // logical, in bytes: 512 to 4096; 0 for 512
 	ReadOnly  bool
+	Offset    uint64 // where in the file it begins, in bytes
+	Bytes     uint64 // how much of the file it shows at most; 0: all behind Offset
 }
 
 // A Device is a loop device over a file.
@@ -55,6 +57,7 @@ func Attach(t testing.TB, path string, o Options) *Device {
 	mode := os.O_RDWR
 	config := unix.LoopConfig{Size: o.BlockSize}
 	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
+	config.Info.Offset, config.Info.Sizelimit = o.Offset, o.Bytes
 	if o.ReadOnly {
 		mode = os.O_RDONLY
 		config.Info.Flags |= unix.LO_FLAGS_READ_ONLY
