@@ -4,7 +4,9 @@
 # zoned disk has to pass (integration/suite), then what integration/drives does:
 # zones as a guest, zvhost report and the kernel see them; kill -9; faults.
 #
-#   integration/drives.sh [DRIVE...]   null_blk, dm (dm-linear on it), nvme (zoned
+#   integration/drives.sh [DRIVE...]   users (no zoned drive: files of XFS that are
+#                                      reflinked, 4Kn disks, devices and files that
+#                                      somebody uses already), null_blk, dm (dm-linear on it), nvme (zoned
 #                                      namespaces), scsi (SMR), zvhost (on zvhost),
 #                                      newest (null_blk of a newer kernel), plant (a
 #                                      bug that has to be found); without any, all.
@@ -53,7 +55,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 source "$here/vm/guest.sh"
 cd "$here/.."
 drives=("$@")
-if ((!$#)); then drives=(null_blk dm nvme scsi zvhost plant newest); fi
+if ((!$#)); then drives=(users null_blk dm nvme scsi zvhost plant newest); fi
 
 kills=10     # under a keeper, on each drive
 patience=300 # seconds for a command in the guest
@@ -136,7 +138,7 @@ done
 vm_start host --memory 2G "${plugged[@]}" "${add[@]}" --add "$VM_RUN/host.sh:/" -- "${disks[@]}"
 
 # begin TEXT: what comes next, and how far that is.
-declare -A parts=([short]=4 [whole]=1 [null_blk]=5 [dm]=1 [nvme]=1 [scsi]=2 [zvhost]=1 [plant]=1 [newest]=1)
+declare -A parts=([short]=4 [users]=3 [whole]=1 [null_blk]=5 [dm]=1 [nvme]=1 [scsi]=2 [zvhost]=1 [plant]=1 [newest]=1)
 part=0 all_parts=0
 for drive in "${drives[@]}"; do all_parts=$((all_parts + ${parts[$drive]:-0})); done
 begin() {
@@ -207,6 +209,66 @@ on_null_blk() {
 	host "stop /tmp/b; drives -device /dev/n3 -zones 5-9 -rounds 2 kill
 		drives -device /dev/n3 -zones 1-4 -socket /tmp/a agree; stop /tmp/a"
 	ok "kill -9 of a daemon with a window, while another one serves the next"
+}
+
+on_users() {
+	begin "files of XFS that are reflinked, past the page cache"
+	host 'modprobe xfs; modprobe loop; nullb x1 zoned=0 size=400 blocksize=512
+		mkfs.xfs -q -m reflink=1 /dev/x1; mkdir -p /x; mount -t xfs /dev/x1 /x
+		truncate -s 1049088 /x/plain; dd if=/dev/urandom of=/x/plain bs=64K count=16 conv=notrunc status=none
+		zvhost create /x/zoned.zvh --size 4M --zone-size 128K --conventional 2 >/dev/null'
+	local file blocks
+	for file in plain zoned.zvh; do
+		host "serve /tmp/s /x/$file --cache=direct; drives -device /x/$file -socket /tmp/s edges"
+		blocks=$said
+		assert_match "what a guest sees of /x/$file" '^blocks of 512 bytes' "$blocks"
+		host "cp --reflink=always /x/$file /x/$file.served; drives -device /x/$file -socket /tmp/s edges"
+		assert_eq "/x/$file, reflinked while it is served" "$blocks" "$said"
+		host "stop /tmp/s; cp --reflink=always /x/$file /x/$file.before
+			serve /tmp/s /x/$file --cache=direct; drives -device /x/$file -socket /tmp/s edges; stop /tmp/s"
+		assert_eq "/x/$file, served once it was reflinked" "$blocks" "$(tail -n 1 <<<"$said")"
+		host "serve /tmp/s /x/$file.before --cache=direct; drives -device /x/$file.before -socket /tmp/s edges"
+		assert_eq "/x/$file.before, a reflinked copy" "$blocks" "$said"
+		host "stop /tmp/s"
+		ok "$file on XFS, reflinked while it is served, before it is, and a copy of it: $blocks"
+	done
+	host 'for image in /x/zoned.zvh*; do zvhost check $image; done'
+	ok "the images are sound"
+
+	begin "a 4Kn disk, null_blk with blocks of 4096 bytes"
+	host 'nullb k1 zoned=0 size=16 blocksize=4096; serve /tmp/s /dev/k1; drives -device /dev/k1 -socket /tmp/s edges'
+	assert_eq "a 4Kn disk" "blocks of 4096 bytes, 32768 sectors" "$said"
+	host 'stop /tmp/s; serve /tmp/s /dev/k1 --block-size 512 --cache=direct; drives -device /dev/k1 -socket /tmp/s edges'
+	assert_eq "a 4Kn disk with --block-size 512, past the page cache" "blocks of 512 bytes, 32768 sectors" "$said"
+	host 'stop /tmp/s; serve /tmp/s /dev/k1 --block-size 512; drives -device /dev/k1 -socket /tmp/s edges'
+	assert_eq "a 4Kn disk with --block-size 512" "blocks of 512 bytes, 32768 sectors" "$said"
+	ok "a 4Kn disk is shown with its own blocks, or with 512 bytes on request"
+
+	begin "devices and files that somebody uses already"
+	local maker='mknod /tmp/node b $((0x$(stat -c %t /dev/k1))) $((0x$(stat -c %T /dev/k1)))'
+	host "$maker"
+	refused 'is in use: open in process [0-9]+ \(zvhost\)' "another node of a device that is served" /tmp/node
+	host 'stop /tmp/s; serve /tmp/s /tmp/node'
+	refused 'is in use: open in process [0-9]+ \(zvhost\)' "the usual node of a device that is served through another one" /dev/k1
+	host 'stop /tmp/s'
+	refused "is in use: .*mounted.* /x" "a device that is mounted" /dev/x1 --format raw
+	host 'serve /tmp/s /x/plain; losetup /dev/loop0 /x/plain'
+	refused "in use" "a loop device over a file that is served" /dev/loop0
+	host 'stop /tmp/s'
+	refused "in use by /dev/loop0" "a file under a loop device" /x/plain
+	refused "in use by /dev/loop0" "a file under a loop device, to be read only" /x/plain --read-only
+	host 'serve /tmp/s /dev/loop0; drives -device /dev/loop0 -socket /tmp/s edges; stop /tmp/s; losetup -d /dev/loop0
+		serve /tmp/s /x/plain; drives -device /x/plain -socket /tmp/s edges; stop /tmp/s; umount /x
+		serve /tmp/s /dev/x1 --format raw; drives -device /dev/x1 -socket /tmp/s edges; stop /tmp/s'
+	ok "each of them is served once nobody else uses it"
+}
+
+# refused PATTERN WHAT FILE [OPTION...]: zvhost does not serve that, and says who has it.
+refused() {
+	local pattern=$1 what=$2
+	shift 2
+	guest_fails "$pattern" "zvhost serve --socket-path /tmp/refused --blk-file $* 2>&1"
+	ok "$what is refused"
 }
 
 on_whole() {
@@ -360,6 +422,7 @@ on_newest() {
 for drive in "${drives[@]}"; do
 	case $drive in
 	short) on_null_blk short ;;
+	users) on_users ;;
 	whole) on_whole ;;
 	dm) on_dm ;;
 	nvme) on_nvme ;;

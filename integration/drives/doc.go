@@ -3,6 +3,7 @@
 // (integration/drives.sh), since the machines that build zvhost have no zoned drives.
 //
 //	drives agree    a drive that is served: three ways to see its zones agree
+//	drives edges    a disk that is served: its blocks, written sector by sector
 //	drives kill     kill -9 of the daemon under load; every answered write is there
 //	drives keep     kill -9 under a keeper; the guest does not notice
 //	drives move     from one daemon to another and back under load; the guest does not notice
@@ -12,7 +13,7 @@
 //	drives storm    any drive: it fails by itself, under load
 //
 // Contents: serving the drive (daemon.go), the load and its record (load.go), the three reports
-// (agree.go), and the failures (limits.go, kill.go, keep.go, move.go, storm.go, faults.go,
+// (agree.go), blocks (edges.go), and the failures (limits.go, kill.go, keep.go, move.go, storm.go, faults.go,
 // scsi.go). null_blk is configured through configfs (Documentation/block/null_blk.rst),
 // scsi_debug through debugfs. Every drive can disappear.
 //

@@ -35,7 +35,7 @@ func main() {
 		*seed = rand.Uint64()
 	}
 	h.rng = rand.New(rand.NewPCG(*seed, 0))
-	run := map[string]func() (string, error){"agree": h.agreeOnce, "kill": h.kill, "keep": h.keep, "limits": h.limits, "move": h.move, "faults": h.faults, "scsi": h.scsi, "storm": h.storm}[flag.Arg(0)]
+	run := map[string]func() (string, error){"agree": h.agreeOnce, "edges": h.edges, "kill": h.kill, "keep": h.keep, "limits": h.limits, "move": h.move, "faults": h.faults, "scsi": h.scsi, "storm": h.storm}[flag.Arg(0)]
 	if run == nil || h.device == "" {
 		flag.Usage()
 		os.Exit(2)
