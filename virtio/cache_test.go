@@ -94,20 +94,22 @@ func TestCacheMode(t *testing.T) {
 		"another front-end":                       after(cacheStep{"write", 0, wt}, cacheStep{"front-end", 0, wt}, cacheStep{"show", 0, wb}, cacheStep{"features", both, wb}, cacheStep{"ring", 0, wb}),
 
 		// What is not known.
-		"nobody has asked":                       {{"features", both, wb}, {"ring", 0, wt}, {"show", 0, wt}},
-		"nobody has asked before features":       {{"features", both, wb}, {"show", 0, wt}, {"ring", 0, wt}},
-		"nobody has asked, set back":             {{"features", both, wb}, {"ring", 0, wt}, {"write", 1, wb}, {"stop", 0, wb}, {"ring", 0, wb}},
-		"midstream":                              {{"show", 0, wb}, {"features", both, wb}, {"ring", 0, wb}, {"midstream", 0, wt}, {"show", 0, wt}},
-		"midstream, FLUSH only":                  {{"features", flush, wb}, {"midstream", 0, wt}},
-		"midstream, known":                       {{"told", 1, wb}, {"features", both, wb}, {"midstream", 0, wb}, {"show", 0, wb}},
-		"midstream, known to be write-through":   {{"show", 0, wb}, {"told", 0, wt}, {"features", both, wt}, {"midstream", 0, wt}, {"show", 0, wt}},
-		"known, and then another guest's":        {{"told", 1, wb}, {"features", both, wb}, {"midstream", 0, wb}, {"stop", 0, wb}, {"midstream", 0, wt}},
-		"told does not weaken":                   after(cacheStep{"write", 0, wt}, cacheStep{"told", 1, wt}, cacheStep{"show", 0, wt}),
-		"asked once the rings have stopped":      {{"told", 0, wt}, {"features", both, wt}, {"midstream", 0, wt}, {"stop", 0, wt}, {"reset", 0, wt}, {"show", 0, wt}},
-		"set before asked":                       {{"write", 0, wt}, {"show", 0, wt}, {"features", both, wt}},
-		"another front-end comes in midstream":   after(cacheStep{"front-end", 0, wb}, cacheStep{"show", 0, wb}, cacheStep{"features", both, wb}, cacheStep{"midstream", 0, wt}),
-		"another front-end has not asked":        after(cacheStep{"front-end", 0, wb}, cacheStep{"features", both, wb}, cacheStep{"ring", 0, wt}),
-		"another front-end, neither, then a set": after(cacheStep{"front-end", 0, wb}, cacheStep{"features", 0, wt}, cacheStep{"show", 0, wt}, cacheStep{"features", both, wt}, cacheStep{"write", 1, wb}),
+		"nobody has asked":                     {{"features", both, wb}, {"ring", 0, wt}, {"show", 0, wt}},
+		"nobody has asked before features":     {{"features", both, wb}, {"show", 0, wt}, {"ring", 0, wt}},
+		"nobody has asked, set back":           {{"features", both, wb}, {"ring", 0, wt}, {"write", 1, wb}, {"stop", 0, wb}, {"ring", 0, wb}},
+		"midstream":                            {{"show", 0, wb}, {"features", both, wb}, {"ring", 0, wb}, {"midstream", 0, wt}, {"show", 0, wt}},
+		"midstream, FLUSH only":                {{"features", flush, wb}, {"midstream", 0, wt}},
+		"midstream, known":                     {{"told", 1, wb}, {"features", both, wb}, {"midstream", 0, wb}, {"show", 0, wb}},
+		"midstream, known to be write-through": {{"show", 0, wb}, {"told", 0, wt}, {"features", both, wt}, {"midstream", 0, wt}, {"show", 0, wt}},
+		"known, and then another guest's":      {{"told", 1, wb}, {"features", both, wb}, {"midstream", 0, wb}, {"stop", 0, wb}, {"midstream", 0, wt}},
+		"told does not weaken":                 after(cacheStep{"write", 0, wt}, cacheStep{"told", 1, wt}, cacheStep{"show", 0, wt}),
+		"asked once the rings have stopped":    {{"told", 0, wt}, {"features", both, wt}, {"midstream", 0, wt}, {"stop", 0, wt}, {"reset", 0, wt}, {"show", 0, wt}},
+		"set before asked":                     {{"write", 0, wt}, {"show", 0, wt}, {"features", both, wt}},
+		"another front-end comes in midstream": after(cacheStep{"front-end", 0, wb}, cacheStep{"show", 0, wb}, cacheStep{"features", both, wb}, cacheStep{"midstream", 0, wt}),
+		"another front-end has not asked":      after(cacheStep{"front-end", 0, wb}, cacheStep{"features", both, wb}, cacheStep{"ring", 0, wt}),
+		// It has no field, and SHOULD assume write-back ("Device Initialization", the driver's rules).
+		"another front-end has not asked, FLUSH only": after(cacheStep{"front-end", 0, wb}, cacheStep{"features", flush, wb}, cacheStep{"ring", 0, wb}),
+		"another front-end, neither, then a set":      after(cacheStep{"front-end", 0, wb}, cacheStep{"features", 0, wt}, cacheStep{"show", 0, wt}, cacheStep{"features", both, wt}, cacheStep{"write", 1, wb}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, disk := range []*fakeDisk{plainDisk(), zonedDisk()} {

@@ -222,7 +222,8 @@ func (s *cacheSequence) reconnect() {
 
 // restart goes on with the guest in another daemon, which knows what the record of requests
 // in flight says, if there is one. Without one, a driver that has taken FLUSH alone goes by
-// that, and sends flushes: it has no field ("Device configuration layout").
+// that, and sends flushes: it has no field, and "SHOULD assume presence of a writeback cache"
+// ("Driver Requirements: Device Initialization").
 func (s *cacheSequence) restart() {
 	next, client, ended := s.another()
 	s.must(s.g.Reconnect(client), <-s.g.ended)
