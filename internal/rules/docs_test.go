@@ -22,7 +22,7 @@ var (
 	funcStart = regexp.MustCompile(`(?m)^func (?:\(\w* ?\*?(\w+)\) )?(\w+)\(`)
 	mapForm   = regexp.MustCompile(`[\w*]+\.(?:go|sh)\b`)
 	// The identifiers that the glossary gives for a term: (in the code: `x`, `y`).
-	inCode      = regexp.MustCompile("\\(in the code: ([^)]*)\\)")
+	inCode      = regexp.MustCompile(`\(in the code: ([^)]*)\)`)
 	wordForm    = regexp.MustCompile(`[A-Za-z_]\w*`)
 	lineComment = regexp.MustCompile(`//.*`)
 	otherForm   = regexp.MustCompile(`^(debug|guest|zvhost)\.`) // of the standard library; of files and names outside
