@@ -218,6 +218,29 @@ func TestLoopDevicesOverParts(t *testing.T) {
 	}
 }
 
+// A loop device over a part of a device of which somebody has another part is served, and
+// one over all of it is not.
+func TestLoopDeviceOverPartOfDevice(t *testing.T) {
+	below := loopdev.Attach(t, loopdev.File(t, 2<<20), loopdev.Options{})
+	other, err := os.OpenFile(below.Path, os.O_RDWR|unix.O_EXCL, 0) // as a mount of a partition has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, offset := range []uint64{0, 1 << 20} {
+		t.Run(fmt.Sprintf("from %d", offset), func(t *testing.T) {
+			path := loopdev.Attach(t, below.Path, loopdev.Options{Offset: offset}).Path
+			if offset == 0 {
+				wantRefused(t, path, disk.Options{}, "its device "+below.Path+" is in use: ")
+			} else {
+				wantServed(t, path, disk.Options{})
+			}
+		})
+	}
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // The file of a loop device that has no name any more cannot be locked: its users are
 // found by the kernel's list, and where there are none the operator is told.
 func TestLoopDeviceOverRemovedFile(t *testing.T) {

@@ -78,7 +78,9 @@ func backingFile(loop string) string {
 
 // lock takes the locks of the file of a loop device.
 func (b *beneath) lock(loop, path string, part bool, depth int) error {
-	file, info, err := openBacking(loop, path, b.readOnly)
+	from, to, partly := loopRange(loop)
+	part = part || partly
+	file, info, err := openBacking(loop, path, b.readOnly, part)
 	if IsInUse(err) {
 		return &InUseError{Text: fmt.Sprintf("its device %s %v", path, err)}
 	}
@@ -92,8 +94,6 @@ func (b *beneath) lock(loop, path string, part bool, depth int) error {
 		return nil
 	}
 	b.held = append(b.held, file)
-	from, to := loopRange(loop)
-	part = part || from != 0 || info != nil && info.Sizelimit != 0
 	l := locker{readOnly: b.readOnly, part: part, loop: loop, from: from, to: to, warn: b.warn}
 	if err := l.lock(file); err != nil {
 		var used *InUseError
@@ -112,7 +112,7 @@ func (b *beneath) lock(loop, path string, part bool, depth int) error {
 // openBacking opens the file at path, which the kernel says a loop device stands on, if it
 // is that one still: path may have been removed, or be of another namespace. info is what
 // the kernel says of it, nil where it cannot be asked.
-func openBacking(loop, path string, readOnly bool) (f *os.File, info *unix.LoopInfo64, err error) {
+func openBacking(loop, path string, readOnly, part bool) (f *os.File, info *unix.LoopInfo64, err error) {
 	if dev, err := os.OpenFile("/dev/"+loop, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
 		info, err = unix.IoctlLoopGetStatus64(int(dev.Fd()))
 		if err = errors.Join(err, dev.Close()); err != nil {
@@ -123,8 +123,12 @@ func openBacking(loop, path string, readOnly bool) (f *os.File, info *unix.LoopI
 	if readOnly {
 		modes = modes[1:]
 	}
+	open := OpenUnused
+	if part { // a device that others use parts of cannot be opened exclusively
+		open = func(path string, flags int) (*os.File, error) { return os.OpenFile(path, flags, 0) }
+	}
 	for _, mode := range modes {
-		if f, err = OpenUnused(path, mode|unix.O_NONBLOCK); err == nil || IsInUse(err) {
+		if f, err = open(path, mode|unix.O_NONBLOCK); err == nil || IsInUse(err) {
 			break
 		}
 	}
@@ -145,15 +149,16 @@ func openBacking(loop, path string, readOnly bool) (f *os.File, info *unix.LoopI
 	return f, info, nil
 }
 
-// loopRange is the part of its file that a loop device shows, in bytes.
-func loopRange(loop string) (from, to uint64) {
-	var sectors uint64
-	for name, n := range map[string]*uint64{"loop/offset": &from, "size": &sectors} {
+// loopRange is the part of its file that a loop device shows, in bytes; partly says that
+// it was made for less than all of it.
+func loopRange(loop string) (from, to uint64, partly bool) {
+	var sectors, limit uint64
+	for name, n := range map[string]*uint64{"loop/offset": &from, "loop/sizelimit": &limit, "size": &sectors} {
 		if text, err := os.ReadFile("/sys/block/" + loop + "/" + name); err == nil {
 			_, _ = fmt.Sscan(string(text), n)
 		}
 	}
-	return from, from + sectors<<SectorShift
+	return from, from + sectors<<SectorShift, from != 0 || limit != 0
 }
 
 // lockedBy names who has a lock on the file of a loop device that this process cannot open,
