@@ -65,9 +65,10 @@ type driveZone struct {
 	// What is to be finished before anything else: how many claims there are whose
 	// requests have not come, and requests that have. claimed is where, in the order of
 	// the addresses, until all have come (drive_resume.go).
-	owed    int
-	claimed []driveClaim
-	again   []*driveRequest
+	owed     int
+	changing bool // the claim is of a request that was about to change the zone
+	claimed  []driveClaim
+	again    []*driveRequest
 }
 
 // openDrive opens the zoned block device at path, or a window of it.

@@ -33,7 +33,14 @@ func (d *drive) admitManageLocked(z *driveZone, r *driveRequest) (done bool, err
 		return !r.Stable, nil // or reset once more, durably
 	}
 	to, err := zone.Transition(w.State(), disk.ZoneEvents[r.Op], w.Written() != 0)
-	return err == nil && to == w.State() && !r.Stable, err
+	switch {
+	case err != nil:
+		r.Note.Clear()
+	case to == w.State() && !r.Stable:
+		r.Note.Managed(r.Op, int(r.zone))
+		return true, nil
+	}
+	return false, err
 }
 
 // issueManage starts what r, which has its zone to itself, asks for.
@@ -44,6 +51,8 @@ func (d *drive) issueManage(r *driveRequest) {
 	if w := d.Entry(int(r.zone)); r.Op == disk.OpClose && w.Written() == 0 && w.State() != zone.Closed {
 		r.IO.Code = engine.ZoneReset // to be empty; some drives would have it closed
 		r.Note.Emptying(start)
+	} else {
+		r.Note.Changing(r.Op, int(r.zone))
 	}
 	r.IO.Off, r.IO.Len, r.IO.Iov = d.offset(start), int64(d.zones[r.zone].sectors)<<disk.SectorShift, nil
 	r.StartIO()
@@ -97,6 +106,7 @@ func (d *drive) holdFrom(r *driveRequest, i int) {
 		d.occupyLocked(z, true)
 		z.mu.Unlock()
 	}
+	r.Note.Changing(r.Op, 0)
 	d.resetRun(r, 0)
 }
 
@@ -185,6 +195,8 @@ func (d *drive) resetRunFailed(r *driveRequest) {
 func (d *drive) letAllGo(r *driveRequest, err error) {
 	if err == nil {
 		r.Note.Managed(r.Op, 0)
+	} else {
+		r.Note.Failed()
 	}
 	for i := range d.zones {
 		d.release(&d.zones[i], r.Lane)

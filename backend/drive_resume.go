@@ -12,7 +12,8 @@ import (
 // the notes that it left (disk/note.go). The drive itself knows how far each write came:
 // its write pointer. A zone that has writes to be finished is kept for them, until
 // all have come; then they go first, in the order of their addresses, each from
-// where the write pointer stands. docs/restart.md has the argument.
+// where the write pointer stands. A zone that a request was about to change is kept for
+// that, which is carried out once more. docs/restart.md has the argument.
 
 // User and renew implements disk.Resumer. A drive has no place to count its users in: whose
 // write pointer has passed a write's end is taken for it.
@@ -62,7 +63,7 @@ func (d *drive) reserveIn(zn uint64, claims []disk.Reservation) {
 			d.claims.steps++
 		}
 		switch k := len(all); {
-		case c.Was.Sectors == 0, c.Was.Sectors > z.capSecs, n.end > z.capSecs, !d.rules.Granular(n.from << disk.SectorShift), !d.rules.Granular(n.end << disk.SectorShift),
+		case z.changing, c.Was.Sectors == 0, c.Was.Sectors > z.capSecs, n.end > z.capSecs, !d.rules.Granular(n.from << disk.SectorShift), !d.rules.Granular(n.end << disk.SectorShift),
 			k > 0 && all[k-1].end > n.from, len(old) > 0 && old[0].from < n.end: // two at one place: nobody admitted that
 			c.Of.Failed()
 			continue
@@ -79,11 +80,20 @@ func (d *drive) reserveIn(zn uint64, claims []disk.Reservation) {
 	}
 }
 
-// A driveClaim is where a write in flight was going: what its note said when it was
-// claimed, whatever it says by now.
+// A driveClaim is where a write in flight was going, or what a request was about to do to a
+// zone: what its note said when it was claimed, whatever it says by now.
 type driveClaim struct {
 	zone      int
-	from, end uint64 // sectors from the zone's start
+	from, end uint64  // of a write: sectors from the zone's start
+	change    disk.Op // of zone management; 0: a write
+}
+
+// zonesOf are the zones [from, to) that are kept for c.
+func (d *drive) zonesOf(c driveClaim) (from, to int) {
+	if c.change == disk.OpResetAll {
+		return 0, len(d.zones)
+	}
+	return c.zone, c.zone + 1
 }
 
 // claimed takes back what was claimed for m; false when nothing was.
@@ -101,7 +111,7 @@ func (z *driveZone) settleOwedLocked() {
 	if z.owed--; z.owed > 0 {
 		return
 	}
-	z.claimed = nil
+	z.claimed, z.changing = nil, false
 	slices.SortFunc(z.again, func(a, b *driveRequest) int { return cmp.Compare(a.from, b.from) })
 	for _, r := range slices.Backward(z.again) {
 		z.line.PushFront(r.Request)
@@ -109,20 +119,72 @@ func (z *driveZone) settleOwedLocked() {
 	z.again = nil
 }
 
-// forgo gives up m, which was claimed and whose zone i may go on then.
-func (d *drive) forgo(m *disk.Note, i int, lane *disk.Lane) {
-	z := &d.zones[i]
-	z.mu.Lock()
+// forgo gives up m, whose claim is c. The zones may go on then.
+func (d *drive) forgo(m *disk.Note, c driveClaim, lane *disk.Lane) {
 	m.Failed()
-	z.settleOwedLocked()
-	next := d.nextLocked(z)
-	z.mu.Unlock()
-	d.run(next, lane)
+	from, to := d.zonesOf(c)
+	for i := from; i < to; i++ {
+		z := &d.zones[i]
+		z.mu.Lock()
+		z.settleOwedLocked()
+		next := d.nextLocked(z)
+		z.mu.Unlock()
+		d.run(next, lane)
+	}
 }
 
 // Emptied implements disk.Resumer. Whether the zone is empty the drive may have to be asked,
 // so it is looked at when the close comes: admitManage.
-func (d *drive) Emptied(*disk.Note, uint64) {}
+func (d *drive) Emptied(m *disk.Note, sector uint64) {
+	if d.rules.Offset(sector) != 0 {
+		m.Clear()
+		return
+	}
+	d.keep(m, driveClaim{zone: int(sector >> d.rules.Shift), change: disk.OpClose})
+}
+
+// Changed implements disk.Resumer.
+func (d *drive) Changed(m *disk.Note, was disk.Noted) {
+	op := was.Op()
+	if was.What != disk.NotedChanging || op != disk.OpResetAll && (op >= disk.NumOps || zoneCodes[op] == 0) {
+		m.Failed()
+		return
+	}
+	d.keep(m, driveClaim{zone: was.Zone, change: op})
+}
+
+// keep keeps the zones of c, which a request was about to change and has to itself, for
+// that request: m is its note, which a front-end may have stored.
+func (d *drive) keep(m *disk.Note, c driveClaim) {
+	all := c.change == disk.OpResetAll
+	if d.info.ReadOnly || !all && (c.zone >= len(d.zones) || d.Conventional(c.zone)) {
+		m.Clear() // and it is refused
+		return
+	}
+	d.claims.mu.Lock()
+	alone := len(d.claims.of) == 0
+	d.claims.mu.Unlock()
+	from, to := d.zonesOf(c)
+	for i := from; i < to; i++ {
+		z := &d.zones[i]
+		z.mu.Lock()
+		free := z.owed == 0 && (alone || !all)
+		if free {
+			z.owed, z.changing = 1, true
+		}
+		z.mu.Unlock()
+		if !free { // it did not have the zone to itself
+			m.Failed()
+			return
+		}
+	}
+	d.claims.mu.Lock()
+	defer d.claims.mu.Unlock()
+	if d.claims.of == nil {
+		d.claims.of = map[*disk.Note]driveClaim{}
+	}
+	d.claims.of[m] = c
+}
 
 // wasEmptying says that r is a close which another daemon was about to make its zone
 // empty with: where that is empty, r is done.
@@ -137,17 +199,22 @@ func (r *driveRequest) wasEmptying() bool {
 // Disown implements disk.Resumer.
 func (d *drive) Disown(m *disk.Note) {
 	if c, ok := d.claimed(m); ok {
-		d.forgo(m, c.zone, nil)
+		d.forgo(m, c, nil)
 	}
 }
 
 // Unclaim implements disk.Resumer.
 func (d *drive) Unclaim(m *disk.Note) {
-	if c, ok := d.claimed(m); ok {
-		z := &d.zones[c.zone]
+	c, ok := d.claimed(m)
+	if !ok {
+		return
+	}
+	from, to := d.zonesOf(c)
+	for i := from; i < to; i++ {
+		z := &d.zones[i]
 		z.mu.Lock()
-		defer z.mu.Unlock()
 		z.settleOwedLocked()
+		z.mu.Unlock()
 	}
 }
 
@@ -164,12 +231,8 @@ func (d *drive) Resume(q *disk.Request) {
 		}
 		r.AppendSector = was.Sector
 		d.stable(r)
-	case disk.NotedEmptying:
-		if r.Op != disk.OpClose { // nobody notes it like that
-			d.fail(r, disk.ErrIO)
-			return
-		}
-		d.Submit(q)
+	case disk.NotedEmptying, disk.NotedChanging:
+		d.changeAgain(r)
 	default:
 		d.fail(r, disk.ErrIO)
 	}
@@ -184,16 +247,51 @@ func (d *drive) readmit(r *driveRequest) {
 	}
 	i, err := d.rules.Write(d, r.Request)
 	r.zone = int32(i)
-	same := err == nil && i == c.zone && r.Bytes>>disk.SectorShift == c.end-c.from &&
+	same := err == nil && c.change == 0 && i == c.zone && r.Bytes>>disk.SectorShift == c.end-c.from &&
 		(r.Op == disk.OpAppend || r.Op == disk.OpWrite && d.rules.Offset(r.Sector) == c.from)
 	if !same {
-		d.forgo(r.Note, c.zone, r.Lane)
+		d.forgo(r.Note, c, r.Lane)
 		d.fail(r, disk.ErrIO) // not the request that it was: the guest has changed it in flight
 		return
 	}
 	z := &d.zones[c.zone]
 	z.mu.Lock()
 	r.from, r.end, r.again = c.from, c.end, true
+	z.again = append(z.again, r)
+	z.settleOwedLocked()
+	next := d.nextLocked(z)
+	z.mu.Unlock()
+	d.run(next, r.Lane)
+}
+
+// changeAgain carries out r, a request that was about to change the zones which are kept
+// for it, before any other request can.
+func (d *drive) changeAgain(r *driveRequest) {
+	c, ok := d.claimed(r.Note)
+	if !ok { // it was refused
+		d.fail(r, disk.ErrIO)
+		return
+	}
+	all := c.change == disk.OpResetAll
+	if r.Op != c.change || !all && r.Sector != uint64(c.zone)<<d.rules.Shift {
+		d.forgo(r.Note, c, r.Lane)
+		d.fail(r, disk.ErrIO) // not the request that it was
+		return
+	}
+	if all {
+		for i := range d.zones {
+			z := &d.zones[i]
+			z.mu.Lock()
+			z.settleOwedLocked()
+			d.occupyLocked(z, true)
+			z.mu.Unlock()
+		}
+		d.resetRun(r, 0)
+		return
+	}
+	z := &d.zones[c.zone]
+	z.mu.Lock()
+	r.zone, r.from, r.end, r.again = int32(c.zone), 0, 0, false
 	z.again = append(z.again, r)
 	z.settleOwedLocked()
 	next := d.nextLocked(z)

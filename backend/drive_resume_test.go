@@ -173,7 +173,7 @@ func TestDriveRemembersOpenZones(t *testing.T) {
 	other := new(disk.Note)
 	other.Emptying(3 * 128)
 	disk.Claim(d, disk.Run(d), []*disk.Note{other})
-	c.want(c.resume(request(disk.OpClose, 256, nil), other), zone.ErrInvalid) // not the request that it was
+	c.want(c.resume(request(disk.OpClose, 256, nil), other), disk.ErrIO) // not the request that it was
 
 	_, c = again(true)
 	c.want(c.zoneOp(disk.OpOpen, 256), nil) // it is open

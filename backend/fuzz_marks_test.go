@@ -183,9 +183,9 @@ func (a *forged) judge(t *testing.T, d disk.Disk, alone bool, c *client) {
 	switch {
 	case r.Op == disk.OpRead || r.Op == disk.OpFlush || r.Op == disk.OpReport || isWrite && zone < markGeometry.ConventionalZones:
 		t.Errorf("%v, which no daemon marks, ended well with the mark %+v", r.Op, was)
-	case was.What == disk.NotedFailed || was.What > disk.NotedEmptying:
+	case was.What == disk.NotedFailed || was.What > disk.NotedChangingOneOf:
 		t.Errorf("%v ended well with the mark %+v", r.Op, was)
-	case was.What == disk.NotedAddress && !isWrite, was.What == disk.NotedZones && r.Op != disk.OpResetAll && r.Op != disk.OpSecureErase, was.What == disk.NotedEmptying && r.Op != disk.OpClose:
+	case was.What == disk.NotedAddress && !isWrite, was.What == disk.NotedZones && r.Op != disk.OpResetAll && r.Op != disk.OpSecureErase, was.What == disk.NotedEmptying && r.Op != disk.OpClose, was.What == disk.NotedChanging && was.Op() != r.Op:
 		t.Errorf("%v ended well with the mark %+v", r.Op, was)
 	case was.What == disk.NotedDone && !isWrite && was.Op() != r.Op, was.What == disk.NotedDone && disk.ZoneEvents[r.Op] != 0 && was.Zone != zone:
 		t.Errorf("%v at %d ended well with the mark %+v", r.Op, r.Sector, was)
@@ -258,6 +258,7 @@ func markSeeds() (seeds [][]byte) {
 		{byte(disk.OpAppend), 3, 0, 4, disk.NotedDone, 3, 0, 4}, {byte(disk.OpFlush), 0, 0, 0, disk.NotedDone, 0, 0, 0}, {byte(disk.OpRead), 3, 0, 4, disk.NotedDone, 3, 0, 4},
 		{byte(disk.OpOpen), 3, 0, 0, disk.NotedDone | 0x10, 3, byte(disk.OpOpen), 0}, {byte(disk.OpReset), 3, 0, 0, disk.NotedDone | 0x10, 3, byte(disk.OpReset), 0},
 		{byte(disk.OpClose), 3, 0, 0, disk.NotedEmptying, 3, 0, 0}, {byte(disk.OpResetAll), 0, 0, 0, disk.NotedZones | 0x10, 4, 0, 0},
+		{byte(disk.OpReset), 3, 0, 0, disk.NotedChanging | 0x10, 3, byte(disk.OpReset), 0}, {byte(disk.OpResetAll), 0, 0, 0, disk.NotedChangingOneOf | 0x10, 4, 0, 0},
 		{byte(disk.OpSecureErase), 3, 2, 0, disk.NotedZones | 0x10, 4, 0, 0}, {byte(disk.OpWrite), 0, 0, 4, disk.NotedAddress, 0, 0, 4}, {byte(disk.OpReport), 0, 0, 7, disk.NotedFailed, 0, 0, 0},
 	}
 	for mode := range byte(16) {

@@ -66,8 +66,7 @@ func (d *zoned) eraseFrom(r *zonedRequest, i int) {
 				z.mu.Unlock()
 				return
 			}
-			err := d.applyLocked(z, i, disk.OpReset)
-			r.Note.Past(r.rangeNo, i)
+			err := d.resetOneOfLocked(z, i, r, r.rangeNo)
 			d.unstickLocked(z, i)
 			z.mu.Unlock()
 			if err != nil {

@@ -68,14 +68,32 @@ func (z *seqZone) hinderLocked(r *zonedRequest) bool {
 
 // changeLocked carries out r, a management request on the one zone z, whose lock is held.
 func (d *zoned) changeLocked(z *seqZone, i int, r *zonedRequest) error {
-	if r.Op == disk.OpClose && z.state.IsOpen() && z.next == 0 {
+	to, err := zone.Transition(z.state, disk.ZoneEvents[r.Op], z.next != 0)
+	if err != nil {
+		return err
+	}
+	if r.Op == disk.OpClose && to == zone.Empty {
 		r.Note.Emptying(r.Sector)
+	} else {
+		r.Note.Changing(r.Op, i)
 	}
-	err := d.applyLocked(z, i, r.Op)
+	if err := d.placeLocked(z, i, to, r.Op == disk.OpReset); err != nil {
+		r.Note.Clear()
+		return err
+	}
 	failpoint.Hit(failpoint.Managed)
-	if err == nil {
-		r.Note.Managed(r.Op, i)
-	}
+	r.Note.Managed(r.Op, i)
+	return nil
+}
+
+// resetOneOfLocked resets zone z, whose lock is held and which has no writes in flight, for r,
+// which goes over zones: z is in its range number seg.
+func (d *zoned) resetOneOfLocked(z *seqZone, i int, r *zonedRequest, seg uint32) error {
+	r.Note.ChangingOneOf(seg, i)
+	err := d.applyLocked(z, i, disk.OpReset)
+	failpoint.Hit(failpoint.Managed)
+	r.Note.Past(seg, i)
+	failpoint.Hit(failpoint.Past)
 	return err
 }
 
@@ -138,9 +156,7 @@ func (d *zoned) resetFrom(r *zonedRequest, i int) {
 			z.mu.Unlock()
 			return
 		}
-		err := d.applyLocked(z, i, disk.OpReset)
-		r.Note.Past(0, i)
-		failpoint.Hit(failpoint.Past)
+		err := d.resetOneOfLocked(z, i, r, 0)
 		z.mu.Unlock()
 		if err != nil && err != zone.ErrInvalid { // a zone that just turned read-only or offline is passed over
 			d.fail(r, err)
@@ -182,14 +198,12 @@ func (d *zoned) serveLocked(z *seqZone, i int) {
 			return
 		case r.Op == disk.OpResetAll:
 			r.step = zonedReset
-			if err = d.applyLocked(z, i, disk.OpReset); err == zone.ErrInvalid {
+			if err = d.resetOneOfLocked(z, i, r, 0); err == zone.ErrInvalid {
 				err = nil
 			}
-			r.Note.Past(0, i)
 		case r.Op == disk.OpSecureErase:
 			r.step = zonedErase
-			err = d.applyLocked(z, i, disk.OpReset)
-			r.Note.Past(r.rangeNo, i)
+			err = d.resetOneOfLocked(z, i, r, r.rangeNo)
 		case r.Op == disk.OpSetState:
 			r.step = zonedChanged
 			err = d.putLocked(z, i, r.to)

@@ -127,6 +127,30 @@ func (d *zoned) Emptied(m *disk.Note, sector uint64) {
 	m.Clear()
 }
 
+// Changed implements disk.Resumer. The zone is as the daemon that died has left it: one
+// store into the live table changes it, with its lock held. A note may stand in memory that
+// a front-end can write to.
+func (d *zoned) Changed(m *disk.Note, was disk.Noted) {
+	state := zone.NotWP
+	if was.Zone < len(d.zones) && !d.Conventional(was.Zone) {
+		state = d.Entry(was.Zone).State()
+	}
+	switch {
+	case was.What == disk.NotedChangingOneOf && state == zone.Empty:
+		m.Past(was.Seg, was.Zone)
+	case was.What == disk.NotedChangingOneOf: // it goes on with this zone
+	case state != zone.NotWP && state == leaves[was.Op()]:
+		m.Managed(was.Op(), was.Zone)
+	default:
+		m.Clear()
+	}
+}
+
+// leaves is the state of a zone that was changed by an operation noted as NotedChanging.
+var leaves = map[disk.Op]zone.State{
+	disk.OpOpen: zone.ExpOpen, disk.OpClose: zone.Closed, disk.OpFinish: zone.Full, disk.OpReset: zone.Empty,
+}
+
 // claimed takes back what was claimed for m; nil when nothing was.
 func (d *zoned) claimed(m *disk.Note) *zonedRequest {
 	d.claims.mu.Lock()
@@ -197,7 +221,7 @@ func (d *zoned) Resume(q *disk.Request) {
 		d.readmit(r, was)
 	case disk.NotedDone:
 		d.wasDone(r, was)
-	case disk.NotedZones:
+	case disk.NotedZones, disk.NotedChangingOneOf:
 		d.goOn(r, was)
 	default:
 		d.fail(r, disk.ErrIO)
@@ -261,7 +285,7 @@ func (d *zoned) goOn(r *zonedRequest, was disk.Noted) {
 	switch {
 	case d.img.readOnly:
 		d.fail(r, disk.ErrReadOnly)
-	case r.Op == disk.OpResetAll && was.Seg == 0 && was.Zone > d.img.ConventionalZones && was.Zone <= len(d.zones):
+	case r.Op == disk.OpResetAll && was.Seg == 0 && within(&was, d.img.ConventionalZones, len(d.zones)):
 		d.resetFrom(r, was.Zone)
 	case r.Op == disk.OpSecureErase && d.erasedPast(r, was):
 		r.rangeNo = was.Seg
@@ -271,12 +295,21 @@ func (d *zoned) goOn(r *zonedRequest, was disk.Noted) {
 	}
 }
 
-// erasedPast says whether was can be the mark of r, a secure erase: it is behind a zone
-// of the range that it names.
+// within says whether was can be the note of a request that goes over zones [from, to): it
+// is behind one of them, or about to change one.
+func within(was *disk.Noted, from, to int) bool {
+	if was.What == disk.NotedChangingOneOf {
+		return was.Zone >= from && was.Zone < to
+	}
+	return was.Zone > from && was.Zone <= to
+}
+
+// erasedPast says whether was can be the note of r, a secure erase: it is behind a zone of
+// the range that it names, or at one.
 func (d *zoned) erasedPast(r *zonedRequest, was disk.Noted) bool {
 	if int(was.Seg) >= len(r.Ranges) || slices.ContainsFunc(r.Ranges, func(s disk.Range) bool { return d.erasable(s.Sector, uint64(s.Sectors)) != nil }) {
 		return false
 	}
 	from, to := d.erased(&r.Ranges[was.Seg])
-	return was.Zone > from && was.Zone <= to
+	return within(&was, from, to)
 }

@@ -14,13 +14,16 @@ import (
 //
 //   - where a sequential write or an append goes, before its data moves and
 //     before anybody else can be given an address of the zone;
-//   - that it is done, before anybody else can do anything with the zone.
+//   - that it is done, before anybody else can do anything with the zone;
+//   - that a request is about to change the state of a zone, before it does. Whoever
+//     finishes it sees in the zone whether it did, and has to look before any other
+//     request can change the zone.
 //
 // Each is one aligned 64-bit store, so a kill leaves the one or the other.
 //
 //	word 0   bits 0..7 what is known, bits 8..63 a sector; or bits 8..47 a zone, and
-//	         bits 48..63 a range, for NotedZones, or an operation, for NotedDone of zone
-//	         management
+//	         bits 48..63 a range, for NotedZones and NotedChangingOneOf, or an operation, for
+//	         NotedChanging and for NotedDone of zone management
 //	word 1   length in sectors, stored before NotedAddress is
 //
 // A front-end may be able to write to that memory. What a note says is compared with
@@ -37,11 +40,20 @@ const (
 	// It closes this zone, which is open with nothing written: once that is empty, the
 	// request is done. Done again it would be refused, as nothing else would be.
 	NotedEmptying = 5
+	// It is about to carry out this operation on this zone. Once the zone is as that
+	// leaves it, the request is done.
+	NotedChanging = 6
+	// As NotedZones, and it is about to reset the zone.
+	NotedChangingOneOf = 7
 )
 
 // Clear forgets what was known. The owner of the request calls it before it
 // submits the request.
-func (m *Note) Clear() { atomic.StoreUint64(&m[0], NothingNoted) }
+func (m *Note) Clear() {
+	if m != nil {
+		atomic.StoreUint64(&m[0], NothingNoted)
+	}
+}
 
 // Refuse notes that the request is not carried out: whoever comes next fails it, too.
 // The owner of one that it does not submit calls it.
@@ -80,6 +92,22 @@ func (m *Note) Emptying(sector uint64) {
 	}
 }
 
+// Changing notes that op is about to be carried out on a zone; OpResetAll, on all of them:
+// zone 0.
+func (m *Note) Changing(op Op, zone int) {
+	if m != nil {
+		atomic.StoreUint64(&m[0], NotedChanging|uint64(zone)<<8|uint64(op)<<48)
+	}
+}
+
+// ChangingOneOf notes that a request, which is done with those before it, is about to reset
+// zone i of its range number seg.
+func (m *Note) ChangingOneOf(seg uint32, i int) {
+	if m != nil {
+		atomic.StoreUint64(&m[0], NotedChangingOneOf|uint64(i)<<8|uint64(seg)<<48)
+	}
+}
+
 // Past notes that a request is done with zone i of its range number seg.
 func (m *Note) Past(seg uint32, i int) {
 	if m != nil {
@@ -96,7 +124,7 @@ type Noted struct {
 	Seg             uint32
 }
 
-// Op is the operation of a note that managed has stored.
+// Op is the operation of a note that Managed or Changing has stored.
 func (was *Noted) Op() Op { return Op(was.Seg) }
 
 func (m *Note) Load() Noted {
@@ -145,6 +173,9 @@ type Resumer interface {
 	LeaveUnclean()                  // it is found so once more when it has been closed
 	Reserve(claims []Reservation)   // in the order of their sectors; those that cannot be are marked as failed
 	Emptied(m *Note, sector uint64) // m is that of a close which made the zone at sector empty, or was about to
+	// Changed decides about a request that was about to change a zone, by what the zone is:
+	// m says NotedChanging or NotedChangingOneOf.
+	Changed(m *Note, was Noted)
 	Disown(m *Note)
 	Unclaim(m *Note)
 	Resume(r *Request)
@@ -229,6 +260,15 @@ func Claim(d Disk, run uint64, marks []*Note) {
 				m.Failed()
 			case ok:
 				k.Emptied(m, was.Sector)
+			default:
+				m.Clear()
+			}
+		case NotedChanging, NotedChangingOneOf:
+			switch {
+			case ok && run != k.User():
+				m.Failed()
+			case ok:
+				k.Changed(m, was)
 			default:
 				m.Clear()
 			}

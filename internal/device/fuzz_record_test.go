@@ -277,10 +277,11 @@ func takeAnswers(t *testing.T, q *frontend.Queue, all []*waiting, honest bool) e
 // answeredByMark says that w is of a type that no daemon notes, and is marked: but for
 // what makes no sense and is forgotten before the ring starts.
 func (w *waiting) answeredByMark() bool {
-	const markEmptying = 5
+	const emptying, changingOneOf = 5, 7
 	switch w.r.Type {
 	case driver.TypeIn, driver.TypeFlush:
-		return w.mark[0]&0xff != 0 && w.mark[0]&0xff != markEmptying
+		what := w.mark[0] & 0xff
+		return what != 0 && (what < emptying || what > changingOneOf)
 	}
 	return false
 }
@@ -312,7 +313,7 @@ func openRecord(t *testing.T, fd int) *inflight.Record {
 // forged.
 func recordSeeds() (seeds [][]byte) {
 	for mode := range byte(16) {
-		for what := range byte(7) {
+		for what := range byte(9) {
 			s := []byte{mode}
 			for i := range byte(recordDepth) {
 				zone := 1 + (i+what)%6
