@@ -134,6 +134,23 @@ func (m *cutModel) moved(r *cutReq) {
 	z.covered = max(z.covered, z.answered)
 }
 
+// placeOf is where the write r, which has no answer, goes, in sectors from its zone's start:
+// also one whose data was not sent, for it waits for a block of the storage that it shares
+// with another. It has its address then, and writes behind it can have landed.
+func (m *cutModel) placeOf(r *cutReq) (at, behind uint64) {
+	switch start := uint64(r.inZone) * m.g.ZoneSectors; {
+	case r.queued:
+		return r.at, r.behind
+	case r.Op == disk.OpAppend && r.AppendSector < start: // it waits for the zone
+		return 0, 0
+	case r.Op == disk.OpAppend:
+		at = r.AppendSector - start
+	default:
+		at = r.Sector - start
+	}
+	return at, at + r.Bytes>>disk.SectorShift
+}
+
 func (r *cutReq) isWrite() bool { return r.Op == disk.OpWrite || r.Op == disk.OpAppend }
 
 // judge says what is wrong with sequential zone i, found as z says with the
@@ -225,7 +242,8 @@ func (m *cutModel) belongs(i, e int, s uint64, st cutStamp) error {
 	if st == (cutStamp{}) {
 		for _, r := range z.reqs {
 			lo, hi := z.epochsOf(r)
-			if m.killed && r.isWrite() && r.queued && !r.landed && lo <= e && e <= hi && r.at <= s && s < r.behind {
+			at, behind := m.placeOf(r)
+			if m.killed && r.isWrite() && (r.queued || r.answered == 0) && !r.landed && lo <= e && e <= hi && at <= s && s < behind {
 				return nil
 			}
 		}

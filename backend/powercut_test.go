@@ -403,6 +403,14 @@ func TestPowerCuts(t *testing.T) { cutPower(t, "TestPowerCuts", *cutsFlag, 0) }
 // the images': the end of one write and the beginning of the next share one, which is
 // read and written by both, and torn with both.
 func TestPowerCutsInSharedBlocks(t *testing.T) {
+	dir := fastDir(t)
+	inBubble(t, func(t *testing.T) {
+		// A daemon is killed while a write with an address waits for a block that it shares,
+		// and a later write has filled the zone.
+		if _, _, err := runCuts(dir, 8111857344011313101, 4096, nil); err != nil {
+			t.Error(err)
+		}
+	})
 	cutPower(t, "TestPowerCutsInSharedBlocks", *cutsFlag/3, 4096)
 }
 
