@@ -11,7 +11,7 @@ import (
 // Bytes is the memory of one vector.
 func Bytes(v unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
 
-// skip is v without its first n bytes, n <= v.Len.
+// skip is v without its first n bytes, n < v.Len.
 func skip(v unix.Iovec, n uint64) unix.Iovec {
 	return unix.Iovec{Base: (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n)), Len: v.Len - n}
 }
@@ -33,11 +33,11 @@ func AppendHead(dst, iov []unix.Iovec, n uint64) []unix.Iovec {
 // AppendTail appends iov without its first n bytes to dst. Empty vectors are left out.
 func AppendTail(dst, iov []unix.Iovec, n uint64) []unix.Iovec {
 	for _, v := range iov {
-		k := min(n, v.Len)
-		n -= k
-		if v = skip(v, k); v.Len > 0 {
-			dst = append(dst, v)
+		if n >= v.Len { // a pointer behind the last byte may point into other memory
+			n -= v.Len
+			continue
 		}
+		dst, n = append(dst, skip(v, n)), 0
 	}
 	return dst
 }
