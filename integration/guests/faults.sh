@@ -51,7 +51,7 @@ zones_of() {
 intact() {
 	local file files=()
 	for file in "${written[@]}"; do
-		if [[ ! ${1:-} ]] || ! zones_of "$file" | grep -qx "$1"; then files+=("$file"); fi
+		if [[ ! ${1:-} ]] || ! zones_of "$file" | grep -x "$1" >/dev/null; then files+=("$file"); fi
 	done
 	((${#files[@]} > 0)) || die "every file is in zone $1"
 	guest "echo 3 >/proc/sys/vm/drop_caches; cd /bad; for f in ${files[*]}; do grep \" \$f\$\" /tmp/sums; done | sha256sum --status -c" ||
