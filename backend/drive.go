@@ -39,7 +39,7 @@ type drive struct {
 	device deviceLock
 	asked  atomic.Uint64 // how often the drive was asked for a report
 	faults disk.Faults
-	lost   atomic.Pointer[error] // a sync has failed: see errLost
+	lost   atomic.Pointer[error] // a sync has failed: see disk.LostData
 
 	claims struct {
 		mu    sync.Mutex // guards of; taken with a zone's lock held

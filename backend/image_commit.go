@@ -29,7 +29,7 @@ type store interface {
 // fileStore is the store of an image that stands in a file.
 type fileStore struct {
 	fd    int
-	syncs int // the same file: see openSyncs
+	syncs int // the same file: see disk.OpenSyncs
 }
 
 func (s fileStore) sync() error {

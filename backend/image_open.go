@@ -37,7 +37,7 @@ type image struct {
 	syncing sync.Mutex // guards lost, and has one sync at a time: see sync
 	lost    error      // what a sync has failed with
 
-	syncs  *os.File   // f once more, for syncs: see openSyncs; nil on a read-only image
+	syncs  *os.File   // f once more, for syncs: see disk.OpenSyncs; nil on a read-only image
 	data   int        // what is in the zones is read and written here: f, or
 	direct *os.File   // f once more, open for direct I/O
 	reach  disk.Reach // and what memory that takes

@@ -63,7 +63,7 @@ func readReport(f *os.File) (disk.Report, error) {
 }
 
 // inUse says whether a writer holds the lock on f. To find out it takes the lock
-// for an instant, shared; lockFile is prepared for that.
+// for an instant, shared; disk.LockFile is prepared for that.
 func inUse(f *os.File) (bool, error) {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	switch {

@@ -248,6 +248,7 @@ func NewBounce(n uint64) *Bounce {
 	return b
 }
 
+// Free gives the memory back. Nobody may use b after it.
 func (b *Bounce) Free() { bounces.Put(b) }
 
 // ZeroBehind zeroes what is behind the first n bytes of r's memory, n <= r.Bytes,

@@ -32,6 +32,7 @@ var faultNames = [...]string{
 // An OpSet is a set of operations.
 type OpSet uint16
 
+// SetOf is the set of these operations.
 func SetOf(ops ...Op) (s OpSet) {
 	for _, o := range ops {
 		s |= 1 << o
@@ -39,6 +40,7 @@ func SetOf(ops ...Op) (s OpSet) {
 	return s
 }
 
+// Has says whether o is in the set.
 func (s OpSet) Has(o Op) bool { return s>>o&1 != 0 }
 
 // FaultOps are the operations that each kind strikes; of FaultLatency those that

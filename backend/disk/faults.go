@@ -70,6 +70,8 @@ type FaultStatus struct {
 	Spent bool `json:"spent"`
 }
 
+// Init says what the disk is like that the faults are for. It is called before any other
+// method.
 func (s *Faults) Init(i Info) { s.Info = i }
 
 // Grow makes the disk larger that faults can be added to.

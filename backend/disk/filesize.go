@@ -26,6 +26,7 @@ type FileSize struct {
 	end   *lastPage // nil where there is none
 }
 
+// Start has the file or device of fd watched, on which the disk needs least bytes.
 func (s *FileSize) Start(fd int, least int64) {
 	s.fd = fd
 	s.Least.Store(least)
@@ -94,6 +95,7 @@ func (p *lastPage) isThere() (ok bool) {
 			}
 		}
 	}()
+	// The pointer is valid: mem is one page, and no request is in flight when it is unmapped.
 	atomic.LoadUint32((*uint32)(unsafe.Pointer(unsafe.SliceData(p.mem))))
 	return true
 }

@@ -241,6 +241,7 @@ func (l *Lane) Close() error {
 // List is a singly linked list of requests, first in, first out.
 type List struct{ Head, Tail *Request }
 
+// Push puts r at the end. A request is in one list at most.
 func (l *List) Push(r *Request) {
 	r.Next = nil
 	if l.Tail == nil {
@@ -251,6 +252,7 @@ func (l *List) Push(r *Request) {
 	l.Tail = r
 }
 
+// PushFront puts r at the front.
 func (l *List) PushFront(r *Request) {
 	if r.Next = l.Head; l.Head == nil {
 		l.Tail = r
@@ -258,6 +260,7 @@ func (l *List) PushFront(r *Request) {
 	l.Head = r
 }
 
+// Pop takes the first request out, and is nil when there is none.
 func (l *List) Pop() *Request {
 	r := l.Head
 	if r == nil {

@@ -59,6 +59,8 @@ func (m *Note) Clear() {
 // The owner of one that it does not submit calls it.
 func (m *Note) Refuse() { m.Failed() }
 
+// At notes the address of a write, in sectors of the disk, and its length in sectors. A nil
+// Note notes nothing: so do the methods below.
 func (m *Note) At(sector, sectors uint64) {
 	if m == nil {
 		return
@@ -80,12 +82,14 @@ func (m *Note) Managed(op Op, zone int) {
 	}
 }
 
+// Failed notes that the request has failed, and that nothing is left of it.
 func (m *Note) Failed() {
 	if m != nil {
 		atomic.StoreUint64(&m[0], NotedFailed)
 	}
 }
 
+// Emptying notes that a close is about to make the zone at this sector empty.
 func (m *Note) Emptying(sector uint64) {
 	if m != nil {
 		atomic.StoreUint64(&m[0], NotedEmptying|sector<<8)
@@ -127,6 +131,7 @@ type Noted struct {
 // Op is the operation of a note that Managed or Changing has stored.
 func (was *Noted) Op() Op { return Op(was.Seg) }
 
+// Load reads the note, each word once: a front-end may be able to change it.
 func (m *Note) Load() Noted {
 	w := atomic.LoadUint64(&m[0])
 	return Noted{
@@ -221,8 +226,8 @@ func Begin(d Disk) error {
 // Unclean says whether d is zoned and was found as a daemon leaves it that died
 // after Renew or Begin: requests may have been in flight.
 func Unclean(d Disk) bool {
-	m, ok := d.(Resumer)
-	return ok && m.Unclean()
+	k, ok := d.(Resumer)
+	return ok && k.Unclean()
 }
 
 // LeaveUnclean has d, which is Unclean and which nobody has begun to use since, found so
@@ -238,11 +243,11 @@ func LeaveUnclean(d Disk) {
 // all of them before anything is submitted to the disk. run is the number of the
 // disk's user then; where it is not that of today, others have used the disk
 // since, and writes in flight are failed.
-func Claim(d Disk, run uint64, marks []*Note) {
+func Claim(d Disk, run uint64, notes []*Note) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
 	k, ok := d.(Resumer)
 	var claims []Reservation
-	for _, m := range marks {
+	for _, m := range notes {
 		switch was := m.Load(); was.What {
 		case NotedAddress:
 			if ok && run == k.User() {
@@ -254,23 +259,16 @@ func Claim(d Disk, run uint64, marks []*Note) {
 			if ok && run != k.User() {
 				m.Failed()
 			}
-		case NotedEmptying:
+		case NotedEmptying, NotedChanging, NotedChangingOneOf:
 			switch {
-			case ok && run != k.User():
+			case !ok:
+				m.Clear()
+			case run != k.User():
 				m.Failed()
-			case ok:
+			case was.What == NotedEmptying:
 				k.Emptied(m, was.Sector)
 			default:
-				m.Clear()
-			}
-		case NotedChanging, NotedChangingOneOf:
-			switch {
-			case ok && run != k.User():
-				m.Failed()
-			case ok:
 				k.Changed(m, was)
-			default:
-				m.Clear()
 			}
 		}
 	}

@@ -179,4 +179,5 @@ func (e *Edged) End(r *Request) {
 	}
 }
 
+// AlignUp is the first multiple of to that is not less than n.
 func AlignUp(n, to int64) int64 { return (n + to - 1) / to * to }

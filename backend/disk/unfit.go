@@ -24,6 +24,7 @@ func (e *unfitError) Error() string        { return e.err.Error() }
 func (e *unfitError) Unwrap() error        { return e.err }
 func (e *unfitError) Is(target error) bool { return target == ErrUnfit }
 
+// Unfitf is an ErrUnfit with this text.
 func Unfitf(format string, args ...any) error { return &unfitError{fmt.Errorf(format, args...)} }
 
 // ErrDamaged is what opening an image returns, wrapped, when what stands in the file cannot
@@ -38,6 +39,7 @@ func (e *damagedError) Error() string        { return e.err.Error() }
 func (e *damagedError) Unwrap() error        { return e.err }
 func (e *damagedError) Is(target error) bool { return target == ErrDamaged }
 
+// Damagedf is an ErrDamaged with this text.
 func Damagedf(format string, args ...any) error { return &damagedError{fmt.Errorf(format, args...)} }
 
 // CannotOpen says why the file or device at path, which is called what, could not be

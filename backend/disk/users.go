@@ -77,7 +77,7 @@ func Writable(f *os.File) error {
 }
 
 // OpenExclusively opens a block device with O_EXCL. A process that has ended may leave
-// it for longer (see lockFile), and whoever only asks has it for a moment, so a user
+// it for longer (see LockFile), and whoever only asks has it for a moment, so a user
 // who cannot be named is waited for.
 func OpenExclusively(path string, flags int) (*os.File, error) {
 	const step, patience = 50 * time.Millisecond, 3 * time.Second

@@ -66,6 +66,7 @@ func warnOfForeign(path string, size int64, o *disk.Options) {
 	}
 }
 
+// Foreigns are the formats that zvhost knows by their first or last bytes.
 var Foreigns = []foreign{
 	{"a qcow2 image", "QFI\xfb", 0},
 	{"a VMDK image", "KDMV", 0},

@@ -32,7 +32,7 @@ type Disk struct {
 
 	faults disk.Faults
 
-	syncs  *os.File // for syncs: see openSyncs; nil on a disk that is only read
+	syncs  *os.File // for syncs: see disk.OpenSyncs; nil on a disk that is only read
 	syncFD int      // its descriptor, or that of f
 	size   disk.FileSize
 	// lost is set once a sync has failed, to its error: see disk.LostData.
@@ -47,6 +47,9 @@ type Disk struct {
 // single call keeps a helper busy for ever.
 const MaxRangeSectors = 1 << 30 >> disk.SectorShift
 
+// Open opens and locks the file or device at path as an ordinary disk. An error that the
+// file cannot be this disk wraps disk.ErrUnfit, one that another program has it is a
+// *disk.InUseError.
 func Open(path string, o disk.Options) (_ *Disk, err error) {
 	mode := os.O_RDWR
 	if o.ReadOnly || o.LookOnly {

@@ -38,6 +38,7 @@ func (s State) String() string {
 	return fmt.Sprintf("state(%d)", uint8(s))
 }
 
+// Valid says whether s is a zone state of the specification.
 func (s State) Valid() bool { return s < 16 && zoneStateNames[s] != "" }
 
 // IsOpen says whether a zone in state s holds an open resource.
