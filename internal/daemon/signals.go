@@ -48,11 +48,13 @@ func UntilSignal(parent context.Context, log logrus.FieldLogger) (ctx context.Co
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
+		var first time.Time
 		select {
 		case sig, ok := <-signals:
 			if !ok {
 				return
 			}
+			first = time.Now() // before the line, which who sends the next signal may wait for
 			log.Infof("%v: ending, once requests in flight are finished; another signal, %v from now or later, ends it at once", sig, secondSignal)
 			if sig == unix.SIGINT {
 				cancel(nil)
@@ -62,7 +64,7 @@ func UntilSignal(parent context.Context, log logrus.FieldLogger) (ctx context.Co
 		case <-ctx.Done():
 			return
 		}
-		if sig := nextSignal(signals, time.Now(), log); sig != nil {
+		if sig := nextSignal(signals, first, log); sig != nil {
 			log.Errorf("%v again: ending at once, without waiting for requests in flight", sig)
 			os.Exit(1)
 		}
