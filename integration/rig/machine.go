@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -66,7 +67,16 @@ func (u *Undo) Mount(device, dir, fs, options string) error {
 		return fmt.Errorf("mount %s as %s: %w", device, fs, err)
 	}
 	u.Add(func() error {
-		if err := unix.Unmount(dir, 0); err != nil {
+		// The kernel may close the files of a process that was killed after it has
+		// reported the end of the process (io_uring does so).
+		err := Await(fmt.Sprintf("files on %s to be closed", dir), func() (bool, error) {
+			err := unix.Unmount(dir, 0)
+			if errors.Is(err, unix.EBUSY) {
+				return false, nil
+			}
+			return err == nil, err
+		})
+		if err != nil {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
 		return nil
