@@ -5,10 +5,10 @@
 // What lives here: the message table and the wire structs (message.go, wire.go,
 // print.go), the kind that each descriptor has to have (fdkind.go), the connection (conn.go),
 // the session's state as plain data (state.go), and the code that acts on it
-// (session*.go). The device behind the protocol is the [Device] interface; the
+// (session*.go). The device behind the protocol is a transport.Device; the
 // other end of the wire is package vhostuser/frontend.
 //
-// It may import virtio/guestmem, internal/foreign, internal/failpoint and
+// It may import virtio/transport, virtio/guestmem, internal/foreign, internal/failpoint and
 // golang.org/x/sys/unix. It knows nothing of
 // virtio-blk, and it logs only through the function it is given.
 //

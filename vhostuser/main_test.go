@@ -15,6 +15,7 @@ import (
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 func TestMain(m *testing.M) { testleak.Main(m) }
@@ -25,7 +26,7 @@ type fakeDevice struct {
 	mu      sync.Mutex
 	diary   []string
 	running [2]bool
-	rings   [2]Ring
+	rings   [2]transport.Ring
 	starts  int
 	changed func() bool
 
@@ -65,7 +66,7 @@ func (d *fakeDevice) told() string {
 }
 
 // ring is what StartQueue was last told.
-func (d *fakeDevice) ring(i int) Ring {
+func (d *fakeDevice) ring(i int) transport.Ring {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.rings[i]
@@ -146,7 +147,7 @@ func (d *fakeDevice) LoadState(s []byte) error {
 	return nil
 }
 
-func (d *fakeDevice) StartQueue(i int, r Ring) error {
+func (d *fakeDevice) StartQueue(i int, r transport.Ring) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.running[i] {

@@ -14,6 +14,7 @@ import (
 	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // Options are what a session may be told beyond its connection and device. The
@@ -35,7 +36,7 @@ type Options struct {
 // starts and stops the device's queues accordingly.
 type Session struct {
 	conn *Conn
-	dev  Device
+	dev  transport.Device
 	opt  Options
 
 	state state
@@ -90,10 +91,10 @@ type ring struct {
 
 // NewSession makes a session that takes over uc and drives dev. Run must be
 // called, else nothing of it is given back.
-func NewSession(uc *net.UnixConn, dev Device, opt Options) *Session {
+func NewSession(uc *net.UnixConn, dev transport.Device, opt Options) *Session {
 	queues := dev.Queues()
-	if queues < 1 || queues > MaxQueues {
-		panic(fmt.Sprintf("vhostuser: a device with %d queues, the protocol has 1 to %d", queues, MaxQueues))
+	if queues < 1 || queues > transport.MaxQueues {
+		panic(fmt.Sprintf("vhostuser: a device with %d queues, the protocol has 1 to %d", queues, transport.MaxQueues))
 	}
 	s := &Session{conn: NewConn(uc), dev: dev, opt: opt, rings: make([]ring, queues), statePatience: statePatience}
 	s.conn.limit = MessageLimit

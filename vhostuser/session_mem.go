@@ -14,6 +14,9 @@ import (
 // mustShare is what to do about a front-end that has no memory to share.
 const mustShare = "the guest's memory must be shared (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on and -machine memory-backend=mem; cloud-hypervisor: --memory shared=on)"
 
+// noMemory is what to do where a request names memory that the front-end has not shared.
+var noMemory = fmt.Sprintf("give every memory backend of the guest share=on, those of DIMMs that are plugged in later too, and plug in no more of them than there are memory slots (%d)", MaxMemSlots)
+
 func (s *Session) setMemTable(m *Message) ([]byte, error) {
 	descs, err := ParseMemTable(m.Payload)
 	if err != nil {

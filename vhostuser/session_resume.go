@@ -9,6 +9,7 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // How a session that another process has saved is resumed.
@@ -17,7 +18,7 @@ import (
 // opt.Store.Prefix, of which stored are the descriptors, without the prefix. They are
 // taken over in any case, and dropped from the store when the session cannot go
 // on, but after an UnfitError. It may start queues; Run must be called.
-func ResumeSession(stored handover.Stored, dev Device, opt Options) (*Session, error) {
+func ResumeSession(stored handover.Stored, dev transport.Device, opt Options) (*Session, error) {
 	store := *opt.Store
 	conn := stored[handover.ConnName]
 	if conn == nil {

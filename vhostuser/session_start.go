@@ -6,6 +6,7 @@ import (
 
 	"github.com/zvhost/zvhost/internal/failpoint"
 	"github.com/zvhost/zvhost/vhostuser/handover"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // How rings start and stop: see session_ring.go.
@@ -81,10 +82,10 @@ func (s *Session) start(i int) error {
 	if err := s.beforeStart(); err != nil {
 		return err
 	}
-	err = s.dev.StartQueue(i, Ring{
+	err = s.dev.StartQueue(i, transport.Ring{
 		Size: r.num, Desc: r.desc, Avail: r.avail, Used: r.used, Base: s.base(i),
 		Features: s.state.features &^ ownFeatures, Mem: s.mem,
-		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(),
+		Kick: p.kick.Int(), Call: p.call.Int(), Err: p.err.Int(), NoMemory: noMemory,
 		Log: log, UsedLog: usedLog, LogCall: logCall,
 		Record: rec, Life: r.life, Records: s.record, Held: s.held, Reconnected: s.reconnected,
 	})

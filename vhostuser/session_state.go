@@ -10,6 +10,7 @@ import (
 	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // The state as it is saved for another process, which may be a newer zvhost: all
@@ -119,7 +120,7 @@ func (s *Session) decode(b []byte, stored handover.Stored) error {
 	st.status, st.device = uint8(r.UpTo(0xff, "the device status")), r.U64()
 	if version != stateVersionOld {
 		st.choices = r.U64()
-		st.named, st.shown = uint16(r.UpTo(MaxQueues, "the number of rings named")), uint16(r.UpTo(MaxQueues, "the number of queues shown"))
+		st.named, st.shown = uint16(r.UpTo(transport.MaxQueues, "the number of rings named")), uint16(r.UpTo(transport.MaxQueues, "the number of queues shown"))
 	}
 	st.logSize, st.logOffset = r.U64(), r.U64()
 	if s.dirty.file = fd(memorySlot); s.dirty.file != nil {
@@ -136,7 +137,7 @@ func (s *Session) decode(b []byte, stored handover.Stored) error {
 		}
 		s.back.set(f, st.protocol)
 	}
-	file, queues, size := fd(memorySlot), int(r.UpTo(MaxQueues, "the number of queues of its record")), uint16(r.UpTo(inflight.MaxRingSize, "the room for descriptors of its record"))
+	file, queues, size := fd(memorySlot), int(r.UpTo(transport.MaxQueues, "the number of queues of its record")), uint16(r.UpTo(inflight.MaxRingSize, "the room for descriptors of its record"))
 	if file != nil {
 		var err error
 		if s.record, err = inflight.Open(file, 0, queues, size); err != nil {
@@ -168,7 +169,7 @@ func (s *Session) decode(b []byte, stored handover.Stored) error {
 		return err
 	}
 	s.install(s.regions, mem)
-	if n := r.UpTo(MaxQueues, "the number of queues"); n != uint64(len(s.rings)) && r.Err == nil {
+	if n := r.UpTo(transport.MaxQueues, "the number of queues"); n != uint64(len(s.rings)) && r.Err == nil {
 		return handover.UnfitError{Err: fmt.Errorf("it has %d queues, and this device %d: start zvhost with the same --queues", n, len(s.rings))}
 	}
 	for i := 0; i < len(s.rings) && r.Err == nil; i++ {

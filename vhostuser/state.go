@@ -1,14 +1,11 @@
 package vhostuser
 
 import (
-	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 const (
-	// MaxQueues is the most queues that the protocol can name: SET_VRING_KICK has
-	// 8 bits for the ring.
-	MaxQueues = inflight.MaxRings
 	// MaxMemSlots is how many memory regions a session holds at once, each with
 	// one descriptor and one mapping. 509 is what Linux's vhost and libvhost-user
 	// allow (VHOST_USER_MAX_RAM_SLOTS), and what QEMU wants for virtio-mem.
@@ -42,7 +39,7 @@ type state struct {
 	numRegions uint32
 	regions    [MaxMemSlots]guestmem.RegionDesc // the first numRegions count
 
-	rings [MaxQueues]ringState
+	rings [transport.MaxQueues]ringState
 }
 
 // nextLife is the life behind another one: they begin anew behind the last number, for a

@@ -12,6 +12,7 @@ import (
 
 	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // A field is a number of what encode writes, and values that it cannot have.
@@ -39,14 +40,14 @@ func keptFields(reply, pieces, regions, rings int) (fields []field) {
 	add(8, "status", 256, most)
 	add(8, "device")
 	add(8, "choices")
-	add(8, "rings named", MaxQueues+1, most)
-	add(8, "queues shown", MaxQueues+1, 1<<16, most)
+	add(8, "rings named", transport.MaxQueues+1, most)
+	add(8, "queues shown", transport.MaxQueues+1, 1<<16, most)
 	add(8, "bytes of the log")
 	add(8, "offset of the log")
 	for _, what := range []string{"descriptor of the log", "descriptor to call about it", "back channel", "record"} {
 		add(8, what, 1<<40, most)
 	}
-	add(8, "queues of the record", 0, MaxQueues+1, 1<<63, most)
+	add(8, "queues of the record", 0, transport.MaxQueues+1, 1<<63, most)
 	add(8, "room of the record", 0, inflight.MaxRingSize+1, 1<<16+64, most)
 	add(8, "regions", 0, MaxMemSlots+1, 1<<63, most)
 	for range regions {
@@ -56,7 +57,7 @@ func keptFields(reply, pieces, regions, rings int) (fields []field) {
 		add(8, "offset of a region", 1<<62, most)
 		add(8, "descriptor of a region", 0, 1<<40, most)
 	}
-	add(8, "rings", 0, MaxQueues+1, 1<<63, most)
+	add(8, "rings", 0, transport.MaxQueues+1, 1<<63, most)
 	for range rings {
 		add(8, "size of a ring", inflight.MaxRingSize+1, 1<<16+64, most)
 		add(8, "base of a ring", 1<<32, most)

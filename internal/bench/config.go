@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // RW is the kind of requests.
@@ -90,8 +90,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--bs: %d bytes: must be a multiple of 512, up to %d MiB", c.BlockBytes, MaxBlockBytes>>20)
 	case c.Depth < 1 || c.Depth > MaxDepth:
 		return fmt.Errorf("--iodepth=%d: must be 1 to %d", c.Depth, MaxDepth)
-	case c.Queues < 1 || c.Queues > vhostuser.MaxQueues:
-		return fmt.Errorf("--queues=%d: must be 1 to %d", c.Queues, vhostuser.MaxQueues)
+	case c.Queues < 1 || c.Queues > transport.MaxQueues:
+		return fmt.Errorf("--queues=%d: must be 1 to %d", c.Queues, transport.MaxQueues)
 	case c.Zones < 1:
 		return fmt.Errorf("--zones=%d: must be at least 1", c.Zones)
 	case c.Runtime <= 0:

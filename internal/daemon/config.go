@@ -19,7 +19,7 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
-	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 const (
@@ -60,7 +60,7 @@ type Config struct {
 	// Incoming leaves BlkFile to another daemon until a guest that comes from there
 	// starts its queues here.
 	Incoming bool
-	Queues   int    // request queues offered, 1 to vhostuser.MaxQueues
+	Queues   int    // request queues offered, 1 to transport.MaxQueues
 	Serial   string // at most MaxSerialBytes printable ASCII characters; empty: none
 	// Format is what BlkFile has to be; empty for whatever it is.
 	Format disk.Format
@@ -116,8 +116,8 @@ func (c *Config) Validate() error {
 		return errors.New("--socket-path and --fd exclude each other: give one")
 	case c.FD < NoFD || c.FD >= 0 && c.FD <= 2:
 		return fmt.Errorf("--fd=%d: not a socket handed over by the parent: it must be 3 or more", c.FD)
-	case c.Queues < 1 || c.Queues > vhostuser.MaxQueues:
-		return fmt.Errorf("--queues=%d: must be 1 to %d", c.Queues, vhostuser.MaxQueues)
+	case c.Queues < 1 || c.Queues > transport.MaxQueues:
+		return fmt.Errorf("--queues=%d: must be 1 to %d", c.Queues, transport.MaxQueues)
 	case strings.HasPrefix(c.SocketPath, "@"):
 		return abstract("--socket-path", c.SocketPath)
 	case strings.HasPrefix(c.ControlPath, "@"):

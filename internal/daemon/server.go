@@ -12,6 +12,7 @@ import (
 	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/vhostuser/handover"
+	"github.com/zvhost/zvhost/virtio/transport"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
@@ -128,7 +129,7 @@ func warnOfKept(log *logrus.Logger) {
 
 // server lets front-ends in, one at a time.
 type server struct {
-	dev      vhostuser.Device
+	dev      transport.Device
 	log      *logrus.Logger
 	trace    bool
 	handOver time.Duration

@@ -5,11 +5,11 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/internal/recovery"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // A process dies with requests in flight, and the front-end takes memory away before
@@ -58,7 +58,7 @@ func TestRetakenRequestsWithoutTheirMemory(t *testing.T) {
 				ring.Publish()
 
 				l := ring.Config()
-				r := vhostuser.Ring{
+				r := transport.Ring{
 					Size: size, Desc: fuzzUser + l.Desc, Avail: fuzzUser + l.Avail, Used: fuzzUser + l.Used,
 					Base: map[bool]uint32{true: recovery.PackedStart}[features != 0], Features: features, Mem: before, Call: -1, Err: -1, LogCall: -1, Life: 1,
 				}
@@ -103,7 +103,7 @@ func TestRetakenRequestsWithoutTheirMemory(t *testing.T) {
 
 // takenBy is the record of a process that has died after it took all that is in a
 // ring.
-func takenBy(t *testing.T, r vhostuser.Ring) *inflight.Record {
+func takenBy(t *testing.T, r transport.Ring) *inflight.Record {
 	t.Helper()
 	rec, err := inflight.New(1, r.Size)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
@@ -21,7 +20,7 @@ type faultiness struct {
 // line is rate-limited.
 func (w *worker) broken(err error) {
 	w.dev.errs.Error(fmt.Errorf("queue %d is broken and stands still until the front-end sets it up anew: %w", w.index, err))
-	w.dev.logMissingMemory(w.index, err)
+	w.dev.logMissingMemory(w.index, w.ring.NoMemory, err)
 	w.dev.needReset()
 	w.notify.Lock()
 	defer w.notify.Unlock()
@@ -38,16 +37,19 @@ func (d *Device) needReset() {
 	}
 }
 
-// NeedsReset implements vhostuser.Device.
+// NeedsReset implements transport.Device.
 func (d *Device) NeedsReset() bool { return d.faulty.broken.Load() }
 
 // logMissingMemory tells the operator, once in a session, of guest memory that a request
-// names and that is not there.
-func (d *Device) logMissingMemory(queue int, err error) {
+// names and that is not there, and what the transport says about it.
+func (d *Device) logMissingMemory(queue int, remedy string, err error) {
 	var missing *guestmem.MissingError
 	if !errors.As(err, &missing) || d.faulty.missing.Swap(true) {
 		return
 	}
-	d.errs.Error(fmt.Errorf("queue %d: a request names guest memory at %#x that the front-end has not shared, and fails, as all like it will: "+
-		"give every memory backend of the guest share=on, those of DIMMs that are plugged in later too, and plug in no more of them than there are memory slots (%d)", queue, missing.Addr, vhostuser.MaxMemSlots))
+	line := fmt.Errorf("queue %d: a request names guest memory at %#x that the front-end has not shared, and fails, as all like it will", queue, missing.Addr)
+	if remedy != "" {
+		line = fmt.Errorf("%w: %s", line, remedy)
+	}
+	d.errs.Error(line)
 }

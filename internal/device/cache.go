@@ -37,13 +37,13 @@ func (d *Device) noteCache() {
 	recovery.NoteCache(d.noted, note)
 }
 
-// BeginFrontEnd implements vhostuser.Device.
+// BeginFrontEnd implements transport.Device.
 func (d *Device) BeginFrontEnd() {
 	d.Blk.BeginFrontEnd()
 	d.noted = nil // it is about to be unmapped
 }
 
-// ReadConfig implements vhostuser.Device.
+// ReadConfig implements transport.Device.
 func (d *Device) ReadConfig(dst []byte, off uint32) error {
 	was := d.CacheMode()
 	err := d.Blk.ReadConfig(dst, off)
@@ -53,21 +53,21 @@ func (d *Device) ReadConfig(dst []byte, off uint32) error {
 	return err
 }
 
-// WriteConfig implements vhostuser.Device.
+// WriteConfig implements transport.Device.
 func (d *Device) WriteConfig(src []byte, off uint32) error {
 	err := d.Blk.WriteConfig(src, off)
 	d.noteCache()
 	return err
 }
 
-// SetFeatures implements vhostuser.Device.
+// SetFeatures implements transport.Device.
 func (d *Device) SetFeatures(acked uint64) error {
 	err := d.Blk.SetFeatures(acked)
 	d.noteCache()
 	return err
 }
 
-// BeginRing implements vhostuser.Device.
+// BeginRing implements transport.Device.
 func (d *Device) BeginRing(usedBefore bool) {
 	if d.Blk.BeginRing(usedBefore) {
 		d.logUnknownCacheMode()

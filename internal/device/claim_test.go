@@ -13,6 +13,7 @@ import (
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 const markAt = 1 // disk.NotedAddress
@@ -124,7 +125,7 @@ func TestQueueWithASpoiltRecord(t *testing.T) {
 	r := zonedRig(t, smallZones, 2)
 	rec := leftBehind(t, r)
 	r.dev.Adopt(rec)
-	w := &worker{dev: r.dev, index: 1, rec: rec.Ring(1), claimed: r.dev.recovery.Claimed(1), ring: vhostuser.Ring{Size: 32, Life: 1, Call: -1}}
+	w := &worker{dev: r.dev, index: 1, rec: rec.Ring(1), claimed: r.dev.recovery.Claimed(1), ring: transport.Ring{Size: 32, Life: 1, Call: -1}}
 	r.dev.recovery.Served(1)
 	mem, err := guestmem.New([]*guestmem.Region{guestmem.Heap(guestmem.RegionDesc{Size: 1 << 16, UserAddr: fuzzUser})})
 	if err != nil {

@@ -16,14 +16,14 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/internal/recovery"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // DeviceOptions are what a device has beside its disk.
 type Options struct {
-	Queues int    // request queues, 1 to vhostuser.MaxQueues
+	Queues int    // request queues, 1 to transport.MaxQueues
 	Serial string // at most 20 bytes: the answer to GET_ID
 	// SplitRings keeps packed rings from being offered.
 	SplitRings bool
@@ -44,8 +44,8 @@ type Options struct {
 	Note       func(detached bool)
 }
 
-// A Device is a virtio-blk device over a disk: what a vhost-user session
-// drives. Each started queue has a worker of its own; the session's goroutine
+// A Device is a virtio-blk device over a disk: what a door (a vhost-user session)
+// drives. Each started queue has a worker of its own; the goroutine that drives the device
 // and the workers share nothing but the disk and the features.
 type Device struct {
 	*virtio.Blk // Features, SetFeatures, Queues, ReadConfig, WriteConfig
@@ -111,8 +111,8 @@ func New(disk disk.Disk, o Options) (*Device, error) {
 // is not here. It is for the goroutine that runs sessions.
 func (d *Device) Disk() disk.Disk { return d.disk }
 
-// StartQueue implements vhostuser.Device.
-func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
+// StartQueue implements transport.Device.
+func (d *Device) StartQueue(i int, r transport.Ring) error {
 	if d.workers[i] != nil {
 		return fmt.Errorf("queue %d is started already", i)
 	}
@@ -139,7 +139,7 @@ func (d *Device) StartQueue(i int, r vhostuser.Ring) error {
 	return nil
 }
 
-// Serve implements vhostuser.Device.
+// Serve implements transport.Device.
 func (d *Device) Serve() {
 	for i, w := range d.workers {
 		if w != nil {
@@ -153,7 +153,7 @@ func (d *Device) serve(i int) {
 	d.recovery.Served(i)
 }
 
-// StopQueue implements vhostuser.Device.
+// StopQueue implements transport.Device.
 func (d *Device) StopQueue(i int, why string) (base uint32) {
 	w := d.workers[i]
 	if w == nil {
@@ -168,10 +168,10 @@ func (d *Device) StopQueue(i int, why string) (base uint32) {
 	return base
 }
 
-// Abandon implements vhostuser.Device.
+// Abandon implements transport.Device.
 func (d *Device) Abandon(dead bool) { d.abandoned.Store(dead) }
 
-// Notify implements vhostuser.Device.
+// Notify implements transport.Device.
 func (d *Device) Notify(i int, call, err int) {
 	w := d.workers[i]
 	w.hold()

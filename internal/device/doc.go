@@ -1,6 +1,6 @@
 // Package device is the virtio-blk device over a disk, with one worker for each queue.
 //
-// What lives here: the device as a session drives it (device.go) and what of it another
+// What lives here: the device as a transport drives it (device.go) and what of it another
 // process, or another host, needs to know (state.go); how it gives its disk to another
 // daemon and gets it back (release.go); the worker (worker.go), its requests (requests.go),
 // how it goes on where another process died (pickup.go), how long it looks for more before
@@ -8,9 +8,9 @@
 // with a ring that is broken (broken.go), and what waits for it to end (halt.go, overdue.go);
 // which engine does its I/O (engine.go).
 //
-// It may import vhostuser, of which it implements Device, virtio, backend, internal/recovery,
-// which it asks what may be carried out again, internal/logging and logrus. It knows no
-// socket and no door but the interface that vhostuser states.
+// It may import virtio/transport, of which it implements Device, vhostuser/inflight, virtio,
+// backend, internal/recovery, which it asks what may be carried out again, internal/logging
+// and logrus. It knows no socket and no door but the interface that virtio/transport states.
 //
 // It implements "Device Operation" of virtio's "Block Device", as far as it is about queues:
 // what a request means is package virtio's.

@@ -13,11 +13,11 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/internal/recovery"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // A front-end that connects anew to the daemon after one that died, without a
@@ -304,7 +304,7 @@ func deadDisk(t *testing.T) string {
 }
 
 // recordedRings are two rings in midstream, with a record.
-func recordedRings(t *testing.T) (rings [2]vhostuser.Ring, rec *inflight.Record) {
+func recordedRings(t *testing.T) (rings [2]transport.Ring, rec *inflight.Record) {
 	t.Helper()
 	rec, err := inflight.New(len(rings), 32)
 	if err != nil {
@@ -325,7 +325,7 @@ func untilSettled(r *inflight.Ring) {
 }
 
 // midstream is a ring in which three requests were answered, and none waits.
-func midstream(t *testing.T) vhostuser.Ring {
+func midstream(t *testing.T) transport.Ring {
 	t.Helper()
 	mem, err := guestmem.New([]*guestmem.Region{guestmem.Heap(guestmem.RegionDesc{Size: 1 << 16, UserAddr: fuzzUser})})
 	if err != nil {
@@ -343,7 +343,7 @@ func midstream(t *testing.T) vhostuser.Ring {
 		}
 		b[2] = 3 // the index
 	}
-	return vhostuser.Ring{
+	return transport.Ring{
 		Size: 32, Desc: fuzzUser + l.Desc, Avail: fuzzUser + l.Avail, Used: fuzzUser + l.Used,
 		Base: 3, Mem: mem, Kick: newEventFD(t), Call: -1, Err: -1,
 	}

@@ -16,9 +16,9 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // Guest memory of FuzzExecute, one region of 32 KiB that everything lies in.
@@ -152,7 +152,7 @@ func fuzzOnce(t *testing.T, dev *Device, fds [3]int, data []byte) {
 	}
 	layout := ring.Config()
 	start := func(base uint32) error {
-		return dev.StartQueue(0, vhostuser.Ring{
+		return dev.StartQueue(0, transport.Ring{
 			Size: fuzzSize, Desc: fuzzUser + layout.Desc, Avail: fuzzUser + layout.Avail, Used: fuzzUser + layout.Used,
 			Base: base, Features: features, Mem: mem, Kick: fds[0], Call: fds[1], Err: fds[2],
 		})

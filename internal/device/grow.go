@@ -21,7 +21,7 @@ func (w *watch) notify() (notified bool) {
 	return w.changed != nil && w.changed()
 }
 
-// Watch implements vhostuser.Device. A session begins or ends with it.
+// Watch implements transport.Device. A session begins or ends with it.
 func (d *Device) Watch(changed func() (told bool)) {
 	d.custody.logged = 0
 	d.watch.mu.Lock()

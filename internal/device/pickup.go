@@ -118,7 +118,7 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 	panic(fmt.Sprintf("daemon: a queue of an unknown format, %T", w.queue))
 }
 
-// Adopt implements vhostuser.Device.
+// Adopt implements transport.Device.
 func (d *Device) Adopt(r *inflight.Record) {
 	d.readCacheNote(r)
 	d.custody.kept = nil
@@ -130,7 +130,7 @@ func (d *Device) Adopt(r *inflight.Record) {
 	d.recovery.Adopt(r)
 }
 
-// Reset implements vhostuser.Device.
+// Reset implements transport.Device.
 func (d *Device) Reset() {
 	d.recovery.Reset()
 	d.custody.kept, d.custody.tried = nil, false
@@ -139,5 +139,5 @@ func (d *Device) Reset() {
 	d.Blk.Reset()
 }
 
-// Leave implements vhostuser.Device.
+// Leave implements transport.Device.
 func (d *Device) Leave() { d.recovery.Leave() }

@@ -8,11 +8,11 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/zvhost/zvhost/internal/foreign"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // A packedLife is a device on a packed ring, with its record, that can die between
@@ -258,7 +258,7 @@ func TestPackedRecordRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = rec.Close() }()
-			ring := vhostuser.Ring{Size: 4, Base: 0x8000_8000, Life: 3}
+			ring := transport.Ring{Size: 4, Base: 0x8000_8000, Life: 3}
 			yes := func(uint16) bool { return true }
 			if base, ids, err := rec.Ring(0).BeginPacked(ring.Start(), yes); err != nil || base != 0x8000_8000 || len(ids) != 0 {
 				t.Fatal(base, ids, err)

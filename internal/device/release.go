@@ -51,7 +51,7 @@ func (d *Device) logMove(format string, args ...any) {
 	d.lines.Logf(logrus.InfoLevel, format, args...)
 }
 
-// Release implements vhostuser.Device.
+// Release implements transport.Device.
 func (d *Device) Release() error {
 	c := &d.custody
 	if c.open == nil || c.detached {
@@ -118,7 +118,7 @@ func (d *Device) acquire() error {
 	return nil
 }
 
-// LoadState implements vhostuser.Device.
+// LoadState implements transport.Device.
 func (d *Device) LoadState(state []byte) error {
 	if d.custody.detached { // it may have grown since it was looked at
 		if err := d.lookAgain(); err != nil {

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/recovery"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // heapBytes is how much of the heap is in use.
@@ -83,7 +83,7 @@ func TestRingsHaveBoundedMemory(t *testing.T) {
 			gate.shut.Store(true)
 			before := heapBytes()
 			for i := range queues {
-				err := r.dev.StartQueue(i, vhostuser.Ring{
+				err := r.dev.StartQueue(i, transport.Ring{
 					Size: size, Desc: fuzzUser + l.Desc, Avail: fuzzUser + l.Avail, Used: fuzzUser + l.Used,
 					Base: ringStart(features), Features: features, Mem: mem, Kick: kick, Call: -1, Err: -1, LogCall: -1,
 				})

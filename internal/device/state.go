@@ -7,7 +7,7 @@ import (
 
 // What of a device another process needs to know that goes on with its session.
 
-// State implements vhostuser.Device. is tells this disk from one with other properties,
+// State implements transport.Device. is tells this disk from one with other properties,
 // in bits 32 to 63; the size of an ordinary disk stands apart from these, in bits 1 to
 // 31 in MiB, because it may grow. choices are what the driver was shown and has chosen
 // of the cache mode.
@@ -26,7 +26,7 @@ const (
 	choicesSaid   = 1 << 63   // of choices: there are some
 )
 
-// Restore implements vhostuser.Device. An older zvhost has stored what it did, in bit 0 of
+// Restore implements transport.Device. An older zvhost has stored what it did, in bit 0 of
 // is, which may have been weaker than what the driver was shown: that is not known then.
 func (d *Device) Restore(is, choices uint64) error {
 	if now, _ := d.State(); is>>32 != now>>32 || is&stateMost>>1 > now&stateMost>>1 {

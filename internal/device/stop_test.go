@@ -5,9 +5,9 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/engine"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // A queue that is to stop takes nothing more from its ring, not even the rest of what it
@@ -45,7 +45,7 @@ func TestStoppingQueueTakesNothingMore(t *testing.T) {
 				}}, nil
 			}
 			l := ring.Config()
-			if err := r.dev.StartQueue(0, vhostuser.Ring{
+			if err := r.dev.StartQueue(0, transport.Ring{
 				Size: size, Desc: fuzzUser + l.Desc, Avail: fuzzUser + l.Avail, Used: fuzzUser + l.Used,
 				Base: base, Features: features, Mem: mem, Kick: newEventFD(t), Call: -1, Err: -1, LogCall: -1,
 			}); err != nil {

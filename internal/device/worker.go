@@ -14,10 +14,10 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/recovery"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // A worker serves one queue: it takes requests off the ring in batches, hands
@@ -29,7 +29,7 @@ type worker struct {
 	index  int
 	notify sync.Mutex // guards ring.Call, ring.Err and bad, with nothing that waits
 	bad    bool       // the ring is broken
-	ring   vhostuser.Ring
+	ring   transport.Ring
 	queue  virtio.Queue
 	lane   *disk.Lane
 	// mayHaveRun says that requests which wait in the ring may have run: see refuses.
@@ -55,7 +55,7 @@ type worker struct {
 	stopped    chan struct{}
 }
 
-func newWorker(d *Device, index int, r vhostuser.Ring) *worker {
+func newWorker(d *Device, index int, r transport.Ring) *worker {
 	w := &worker{
 		dev:      d,
 		index:    index,
@@ -299,7 +299,7 @@ func (w *worker) complete(r *virtio.BlkRequest) {
 	}
 	if err != nil {
 		w.dev.failed(fmt.Errorf("queue %d: %w", w.index, err))
-		w.dev.logMissingMemory(w.index, err)
+		w.dev.logMissingMemory(w.index, w.ring.NoMemory, err)
 	}
 	written := r.Complete()
 	if w.rec != nil {

@@ -6,7 +6,7 @@
 // the cache mode (cache.go). The words in the record are memory that a front-end can write
 // to (inflight.Untrusted); they are checked here and nowhere else.
 //
-// It may import backend, virtio, vhostuser and vhostuser/inflight. It carries out nothing
+// It may import backend, virtio, virtio/transport and vhostuser/inflight. It carries out nothing
 // and logs nothing: internal/device asks it.
 //
 // It implements the tables of docs/restart.md, "Requests in flight".

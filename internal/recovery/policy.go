@@ -4,8 +4,8 @@ import (
 	"slices"
 
 	"github.com/zvhost/zvhost/backend/disk"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // A Policy decides, for one disk and the rings of its device, what may be carried out again
@@ -67,7 +67,7 @@ func (p *Policy) Released() {
 // Start decides about ring i, which starts: whether what waits in it may have run. It has
 // the record say so, before the disk is told that requests may be in flight. An error is
 // why the disk cannot be used.
-func (p *Policy) Start(i int, r *vhostuser.Ring) (mayHaveRun bool, err error) {
+func (p *Policy) Start(i int, r *transport.Ring) (mayHaveRun bool, err error) {
 	mayHaveRun = p.MayHaveRun(i, r)
 	p.records = r.Records
 	p.noteRings(i, mayHaveRun)
@@ -93,7 +93,7 @@ func (p *Policy) Stopped(i int, mayHaveRun bool) { p.unclean[i] = mayHaveRun }
 // Where there is a record it says so across processes. A process that dies must leave what
 // may have run as it was, until that is answered; and what it does to the disk must not
 // make requests look as if they may have run that have not.
-func (p *Policy) MayHaveRun(i int, r *vhostuser.Ring) bool {
+func (p *Policy) MayHaveRun(i int, r *transport.Ring) bool {
 	switch ParseNote(r.Record.Note(), p.zoned()) {
 	case NoteSettled:
 		return false

@@ -6,10 +6,10 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // errMayHaveRun is what a request gets that may have been carried out by a daemon that
@@ -21,7 +21,7 @@ const PackedStart = 0x8000_8000
 
 // inMidstream says whether a ring does not begin at its beginning: the driver has
 // been using it.
-func inMidstream(r *vhostuser.Ring) bool {
+func inMidstream(r *transport.Ring) bool {
 	if r.Features&virtio.FeatureRingPacked != 0 {
 		return r.Base != PackedStart
 	}
@@ -56,7 +56,7 @@ func ParseNote(w inflight.Untrusted, zoned bool) Note {
 // another ring shows, and a device has used entries of this one; Linux clears a new ring.
 // Where no other ring shows that, a driver that does not clear its rings may have made a
 // new one, and what it sends first is carried out.
-func wentRound(r *vhostuser.Ring) (used bool) {
+func wentRound(r *transport.Ring) (used bool) {
 	if !r.Reconnected || r.Held {
 		return false
 	}
@@ -68,7 +68,7 @@ func wentRound(r *vhostuser.Ring) (used bool) {
 }
 
 // hasUsed looks for an entry of a ring at its beginning that a device has used.
-func hasUsed(r *vhostuser.Ring) (bool, error) {
+func hasUsed(r *transport.Ring) (bool, error) {
 	nonZero := func(b byte) bool { return b != 0 }
 	if r.Features&virtio.FeatureRingPacked == 0 {
 		const head, entry = 4, 8 // flags and index, before the entries

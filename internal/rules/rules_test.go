@@ -19,9 +19,9 @@ const module = "github.com/zvhost/zvhost"
 var mayImport = map[string][]string{
 	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/disk", "backend/zone", "internal/logging"},
 
-	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery", "internal/device"},
-	"internal/device":   {"internal/recovery", "internal/logging", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight"},
-	"internal/recovery": {"backend", "backend/disk", "backend/zone", "virtio", "virtio/guestmem", "vhostuser", "vhostuser/inflight"},
+	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery", "internal/device"},
+	"internal/device":   {"internal/recovery", "internal/logging", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser/inflight"},
+	"internal/recovery": {"backend", "backend/disk", "backend/zone", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser/inflight"},
 	"internal/control":  {"backend", "backend/disk", "backend/zone", "internal/foreign"},
 	"internal/logging":  {},
 	"internal/testlog":  {"internal/logging"},
@@ -35,14 +35,16 @@ var mayImport = map[string][]string{
 	"internal/failpoint": {},
 	"internal/plant":     {},
 
-	"vhostuser":          {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault", "vhostuser/inflight", "vhostuser/handover"},
+	"vhostuser":          {"virtio/guestmem", "virtio/transport", "internal/failpoint", "internal/foreign", "internal/memfault", "vhostuser/inflight", "vhostuser/handover"},
 	"vhostuser/inflight": {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault"},
 	"vhostuser/handover": {"internal/foreign"},
-	"vhostuser/frontend": {"vhostuser", "virtio/driver", "virtio/guestmem", "internal/foreign"},
+	"vhostuser/frontend": {"vhostuser", "virtio/transport", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
 	"virtio":          {"backend/disk", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
 	"virtio/driver":   {"virtio/guestmem"},
 	"virtio/guestmem": {"internal/iovec", "internal/memfault"},
+	// What doors and devices share; the record lives with the protocol that specifies it.
+	"virtio/transport": {"virtio/guestmem", "vhostuser/inflight"},
 
 	"backend":        {"backend/plain", "internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
 	"backend/engine": {"internal/uring", "internal/iovec"},
@@ -69,7 +71,7 @@ var mayImport = map[string][]string{
 	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/control", "internal/device"},
 
 	// The device is its tests' alone: it measures any back-end.
-	"internal/bench": {"vhostuser", "vhostuser/frontend", "virtio/driver", "internal/uring", "internal/device"},
+	"internal/bench": {"vhostuser", "virtio/transport", "vhostuser/frontend", "virtio/driver", "internal/uring", "internal/device"},
 
 	"internal/powercut":  {}, // for tests
 	"internal/rules":     {},
@@ -83,7 +85,7 @@ var mayImport = map[string][]string{
 // package itself may import.
 var testOnly = []string{
 	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/disk", "backend/zone", "backend/engine",
-	"virtio/guestmem", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/control", "internal/failpoint", "internal/iovec",
+	"virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/control", "internal/failpoint", "internal/iovec",
 }
 
 // outside is what may be imported from other modules: by whom, nil for

@@ -15,6 +15,7 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // A Client speaks the protocol over one connection, message by message. It checks the
@@ -257,7 +258,7 @@ func (c *Client) SetOwner() error { return c.Set(vhostuser.SetOwner, nil) }
 // QueueNum asks how many queues there are.
 func (c *Client) QueueNum() (int, error) {
 	n, err := c.getU64(vhostuser.GetQueueNum)
-	if err == nil && n > vhostuser.MaxQueues {
+	if err == nil && n > transport.MaxQueues {
 		err = fmt.Errorf("the back-end claims %d queues, more than the protocol can name", n)
 	}
 	return int(n), err

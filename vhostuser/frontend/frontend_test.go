@@ -18,6 +18,7 @@ import (
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/driver"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 func TestMain(m *testing.M) { testleak.Main(m) }
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) { testleak.Main(m) }
 // serve starts a session on dev, and returns a client that is connected to it.
 // The session must end without an error by the end of the test, unless want
 // says what words the error has.
-func serve(t testing.TB, dev vhostuser.Device, want string) *Client {
+func serve(t testing.TB, dev transport.Device, want string) *Client {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -67,7 +68,7 @@ func serve(t testing.TB, dev vhostuser.Device, want string) *Client {
 	return c
 }
 
-func open(t testing.TB, dev vhostuser.Device, o Options) *Disk {
+func open(t testing.TB, dev transport.Device, o Options) *Disk {
 	t.Helper()
 	d, err := Open(serve(t, dev, ""), o)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
+	"github.com/zvhost/zvhost/virtio/transport"
 )
 
 // ramDisk is a block device in memory, as small as can be: one worker per queue
@@ -116,7 +117,7 @@ func (d *ramDisk) Release() error { return nil }
 type worker struct {
 	d          *ramDisk
 	notify     sync.Mutex // guards r.Call
-	r          vhostuser.Ring
+	r          transport.Ring
 	stop       int // eventfd
 	done       chan struct{}
 	next       uint16 // avail index
@@ -126,7 +127,7 @@ type worker struct {
 	availIdx   guestmem.Uint16
 }
 
-func (d *ramDisk) StartQueue(i int, r vhostuser.Ring) error {
+func (d *ramDisk) StartQueue(i int, r transport.Ring) error {
 	if d.workers[i] != nil {
 		panic(fmt.Sprintf("queue %d started twice", i))
 	}
