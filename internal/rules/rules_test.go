@@ -40,6 +40,9 @@ var mayImport = map[string][]string{
 	"vhostuser/handover": {"internal/foreign"},
 	"vhostuser/frontend": {"vhostuser", "virtio/transport", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
+	"virtiopci":           {}, // registers only: whoever serves it has socket and device
+	"virtiopci/pcidriver": {"virtio/driver"},
+
 	"virtio":          {"backend/disk", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
 	"virtio/driver":   {"virtio/guestmem"},
 	"virtio/guestmem": {"internal/iovec", "internal/memfault"},
@@ -85,7 +88,7 @@ var mayImport = map[string][]string{
 // package itself may import.
 var testOnly = []string{
 	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/disk", "backend/zone", "backend/engine",
-	"virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/control", "internal/failpoint", "internal/iovec",
+	"virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/control", "internal/failpoint", "internal/iovec", "virtiopci", "virtiopci/pcidriver",
 }
 
 // outside is what may be imported from other modules: by whom, nil for
