@@ -42,6 +42,9 @@ var mayImport = map[string][]string{
 
 	"virtiopci":           {}, // registers only: whoever serves it has socket and device
 	"virtiopci/pcidriver": {"virtio/driver"},
+	// No virtio: another device model can use it.
+	"vfiouser":        {"internal/foreign"},
+	"vfiouser/client": {"vfiouser", "internal/foreign"}, // foreign: its tests, which are a server
 
 	"virtio":          {"backend/disk", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
 	"virtio/driver":   {"virtio/guestmem"},
