@@ -38,7 +38,7 @@ var mayImport = map[string][]string{
 	"vhostuser":          {"virtio/guestmem", "virtio/transport", "internal/failpoint", "internal/foreign", "internal/memfault", "vhostuser/inflight", "vhostuser/handover"},
 	"vhostuser/inflight": {"virtio/guestmem", "internal/failpoint", "internal/foreign", "internal/memfault"},
 	"vhostuser/handover": {"internal/foreign"},
-	"vhostuser/frontend": {"vhostuser", "virtio/transport", "virtio/driver", "virtio/guestmem", "internal/foreign"},
+	"vhostuser/frontend": {"vhostuser", "virtio/transport", "virtio/blkclient", "virtio/driver", "virtio/guestmem", "internal/foreign"},
 
 	"virtiopci":           {}, // registers only: whoever serves it has socket and device
 	"virtiopci/pcidriver": {"virtio/driver"},
@@ -46,9 +46,11 @@ var mayImport = map[string][]string{
 	"vfiouser":        {"internal/foreign"},
 	"vfiouser/client": {"vfiouser", "internal/foreign"}, // foreign: its tests, which are a server
 
-	"virtio":          {"backend/disk", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
-	"virtio/driver":   {"virtio/guestmem"},
-	"virtio/guestmem": {"internal/iovec", "internal/memfault"},
+	"virtio":        {"backend/disk", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
+	"virtio/driver": {"virtio/guestmem"},
+	// The driver's disk, which front-ends of different doors share.
+	"virtio/blkclient": {"virtio/driver", "virtio/guestmem", "internal/foreign"},
+	"virtio/guestmem":  {"internal/iovec", "internal/memfault"},
 	// What doors and devices share; the record lives with the protocol that specifies it.
 	"virtio/transport": {"virtio/guestmem", "vhostuser/inflight"},
 
@@ -90,7 +92,7 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "vhostuser/frontend", "backend", "backend/disk", "backend/zone", "backend/engine",
+	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "virtio/blkclient", "vhostuser/frontend", "backend", "backend/disk", "backend/zone", "backend/engine",
 	"virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/control", "internal/failpoint", "internal/iovec", "virtiopci", "virtiopci/pcidriver",
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 	"github.com/zvhost/zvhost/virtio/transport"
 )
@@ -85,6 +86,16 @@ func (c *Client) Close() error {
 	return errors.Join(c.conn.Close(), c.sock.Close(), c.wake.Close())
 }
 
+// PeerPID is the process at the other end, as it was when it began to listen (SO_PEERCRED,
+// unix(7)); 0 if it is in a PID namespace that is not visible here.
+func (c *Client) PeerPID() (int, error) {
+	cred, err := unix.GetsockoptUcred(c.sock.Int(), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0, fmt.Errorf("who is at the other end of the socket: %w", err)
+	}
+	return int(cred.Pid), nil
+}
+
 // RefusedError is a message that the back-end understood and refused. The back-end has
 // logged the reason.
 type RefusedError struct{ Request vhostuser.Request }
@@ -93,14 +104,12 @@ func (e RefusedError) Error() string {
 	return fmt.Sprintf("the back-end refused %v (its log says why)", e.Request)
 }
 
-// ErrGone is a back-end that has closed the connection.
-var ErrGone = errors.New("the back-end has closed the connection")
-
-// ErrTimeout is a back-end that did not answer within Timeout.
-var ErrTimeout = errors.New("the back-end has not answered")
-
-// ErrInterrupted is a wait that Interrupt has ended.
-var ErrInterrupted = errors.New("interrupted")
+// The ends of a wait, see package blkclient. ErrInterrupted is a wait that Interrupt has ended.
+var (
+	ErrGone        = blkclient.ErrGone
+	ErrTimeout     = blkclient.ErrTimeout
+	ErrInterrupted = blkclient.ErrInterrupted
+)
 
 // Interrupt ends every wait for a message and, in the queues of the disk, for a request,
 // now and from now on: they fail with ErrInterrupted. The back-end does not notice it

@@ -6,15 +6,38 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
 
+// What a disk has over every transport is package blkclient's.
+type (
+	Queue       = blkclient.Queue
+	Request     = blkclient.Request
+	Segment     = blkclient.Segment
+	StatusError = blkclient.StatusError
+	Memory      = blkclient.Memory
+	Region      = blkclient.Region
+)
+
+// The start of the guest's memory in its two address spaces.
+const (
+	GuestBase = blkclient.GuestBase
+	UserBase  = blkclient.UserBase
+)
+
+// ErrFeatures is a device that does not accept the features.
+var ErrFeatures = blkclient.ErrFeatures
+
+// Status is the status in err, see blkclient.Status.
+func Status(err error) byte { return blkclient.Status(err) }
+
+// NewRegion makes a piece of guest memory, see blkclient.NewRegion.
+func NewRegion(d guestmem.RegionDesc) (*Region, error) { return blkclient.NewRegion(d) }
+
 // AllFeatures is every feature that this driver can use.
-const AllFeatures = driver.FeatureVersion1 | driver.FeatureEventIdx | driver.FeatureIndirectDesc | driver.FeatureRingPacked |
-	driver.BlkSizeMax | driver.BlkSegMax | driver.BlkRO | driver.BlkBlkSize | driver.BlkFlush | driver.BlkTopology |
-	driver.BlkConfigWCE | driver.BlkMQ | driver.BlkDiscard | driver.BlkWriteZeroes | driver.BlkSecureErase | driver.BlkZoned |
-	vhostuser.FeatureProtocol
+const AllFeatures = blkclient.AllFeatures | vhostuser.FeatureProtocol
 
 // Options configure the front-end. The zero value is valid.
 type Options struct {
@@ -28,58 +51,32 @@ type Options struct {
 	Packed bool
 	// Inflight asks for a record of requests in flight, so that Reconnect can continue
 	// them.
-	Inflight  bool
-	Queues    int    // how many to start; 0: 1
-	QueueSize uint16 // descriptors in each, a power of two in split rings; 0: 128
-	// Depth is how many requests each queue has; 0: QueueSize/4, at least 1. They fit into
-	// the ring at once if INDIRECT_DESC was accepted, or QueueSize is 3 times as large.
-	Depth       int
-	BufferBytes int // most data of one request; 0: 64 KiB
-	// SegmentBytes is the most data in one descriptor; 0: as much as the disk
-	// allows.
+	Inflight bool
+
+	// The others are those of blkclient.Options.
+	Queues       int
+	QueueSize    uint16
+	Depth        int
+	BufferBytes  int
 	SegmentBytes int
-	// Timeout is the initial Queue.Timeout; 0: 30 seconds, below 0: none.
-	Timeout time.Duration
+	Timeout      time.Duration
 }
 
-func (o Options) withDefaults() Options {
-	if o.Queues == 0 {
-		o.Queues = 1
-	}
-	if o.QueueSize == 0 {
-		o.QueueSize = 128
-	}
-	if o.Depth == 0 {
-		o.Depth = max(1, int(o.QueueSize)/4)
-	}
-	if o.BufferBytes == 0 {
-		o.BufferBytes = 64 << 10
-	}
-	switch {
-	case o.Timeout == 0:
-		o.Timeout = 30 * time.Second
-	case o.Timeout < 0:
-		o.Timeout = 0
-	}
-	return o
+// common are the options that do not depend on the transport.
+func (o Options) common() blkclient.Options {
+	return blkclient.Options{
+		Without: o.Without, Packed: o.Packed, Queues: o.Queues, QueueSize: o.QueueSize, Depth: o.Depth,
+		BufferBytes: o.BufferBytes, SegmentBytes: o.SegmentBytes, Timeout: o.Timeout,
+	}.WithDefaults()
 }
 
 // A Disk is a back-end's disk in use: negotiated, with memory and queues.
 type Disk struct {
-	Client   *Client
-	Offered  uint64 // features of the back-end
-	Features uint64 // features accepted
-	Queues   int    // queues that the back-end has
-	// Config is the configuration space; zero if the back-end has none, ConfigBytes its
-	// length.
-	Config      driver.BlkConfig
-	ConfigBytes int
-	Memory      *Memory
+	*blkclient.Disk
+	Client *Client
 
-	opt          Options
-	queues       []*Queue
-	segmentBytes int
-	inflight     *Inflight
+	opt      Options
+	inflight *Inflight
 }
 
 // Virtio device status bits ("Device Status Field").
@@ -90,31 +87,31 @@ const (
 	statusFeaturesOK  = 8
 )
 
-// ErrFeatures is a device that does not accept the features.
-var ErrFeatures = errors.New("the device does not take these features")
-
 // Open makes a disk of c, which it owns, in the order of QEMU and of a driver: negotiation,
 // configuration, memory, queues. On an error c is closed.
 func Open(c *Client, o Options) (*Disk, error) {
-	d := &Disk{Client: c, opt: o.withDefaults()}
-	if err := firstError(d.negotiate, d.readConfig, d.acceptFeatures, d.shareMemory, d.keepInflight, d.startQueues); err != nil {
+	common := o.common()
+	o.Queues, o.QueueSize, o.BufferBytes = common.Queues, common.QueueSize, common.BufferBytes
+	d := &Disk{Client: c, opt: o}
+	d.Disk = blkclient.New(link{d}, common)
+	err := firstError(d.negotiate, d.readConfig, d.acceptFeatures, d.Allocate, d.share, d.keepInflight,
+		func() error { return d.start(func(q *Queue) uint32 { return q.Ring().Base() }) })
+	if err != nil {
 		return nil, errors.Join(err, d.Abandon())
 	}
 	return d, nil
 }
 
-func (d *Disk) negotiate() (err error) {
+func (d *Disk) negotiate() error {
 	c := d.Client
-	if d.Offered, err = c.Features(); err != nil {
+	offered, err := c.Features()
+	if err != nil {
 		return err
 	}
-	d.Features = d.Offered & AllFeatures &^ d.opt.Without
-	if !d.opt.Packed {
-		d.Features &^= driver.FeatureRingPacked
-	} else if d.Features&driver.FeatureRingPacked == 0 {
-		return errors.New("the back-end offers no packed rings")
+	if err := d.Choose(offered, vhostuser.FeatureProtocol); err != nil {
+		return err
 	}
-	d.Queues = 1
+	queues := 1
 	if d.Features&vhostuser.FeatureProtocol != 0 {
 		p, err := c.ProtocolFeatures()
 		if err != nil {
@@ -125,12 +122,12 @@ func (d *Disk) negotiate() (err error) {
 		}
 	}
 	if c.Protocol&vhostuser.ProtocolMQ != 0 {
-		if d.Queues, err = c.QueueNum(); err != nil {
+		if queues, err = c.QueueNum(); err != nil {
 			return err
 		}
 	}
-	if d.opt.Queues > d.Queues {
-		return fmt.Errorf("the back-end has %d queues, %d are too many", d.Queues, d.opt.Queues)
+	if err := d.SetQueues(queues); err != nil {
+		return err
 	}
 	return c.SetOwner()
 }
@@ -138,32 +135,22 @@ func (d *Disk) negotiate() (err error) {
 // readConfig reads the configuration space: a back-end without zones may have only its
 // first 60 bytes.
 func (d *Disk) readConfig() error {
-	d.segmentBytes = d.opt.BufferBytes
-	if d.Client.Protocol&vhostuser.ProtocolConfig != 0 {
-		space := make([]byte, driver.BlkConfigBytes)
-		for _, n := range []uint32{driver.BlkConfigBytes, 60} {
-			b, err := d.Client.Config(0, n)
-			if errors.As(err, new(RefusedError)) && n > 60 {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			d.ConfigBytes = copy(space, b)
-			break
+	if d.Client.Protocol&vhostuser.ProtocolConfig == 0 {
+		return nil
+	}
+	var space []byte
+	for _, n := range []uint32{driver.BlkConfigBytes, 60} {
+		b, err := d.Client.Config(0, n)
+		if errors.As(err, new(RefusedError)) && n > 60 {
+			continue
 		}
-		var err error
-		if d.Config, err = driver.ParseBlkConfig(space); err != nil {
+		if err != nil {
 			return err
 		}
-		if n := int(d.Config.SizeMax); n > 0 && d.Features&driver.BlkSizeMax != 0 {
-			d.segmentBytes = min(d.segmentBytes, n)
-		}
+		space = b
+		break
 	}
-	if n := d.opt.SegmentBytes; n > 0 {
-		d.segmentBytes = min(d.segmentBytes, n)
-	}
-	return nil
+	return d.ReadConfig(space)
 }
 
 // acceptFeatures is steps 1 to 6 of "Device Initialization".
@@ -189,54 +176,21 @@ func (d *Disk) acceptFeatures() error {
 	return err
 }
 
-// shareMemory creates the guest memory that the queues need.
-func (d *Disk) shareMemory() (err error) {
-	o := d.opt
-	segments := (o.BufferBytes + d.segmentBytes - 1) / d.segmentBytes
-	if most := int(d.Config.SegMax); d.Features&driver.BlkSegMax != 0 && most != 0 && segments > most {
-		return fmt.Errorf("requests of %d bytes in segments of %d have %d of them, the disk allows %d", o.BufferBytes, d.segmentBytes, segments, most)
-	}
-	// Each allocation rounded up to pages of 4096 bytes is more than enough.
-	request := roundUp(o.BufferBytes) + roundUp(driver.BlkScratchBytes) + roundUp(16*(segments+2))
-	queue := roundUp(int(driver.RingBytes(o.QueueSize))) + o.Depth*request
-	if d.Memory, err = NewMemory(uint64(o.Queues * queue)); err != nil {
-		return err
-	}
-	return d.shareAgain()
-}
-
-// shareAgain shares the existing memory.
-func (d *Disk) shareAgain() error {
+// share shares the guest memory.
+func (d *Disk) share() error {
 	if d.Client.Protocol&vhostuser.ProtocolConfigureMemSlots != 0 {
 		return d.Client.AddRegion(d.Memory.Region)
 	}
 	return d.Client.SetMemTable(d.Memory.Region)
 }
 
-func roundUp(n int) int { return (n + 4095) &^ 4095 }
-
-func (d *Disk) startQueues() error {
-	for i := range d.opt.Queues {
-		q, err := newQueue(d, i)
-		if err != nil {
-			return err
-		}
-		d.queues = append(d.queues, q)
-		if err := q.start(q.ring.Base()); err != nil {
-			return err
-		}
-	}
-	if d.Client.Protocol&vhostuser.ProtocolStatus == 0 {
-		return nil
+// start starts all queues, each where base says.
+func (d *Disk) start(base func(*Queue) uint32) error {
+	if err := d.Start(base); err != nil || d.Client.Protocol&vhostuser.ProtocolStatus == 0 {
+		return err
 	}
 	return d.Client.SetStatus(statusAcknowledge | statusDriver | statusFeaturesOK | statusDriverOK)
 }
-
-// Packed reports whether the rings are packed.
-func (d *Disk) Packed() bool { return d.Features&driver.FeatureRingPacked != 0 }
-
-// Queue returns queue i of those that were started.
-func (d *Disk) Queue(i int) *Queue { return d.queues[i] }
 
 // AddRegion adds a region to the guest's memory beside Memory, for tests.
 func (d *Disk) AddRegion(desc guestmem.RegionDesc) (*Region, error) {
@@ -250,31 +204,53 @@ func (d *Disk) AddRegion(desc guestmem.RegionDesc) (*Region, error) {
 	return r, nil
 }
 
-// Close stops the queues, disconnects, and releases everything. Requests in flight are
-// answered first, but the caller does not get the answers.
-func (d *Disk) Close() error {
-	var err error
-	for _, q := range d.queues {
-		_, e := q.Stop()
-		err = errors.Join(err, e)
-	}
-	return errors.Join(err, d.Abandon())
+// link is what the queues of a disk use.
+type link struct{ d *Disk }
+
+func (t link) StartQueue(q *Queue, base uint32) error {
+	c, i := t.d.Client, q.Index()
+	return firstError(
+		func() error { return c.SetVringNum(i, q.Ring().Config().Size) },
+		func() error { return c.SetVringBase(i, base) },
+		func() error { return c.SetVring(t.d.addr(q)) },
+		func() error { return c.SetVringCall(i, q.CallFD()) },
+		func() error { return c.SetVringKick(i, q.KickFD()) },
+		func() error {
+			if t.d.Features&vhostuser.FeatureProtocol == 0 {
+				return nil // it is enabled already
+			}
+			return c.SetVringEnable(i, true)
+		},
+	)
 }
 
-// Abandon disconnects as a front-end does that was killed: the connection ends whatever is
-// in flight. The back-end may continue to write to the memory that it has mapped, without
-// effect.
-func (d *Disk) Abandon() error {
-	err := d.Client.Close()
-	for _, q := range d.queues {
-		err = errors.Join(err, q.close())
-	}
-	d.queues = nil
-	err = errors.Join(err, d.inflight.Close())
-	d.inflight = nil
-	if d.Memory != nil {
-		err = errors.Join(err, d.Memory.Close())
-		d.Memory = nil
-	}
+func (t link) StopQueue(q *Queue) (base uint32, err error) {
+	return t.d.Client.VringBase(q.Index())
+}
+
+func (t link) Notify(q *Queue) error { return q.SignalKick() }
+
+func (t link) Watch() (conn, interrupt int) {
+	return t.d.Client.sock.Int(), t.d.Client.wake.Int()
+}
+
+func (t link) Disconnect() error {
+	err := errors.Join(t.d.Client.Close(), t.d.inflight.Close())
+	t.d.inflight = nil
 	return err
+}
+
+// addr is the message with the addresses of a queue's ring.
+func (d *Disk) addr(q *Queue) vhostuser.VringAddr {
+	m, l := d.Memory, q.Ring().Config()
+	return vhostuser.VringAddr{Index: uint32(q.Index()), Desc: m.UserAddr(l.Desc), Avail: m.UserAddr(l.Avail), Used: m.UserAddr(l.Used)}
+}
+
+func firstError(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

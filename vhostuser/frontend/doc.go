@@ -2,12 +2,12 @@
 // and block driver at once, for tests and for the benchmark. It works with any vhost-user-blk
 // back-end.
 //
-// Contents, from the bottom up: the guest's memory in a memfd (memory.go), the protocol's
-// messages one by one (client.go, rings.go), a queue with requests in flight (queue.go, spin.go),
-// the block requests with an answer each (requests.go), and the whole setup from a connection to
-// a disk ready for use (disk.go).
+// Contents, from the bottom up: the protocol's messages one by one (client.go, rings.go, log.go,
+// state.go), the record of requests in flight, with which a disk continues over another connection
+// (inflight.go), and the whole setup from a connection to a disk ready for use (disk.go). Memory,
+// queues and requests are package virtio/blkclient's.
 //
-// It may import vhostuser, internal/foreign, virtio/driver, virtio/guestmem and
+// It may import vhostuser, internal/foreign, virtio/blkclient, virtio/driver, virtio/guestmem and
 // golang.org/x/sys/unix. It shares no state with the back-end that it talks to, even in one
 // process: everything goes through the socket, the memfd and the eventfds.
 //

@@ -175,7 +175,7 @@ func testRequests(t *testing.T, d *Disk, q *Queue) {
 		}
 	}
 	err = q.Read(got, math.MaxUint32)
-	if want := (StatusError{driver.TypeIn, math.MaxUint32, driver.StatusIOErr}); !errors.Is(err, want) || !strings.Contains(err.Error(), "IOERR") {
+	if want := (StatusError{Type: driver.TypeIn, Sector: math.MaxUint32, Status: driver.StatusIOErr}); !errors.Is(err, want) || !strings.Contains(err.Error(), "IOERR") {
 		t.Fatalf("read outside: %v", err)
 	}
 	if err := q.Zone(99, 0); Status(err) != driver.StatusUnsupp {

@@ -75,7 +75,7 @@ func (d *Disk) Reconnect(c *Client) error {
 			return nil
 		}
 		return c.SetInflight(d.inflight)
-	}, func(q *Queue) uint32 { return q.ring.Rewound() })
+	}, func(q *Queue) uint32 { return q.Ring().Rewound() })
 }
 
 // Move continues the disk over c, a connection to another back-end of it, as a machine does
@@ -87,7 +87,7 @@ func (d *Disk) Move(c *Client, bases []uint32) (was *Client, err error) {
 	err = d.goOn(c, func() error {
 		old := d.inflight
 		return errors.Join(d.keepInflight(), old.Close())
-	}, func(q *Queue) uint32 { return bases[q.index] })
+	}, func(q *Queue) uint32 { return bases[q.Index()] })
 	if err != nil {
 		d.Client = was
 		return nil, err
@@ -99,14 +99,5 @@ func (d *Disk) Move(c *Client, bases []uint32) (was *Client, err error) {
 // base returns where a queue continues.
 func (d *Disk) goOn(c *Client, record func() error, base func(*Queue) uint32) error {
 	d.Client = c
-	err := firstError(d.negotiate, d.acceptFeatures, d.shareAgain, record)
-	for _, q := range d.queues {
-		if err == nil {
-			err = q.start(base(q))
-		}
-	}
-	if err == nil && c.Protocol&vhostuser.ProtocolStatus != 0 {
-		err = c.SetStatus(statusAcknowledge | statusDriver | statusFeaturesOK | statusDriverOK)
-	}
-	return err
+	return firstError(d.negotiate, d.acceptFeatures, d.share, record, func() error { return d.start(base) })
 }

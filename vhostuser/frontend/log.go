@@ -67,9 +67,9 @@ func (l *DirtyLog) set(on bool) error {
 	if err := d.Client.SetFeatures(features); err != nil {
 		return err
 	}
-	for _, q := range d.queues {
-		a := q.addr()
-		a.Flags, a.Log = flags, q.ring.Config().Used
+	for i := range d.Started() {
+		a := d.addr(d.Queue(i))
+		a.Flags, a.Log = flags, d.Queue(i).Ring().Config().Used
 		if err := d.Client.SetVring(a); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zvhost/zvhost/vhostuser"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
@@ -48,6 +49,7 @@ func TestAsync(t *testing.T) {
 // async writes and reads 3000 blocks of the zone at sector from.
 func async(q *Queue, from uint64) error {
 	done := make([]*Request, 4)
+	place := map[*Request]uint64{}
 	sent, back := 0, 0
 	for back < 3000 {
 		for sent < 3000 {
@@ -57,7 +59,10 @@ func async(q *Queue, from uint64) error {
 			}
 			// Each buffer has its own sector, so that it is clear what it reads.
 			r.Tag = uint64(sent)
-			r.Sector = from + r.index
+			if _, ok := place[r]; !ok {
+				place[r] = uint64(len(place))
+			}
+			r.Sector = from + place[r]
 			r.Type = driver.TypeOut
 			r.SetLen(512)
 			for i := range r.Data {
@@ -177,7 +182,7 @@ func TestQueueLimits(t *testing.T) {
 			t.Fatalf("request %d: %v", i, err)
 		}
 	}
-	if err := q.Do(held[4]); !errors.Is(err, errBusy) {
+	if err := q.Do(held[4]); !errors.Is(err, blkclient.ErrBusy) {
 		t.Fatalf("Do beside others: %v", err)
 	}
 	check(t, q.Kick())
@@ -192,7 +197,7 @@ func TestQueueLimits(t *testing.T) {
 	check(t, q.Do(held[4]))
 	for r := q.Get(); r != nil; r = q.Get() {
 	}
-	if err := q.Flush(); !errors.Is(err, errBusy) {
+	if err := q.Flush(); !errors.Is(err, blkclient.ErrBusy) {
 		t.Fatalf("no request is free: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package frontend
+package blkclient
 
 import (
 	"bytes"
@@ -35,13 +35,14 @@ func Status(err error) byte {
 	return driver.StatusNone
 }
 
-var errBusy = errors.New("other requests are in flight")
+// ErrBusy is a queue that cannot make a request alone, since others are in flight.
+var ErrBusy = errors.New("other requests are in flight")
 
 // Do sends r, waits for its answer, and returns a StatusError if its status is not OK. The
 // caller owns r afterwards, as before.
 func (q *Queue) Do(r *Request) error {
 	if q.inFlight != 0 {
-		return fmt.Errorf("queue %d: %w", q.index, errBusy)
+		return fmt.Errorf("queue %d: %w", q.index, ErrBusy)
 	}
 	if err := q.Submit(r); err != nil {
 		return err
@@ -67,7 +68,7 @@ func (q *Queue) do(typ uint32, sector uint64, n int, fill func([]byte), use func
 	}
 	r := q.Get()
 	if r == nil {
-		return fmt.Errorf("queue %d: %w", q.index, errBusy)
+		return fmt.Errorf("queue %d: %w", q.index, ErrBusy)
 	}
 	defer q.Put(r)
 	r.Type, r.Sector = typ, sector

@@ -1,4 +1,4 @@
-package frontend
+package blkclient
 
 import (
 	"errors"
@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/foreign"
-	"github.com/zvhost/zvhost/vhostuser"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -122,51 +121,22 @@ func (q *Queue) close() error {
 	return errors.Join(q.kick.Close(), q.call.Close())
 }
 
-// start sets the queue up in the back-end, to continue at base.
-func (q *Queue) start(base uint32) error {
-	c, l := q.d.Client, q.ring.Config()
-	return firstError(
-		func() error { return c.SetVringNum(q.index, l.Size) },
-		func() error { return c.SetVringBase(q.index, base) },
-		func() error { return c.SetVring(q.addr()) },
-		func() error { return c.SetVringCall(q.index, q.call.Int()) },
-		func() error { return c.SetVringKick(q.index, q.kick.Int()) },
-		func() error {
-			if q.d.Features&vhostuser.FeatureProtocol == 0 {
-				return nil // it is enabled already
-			}
-			return c.SetVringEnable(q.index, true)
-		},
-	)
-}
-
-// addr is the message with the ring's addresses.
-func (q *Queue) addr() vhostuser.VringAddr {
-	m, l := q.d.Memory, q.ring.Config()
-	return vhostuser.VringAddr{Index: uint32(q.index), Desc: m.UserAddr(l.Desc), Avail: m.UserAddr(l.Avail), Used: m.UserAddr(l.Used)}
-}
-
-func firstError(steps ...func() error) error {
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Stop stops the queue in the back-end, which first answers what it has popped. Poll still
 // returns those answers. Stop returns where the back-end would have continued.
-func (q *Queue) Stop() (base uint32, err error) { return q.d.Client.VringBase(q.index) }
+func (q *Queue) Stop() (base uint32, err error) { return q.d.transport.StopQueue(q) }
 
 // Start starts a stopped queue again, at the base that Stop returned.
-func (q *Queue) Start(base uint32) error { return q.start(base) }
+func (q *Queue) Start(base uint32) error { return q.d.transport.StartQueue(q, base) }
 
 // Ring is the driver's ring under the queue, for tests that add chains of their own; no
 // request may be in flight meanwhile.
 func (q *Queue) Ring() *driver.Ring { return q.ring }
 
-// KickFD and CallFD lend the eventfds out.
+// Index is which queue of the device it is.
+func (q *Queue) Index() int { return q.index }
+
+// KickFD and CallFD lend the eventfds out. A transport that has a notification of its own does not
+// use the first one.
 func (q *Queue) KickFD() int { return q.kick.Int() }
 
 // CallFD lends the eventfd with which the back-end wakes this queue.
@@ -221,10 +191,16 @@ func (q *Queue) Kick() error {
 // wake kicks the device, whether it wants a kick or not.
 func (q *Queue) wake() error {
 	q.Kicks++
-	if _, err := unix.Write(q.kick.Int(), q.one[:]); err != nil {
+	if err := q.d.transport.Notify(q); err != nil {
 		return fmt.Errorf("queue %d: kick: %w", q.index, err)
 	}
 	return nil
+}
+
+// SignalKick writes to the kick eventfd.
+func (q *Queue) SignalKick() error {
+	_, err := unix.Write(q.kick.Int(), q.one[:])
+	return err
 }
 
 // Poll returns answered requests in done, at most len(done), without waiting. They are not
@@ -277,10 +253,11 @@ func (q *Queue) sleep() error {
 		timeout = int(q.Timeout.Milliseconds())
 	}
 	for {
+		conn, interrupt := q.d.transport.Watch()
 		q.poll = [3]unix.PollFd{
 			{Fd: int32(q.call.Int()), Events: unix.POLLIN},
-			{Fd: int32(q.d.Client.sock.Int()), Events: unix.POLLRDHUP},
-			{Fd: int32(q.d.Client.wake.Int()), Events: unix.POLLIN},
+			{Fd: int32(conn), Events: unix.POLLRDHUP},
+			{Fd: int32(interrupt), Events: unix.POLLIN},
 		}
 		n, err := unix.Poll(q.poll[:], timeout)
 		switch {
