@@ -238,3 +238,9 @@ func (f *Function) Wait() {
 	}
 	f.settle()
 }
+
+// Resetting says whether a reset of the device has begun and not ended.
+func (f *Function) Resetting() bool {
+	f.settle()
+	return f.resetting != nil
+}

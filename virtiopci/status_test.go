@@ -149,6 +149,9 @@ func TestResetTakesTime(t *testing.T) {
 	r.run(FeatureVersion1)
 	r.put(comStatus, 1, 0)
 	r.wantStatus(15)
+	if !r.Resetting() {
+		t.Error("no reset is under way")
+	}
 	before := r.common()
 	r.put(comStatus, 1, 0)
 	r.put(comStatus, 1, 1)
@@ -175,6 +178,9 @@ func TestResetTakesTime(t *testing.T) {
 	r.wantCalls()
 	close(hold)
 	await(t, "end of the reset", func() bool { return r.get(comStatus, 1) == 0 })
+	if r.Resetting() {
+		t.Error("the reset has not ended")
+	}
 	r.wantCalls("stop 0", "stop 1", "reset")
 	r.run(FeatureVersion1)
 	r.Reset()
