@@ -25,7 +25,8 @@ func newBench() *cobra.Command {
 		Long: `Connects to a back-end as a virtual machine would, keeps requests in flight, and prints
 the number of answered requests, their latency, and the processor time of the back-end
 and of itself. The back-end may be any vhost-user-blk back-end: zvhost serve, or
-qemu-storage-daemon.
+qemu-storage-daemon. With --vfio-user it connects to a vfio-user server of a virtio block
+device instead, such as zvhost serve --vfio-user.
 
 Writes replace the data on the disk. On a zoned disk the first --zones sequential zones
 are reset, written, and reset again when they are full. append keeps --iodepth requests
@@ -41,6 +42,7 @@ comparison with a back-end over it.`,
 		Example: `  zvhost bench --socket-path /run/vm1.sock
   zvhost bench --socket-path /run/vm1.sock --rw randwrite --bs 4k --iodepth 1 --runtime 30s
   zvhost bench --socket-path /run/vm1.sock --rw append --zones 16
+  zvhost bench --vfio-user /run/vm1.vfio --iodepth 1
   zvhost bench --blk-file disk.raw --cache=direct --rw randwrite
   zvhost bench --socket-path /run/vm1.sock --rw read --bs 1M --queues 2 --poll --json`,
 		Args: noArgs,
@@ -77,6 +79,7 @@ comparison with a back-end over it.`,
 	fs := cmd.Flags()
 	fs.SortFlags = false
 	fs.StringVar(&c.SocketPath, "socket-path", "", "measure the back-end that listens on this UNIX `PATH`")
+	fs.StringVar(&c.VFIOUser, "vfio-user", "", "measure the vfio-user server that listens on this UNIX `PATH`")
 	fs.StringVar(&c.File, "blk-file", "", "measure this `FILE` or block device itself, without a back-end")
 	fs.StringVar(&cache, "cache", cache, "with --blk-file: page cache `MODE`, direct (bypass it) or buffered")
 	fs.StringVar(&rw, "rw", rw, "`KIND` of requests: read, write, randread, randwrite, append, report")

@@ -9,6 +9,7 @@ import (
 
 var (
 	socketFlag      = flag.String("socket", "", "run against the disk that is served on this socket, and erase it, instead of own daemons")
+	vfioFlag        = flag.String("vfio-user", "", "the same, with a vfio-user server on this socket")
 	controlFlag     = flag.String("control", "", "with -socket: the daemon's control socket, by which zones are put out of service")
 	imageFlag       = flag.String("image", "", "with -socket: the image that is served, to read the zone table from")
 	sampleFlag      = flag.Bool("sample", false, "with -socket: read samples of what zones hold, for large zones and slow disks (see Served.Sample)")

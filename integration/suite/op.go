@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/zvhost/zvhost/internal/zonemodel"
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -123,7 +123,7 @@ func (o *Op) room() uint64 {
 }
 
 // dress makes r carry o; fill tells its data from all other.
-func (o *Op) dress(r *frontend.Request, fill uint64) {
+func (o *Op) dress(r *blkclient.Request, fill uint64) {
 	r.Type, r.Sector = o.Type, o.Sector
 	r.LinuxFooter = fill&1 != 0 // the specification's one is shorter
 	r.SetLen(int(o.room()))

@@ -181,7 +181,7 @@ func (d *draw) want(t *rapid.T, err error) {
 // play plays a random script.
 func (h *hunt) play(t *rapid.T) {
 	setup := Setup{Queues: 4}
-	if *socketFlag == "" {
+	if !elsewhere() {
 		setup = drawSetup(t)
 	}
 	served, err := h.target(setup)

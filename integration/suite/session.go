@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/zvhost/zvhost/internal/zonemodel"
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -112,7 +112,7 @@ func (s *Session) exchange(ops []*Op) error {
 			}
 		}
 	}
-	var done [depth]*frontend.Request
+	var done [depth]*blkclient.Request
 	for n := range sent {
 		q := s.disk.Queue(n)
 		for sent[n] > 0 {
@@ -134,7 +134,7 @@ func (s *Session) exchange(ops []*Op) error {
 }
 
 // take notes the outcome.
-func (o *Op) take(r *frontend.Request) {
+func (o *Op) take(r *blkclient.Request) {
 	o.status, o.at, o.written = zonemodel.Status(r.Status), r.AppendSector, r.Written
 	if driver.DataIsWritten(o.Type) && o.status == zonemodel.OK {
 		o.got = append([]byte(nil), r.Data...)

@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/internal/zonemodel"
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -25,7 +25,7 @@ type Setup struct {
 	// ReadOnly asks for a read-only disk that has seen use.
 	ReadOnly bool
 	// Without are features not to take although they are offered, see
-	// frontend.Options.
+	// blkclient.Options.
 	Without uint64
 	Packed  bool // with packed rings
 }
@@ -36,8 +36,8 @@ type Target func(s Setup) (*Served, error)
 
 // Served is a disk that is served. It may have been used before.
 type Served struct {
-	// Connect connects one front-end after the other.
-	Connect func() (*frontend.Client, error)
+	// Open opens the disk for one front-end after the other.
+	Open func(o blkclient.Options) (*blkclient.Disk, error)
 	// Serial is what the disk has to answer to GET_ID; empty where nobody knows.
 	Serial string
 	// SetState puts a zone where no guest can put it, read-only or offline, and
@@ -74,7 +74,7 @@ type Session struct {
 	Patient bool
 
 	served   *Served
-	disk     *frontend.Disk
+	disk     *blkclient.Disk
 	buffer   int              // bytes that a request may have
 	fills    uint64           // of data, so that no two are alike
 	suspects map[int][]uint64 // zones whose data is to be looked at, and places there
@@ -93,7 +93,7 @@ const (
 // and looks whether that is what is wanted.
 func Open(served *Served, want Setup) (*Session, error) {
 	s := &Session{served: served, suspects: make(map[int][]uint64)}
-	probe, err := s.connect(frontend.Options{Without: want.Without, Packed: want.Packed})
+	probe, err := served.Open(blkclient.Options{Without: want.Without, Packed: want.Packed})
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func Open(served *Served, want Setup) (*Session, error) {
 	room := (m.ZoneSectors+2*uint64(m.BlockBytes)/zonemodel.SectorBytes)*zonemodel.SectorBytes + driver.ReportHeaderBytes
 	room = max(room, driver.ReportHeaderBytes+uint64(len(m.Zones)+1)*driver.ZoneDescriptorBytes)
 	s.buffer = int(min(room, maxBuffer)+4095) &^ 4095
-	s.disk, err = s.connect(frontend.Options{
+	s.disk, err = served.Open(blkclient.Options{
 		Queues: queues, QueueSize: 512, BufferBytes: s.buffer, Depth: depth, Without: want.Without, Packed: want.Packed,
 		// Many vectors, but not more than a disk takes.
 		SegmentBytes: max(4096, (s.buffer/48+4095)&^4095),
@@ -133,17 +133,9 @@ func Open(served *Served, want Setup) (*Session, error) {
 	return s, nil
 }
 
-func (s *Session) connect(o frontend.Options) (*frontend.Disk, error) {
-	c, err := s.served.Connect()
-	if err != nil {
-		return nil, err
-	}
-	return frontend.Open(c, o)
-}
-
 // look resets all zones of a disk that is not read-only, takes those back into service that it can, and
 // makes a model of what the disk says of itself.
-func look(served *Served, d *frontend.Disk) (*zonemodel.Model, error) {
+func look(served *Served, d *blkclient.Disk) (*zonemodel.Model, error) {
 	c := d.Config
 	if d.Features&driver.BlkZoned == 0 || c.ZoneSectors == 0 {
 		return nil, errors.New("the disk is not zoned")
@@ -193,7 +185,7 @@ func look(served *Served, d *frontend.Disk) (*zonemodel.Model, error) {
 }
 
 // restoreAll takes zones back into service that a run before has left out of it.
-func restoreAll(served *Served, d *frontend.Disk) error {
+func restoreAll(served *Served, d *blkclient.Disk) error {
 	zones, err := d.Queue(0).ReportAll()
 	if err != nil || served.SetState == nil {
 		return err

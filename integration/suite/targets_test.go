@@ -20,8 +20,10 @@ import (
 	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
 	"github.com/zvhost/zvhost/internal/zonemodel"
+	vfiofront "github.com/zvhost/zvhost/vfiouser/frontend"
 	"github.com/zvhost/zvhost/vhostuser"
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	vhostfront "github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -54,29 +56,60 @@ var setups = map[string]Setup{
 
 // target is where the tests have their disks from.
 func target() Target {
-	if *socketFlag != "" {
-		return atSocket(*socketFlag)
+	switch {
+	case *socketFlag != "":
+		return served(overVhostUser(*socketFlag))
+	case *vfioFlag != "":
+		return served(overVFIOUser(*vfioFlag))
 	}
 	return ownDaemon
 }
 
+// elsewhere says that the target is served already, by a process that is none of ours.
+func elsewhere() bool { return *socketFlag != "" || *vfioFlag != "" }
+
 // here are the setups that make sense with the target: one that has its disk
 // already has one.
 func here() map[string]Setup {
-	if *socketFlag != "" {
+	if elsewhere() {
 		return map[string]Setup{"what is served": {Queues: 4}}
 	}
 	return setups
 }
 
-// atSocket is the target of whatever is served on a socket.
-func atSocket(path string) Target {
+// opener is Served.Open.
+type opener = func(blkclient.Options) (*blkclient.Disk, error)
+
+// overVhostUser opens the disk that a vhost-user back-end serves at a path.
+func overVhostUser(path string) opener {
+	return func(o blkclient.Options) (*blkclient.Disk, error) {
+		c, err := vhostfront.Dial(path)
+		if err != nil {
+			return nil, err
+		}
+		return vhostfront.OpenDisk(c, o)
+	}
+}
+
+// overVFIOUser opens the disk that a vfio-user server serves at a path.
+func overVFIOUser(path string) opener {
+	return func(o blkclient.Options) (*blkclient.Disk, error) {
+		c, err := vfiofront.Dial(path)
+		if err != nil {
+			return nil, err
+		}
+		return vfiofront.OpenDisk(c, o)
+	}
+}
+
+// served is the target of whatever is served already.
+func served(open opener) Target {
 	return func(Setup) (*Served, error) {
 		s := &Served{
-			Connect: func() (*frontend.Client, error) { return frontend.Dial(path) },
-			Close:   func() error { return nil },
-			Sample:  *sampleFlag,
-			OneIn:   *oneInFlag,
+			Open:   open,
+			Close:  func() error { return nil },
+			Sample: *sampleFlag,
+			OneIn:  *oneInFlag,
 		}
 		if *controlFlag != "" {
 			s.SetState = func(zn int, to zonemodel.State) error {
@@ -147,7 +180,7 @@ func (w way) serve(s Setup) (*Served, error) {
 	if err := d.start(s); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
-	return &Served{Connect: d.connect, Serial: serial, SetState: d.setState, Zones: func() ([]zonemodel.Descriptor, error) { return tableIn(d.path) }, Close: d.close}, nil
+	return &Served{Open: d.open, Serial: serial, SetState: d.setState, Zones: func() ([]zonemodel.Descriptor, error) { return tableIn(d.path) }, Close: d.close}, nil
 }
 
 const serial = "ZV0815"
@@ -187,7 +220,7 @@ func (d *ownDisk) use(s Setup) (err error) {
 		return err
 	}
 	s.ReadOnly = false
-	session, err := Open(&Served{Connect: d.connect, Serial: serial, SetState: d.setState, Close: d.stop}, s)
+	session, err := Open(&Served{Open: d.open, Serial: serial, SetState: d.setState, Close: d.stop}, s)
 	if err != nil {
 		return errors.Join(err, d.stop())
 	}
@@ -221,7 +254,7 @@ func (d *ownDisk) Write(b []byte) (int, error) {
 	return d.log.Write(b)
 }
 
-func (d *ownDisk) connect() (*frontend.Client, error) {
+func (d *ownDisk) open(o blkclient.Options) (*blkclient.Disk, error) {
 	d.sessions.Wait() // one at a time
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -249,7 +282,11 @@ func (d *ownDisk) connect() (*frontend.Client, error) {
 			_, _ = fmt.Fprintf(d, "the session ended: %v\n", err)
 		}
 	})
-	return frontend.New(ends[1])
+	c, err := vhostfront.New(ends[1])
+	if err != nil {
+		return nil, err
+	}
+	return vhostfront.OpenDisk(c, o)
 }
 
 func (d *ownDisk) setState(zn int, to zonemodel.State) error {

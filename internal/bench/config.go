@@ -42,7 +42,8 @@ const (
 
 // Config is the configuration of a measurement.
 type Config struct {
-	SocketPath string
+	SocketPath string // of a vhost-user back-end
+	VFIOUser   string // the socket of a vfio-user server of a virtio block device
 	// File is a file or block device that is read and written itself, by io_uring, instead
 	// of a back-end, for comparison with a back-end over it. Direct bypasses the page
 	// cache.
@@ -76,8 +77,10 @@ func Default() Config {
 // file.
 func (c *Config) Validate() error {
 	switch {
-	case c.SocketPath == "" && c.File == "":
-		return errors.New("nothing to measure: give the back-end's socket with --socket-path=PATH")
+	case c.SocketPath == "" && c.File == "" && c.VFIOUser == "":
+		return errors.New("nothing to measure: give the back-end's socket with --socket-path=PATH or --vfio-user=PATH")
+	case c.VFIOUser != "" && (c.SocketPath != "" || c.File != ""):
+		return errors.New("--vfio-user excludes --socket-path and --blk-file: give one")
 	case c.SocketPath != "" && c.File != "":
 		return errors.New("--socket-path and --blk-file exclude each other: give one")
 	case c.File == "" && c.Direct:

@@ -1,4 +1,5 @@
-// Package bench measures a vhost-user-blk back-end: it acts as the guest, keeps requests in
+// Package bench measures a vhost-user-blk back-end or a vfio-user server of a virtio block device:
+// it acts as the guest, keeps requests in
 // flight, and reports the number of answers, their latency, and the processor time of both
 // sides.
 //
@@ -7,8 +8,8 @@
 // (file.go), latencies (histogram.go), processor time (cpu.go), the connection to the back-end
 // (dial.go), the run (run.go) and its result as text (result.go).
 //
-// It may import vhostuser, vhostuser/frontend, virtio/driver, internal/uring and
-// golang.org/x/sys/unix. It does not depend on zvhost's daemon: any back-end will do.
+// It may import vhostuser/frontend, vfiouser/frontend, virtio/blkclient, virtio/driver,
+// virtio/transport, internal/uring and golang.org/x/sys/unix. It does not depend on zvhost's daemon: any back-end will do.
 //
 // It implements nothing of its own: the virtqueue and the requests are package driver's. A
 // request allocates no memory, changes no goroutine and takes no lock.

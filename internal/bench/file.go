@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/uring"
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 )
 
 // runFile measures a file itself.
@@ -140,7 +140,7 @@ func (l *fileLoop) run(start time.Time, runtimeNS int64, h *halt) (err error) {
 
 // late is why run does not wait for the requests in flight any longer, nil while it waits.
 func (l *fileLoop) late(now int64, h *halt) error {
-	why := frontend.ErrInterrupted
+	why := blkclient.ErrInterrupted
 	if !h.giveUp.Load() {
 		if now-l.ended < int64(l.c.Timeout) {
 			return nil

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -41,19 +41,19 @@ type looper interface {
 // A loop fills the queue up to its depth, takes the answers, and sends as many again.
 type loop struct {
 	tally
-	queue *frontend.Queue
+	queue *blkclient.Queue
 	work  work
 	poll  bool
 
-	all    []*frontend.Request // by Tag
-	free   []*frontend.Request
-	back   []*frontend.Request // the last answers
-	issued []int64             // by Tag: when, ns since start
+	all    []*blkclient.Request // by Tag
+	free   []*blkclient.Request
+	back   []*blkclient.Request // the last answers
+	issued []int64              // by Tag: when, ns since start
 	start  time.Time
 }
 
-func newLoop(q *frontend.Queue, w work, c *Config) *loop {
-	l := &loop{queue: q, work: w, poll: c.Poll, issued: make([]int64, c.Depth), back: make([]*frontend.Request, c.Depth)}
+func newLoop(q *blkclient.Queue, w work, c *Config) *loop {
+	l := &loop{queue: q, work: w, poll: c.Poll, issued: make([]int64, c.Depth), back: make([]*blkclient.Request, c.Depth)}
 	for r := q.Get(); r != nil; r = q.Get() {
 		r.Tag = uint64(len(l.all))
 		noise(r.Buffer(), r.Tag)
@@ -126,7 +126,7 @@ func (l *loop) reap() (now int64, err error) {
 	}
 	for _, r := range l.back[:n] {
 		if r.Status != driver.StatusOK {
-			return 0, fmt.Errorf("%w (%d bytes)", frontend.StatusError{Type: r.Type, Sector: r.Sector, Status: r.Status}, len(r.Data))
+			return 0, fmt.Errorf("%w (%d bytes)", blkclient.StatusError{Type: r.Type, Sector: r.Sector, Status: r.Status}, len(r.Data))
 		}
 		took := uint64(now - l.issued[r.Tag])
 		if r.Type == driver.TypeZoneReset {
@@ -151,7 +151,7 @@ func (l *loop) oldest(now int64) string {
 	for _, r := range l.free {
 		delete(flying, r.Tag)
 	}
-	var oldest *frontend.Request
+	var oldest *blkclient.Request
 	for tag := range flying {
 		if r := l.all[tag]; oldest == nil || l.issued[tag] < l.issued[oldest.Tag] {
 			oldest = r

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -43,11 +43,10 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error)
 	if c.File != "" {
 		return runFile(ctx, &c, progress)
 	}
-	client, err := dial(c.SocketPath)
+	client, err := dial(&c)
 	if err != nil {
-		return Result{}, fmt.Errorf("--socket-path=%s: %w", c.SocketPath, err)
+		return Result{}, err
 	}
-	client.Timeout = c.Timeout
 	// The process id must be that of the back-end: if a service manager created the socket,
 	// its process id would mislead.
 	if c.ServerPID == 0 {
@@ -56,14 +55,14 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (Result, error)
 		}
 	}
 	calm := context.AfterFunc(ctx, client.Interrupt)
-	d, err := frontend.Open(client, options(&c))
+	d, err := client.open(options(&c))
 	if err != nil {
 		calm()
 		return Result{}, silent(err)
 	}
 	works, err := plan(&c, d)
 	if !calm() && err == nil {
-		err = frontend.ErrInterrupted
+		err = blkclient.ErrInterrupted
 	}
 	if err != nil {
 		return Result{}, errors.Join(err, d.Abandon())
@@ -95,15 +94,15 @@ func unless(over <-chan struct{}, f func()) {
 
 // silent adds the most likely reason to the error of a back-end that does not answer.
 func silent(err error) error {
-	if errors.Is(err, frontend.ErrTimeout) || errors.Is(err, frontend.ErrInterrupted) || errors.Is(err, frontend.ErrGone) {
+	if errors.Is(err, blkclient.ErrTimeout) || errors.Is(err, blkclient.ErrInterrupted) || errors.Is(err, blkclient.ErrGone) {
 		return fmt.Errorf("%w; is another front-end, such as a virtual machine, using this disk? A back-end serves one at a time", err)
 	}
 	return err
 }
 
-// options are those of a front-end for c.
-func options(c *Config) frontend.Options {
-	o := frontend.Options{Queues: c.Queues, QueueSize: 128, Depth: c.Depth, Packed: c.Packed, BufferBytes: max(c.BlockBytes, 4096), Timeout: c.Timeout}
+// options are those of a disk for c.
+func options(c *Config) blkclient.Options {
+	o := blkclient.Options{Queues: c.Queues, QueueSize: 128, Depth: c.Depth, Packed: c.Packed, BufferBytes: max(c.BlockBytes, 4096), Timeout: c.Timeout}
 	for int(o.QueueSize) < c.Depth {
 		o.QueueSize *= 2
 	}
@@ -136,7 +135,7 @@ func timed(ctx context.Context, c *Config, loops []looper, interrupt func(), pro
 	res := newResult(c, loops, after.client-before.client, after.server-before.server)
 	res.ServerEnded = gone
 	if err == nil && res.Requests == 0 && ctx.Err() != nil {
-		err = fmt.Errorf("%w before the first request was answered", frontend.ErrInterrupted)
+		err = fmt.Errorf("%w before the first request was answered", blkclient.ErrInterrupted)
 	}
 	if err = errors.Join(err, cerr); err != nil {
 		res.Error = err.Error()
@@ -214,7 +213,7 @@ func tell(loops []looper, start time.Time, done <-chan struct{}, progress func(P
 }
 
 // plan gives each queue its work.
-func plan(c *Config, d *frontend.Disk) ([]work, error) {
+func plan(c *Config, d *blkclient.Disk) ([]work, error) {
 	if d.ConfigBytes == 0 {
 		return nil, errors.New("the back-end shows no configuration space, so the size of its disk is not known")
 	}

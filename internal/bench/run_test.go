@@ -14,7 +14,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/zone"
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -159,6 +159,11 @@ func TestRefuses(t *testing.T) {
 	c.BlockBytes = 64 << 10
 	refused(t, c, "the disk has 64 sectors, less than one request of 65536 bytes")
 	refused(t, config(filepath.Join(t.TempDir(), "none"), Read), "no such file or directory")
+	c = config("", Read)
+	c.VFIOUser = filepath.Join(t.TempDir(), "none")
+	refused(t, c, "zvhost serve with the same --vfio-user")
+	c.VFIOUser = t.TempDir()
+	refused(t, c, "not a socket: give the path that the back-end listens on (serve --vfio-user)")
 	c = config(null, Read)
 	c.ServerPID = maxPID
 	refused(t, c, "processor time of process 4194304")
@@ -186,7 +191,10 @@ func TestValidate(t *testing.T) {
 		want   string // empty: good
 	}{
 		{func(*Config) {}, ""},
-		{func(c *Config) { c.SocketPath = "" }, "--socket-path"},
+		{func(c *Config) { c.SocketPath = "" }, "--socket-path=PATH or --vfio-user=PATH"},
+		{func(c *Config) { c.VFIOUser = "v" }, "--vfio-user excludes"},
+		{func(c *Config) { c.SocketPath, c.File, c.VFIOUser = "", "f", "v" }, "--vfio-user excludes"},
+		{func(c *Config) { c.SocketPath, c.VFIOUser = "", "v" }, ""},
 		{func(c *Config) { c.RW = "rw" }, "--rw=rw: must be read, write, randread, randwrite, append or report"},
 		{func(c *Config) { c.BlockBytes = 1000 }, "--bs: 1000 bytes"},
 		{func(c *Config) { c.BlockBytes = 0 }, "--bs"},
@@ -291,9 +299,9 @@ func TestNoAllocation(t *testing.T) {
 	for _, c := range []Config{config(null, Read), config(null, RandWrite), config(zoned, Append), config(zoned, Write), config(zoned, Report)} {
 		for _, c.Poll = range []bool{false, true} {
 			c.Packed = c.Poll
-			client, err := frontend.Dial(c.SocketPath)
+			client, err := dial(&c)
 			check(t, err)
-			d, err := frontend.Open(client, options(&c))
+			d, err := client.open(options(&c))
 			check(t, err)
 			works, err := plan(&c, d)
 			check(t, err)
@@ -340,11 +348,11 @@ func TestDepth(t *testing.T) {
 		want  string // empty: no error
 	}{{42, ""}, {43, "--iodepth=43: without indirect descriptors, which this back-end does not offer, at most 42 fit"}} {
 		c.Depth = tt.depth
-		client, err := frontend.Dial(c.SocketPath)
+		client, err := dial(&c)
 		check(t, err)
 		o := options(&c)
 		o.Without = driver.FeatureIndirectDesc
-		d, err := frontend.Open(client, o)
+		d, err := client.open(o)
 		check(t, err)
 		if _, err := plan(&c, d); (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("depth %d: %v", tt.depth, err)
@@ -363,11 +371,11 @@ func TestNoAnswer(t *testing.T) {
 		_, err = dk.Faults().Add(fault)
 		check(t, err)
 		c := config(serve(t, dk, nil), Read)
-		client, err := frontend.Dial(c.SocketPath)
+		client, err := dial(&c)
 		check(t, err)
 		o := options(&c)
 		o.Timeout = 50 * time.Millisecond
-		d, err := frontend.Open(client, o)
+		d, err := client.open(o)
 		check(t, err)
 		q := d.Queue(0)
 		r := q.Get()
@@ -375,7 +383,7 @@ func TestNoAnswer(t *testing.T) {
 		r.SetLen(512)
 		check(t, q.Submit(r))
 		check(t, q.Kick())
-		back := make([]*frontend.Request, 1)
+		back := make([]*blkclient.Request, 1)
 		if poll {
 			_, err = q.Spin(back)
 		} else {

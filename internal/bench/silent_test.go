@@ -16,7 +16,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/vhostuser"
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 )
 
 // silentBackend accepts front-ends, answers so many of their messages, and then no more.
@@ -149,7 +149,7 @@ func TestEndWithoutAnAnswer(t *testing.T) {
 				end()
 			}
 		})
-		if !errors.Is(err, frontend.ErrInterrupted) || !strings.Contains(err.Error(), "waiting for the read at sector 0, sent ") {
+		if !errors.Is(err, blkclient.ErrInterrupted) || !strings.Contains(err.Error(), "waiting for the read at sector 0, sent ") {
 			t.Errorf("polling %v: %v", poll, err)
 		}
 		if r.Requests == 0 || r.IOPS <= 0 || r.Error != err.Error() {
@@ -191,7 +191,7 @@ func TestBackendGoes(t *testing.T) {
 	})
 	<-over
 	// With all answered at once it may be told by the end of the session, which nobody waits for.
-	if !errors.Is(err, frontend.ErrGone) || r.Requests == 0 || r.Error == "" {
+	if !errors.Is(err, blkclient.ErrGone) || r.Requests == 0 || r.Error == "" {
 		t.Errorf("%v: %+v", err, r)
 	}
 }

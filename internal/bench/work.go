@@ -3,7 +3,7 @@ package bench
 import (
 	"sort"
 
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -11,9 +11,9 @@ import (
 type work interface {
 	// next fills in r. It returns false if no request can be sent before another one is
 	// answered; then some are in flight.
-	next(r *frontend.Request) bool
+	next(r *blkclient.Request) bool
 	// done is called when r was answered with success.
-	done(r *frontend.Request)
+	done(r *blkclient.Request)
 }
 
 // An extent is a sequence of adjacent blocks of the size of a request.
@@ -34,7 +34,7 @@ type spread struct {
 	state        uint64 // of random numbers
 }
 
-func (s *spread) next(r *frontend.Request) bool {
+func (s *spread) next(r *blkclient.Request) bool {
 	r.Type, r.Sector = s.typ, s.sector()
 	r.SetLen(s.bytes)
 	return true
@@ -56,7 +56,7 @@ func (s *spread) sector() uint64 {
 	return e.sector + (block-e.before)*s.blockSectors
 }
 
-func (s *spread) done(*frontend.Request) {}
+func (s *spread) done(*blkclient.Request) {}
 
 // number is a random number below n: Marsaglia's xorshift64*, which is random enough, and
 // takes two nanoseconds.
@@ -83,7 +83,7 @@ type reports struct {
 	sector      uint64
 }
 
-func (w *reports) next(r *frontend.Request) bool {
+func (w *reports) next(r *blkclient.Request) bool {
 	r.Type, r.Sector = driver.TypeZoneReport, w.sector
 	r.SetLen(w.bytes)
 	room := uint64(w.bytes-driver.ReportHeaderBytes) / driver.ZoneDescriptorBytes
@@ -93,4 +93,4 @@ func (w *reports) next(r *frontend.Request) bool {
 	return true
 }
 
-func (w *reports) done(*frontend.Request) {}
+func (w *reports) done(*blkclient.Request) {}

@@ -5,18 +5,19 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
 // requests are those of a queue of a disk without storage.
-func requests(t *testing.T, depth, bytes int) []*frontend.Request {
+func requests(t *testing.T, depth, bytes int) []*blkclient.Request {
 	t.Helper()
 	c, err := frontend.Dial(serveNull(t, 1<<20))
 	check(t, err)
 	d, err := frontend.Open(c, frontend.Options{Depth: depth, BufferBytes: bytes, QueueSize: 128})
 	check(t, err)
 	t.Cleanup(func() { check(t, d.Close()) })
-	var all []*frontend.Request
+	var all []*blkclient.Request
 	for r := d.Queue(0).Get(); r != nil; r = d.Queue(0).Get() {
 		r.Tag = uint64(len(all))
 		all = append(all, r)
@@ -86,7 +87,7 @@ func TestFiller(t *testing.T) {
 			f.zones = append(f.zones, fillZone{start: i * 128, capacity: capacity})
 		}
 		wp, out := map[uint64]uint64{}, map[uint64]int{}
-		free, flying := append([]*frontend.Request(nil), all...), []*frontend.Request(nil)
+		free, flying := append([]*blkclient.Request(nil), all...), []*blkclient.Request(nil)
 		most, resets := 0, 0
 		for range 5000 {
 			for len(free) > 0 {

@@ -3,7 +3,7 @@ package bench
 import (
 	"fmt"
 
-	"github.com/zvhost/zvhost/vhostuser/frontend"
+	"github.com/zvhost/zvhost/virtio/blkclient"
 	"github.com/zvhost/zvhost/virtio/driver"
 )
 
@@ -27,7 +27,7 @@ type fillZone struct {
 }
 
 // next uses the zones in rotation.
-func (f *filler) next(r *frontend.Request) bool {
+func (f *filler) next(r *blkclient.Request) bool {
 	for range f.zones {
 		i := f.turn
 		if f.turn++; f.turn == len(f.zones) {
@@ -60,7 +60,7 @@ func (f *filler) next(r *frontend.Request) bool {
 	return false
 }
 
-func (f *filler) done(r *frontend.Request) {
+func (f *filler) done(r *blkclient.Request) {
 	z := &f.zones[f.inZone[r.Tag]]
 	z.inFlight--
 	if r.Type == driver.TypeZoneReset {
@@ -70,7 +70,7 @@ func (f *filler) done(r *frontend.Request) {
 
 // fillers chooses the zones that are written, resets them, and distributes them over the
 // queues.
-func fillers(c *Config, d *frontend.Disk) ([]work, error) {
+func fillers(c *Config, d *blkclient.Disk) ([]work, error) {
 	q := d.Queue(0)
 	all, err := q.ReportAll()
 	if err != nil {
@@ -119,7 +119,7 @@ func fillers(c *Config, d *frontend.Disk) ([]work, error) {
 
 // writtenExtents are the blocks of a zoned disk that were written: reading others would
 // measure the generation of zeroes.
-func writtenExtents(c *Config, d *frontend.Disk) (list []extent, blocks uint64, err error) {
+func writtenExtents(c *Config, d *blkclient.Disk) (list []extent, blocks uint64, err error) {
 	all, err := d.Queue(0).ReportAll()
 	if err != nil {
 		return nil, 0, err

@@ -43,8 +43,9 @@ var mayImport = map[string][]string{
 	"virtiopci":           {}, // registers only: whoever serves it has socket and device
 	"virtiopci/pcidriver": {"virtio/driver"},
 	// No virtio: another device model can use it.
-	"vfiouser":        {"internal/foreign"},
-	"vfiouser/client": {"vfiouser", "internal/foreign"}, // foreign: its tests, which are a server
+	"vfiouser":          {"internal/foreign"},
+	"vfiouser/client":   {"vfiouser", "internal/foreign"}, // foreign: its tests, which are a server
+	"vfiouser/frontend": {"vfiouser", "vfiouser/client", "virtio/blkclient", "virtio/driver", "virtiopci/pcidriver", "internal/foreign"},
 
 	"virtio":        {"backend/disk", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
 	"virtio/driver": {"virtio/guestmem"},
@@ -76,10 +77,10 @@ var mayImport = map[string][]string{
 	"integration/vm":               {"integration/rig"},
 	"integration/guests/frontends": {"integration/vm"},
 	// What serves the disks, internal/device, is its tests' alone.
-	"integration/suite": {"internal/zonemodel", "vhostuser/frontend", "virtio/driver", "internal/control", "internal/device"},
+	"integration/suite": {"internal/zonemodel", "virtio/blkclient", "vhostuser/frontend", "vfiouser/frontend", "virtio/driver", "internal/control", "internal/device"},
 
 	// The device is its tests' alone: it measures any back-end.
-	"internal/bench": {"vhostuser", "virtio/transport", "vhostuser/frontend", "virtio/driver", "internal/uring", "internal/device"},
+	"internal/bench": {"vhostuser", "virtio/transport", "virtio/blkclient", "vhostuser/frontend", "vfiouser/frontend", "virtio/driver", "internal/uring", "internal/device"},
 
 	"internal/powercut":  {}, // for tests
 	"internal/rules":     {},

@@ -102,6 +102,19 @@ func Open(c *Client, o Options) (*Disk, error) {
 	return d, nil
 }
 
+// OpenDisk is Open for a caller that uses nothing of vhost-user itself, so that it can use another
+// transport in the same way.
+func OpenDisk(c *Client, o blkclient.Options) (*blkclient.Disk, error) {
+	d, err := Open(c, Options{
+		Without: o.Without, Packed: o.Packed, Queues: o.Queues, QueueSize: o.QueueSize, Depth: o.Depth,
+		BufferBytes: o.BufferBytes, SegmentBytes: o.SegmentBytes, Timeout: o.Timeout,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d.Disk, nil
+}
+
 func (d *Disk) negotiate() error {
 	c := d.Client
 	offered, err := c.Features()
