@@ -42,8 +42,8 @@ func TestDisk(t *testing.T) {
 	if err := q.Zone(driver.TypeZoneOpen, 0); blkclient.Status(err) != driver.StatusUnsupp {
 		t.Error(err)
 	}
-	if q.Kicks == 0 || d.Queue(1).Sleeps == 0 {
-		t.Errorf("%d kicks, %d sleeps", q.Kicks, d.Queue(1).Sleeps)
+	if q.Kicks == 0 {
+		t.Error("the device was never notified")
 	}
 	var all sync.WaitGroup
 	for i := range 2 {
