@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -22,10 +23,10 @@ func TestNoAllocations(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	const zn = 8 << 11
-	c.want(c.write(zn*3, make([]byte, 4096)), nil)
-	c.want(c.flush(), nil)
+	c.WantError(c.Write(zn*3, make([]byte, 4096)), nil)
+	c.WantError(c.Flush(), nil)
 
 	data := make([]byte, 4096)
 	iov := []unix.Iovec{{Base: &data[0], Len: 1000}, {Base: &data[1000], Len: 3096}}
@@ -33,9 +34,9 @@ func TestNoAllocations(t *testing.T) {
 	single := new(disk.Request)
 	one := func(d disk.Disk, op disk.Op, sector uint64) {
 		single.Op, single.Sector, single.Iov, single.Bytes, single.Stable = op, sector, iov, 4096, false
-		c.lane.Submit(d, single)
-		c.lane.Start()
-		c.wait()
+		c.Lane.Submit(d, single)
+		c.Lane.Start()
+		c.Wait()
 		if single.Err != nil {
 			t.Fatal(single.Err)
 		}
@@ -47,11 +48,11 @@ func TestNoAllocations(t *testing.T) {
 	many := func(d disk.Disk, op disk.Op, sector uint64) {
 		for _, r := range batch {
 			r.Op, r.Sector, r.Iov, r.Bytes, r.Stable = op, sector, iov, 4096, op == disk.OpWrite
-			c.lane.Submit(d, r)
+			c.Lane.Submit(d, r)
 		}
-		c.lane.Start()
+		c.Lane.Start()
 		for range batch {
-			if r := c.wait(); r.Err != nil {
+			if r := c.Wait(); r.Err != nil {
 				t.Fatal(r.Err)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/plain"
 )
@@ -36,8 +37,8 @@ func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
 		path := newPlain(t, 1<<20)
 		d := openDisk(t, path)
 		defer d.Close()
-		c := newClient(t, d)
-		c.want(c.write(0, make([]byte, 512)), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(0, make([]byte, 512)), nil)
 		r, w, err := os.Pipe() // cannot be synced
 		if err != nil {
 			t.Fatal(err)
@@ -45,32 +46,32 @@ func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
 		defer r.Close()
 		defer w.Close()
 		d.(*plain.Disk).SyncOn(int(w.Fd()))
-		check(t, path, d, c.flush)
+		check(t, path, d, c.Flush)
 	})
 	t.Run("plain, an earlier flush failed", func(t *testing.T) {
 		path := newPlain(t, 1<<20)
 		d := openDisk(t, path)
 		defer d.Close()
-		c, e := heldClient(t, d, nil)
-		c.want(c.write(0, make([]byte, 512)), nil)
-		e.fault = func(*engine.Op) fault { return fault{err: unix.EIO} }
-		c.want(c.flush(), disk.ErrIO)
-		e.fault = nil
-		check(t, path, d, c.flush)
+		c, e := disktest.HeldClient(t, d, nil)
+		c.WantError(c.Write(0, make([]byte, 512)), nil)
+		e.Fault = func(*engine.Op) disktest.OpFault { return disktest.OpFault{Err: unix.EIO} }
+		c.WantError(c.Flush(), disk.ErrIO)
+		e.Fault = nil
+		check(t, path, d, c.Flush)
 	})
 	t.Run("image", func(t *testing.T) {
-		path := newImage(t, small)
+		path := newImage(t, disktest.Small)
 		d, fs := openFaulty(t, path)
-		c := newClient(t, d)
-		c.want(c.write(128*2, make([]byte, 4096)), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(128*2, make([]byte, 4096)), nil)
 		fs.mu.Lock()
 		fs.before = failing("sync", unix.EIO)
 		fs.mu.Unlock()
-		check(t, path, d, c.flush)
+		check(t, path, d, c.Flush)
 		kill(t, d, fs)
 	})
 	t.Run("drive, an earlier flush failed", func(t *testing.T) {
-		d := newFakeDrive(t, small, nil, nil).drive
+		d := newFakeDrive(t, disktest.Small, nil, nil).drive
 		lost := error(unix.EIO)
 		d.lost.Store(&lost)
 		if left, err := LetGo(d); err == nil || left != disk.Disk(d) {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -15,10 +16,10 @@ const benchZone = 1 << 20 >> disk.SectorShift << 8 // 256 MiB, in sectors
 // benchDepth keeps depth requests in flight on one lane until b.N have ended;
 // next prepares a request for its turn.
 func benchDepth(b *testing.B, d disk.Disk, depth int, next func(r *disk.Request, i int)) {
-	c := newClient(b, d)
+	c := disktest.NewClient(b, d)
 	rs := make([]*disk.Request, depth)
 	for i := range rs {
-		rs[i] = request(disk.OpRead, 0, make([]byte, 4096))
+		rs[i] = disktest.NewRequest(disk.OpRead, 0, make([]byte, 4096))
 	}
 	b.SetBytes(4096)
 	b.ReportAllocs()
@@ -26,12 +27,12 @@ func benchDepth(b *testing.B, d disk.Disk, depth int, next func(r *disk.Request,
 	sent := 0
 	for ; sent < min(depth, b.N); sent++ {
 		next(rs[sent], sent)
-		c.lane.Submit(d, rs[sent])
+		c.Lane.Submit(d, rs[sent])
 	}
-	c.lane.Start()
+	c.Lane.Start()
 	for ended := 0; ended < b.N; {
-		r := c.wait()
-		for ; r != nil; r = c.lane.Done() {
+		r := c.Wait()
+		for ; r != nil; r = c.Lane.Done() {
 			ended++
 			if r.Err != nil {
 				b.Fatal(r.Err)
@@ -39,10 +40,10 @@ func benchDepth(b *testing.B, d disk.Disk, depth int, next func(r *disk.Request,
 			if sent < b.N {
 				next(r, sent)
 				sent++
-				c.lane.Submit(d, r)
+				c.Lane.Submit(d, r)
 			}
 		}
-		c.lane.Start()
+		c.Lane.Start()
 	}
 }
 
@@ -66,10 +67,10 @@ func BenchmarkLane(b *testing.B) {
 				d := openDisk(b, path)
 				defer d.Close()
 				if name == "read" {
-					c := newClient(b, d)
+					c := disktest.NewClient(b, d)
 					data := make([]byte, 1<<20)
 					for at := uint64(0); at < benchZone; at += uint64(len(data)) >> disk.SectorShift {
-						c.want(c.write(at, data), nil)
+						c.WantError(c.Write(at, data), nil)
 					}
 				}
 				benchDepth(b, d, depth, cases[name])
@@ -84,27 +85,27 @@ func BenchmarkZones(b *testing.B) {
 	data := make([]byte, 4096)
 	for _, op := range []struct {
 		name string
-		do   func(c *client, zn uint64)
+		do   func(c *disktest.Client, zn uint64)
 	}{
-		{"append", func(c *client, zn uint64) {
-			_, err := c.append(zn, data)
-			c.want(err, nil)
+		{"append", func(c *disktest.Client, zn uint64) {
+			_, err := c.Append(zn, data)
+			c.WantError(err, nil)
 		}},
-		{"read", func(c *client, zn uint64) { c.read(zn, 4096) }},
-		{"open and close", func(c *client, zn uint64) {
-			c.want(c.zoneOp(disk.OpOpen, zn), nil)
-			c.want(c.zoneOp(disk.OpClose, zn), nil)
+		{"read", func(c *disktest.Client, zn uint64) { c.Read(zn, 4096) }},
+		{"open and close", func(c *disktest.Client, zn uint64) {
+			c.WantError(c.ZoneOp(disk.OpOpen, zn), nil)
+			c.WantError(c.ZoneOp(disk.OpClose, zn), nil)
 		}},
-		{"write, reset and write", func(c *client, zn uint64) {
-			c.want(c.zoneOp(disk.OpReset, zn), nil)
-			c.want(c.write(zn, data), nil)
-			c.want(c.zoneOp(disk.OpReset, zn), nil)
-			c.want(c.write(zn, data), nil)
+		{"write, reset and write", func(c *disktest.Client, zn uint64) {
+			c.WantError(c.ZoneOp(disk.OpReset, zn), nil)
+			c.WantError(c.Write(zn, data), nil)
+			c.WantError(c.ZoneOp(disk.OpReset, zn), nil)
+			c.WantError(c.Write(zn, data), nil)
 		}},
-		{"append and flush", func(c *client, zn uint64) {
-			_, err := c.append(zn, data)
-			c.want(err, nil)
-			c.want(c.flush(), nil)
+		{"append and flush", func(c *disktest.Client, zn uint64) {
+			_, err := c.Append(zn, data)
+			c.WantError(err, nil)
+			c.WantError(c.Flush(), nil)
 		}},
 	} {
 		for _, zones := range []uint64{100, 10_000, 100_000} {
@@ -112,7 +113,7 @@ func BenchmarkZones(b *testing.B) {
 				g := zone.Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17} // 64 MiB each
 				d := openDisk(b, newFastImage(b, g))
 				defer d.Close()
-				c := newClient(b, d)
+				c := disktest.NewClient(b, d)
 				i := uint64(0)
 				for b.Loop() {
 					op.do(c, i%zones*7919%zones<<17)
@@ -151,29 +152,29 @@ func BenchmarkLarge(b *testing.B) {
 			}
 		}
 	})
-	c := newClient(b, d)
+	c := disktest.NewClient(b, d)
 	b.Run("reset all of empty zones", func(b *testing.B) {
 		for b.Loop() {
-			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
+			c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
 		}
 	})
 	b.Run("finish and reset all zones", func(b *testing.B) {
 		for b.Loop() {
 			for i := range uint64(zones) {
-				c.want(c.zoneOp(disk.OpFinish, i<<17), nil)
+				c.WantError(c.ZoneOp(disk.OpFinish, i<<17), nil)
 			}
-			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
-			c.want(c.flush(), nil)
+			c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
+			c.WantError(c.Flush(), nil)
 		}
 	})
 	b.Run("write, reset all and flush", func(b *testing.B) {
 		data := make([]byte, 512)
 		for b.Loop() {
 			for i := range uint64(1000) {
-				c.want(c.write(i*131<<17, data), nil)
+				c.WantError(c.Write(i*131<<17, data), nil)
 			}
-			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
-			c.want(c.flush(), nil)
+			c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
+			c.WantError(c.Flush(), nil)
 		}
 	})
 	b.Run("check", func(b *testing.B) {

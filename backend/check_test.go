@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -167,10 +168,10 @@ var damages = []damage{
 func TestCheckFindsDamage(t *testing.T) {
 	for _, dm := range damages {
 		t.Run(dm.name, func(t *testing.T) {
-			path := newImage(t, small)
+			path := newImage(t, disktest.Small)
 			d := openDisk(t, path)
-			c := newClient(t, d)
-			c.want(c.write(256, pattern('a', 4096)), nil) // zone 2 is open
+			c := disktest.NewClient(t, d)
+			c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil) // zone 2 is open
 			closeDisk(t, d, path)
 			edit(t, path, func(f *os.File, l *layout) { dm.do(t, f, l) })
 
@@ -211,13 +212,13 @@ func TestCheckFindsDamage(t *testing.T) {
 
 // What a crash leaves is no damage.
 func TestCheckIsSilentOnGoodImages(t *testing.T) {
-	for name, g := range map[string]zone.Geometry{"small": small, "wide": wide, "512": suiteGeometries["512"], "4096": suiteGeometries["4096"]} {
+	for name, g := range map[string]zone.Geometry{"small": disktest.Small, "wide": wide, "512": disktest.SuiteGeometries["512"], "4096": disktest.SuiteGeometries["4096"]} {
 		path := newImage(t, g)
 		wantClean(t, path)
 		d, fs := openFaulty(t, path)
-		m := newModel(g)
+		m := disktest.NewModel(g)
 		if name == "small" {
-			manyStates(newTwin(t, d, m))
+			manyStates(disktest.NewTwin(t, d, m))
 		}
 		kill(t, d, fs)
 		wantClean(t, path)
@@ -232,7 +233,7 @@ func TestCheckIsSilentOnGoodImages(t *testing.T) {
 // them one after the other, and they come back closed. The limit on open zones
 // is none on them.
 func TestCheckAfterPowerCut(t *testing.T) {
-	g := small
+	g := disktest.Small
 	g.MaxOpen, g.MaxActive = 1, 0
 	path := newImage(t, g)
 	d, fs := openFaulty(t, path)
@@ -250,7 +251,7 @@ func TestCheckAfterPowerCut(t *testing.T) {
 // if it were an ordinary one).
 func TestSeedImageIsNeverOrdinary(t *testing.T) {
 	for _, b := range [][]byte{nil, []byte("x"), make([]byte, 4096), make([]byte, 8192), make([]byte, 12<<10)} {
-		path := newImage(t, small)
+		path := newImage(t, disktest.Small)
 		edit(t, path, func(f *os.File, _ *layout) { patch(t, f, b, 0) })
 		if kind, err := Probe(path); kind != disk.KindImage || err != nil {
 			t.Errorf("probed as kind %d, %v", kind, err)

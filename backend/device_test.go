@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/internal/loopdev"
 )
@@ -124,7 +125,7 @@ func TestFileUnderLoopDeviceIsRefused(t *testing.T) {
 	for _, zoned := range []bool{false, true} {
 		path := loopdev.File(t, 1<<20)
 		if zoned {
-			path = newImage(t, small)
+			path = newImage(t, disktest.Small)
 		}
 		for _, readOnly := range []bool{false, true} {
 			t.Run(fmt.Sprintf("zoned %v, read-only device %v", zoned, readOnly), func(t *testing.T) {
@@ -281,9 +282,9 @@ func TestReadOnlyDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	c := newClient(t, d)
-	c.want(c.write(0, pattern('a', 512)), disk.ErrReadOnly)
-	if got := c.read(0, 4096); !bytes.Equal(got, make([]byte, 4096)) {
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(0, disktest.Pattern('a', 512)), disk.ErrReadOnly)
+	if got := c.Read(0, 4096); !bytes.Equal(got, make([]byte, 4096)) {
 		t.Error("not what stands there")
 	}
 }
@@ -352,8 +353,8 @@ func TestOverlappingWritesOnDevice(t *testing.T) {
 							may[s] = now[s]
 						}
 					}
-					c := newClient(t, d)
-					for s, got := 0, c.read(0, sectors<<disk.SectorShift); s < sectors; s++ {
+					c := disktest.NewClient(t, d)
+					for s, got := 0, c.Read(0, sectors<<disk.SectorShift); s < sectors; s++ {
 						b := got[s<<disk.SectorShift:][:disk.SectorSize]
 						if bytes.IndexByte(may[s], b[0]) < 0 || !bytes.Equal(b, bytes.Repeat(b[:1], disk.SectorSize)) {
 							t.Fatalf("round %d: sector %d holds %d…%d, want all of one of %d", round, s, b[0], b[disk.SectorSize-1], may[s])
@@ -368,10 +369,10 @@ func TestOverlappingWritesOnDevice(t *testing.T) {
 
 // writeAll carries out requests at once, on a lane of their own.
 func writeAll(t *testing.T, d disk.Disk, kind engine.Kind, rs []*disk.Request) {
-	asWorker(t, d, kind, func(c *client) {
-		c.submit(rs...)
+	disktest.AsWorker(t, d, kind, func(c *disktest.Client) {
+		c.Submit(rs...)
 		for range rs {
-			if r := c.wait(); r.Err != nil {
+			if r := c.Wait(); r.Err != nil {
 				t.Error(r.Err)
 			}
 		}
@@ -392,14 +393,14 @@ func TestDiscardOfDevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := newClient(t, d)
-		c.want(c.write(0, pattern('a', 1<<20)), nil)
-		c.want(c.do(ranges(disk.OpDiscard, disk.Range{Sector: 0, Sectors: 1024})), nil)
-		c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sector: 1031, Sectors: 17, Unmap: true})), nil)
-		want := pattern('a', 1<<20)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(0, disktest.Pattern('a', 1<<20)), nil)
+		c.WantError(c.Do(ranges(disk.OpDiscard, disk.Range{Sector: 0, Sectors: 1024})), nil)
+		c.WantError(c.Do(ranges(disk.OpWriteZeroes, disk.Range{Sector: 1031, Sectors: 17, Unmap: true})), nil)
+		want := disktest.Pattern('a', 1<<20)
 		clear(want[:512<<10])
 		clear(want[1031<<disk.SectorShift : 1048<<disk.SectorShift])
-		if got := c.read(0, 1<<20); !bytes.Equal(got, want) {
+		if got := c.Read(0, 1<<20); !bytes.Equal(got, want) {
 			t.Errorf("blocks of %d: what was given back is not zeroes, or something else is", block)
 		}
 		if err := d.Close(); err != nil {
@@ -418,25 +419,25 @@ func TestDeviceShrinks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := newClientOn(t, d, kind.Open)
-			c.want(c.write(1024, crooked(4096, 0)), nil)
-			c.want(c.flush(), nil)
+			c := disktest.NewClientOn(t, d, kind.Open)
+			c.WantError(c.Write(1024, crooked(4096, 0)), nil)
+			c.WantError(c.Flush(), nil)
 			if err := os.Truncate(path, 64<<10); err != nil {
 				t.Fatal(err)
 			}
 			dev.Resized()
 			switch first {
 			case "read":
-				c.want(c.do(request(disk.OpRead, 1024, crooked(4096, 0))), disk.ErrIO)
+				c.WantError(c.Do(disktest.NewRequest(disk.OpRead, 1024, crooked(4096, 0))), disk.ErrIO)
 			case "write":
-				c.want(c.write(1024, crooked(4096, 0)), disk.ErrIO)
+				c.WantError(c.Write(1024, crooked(4096, 0)), disk.ErrIO)
 			case "flush":
-				c.want(c.flush(), disk.ErrIO)
+				c.WantError(c.Flush(), disk.ErrIO)
 			}
 			if first != "nothing" {
-				wantCutShort(t, "flush", c.flush())
-				wantCutShort(t, "read", c.do(request(disk.OpRead, 0, crooked(4096, 0))))
-				wantCutShort(t, "write", c.write(0, crooked(4096, 0)))
+				wantCutShort(t, "flush", c.Flush())
+				wantCutShort(t, "read", c.Do(disktest.NewRequest(disk.OpRead, 0, crooked(4096, 0))))
+				wantCutShort(t, "write", c.Write(0, crooked(4096, 0)))
 			}
 			wantCutShort(t, first+", close", d.Close())
 		}
@@ -445,7 +446,7 @@ func TestDeviceShrinks(t *testing.T) {
 
 // An image that was copied onto a device says what can be done, however it is opened.
 func TestImageOnDeviceIsExplained(t *testing.T) {
-	image, err := os.ReadFile(newImage(t, small))
+	image, err := os.ReadFile(newImage(t, disktest.Small))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -25,7 +26,7 @@ func TestDetours(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := newClientOn(t, d, kind.Open)
+		c := disktest.NewClientOn(t, d, kind.Open)
 		want := make([]byte, n*each)
 		for i := range want {
 			want[i] = byte(i>>9 ^ i>>17)
@@ -41,7 +42,7 @@ func TestDetours(t *testing.T) {
 					{Base: &data[i][0], Len: disk.BounceBytes - 1}, {Base: &data[i][disk.BounceBytes-1], Len: 2}, {Base: &data[i][disk.BounceBytes+1], Len: each - disk.BounceBytes - 1},
 				}}
 			}
-			c.submit(rs...)
+			c.Submit(rs...)
 			copied := 0
 			for _, r := range rs {
 				if r.Bounce != nil {
@@ -52,7 +53,7 @@ func TestDetours(t *testing.T) {
 				t.Errorf("%v: %d bytes are being copied at once, want at most %d", op, copied, most)
 			}
 			for range rs {
-				if r := c.wait(); r.Err != nil {
+				if r := c.Wait(); r.Err != nil {
 					t.Fatal(r.Err)
 				}
 			}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -48,7 +49,7 @@ func TestDriveNoAllocations(t *testing.T) {
 	d := newFakeDrive(t, zone.Geometry{CapacitySectors: 8 << 20, ZoneSectors: 1 << 20, ConventionalZones: 1, MaxAppendSectors: 64}, nil, nil)
 	d.partBytes = 16 << disk.SectorShift
 	e := new(quickEngine)
-	c := newClientOn(t, d.drive, func(func()) (engine.Engine, error) { return e, nil })
+	c := disktest.NewClientOn(t, d.drive, func(func()) (engine.Engine, error) { return e, nil })
 	memory := pageAligned(8192)
 	aligned := []unix.Iovec{{Base: &memory[0], Len: 512}, {Base: &memory[512], Len: 3584}}
 	odd := []unix.Iovec{{Base: &memory[1], Len: 1000}, {Base: &memory[1001], Len: 3096}}
@@ -59,11 +60,11 @@ func TestDriveNoAllocations(t *testing.T) {
 	run := func(n int, op disk.Op, sector uint64, iov []unix.Iovec) {
 		for _, r := range rs[:n] {
 			r.Op, r.Sector, r.Iov, r.Bytes, r.Stable = op, sector, iov, 4096, false
-			c.lane.Submit(d.drive, r)
+			c.Lane.Submit(d.drive, r)
 		}
-		c.lane.Start()
+		c.Lane.Start()
 		for range n {
-			if r := c.wait(); r.Err != nil {
+			if r := c.Wait(); r.Err != nil {
 				t.Fatal(r.Err)
 			}
 		}

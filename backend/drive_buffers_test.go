@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -46,7 +47,7 @@ func TestDriveCopies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newFakeDrive(t, zone.Geometry{CapacitySectors: zones * 2048, ZoneSectors: 2048, ConventionalZones: tt.conventional, BlockSize: 4096}, nil, nil)
 			d.partBytes, d.partPages = tt.part, tt.pages
-			c, e := d.held(t, isWrite)
+			c, e := d.held(t, disktest.IsWritev)
 			rs, data := make([]*disk.Request, n), make([][]byte, n)
 			for i := range rs {
 				zn := i + 1
@@ -56,7 +57,7 @@ func TestDriveCopies(t *testing.T) {
 				}
 				rs[i] = &disk.Request{Op: disk.OpWrite, Sector: uint64(zn) * 2048, Bytes: each, Iov: vectorsOf(data[i], disk.BounceBytes-1, 2, each-disk.BounceBytes-1)}
 			}
-			c.submit(rs...)
+			c.Submit(rs...)
 			most := 0
 			for ended := 0; ended < n; {
 				copied := 0
@@ -67,16 +68,16 @@ func TestDriveCopies(t *testing.T) {
 				}
 				most = max(most, copied)
 				e.release()
-				for r := c.lane.Done(); r != nil; r = c.lane.Done() {
-					c.want(r.Err, nil)
+				for r := c.Lane.Done(); r != nil; r = c.Lane.Done() {
+					c.WantError(r.Err, nil)
 					ended++
 				}
 			}
 			if limit := disk.MaxBounces * disk.BounceBytes; most > limit {
 				t.Errorf("%d bytes are copied at once, want at most %d", most, limit)
 			}
-			if c.lane.Lent() != 0 {
-				t.Errorf("%d are said to be copied yet", c.lane.Lent())
+			if c.Lane.Lent() != 0 {
+				t.Errorf("%d are said to be copied yet", c.Lane.Lent())
 			}
 			for _, op := range d.dev.ops {
 				if op.Code == engine.Writev && op.Len > int64(tt.longest) {
@@ -97,24 +98,24 @@ func TestDriveCopies(t *testing.T) {
 func TestDriveCopyFails(t *testing.T) {
 	const each = 3*disk.BounceBytes + 8192
 	d := newFakeDrive(t, zone.Geometry{CapacitySectors: 4 * 4096, ZoneSectors: 4096, BlockSize: 512}, nil, nil)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	data := make([]byte, each+1)[1:]
 	for at := range data {
 		data[at] = byte(at>>9 + at>>17)
 	}
-	r := request(disk.OpWrite, 4096, data)
+	r := disktest.NewRequest(disk.OpWrite, 4096, data)
 	d.dev.failing(engine.Writev, 4, nil, unix.EIO)
-	c.want(c.do(r), disk.ErrIO)
+	c.WantError(c.Do(r), disk.ErrIO)
 	const landed = disk.BounceBytes>>disk.SectorShift + 4
 	if want := [2]uint64{disk.BounceBytes >> disk.SectorShift, 2 * disk.BounceBytes >> disk.SectorShift}; driveOf(r).tried != want {
 		t.Errorf("sectors %v of the zone were tried, want %v", driveOf(r).tried, want)
 	}
-	if driveOf(r).copied != nil || c.lane.Lent() != 0 {
+	if driveOf(r).copied != nil || c.Lane.Lent() != 0 {
 		t.Error("its memory was not given back")
 	}
-	c.wantZone(1, zone.ImpOpen, landed)
-	c.want(c.write(4096+landed, data), nil)
-	if !bytes.Equal(c.read(4096, landed<<disk.SectorShift), data[:landed<<disk.SectorShift]) || !bytes.Equal(c.read(4096+landed, each), data) {
+	c.WantZone(1, zone.ImpOpen, landed)
+	c.WantError(c.Write(4096+landed, data), nil)
+	if !bytes.Equal(c.Read(4096, landed<<disk.SectorShift), data[:landed<<disk.SectorShift]) || !bytes.Equal(c.Read(4096+landed, each), data) {
 		t.Error("it reads otherwise")
 	}
 }
@@ -132,7 +133,7 @@ func TestDriveReportsCopied(t *testing.T) {
 	for i := range rs {
 		rs[i] = &disk.Request{Op: disk.OpReport, Bytes: zones}
 	}
-	c.submit(rs...)
+	c.Submit(rs...)
 	for ended := 0; ended < n; {
 		most := 0
 		for _, r := range rs {
@@ -144,13 +145,13 @@ func TestDriveReportsCopied(t *testing.T) {
 			t.Fatalf("%d bytes of reports at once, want at most %d", most, limit)
 		}
 		e.release()
-		for r := c.lane.Done(); r != nil; r = c.lane.Done() {
-			c.want(r.Err, nil)
+		for r := c.Lane.Done(); r != nil; r = c.Lane.Done() {
+			c.WantError(r.Err, nil)
 			ended++
 		}
 	}
-	if c.lane.Lent() != 0 {
-		t.Errorf("%d are said to go on", c.lane.Lent())
+	if c.Lane.Lent() != 0 {
+		t.Errorf("%d are said to go on", c.Lane.Lent())
 	}
 	for i := range zones {
 		want := zone.Empty
@@ -167,14 +168,14 @@ func TestDriveReportsCopied(t *testing.T) {
 	// One that fails ends there.
 	asked := d.dev.count(engine.ZoneReport)
 	d.dev.failing(engine.ZoneReport, 0, nil, unix.EIO)
-	c.submit(rs[0])
+	c.Submit(rs[0])
 	e.release()
-	if r := c.lane.Done(); r != nil {
+	if r := c.Lane.Done(); r != nil {
 		t.Fatal("it has not asked about all zones")
 	}
 	e.release()
-	c.want(c.wait().Err, disk.ErrIO)
-	if got := d.dev.count(engine.ZoneReport) - asked; got != 2 || c.lane.Lent() != 0 {
-		t.Errorf("%d were asked for, and %d are said to go on", got, c.lane.Lent())
+	c.WantError(c.Wait().Err, disk.ErrIO)
+	if got := d.dev.count(engine.ZoneReport) - asked; got != 2 || c.Lane.Lent() != 0 {
+		t.Errorf("%d were asked for, and %d are said to go on", got, c.Lane.Lent())
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
@@ -45,19 +46,19 @@ type fakeDrive struct {
 	shuffle *rand.Rand
 }
 
-func newFakeDrive(t tb, g zone.Geometry, states map[int]zone.State, w *disk.Window) *fakeDrive {
+func newFakeDrive(t disktest.TB, g zone.Geometry, states map[int]zone.State, w *disk.Window) *fakeDrive {
 	t.Helper()
 	if err := g.Complete(); err != nil {
 		t.Fatal(err)
 	}
-	dev := &fakeDevice{m: newModel(g).Model}
+	dev := &fakeDevice{m: disktest.NewModel(g).Model}
 	for i, s := range states {
 		dev.m.SetState(i, zonemodel.State(s))
 	}
 	return openFakeDrive(t, g, dev, w, false)
 }
 
-func openFakeDrive(t tb, g zone.Geometry, dev *fakeDevice, w *disk.Window, readOnly bool) *fakeDrive {
+func openFakeDrive(t disktest.TB, g zone.Geometry, dev *fakeDevice, w *disk.Window, readOnly bool) *fakeDrive {
 	t.Helper()
 	if err := g.Complete(); err != nil {
 		t.Fatal(err)
@@ -83,7 +84,7 @@ func openFakeDrive(t tb, g zone.Geometry, dev *fakeDevice, w *disk.Window, readO
 	d.maxBatch, d.reach = uint64(g.MaxAppendSectors)<<disk.SectorShift, disk.Reach{Address: 7, Length: uint64(d.info.LogicalBlockSize) - 1}
 	d.take(all)
 	fake := &fakeDrive{drive: d, dev: dev}
-	if fake.reports, err = disk.NewLane(fake.testEngine); err != nil {
+	if fake.reports, err = disk.NewLane(fake.TestEngine); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -94,8 +95,8 @@ func openFakeDrive(t tb, g zone.Geometry, dev *fakeDevice, w *disk.Window, readO
 	return fake
 }
 
-// testEngine is what newClient drives it with.
-func (d *fakeDrive) testEngine(func()) (engine.Engine, error) {
+// TestEngine is what newClient drives it with.
+func (d *fakeDrive) TestEngine(func()) (engine.Engine, error) {
 	return &fakeEngine{dev: d.dev, rnd: d.shuffle}, nil
 }
 
@@ -126,10 +127,10 @@ func (d *fakeDrive) refresh() error {
 
 // held is a client whose Ops that hold says are carried out when the test
 // releases them.
-func (d *fakeDrive) held(t tb, hold func(*engine.Op) bool) (*client, *fakeEngine) {
+func (d *fakeDrive) held(t disktest.TB, hold func(*engine.Op) bool) (*disktest.Client, *fakeEngine) {
 	t.Helper()
 	e := &fakeEngine{dev: d.dev, hold: hold}
-	return newClientOn(t, d, func(func()) (engine.Engine, error) { return e, nil }), e
+	return disktest.NewClientOn(t, d, func(func()) (engine.Engine, error) { return e, nil }), e
 }
 
 type fakeEngine struct {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -17,36 +18,36 @@ import (
 // Zone management waits for its zone's write, and holds back the next ones.
 func TestDriveManagementTakesTurns(t *testing.T) {
 	for _, op := range []disk.Op{disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpResetAll} {
-		d := newFakeDrive(t, small, nil, nil)
+		d := newFakeDrive(t, disktest.Small, nil, nil)
 		c, e := d.held(t, func(op *engine.Op) bool { return op.Code != engine.Readv })
-		before, after := request(disk.OpAppend, 256, pattern('a', 4096)), request(disk.OpAppend, 256, pattern('b', 4096))
-		m := request(op, 256, nil)
-		c.submit(before, m, after)
+		before, after := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('a', 4096)), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('b', 4096))
+		m := disktest.NewRequest(op, 256, nil)
+		c.Submit(before, m, after)
 		for _, r := range []*disk.Request{before, m, after} {
-			c.quiet("it has not been carried out")
+			c.WantNothingDone("it has not been carried out")
 			if len(e.kept) == 1 {
 				e.release()
 			} else if op != disk.OpFinish || r != after || len(e.kept) > 0 {
 				t.Fatalf("%v: %d I/Os of a zone are in flight", op, len(e.kept))
 			}
 			if r == m && op == disk.OpFinish {
-				c.ended(m, after)
+				c.WantDone(m, after)
 				break
 			}
-			c.ended(r)
-			c.lane.Start()
+			c.WantDone(r)
+			c.Lane.Start()
 		}
 		want := map[disk.Op]written{disk.OpOpen: {at: 8, sectors: 16}, disk.OpClose: {at: 8, sectors: 16}, disk.OpReset: {0, 8, false}, disk.OpResetAll: {0, 8, false}}[op]
 		if op == disk.OpFinish {
-			c.want(after.Err, zone.ErrInvalid)
-			c.wantZone(2, zone.Full, 0)
+			c.WantError(after.Err, zone.ErrInvalid)
+			c.WantZone(2, zone.Full, 0)
 			continue
 		}
-		c.want(after.Err, nil)
+		c.WantError(after.Err, nil)
 		if after.AppendSector != 256+want.at {
 			t.Errorf("%v: what came behind it landed at %d", op, after.AppendSector-256)
 		}
-		c.wantZone(2, map[disk.Op]zone.State{disk.OpOpen: zone.ExpOpen}[op]|zone.ImpOpen, want.at+8)
+		c.WantZone(2, map[disk.Op]zone.State{disk.OpOpen: zone.ExpOpen}[op]|zone.ImpOpen, want.at+8)
 	}
 }
 
@@ -57,25 +58,25 @@ func TestDriveManagementFails(t *testing.T) {
 		if code == 0 {
 			continue
 		}
-		d := newFakeDrive(t, small, nil, nil)
-		c, e := d.held(t, isWrite)
-		first, m, after := request(disk.OpAppend, 256, pattern('a', 4096)), request(disk.Op(op), 256, nil), request(disk.OpAppend, 256, pattern('b', 4096))
-		c.submit(first, m, after)
+		d := newFakeDrive(t, disktest.Small, nil, nil)
+		c, e := d.held(t, disktest.IsWritev)
+		first, m, after := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('a', 4096)), disktest.NewRequest(disk.Op(op), 256, nil), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('b', 4096))
+		c.Submit(first, m, after)
 		d.dev.failing(code, 0, unix.EIO)
 		e.release()
-		c.ended(first, m)
-		c.lane.Start()
+		c.WantDone(first, m)
+		c.Lane.Start()
 		e.release()
-		c.ended(after)
-		c.want(m.Err, disk.ErrIO)
-		c.want(after.Err, nil)
-		c.wantZone(2, zone.ImpOpen, 16)
+		c.WantDone(after)
+		c.WantError(m.Err, disk.ErrIO)
+		c.WantError(after.Err, nil)
+		c.WantZone(2, zone.ImpOpen, 16)
 
 		d.dev.failing(code, 0, unix.EIO)
 		d.dev.set(2, zone.ReadOnly)
-		c.want(c.zoneOp(disk.Op(op), 256), zone.ErrInvalid)
-		c.want(c.zoneOp(disk.Op(op), 256), zone.ErrInvalid)
-		c.wantZone(2, zone.ReadOnly, 16)
+		c.WantError(c.ZoneOp(disk.Op(op), 256), zone.ErrInvalid)
+		c.WantError(c.ZoneOp(disk.Op(op), 256), zone.ErrInvalid)
+		c.WantZone(2, zone.ReadOnly, 16)
 	}
 }
 
@@ -83,23 +84,23 @@ func TestDriveManagementFails(t *testing.T) {
 // thinks of closing it; one that the drive has closed empty stays so.
 func TestDriveClosesEmptyZones(t *testing.T) {
 	for _, stable := range []bool{false, true} {
-		d := newFakeDrive(t, small, nil, nil)
-		c := newClient(t, d)
-		c.want(c.zoneOp(disk.OpOpen, 256), nil)
-		r := request(disk.OpClose, 256, nil)
+		d := newFakeDrive(t, disktest.Small, nil, nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.ZoneOp(disk.OpOpen, 256), nil)
+		r := disktest.NewRequest(disk.OpClose, 256, nil)
 		r.Stable = stable
-		c.want(c.do(r), nil)
-		c.wantZone(2, zone.Empty, 0)
+		c.WantError(c.Do(r), nil)
+		c.WantZone(2, zone.Empty, 0)
 		if d.dev.count(engine.ZoneReset) != 1 || d.dev.count(engine.ZoneClose) != 0 {
 			t.Errorf("it was not reset")
 		}
-		c.want(c.do(r), zone.ErrInvalid)
+		c.WantError(c.Do(r), zone.ErrInvalid)
 
-		d = newFakeDrive(t, small, map[int]zone.State{2: zone.Closed}, nil)
-		c = newClient(t, d)
-		c.want(c.do(r), nil)
-		c.wantZone(2, zone.Closed, 0)
-		c.want(c.write(256, pattern('a', 512)), nil)
+		d = newFakeDrive(t, disktest.Small, map[int]zone.State{2: zone.Closed}, nil)
+		c = disktest.NewClient(t, d)
+		c.WantError(c.Do(r), nil)
+		c.WantZone(2, zone.Closed, 0)
+		c.WantError(c.Write(256, disktest.Pattern('a', 512)), nil)
 	}
 }
 
@@ -125,17 +126,17 @@ func TestDriveResetAll(t *testing.T) {
 		"every other is full": {map[int]zone.State{15: zone.ReadOnly}, nil, []int{2, 4, 6}, []run{{256, 128}, {512, 128}, {768, 128}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := small
+			g := disktest.Small
 			g.MaxOpen, g.MaxActive = 0, 0
 			d := newFakeDrive(t, g, tt.states, tt.window)
 			for _, i := range tt.fill {
-				d.dev.m.Do(zonemodel.Request{Type: zonemodel.TypeOut, Sector: uint64(i) * 128, Data: pattern('a', 512)})
+				d.dev.m.Do(zonemodel.Request{Type: zonemodel.TypeOut, Sector: uint64(i) * 128, Data: disktest.Pattern('a', 512)})
 			}
 			if err := d.refresh(); err != nil {
 				t.Fatal(err)
 			}
-			c := newClient(t, d)
-			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
+			c := disktest.NewClient(t, d)
+			c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
 			var got []run
 			for i := range d.dev.ops {
 				if op := &d.dev.ops[i]; op.Code == engine.ZoneReset {
@@ -153,7 +154,7 @@ func TestDriveResetAll(t *testing.T) {
 				} else if n < 2 {
 					state = zone.NotWP
 				}
-				c.wantState(d, i, state, 0)
+				d.wantState(c.T, i, state, 0)
 			}
 			for _, i := range tt.fill { // outside of the window nothing happens
 				_, z := d.dev.m.ZoneOf(uint64(i) * 128)
@@ -173,21 +174,21 @@ const small15 = 15*128 + 64
 func TestDriveResetAllFails(t *testing.T) {
 	for name, w := range map[string]*disk.Window{"drive": nil, "window": {First: 1, Last: 15}} {
 		t.Run(name, func(t *testing.T) {
-			d := newFakeDrive(t, small, nil, w)
-			c := newClient(t, d)
+			d := newFakeDrive(t, disktest.Small, nil, w)
+			c := disktest.NewClient(t, d)
 			base := 256 - d.first
 			fill := func() {
 				for i := range uint64(3) {
-					c.want(c.write(base+i*128, pattern('a', 512)), nil)
+					c.WantError(c.Write(base+i*128, disktest.Pattern('a', 512)), nil)
 				}
 			}
 			fill()
 			d.dev.failing(engine.ZoneReset, 0, unix.EIO)
-			c.want(c.zoneOp(disk.OpResetAll, 0), disk.ErrIO)
+			c.WantError(c.ZoneOp(disk.OpResetAll, 0), disk.ErrIO)
 			first := int(base / 128)
-			c.wantZone(first, zone.ImpOpen, 1)
-			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
-			c.wantZone(first, zone.Empty, 0)
+			c.WantZone(first, zone.ImpOpen, 1)
+			c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
+			c.WantZone(first, zone.Empty, 0)
 
 			fill()
 			d.dev.fault = func(op *engine.Op) (int64, error) {
@@ -198,23 +199,23 @@ func TestDriveResetAllFails(t *testing.T) {
 				}
 				return 0, nil
 			}
-			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
-			c.wantZone(first, zone.Empty, 0)
-			c.wantZone(first+1, zone.ReadOnly, 1)
-			c.wantZone(first+2, zone.Empty, 0)
-			c.want(c.write(base, pattern('b', 512)), nil)
-			c.want(c.write(base+128, pattern('b', 512)), zone.ErrInvalid)
-			if !bytes.Equal(c.read(base+128, 512), pattern('a', 512)) {
+			c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
+			c.WantZone(first, zone.Empty, 0)
+			c.WantZone(first+1, zone.ReadOnly, 1)
+			c.WantZone(first+2, zone.Empty, 0)
+			c.WantError(c.Write(base, disktest.Pattern('b', 512)), nil)
+			c.WantError(c.Write(base+128, disktest.Pattern('b', 512)), zone.ErrInvalid)
+			if !bytes.Equal(c.Read(base+128, 512), disktest.Pattern('a', 512)) {
 				t.Error("a read-only zone cannot be read")
 			}
 
-			r := request(disk.OpResetAll, 0, nil)
+			r := disktest.NewRequest(disk.OpResetAll, 0, nil)
 			r.Stable = true
-			c.want(c.do(r), nil)
+			c.WantError(c.Do(r), nil)
 			d.dev.gone = true
-			c.want(c.do(r), disk.ErrIO)
+			c.WantError(c.Do(r), disk.ErrIO)
 			d.dev.gone = false
-			c.want(c.write(base+256, pattern('b', 512)), nil)
+			c.WantError(c.Write(base+256, disktest.Pattern('b', 512)), nil)
 		})
 	}
 }
@@ -224,37 +225,37 @@ func TestDriveResetAllFails(t *testing.T) {
 func TestDriveZonesFail(t *testing.T) {
 	for _, s := range []zone.State{zone.ReadOnly, zone.Offline} {
 		for _, reported := range []bool{false, true} {
-			d := newFakeDrive(t, small, nil, nil)
-			c := newClient(t, d)
+			d := newFakeDrive(t, disktest.Small, nil, nil)
+			c := disktest.NewClient(t, d)
 			for _, i := range []int{2, 3, 4, 5} {
-				c.want(c.write(uint64(i)*128, pattern('a', 8*512)), nil)
-				c.want(c.zoneOp(disk.OpClose, uint64(i)*128), nil)
+				c.WantError(c.Write(uint64(i)*128, disktest.Pattern('a', 8*512)), nil)
+				c.WantError(c.ZoneOp(disk.OpClose, uint64(i)*128), nil)
 			}
 			for i := 2; i < 6; i++ {
 				d.dev.set(i, s)
 				if reported {
-					c.wantZone(i, s, map[zone.State]uint64{zone.ReadOnly: 8}[s])
+					c.WantZone(i, s, map[zone.State]uint64{zone.ReadOnly: 8}[s])
 				}
 			}
 			readable := error(nil)
 			if s == zone.Offline {
 				readable = zone.ErrInvalid
 			}
-			c.want(c.do(request(disk.OpRead, 256, make([]byte, 512))), readable)
-			c.want(c.write(3*128+8, pattern('b', 512)), zone.ErrInvalid)
-			_, err := c.append(4*128, pattern('b', 512))
-			c.want(err, zone.ErrInvalid)
-			c.want(c.zoneOp(disk.OpFinish, 5*128), zone.ErrInvalid)
+			c.WantError(c.Do(disktest.NewRequest(disk.OpRead, 256, make([]byte, 512))), readable)
+			c.WantError(c.Write(3*128+8, disktest.Pattern('b', 512)), zone.ErrInvalid)
+			_, err := c.Append(4*128, disktest.Pattern('b', 512))
+			c.WantError(err, zone.ErrInvalid)
+			c.WantError(c.ZoneOp(disk.OpFinish, 5*128), zone.ErrInvalid)
 			for i := 2; i < 6; i++ {
-				c.want(c.write(uint64(i)*128+8, pattern('b', 512)), zone.ErrInvalid)
-				c.want(c.zoneOp(disk.OpOpen, uint64(i)*128), zone.ErrInvalid)
-				c.want(c.do(request(disk.OpRead, uint64(i)*128, make([]byte, 512))), readable)
-				c.wantZone(i, s, map[zone.State]uint64{zone.ReadOnly: 8}[s])
+				c.WantError(c.Write(uint64(i)*128+8, disktest.Pattern('b', 512)), zone.ErrInvalid)
+				c.WantError(c.ZoneOp(disk.OpOpen, uint64(i)*128), zone.ErrInvalid)
+				c.WantError(c.Do(disktest.NewRequest(disk.OpRead, uint64(i)*128, make([]byte, 512))), readable)
+				c.WantZone(i, s, map[zone.State]uint64{zone.ReadOnly: 8}[s])
 			}
 			// And comes back, empty: a report shows it, and then it can be used.
 			d.dev.set(3, zone.Empty)
-			c.wantZone(3, zone.Empty, 0)
-			c.want(c.write(3*128, pattern('c', 512)), nil)
+			c.WantZone(3, zone.Empty, 0)
+			c.WantError(c.Write(3*128, disktest.Pattern('c', 512)), nil)
 		}
 	}
 }
@@ -264,17 +265,17 @@ func TestDriveZonesFail(t *testing.T) {
 func TestDriveReadFailsInReadOnlyZone(t *testing.T) {
 	for s, want := range map[zone.State]error{zone.ReadOnly: disk.ErrIO, zone.Offline: zone.ErrInvalid, zone.Closed: disk.ErrIO} {
 		for _, reported := range []bool{false, true} {
-			d := newFakeDrive(t, small, nil, nil)
-			c := newClient(t, d)
-			c.want(c.write(256, pattern('a', 4096)), nil)
-			c.want(c.write(384, pattern('a', 4096)), nil)
+			d := newFakeDrive(t, disktest.Small, nil, nil)
+			c := disktest.NewClient(t, d)
+			c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
+			c.WantError(c.Write(384, disktest.Pattern('a', 4096)), nil)
 			d.dev.set(2, s)
 			if reported {
-				c.wantZone(2, s, map[zone.State]uint64{zone.ReadOnly: 8, zone.Closed: 8}[s])
+				c.WantZone(2, s, map[zone.State]uint64{zone.ReadOnly: 8, zone.Closed: 8}[s])
 			}
 			d.dev.failing(engine.Readv, 0, unix.EIO)
-			err := c.do(request(disk.OpRead, 256, make([]byte, 512)))
-			c.want(err, want)
+			err := c.Do(disktest.NewRequest(disk.OpRead, 256, make([]byte, 512)))
+			c.WantError(err, want)
 			if errors.Is(err, zone.ErrInvalid) && s != zone.Offline {
 				t.Errorf("a read in a zone that is %v: %v", s, err)
 			}
@@ -285,18 +286,18 @@ func TestDriveReadFailsInReadOnlyZone(t *testing.T) {
 // Of a read-only zone all that can have been written is read from the drive, and
 // nothing above: a zone reads as zeroes there, and not every drive lets one.
 func TestDriveReadsReadOnlyZoneToItsCapacity(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
-	c := newClient(t, d)
+	d := newFakeDrive(t, disktest.Small, nil, nil)
+	c := disktest.NewClient(t, d)
 	for i := range uint64(3) {
-		c.want(c.write(256+32*i, pattern('a', 32*512)), nil)
+		c.WantError(c.Write(256+32*i, disktest.Pattern('a', 32*512)), nil)
 	}
 	d.dev.set(2, zone.ReadOnly)
-	c.wantZone(2, zone.ReadOnly, 96)
+	c.WantZone(2, zone.ReadOnly, 96)
 	d.dev.ops = nil
-	if got := c.read(256+88, 16*512); !bytes.Equal(got, append(pattern('a', 8*512), make([]byte, 8*512)...)) {
+	if got := c.Read(256+88, 16*512); !bytes.Equal(got, append(disktest.Pattern('a', 8*512), make([]byte, 8*512)...)) {
 		t.Error("across the capacity something else is read")
 	}
-	if got := c.read(256+96, 32*512); !bytes.Equal(got, make([]byte, 32*512)) {
+	if got := c.Read(256+96, 32*512); !bytes.Equal(got, make([]byte, 32*512)) {
 		t.Error("above the capacity there are no zeroes")
 	}
 	if ops := d.dev.ops; len(ops) != 1 || ops[0].Off != (256+88)<<disk.SectorShift || ops[0].Len != 8<<disk.SectorShift {
@@ -304,23 +305,23 @@ func TestDriveReadsReadOnlyZoneToItsCapacity(t *testing.T) {
 	}
 	// Conventional zones have no capacity, and reads go over several of them.
 	d.dev.set(0, zone.ReadOnly)
-	c.wantZone(0, zone.ReadOnly, 0)
-	c.want(c.write(128, pattern('c', 512)), nil)
-	if got := c.read(127, 1024); !bytes.Equal(got[512:], pattern('c', 512)) {
+	c.WantZone(0, zone.ReadOnly, 0)
+	c.WantError(c.Write(128, disktest.Pattern('c', 512)), nil)
+	if got := c.Read(127, 1024); !bytes.Equal(got[512:], disktest.Pattern('c', 512)) {
 		t.Error("behind a read-only conventional zone something else is read")
 	}
 }
 
 // A write in flight when a report finds its zone out of service.
 func TestDriveZoneFailsUnderWrite(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
-	c, e := d.held(t, isWrite)
-	r, behind := request(disk.OpWrite, 256, pattern('a', 512)), request(disk.OpAppend, 256, pattern('a', 512))
-	c.submit(r, behind)
+	d := newFakeDrive(t, disktest.Small, nil, nil)
+	c, e := d.held(t, disktest.IsWritev)
+	r, behind := disktest.NewRequest(disk.OpWrite, 256, disktest.Pattern('a', 512)), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('a', 512))
+	c.Submit(r, behind)
 	d.dev.set(2, zone.ReadOnly)
-	c.wantZone(2, zone.ReadOnly, 0)
+	c.WantZone(2, zone.ReadOnly, 0)
 	e.release()
 	for range 2 {
-		c.want(c.wait().Err, zone.ErrInvalid)
+		c.WantError(c.Wait().Err, zone.ErrInvalid)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -21,10 +22,10 @@ import (
 // sectors here). Each has its own place and its own outcome. Zone 2 begins at
 // sector 256 and takes 96; its first 8 are the write in flight.
 func TestDriveMerges(t *testing.T) {
-	data := pattern('x', 8*512)
-	add := func() *disk.Request { return request(disk.OpAppend, 256, data) }
+	data := disktest.Pattern('x', 8*512)
+	add := func() *disk.Request { return disktest.NewRequest(disk.OpAppend, 256, data) }
 	write := func(at, sectors int) *disk.Request {
-		return request(disk.OpWrite, 256+uint64(at), pattern('w', sectors*512))
+		return disktest.NewRequest(disk.OpWrite, 256+uint64(at), disktest.Pattern('w', sectors*512))
 	}
 	stable := func(r *disk.Request) *disk.Request {
 		r.Stable = true
@@ -74,22 +75,22 @@ func TestDriveMerges(t *testing.T) {
 			[]int{8, 16, -1, 16}, map[int]error{2: zone.ErrUnaligned},
 		},
 		"an open": {
-			[]*disk.Request{add(), request(disk.OpOpen, 256, nil), add()},
+			[]*disk.Request{add(), disktest.NewRequest(disk.OpOpen, 256, nil), add()},
 			[]written{{8, 8, false}, {16, 8, false}},
 			[]int{8, -1, 16}, nil,
 		},
 		"a finish": {
-			[]*disk.Request{add(), add(), request(disk.OpFinish, 256, nil), add()},
+			[]*disk.Request{add(), add(), disktest.NewRequest(disk.OpFinish, 256, nil), add()},
 			[]written{{8, 16, false}},
 			[]int{8, 16, -1, -1}, map[int]error{3: zone.ErrInvalid},
 		},
 		"a reset": {
-			[]*disk.Request{add(), request(disk.OpReset, 256, nil), write(0, 8), add()},
+			[]*disk.Request{add(), disktest.NewRequest(disk.OpReset, 256, nil), write(0, 8), add()},
 			[]written{{8, 8, false}, {0, 16, false}},
 			[]int{8, -1, 0, 8}, nil,
 		},
 		"a reset of all": {
-			[]*disk.Request{add(), request(disk.OpResetAll, 0, nil), add(), add()},
+			[]*disk.Request{add(), disktest.NewRequest(disk.OpResetAll, 0, nil), add(), add()},
 			[]written{{8, 8, false}, {0, 16, false}},
 			[]int{8, -1, 0, 8}, nil,
 		},
@@ -105,14 +106,14 @@ func TestDriveMerges(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newFakeDrive(t, small, nil, nil)
-			c, e := d.held(t, isWrite)
+			d := newFakeDrive(t, disktest.Small, nil, nil)
+			c, e := d.held(t, disktest.IsWritev)
 			first := add()
-			c.submit(first)
-			c.submit(tt.line...)
-			c.quiet("a write is in flight")
+			c.Submit(first)
+			c.Submit(tt.line...)
+			c.WantNothingDone("a write is in flight")
 			for ended := map[*disk.Request]bool{}; len(ended) < 1+len(tt.line); {
-				if r := c.lane.Done(); r != nil {
+				if r := c.Lane.Done(); r != nil {
 					ended[r] = true
 				} else {
 					e.release()
@@ -126,7 +127,7 @@ func TestDriveMerges(t *testing.T) {
 				t.Errorf("the drive was sent %v, want %v", got, want)
 			}
 			for i, r := range tt.line {
-				c.want(r.Err, tt.errs[i])
+				c.WantError(r.Err, tt.errs[i])
 				if r.Err == nil && tt.at[i] >= 0 && r.AppendSector != 256+uint64(tt.at[i]) {
 					t.Errorf("%d landed at %d, want %d", i, r.AppendSector-256, tt.at[i])
 				}
@@ -138,72 +139,72 @@ func TestDriveMerges(t *testing.T) {
 // Those that come in one batch go down as one at once, in each of their zones: that
 // nothing was in flight there is no reason to send the first one alone.
 func TestDriveMergesBatches(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
-	c := newClient(t, d)
-	data := pattern('x', 4096)
-	c.submit(request(disk.OpAppend, 256, data), request(disk.OpAppend, 384, data), request(disk.OpWrite, 264, data),
-		request(disk.OpAppend, 384, data), request(disk.OpAppend, 256, data))
+	d := newFakeDrive(t, disktest.Small, nil, nil)
+	c := disktest.NewClient(t, d)
+	data := disktest.Pattern('x', 4096)
+	c.Submit(disktest.NewRequest(disk.OpAppend, 256, data), disktest.NewRequest(disk.OpAppend, 384, data), disktest.NewRequest(disk.OpWrite, 264, data),
+		disktest.NewRequest(disk.OpAppend, 384, data), disktest.NewRequest(disk.OpAppend, 256, data))
 	for range 5 {
-		c.want(c.wait().Err, nil)
+		c.WantError(c.Wait().Err, nil)
 	}
 	if got := d.dev.writes(); !slices.Equal(got, []written{{256, 24, false}, {384, 16, false}}) {
 		t.Errorf("the drive was sent %v", got)
 	}
-	c.wantZone(2, zone.ImpOpen, 24)
-	c.wantZone(3, zone.ImpOpen, 16)
+	c.WantZone(2, zone.ImpOpen, 24)
+	c.WantZone(3, zone.ImpOpen, 16)
 }
 
 // Those that are made one can come from several queues: each is answered on its
 // own, and holds what it wrote.
 func TestDriveMergesAcrossLanes(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
-	c, e := d.held(t, isWrite)
-	other := newClient(t, d)
-	first, second := request(disk.OpAppend, 256, pattern('a', 4096)), request(disk.OpAppend, 256, pattern('b', 4096))
-	third, fourth := request(disk.OpAppend, 256, pattern('c', 4096)), request(disk.OpAppend, 256, pattern('d', 4096))
-	c.submit(first)
-	other.submit(second)
-	c.submit(third)
-	other.submit(fourth)
+	d := newFakeDrive(t, disktest.Small, nil, nil)
+	c, e := d.held(t, disktest.IsWritev)
+	other := disktest.NewClient(t, d)
+	first, second := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('a', 4096)), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('b', 4096))
+	third, fourth := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('c', 4096)), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('d', 4096))
+	c.Submit(first)
+	other.Submit(second)
+	c.Submit(third)
+	other.Submit(fourth)
 	e.release()
-	c.ended(first)
-	other.ended(second, fourth)
-	c.ended(third)
+	c.WantDone(first)
+	other.WantDone(second, fourth)
+	c.WantDone(third)
 	if got := d.dev.writes(); !slices.Equal(got, []written{{256, 8, false}, {264, 24, false}}) {
 		t.Errorf("the drive was sent %v", got)
 	}
-	want := slices.Concat(pattern('a', 4096), pattern('b', 4096), pattern('c', 4096), pattern('d', 4096))
-	if !bytes.Equal(other.read(256, 4*4096), want) {
+	want := slices.Concat(disktest.Pattern('a', 4096), disktest.Pattern('b', 4096), disktest.Pattern('c', 4096), disktest.Pattern('d', 4096))
+	if !bytes.Equal(other.Read(256, 4*4096), want) {
 		t.Error("the data is not what was appended")
 	}
 }
 
 // Zones never wait for each other, whatever is in flight and in line in one.
 func TestDriveZonesDoNotWait(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
+	d := newFakeDrive(t, disktest.Small, nil, nil)
 	c, e := d.held(t, func(op *engine.Op) bool { return op.Off == 256<<disk.SectorShift })
 	busy := []*disk.Request{
-		request(disk.OpWrite, 256, pattern('a', 4096)), request(disk.OpAppend, 256, pattern('b', 4096)),
-		request(disk.OpFinish, 256, nil), request(disk.OpReset, 256, nil),
+		disktest.NewRequest(disk.OpWrite, 256, disktest.Pattern('a', 4096)), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('b', 4096)),
+		disktest.NewRequest(disk.OpFinish, 256, nil), disktest.NewRequest(disk.OpReset, 256, nil),
 	}
-	c.submit(busy...)
-	for _, client := range []*client{c, newClient(t, d)} {
-		client.want(client.write(384, pattern('o', 4096)), nil)
-		client.want(client.zoneOp(disk.OpFinish, 384), nil)
-		client.want(client.zoneOp(disk.OpReset, 384), nil)
-		client.want(client.write(130, pattern('o', 4096)), nil)
-		client.want(client.flush(), nil)
-		client.read(300, 4096)
+	c.Submit(busy...)
+	for _, client := range []*disktest.Client{c, disktest.NewClient(t, d)} {
+		client.WantError(client.Write(384, disktest.Pattern('o', 4096)), nil)
+		client.WantError(client.ZoneOp(disk.OpFinish, 384), nil)
+		client.WantError(client.ZoneOp(disk.OpReset, 384), nil)
+		client.WantError(client.Write(130, disktest.Pattern('o', 4096)), nil)
+		client.WantError(client.Flush(), nil)
+		client.Read(300, 4096)
 	}
 	if len(e.kept) != 1 {
 		t.Errorf("%d I/Os of a zone are in flight", len(e.kept))
 	}
 	for n := 0; n < len(busy); {
-		if r := c.lane.Done(); r == nil {
+		if r := c.Lane.Done(); r == nil {
 			e.release()
 		} else if n++; r.Err != nil {
 			t.Error(r.Err)
 		}
 	}
-	c.wantZone(2, zone.Empty, 0)
+	c.WantZone(2, zone.Empty, 0)
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -26,13 +27,13 @@ func TestDriveLongWrite(t *testing.T) {
 		}
 		return 0, nil
 	}
-	c := newClient(t, d)
-	data := pattern(7, 60<<disk.SectorShift)
-	c.want(c.zoneOp(disk.OpOpen, 0), nil)
-	c.want(c.write(128, data), zone.ErrOpenLimit)
-	c.want(c.write(0, data), nil)
-	c.wantZone(0, zone.ExpOpen, 60)
-	if !bytes.Equal(c.read(0, len(data)), data) {
+	c := disktest.NewClient(t, d)
+	data := disktest.Pattern(7, 60<<disk.SectorShift)
+	c.WantError(c.ZoneOp(disk.OpOpen, 0), nil)
+	c.WantError(c.Write(128, data), zone.ErrOpenLimit)
+	c.WantError(c.Write(0, data), nil)
+	c.WantZone(0, zone.ExpOpen, 60)
+	if !bytes.Equal(c.Read(0, len(data)), data) {
 		t.Error("it reads otherwise")
 	}
 }
@@ -67,10 +68,10 @@ func TestDriveParts(t *testing.T) {
 		"odd, conventional":                 {9 << 9, 8, 4096, 3, []int{17}, []uint64{8, 8, 1}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newFakeDrive(t, small, nil, nil)
+			d := newFakeDrive(t, disktest.Small, nil, nil)
 			d.partBytes, d.partPages, d.info.Zoned.WriteGranularity = tt.bytes, tt.pages, tt.granularity
-			c, memory := newClient(t, d), all[tt.odd:]
-			r := request(disk.OpWrite, tt.sector, nil)
+			c, memory := disktest.NewClient(t, d), all[tt.odd:]
+			r := disktest.NewRequest(disk.OpWrite, tt.sector, nil)
 			for i, n := range tt.vectors {
 				v := unix.Iovec{Len: uint64(n) * 512}
 				if n > 0 {
@@ -81,7 +82,7 @@ func TestDriveParts(t *testing.T) {
 				}
 				r.Iov, r.Bytes = append(r.Iov, v), r.Bytes+v.Len
 			}
-			c.want(c.do(r), nil)
+			c.WantError(c.Do(r), nil)
 			var got []uint64
 			at := tt.sector
 			for _, w := range d.dev.writes() {
@@ -105,21 +106,21 @@ func TestDriveParts(t *testing.T) {
 
 // A part that fails ends the write; those before it have landed.
 func TestDrivePartFails(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
+	d := newFakeDrive(t, disktest.Small, nil, nil)
 	d.partBytes = 8 << disk.SectorShift
-	c, e := d.held(t, isWrite)
-	first, second, third := request(disk.OpAppend, 256, pattern('a', 512)), request(disk.OpAppend, 256, pattern('b', 8*512)), request(disk.OpAppend, 256, pattern('c', 20*512))
-	c.submit(first, second, third)
+	c, e := d.held(t, disktest.IsWritev)
+	first, second, third := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('a', 512)), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('b', 8*512)), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('c', 20*512))
+	c.Submit(first, second, third)
 	d.dev.failing(engine.Writev, 4, nil, nil, nil, unix.EIO)
 	for n := 0; n < 3; {
-		if c.lane.Done() != nil {
+		if c.Lane.Done() != nil {
 			n++
 		} else {
 			e.release()
 		}
 	}
-	c.want(first.Err, nil)
-	c.want(second.Err, nil)
-	c.want(third.Err, disk.ErrIO)
-	c.wantZone(2, zone.ImpOpen, 1+8+8+4)
+	c.WantError(first.Err, nil)
+	c.WantError(second.Err, nil)
+	c.WantError(third.Err, disk.ErrIO)
+	c.WantZone(2, zone.ImpOpen, 1+8+8+4)
 }

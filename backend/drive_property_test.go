@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -56,10 +57,10 @@ func TestDriveAgainstDevice(t *testing.T) {
 }
 
 type driveScript struct {
-	t       tb
+	t       disktest.TB
 	g       zone.Geometry
 	d       *fakeDrive
-	lanes   []*client
+	lanes   []*disktest.Client
 	rnd     *rand.Rand
 	closers []func()
 	first   int // zone of the drive
@@ -76,7 +77,7 @@ func (s *driveScript) Fatalf(f string, a ...any) { s.t.Helper(); s.t.Fatalf(f, a
 func (s *driveScript) Cleanup(f func())          { s.closers = append(s.closers, f) }
 
 func newDriveScript(t *rapid.T) *driveScript {
-	s := &driveScript{t: t, g: drawGeometry(t), acked: make(map[int]map[uint64][]byte)}
+	s := &driveScript{t: t, g: disktest.DrawGeometry(t), acked: make(map[int]map[uint64][]byte)}
 	t.Cleanup(s.close)
 	s.rnd = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 	w := &disk.Window{First: rapid.IntRange(0, s.g.Zones()-1).Draw(t, "first")}
@@ -87,7 +88,7 @@ func newDriveScript(t *rapid.T) *driveScript {
 		s.d.partBytes, s.d.partPages = 4096, 2
 	}
 	for range 3 {
-		s.lanes = append(s.lanes, newClientOn(s, s.d.drive, func(func()) (engine.Engine, error) {
+		s.lanes = append(s.lanes, disktest.NewClientOn(s, s.d.drive, func(func()) (engine.Engine, error) {
 			return &fakeEngine{dev: s.d.dev, rnd: s.rnd}, nil
 		}))
 	}
@@ -138,15 +139,15 @@ func (s *driveScript) batch(t *rapid.T, faulty bool) {
 		}
 		rs = append(rs, r)
 		c := s.lanes[s.rnd.IntN(len(s.lanes))]
-		c.lane.Submit(s.d.drive, r)
+		c.Lane.Submit(s.d.drive, r)
 		if i%3 == 0 {
-			c.lane.Start()
+			c.Lane.Start()
 		}
 	}
 	for left := n; left > 0; {
 		before := left
 		for _, c := range s.lanes {
-			for c.lane.Done() != nil {
+			for c.Lane.Done() != nil {
 				left--
 			}
 		}
@@ -174,7 +175,7 @@ func (s *driveScript) batch(t *rapid.T, faulty bool) {
 // idle says whether no lane has anything to do.
 func (s *driveScript) idle() bool {
 	for _, c := range s.lanes {
-		if e := c.lane.Engine().(*fakeEngine); c.lane.Mailed() || len(e.staged)+len(e.queued)+len(e.done) > 0 {
+		if e := c.Lane.Engine().(*fakeEngine); c.Lane.Mailed() || len(e.staged)+len(e.queued)+len(e.done) > 0 {
 			return false
 		}
 	}
@@ -203,7 +204,7 @@ func (s *driveScript) request(zn int) *disk.Request {
 			data[i] = byte(s.rnd.Uint32())
 		}
 		if len(data) > 0 {
-			r.Iov = split(data, s.rnd.IntN(4))
+			r.Iov = disktest.Split(data, s.rnd.IntN(4))
 		}
 	}
 	return r
@@ -222,7 +223,7 @@ func (s *driveScript) ack(r *disk.Request, lost map[int]bool) {
 	if s.acked[zn] == nil {
 		s.acked[zn] = make(map[uint64][]byte)
 	}
-	data := bytesOfAll(r)
+	data := disktest.BytesOf(r)
 	for n := uint64(0); n < r.Bytes; n += disk.SectorSize {
 		at := sector + n/disk.SectorSize
 		if s.acked[zn][at] != nil {
@@ -240,7 +241,7 @@ func (s *driveScript) verify() {
 			continue
 		}
 		start := uint64(zn-s.first) * s.g.ZoneSectors
-		got := s.lanes[0].read(start, int(z.End-z.Start)*disk.SectorSize)
+		got := s.lanes[0].Read(start, int(z.End-z.Start)*disk.SectorSize)
 		for at, want := range sectors {
 			if !bytes.Equal(got[(at-start)*disk.SectorSize:][:disk.SectorSize], want) {
 				s.Errorf("zone %d of the drive (%v): sector %d is not what was written", zn, z.State, at-start)

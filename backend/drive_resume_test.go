@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -24,7 +25,7 @@ func TestDriveResumesWrites(t *testing.T) {
 }
 
 func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
-	g := small
+	g := disktest.Small
 	before := newFakeDrive(t, g, nil, nil)
 	before.dev.cached = cached
 	e := &fakeEngine{dev: before.dev, hold: func(op *engine.Op) bool { return op.Code == engine.Writev }}
@@ -40,7 +41,7 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 	guess := uint64(0)
 	for id := range 2 + rng.IntN(8) {
 		n := uint64(1 + rng.IntN(8))
-		r := request(disk.OpAppend, start, pattern(byte(id+1), int(n)*disk.SectorSize))
+		r := disktest.NewRequest(disk.OpAppend, start, disktest.Pattern(byte(id+1), int(n)*disk.SectorSize))
 		if rng.IntN(2) == 0 {
 			r.Op, r.Sector = disk.OpWrite, start+guess
 		}
@@ -65,14 +66,14 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 	}
 
 	d := openFakeDrive(t, g, before.dev, nil, false)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	var again []*disk.Request
 	var marks []*disk.Note
 	for _, was := range all {
 		if answered[was] {
 			continue
 		}
-		r := request(was.Op, was.Sector, pattern(byte(was.Tag+1), int(was.Bytes)))
+		r := disktest.NewRequest(was.Op, was.Sector, disktest.Pattern(byte(was.Tag+1), int(was.Bytes)))
 		r.Note, r.Tag = was.Note, was.Tag
 		again, marks = append(again, r), append(marks, r.Note)
 	}
@@ -80,9 +81,9 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 		return nil
 	}
 	disk.Claim(d, disk.Run(d), marks)
-	late := request(disk.OpAppend, start, pattern(200, disk.SectorSize))
+	late := disktest.NewRequest(disk.OpAppend, start, disktest.Pattern(200, disk.SectorSize))
 	if marks[0].Load().What == disk.NotedAddress && (len(marks) == 1 || again[1].Op == disk.OpAppend && len(again) == 2) {
-		c.submit(late) // somebody else: it goes behind those that have an address
+		c.Submit(late) // somebody else: it goes behind those that have an address
 	}
 	rng.Shuffle(len(again), func(i, j int) {
 		if again[i].Note.Load().What == disk.NotedAddress && again[j].Note.Load().What == disk.NotedAddress {
@@ -90,18 +91,18 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 		}
 	})
 	for _, r := range again {
-		c.lane.Resume(d, r)
+		c.Lane.Resume(d, r)
 	}
 	if late.Lane == nil {
-		c.submit(late)
+		c.Submit(late)
 	}
-	c.lane.Start()
+	c.Lane.Start()
 	for range len(again) + 1 {
-		if r := c.wait(); r.Err != nil && r != late {
+		if r := c.Wait(); r.Err != nil && r != late {
 			return fmt.Errorf("request %d, %v: %w", r.Tag, r.Op, r.Err)
 		}
 	}
-	content := c.read(start, int(guess+1)*disk.SectorSize)
+	content := c.Read(start, int(guess+1)*disk.SectorSize)
 	seen := map[byte]uint64{}
 	for at := range guess + 1 {
 		b := content[at*disk.SectorSize]
@@ -123,22 +124,22 @@ func resumeDrive(t *testing.T, rng *rand.Rand, cached bool) error {
 // drive before it decides anything about them, and asks nothing when it starts.
 func TestDriveRemembersOpenZones(t *testing.T) {
 	open := map[int]zone.State{2: zone.ExpOpen, 3: zone.ExpOpen, 4: zone.ExpOpen}
-	again := func(readOnly bool) (*fakeDrive, *client) {
-		d := newFakeDrive(t, small, open, nil)
+	again := func(readOnly bool) (*fakeDrive, *disktest.Client) {
+		d := newFakeDrive(t, disktest.Small, open, nil)
 		d.dev.cached = true
 		d.dev.ops = nil
-		d = openFakeDrive(t, small, d.dev, nil, readOnly)
+		d = openFakeDrive(t, disktest.Small, d.dev, nil, readOnly)
 		if n := len(d.dev.ops); n > 0 {
 			t.Errorf("%d zones were looked at", n)
 		}
-		return d, newClient(t, d)
+		return d, disktest.NewClient(t, d)
 	}
 	d, c := again(false)
-	c.want(c.zoneOp(disk.OpReset, 3*128), nil)
-	c.want(c.zoneOp(disk.OpClose, 256), nil)
-	c.want(c.zoneOp(disk.OpClose, 256), zone.ErrInvalid)
-	c.want(c.zoneOp(disk.OpClose, 5*128), zone.ErrInvalid)
-	c.want(c.write(4*128, pattern('a', 512)), nil)
+	c.WantError(c.ZoneOp(disk.OpReset, 3*128), nil)
+	c.WantError(c.ZoneOp(disk.OpClose, 256), nil)
+	c.WantError(c.ZoneOp(disk.OpClose, 256), zone.ErrInvalid)
+	c.WantError(c.ZoneOp(disk.OpClose, 5*128), zone.ErrInvalid)
+	c.WantError(c.Write(4*128, disktest.Pattern('a', 512)), nil)
 	for i, s := range map[int]zone.State{2: zone.Empty, 3: zone.Empty, 4: zone.ExpOpen, 5: zone.Empty} {
 		if is := zone.State(d.dev.m.Zones[i].State); is != s {
 			t.Errorf("zone %d of the drive is %v, want %v", i, is, s)
@@ -149,7 +150,7 @@ func TestDriveRemembersOpenZones(t *testing.T) {
 	}
 
 	d, c = again(false)
-	c.want(c.zoneOp(disk.OpResetAll, 0), nil)
+	c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
 	if s := zone.State(d.dev.m.Zones[3].State); s != zone.Empty {
 		t.Errorf("a reset of all has left zone 3 %v", s)
 	}
@@ -162,10 +163,10 @@ func TestDriveRemembersOpenZones(t *testing.T) {
 		m := new(disk.Note)
 		m.Emptying(sector)
 		disk.Claim(d, disk.Run(d), []*disk.Note{m})
-		r := request(disk.OpClose, sector, nil)
+		r := disktest.NewRequest(disk.OpClose, sector, nil)
 		r.Stable = stable
-		c.want(c.resume(r, m), nil)
-		wantMark(t, m, disk.NotedDone)
+		c.WantError(c.Resume(r, m), nil)
+		disktest.WantNote(t, m, disk.NotedDone)
 		if s := zone.State(d.dev.m.Zones[2+i%2].State); s != zone.Empty {
 			t.Errorf("zone %d was closed, and is %v", 2+i%2, s)
 		}
@@ -173,48 +174,48 @@ func TestDriveRemembersOpenZones(t *testing.T) {
 	other := new(disk.Note)
 	other.Emptying(3 * 128)
 	disk.Claim(d, disk.Run(d), []*disk.Note{other})
-	c.want(c.resume(request(disk.OpClose, 256, nil), other), disk.ErrIO) // not the request that it was
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 256, nil), other), disk.ErrIO) // not the request that it was
 
 	_, c = again(true)
-	c.want(c.zoneOp(disk.OpOpen, 256), nil) // it is open
-	c.want(c.zoneOp(disk.OpOpen, 5*128), zone.ErrInvalid)
+	c.WantError(c.ZoneOp(disk.OpOpen, 256), nil) // it is open
+	c.WantError(c.ZoneOp(disk.OpOpen, 5*128), zone.ErrInvalid)
 }
 
 // What is claimed and never comes does not keep the zone; what cannot be is
 // refused.
 func TestDriveClaims(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
-	c := newClient(t, d)
-	if _, err := c.append(256, pattern(1, 4096)); err != nil {
+	d := newFakeDrive(t, disktest.Small, nil, nil)
+	c := disktest.NewClient(t, d)
+	if _, err := c.Append(256, disktest.Pattern(1, 4096)); err != nil {
 		t.Fatal(err)
 	}
-	d = openFakeDrive(t, small, d.dev, nil, false)
-	c = newClient(t, d)
-	landed, lost, other := inFlightAt(256, 8), inFlightAt(256+8, 8), inFlightAt(3*128, 8)
-	bad := []*disk.Note{inFlightAt(0, 8), inFlightAt(1<<40, 8), inFlightAt(512, 0), inFlightAt(256+92, 8), inFlightAt(256, 1<<60)}
+	d = openFakeDrive(t, disktest.Small, d.dev, nil, false)
+	c = disktest.NewClient(t, d)
+	landed, lost, other := disktest.NoteInFlight(256, 8), disktest.NoteInFlight(256+8, 8), disktest.NoteInFlight(3*128, 8)
+	bad := []*disk.Note{disktest.NoteInFlight(0, 8), disktest.NoteInFlight(1<<40, 8), disktest.NoteInFlight(512, 0), disktest.NoteInFlight(256+92, 8), disktest.NoteInFlight(256, 1<<60)}
 	disk.Claim(d, disk.Run(d), append([]*disk.Note{landed, lost, other}, bad...))
-	wantMark(t, landed, disk.NotedDone)
+	disktest.WantNote(t, landed, disk.NotedDone)
 	for _, m := range bad {
-		wantMark(t, m, disk.NotedFailed)
+		disktest.WantNote(t, m, disk.NotedFailed)
 	}
-	wait := request(disk.OpAppend, 256, pattern(2, 4096))
-	c.submit(wait)
-	if c.lane.Done() != nil {
+	wait := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern(2, 4096))
+	c.Submit(wait)
+	if c.Lane.Done() != nil {
 		t.Error("it did not wait")
 	}
 	disk.Release(d, lost)
 	disk.Release(d, lost)
-	if r := c.wait(); r != wait || r.Err != nil || r.AppendSector != 256+8 {
+	if r := c.Wait(); r != wait || r.Err != nil || r.AppendSector != 256+8 {
 		t.Errorf("%v at %d, %v", r.Op, r.AppendSector, r.Err)
 	}
-	c.want(c.resume(request(disk.OpRead, 3*128, pattern(0, 4096)), other), disk.ErrIO)
-	if _, err := c.append(3*128, pattern(2, 4096)); err != nil {
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpRead, 3*128, disktest.Pattern(0, 4096)), other), disk.ErrIO)
+	if _, err := c.Append(3*128, disktest.Pattern(2, 4096)); err != nil {
 		t.Error(err)
 	}
 	for _, op := range []disk.Op{disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpResetAll} {
-		r := request(op, 256, nil)
+		r := disktest.NewRequest(op, 256, nil)
 		r.Note = new(disk.Note)
-		if err := c.do(r); err != nil {
+		if err := c.Do(r); err != nil {
 			t.Error(op, err)
 		}
 		if op != disk.OpReset && r.Note.Load().What != disk.NotedDone {
@@ -225,20 +226,20 @@ func TestDriveClaims(t *testing.T) {
 
 // What a daemon has claimed and leaves to the next one is claimed by that.
 func TestDriveClaimsThatAreLeft(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
-	m := inFlightAt(256, 8)
+	d := newFakeDrive(t, disktest.Small, nil, nil)
+	m := disktest.NoteInFlight(256, 8)
 	disk.Claim(d, disk.Run(d), []*disk.Note{m})
 	disk.Unclaim(d, m)
 	disk.Unclaim(d, m)
-	wantMark(t, m, disk.NotedAddress)
-	c := newClient(t, d)
-	if _, err := c.append(3*128, pattern(1, 4096)); err != nil {
+	disktest.WantNote(t, m, disk.NotedAddress)
+	c := disktest.NewClient(t, d)
+	if _, err := c.Append(3*128, disktest.Pattern(1, 4096)); err != nil {
 		t.Error(err)
 	}
-	c.want(c.zoneOp(disk.OpReset, 256), nil) // nothing keeps the zone
-	d = openFakeDrive(t, small, d.dev, nil, false)
-	c = newClient(t, d)
+	c.WantError(c.ZoneOp(disk.OpReset, 256), nil) // nothing keeps the zone
+	d = openFakeDrive(t, disktest.Small, d.dev, nil, false)
+	c = disktest.NewClient(t, d)
 	disk.Claim(d, disk.Run(d), []*disk.Note{m})
-	c.want(c.resume(request(disk.OpAppend, 256, pattern(2, 4096)), m), nil)
-	wantMark(t, m, disk.NotedDone)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern(2, 4096)), m), nil)
+	disktest.WantNote(t, m, disk.NotedDone)
 }

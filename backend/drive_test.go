@@ -4,20 +4,21 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // fakeRig makes drives over devices in memory.
-var fakeRig = zonedRig{
-	open: func(t testing.TB, g zone.Geometry) disk.Disk { return newFakeDrive(t, g, nil, nil) },
-	openWith: func(t testing.TB, g zone.Geometry, zones map[int]zone.State) disk.Disk {
+var fakeRig = disktest.SuiteRig{
+	Open: func(t testing.TB, g zone.Geometry) disk.Disk { return newFakeDrive(t, g, nil, nil) },
+	OpenWith: func(t testing.TB, g zone.Geometry, zones map[int]zone.State) disk.Disk {
 		return newFakeDrive(t, g, zones, nil)
 	},
-	openReadOnly: func(t testing.TB, g zone.Geometry, fill func(disk.Disk)) disk.Disk {
+	OpenReadOnly: func(t testing.TB, g zone.Geometry, fill func(disk.Disk)) disk.Disk {
 		d := newFakeDrive(t, g, nil, nil)
 		fill(d)
 		return openFakeDrive(t, g, d.dev, nil, true)
 	},
 }
 
-func TestZonedSuiteOnDrive(t *testing.T) { runZonedSuite(t, fakeRig) }
+func TestZonedSuiteOnDrive(t *testing.T) { disktest.RunSuite(t, fakeRig) }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -23,8 +24,8 @@ func TestDriveWindow(t *testing.T) {
 		{disk.Window{First: 0, Last: 15}, 15*128 + 64}, {disk.Window{First: 0, Last: 0}, 128}, {disk.Window{First: 0, Last: 1}, 256}, {disk.Window{First: 1, Last: 2}, 256},
 		{disk.Window{First: 2, Last: 2}, 128}, {disk.Window{First: 3, Last: 7}, 5 * 128}, {disk.Window{First: 14, Last: 14}, 128}, {disk.Window{First: 14, Last: 15}, 128 + 64}, {disk.Window{First: 15, Last: 15}, 64},
 	} {
-		d := newFakeDrive(t, small, nil, &tt.w)
-		c := newClient(t, d)
+		d := newFakeDrive(t, disktest.Small, nil, &tt.w)
+		c := disktest.NewClient(t, d)
 		info, n := d.Info(), tt.w.Last-tt.w.First+1
 		if info.CapacitySectors != tt.capacity || info.Zoned.Zones != n || info.Zoned.ZoneSectors != 128 || len(d.zones) != n {
 			t.Fatalf("%v: %+v, %+v", tt.w, info, info.Zoned)
@@ -36,29 +37,29 @@ func TestDriveWindow(t *testing.T) {
 			if z.Start != start || z.WP != start || z.Length != dev.Length || z.Capacity != dev.Capacity || (z.Type == zone.Conventional) != dev.Conventional {
 				t.Errorf("%v: zone %d is %+v, of the drive %+v", tt.w, i, z, dev)
 			}
-			data := pattern(byte('a'+i), int(z.Capacity)*512)
-			c.want(c.write(start, data), nil)
-			if !bytes.Equal(d.dev.m.Data(at, z.Capacity*512), data) || !bytes.Equal(c.read(start, len(data)), data) {
+			data := disktest.Pattern(byte('a'+i), int(z.Capacity)*512)
+			c.WantError(c.Write(start, data), nil)
+			if !bytes.Equal(d.dev.m.Data(at, z.Capacity*512), data) || !bytes.Equal(c.Read(start, len(data)), data) {
 				t.Errorf("%v: zone %d has something else", tt.w, i)
 			}
-			_, err := c.append(start, pattern('x', 512))
-			c.want(err, zone.ErrInvalid)
+			_, err := c.Append(start, disktest.Pattern('x', 512))
+			c.WantError(err, zone.ErrInvalid)
 		}
 		// Behind the last there is nothing.
-		c.want(c.do(request(disk.OpRead, tt.capacity, make([]byte, 512))), disk.ErrRange)
-		c.want(c.do(request(disk.OpRead, tt.capacity-1, make([]byte, 1024))), disk.ErrRange)
-		c.want(c.write(tt.capacity, make([]byte, 512)), disk.ErrRange)
+		c.WantError(c.Do(disktest.NewRequest(disk.OpRead, tt.capacity, make([]byte, 512))), disk.ErrRange)
+		c.WantError(c.Do(disktest.NewRequest(disk.OpRead, tt.capacity-1, make([]byte, 1024))), disk.ErrRange)
+		c.WantError(c.Write(tt.capacity, make([]byte, 512)), disk.ErrRange)
 		for _, op := range []disk.Op{disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpReport} {
-			r := request(op, tt.capacity, nil)
+			r := disktest.NewRequest(op, tt.capacity, nil)
 			if op == disk.OpReport {
 				r.Bytes = 1
 			}
-			c.want(c.do(r), zone.ErrInvalid)
+			c.WantError(c.Do(r), zone.ErrInvalid)
 		}
 		for _, zones := range []uint64{0, uint64(n) + 1, 1 << 63, 1<<64 - 1} {
-			c.want(c.do(&disk.Request{Op: disk.OpReport, Bytes: zones}), zone.ErrInvalid)
+			c.WantError(c.Do(&disk.Request{Op: disk.OpReport, Bytes: zones}), zone.ErrInvalid)
 		}
-		c.want(c.zoneOp(disk.OpResetAll, 0), nil)
+		c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
 		for i := range n {
 			if z := d.drive.ReportZone(i); z.Type != zone.Conventional && z.State != zone.Empty {
 				t.Errorf("%v: zone %d is %v", tt.w, i, z.State)
@@ -226,20 +227,20 @@ func TestDriveLimits(t *testing.T) {
 // Where the drive takes writes in larger units than blocks, what does not end on
 // one is told so, and the drive is not asked.
 func TestDriveGranularity(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
+	d := newFakeDrive(t, disktest.Small, nil, nil)
 	d.info.Zoned.WriteGranularity = 4096
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	for _, n := range []int{512, 4096 + 512, 4095} {
-		c.want(c.write(256, pattern('a', n)), zone.ErrUnaligned)
-		_, err := c.append(256, pattern('a', n))
-		c.want(err, zone.ErrUnaligned)
+		c.WantError(c.Write(256, disktest.Pattern('a', n)), zone.ErrUnaligned)
+		_, err := c.Append(256, disktest.Pattern('a', n))
+		c.WantError(err, zone.ErrUnaligned)
 	}
 	if n := len(d.dev.writes()); n != 0 {
 		t.Errorf("the drive was sent %d writes", n)
 	}
-	c.want(c.write(256, pattern('a', 4096)), nil)
-	c.want(c.write(1, pattern('a', 512)), nil) // conventional zones have none
-	c.read(257, 512)
+	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
+	c.WantError(c.Write(1, disktest.Pattern('a', 512)), nil) // conventional zones have none
+	c.Read(257, 512)
 }
 
 // The device is opened, or the reason says what is wrong with it.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -41,21 +42,21 @@ func TestDriveBuffers(t *testing.T) {
 		"whole blocks, odd address": {3, []int{512, 512, 7168}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newFakeDrive(t, small, nil, nil)
-			c, e := d.held(t, isWrite)
+			d := newFakeDrive(t, disktest.Small, nil, nil)
+			c, e := d.held(t, disktest.IsWritev)
 			aligned := pageAligned(4096)
-			lead, neighbour := request(disk.OpAppend, 256, aligned), request(disk.OpAppend, 256, aligned)
+			lead, neighbour := disktest.NewRequest(disk.OpAppend, 256, aligned), disktest.NewRequest(disk.OpAppend, 256, aligned)
 			data := memory[tt.at:][:8192]
 			for i := range data {
 				data[i] = byte(i * 7 >> 3)
 			}
 			want := bytes.Clone(data)
 			r := &disk.Request{Op: disk.OpAppend, Sector: 256, Bytes: 8192, Iov: vectorsOf(data, tt.lengths...)}
-			c.submit(lead)
-			c.submit(r, neighbour)
+			c.Submit(lead)
+			c.Submit(r, neighbour)
 			e.release()
-			c.ended(lead)
-			c.lane.Start()
+			c.WantDone(lead)
+			c.Lane.Start()
 			ours, others := 0, 0
 			for _, v := range e.kept[0].Iov {
 				switch at := uintptr(unsafe.Pointer(v.Base)); {
@@ -70,14 +71,14 @@ func TestDriveBuffers(t *testing.T) {
 			}
 			e.release()
 			for range 2 {
-				c.want(c.wait().Err, nil)
+				c.WantError(c.Wait().Err, nil)
 			}
 			if driveOf(r).copied != nil {
 				t.Error("its memory was not given back")
 			}
 			clear(data)
 			read := &disk.Request{Op: disk.OpRead, Sector: r.AppendSector, Bytes: 8192, Iov: r.Iov}
-			c.want(c.do(read), nil)
+			c.WantError(c.Do(read), nil)
 			if !bytes.Equal(data, want) {
 				t.Error("it reads otherwise")
 			}
@@ -88,7 +89,7 @@ func TestDriveBuffers(t *testing.T) {
 			// Across the write pointer: half of it is zeroes.
 			clear(data)
 			read.Sector = 256 + 24
-			c.want(c.do(read), nil)
+			c.WantError(c.Do(read), nil)
 			if !bytes.Equal(data, append(bytes.Clone(aligned), make([]byte, 4096)...)) {
 				t.Error("it reads otherwise across the write pointer")
 			}
@@ -112,25 +113,25 @@ func TestDriveMemoryGone(t *testing.T) {
 		base := (*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(gone)), off))
 		return &disk.Request{Op: op, Sector: sector, Bytes: 8192, Iov: []unix.Iovec{{Base: base, Len: 8192}}}
 	}
-	d := newFakeDrive(t, small, nil, nil)
-	c, e := d.held(t, isWrite)
-	lead, behind := request(disk.OpAppend, 256, pattern('a', 8192)), request(disk.OpWrite, 256+16, pattern('b', 512))
-	batch := []*disk.Request{request(disk.OpAppend, 256, pattern('x', 512)), at(disk.OpAppend, 256, 4), request(disk.OpAppend, 256, pattern('x', 512))}
-	c.submit(lead)
-	c.submit(batch...)
-	c.submit(behind)
-	if err := onWorker(func() error {
+	d := newFakeDrive(t, disktest.Small, nil, nil)
+	c, e := d.held(t, disktest.IsWritev)
+	lead, behind := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('a', 8192)), disktest.NewRequest(disk.OpWrite, 256+16, disktest.Pattern('b', 512))
+	batch := []*disk.Request{disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('x', 512)), at(disk.OpAppend, 256, 4), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('x', 512))}
+	c.Submit(lead)
+	c.Submit(batch...)
+	c.Submit(behind)
+	if err := disktest.WithFaultPanics(func() error {
 		e.release()
 		for n := 0; n < 5; {
-			if c.lane.Done() != nil {
+			if c.Lane.Done() != nil {
 				n++
 			} else if len(e.kept) > 0 {
 				e.release()
 			}
 		}
 		for _, r := range batch {
-			c.want(r.Err, unix.EFAULT)
-			c.want(r.Err, disk.ErrIO)
+			c.WantError(r.Err, unix.EFAULT)
+			c.WantError(r.Err, disk.ErrIO)
 		}
 		e.hold = nil
 		for _, off := range []int{0, 4, 3} { // the device's own EFAULT, and that of a copy
@@ -138,9 +139,9 @@ func TestDriveMemoryGone(t *testing.T) {
 				at(disk.OpWrite, 256+17, off), at(disk.OpAppend, 384, off), at(disk.OpWrite, 0, off), at(disk.OpRead, 256, off),
 				at(disk.OpRead, 256+16, off), at(disk.OpRead, 640, off), at(disk.OpRead, 0, off),
 			} {
-				err := c.do(r)
-				c.want(err, unix.EFAULT)
-				c.want(err, disk.ErrIO)
+				err := c.Do(r)
+				c.WantError(err, unix.EFAULT)
+				c.WantError(err, disk.ErrIO)
 				if driveOf(r).copied != nil {
 					t.Error("its memory was not given back")
 				}
@@ -150,11 +151,11 @@ func TestDriveMemoryGone(t *testing.T) {
 	}); err != nil {
 		t.Error(err)
 	}
-	c.want(lead.Err, nil)
-	c.want(behind.Err, nil)
-	c.wantZone(2, zone.ImpOpen, 17)
-	c.wantZone(3, zone.Empty, 0)
-	if !bytes.Equal(c.read(256, 17*512), append(pattern('a', 8192), pattern('b', 512)...)) {
+	c.WantError(lead.Err, nil)
+	c.WantError(behind.Err, nil)
+	c.WantZone(2, zone.ImpOpen, 17)
+	c.WantZone(3, zone.Empty, 0)
+	if !bytes.Equal(c.Read(256, 17*512), append(disktest.Pattern('a', 8192), disktest.Pattern('b', 512)...)) {
 		t.Error("the zone holds something else")
 	}
 }
@@ -167,28 +168,28 @@ func TestDriveMemoryGone(t *testing.T) {
 func TestDriveWritesFailHalfWay(t *testing.T) {
 	for _, stable := range []bool{false, true} {
 		for landed := int64(0); landed <= 24; landed++ {
-			d := newFakeDrive(t, small, nil, nil)
-			c, e := d.held(t, isWrite)
-			first := request(disk.OpAppend, 256, pattern('z', 8*512))
+			d := newFakeDrive(t, disktest.Small, nil, nil)
+			c, e := d.held(t, disktest.IsWritev)
+			first := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('z', 8*512))
 			var batch []*disk.Request
 			for i := range 3 {
-				r := request(disk.OpAppend, 256, pattern(byte('a'+i), 8*512))
+				r := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern(byte('a'+i), 8*512))
 				r.Stable = stable
 				batch = append(batch, r)
 			}
-			appended := request(disk.OpAppend, 256, pattern('d', 32*512)) // too long to come with them
-			fits := request(disk.OpWrite, 256+8+uint64(landed)+32, pattern('e', 512))
-			wrong := request(disk.OpWrite, 256+8+24+32, pattern('f', 512)) // where it would have been
-			c.submit(first)
-			c.submit(batch...)
-			c.submit(appended, fits, wrong)
+			appended := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('d', 32*512)) // too long to come with them
+			fits := disktest.NewRequest(disk.OpWrite, 256+8+uint64(landed)+32, disktest.Pattern('e', 512))
+			wrong := disktest.NewRequest(disk.OpWrite, 256+8+24+32, disktest.Pattern('f', 512)) // where it would have been
+			c.Submit(first)
+			c.Submit(batch...)
+			c.Submit(appended, fits, wrong)
 			e.release()
-			c.ended(first)
-			c.lane.Start()
+			c.WantDone(first)
+			c.Lane.Start()
 			d.dev.failing(engine.Writev, landed, unix.EIO)
 			e.release()
 			for n := 0; n < 6; {
-				if c.lane.Done() != nil {
+				if c.Lane.Done() != nil {
 					n++
 				} else if len(e.kept) > 0 {
 					e.release()
@@ -196,28 +197,28 @@ func TestDriveWritesFailHalfWay(t *testing.T) {
 			}
 			for i, r := range batch {
 				if whole := landed >= int64(i+1)*8; whole && landed < 24 && !stable {
-					c.want(r.Err, nil)
+					c.WantError(r.Err, nil)
 				} else {
-					c.want(r.Err, disk.ErrIO)
+					c.WantError(r.Err, disk.ErrIO)
 				}
 			}
 			wp := 8 + uint64(landed)
-			c.want(appended.Err, nil)
-			c.want(fits.Err, nil)
+			c.WantError(appended.Err, nil)
+			c.WantError(fits.Err, nil)
 			if landed == 23 {
-				c.want(wrong.Err, nil) // now it is there
+				c.WantError(wrong.Err, nil) // now it is there
 			} else {
-				c.want(wrong.Err, zone.ErrUnaligned)
+				c.WantError(wrong.Err, zone.ErrUnaligned)
 			}
 			if appended.AppendSector != 256+wp {
 				t.Errorf("%d landed: the next append is at %d", landed, appended.AppendSector-256)
 			}
 			for i, r := range batch {
-				if r.Err == nil && !bytes.Equal(c.read(r.AppendSector, 8*512), pattern(byte('a'+i), 8*512)) {
+				if r.Err == nil && !bytes.Equal(c.Read(r.AppendSector, 8*512), disktest.Pattern(byte('a'+i), 8*512)) {
 					t.Errorf("%d landed: %d is good, but it is not there", landed, i)
 				}
 			}
-			if got := c.read(256, int(wp)*512); !bytes.Equal(got, d.dev.m.Data(256, wp*512)) {
+			if got := c.Read(256, int(wp)*512); !bytes.Equal(got, d.dev.m.Data(256, wp*512)) {
 				t.Error("the zone reads otherwise than the drive has it")
 			}
 		}
@@ -227,30 +228,30 @@ func TestDriveWritesFailHalfWay(t *testing.T) {
 // A reset-all waits where a zone is at work, holds what it has passed, and two of
 // them do not wait for each other.
 func TestDriveResetAllWaits(t *testing.T) {
-	d := newFakeDrive(t, small, nil, nil)
-	c, e := d.held(t, isWrite)
-	other, third := newClient(t, d), newClient(t, d)
-	third.want(third.write(256, pattern('z', 512)), nil)
-	at3, at6 := request(disk.OpWrite, 384, pattern('a', 512)), request(disk.OpWrite, 768, pattern('a', 512))
-	c.submit(at3, at6)
-	all, again := request(disk.OpResetAll, 0, nil), request(disk.OpResetAll, 0, nil)
-	held, behind := request(disk.OpAppend, 256, pattern('b', 512)), request(disk.OpAppend, 384, pattern('b', 512))
-	other.submit(all)
-	third.submit(again, held, behind)
-	other.quiet("zone 3 is at work")
-	free := newClient(t, d)
-	free.want(free.write(1024, pattern('f', 512)), nil) // nobody holds it
+	d := newFakeDrive(t, disktest.Small, nil, nil)
+	c, e := d.held(t, disktest.IsWritev)
+	other, third := disktest.NewClient(t, d), disktest.NewClient(t, d)
+	third.WantError(third.Write(256, disktest.Pattern('z', 512)), nil)
+	at3, at6 := disktest.NewRequest(disk.OpWrite, 384, disktest.Pattern('a', 512)), disktest.NewRequest(disk.OpWrite, 768, disktest.Pattern('a', 512))
+	c.Submit(at3, at6)
+	all, again := disktest.NewRequest(disk.OpResetAll, 0, nil), disktest.NewRequest(disk.OpResetAll, 0, nil)
+	held, behind := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('b', 512)), disktest.NewRequest(disk.OpAppend, 384, disktest.Pattern('b', 512))
+	other.Submit(all)
+	third.Submit(again, held, behind)
+	other.WantNothingDone("zone 3 is at work")
+	free := disktest.NewClient(t, d)
+	free.WantError(free.Write(1024, disktest.Pattern('f', 512)), nil) // nobody holds it
 	e.release()
-	c.ended(at3)
-	other.quiet("zone 6 is at work")
-	third.quiet("all is held")
+	c.WantDone(at3)
+	other.WantNothingDone("zone 6 is at work")
+	third.WantNothingDone("all is held")
 	e.release()
-	c.ended(at6)
-	other.ended(all)
+	c.WantDone(at6)
+	other.WantDone(all)
 	for range 3 {
-		third.want(third.wait().Err, nil)
+		third.WantError(third.Wait().Err, nil)
 	}
 	for _, i := range []int{2, 3, 6, 8} { // the second one found them written
-		c.wantZone(i, zone.Empty, 0)
+		c.WantZone(i, zone.Empty, 0)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
@@ -86,7 +87,7 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o dis
 	}
 	var all sync.WaitGroup
 	for w := range workers {
-		all.Go(asWorker(t, d, kind, func(c *client) {
+		all.Go(disktest.AsWorker(t, d, kind, func(c *disktest.Client) {
 			rnd := rand.New(rand.NewPCG(uint64(w), 7))
 			for round := range rounds {
 				var rs []*disk.Request
@@ -116,17 +117,17 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o dis
 						clear(part)
 					case 5: // what is discarded may stay: it is written at once
 						r.Op, r.Ranges = disk.OpDiscard, []disk.Range{{Sector: r.Sector, Sectors: uint32(n)}}
-						if err := c.do(r); err != nil {
+						if err := c.Do(r); err != nil {
 							t.Error(err)
 						}
 						r = &disk.Request{Op: disk.OpWrite, Sector: r.Sector, Bytes: r.Bytes, Iov: r.Iov}
-						copy(b, pattern(byte(round), len(b)))
+						copy(b, disktest.Pattern(byte(round), len(b)))
 						copy(part, b)
 					}
 					rs, data = append(rs, r), append(data, b)
 				}
-				c.submit(rs...)
-				c.allEnded(rs...)
+				c.Submit(rs...)
+				c.WantAllDone(rs...)
 				for i, r := range rs {
 					if r.Err != nil {
 						t.Error(r.Err)
@@ -141,8 +142,8 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o dis
 		}))
 	}
 	all.Wait()
-	c := newClient(t, d)
-	if got := c.read(0, sectors<<disk.SectorShift); !bytes.Equal(got, want) {
+	c := disktest.NewClient(t, d)
+	if got := c.Read(0, sectors<<disk.SectorShift); !bytes.Equal(got, want) {
 		t.Error("the disk is not what was written")
 	}
 	if err := d.Close(); err != nil {
@@ -153,8 +154,8 @@ func testEdgesOf(t *testing.T, path string, want []byte, kind engine.Kind, o dis
 	if err != nil {
 		t.Fatal(err)
 	}
-	rc := newClient(t, ro)
-	if got := rc.read(1, (sectors-1)<<disk.SectorShift); !bytes.Equal(got, want[512:]) {
+	rc := disktest.NewClient(t, ro)
+	if got := rc.Read(1, (sectors-1)<<disk.SectorShift); !bytes.Equal(got, want[512:]) {
 		t.Error("read-only, the disk is not what was written")
 	}
 	if err := ro.Close(); err != nil {
@@ -170,26 +171,26 @@ func TestEdgeFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	c, e := heldClient(t, d, nil)
+	c, e := disktest.HeldClient(t, d, nil)
 	for _, code := range []engine.Code{engine.Readv, engine.Writev} {
-		e.fault = func(op *engine.Op) fault {
+		e.Fault = func(op *engine.Op) disktest.OpFault {
 			if op.Code == code && op.Off == 4096 {
-				return fault{err: unix.EIO}
+				return disktest.OpFault{Err: unix.EIO}
 			}
-			return fault{}
+			return disktest.OpFault{}
 		}
 		for _, r := range []*disk.Request{
-			request(disk.OpWrite, 9, make([]byte, 512)),
-			request(disk.OpWrite, 7, make([]byte, 1024)),
+			disktest.NewRequest(disk.OpWrite, 9, make([]byte, 512)),
+			disktest.NewRequest(disk.OpWrite, 7, make([]byte, 1024)),
 			ranges(disk.OpWriteZeroes, disk.Range{Sector: 9, Sectors: 1}),
 		} {
-			c.want(c.do(r), disk.ErrIO)
+			c.WantError(c.Do(r), disk.ErrIO)
 		}
-		e.fault = nil
-		c.want(c.write(9, pattern('a', 512)), nil)
-		c.want(c.write(7, pattern('b', 1024)), nil)
+		e.Fault = nil
+		c.WantError(c.Write(9, disktest.Pattern('a', 512)), nil)
+		c.WantError(c.Write(7, disktest.Pattern('b', 1024)), nil)
 	}
-	if got := c.read(7, 1536); !bytes.Equal(got, append(pattern('b', 1024), pattern('a', 512)...)) {
+	if got := c.Read(7, 1536); !bytes.Equal(got, append(disktest.Pattern('b', 1024), disktest.Pattern('a', 512)...)) {
 		t.Error("not what was written")
 	}
 }
@@ -199,7 +200,7 @@ func TestEdgeFails(t *testing.T) {
 func TestImageEdges(t *testing.T) {
 	for _, kind := range engine.Kinds {
 		for _, direct := range []bool{false, true} {
-			for _, g := range []zone.Geometry{small, {CapacitySectors: 33*4 - 2, ZoneSectors: 4, ConventionalZones: 1}, {CapacitySectors: 1001, ZoneSectors: 64, ZoneCapacitySectors: 61}} {
+			for _, g := range []zone.Geometry{disktest.Small, {CapacitySectors: 33*4 - 2, ZoneSectors: 4, ConventionalZones: 1}, {CapacitySectors: 1001, ZoneSectors: 64, ZoneCapacitySectors: 61}} {
 				testImageEdges(t, kind, g, disk.Options{Direct: direct, MinUnit: 4096})
 			}
 		}
@@ -216,7 +217,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o disk.Opti
 	var all sync.WaitGroup
 	const workers = 3
 	for w := range workers {
-		all.Go(asWorker(t, d, kind, func(c *client) {
+		all.Go(disktest.AsWorker(t, d, kind, func(c *disktest.Client) {
 			rnd := rand.New(rand.NewPCG(uint64(w), 9))
 			for round := range 25 {
 				// Zones of its own, every third one, which may share blocks with their neighbours.
@@ -225,7 +226,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o disk.Opti
 					continue
 				}
 				start := uint64(i) * z.ZoneSectors
-				if err := c.zoneOp(disk.OpReset, start); err != nil {
+				if err := c.ZoneOp(disk.OpReset, start); err != nil {
 					t.Error(err)
 					return
 				}
@@ -233,13 +234,13 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o disk.Opti
 				var rs []*disk.Request
 				for n := uint64(0); n < room; {
 					k := min(1+rnd.Uint64N(12), room-n, uint64(z.MaxAppendSectors))
-					r := request(disk.OpAppend, start, pattern(byte(round+len(rs)+w), int(k)<<disk.SectorShift))
+					r := disktest.NewRequest(disk.OpAppend, start, disktest.Pattern(byte(round+len(rs)+w), int(k)<<disk.SectorShift))
 					rs, n = append(rs, r), n+k
 				}
-				c.submit(rs...)
-				c.allEnded(rs...)
+				c.Submit(rs...)
+				c.WantAllDone(rs...)
 				if rnd.IntN(3) == 0 {
-					if err := c.flush(); err != nil {
+					if err := c.Flush(); err != nil {
 						t.Error(err)
 					}
 				}
@@ -249,7 +250,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o disk.Opti
 						return
 					}
 					got := make([]byte, r.Bytes)
-					if err := c.do(request(disk.OpRead, r.AppendSector, got)); err != nil || !bytes.Equal(got, iovec.Bytes(r.Iov[0])) {
+					if err := c.Do(disktest.NewRequest(disk.OpRead, r.AppendSector, got)); err != nil || !bytes.Equal(got, iovec.Bytes(r.Iov[0])) {
 						t.Errorf("worker %d, round %d: append %d of zone %d is not what was written: %v", w, round, n, i, err)
 						return
 					}
@@ -291,7 +292,7 @@ func fileBytesOf(t *testing.T, path string) int64 {
 // The block size that a guest sees is the operator's, or 512 of a file, whatever the
 // storage takes at the moment; that of an image is the image's.
 func TestBlockSizeIsTheOperators(t *testing.T) {
-	plain, image := newPlain(t, 1<<20+512), newImage(t, small)
+	plain, image := newPlain(t, 1<<20+512), newImage(t, disktest.Small)
 	for _, c := range []struct {
 		path     string
 		asked    uint32
@@ -302,8 +303,8 @@ func TestBlockSizeIsTheOperators(t *testing.T) {
 		{path: plain, shown: 512, capacity: 2049},
 		{path: plain, asked: 512, shown: 512, capacity: 2049},
 		{path: plain, asked: 4096, shown: 4096, capacity: 2048},
-		{path: image, shown: 512, capacity: small.CapacitySectors},
-		{path: image, asked: 512, shown: 512, capacity: small.CapacitySectors},
+		{path: image, shown: 512, capacity: disktest.Small.CapacitySectors},
+		{path: image, asked: 512, shown: 512, capacity: disktest.Small.CapacitySectors},
 		{path: image, asked: 4096, want: "it has blocks of 512 bytes"},
 	} {
 		for _, unit := range []uint32{0, 512, 4096, 8192} {

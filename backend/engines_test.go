@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -26,7 +27,7 @@ func onEachEngine(t *testing.T, test func(t *testing.T, dir string, o disk.Optio
 				defer runtime.UnlockOSThread()
 				dir := t.TempDir()
 				if where == "memory" {
-					dir = fastDir(t)
+					dir = disktest.FastDir(t)
 				}
 				test(t, dir, disk.Options{Direct: where == "direct"}, kind)
 			})
@@ -66,7 +67,7 @@ func TestOrdinaryDiskOnEachEngine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := newClientOn(t, d, kind.Open)
+		c := disktest.NewClientOn(t, d, kind.Open)
 		want := make([]byte, sectors<<disk.SectorShift)
 		rng := rand.New(rand.NewPCG(1, 2))
 		block := uint64(d.Info().LogicalBlockSize >> disk.SectorShift)
@@ -91,9 +92,9 @@ func TestOrdinaryDiskOnEachEngine(t *testing.T) {
 				}
 				rs[i] = r
 			}
-			c.submit(rs...)
+			c.Submit(rs...)
 			for range rs {
-				c.wait()
+				c.Wait()
 			}
 			for i, r := range rs {
 				if r.Err != nil {
@@ -116,39 +117,39 @@ func TestOrdinaryDiskOnEachEngine(t *testing.T) {
 // Appends and reads of an image, from memory that does not suit a device, too.
 func TestImageOnEachEngine(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {
-		path := newImageIn(t, dir, small)
+		path := newImageIn(t, dir, disktest.Small)
 		d, err := Open(path, o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := newClientOn(t, d, kind.Open)
+		c := disktest.NewClientOn(t, d, kind.Open)
 		const n, bytesEach = 12, 2048
-		start := uint64(3) * small.ZoneSectors
+		start := uint64(3) * disktest.Small.ZoneSectors
 		rs, data := make([]*disk.Request, n), make([][]byte, n)
 		for i := range rs {
 			data[i] = crooked(bytesEach, i%3)
-			copy(data[i], pattern(byte('A'+i), bytesEach))
+			copy(data[i], disktest.Pattern(byte('A'+i), bytesEach))
 			rs[i] = &disk.Request{Op: disk.OpAppend, Sector: start, Bytes: bytesEach, Iov: pieces(data[i], i%3 == 2)}
 		}
-		c.submit(rs...)
+		c.Submit(rs...)
 		for range rs {
-			if r := c.wait(); r.Err != nil {
+			if r := c.Wait(); r.Err != nil {
 				t.Fatal(r.Err)
 			}
 		}
 		for i, r := range rs {
 			got := crooked(bytesEach, (i+1)%3)
-			if err := c.do(&disk.Request{Op: disk.OpRead, Sector: r.AppendSector, Bytes: bytesEach, Iov: pieces(got, i%2 == 0)}); err != nil || !bytes.Equal(got, data[i]) {
+			if err := c.Do(&disk.Request{Op: disk.OpRead, Sector: r.AppendSector, Bytes: bytesEach, Iov: pieces(got, i%2 == 0)}); err != nil || !bytes.Equal(got, data[i]) {
 				t.Errorf("append %d at sector %d reads back %v, equal %v", i, r.AppendSector, err, bytes.Equal(got, data[i]))
 			}
 		}
 		// The end of what is written, and zeroes behind it.
 		end := start + n*bytesEach>>disk.SectorShift
 		got := crooked(8192, 1)
-		if err := c.do(&disk.Request{Op: disk.OpRead, Sector: end, Bytes: 8192, Iov: pieces(got, true)}); err != nil || !bytes.Equal(got, make([]byte, 8192)) {
+		if err := c.Do(&disk.Request{Op: disk.OpRead, Sector: end, Bytes: 8192, Iov: pieces(got, true)}); err != nil || !bytes.Equal(got, make([]byte, 8192)) {
 			t.Errorf("behind the write pointer: %v", err)
 		}
-		if err := c.do(&disk.Request{Op: disk.OpRead, Sector: end - 4, Bytes: 8192, Iov: pieces(got, true)}); err != nil ||
+		if err := c.Do(&disk.Request{Op: disk.OpRead, Sector: end - 4, Bytes: 8192, Iov: pieces(got, true)}); err != nil ||
 			bytes.Equal(got[:2048], make([]byte, 2048)) || !bytes.Equal(got[2048:], make([]byte, 6144)) {
 			t.Errorf("across the write pointer: %v", err)
 		}
@@ -160,14 +161,14 @@ func TestImageOnEachEngine(t *testing.T) {
 func TestMemoryGoneOnEachEngine(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {
 		path := filepath.Join(dir, "plain")
-		if err := os.WriteFile(path, pattern('x', 1<<16), 0o600); err != nil {
+		if err := os.WriteFile(path, disktest.Pattern('x', 1<<16), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		d, err := Open(path, o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := newClientOn(t, d, kind.Open)
+		c := disktest.NewClientOn(t, d, kind.Open)
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // as workers do
 		gone, err := unix.Mmap(-1, 0, 8192, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
 		if err != nil {
@@ -175,11 +176,11 @@ func TestMemoryGoneOnEachEngine(t *testing.T) {
 		}
 		for _, op := range []disk.Op{disk.OpRead, disk.OpWrite} {
 			for _, at := range []int{0, 1} {
-				c.want(c.do(request(op, 0, gone[at:][:4096])), disk.ErrIO)
+				c.WantError(c.Do(disktest.NewRequest(op, 0, gone[at:][:4096])), disk.ErrIO)
 			}
 		}
 		got := make([]byte, 4096)
-		if err := c.do(request(disk.OpRead, 0, got)); err != nil || !bytes.Equal(got, pattern('x', 4096)) {
+		if err := c.Do(disktest.NewRequest(disk.OpRead, 0, got)); err != nil || !bytes.Equal(got, disktest.Pattern('x', 4096)) {
 			t.Errorf("afterwards: %v", err)
 		}
 		if err := unix.Munmap(gone); err != nil {

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -119,9 +120,9 @@ func drawFault(t *rapid.T, g *zone.Geometry) disk.Fault {
 // are right meet them: each ends as the model says, every other zone stays as it
 // was, and what landed is there after a restart.
 func TestFaultsAgainstModel(t *testing.T) {
-	dir := fastDir(t)
+	dir := disktest.FastDir(t)
 	rapid.Check(t, func(t *rapid.T) {
-		g := drawGeometry(t)
+		g := disktest.DrawGeometry(t)
 		g.MaxOpen, g.MaxActive = 0, 0
 		path := filepath.Join(dir, "faulty.zvh")
 		_ = os.Remove(path)
@@ -129,7 +130,7 @@ func TestFaultsAgainstModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := openDisk(t, path)
-		c := newClient(t, d)
+		c := disktest.NewClient(t, d)
 		m := &faultyModel{g: g, zones: make([]faultyZone, g.Zones())}
 		for i := range m.zones {
 			m.zones[i] = faultyZone{state: zone.Empty, data: make([]byte, g.Length(i)*disk.SectorSize)}
@@ -141,7 +142,7 @@ func TestFaultsAgainstModel(t *testing.T) {
 			"write":  func(t *rapid.T) { one.write(t, disk.OpWrite) },
 			"append": func(t *rapid.T) { one.write(t, disk.OpAppend) },
 			"read":   one.read,
-			"flush":  func(t *rapid.T) { one.is("flush", c.flush(), first(m.happens(disk.OpFlush, 0, 0))) },
+			"flush":  func(t *rapid.T) { one.is("flush", c.Flush(), first(m.happens(disk.OpFlush, 0, 0))) },
 			"reset":  one.reset,
 			"set":    one.set,
 			"":       one.check,
@@ -150,7 +151,7 @@ func TestFaultsAgainstModel(t *testing.T) {
 		one.same(c)
 		closeDisk(t, d, path)
 		d = openDisk(t, path)
-		one.same(newClient(t, d))
+		one.same(disktest.NewClient(t, d))
 		closeDisk(t, d, path)
 	})
 }
@@ -159,7 +160,7 @@ func first(ok bool, _ uint64) bool { return ok }
 
 type faultyStep struct {
 	t    *rapid.T
-	c    *client
+	c    *disktest.Client
 	m    *faultyModel
 	seed byte
 }
@@ -168,7 +169,7 @@ type faultyStep struct {
 func (s *faultyStep) is(what string, err error, good bool) {
 	s.t.Helper()
 	if good && err != nil || !good && !errors.Is(err, disk.ErrIO) {
-		s.t.Fatalf("%s: %v, but it has to succeed: %v; %+v", what, err, good, s.c.disk.Faults().List())
+		s.t.Fatalf("%s: %v, but it has to succeed: %v; %+v", what, err, good, s.c.Disk.Faults().List())
 	}
 }
 
@@ -179,7 +180,7 @@ func (s *faultyStep) zone(t *rapid.T) (int, *faultyZone) {
 
 func (s *faultyStep) add(t *rapid.T) {
 	f := drawFault(t, &s.m.g)
-	ids, err := s.c.disk.Faults().Add(f)
+	ids, err := s.c.Disk.Faults().Add(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +192,7 @@ func (s *faultyStep) clear(t *rapid.T) {
 		return
 	}
 	i := rapid.IntRange(0, len(s.m.faults)-1).Draw(t, "fault")
-	if err := s.c.disk.Faults().Clear(s.m.faults[i].id); err != nil {
+	if err := s.c.Disk.Faults().Clear(s.m.faults[i].id); err != nil {
 		t.Fatal(err)
 	}
 	s.m.faults = append(s.m.faults[:i:i], s.m.faults[i+1:]...)
@@ -214,14 +215,14 @@ func (s *faultyStep) write(t *rapid.T, op disk.Op) {
 	}
 	sectors := rapid.Uint64Range(1, room/block).Draw(t, "blocks") * block
 	s.seed++
-	data := pattern(s.seed, int(sectors)*disk.SectorSize)
+	data := disktest.Pattern(s.seed, int(sectors)*disk.SectorSize)
 	start := uint64(i) * g.ZoneSectors
 	ok, lands := s.m.happens(op, start+from, sectors)
 	at := start + from
 	if op == disk.OpAppend {
 		at = start
 	}
-	s.is(op.String(), s.c.do(request(op, at, data)), ok)
+	s.is(op.String(), s.c.Do(disktest.NewRequest(op, at, data)), ok)
 	copy(z.data[from*disk.SectorSize:], data[:lands*disk.SectorSize])
 	if !g.Conventional(i) {
 		if z.written += lands; z.written == g.Capacity(i) {
@@ -239,10 +240,10 @@ func (s *faultyStep) read(t *rapid.T) {
 	blocks := s.m.g.Length(i) / block
 	from := rapid.Uint64Range(0, blocks-1).Draw(t, "from")
 	sectors := rapid.Uint64Range(1, blocks-from).Draw(t, "blocks") * block
-	buf := pattern(0xee, int(sectors)*disk.SectorSize)
+	buf := disktest.Pattern(0xee, int(sectors)*disk.SectorSize)
 	at := uint64(i)*s.m.g.ZoneSectors + from*block
 	ok, _ := s.m.happens(disk.OpRead, at, sectors)
-	s.is("read", s.c.do(request(disk.OpRead, at, buf)), ok)
+	s.is("read", s.c.Do(disktest.NewRequest(disk.OpRead, at, buf)), ok)
 	if ok && !bytes.Equal(buf, z.data[from*block*disk.SectorSize:][:len(buf)]) {
 		t.Fatalf("%d sectors of zone %d from %d on read as something else", sectors, i, from*block)
 	}
@@ -250,7 +251,7 @@ func (s *faultyStep) read(t *rapid.T) {
 
 func (s *faultyStep) reset(t *rapid.T) {
 	i, z := s.zone(t)
-	err := s.c.zoneOp(disk.OpReset, uint64(i)*s.m.g.ZoneSectors)
+	err := s.c.ZoneOp(disk.OpReset, uint64(i)*s.m.g.ZoneSectors)
 	if s.m.g.Conventional(i) || z.state == zone.ReadOnly || z.state == zone.Offline {
 		if !errors.Is(err, zone.ErrInvalid) {
 			t.Fatal(err)
@@ -265,7 +266,7 @@ func (s *faultyStep) reset(t *rapid.T) {
 func (s *faultyStep) set(t *rapid.T) {
 	i, z := s.zone(t)
 	to := rapid.SampledFrom(targets).Draw(t, "to")
-	err := SetZoneStates(s.c.disk, []int{i}, to)
+	err := SetZoneStates(s.c.Disk, []int{i}, to)
 	if s.m.g.Conventional(i) && (to == ToFull || to == ToEmpty) {
 		if err == nil {
 			t.Fatal("a conventional zone was made full or empty")
@@ -297,7 +298,7 @@ func (s *faultyStep) set(t *rapid.T) {
 // check compares every zone's report and every fault's count.
 func (s *faultyStep) check(t *rapid.T) {
 	for i := range s.m.zones {
-		z, got := &s.m.zones[i], s.c.disk.ReportZone(i)
+		z, got := &s.m.zones[i], s.c.Disk.ReportZone(i)
 		want := got
 		want.WP = got.Start + z.written
 		switch {
@@ -322,7 +323,7 @@ func (s *faultyStep) check(t *rapid.T) {
 			t.Fatalf("zone %d is %+v, want %+v", i, got, want)
 		}
 	}
-	list := s.c.disk.Faults().List()
+	list := s.c.Disk.Faults().List()
 	if len(list) != len(s.m.faults) {
 		t.Fatalf("%d faults, want %d", len(list), len(s.m.faults))
 	}
@@ -334,9 +335,9 @@ func (s *faultyStep) check(t *rapid.T) {
 }
 
 // same compares the data of all zones, with no faults left.
-func (s *faultyStep) same(c *client) {
+func (s *faultyStep) same(c *disktest.Client) {
 	for i := range s.m.zones {
-		if z := &s.m.zones[i]; z.state != zone.Offline && !bytes.Equal(c.read(uint64(i)*s.m.g.ZoneSectors, len(z.data)), z.data) {
+		if z := &s.m.zones[i]; z.state != zone.Offline && !bytes.Equal(c.Read(uint64(i)*s.m.g.ZoneSectors, len(z.data)), z.data) {
 			s.t.Fatalf("zone %d holds something else", i)
 		}
 	}

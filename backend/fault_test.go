@@ -10,8 +10,8 @@ import (
 )
 
 var faultLines = []struct {
-	text  string
-	fault disk.Fault
+	text    string
+	OpFault disk.Fault
 }{
 	{"read", disk.Fault{Kind: disk.FaultRead}},
 	{"read,sectors=1000-1999", disk.Fault{Kind: disk.FaultRead, Place: disk.InSectors, First: 1000, Last: 1999}},
@@ -28,17 +28,17 @@ var faultLines = []struct {
 func TestFaultLines(t *testing.T) {
 	for _, c := range faultLines {
 		f, err := disk.ParseFault(c.text)
-		if err != nil || f != c.fault {
+		if err != nil || f != c.OpFault {
 			t.Errorf("%q is read as %+v, %v", c.text, f, err)
 		}
-		if got := c.fault.String(); got != c.text {
-			t.Errorf("%+v is written as %q, want %q", c.fault, got, c.text)
+		if got := c.OpFault.String(); got != c.text {
+			t.Errorf("%+v is written as %q, want %q", c.OpFault, got, c.text)
 		}
-		b, err := json.Marshal(c.fault)
+		b, err := json.Marshal(c.OpFault)
 		if err != nil || string(b) != `"`+c.text+`"` {
 			t.Errorf("%q in JSON is %s, %v", c.text, b, err)
 		}
-		if err := json.Unmarshal(b, &f); err != nil || f != c.fault {
+		if err := json.Unmarshal(b, &f); err != nil || f != c.OpFault {
 			t.Errorf("%s is read as %+v, %v", b, f, err)
 		}
 	}

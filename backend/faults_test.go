@@ -4,18 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
-	"runtime"
-	"runtime/debug"
-	"slices"
 	"sync"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
-	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
-	"github.com/zvhost/zvhost/internal/iovec"
 )
 
 // This file has what the tests put in the place of a good disk: a store that
@@ -99,7 +92,7 @@ func failing(op string, err error) func(storeCall) error {
 }
 
 // openFaulty opens the image at path over a faultStore.
-func openFaulty(t tb, path string) (*zoned, *faultStore) {
+func openFaulty(t disktest.TB, path string) (*zoned, *faultStore) {
 	t.Helper()
 	fs := new(faultStore)
 	d, err := openZonedOver(path, disk.Options{}, fs.over)
@@ -116,7 +109,7 @@ func (s *faultStore) over(under store) store {
 
 // kill ends d as kill -9 does: nothing reaches the file any more, and what is
 // in memory is gone. Pages that were written stay in the kernel's cache.
-func kill(t tb, d *zoned, fs *faultStore) {
+func kill(t disktest.TB, d *zoned, fs *faultStore) {
 	t.Helper()
 	fs.mu.Lock()
 	fs.dead = true
@@ -128,7 +121,7 @@ func kill(t tb, d *zoned, fs *faultStore) {
 }
 
 // edit changes the image at path behind everybody's back.
-func edit(t tb, path string, change func(f *os.File, l *layout)) {
+func edit(t disktest.TB, path string, change func(f *os.File, l *layout)) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -142,7 +135,7 @@ func edit(t tb, path string, change func(f *os.File, l *layout)) {
 	change(f, l)
 }
 
-func patch(t tb, f *os.File, b []byte, off int64) {
+func patch(t disktest.TB, f *os.File, b []byte, off int64) {
 	t.Helper()
 	if _, err := f.WriteAt(b, off); err != nil {
 		t.Fatal(err)
@@ -152,7 +145,7 @@ func patch(t tb, f *os.File, b []byte, off int64) {
 // powerCut makes the image at path look as after a reboot that came without
 // warning: another boot id, and a live table of which nobody knows what reached
 // the disk.
-func powerCut(t tb, path string) {
+func powerCut(t disktest.TB, path string) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
 		for i := range int64(2) {
@@ -184,7 +177,7 @@ func powerCut(t tb, path string) {
 }
 
 // setStates puts zones of a clean image into states that no request leads to.
-func setStates(t tb, path string, zones map[int]zone.State) {
+func setStates(t disktest.TB, path string, zones map[int]zone.State) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
 		words, seqs, _, err := readCommitted(f, l)
@@ -205,7 +198,7 @@ func setStates(t tb, path string, zones map[int]zone.State) {
 }
 
 // rawZone is what stands in the file for zone i.
-func rawZone(t tb, path string, i int) (data []byte) {
+func rawZone(t disktest.TB, path string, i int) (data []byte) {
 	t.Helper()
 	edit(t, path, func(f *os.File, l *layout) {
 		data = make([]byte, l.Length(i)<<disk.SectorShift)
@@ -214,133 +207,4 @@ func rawZone(t tb, path string, i int) (data []byte) {
 		}
 	})
 	return data
-}
-
-// A heldEngine carries out Ops when the test says so, in the order that the
-// test wants, and breaks those that the test wants broken. It belongs to the
-// test's goroutine, as an engine does to its worker.
-type heldEngine struct {
-	under    *engine.Threads
-	staged   []*engine.Op
-	held     []*engine.Op
-	finished []*engine.Op
-	// hold says which Ops wait to be released; the others are done at Submit.
-	hold func(*engine.Op) bool
-	// fault says how an Op ends that is done at Submit.
-	fault func(*engine.Op) fault
-}
-
-// A fault is how an Op ends: after n bytes with err. No error, no fault.
-type fault struct {
-	n   int64
-	err error
-}
-
-func newHeldEngine(hold func(*engine.Op) bool) *heldEngine {
-	return &heldEngine{under: engine.NewThreads(1, func() {}), hold: hold}
-}
-
-func isWrite(op *engine.Op) bool { return op.Code == engine.Writev }
-
-func (e *heldEngine) Queue(op *engine.Op) { e.staged = append(e.staged, op) }
-
-func (e *heldEngine) Submit() {
-	staged := e.staged
-	e.staged = nil
-	for _, op := range staged {
-		switch {
-		case e.hold != nil && e.hold(op):
-			e.held = append(e.held, op)
-		case e.fault != nil:
-			e.run(op, e.fault(op))
-		default:
-			e.run(op, fault{})
-		}
-	}
-}
-
-// run carries op out with the given fault, and finishes it.
-func (e *heldEngine) run(op *engine.Op, f fault) {
-	if f.err == nil || f.n > 0 {
-		iov, n := op.Iov, op.Len
-		if f.err != nil {
-			op.Iov, op.Len = iovec.AppendHead(nil, op.Iov, uint64(f.n)), f.n
-		}
-		e.under.Queue(op)
-		e.under.Submit()
-		for e.under.Reap() == nil {
-			runtime.Gosched()
-		}
-		op.Iov, op.Len = iov, n
-	} else {
-		op.N = 0
-	}
-	if f.err != nil {
-		op.Err = f.err
-	}
-	e.finished = append(e.finished, op)
-}
-
-// release carries out what is held at index i, with the given fault.
-func (e *heldEngine) release(i int, f fault) {
-	op := e.held[i]
-	e.held = slices.Delete(e.held, i, i+1)
-	e.run(op, f)
-}
-
-func (e *heldEngine) Wait(fds []unix.PollFd) { engine.Poll(fds) }
-
-func (e *heldEngine) Err() error { return nil }
-
-func (e *heldEngine) Reap() *engine.Op {
-	if len(e.finished) == 0 {
-		return nil
-	}
-	op := e.finished[0]
-	e.finished = e.finished[1:]
-	return op
-}
-
-func (e *heldEngine) Close() error { return e.under.Close() }
-
-// heldClient is a client whose I/O the test releases.
-func heldClient(t tb, d disk.Disk, hold func(*engine.Op) bool) (*client, *heldEngine) {
-	t.Helper()
-	e := newHeldEngine(hold)
-	return newClientOn(t, d, func(func()) (engine.Engine, error) { return e, nil }), e
-}
-
-// settleHeld carries out all that is held, in order, without faults.
-func (c *client) settleHeld(e *heldEngine) {
-	c.lane.Start()
-	for len(e.held) > 0 {
-		e.release(0, fault{})
-	}
-}
-
-// writeNow writes through a held engine without holding it.
-func (c *client) writeNow(e *heldEngine, sector uint64, data []byte) error {
-	hold := e.hold
-	e.hold = nil
-	defer func() { e.hold = hold }()
-	return c.write(sector, data)
-}
-
-// eventually waits until cond holds; that it never does ends the test.
-func eventually(t tb, cond func() bool) {
-	t.Helper()
-	for range 120_000 {
-		if cond() {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatal("it did not come about within two minutes")
-}
-
-// onWorker runs f as a queue worker runs: a fault on mapped memory is a panic
-// and not the end of the process.
-func onWorker(f func() error) error {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	return f()
 }

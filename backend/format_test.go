@@ -6,13 +6,14 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 )
 
 // A guest that writes an image's notes into its ordinary disk has an ordinary disk
 // the next time, too, if the operator says that it is one; and what is to be an image
 // is never served as anything else.
 func TestFormat(t *testing.T) {
-	image := newImage(t, small)
+	image := newImage(t, disktest.Small)
 	plain := newPlain(t, 1<<20)
 	marked := newPlain(t, 1<<20)
 	head, err := os.ReadFile(image)

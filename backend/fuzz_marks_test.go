@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
@@ -69,7 +70,7 @@ func FuzzForgedMarks(f *testing.F) {
 			t.Fatal(err)
 		}
 		d := openDisk(t, path)
-		forgeMarks(t, d, newClient(t, d), in)
+		forgeMarks(t, d, disktest.NewClient(t, d), in)
 		closeDisk(t, d, path)
 	})
 }
@@ -94,21 +95,21 @@ func markImage(f *testing.F) (path string, image []byte) {
 }
 
 // victim is what zone i holds before anything is forged: 4 sectors.
-func victim(i int) []byte { return pattern(byte('A'+i), 4*disk.SectorSize) }
+func victim(i int) []byte { return disktest.Pattern(byte('A'+i), 4*disk.SectorSize) }
 
-func fillZones(t tb, d disk.Disk) *client {
-	c := newClient(t, d)
+func fillZones(t disktest.TB, d disk.Disk) *disktest.Client {
+	c := disktest.NewClient(t, d)
 	for i := range 6 {
-		c.want(c.write(uint64(i)*markGeometry.ZoneSectors, victim(i)), nil)
+		c.WantError(c.Write(uint64(i)*markGeometry.ZoneSectors, victim(i)), nil)
 		if i >= markGeometry.ConventionalZones {
-			c.want(c.zoneOp([]disk.Op{disk.OpFinish, disk.OpClose}[i&1], uint64(i)*markGeometry.ZoneSectors), nil)
+			c.WantError(c.ZoneOp([]disk.Op{disk.OpFinish, disk.OpClose}[i&1], uint64(i)*markGeometry.ZoneSectors), nil)
 		}
 	}
 	return c
 }
 
 // forgeMarks is one execution.
-func forgeMarks(t *testing.T, d disk.Disk, c *client, in []byte) {
+func forgeMarks(t *testing.T, d disk.Disk, c *disktest.Client, in []byte) {
 	var all []*forged
 	named := map[int]bool{}
 	for b := in[1:]; len(b) >= 8 && len(all) < maxForged; b = b[8:] {
@@ -137,20 +138,20 @@ func forgeMarks(t *testing.T, d disk.Disk, c *client, in []byte) {
 			disk.Release(d, a.m)
 			continue
 		case in[0]&4 != 0 && i%2 == 1: // one that is new, in the middle
-			flush := request(disk.OpFlush, 0, nil)
+			flush := disktest.NewRequest(disk.OpFlush, 0, nil)
 			left[flush] = &forged{r: flush, found: disk.Noted{}}
-			c.lane.Submit(d, flush)
+			c.Lane.Submit(d, flush)
 		}
 		left[a.r] = a
 		a.r.Note = a.m
-		c.lane.Resume(d, a.r)
+		c.Lane.Resume(d, a.r)
 		if in[0]&8 != 0 {
-			c.lane.Start()
+			c.Lane.Start()
 		}
 	}
-	c.lane.Start()
+	c.Lane.Start()
 	for len(left) > 0 {
-		r := c.wait()
+		r := c.Wait()
 		a := left[r]
 		if a == nil {
 			t.Fatalf("%v ended, which was not in flight", r.Op)
@@ -166,14 +167,14 @@ func forgeMarks(t *testing.T, d disk.Disk, c *client, in []byte) {
 		if is.WP != was[i].WP || is.State != was[i].State {
 			t.Errorf("zone %d, which nobody has named, was %+v and is %+v", i, was[i], is)
 		}
-		if i < 6 && !bytes.Equal(c.read(uint64(i)*markGeometry.ZoneSectors, 4*disk.SectorSize), victim(i)) {
+		if i < 6 && !bytes.Equal(c.Read(uint64(i)*markGeometry.ZoneSectors, 4*disk.SectorSize), victim(i)) {
 			t.Errorf("zone %d, which nobody has named, holds something else", i)
 		}
 	}
 }
 
 // judge looks at a request that has ended.
-func (a *forged) judge(t *testing.T, d disk.Disk, alone bool, c *client) {
+func (a *forged) judge(t *testing.T, d disk.Disk, alone bool, c *disktest.Client) {
 	r, was := a.r, a.found
 	if r.Err != nil || was.What == disk.NothingNoted || r.Note == nil {
 		return
@@ -194,7 +195,7 @@ func (a *forged) judge(t *testing.T, d disk.Disk, alone bool, c *client) {
 	case isWrite && was.What == disk.NotedAddress && alone && r.AppendSector+was.Sectors <= d.Info().CapacitySectors:
 		// On a drive it has landed where the write pointer has passed it.
 		at := was.Sector
-		if _, image := d.(*zoned); image && !bytes.Equal(c.read(at, int(r.Bytes)), pattern('n', int(r.Bytes))) {
+		if _, image := d.(*zoned); image && !bytes.Equal(c.Read(at, int(r.Bytes)), disktest.Pattern('n', int(r.Bytes))) {
 			t.Errorf("%v at %d ended well, and something else is there", r.Op, at)
 		}
 	}
@@ -214,7 +215,7 @@ func forge(b []byte, named map[int]bool) *forged {
 	case disk.OpWrite, disk.OpAppend, disk.OpRead:
 		*r = disk.Request{Op: r.Op, Stable: r.Stable, Sector: r.Sector, Bytes: n << disk.SectorShift}
 		if n > 0 {
-			data := pattern('n', int(r.Bytes))
+			data := disktest.Pattern('n', int(r.Bytes))
 			r.Iov = []unix.Iovec{{Base: &data[0], Len: r.Bytes}}
 		}
 	case disk.OpReport:

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -33,7 +34,7 @@ func FuzzZones(f *testing.F) {
 		}
 		wantNoLeaks(t)
 		g := fuzzGeometries[int(in[0])%len(fuzzGeometries)]
-		s := newScript(t, fastDir(t), g)
+		s := newScript(t, disktest.FastDir(t), g)
 		for in = in[1:]; len(in) >= 4 && !t.Failed(); in = in[4:] {
 			s.step(in[0], in[1], in[2], in[3])
 		}
@@ -82,7 +83,7 @@ func (s *script) step(what, where, sectors, how byte) {
 	case 15:
 		sizes := make([]uint64, 1+how&7)
 		for i := range sizes {
-			sizes[i] = (1 + (uint64(sectors)+uint64(i))%4) * uint64(s.m.g.BlockSize)
+			sizes[i] = (1 + (uint64(sectors)+uint64(i))%4) * uint64(s.m.Geom.BlockSize)
 		}
 		s.batch(zn, sizes)
 	default:
@@ -108,7 +109,7 @@ func FuzzImageOpen(f *testing.F) {
 			return
 		}
 		wantNoLeaks(t)
-		path := filepath.Join(fastDir(t), "disk.zvh")
+		path := filepath.Join(disktest.FastDir(t), "disk.zvh")
 		if err := os.WriteFile(path, header, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -182,9 +183,9 @@ func wantReopen(t *testing.T, was disk.Disk, path string) {
 // them; what it takes has to be there.
 func exercise(t *testing.T, d disk.Disk) {
 	t.Helper()
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	info := d.Info()
-	c.read(0, int(info.LogicalBlockSize))
+	c.Read(0, int(info.LogicalBlockSize))
 	if info.Zoned == nil {
 		return
 	}
@@ -195,19 +196,19 @@ func exercise(t *testing.T, d disk.Disk) {
 			t.Fatalf("zone %d is %+v", i, z)
 		}
 		if z.State != zone.Offline {
-			c.read(z.Start, n)
+			c.Read(z.Start, n)
 		}
 		for _, op := range []disk.Op{disk.OpOpen, disk.OpClose} {
-			_ = c.zoneOp(op, z.Start)
+			_ = c.ZoneOp(op, z.Start)
 		}
-		if at, err := c.append(z.Start, pattern('f', n)); err == nil && c.read(at, n)[0] != 'f' {
+		if at, err := c.Append(z.Start, disktest.Pattern('f', n)); err == nil && c.Read(at, n)[0] != 'f' {
 			t.Errorf("zone %d: what was appended is not there", i)
 		}
 	}
-	_ = c.flush()
-	_ = c.zoneOp(disk.OpFinish, uint64(info.Zoned.Zones-1)*info.Zoned.ZoneSectors)
-	_ = c.zoneOp(disk.OpResetAll, 0)
-	_ = c.write(uint64(info.Zoned.Zones-1)*info.Zoned.ZoneSectors, pattern('f', n))
+	_ = c.Flush()
+	_ = c.ZoneOp(disk.OpFinish, uint64(info.Zoned.Zones-1)*info.Zoned.ZoneSectors)
+	_ = c.ZoneOp(disk.OpResetAll, 0)
+	_ = c.Write(uint64(info.Zoned.Zones-1)*info.Zoned.ZoneSectors, disktest.Pattern('f', n))
 }
 
 // fuzzRegions are the parts of the header that are worth scribbling over:
@@ -222,11 +223,11 @@ func fuzzImage(t testing.TB) []byte {
 	t.Helper()
 	path := newImage(t, fuzzGeometry)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(16, pattern('a', 4096)), nil)
-	c.want(c.write(32, pattern('b', 8192)), nil)
-	c.want(c.flush(), nil)
-	c.want(c.write(48, pattern('c', 512)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(16, disktest.Pattern('a', 4096)), nil)
+	c.WantError(c.Write(32, disktest.Pattern('b', 8192)), nil)
+	c.WantError(c.Flush(), nil)
+	c.WantError(c.Write(48, disktest.Pattern('c', 512)), nil)
 	kill(t, d, fs)
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -55,13 +56,13 @@ func TestGeometryRefused(t *testing.T) {
 
 // A new image never takes the place of another file.
 func TestCreateRefusesExisting(t *testing.T) {
-	path := newImage(t, small)
-	err := CreateImage(path, small)
+	path := newImage(t, disktest.Small)
+	err := CreateImage(path, disktest.Small)
 	if err == nil || !strings.Contains(err.Error(), "the file exists") {
 		t.Errorf("got %v", err)
 	}
 	wantClean(t, path)
-	if err := CreateImage(filepath.Join(t.TempDir(), "no", "image"), small); err == nil {
+	if err := CreateImage(filepath.Join(t.TempDir(), "no", "image"), disktest.Small); err == nil {
 		t.Error("created in a directory that is not there")
 	}
 }
@@ -81,18 +82,18 @@ func TestSmallestDisks(t *testing.T) {
 	} {
 		path := newImage(t, g)
 		d := openDisk(t, path)
-		c := newClient(t, d)
+		c := disktest.NewClient(t, d)
 		last := d.Info().Zoned.Zones - 1
 		z := d.ReportZone(last)
-		data := pattern('a', int(z.Capacity<<disk.SectorShift))
-		c.want(c.write(z.Start, data), nil)
-		c.wantZone(last, zone.Full, z.Capacity)
-		c.want(c.write(z.Start+z.Length, data), disk.ErrRange)
-		if got := c.read(z.Start, len(data)); string(got) != string(data) {
+		data := disktest.Pattern('a', int(z.Capacity<<disk.SectorShift))
+		c.WantError(c.Write(z.Start, data), nil)
+		c.WantZone(last, zone.Full, z.Capacity)
+		c.WantError(c.Write(z.Start+z.Length, data), disk.ErrRange)
+		if got := c.Read(z.Start, len(data)); string(got) != string(data) {
 			t.Errorf("%+v: the data is not what was written", g)
 		}
-		c.want(c.zoneOp(disk.OpReset, z.Start), nil)
-		c.wantZone(last, zone.Empty, 0)
+		c.WantError(c.ZoneOp(disk.OpReset, z.Start), nil)
+		c.WantZone(last, zone.Empty, 0)
 		closeDisk(t, d, path)
 	}
 }

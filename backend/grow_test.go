@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -14,7 +15,7 @@ import (
 func TestGrow(t *testing.T) {
 	path := newPlain(t, 1<<20)
 	d := openDisk(t, path)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	everywhere, place := mustFault(t, "latency=1ms,op=read"), mustFault(t, "read,sectors=3000")
 	if _, err := d.Faults().Add(everywhere); err != nil {
 		t.Fatal(err)
@@ -38,7 +39,7 @@ func TestGrow(t *testing.T) {
 		}
 		was := d.Info().CapacitySectors
 		if step.err == "" {
-			c.want(c.write(was, pattern('x', 512)), disk.ErrRange) // nobody has looked yet
+			c.WantError(c.Write(was, disktest.Pattern('x', 512)), disk.ErrRange) // nobody has looked yet
 		}
 		n, err := Grow(d)
 		if step.err != "" {
@@ -50,9 +51,9 @@ func TestGrow(t *testing.T) {
 		if err != nil || n != step.sectors || d.Info().CapacitySectors != n {
 			t.Fatalf("%d sectors, info says %d: %v", n, d.Info().CapacitySectors, err)
 		}
-		c.want(c.write(n-1, pattern('y', 512)), nil)
-		c.want(c.write(n, pattern('y', 512)), disk.ErrRange)
-		c.read(n-1, 512)
+		c.WantError(c.Write(n-1, disktest.Pattern('y', 512)), nil)
+		c.WantError(c.Write(n, disktest.Pattern('y', 512)), disk.ErrRange)
+		c.Read(n-1, 512)
 	}
 	if _, err := d.Faults().Add(place); err != nil {
 		t.Errorf("a fault where the disk has grown to: %v", err)
@@ -78,7 +79,7 @@ func TestGrowRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, d := range map[string]disk.Disk{
-		"the disk is zoned: its size is fixed": openDisk(t, newImage(t, small)),
+		"the disk is zoned: its size is fixed": openDisk(t, newImage(t, disktest.Small)),
 		"a disk without storage":               null,
 	} {
 		if _, err := Grow(d); err == nil || !strings.Contains(err.Error(), want) {

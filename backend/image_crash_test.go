@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -16,12 +17,12 @@ import (
 // and never a mixture, at whichever step it comes.
 func TestPowerCutDuringReset(t *testing.T) {
 	for steps := range 3 { // of: table, hole
-		path := newImage(t, small)
+		path := newImage(t, disktest.Small)
 		d, fs := openFaulty(t, path)
-		c := newClient(t, d)
-		old := pattern('o', 96*512)
-		c.want(c.write(256, old), nil)
-		c.want(c.flush(), nil)
+		c := disktest.NewClient(t, d)
+		old := disktest.Pattern('o', 96*512)
+		c.WantError(c.Write(256, old), nil)
+		c.WantError(c.Flush(), nil)
 		n := 0
 		fs.refuse(func(storeCall) error {
 			if n++; n > steps {
@@ -29,27 +30,27 @@ func TestPowerCutDuringReset(t *testing.T) {
 			}
 			return nil
 		})
-		c.want(c.zoneOp(disk.OpReset, 256), nil)
-		err := c.write(256, pattern('n', 4096))
+		c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
+		err := c.Write(256, disktest.Pattern('n', 4096))
 		if (err == nil) != (steps == 2) {
 			t.Errorf("with %d steps of the reset done, a write: %v", steps, err)
 		}
 		kill(t, d, fs)
 		powerCut(t, path)
 		d = openDisk(t, path).(*zoned)
-		c = newClient(t, d)
-		got := c.read(256, len(old))
+		c = disktest.NewClient(t, d)
+		got := c.Read(256, len(old))
 		if steps == 0 {
-			c.wantZone(2, zone.Full, 96)
+			c.WantZone(2, zone.Full, 96)
 			if !bytes.Equal(got, old) {
 				t.Error("the old zone came back with other data")
 			}
 		} else {
-			c.wantZone(2, zone.Empty, 0)
+			c.WantZone(2, zone.Empty, 0)
 			if !bytes.Equal(got, make([]byte, len(old))) || !bytes.Equal(rawZone(t, path, 2), make([]byte, 128*512)) {
 				t.Error("the zone is empty, but its old data is there")
 			}
-			c.want(c.write(256, old[:512]), nil)
+			c.WantError(c.Write(256, old[:512]), nil)
 		}
 		closeDisk(t, d, path)
 	}
@@ -59,11 +60,11 @@ func TestPowerCutDuringReset(t *testing.T) {
 // data does not show behind new writes.
 func TestKillDuringReset(t *testing.T) {
 	for steps := range 3 {
-		path := newImage(t, small)
+		path := newImage(t, disktest.Small)
 		d, fs := openFaulty(t, path)
-		c := newClient(t, d)
-		c.want(c.write(256, pattern('o', 96*512)), nil)
-		c.want(c.flush(), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(256, disktest.Pattern('o', 96*512)), nil)
+		c.WantError(c.Flush(), nil)
 		n := 0
 		fs.refuse(func(storeCall) error {
 			if n++; n > steps {
@@ -71,43 +72,43 @@ func TestKillDuringReset(t *testing.T) {
 			}
 			return nil
 		})
-		c.want(c.zoneOp(disk.OpReset, 256), nil)
+		c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
 		kill(t, d, fs)
 		d = openDisk(t, path).(*zoned)
-		c, e := heldClient(t, d, isWrite)
-		c.wantZone(2, zone.Empty, 0)
-		rs := c.appends(e, 256, 2)
-		e.release(1, fault{})
-		c.ended(rs[1])
-		if got := c.read(256, 96*512); !bytes.Equal(got, slices.Concat(make([]byte, 4096), pattern('b', 4096), make([]byte, 80*512))) {
+		c, e := disktest.HeldClient(t, d, disktest.IsWritev)
+		c.WantZone(2, zone.Empty, 0)
+		rs := c.AppendEach(e, 256, 2)
+		e.Release(1, disktest.OpFault{})
+		c.WantDone(rs[1])
+		if got := c.Read(256, 96*512); !bytes.Equal(got, slices.Concat(make([]byte, 4096), disktest.Pattern('b', 4096), make([]byte, 80*512))) {
 			t.Error("old data shows in a zone that was reset")
 		}
-		c.settleHeld(e)
-		c.ended(rs[0])
-		e.hold = nil
+		c.ReleaseAll(e)
+		c.WantDone(rs[0])
+		e.Hold = nil
 		closeDisk(t, d, path)
 	}
 }
 
 // Of each pair of blocks the one that was being written may be torn.
 func TestTornBlocks(t *testing.T) {
-	data := pattern('a', 4096)
+	data := disktest.Pattern('a', 4096)
 	for _, keep := range []int{0, 1, 100, 2048, 4095} {
-		path := newImage(t, small)
+		path := newImage(t, disktest.Small)
 		d, fs := openFaulty(t, path)
-		c := newClient(t, d)
-		c.want(c.write(256, data), nil)
-		c.want(c.flush(), nil)
-		c.want(c.write(264, data), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(256, data), nil)
+		c.WantError(c.Flush(), nil)
+		c.WantError(c.Write(264, data), nil)
 		fs.refuse(tearing(d.img.f, keep))
-		c.want(c.flush(), disk.ErrIO)
+		c.WantError(c.Flush(), disk.ErrIO)
 		kill(t, d, fs)
 		powerCut(t, path)
 		wantClean(t, path)
 		d = openDisk(t, path).(*zoned)
-		c = newClient(t, d)
-		c.wantZone(2, zone.Closed, 8)
-		if !bytes.Equal(c.read(256, 8192), append(slices.Clone(data), make([]byte, 4096)...)) {
+		c = disktest.NewClient(t, d)
+		c.WantZone(2, zone.Closed, 8)
+		if !bytes.Equal(c.Read(256, 8192), append(slices.Clone(data), make([]byte, 4096)...)) {
 			t.Error("other data than was flushed")
 		}
 		// And the state blocks: while it is marked as in use, and as clean.
@@ -131,8 +132,8 @@ func TestTornBlocks(t *testing.T) {
 			wantClean(t, path)
 		}
 		d, fs = openFaulty(t, path)
-		c = newClient(t, d)
-		c.want(c.write(264, data), nil)
+		c = disktest.NewClient(t, d)
+		c.WantError(c.Write(264, data), nil)
 		n := 0
 		fs.refuse(func(call storeCall) error {
 			if call.op == "stable" && call.off < superCopyOff {
@@ -145,8 +146,8 @@ func TestTornBlocks(t *testing.T) {
 			t.Errorf("closed without a mark: %v", err)
 		}
 		d = openDisk(t, path).(*zoned)
-		c = newClient(t, d)
-		c.wantZone(2, zone.ImpOpen, 16)
+		c = disktest.NewClient(t, d)
+		c.WantZone(2, zone.ImpOpen, 16)
 		closeDisk(t, d, path)
 	}
 }
@@ -176,12 +177,12 @@ func tearing(f any, keep int) func(storeCall) error {
 // the zone is as it was flushed, or empty, and the new data never stands among
 // the old.
 func TestResetDuringCommit(t *testing.T) {
-	old, data := pattern('o', 96*512), pattern('n', 4096)
+	old, data := disktest.Pattern('o', 96*512), disktest.Pattern('n', 4096)
 	for steps := 0; ; steps++ {
-		path := newImage(t, small)
+		path := newImage(t, disktest.Small)
 		d, fs := openFaulty(t, path)
-		c := newClient(t, d)
-		c.want(c.write(256, old), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(256, old), nil)
 		busy, hold := make(chan struct{}, 10), make(chan struct{})
 		n := 0
 		fs.refuse(func(storeCall) error {
@@ -194,28 +195,28 @@ func TestResetDuringCommit(t *testing.T) {
 			}
 			return nil
 		})
-		flush, reset, write := request(disk.OpFlush, 0, nil), request(disk.OpReset, 256, nil), request(disk.OpWrite, 256, data)
-		c.submit(flush)
+		flush, reset, write := disktest.NewRequest(disk.OpFlush, 0, nil), disktest.NewRequest(disk.OpReset, 256, nil), disktest.NewRequest(disk.OpWrite, 256, data)
+		c.Submit(flush)
 		<-busy // in the middle of its sync
-		c.submit(reset, write)
-		c.ended(reset)
-		c.wantZone(2, zone.Empty, 0)
+		c.Submit(reset, write)
+		c.WantDone(reset)
+		c.WantZone(2, zone.Empty, 0)
 		close(hold)
-		c.ended(flush, write)
+		c.WantDone(flush, write)
 		kill(t, d, fs)
 		powerCut(t, path)
 		d2 := openDisk(t, path)
-		c = newClient(t, d2)
+		c = disktest.NewClient(t, d2)
 		switch z := d2.ReportZone(2); {
 		case z.State == zone.Full && z.WP == 384:
-			if !bytes.Equal(c.read(256, len(old)), old) {
+			if !bytes.Equal(c.Read(256, len(old)), old) {
 				t.Errorf("after %d steps: full, with other data", steps)
 			}
 		case z.State == zone.Empty:
 			if flush.Err == nil && steps == 2 {
 				t.Errorf("after %d steps: flushed and gone", steps)
 			}
-			if !bytes.Equal(c.read(256, len(old)), make([]byte, len(old))) {
+			if !bytes.Equal(c.Read(256, len(old)), make([]byte, len(old))) {
 				t.Errorf("after %d steps: empty, with data", steps)
 			}
 		default:
@@ -235,13 +236,13 @@ func TestResetDuringCommit(t *testing.T) {
 // open, also when nothing has to be committed: an image that was closed cleanly
 // has no damage.
 func TestTornCopyIsMended(t *testing.T) {
-	for _, g := range []zone.Geometry{small, {CapacitySectors: 1100 * 8, ZoneSectors: 8}} {
+	for _, g := range []zone.Geometry{disktest.Small, {CapacitySectors: 1100 * 8, ZoneSectors: 8}} {
 		path := newImage(t, g)
 		d, fs := openFaulty(t, path)
-		c := newClient(t, d)
-		c.want(c.write(2*g.ZoneSectors, pattern('a', 4096)), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(2*g.ZoneSectors, disktest.Pattern('a', 4096)), nil)
 		fs.refuse(tearing(d.img.f, 100))
-		c.want(c.flush(), disk.ErrIO)
+		c.WantError(c.Flush(), disk.ErrIO)
 		kill(t, d, fs)
 		powerCut(t, path)
 		closeDisk(t, openDisk(t, path), path)
@@ -251,11 +252,11 @@ func TestTornCopyIsMended(t *testing.T) {
 // A state block that could not be written may be torn. Who tries again goes there
 // again, for the other one is all that is left.
 func TestStateBlockIsTriedAgain(t *testing.T) {
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('a', 4096)), nil)
-	c.want(c.flush(), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
+	c.WantError(c.Flush(), nil)
 	fs.refuse(tearing(d.img.f, 512))
 	for range 2 { // a session begins, and the front-end tries again
 		if _, err := disk.Renew(d); err == nil {
@@ -264,7 +265,7 @@ func TestStateBlockIsTriedAgain(t *testing.T) {
 	}
 	kill(t, d, fs)
 	d = openDisk(t, path).(*zoned)
-	c = newClient(t, d)
-	c.wantZone(2, zone.ImpOpen, 8)
+	c = disktest.NewClient(t, d)
+	c.WantZone(2, zone.ImpOpen, 8)
 	closeDisk(t, d, path)
 }

@@ -10,12 +10,13 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 )
 
 // docs/image-format.md describes the block of faults in a table. Each row must be
 // where the image has it.
 func TestFaultsBlockIsAsDocumented(t *testing.T) {
-	l := newLayout(small)
+	l := newLayout(disktest.Small)
 	for i := range l.uuid {
 		l.uuid[i] = byte(i + 1)
 	}
@@ -84,7 +85,7 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 		`"\x1b[2J" is no kind of fault`: func(b []byte, u [16]byte) []byte { copy(b[32:], "\x1b[2J\n"); b[12] = 5; return seal(b, u) },
 	} {
 		path := t.TempDir() + "/disk.zvh"
-		if err := CreateImageWith(path, small, Start{Faults: []disk.Fault{{Kind: disk.FaultFlush}}}); err != nil {
+		if err := CreateImageWith(path, disktest.Small, Start{Faults: []disk.Fault{{Kind: disk.FaultFlush}}}); err != nil {
 			t.Fatal(err)
 		}
 		edit(t, path, func(f *os.File, l *layout) {
@@ -135,7 +136,7 @@ func FuzzFaultsBlock(f *testing.F) {
 	f.Add("latency=1ms", uint32(11))
 	f.Add("\n", uint32(1))
 	f.Add("full,left=1M\n", uint32(4064))
-	l := newLayout(small)
+	l := newLayout(disktest.Small)
 	f.Fuzz(func(t *testing.T, text string, n uint32) {
 		b := make([]byte, blockBytes)
 		copy(b, faultsMagic)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -59,13 +60,13 @@ var farNumbers = []uint64{lateSeq - 2, lateSeq - 1, lateSeq, lateSeq + 1, lateSe
 func TestNumbersComeToTheirEnd(t *testing.T) {
 	for _, clean := range []bool{true, false} {
 		for _, far := range farNumbers {
-			path := newFastImage(t, small)
-			data := pattern('a', 4096)
+			path := newFastImage(t, disktest.Small)
+			data := disktest.Pattern('a', 4096)
 			make := func() {
 				d, fs := openFaulty(t, path)
-				c := newClient(t, d)
-				c.want(c.write(256, data), nil)
-				c.want(c.flush(), nil)
+				c := disktest.NewClient(t, d)
+				c.WantError(c.Write(256, data), nil)
+				c.WantError(c.Flush(), nil)
 				if clean {
 					closeDisk(t, d, path)
 				} else {
@@ -102,19 +103,19 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 				break
 			}
 			d, fs := openFaulty(t, path)
-			c := newClient(t, d)
-			if string(c.read(256, 4096)) != string(data) {
+			c := disktest.NewClient(t, d)
+			if string(c.Read(256, 4096)) != string(data) {
 				t.Errorf("from %#x: other data", far)
 			}
-			c.want(c.write(264, data), nil)
-			c.want(c.flush(), nil)
+			c.WantError(c.Write(264, data), nil)
+			c.WantError(c.Flush(), nil)
 			if n := max(d.img.state.seq, d.img.seqs[0]); n > lateSeq+100 {
 				t.Errorf("from %#x: numbers go on at %#x", far, n)
 			}
 			kill(t, d, fs)
 			d, _ = openFaulty(t, path)
-			c = newClient(t, d)
-			c.wantZone(2, zone.ImpOpen, 16)
+			c = disktest.NewClient(t, d)
+			c.WantZone(2, zone.ImpOpen, 16)
 			closeDisk(t, d, path)
 			closeDisk(t, openDisk(t, path), path)
 		}
@@ -125,10 +126,10 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 func TestRepairAtTheEndOfNumbers(t *testing.T) {
 	for _, far := range farNumbers {
 		for damaged := range 2 {
-			path := newFastImage(t, small)
+			path := newFastImage(t, disktest.Small)
 			d := openDisk(t, path)
-			c := newClient(t, d)
-			c.want(c.write(256, pattern('a', 4096)), nil)
+			c := disktest.NewClient(t, d)
+			c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 			closeDisk(t, d, path)
 			renumbered(t, path, far, far)
 			edit(t, path, func(f *os.File, l *layout) {
@@ -146,7 +147,7 @@ func TestRepairAtTheEndOfNumbers(t *testing.T) {
 			}
 			wantClean(t, path)
 			d = openDisk(t, path)
-			newClient(t, d).wantZone(2, zone.ImpOpen, 8)
+			disktest.NewClient(t, d).WantZone(2, zone.ImpOpen, 8)
 			closeDisk(t, d, path)
 		}
 	}
@@ -154,7 +155,7 @@ func TestRepairAtTheEndOfNumbers(t *testing.T) {
 
 // The number of an image's user begins anew behind the last one, and is never 0.
 func TestUsersComeToTheirEnd(t *testing.T) {
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	var uuid uint64
 	set := func(user uint64) {
 		t.Helper()

@@ -10,48 +10,49 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
 // manyStates brings the zones of a disk of geometry small into all states that
 // requests lead to, within its limits, with unflushed writes among them.
-func manyStates(w *twin) {
+func manyStates(w *disktest.Twin) {
 	for _, r := range []*disk.Request{
-		w.request(disk.OpWrite, 13, 1024),     // conventional
-		w.request(disk.OpWrite, 256, 4096),    // 2: implicitly open
-		w.request(disk.OpOpen, 384, 0),        // 3: explicitly open, empty
-		w.request(disk.OpOpen, 512, 0),        // 4: explicitly open, written
-		w.request(disk.OpAppend, 512, 512),    //
-		w.request(disk.OpWrite, 640, 8192),    // 5: closed
-		w.request(disk.OpClose, 640, 0),       //
-		w.request(disk.OpWrite, 768, 96*512),  // 6: full
-		w.request(disk.OpAppend, 896, 1024),   // 7: finished
-		w.request(disk.OpFinish, 896, 0),      //
-		w.request(disk.OpFinish, 1024, 0),     // 8: finished with nothing in it
-		w.request(disk.OpWrite, 1152, 4096),   // 9: reset
-		w.request(disk.OpReset, 1152, 0),      //
-		w.request(disk.OpWrite, 15*128, 4096), // 15: the smaller last zone
-		w.request(disk.OpFlush, 0, 0),
-		w.request(disk.OpAppend, 640, 512), // after the flush
-		w.request(disk.OpWrite, 1280, 96*512),
+		w.NewRequest(disk.OpWrite, 13, 1024),     // conventional
+		w.NewRequest(disk.OpWrite, 256, 4096),    // 2: implicitly open
+		w.NewRequest(disk.OpOpen, 384, 0),        // 3: explicitly open, empty
+		w.NewRequest(disk.OpOpen, 512, 0),        // 4: explicitly open, written
+		w.NewRequest(disk.OpAppend, 512, 512),    //
+		w.NewRequest(disk.OpWrite, 640, 8192),    // 5: closed
+		w.NewRequest(disk.OpClose, 640, 0),       //
+		w.NewRequest(disk.OpWrite, 768, 96*512),  // 6: full
+		w.NewRequest(disk.OpAppend, 896, 1024),   // 7: finished
+		w.NewRequest(disk.OpFinish, 896, 0),      //
+		w.NewRequest(disk.OpFinish, 1024, 0),     // 8: finished with nothing in it
+		w.NewRequest(disk.OpWrite, 1152, 4096),   // 9: reset
+		w.NewRequest(disk.OpReset, 1152, 0),      //
+		w.NewRequest(disk.OpWrite, 15*128, 4096), // 15: the smaller last zone
+		w.NewRequest(disk.OpFlush, 0, 0),
+		w.NewRequest(disk.OpAppend, 640, 512), // after the flush
+		w.NewRequest(disk.OpWrite, 1280, 96*512),
 	} {
-		w.both(r)
+		w.Both(r)
 	}
-	w.all()
+	w.CompareAll()
 }
 
 func TestCleanReopen(t *testing.T) {
 	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": newImage, "memory": newFastImage} {
 		t.Run(name, func(t *testing.T) {
-			path := make(t, small)
-			m := newModel(small)
+			path := make(t, disktest.Small)
+			m := disktest.NewModel(disktest.Small)
 			d := openDisk(t, path)
-			manyStates(newTwin(t, d, m))
+			manyStates(disktest.NewTwin(t, d, m))
 			closeDisk(t, d, path)
 			for range 2 {
 				d = openDisk(t, path)
-				newTwin(t, d, m).all()
+				disktest.NewTwin(t, d, m).CompareAll()
 				closeDisk(t, d, path)
 			}
 			// "clean" is true wherever the image is copied to, and after a power cut.
@@ -59,7 +60,7 @@ func TestCleanReopen(t *testing.T) {
 			other := copyFile(t, path)
 			for _, p := range []string{path, other} {
 				d = openDisk(t, p)
-				newTwin(t, d, m).all()
+				disktest.NewTwin(t, d, m).CompareAll()
 				closeDisk(t, d, p)
 			}
 		})
@@ -89,21 +90,21 @@ func copyFile(t testing.TB, path string) string {
 func TestKillReopen(t *testing.T) {
 	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": newImage, "memory": newFastImage} {
 		t.Run(name, func(t *testing.T) {
-			path := make(t, small)
-			m := newModel(small)
+			path := make(t, disktest.Small)
+			m := disktest.NewModel(disktest.Small)
 			for range 3 { // killed again and again
 				d, fs := openFaulty(t, path)
-				w := newTwin(t, d, m)
-				w.both(w.request(disk.OpResetAll, 0, 0))
+				w := disktest.NewTwin(t, d, m)
+				w.Both(w.NewRequest(disk.OpResetAll, 0, 0))
 				manyStates(w)
 				kill(t, d, fs)
 				wantClean(t, path)
 				d2, fs := openFaulty(t, path)
-				newTwin(t, d2, m).all()
+				disktest.NewTwin(t, d2, m).CompareAll()
 				kill(t, d2, fs)
 			}
 			d := openDisk(t, path)
-			newTwin(t, d, m).all()
+			disktest.NewTwin(t, d, m).CompareAll()
 			closeDisk(t, d, path)
 		})
 	}
@@ -112,30 +113,30 @@ func TestKillReopen(t *testing.T) {
 // Killed with writes in flight, those that were answered are there; of those
 // that were not, nothing or all is told.
 func TestKillWithWritesInFlight(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c, e := heldClient(t, d, isWrite)
-	rs := c.appends(e, 256, 3)
-	e.release(1, fault{}) // the second is answered
-	c.ended(rs[1])
-	first := c.appends(e, 384, 1) // the first of its zone, never answered
-	if err := c.zoneOp(disk.OpOpen, 512); err != nil {
+	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
+	rs := c.AppendEach(e, 256, 3)
+	e.Release(1, disktest.OpFault{}) // the second is answered
+	c.WantDone(rs[1])
+	first := c.AppendEach(e, 384, 1) // the first of its zone, never answered
+	if err := c.ZoneOp(disk.OpOpen, 512); err != nil {
 		t.Fatal(err)
 	}
 	kill(t, d, fs)
-	e.hold = nil
-	e.held = nil
-	c.lane.Forget(2 + len(first)) // they died with the daemon
+	e.Hold = nil
+	e.Held = nil
+	c.Lane.Forget(2 + len(first)) // they died with the daemon
 
 	d = openDisk(t, path).(*zoned)
-	c = newClient(t, d)
-	c.wantZone(2, zone.ImpOpen, 16)
-	c.wantZone(3, zone.Empty, 0)
-	c.wantZone(4, zone.ExpOpen, 0)
-	if got := c.read(256, 3*4096); !bytes.Equal(got, slices.Concat(make([]byte, 4096), pattern('b', 4096), make([]byte, 4096))) {
+	c = disktest.NewClient(t, d)
+	c.WantZone(2, zone.ImpOpen, 16)
+	c.WantZone(3, zone.Empty, 0)
+	c.WantZone(4, zone.ExpOpen, 0)
+	if got := c.Read(256, 3*4096); !bytes.Equal(got, slices.Concat(make([]byte, 4096), disktest.Pattern('b', 4096), make([]byte, 4096))) {
 		t.Error("other data than was answered for")
 	}
-	at, err := c.append(256, pattern('n', 512))
+	at, err := c.Append(256, disktest.Pattern('n', 512))
 	if err != nil || at != 256+16 {
 		t.Errorf("the next append landed at %d, %v", at, err)
 	}
@@ -147,23 +148,23 @@ func TestKillWithWritesInFlight(t *testing.T) {
 func TestPowerCut(t *testing.T) {
 	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": newImage, "memory": newFastImage} {
 		t.Run(name, func(t *testing.T) {
-			path := make(t, small)
-			m := newModel(small)
+			path := make(t, disktest.Small)
+			m := disktest.NewModel(disktest.Small)
 			d, fs := openFaulty(t, path)
-			w := newTwin(t, d, m)
+			w := disktest.NewTwin(t, d, m)
 			manyStates(w)
-			w.both(w.request(disk.OpFlush, 0, 0))
-			flushed := m.clone()
+			w.Both(w.NewRequest(disk.OpFlush, 0, 0))
+			flushed := m.CloneModel()
 			// All of this is lost.
 			for _, r := range []*disk.Request{
-				w.request(disk.OpWrite, 256+8, 4096),
-				w.request(disk.OpFinish, 512, 0),
-				w.request(disk.OpAppend, 640, 96*512-8192-512),
-				w.request(disk.OpAppend, 640, 512),
-				w.request(disk.OpWrite, 1408, 4096),
-				w.request(disk.OpClose, 256, 0),
+				w.NewRequest(disk.OpWrite, 256+8, 4096),
+				w.NewRequest(disk.OpFinish, 512, 0),
+				w.NewRequest(disk.OpAppend, 640, 96*512-8192-512),
+				w.NewRequest(disk.OpAppend, 640, 512),
+				w.NewRequest(disk.OpWrite, 1408, 4096),
+				w.NewRequest(disk.OpClose, 256, 0),
 			} {
-				w.both(r)
+				w.Both(r)
 			}
 			kill(t, d, fs)
 			powerCut(t, path)
@@ -180,7 +181,7 @@ func TestPowerCut(t *testing.T) {
 			want := slices.Clone(flushed.Zones)
 			wantReport(t, path, false, func() (zs []zone.Descriptor) {
 				for i := range want {
-					zs = append(zs, flushed.zone(i))
+					zs = append(zs, flushed.Report(i))
 				}
 				return zs
 			}())
@@ -191,7 +192,7 @@ func TestPowerCut(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			newTwin(t, ro, flushed).all()
+			disktest.NewTwin(t, ro, flushed).CompareAll()
 			if err := ro.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -200,7 +201,7 @@ func TestPowerCut(t *testing.T) {
 			}
 
 			d2 := openDisk(t, path)
-			newTwin(t, d2, flushed).all()
+			disktest.NewTwin(t, d2, flushed).CompareAll()
 			closeDisk(t, d2, path)
 			// Not only is what was lost not shown: it is gone.
 			for i, z := range flushed.Zones {
@@ -213,7 +214,7 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-func hashFile(t tb, path string) [32]byte {
+func hashFile(t disktest.TB, path string) [32]byte {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -225,18 +226,18 @@ func hashFile(t tb, path string) [32]byte {
 // An image that was copied while it was in use is one after a power cut: the
 // copy of its live table is of no instant.
 func TestCopyOfImageInUse(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('a', 4096)), nil)
-	c.want(c.flush(), nil)
-	c.want(c.write(264, pattern('b', 4096)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
+	c.WantError(c.Flush(), nil)
+	c.WantError(c.Write(264, disktest.Pattern('b', 4096)), nil)
 	other := copyFile(t, path)
 	kill(t, d, fs)
 	d2 := openDisk(t, other)
-	c = newClient(t, d2)
-	c.wantZone(2, zone.Closed, 8)
-	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern('a', 4096), make([]byte, 4096)...)) {
+	c = disktest.NewClient(t, d2)
+	c.WantZone(2, zone.Closed, 8)
+	if got := c.Read(256, 8192); !bytes.Equal(got, append(disktest.Pattern('a', 4096), make([]byte, 4096)...)) {
 		t.Error("the copy has other data than was flushed")
 	}
 	closeDisk(t, d2, other)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -36,21 +37,21 @@ func TestLaneWakes(t *testing.T) {
 			}
 		})
 	}
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	rs := make([]disk.Request, 8)
 	ended := 0
 	for i := range 8_000 {
 		n := i%len(rs) + 1
 		for j := range n {
 			rs[j].Tag = uint32(i + j)
-			c.submit(&rs[j])
+			c.Submit(&rs[j])
 		}
 		for range n {
-			c.wait()
+			c.Wait()
 			ended++
 		}
-		if c.lane.InFlight() != 0 {
-			t.Fatalf("%d in flight", c.lane.InFlight())
+		if c.Lane.InFlight() != 0 {
+			t.Fatalf("%d in flight", c.Lane.InFlight())
 		}
 	}
 	close(d.to)
@@ -75,8 +76,8 @@ func readable(t *testing.T, fd int) bool {
 // The eventfd is written when the lane is armed, once, and not otherwise: a
 // busy worker costs nobody a system call.
 func TestLaneArm(t *testing.T) {
-	c := newClient(t, &relay{})
-	l := c.lane
+	c := disktest.NewClient(t, &relay{})
+	l := c.Lane
 	l.Wake()
 	if readable(t, l.WakeFD()) {
 		t.Error("woken, but not armed")
@@ -128,7 +129,7 @@ func TestLateWakeUp(t *testing.T) {
 			r.Post()
 		}
 	})
-	open := func(func()) (engine.Engine, error) { return newHeldEngine(nil), nil }
+	open := func(func()) (engine.Engine, error) { return disktest.NewHeldEngine(nil), nil }
 	for range 500 {
 		lane, err := disk.NewLane(open)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -24,21 +25,21 @@ func wantLive(t *testing.T, d disk.Disk, i int, state zone.State, written uint64
 // What is known of a write in flight is its address. That it has opened a closed
 // zone, and whether somebody has closed that again since, the table has to say.
 func TestTableKnowsWhoIsOpen(t *testing.T) {
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c, e := heldClient(t, d, isWrite)
-	c.want(c.writeNow(e, 256, pattern('a', 4096)), nil)
-	c.want(c.zoneOp(disk.OpClose, 256), nil)
+	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
+	c.WantError(c.WriteUnheld(e, 256, disktest.Pattern('a', 4096)), nil)
+	c.WantError(c.ZoneOp(disk.OpClose, 256), nil)
 	wantLive(t, d, 2, zone.Closed, 8)
-	rs := c.appends(e, 256, 2)
+	rs := c.AppendEach(e, 256, 2)
 	wantLive(t, d, 2, zone.ImpOpen, 8)
-	c.wantZone(2, zone.ImpOpen, 8)
-	c.want(c.zoneOp(disk.OpClose, 256), nil)
+	c.WantZone(2, zone.ImpOpen, 8)
+	c.WantError(c.ZoneOp(disk.OpClose, 256), nil)
 	wantLive(t, d, 2, zone.Closed, 8)
-	c.settleHeld(e)
-	c.ended(rs...)
-	c.wantZone(2, zone.Closed, 24)
-	e.hold = nil
+	c.ReleaseAll(e)
+	c.WantDone(rs...)
+	c.WantZone(2, zone.Closed, 24)
+	e.Hold = nil
 	closeDisk(t, d, path)
 }
 
@@ -47,32 +48,32 @@ func TestTableKnowsWhoIsOpen(t *testing.T) {
 func TestCloseWaitsForTheFirstWrite(t *testing.T) {
 	for _, how := range []disk.Op{disk.OpWrite, disk.OpOpen} {
 		t.Run("after "+how.String(), func(t *testing.T) {
-			path := newFastImage(t, small)
+			path := newFastImage(t, disktest.Small)
 			d := openDisk(t, path)
-			c, e := heldClient(t, d, isWrite)
+			c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 			state := zone.Empty // nothing has landed
 			if how == disk.OpOpen {
-				c.want(c.zoneOp(disk.OpOpen, 256), nil)
+				c.WantError(c.ZoneOp(disk.OpOpen, 256), nil)
 				state = zone.ExpOpen
 			}
-			rs := c.appends(e, 256, 2)
-			closing, next := request(disk.OpClose, 256, nil), request(disk.OpAppend, 256, pattern('z', 512))
+			rs := c.AppendEach(e, 256, 2)
+			closing, next := disktest.NewRequest(disk.OpClose, 256, nil), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('z', 512))
 			closing.Note, next.Note = new(disk.Note), new(disk.Note)
-			c.submit(closing, next)
-			c.quiet("the close has to wait, and what comes behind it")
+			c.Submit(closing, next)
+			c.WantNothingDone("the close has to wait, and what comes behind it")
 			wantLive(t, d, 2, state, 0)
-			wantMark(t, closing.Note, disk.NothingNoted)
-			e.release(1, fault{}) // the later one: the zone has data now
-			c.ended(rs[1])
-			wantMark(t, closing.Note, disk.NotedDone)
-			wantMark(t, next.Note, disk.NotedAddress)
+			disktest.WantNote(t, closing.Note, disk.NothingNoted)
+			e.Release(1, disktest.OpFault{}) // the later one: the zone has data now
+			c.WantDone(rs[1])
+			disktest.WantNote(t, closing.Note, disk.NotedDone)
+			disktest.WantNote(t, next.Note, disk.NotedAddress)
 			wantLive(t, d, 2, zone.ImpOpen, 16)
-			c.ended(closing)
-			c.want(closing.Err, nil)
-			c.settleHeld(e)
-			c.ended(rs[0], next)
-			c.wantZone(2, zone.ImpOpen, 17)
-			e.hold = nil
+			c.WantDone(closing)
+			c.WantError(closing.Err, nil)
+			c.ReleaseAll(e)
+			c.WantDone(rs[0], next)
+			c.WantZone(2, zone.ImpOpen, 17)
+			e.Hold = nil
 			closeDisk(t, d, path)
 		})
 	}
@@ -86,41 +87,41 @@ func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
 		m.Emptying(sector)
 		return m
 	}
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	c.want(c.zoneOp(disk.OpOpen, 3*128), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.ZoneOp(disk.OpOpen, 3*128), nil)
 	changed, unchanged := emptying(256), emptying(3*128)
 	disk.Claim(d, disk.Run(d), []*disk.Note{changed, unchanged})
-	c.want(c.resume(request(disk.OpClose, 256, nil), changed), nil)
-	c.want(c.resume(request(disk.OpClose, 3*128, nil), unchanged), nil)
-	c.wantZone(2, zone.Empty, 0)
-	c.wantZone(3, zone.Empty, 0)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 256, nil), changed), nil)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 3*128, nil), unchanged), nil)
+	c.WantZone(2, zone.Empty, 0)
+	c.WantZone(3, zone.Empty, 0)
 
 	beyond, conventional, others := emptying(1<<40), emptying(0), emptying(256)
 	disk.Claim(d, disk.Run(d), []*disk.Note{beyond, conventional})
 	disk.Claim(d, disk.Run(d)+1, []*disk.Note{others})
-	c.want(c.resume(request(disk.OpClose, 256, nil), beyond), zone.ErrInvalid)
-	c.want(c.resume(request(disk.OpClose, 0, nil), conventional), zone.ErrInvalid)
-	c.want(c.resume(request(disk.OpClose, 256, nil), others), disk.ErrIO)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 256, nil), beyond), zone.ErrInvalid)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 0, nil), conventional), zone.ErrInvalid)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 256, nil), others), disk.ErrIO)
 	closeDisk(t, d, path)
 
-	drive := newFakeDrive(t, small, nil, nil)
-	c = newClient(t, drive)
+	drive := newFakeDrive(t, disktest.Small, nil, nil)
+	c = disktest.NewClient(t, drive)
 	m := emptying(256)
 	disk.Claim(drive, disk.Run(drive), []*disk.Note{m})
-	c.want(c.resume(request(disk.OpClose, 256, nil), m), nil)
-	c.want(c.zoneOp(disk.OpOpen, 256), nil)
-	r := request(disk.OpClose, 256, nil)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 256, nil), m), nil)
+	c.WantError(c.ZoneOp(disk.OpOpen, 256), nil)
+	r := disktest.NewRequest(disk.OpClose, 256, nil)
 	r.Note = new(disk.Note)
-	c.want(c.do(r), nil)
-	wantMark(t, r.Note, disk.NotedDone)
+	c.WantError(c.Do(r), nil)
+	disktest.WantNote(t, r.Note, disk.NotedDone)
 
 	plain := newPlain(t, 1<<20)
 	p := openDisk(t, plain)
 	m = emptying(0)
 	disk.Claim(p, 0, []*disk.Note{m})
-	wantMark(t, m, disk.NothingNoted)
+	disktest.WantNote(t, m, disk.NothingNoted)
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
@@ -129,19 +130,19 @@ func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
 // Claims are made and given up by a goroutine that no worker is: a live table that faults
 // then costs nobody the daemon either.
 func TestLiveTableFaultsUnderClaims(t *testing.T) {
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	for zn := range uint64(small.MaxOpen) {
-		c.want(c.write((2+zn)*128, pattern('a', 512)), nil)
+	c := disktest.NewClient(t, d)
+	for zn := range uint64(disktest.Small.MaxOpen) {
+		c.WantError(c.Write((2+zn)*128, disktest.Pattern('a', 512)), nil)
 	}
 	if err := os.Truncate(path, liveOff); err != nil {
 		t.Fatal(err)
 	}
-	m := inFlightAt(8*128, 8) // takes the place of an open zone
+	m := disktest.NoteInFlight(8*128, 8) // takes the place of an open zone
 	disk.Claim(d, disk.Run(d), []*disk.Note{m})
 	disk.Release(d, m)
-	c.want(c.write(9*128, pattern('a', 512)), disk.ErrIO)
+	c.WantError(c.Write(9*128, disktest.Pattern('a', 512)), disk.ErrIO)
 	if err := d.Close(); err == nil {
 		t.Error("closed cleanly")
 	}

@@ -6,47 +6,22 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// inFlightAt is the mark of a write in flight, as a daemon that died leaves it.
-func inFlightAt(sector, sectors uint64) *disk.Note {
-	m := new(disk.Note)
-	m.At(sector, sectors)
-	return m
-}
-
-// resume has a request go on from a note.
-func (c *client) resume(r *disk.Request, m *disk.Note) error {
-	c.t.Helper()
-	r.Note = m
-	c.lane.Resume(c.disk, r)
-	c.lane.Start()
-	if got := c.wait(); got != r {
-		c.t.Fatalf("another request ended: %v", got.Op)
-	}
-	return r.Err
-}
-
-func wantMark(t *testing.T, m *disk.Note, what uint8) {
-	t.Helper()
-	if got := m.Load().What; got != what {
-		t.Errorf("the mark says %d, want %d", got, what)
-	}
-}
-
 // What a request does stands in its note when it is done.
 func TestMarksOfRequests(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	do := func(op disk.Op, sector uint64, data []byte, ranges ...disk.Range) (disk.Noted, error) {
-		r := request(op, sector, data)
+		r := disktest.NewRequest(op, sector, data)
 		r.Ranges, r.Note = ranges, new(disk.Note)
-		err := c.do(r)
+		err := c.Do(r)
 		return r.Note.Load(), err
 	}
-	data := pattern(1, 4096)
+	data := disktest.Pattern(1, 4096)
 	if m, err := do(disk.OpAppend, 256, data); err != nil || m.What != disk.NotedDone || m.Sector != 256 || m.Sectors != 8 {
 		t.Errorf("append: %v, %+v", err, m)
 	}
@@ -84,31 +59,31 @@ func TestMarksOfRequests(t *testing.T) {
 // A write whose address is claimed is finished there: what comes before it, in
 // time, goes behind it, and a reset and a flush wait for it.
 func TestClaimedWritesAreFinishedWhereTheyWere(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	second, first := inFlightAt(256+8, 8), inFlightAt(256, 8)
+	c := disktest.NewClient(t, d)
+	second, first := disktest.NoteInFlight(256+8, 8), disktest.NoteInFlight(256, 8)
 	disk.Claim(d, disk.Run(d), []*disk.Note{second, first})
-	c.wantZone(2, zone.Empty, 0) // nothing has landed
-	if at, err := c.append(256, pattern(3, 4096)); err != nil || at != 256+16 {
+	c.WantZone(2, zone.Empty, 0) // nothing has landed
+	if at, err := c.Append(256, disktest.Pattern(3, 4096)); err != nil || at != 256+16 {
 		t.Fatalf("an append meanwhile: at %d, %v", at, err)
 	}
-	c.wantZone(2, zone.ImpOpen, 24)
-	late := []*disk.Request{request(disk.OpFlush, 0, nil), request(disk.OpReset, 256, nil)}
-	c.submit(late[0], late[1])
-	if r := c.lane.Done(); r != nil {
+	c.WantZone(2, zone.ImpOpen, 24)
+	late := []*disk.Request{disktest.NewRequest(disk.OpFlush, 0, nil), disktest.NewRequest(disk.OpReset, 256, nil)}
+	c.Submit(late[0], late[1])
+	if r := c.Lane.Done(); r != nil {
 		t.Errorf("%v did not wait", r.Op)
 	}
-	again := request(disk.OpAppend, 256, pattern(2, 4096))
+	again := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern(2, 4096))
 	again.Note = second
-	c.lane.Resume(d, again)
-	write := request(disk.OpWrite, 256, pattern(1, 4096))
+	c.Lane.Resume(d, again)
+	write := disktest.NewRequest(disk.OpWrite, 256, disktest.Pattern(1, 4096))
 	write.Note = first
-	c.lane.Resume(d, write)
-	c.lane.Start()
+	c.Lane.Resume(d, write)
+	c.Lane.Start()
 	done := map[*disk.Request]bool{}
 	for len(done) < 4 {
-		r := c.wait()
+		r := c.Wait()
 		if r.Err != nil {
 			t.Errorf("%v: %v", r.Op, r.Err)
 		}
@@ -120,57 +95,57 @@ func TestClaimedWritesAreFinishedWhereTheyWere(t *testing.T) {
 	if again.AppendSector != 256+8 {
 		t.Errorf("the append is at %d", again.AppendSector)
 	}
-	wantMark(t, first, disk.NotedDone)
-	wantMark(t, second, disk.NotedDone)
-	c.wantZone(2, zone.Empty, 0)
+	disktest.WantNote(t, first, disk.NotedDone)
+	disktest.WantNote(t, second, disk.NotedDone)
+	c.WantZone(2, zone.Empty, 0)
 	closeDisk(t, d, path)
 }
 
 // The data of claimed writes is where it was, also where nobody saw an answer.
 func TestClaimedDataIsThere(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	m := inFlightAt(256, 8)
+	c := disktest.NewClient(t, d)
+	m := disktest.NoteInFlight(256, 8)
 	disk.Claim(d, disk.Run(d), []*disk.Note{m})
-	if _, err := c.append(256, pattern(2, 4096)); err != nil {
+	if _, err := c.Append(256, disktest.Pattern(2, 4096)); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.resume(request(disk.OpAppend, 256, pattern(1, 4096)), m); err != nil {
+	if err := c.Resume(disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern(1, 4096)), m); err != nil {
 		t.Fatal(err)
 	}
-	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern(1, 4096), pattern(2, 4096)...)) {
+	if got := c.Read(256, 8192); !bytes.Equal(got, append(disktest.Pattern(1, 4096), disktest.Pattern(2, 4096)...)) {
 		t.Error("the zone holds something else")
 	}
 	// Once more, as if it had died before it could answer: nothing happens.
-	if r := request(disk.OpAppend, 256, pattern(9, 4096)); c.resume(r, m) != nil || r.AppendSector != 256 {
+	if r := disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern(9, 4096)); c.Resume(r, m) != nil || r.AppendSector != 256 {
 		t.Errorf("answered with %d, %v", r.AppendSector, r.Err)
 	}
-	c.wantZone(2, zone.ImpOpen, 16)
+	c.WantZone(2, zone.ImpOpen, 16)
 	closeDisk(t, d, path)
 }
 
 // A claim whose request never comes, or comes as another one, reads as zeroes.
 func TestClaimsThatAreGivenUp(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	gone, other, last := inFlightAt(256, 8), inFlightAt(256+8, 8), inFlightAt(256+24, 8)
-	disk.Claim(d, disk.Run(d), []*disk.Note{gone, other, last, inFlightAt(256+16, 8)})
+	c := disktest.NewClient(t, d)
+	gone, other, last := disktest.NoteInFlight(256, 8), disktest.NoteInFlight(256+8, 8), disktest.NoteInFlight(256+24, 8)
+	disk.Claim(d, disk.Run(d), []*disk.Note{gone, other, last, disktest.NoteInFlight(256+16, 8)})
 	disk.Release(d, gone)
 	disk.Release(d, gone) // nothing is left of it
-	c.want(c.resume(request(disk.OpWrite, 256+8, pattern(1, 512)), other), disk.ErrIO)
-	if err := c.resume(request(disk.OpWrite, 256+24, pattern(4, 4096)), last); err != nil {
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpWrite, 256+8, disktest.Pattern(1, 512)), other), disk.ErrIO)
+	if err := c.Resume(disktest.NewRequest(disk.OpWrite, 256+24, disktest.Pattern(4, 4096)), last); err != nil {
 		t.Fatal(err)
 	}
-	want := append(make([]byte, 3*4096), pattern(4, 4096)...)
-	if got := c.read(256, len(want)); !bytes.Equal(got, want) {
+	want := append(make([]byte, 3*4096), disktest.Pattern(4, 4096)...)
+	if got := c.Read(256, len(want)); !bytes.Equal(got, want) {
 		t.Error("something stands in the place of what was given up")
 	}
 	for _, m := range []*disk.Note{gone, other} {
-		wantMark(t, m, disk.NotedFailed)
+		disktest.WantNote(t, m, disk.NotedFailed)
 	}
-	c.want(c.resume(request(disk.OpWrite, 256+8, pattern(1, 4096)), other), disk.ErrIO)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpWrite, 256+8, disktest.Pattern(1, 4096)), other), disk.ErrIO)
 	d.(*zoned).claims.mu.Lock()
 	left := len(d.(*zoned).claims.of)
 	d.(*zoned).claims.mu.Unlock()
@@ -186,26 +161,26 @@ func TestClaimsThatAreGivenUp(t *testing.T) {
 // What a daemon has claimed and leaves to the next one is claimed by that: in an image
 // that was closed in good order, and where nobody else was given the place.
 func TestClaimsThatAreLeft(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	first, second := inFlightAt(256, 8), inFlightAt(256+8, 8)
+	c := disktest.NewClient(t, d)
+	first, second := disktest.NoteInFlight(256, 8), disktest.NoteInFlight(256+8, 8)
 	disk.Claim(d, disk.Run(d), []*disk.Note{first, second})
-	c.want(c.resume(request(disk.OpAppend, 256, pattern(1, 4096)), first), nil)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern(1, 4096)), first), nil)
 	disk.Unclaim(d, second)
 	disk.Unclaim(d, second)
-	wantMark(t, second, disk.NotedAddress)
-	c.wantZone(2, zone.ImpOpen, 8)
+	disktest.WantNote(t, second, disk.NotedAddress)
+	c.WantZone(2, zone.ImpOpen, 8)
 	closeDisk(t, d, path)
 
 	d = openDisk(t, path)
-	c = newClient(t, d)
+	c = disktest.NewClient(t, d)
 	disk.Claim(d, disk.Run(d), []*disk.Note{first, second})
-	if at, err := c.append(256, pattern(3, 4096)); err != nil || at != 256+16 {
+	if at, err := c.Append(256, disktest.Pattern(3, 4096)); err != nil || at != 256+16 {
 		t.Errorf("an append meanwhile: at %d, %v", at, err)
 	}
-	c.want(c.resume(request(disk.OpAppend, 256, pattern(2, 4096)), second), nil)
-	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern(1, 4096), pattern(2, 4096)...)) {
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern(2, 4096)), second), nil)
+	if got := c.Read(256, 8192); !bytes.Equal(got, append(disktest.Pattern(1, 4096), disktest.Pattern(2, 4096)...)) {
 		t.Error("the zone holds something else")
 	}
 	closeDisk(t, d, path)
@@ -214,17 +189,17 @@ func TestClaimsThatAreLeft(t *testing.T) {
 // Marks that nobody has written like that, or of another user, cost their
 // requests an error and nothing else.
 func TestClaimsThatCannotBe(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	if err := c.zoneOp(disk.OpFinish, 3*128); err != nil {
+	c := disktest.NewClient(t, d)
+	if err := c.ZoneOp(disk.OpFinish, 3*128); err != nil {
 		t.Fatal(err)
 	}
-	good := inFlightAt(256, 8)
+	good := disktest.NoteInFlight(256, 8)
 	bad := map[string]*disk.Note{
-		"conventional zone": inFlightAt(0, 8), "behind the disk": inFlightAt(1<<40, 8), "nothing": inFlightAt(512, 0),
-		"above the capacity": inFlightAt(2*128+92, 8), "over all": inFlightAt(256, 1<<60), "finished zone": inFlightAt(3*128, 8),
-		"the same place": inFlightAt(256+4, 8),
+		"conventional zone": disktest.NoteInFlight(0, 8), "behind the disk": disktest.NoteInFlight(1<<40, 8), "nothing": disktest.NoteInFlight(512, 0),
+		"above the capacity": disktest.NoteInFlight(2*128+92, 8), "over all": disktest.NoteInFlight(256, 1<<60), "finished zone": disktest.NoteInFlight(3*128, 8),
+		"the same place": disktest.NoteInFlight(256+4, 8),
 	}
 	disk.Claim(d, disk.Run(d), []*disk.Note{good})
 	for what, m := range bad {
@@ -232,7 +207,7 @@ func TestClaimsThatCannotBe(t *testing.T) {
 		if m.Load().What != disk.NotedFailed {
 			t.Errorf("%s: claimed", what)
 		}
-		c.want(c.resume(request(disk.OpWrite, 256, pattern(1, 4096)), m), disk.ErrIO)
+		c.WantError(c.Resume(disktest.NewRequest(disk.OpWrite, 256, disktest.Pattern(1, 4096)), m), disk.ErrIO)
 	}
 	disk.Release(d, good)
 	old := disk.Run(d)
@@ -240,11 +215,11 @@ func TestClaimsThatCannotBe(t *testing.T) {
 	if err != nil || run == old || run != disk.Run(d) {
 		t.Fatalf("from %d to %d, %v", old, run, err)
 	}
-	m, past := inFlightAt(256, 8), new(disk.Note)
+	m, past := disktest.NoteInFlight(256, 8), new(disk.Note)
 	past.Past(0, 3)
 	disk.Claim(d, old, []*disk.Note{m, past})
-	wantMark(t, m, disk.NotedFailed)
-	wantMark(t, past, disk.NotedFailed)
+	disktest.WantNote(t, m, disk.NotedFailed)
+	disktest.WantNote(t, past, disk.NotedFailed)
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -258,42 +233,42 @@ func TestClaimsThatCannotBe(t *testing.T) {
 // A reset of all zones goes on behind those that it is done with: what was written
 // to them since stays.
 func TestResetAllGoesOn(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	for _, zn := range []uint64{256, 3 * 128} {
-		if _, err := c.append(zn, pattern(1, 4096)); err != nil {
+		if _, err := c.Append(zn, disktest.Pattern(1, 4096)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	m := new(disk.Note)
 	m.Past(0, 2)
-	if err := c.resume(request(disk.OpResetAll, 0, nil), m); err != nil {
+	if err := c.Resume(disktest.NewRequest(disk.OpResetAll, 0, nil), m); err != nil {
 		t.Fatal(err)
 	}
-	c.wantZone(2, zone.ImpOpen, 8)
-	c.wantZone(3, zone.Empty, 0)
-	erase := request(disk.OpSecureErase, 256, nil)
+	c.WantZone(2, zone.ImpOpen, 8)
+	c.WantZone(3, zone.Empty, 0)
+	erase := disktest.NewRequest(disk.OpSecureErase, 256, nil)
 	erase.Ranges = []disk.Range{{Sector: 256, Sectors: 128}, {Sector: 3 * 128, Sectors: 128}}
-	if _, err := c.append(3*128, pattern(1, 4096)); err != nil {
+	if _, err := c.Append(3*128, disktest.Pattern(1, 4096)); err != nil {
 		t.Fatal(err)
 	}
 	past := new(disk.Note)
 	past.Past(0, 2)
-	if err := c.resume(erase, past); err != nil {
+	if err := c.Resume(erase, past); err != nil {
 		t.Fatal(err)
 	}
-	c.wantZone(2, zone.ImpOpen, 8)
-	c.wantZone(3, zone.Empty, 0)
+	c.WantZone(2, zone.ImpOpen, 8)
+	c.WantZone(3, zone.Empty, 0)
 	closeDisk(t, d, path)
 }
 
 // A note may stand in memory that a front-end can write to, or be another daemon's,
 // that could write: what it says of requests that are not so ends with an error.
 func TestDoneMarksThatCannotBe(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	done := func(sector uint64) *disk.Note {
-		m := inFlightAt(sector, 8)
+		m := disktest.NoteInFlight(sector, 8)
 		m.Done(sector)
 		return m
 	}
@@ -307,28 +282,28 @@ func TestDoneMarksThatCannotBe(t *testing.T) {
 		return r
 	}
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	erase := stable(request(disk.OpSecureErase, 1<<40, nil), disk.Range{Sector: 1 << 40, Sectors: 1 << 20})
-	c.want(c.resume(erase, done(256)), disk.ErrIO) // nobody notes it like that
-	c.want(c.resume(stable(request(disk.OpReset, 256, nil)), managed(disk.OpReset, 2)), nil)
+	c := disktest.NewClient(t, d)
+	erase := stable(disktest.NewRequest(disk.OpSecureErase, 1<<40, nil), disk.Range{Sector: 1 << 40, Sectors: 1 << 20})
+	c.WantError(c.Resume(erase, done(256)), disk.ErrIO) // nobody notes it like that
+	c.WantError(c.Resume(stable(disktest.NewRequest(disk.OpReset, 256, nil)), managed(disk.OpReset, 2)), nil)
 	closeDisk(t, d, path)
 
 	d, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c = newClient(t, d)
+	c = disktest.NewClient(t, d)
 	for op, m := range map[disk.Op]*disk.Note{disk.OpAppend: done(256), disk.OpReset: managed(disk.OpReset, 2)} {
-		c.want(c.resume(request(op, 256, pattern('a', 4096)), m), nil)
-		c.want(c.resume(stable(request(op, 256, pattern('a', 4096))), m), disk.ErrReadOnly)
+		c.WantError(c.Resume(disktest.NewRequest(op, 256, disktest.Pattern('a', 4096)), m), nil)
+		c.WantError(c.Resume(stable(disktest.NewRequest(op, 256, disktest.Pattern('a', 4096))), m), disk.ErrReadOnly)
 	}
 	for _, op := range []disk.Op{disk.OpWrite, disk.OpClose, disk.OpFinish, disk.OpResetAll, disk.OpSecureErase, disk.OpFlush} {
-		for _, m := range []*disk.Note{inFlightAt(256, 8), done(256), new(disk.Note)} {
+		for _, m := range []*disk.Note{disktest.NoteInFlight(256, 8), done(256), new(disk.Note)} {
 			if m.Load().What == disk.NothingNoted {
 				m.Past(0, 3)
 			}
 			disk.Claim(d, disk.Run(d), []*disk.Note{m})
-			if err := c.resume(stable(request(op, 256, pattern('a', 4096))), m); err == nil {
+			if err := c.Resume(stable(disktest.NewRequest(op, 256, disktest.Pattern('a', 4096))), m); err == nil {
 				t.Errorf("%v, with the mark %+v: done", op, m.Load())
 			}
 		}
@@ -341,40 +316,40 @@ func TestDoneMarksThatCannotBe(t *testing.T) {
 // A disk is closed while there are claims that nobody has come for: the session goes on
 // in another process, which finds them as this one did.
 func TestCloseLeavesClaims(t *testing.T) {
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	c.want(c.write(4*128, pattern('o', 88*512)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(4*128, disktest.Pattern('o', 88*512)), nil)
 	// Behind one of them others write; one is all of its zone; one was to fill it.
-	behind, alone, last := inFlightAt(256, 8), inFlightAt(384, 8), inFlightAt(4*128+88, 4)
+	behind, alone, last := disktest.NoteInFlight(256, 8), disktest.NoteInFlight(384, 8), disktest.NoteInFlight(4*128+88, 4)
 	marks := []*disk.Note{behind, alone, last}
 	disk.Claim(d, disk.Run(d), marks)
-	if at, err := c.append(256, pattern('b', 4096)); err != nil || at != 256+8 {
+	if at, err := c.Append(256, disktest.Pattern('b', 4096)); err != nil || at != 256+8 {
 		t.Fatalf("an append meanwhile: at %d, %v", at, err)
 	}
-	if at, err := c.append(4*128, pattern('b', 2048)); err != nil || at != 4*128+92 {
+	if at, err := c.Append(4*128, disktest.Pattern('b', 2048)); err != nil || at != 4*128+92 {
 		t.Fatalf("an append meanwhile: at %d, %v", at, err)
 	}
 	closeDisk(t, d, path)
 
 	d = openDisk(t, path)
-	c = newClient(t, d)
-	c.wantZone(2, zone.ImpOpen, 16)
-	c.wantZone(3, zone.Empty, 0)
-	c.wantZone(4, zone.Full, 96)
+	c = disktest.NewClient(t, d)
+	c.WantZone(2, zone.ImpOpen, 16)
+	c.WantZone(3, zone.Empty, 0)
+	c.WantZone(4, zone.Full, 96)
 	for _, m := range marks {
-		wantMark(t, m, disk.NotedAddress)
+		disktest.WantNote(t, m, disk.NotedAddress)
 	}
 	disk.Claim(d, disk.Run(d), marks)
-	c.want(c.resume(request(disk.OpAppend, 256, pattern('a', 4096)), behind), nil)
-	c.want(c.resume(request(disk.OpWrite, 384, pattern('a', 4096)), alone), nil)
-	c.want(c.resume(request(disk.OpAppend, 4*128, pattern('a', 2048)), last), nil)
-	if got := c.read(256, 8192); !bytes.Equal(got, append(pattern('a', 4096), pattern('b', 4096)...)) {
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('a', 4096)), behind), nil)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpWrite, 384, disktest.Pattern('a', 4096)), alone), nil)
+	c.WantError(c.Resume(disktest.NewRequest(disk.OpAppend, 4*128, disktest.Pattern('a', 2048)), last), nil)
+	if got := c.Read(256, 8192); !bytes.Equal(got, append(disktest.Pattern('a', 4096), disktest.Pattern('b', 4096)...)) {
 		t.Error("zone 2 holds something else")
 	}
-	if got := c.read(4*128+88, 4096); !bytes.Equal(got, append(pattern('a', 2048), pattern('b', 2048)...)) {
+	if got := c.Read(4*128+88, 4096); !bytes.Equal(got, append(disktest.Pattern('a', 2048), disktest.Pattern('b', 2048)...)) {
 		t.Error("zone 4 holds something else")
 	}
-	c.wantZone(3, zone.ImpOpen, 8)
+	c.WantZone(3, zone.ImpOpen, 8)
 	closeDisk(t, d, path)
 }

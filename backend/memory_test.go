@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -30,31 +31,31 @@ func TestGuestMemoryGoesAway(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, mem[:4096]), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, mem[:4096]), nil)
 	if err := unix.Ftruncate(fd, 8192); err != nil {
 		t.Fatal(err)
 	}
 	half := mem[4096 : 4096+8192] // its second half is gone
 	for _, r := range []*disk.Request{
-		request(disk.OpWrite, 264, half),
-		request(disk.OpAppend, 256, half),
-		request(disk.OpAppend, 384, mem[8192:16384]),
-		request(disk.OpWrite, 0, half),
-		request(disk.OpRead, 256, mem[8192:12288]),  // from the file
-		request(disk.OpRead, 512, half),             // zeroes
-		request(disk.OpRead, 256, mem[4096:16384]),  // both
-		request(disk.OpRead, 1024, mem[8192:16384]), // zeroes into nothing
+		disktest.NewRequest(disk.OpWrite, 264, half),
+		disktest.NewRequest(disk.OpAppend, 256, half),
+		disktest.NewRequest(disk.OpAppend, 384, mem[8192:16384]),
+		disktest.NewRequest(disk.OpWrite, 0, half),
+		disktest.NewRequest(disk.OpRead, 256, mem[8192:12288]),  // from the file
+		disktest.NewRequest(disk.OpRead, 512, half),             // zeroes
+		disktest.NewRequest(disk.OpRead, 256, mem[4096:16384]),  // both
+		disktest.NewRequest(disk.OpRead, 1024, mem[8192:16384]), // zeroes into nothing
 	} {
-		err := onWorker(func() error { return c.do(r) })
-		c.want(err, disk.ErrIO)
-		c.want(err, unix.EFAULT)
+		err := disktest.WithFaultPanics(func() error { return c.Do(r) })
+		c.WantError(err, disk.ErrIO)
+		c.WantError(err, unix.EFAULT)
 	}
-	c.wantZone(2, zone.ImpOpen, 8)
-	c.wantZone(3, zone.Empty, 0)
-	c.want(c.write(264, mem[:8192]), nil)
-	c.wantZone(2, zone.ImpOpen, 24)
+	c.WantZone(2, zone.ImpOpen, 8)
+	c.WantZone(3, zone.Empty, 0)
+	c.WantError(c.Write(264, mem[:8192]), nil)
+	c.WantZone(2, zone.ImpOpen, 24)
 	closeDisk(t, d, path)
 }

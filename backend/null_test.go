@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -30,7 +31,7 @@ func TestNull(t *testing.T) {
 	if i := d.Info(); i.CapacitySectors != sectors || i.LogicalBlockSize != 512 || i.ReadOnly || i.Zoned != nil {
 		t.Errorf("info %+v", i)
 	}
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	for _, step := range []struct {
 		sector uint64
 		n      int
@@ -45,21 +46,21 @@ func TestNull(t *testing.T) {
 		{0, 511, disk.ErrRange},
 		{1<<64 - 1, 512, disk.ErrRange},
 	} {
-		c.want(c.write(step.sector, pattern('w', step.n)), step.err)
-		mine := pattern('r', step.n)
-		c.want(c.do(request(disk.OpRead, step.sector, mine)), step.err)
-		if !bytes.Equal(mine, pattern('r', step.n)) {
+		c.WantError(c.Write(step.sector, disktest.Pattern('w', step.n)), step.err)
+		mine := disktest.Pattern('r', step.n)
+		c.WantError(c.Do(disktest.NewRequest(disk.OpRead, step.sector, mine)), step.err)
+		if !bytes.Equal(mine, disktest.Pattern('r', step.n)) {
 			t.Errorf("a read of %d bytes at %d touched the guest's memory", step.n, step.sector)
 		}
 	}
-	c.want(c.do(&disk.Request{Op: disk.OpFlush}), nil)
+	c.WantError(c.Do(&disk.Request{Op: disk.OpFlush}), nil)
 	for _, op := range []disk.Op{disk.OpDiscard, disk.OpWriteZeroes} {
-		c.want(c.do(ranges(op, disk.Range{Sector: 0, Sectors: sectors}, disk.Range{Sector: 5})), nil)
-		c.want(c.do(ranges(op, disk.Range{Sector: 1, Sectors: sectors})), disk.ErrRange)
-		c.want(c.do(ranges(op, disk.Range{Sectors: plain.MaxRangeSectors + 1})), disk.ErrRange)
+		c.WantError(c.Do(ranges(op, disk.Range{Sector: 0, Sectors: sectors}, disk.Range{Sector: 5})), nil)
+		c.WantError(c.Do(ranges(op, disk.Range{Sector: 1, Sectors: sectors})), disk.ErrRange)
+		c.WantError(c.Do(ranges(op, disk.Range{Sectors: plain.MaxRangeSectors + 1})), disk.ErrRange)
 	}
 	for op := disk.OpAppend; op < disk.NumOps; op++ {
-		c.want(c.do(&disk.Request{Op: op}), disk.ErrUnsupported)
+		c.WantError(c.Do(&disk.Request{Op: op}), disk.ErrUnsupported)
 	}
 }
 
@@ -74,7 +75,7 @@ func TestNullSizes(t *testing.T) {
 // Faults strike where there is no storage too.
 func TestNullFaults(t *testing.T) {
 	d := newNull(t, 1<<20)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	for _, text := range []string{"read,times=1", "write,times=1", "flush,times=1", "latency=1ms,times=2"} {
 		f, err := disk.ParseFault(text)
 		if err != nil {
@@ -85,16 +86,16 @@ func TestNullFaults(t *testing.T) {
 		}
 	}
 	for _, want := range []error{disk.ErrIO, nil} {
-		c.want(c.do(request(disk.OpRead, 0, make([]byte, 512))), want)
-		c.want(c.write(0, make([]byte, 512)), want)
-		c.want(c.do(&disk.Request{Op: disk.OpFlush}), want)
+		c.WantError(c.Do(disktest.NewRequest(disk.OpRead, 0, make([]byte, 512))), want)
+		c.WantError(c.Write(0, make([]byte, 512)), want)
+		c.WantError(c.Do(&disk.Request{Op: disk.OpFlush}), want)
 	}
 }
 
 func TestNullAllocates(t *testing.T) {
-	c := newClient(t, newNull(t, 1<<20))
-	r := request(disk.OpWrite, 8, make([]byte, 4096))
-	if n := testing.AllocsPerRun(100, func() { c.want(c.do(r), nil) }); n != 0 {
+	c := disktest.NewClient(t, newNull(t, 1<<20))
+	r := disktest.NewRequest(disk.OpWrite, 8, make([]byte, 4096))
+	if n := testing.AllocsPerRun(100, func() { c.WantError(c.Do(r), nil) }); n != 0 {
 		t.Errorf("%v allocations for a request", n)
 	}
 }

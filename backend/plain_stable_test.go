@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -30,26 +31,26 @@ func testPlainStable(t *testing.T, o disk.Options) {
 		write = engine.Op{Code: engine.Writev, Dsync: true}
 	}
 	block := int(d.Info().LogicalBlockSize)
-	c, e := heldClient(t, d, nil)
+	c, e := disktest.HeldClient(t, d, nil)
 	for _, stable := range []bool{false, true} {
 		for _, step := range []struct {
 			r    *disk.Request
 			last engine.Op // what it ends with, where it has to be stable
 		}{
-			{request(disk.OpWrite, 0, make([]byte, block)), write},
+			{disktest.NewRequest(disk.OpWrite, 0, make([]byte, block)), write},
 			{ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
 			{ranges(disk.OpDiscard, disk.Range{Sectors: 8}), engine.Op{Code: engine.Fdatasync}},
-			{request(disk.OpFlush, 0, nil), engine.Op{Code: engine.Fdatasync}},
+			{disktest.NewRequest(disk.OpFlush, 0, nil), engine.Op{Code: engine.Fdatasync}},
 		} {
 			step.r.Stable = stable
 			want := stable || step.r.Op == disk.OpFlush
 			is := func(op *engine.Op) bool { return op.Code == step.last.Code && op.Dsync == step.last.Dsync }
 			var got []bool
-			e.fault = func(op *engine.Op) fault {
+			e.Fault = func(op *engine.Op) disktest.OpFault {
 				got = append(got, is(op))
-				return fault{}
+				return disktest.OpFault{}
 			}
-			c.want(c.do(step.r), nil)
+			c.WantError(c.Do(step.r), nil)
 			if len(got) == 0 || got[len(got)-1] != want || slices.Contains(got, true) != want {
 				t.Errorf("%v, direct %v, to be stable %v: ends with what makes it so: %v", step.r.Op, o.Direct, stable, got)
 			}
@@ -59,14 +60,14 @@ func testPlainStable(t *testing.T, o disk.Options) {
 			if !want {
 				continue
 			}
-			e.fault = func(op *engine.Op) fault {
+			e.Fault = func(op *engine.Op) disktest.OpFault {
 				if is(op) {
-					return fault{err: unix.EIO}
+					return disktest.OpFault{Err: unix.EIO}
 				}
-				return fault{}
+				return disktest.OpFault{}
 			}
 			if step.last.Code == engine.Writev { // a failed sync would stay
-				c.want(c.do(step.r), disk.ErrIO)
+				c.WantError(c.Do(step.r), disk.ErrIO)
 			}
 		}
 	}

@@ -7,27 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
 func isSync(op *engine.Op) bool { return op.Code == engine.Fdatasync }
-
-// allEnded waits for these requests, in any order.
-func (c *client) allEnded(rs ...*disk.Request) {
-	c.t.Helper()
-	open := map[*disk.Request]bool{}
-	for _, r := range rs {
-		open[r] = true
-	}
-	for range rs {
-		r := c.wait()
-		if !open[r] {
-			c.t.Fatalf("another request ended: %v", r.Op)
-		}
-		delete(open, r)
-	}
-}
 
 // Queues flush at the same time what the kernel has lost. It says so once, and none
 // of them is answered with success, nor any that comes later.
@@ -35,28 +20,28 @@ func TestPlainFlushesBesideAFailedOne(t *testing.T) {
 	d := openDisk(t, newPlain(t, 1<<20))
 	defer d.Close()
 	w := new(writeback)
-	a, ea := heldClient(t, d, isSync)
-	b, eb := heldClient(t, d, isSync)
-	a.want(a.write(0, make([]byte, 512)), nil)
+	a, ea := disktest.HeldClient(t, d, isSync)
+	b, eb := disktest.HeldClient(t, d, isSync)
+	a.WantError(a.Write(0, make([]byte, 512)), nil)
 	w.fail()
-	fa, fb, fc := request(disk.OpFlush, 0, nil), request(disk.OpFlush, 0, nil), request(disk.OpFlush, 0, nil)
-	a.submit(fa)
-	b.submit(fb, fc)
-	a.tell(ea, w)
-	a.allEnded(fa)
-	b.tell(eb, w)
-	b.allEnded(fb, fc)
+	fa, fb, fc := disktest.NewRequest(disk.OpFlush, 0, nil), disktest.NewRequest(disk.OpFlush, 0, nil), disktest.NewRequest(disk.OpFlush, 0, nil)
+	a.Submit(fa)
+	b.Submit(fb, fc)
+	tell(a, ea, w)
+	a.WantAllDone(fa)
+	tell(b, eb, w)
+	b.WantAllDone(fb, fc)
 	for _, r := range []*disk.Request{fa, fb, fc} {
-		a.want(r.Err, disk.ErrIO)
+		a.WantError(r.Err, disk.ErrIO)
 	}
-	b.want(b.flush(), disk.ErrIO)
+	b.WantError(b.Flush(), disk.ErrIO)
 }
 
 // tell ends what e holds as the kernel would.
-func (c *client) tell(e *heldEngine, w *writeback) {
-	c.lane.Start()
-	for len(e.held) > 0 {
-		e.release(0, w.fault(e.held[0]))
+func tell(c *disktest.Client, e *disktest.HeldEngine, w *writeback) {
+	c.Lane.Start()
+	for len(e.Held) > 0 {
+		e.Release(0, w.fault(e.Held[0]))
 	}
 }
 
@@ -64,44 +49,44 @@ func (c *client) tell(e *heldEngine, w *writeback) {
 // written: the flush waits for the next one, with all that wait.
 func TestPlainFlushesShareTheNextSync(t *testing.T) {
 	d := openDisk(t, newPlain(t, 1<<20))
-	c, e := heldClient(t, d, isSync)
-	other, eo := heldClient(t, d, isSync)
+	c, e := disktest.HeldClient(t, d, isSync)
+	other, eo := disktest.HeldClient(t, d, isSync)
 	held := func(here, there int) {
 		t.Helper()
-		c.quiet("it waits for a sync")
-		other.quiet("it waits for a sync")
-		if len(e.held) != here || len(eo.held) != there {
-			t.Fatalf("%d and %d syncs are under way, want %d and %d", len(e.held), len(eo.held), here, there)
+		c.WantNothingDone("it waits for a sync")
+		other.WantNothingDone("it waits for a sync")
+		if len(e.Held) != here || len(eo.Held) != there {
+			t.Fatalf("%d and %d syncs are under way, want %d and %d", len(e.Held), len(eo.Held), here, there)
 		}
 	}
 	var rs []*disk.Request
 	for range 6 {
-		rs = append(rs, request(disk.OpFlush, 0, nil))
+		rs = append(rs, disktest.NewRequest(disk.OpFlush, 0, nil))
 	}
-	c.submit(rs[0])
+	c.Submit(rs[0])
 	held(1, 0)
-	c.want(c.write(0, make([]byte, 512)), nil)
-	other.submit(rs[1], rs[2])
-	c.submit(rs[3])
+	c.WantError(c.Write(0, make([]byte, 512)), nil)
+	other.Submit(rs[1], rs[2])
+	c.Submit(rs[3])
 	held(1, 0)
-	e.release(0, fault{})
-	c.allEnded(rs[0])
+	e.Release(0, disktest.OpFault{})
+	c.WantAllDone(rs[0])
 	held(0, 1) // one, for three
-	c.submit(rs[4])
+	c.Submit(rs[4])
 	zeroes := ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8})
 	zeroes.Stable = true
-	other.submit(rs[5], zeroes)
+	other.Submit(rs[5], zeroes)
 	held(0, 1)
-	eo.release(0, fault{})
-	other.allEnded(rs[1], rs[2])
-	c.allEnded(rs[3])
+	eo.Release(0, disktest.OpFault{})
+	other.WantAllDone(rs[1], rs[2])
+	c.WantAllDone(rs[3])
 	held(1, 0)
-	e.release(0, fault{})
-	c.allEnded(rs[4])
-	other.allEnded(rs[5], zeroes)
+	e.Release(0, disktest.OpFault{})
+	c.WantAllDone(rs[4])
+	other.WantAllDone(rs[5], zeroes)
 	held(0, 0)
 	for _, r := range append(rs, zeroes) {
-		c.want(r.Err, nil)
+		c.WantError(r.Err, nil)
 	}
 	if err := d.Close(); err != nil {
 		t.Error(err)
@@ -112,14 +97,14 @@ func TestPlainFlushesShareTheNextSync(t *testing.T) {
 func TestPlainLooksBeforeItAnswers(t *testing.T) {
 	p := openDisk(t, newPlain(t, 1<<20)).(*plain.Disk)
 	defer p.Close()
-	c, e := heldClient(t, p, isSync)
-	r := request(disk.OpFlush, 0, nil)
-	c.submit(r)
+	c, e := disktest.HeldClient(t, p, isSync)
+	r := disktest.NewRequest(disk.OpFlush, 0, nil)
+	c.Submit(r)
 	err := error(unix.EIO)
 	p.Lose(err)
-	e.release(0, fault{})
-	c.allEnded(r)
-	c.want(r.Err, disk.ErrIO)
+	e.Release(0, disktest.OpFault{})
+	c.WantAllDone(r)
+	c.WantError(r.Err, disk.ErrIO)
 }
 
 // Stable writes at the same time, none of which reaches the disk: none is answered
@@ -128,27 +113,27 @@ func TestStableWritesBesideAFailedOne(t *testing.T) {
 	w := new(writeback)
 	pl := openDisk(t, newPlain(t, 1<<20))
 	defer pl.Close()
-	image, fs := openFaulty(t, newFastImage(t, small))
+	image, fs := openFaulty(t, newFastImage(t, disktest.Small))
 	defer image.Close()
 	w.under(fs)
 	for _, d := range []disk.Disk{pl, image} {
-		c, e := heldClient(t, d, nil)
+		c, e := disktest.HeldClient(t, d, nil)
 		w.fail()
-		e.fault = w.fault
+		e.Fault = w.fault
 		var rs []*disk.Request
 		for i := range uint64(4) {
-			r := request(disk.OpWrite, 8*i, make([]byte, 4096))
+			r := disktest.NewRequest(disk.OpWrite, 8*i, make([]byte, 4096))
 			r.Stable = true
 			rs = append(rs, r)
 		}
-		c.submit(rs...)
-		c.allEnded(rs...)
+		c.Submit(rs...)
+		c.WantAllDone(rs...)
 		for i, r := range rs {
 			if r.Err == nil {
 				t.Errorf("%T: write %d is on the disk, it says", d, i)
 			}
 		}
-		c.want(c.flush(), disk.ErrIO)
+		c.WantError(c.Flush(), disk.ErrIO)
 	}
 }
 
@@ -159,13 +144,13 @@ func TestPlainSyncsFromEverywhere(t *testing.T) {
 		d := openDisk(t, newPlain(t, 1<<20))
 		var workers sync.WaitGroup
 		for w := range uint64(3) {
-			workers.Go(asWorker(t, d, kind, func(c *client) {
-				rs := []*disk.Request{request(disk.OpFlush, 0, nil), request(disk.OpWrite, 8*w, make([]byte, 4096)), request(disk.OpFlush, 0, nil)}
+			workers.Go(disktest.AsWorker(t, d, kind, func(c *disktest.Client) {
+				rs := []*disk.Request{disktest.NewRequest(disk.OpFlush, 0, nil), disktest.NewRequest(disk.OpWrite, 8*w, make([]byte, 4096)), disktest.NewRequest(disk.OpFlush, 0, nil)}
 				rs[1].Stable = true
 				for range 50 {
-					c.submit(rs...)
+					c.Submit(rs...)
 					for range rs {
-						if err := c.wait().Err; err != nil {
+						if err := c.Wait().Err; err != nil {
 							t.Error(err)
 						}
 					}

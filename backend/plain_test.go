@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
@@ -32,7 +33,7 @@ func TestPlain(t *testing.T) {
 	const sectors = 2048
 	path := newPlain(t, sectors<<disk.SectorShift+100) // what is no whole block is not the disk's
 	d := openDisk(t, path)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	if i := d.Info(); i.CapacitySectors != sectors || i.LogicalBlockSize != 512 || i.ReadOnly || i.Zoned != nil ||
 		i.MaxDiscardSectors == 0 || i.MaxWriteZeroesSectors == 0 {
 		t.Errorf("info %+v", i)
@@ -57,21 +58,21 @@ func TestPlain(t *testing.T) {
 		{1<<64 - 1, 512, disk.ErrRange},
 		{sectors + 1, 0, disk.ErrRange},
 	} {
-		data := pattern(byte('a'+i), step.n)
-		c.want(c.write(step.sector, data), step.err)
-		c.want(c.do(request(disk.OpRead, step.sector, make([]byte, step.n))), step.err)
+		data := disktest.Pattern(byte('a'+i), step.n)
+		c.WantError(c.Write(step.sector, data), step.err)
+		c.WantError(c.Do(disktest.NewRequest(disk.OpRead, step.sector, make([]byte, step.n))), step.err)
 		if step.err == nil {
 			copy(want[step.sector<<disk.SectorShift:], data)
 		}
 	}
-	stable := request(disk.OpWrite, 50, pattern('z', 512))
+	stable := disktest.NewRequest(disk.OpWrite, 50, disktest.Pattern('z', 512))
 	stable.Stable = true
-	c.want(c.do(stable), nil)
-	copy(want[50<<disk.SectorShift:], pattern('z', 512))
+	c.WantError(c.Do(stable), nil)
+	copy(want[50<<disk.SectorShift:], disktest.Pattern('z', 512))
 
 	zero := func(r *disk.Request, err error) {
 		t.Helper()
-		c.want(c.do(r), err)
+		c.WantError(c.Do(r), err)
 		if err != nil {
 			return
 		}
@@ -91,10 +92,10 @@ func TestPlain(t *testing.T) {
 	zero(ranges(disk.OpWriteZeroes, disk.Range{Sector: 1<<64 - 1, Sectors: 2}), disk.ErrRange)
 
 	for _, op := range []disk.Op{disk.OpAppend, disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset, disk.OpResetAll, disk.NumOps} {
-		c.want(c.do(request(op, 0, nil)), disk.ErrUnsupported)
+		c.WantError(c.Do(disktest.NewRequest(op, 0, nil)), disk.ErrUnsupported)
 	}
-	c.want(c.flush(), nil)
-	if got := c.read(0, len(want)); !bytes.Equal(got, want) {
+	c.WantError(c.Flush(), nil)
+	if got := c.Read(0, len(want)); !bytes.Equal(got, want) {
 		t.Error("the disk is not what was written")
 	}
 	if err := d.Close(); err != nil {
@@ -112,15 +113,15 @@ func TestPlainReadOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	if i := d.Info(); !i.ReadOnly || i.MaxDiscardSectors != 0 || i.MaxWriteZeroesSectors != 0 {
 		t.Errorf("info %+v", i)
 	}
-	c.want(c.write(0, make([]byte, 512)), disk.ErrReadOnly)
-	c.want(c.do(ranges(disk.OpDiscard, disk.Range{Sectors: 1})), disk.ErrReadOnly)
-	c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sectors: 1})), disk.ErrReadOnly)
-	c.want(c.flush(), nil)
-	c.read(0, 4096)
+	c.WantError(c.Write(0, make([]byte, 512)), disk.ErrReadOnly)
+	c.WantError(c.Do(ranges(disk.OpDiscard, disk.Range{Sectors: 1})), disk.ErrReadOnly)
+	c.WantError(c.Do(ranges(disk.OpWriteZeroes, disk.Range{Sectors: 1})), disk.ErrReadOnly)
+	c.WantError(c.Flush(), nil)
+	c.Read(0, 4096)
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -130,70 +131,70 @@ func TestPlainReadOnly(t *testing.T) {
 func TestPlainFaults(t *testing.T) {
 	d := openDisk(t, newPlain(t, 1<<20))
 	defer d.Close()
-	c, e := heldClient(t, d, nil)
+	c, e := disktest.HeldClient(t, d, nil)
 	fail := func(code engine.Code, errs ...error) {
-		e.fault = func(op *engine.Op) fault {
+		e.Fault = func(op *engine.Op) disktest.OpFault {
 			if op.Code != code || len(errs) == 0 {
-				return fault{}
+				return disktest.OpFault{}
 			}
 			err := errs[0]
 			errs = errs[1:]
-			return fault{err: err}
+			return disktest.OpFault{Err: err}
 		}
 	}
 	fail(engine.Writev, unix.ENOSPC)
-	err := c.write(8, make([]byte, 512))
-	c.want(err, disk.ErrIO)
-	c.want(err, unix.ENOSPC)
+	err := c.Write(8, make([]byte, 512))
+	c.WantError(err, disk.ErrIO)
+	c.WantError(err, unix.ENOSPC)
 	if want := "write of 512 bytes at sector 8: input/output error: no space left on device"; err == nil || err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
 	}
-	c.want(c.write(8, make([]byte, 512)), nil)
+	c.WantError(c.Write(8, make([]byte, 512)), nil)
 
 	fail(engine.Readv, unix.EIO)
-	c.want(c.do(request(disk.OpRead, 0, make([]byte, 512))), disk.ErrIO)
+	c.WantError(c.Do(disktest.NewRequest(disk.OpRead, 0, make([]byte, 512))), disk.ErrIO)
 
 	// Discard is advice; zeroes are a promise, which a hole is only one way to keep.
 	fail(engine.PunchHole, unix.EOPNOTSUPP)
-	c.want(c.do(ranges(disk.OpDiscard, disk.Range{Sectors: 8})), nil)
-	c.want(c.write(0, pattern('x', 4096)), nil)
+	c.WantError(c.Do(ranges(disk.OpDiscard, disk.Range{Sectors: 8})), nil)
+	c.WantError(c.Write(0, disktest.Pattern('x', 4096)), nil)
 	fail(engine.PunchHole, unix.EOPNOTSUPP)
-	c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8, Unmap: true})), nil)
-	if !bytes.Equal(c.read(0, 4096), make([]byte, 4096)) {
+	c.WantError(c.Do(ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8, Unmap: true})), nil)
+	if !bytes.Equal(c.Read(0, 4096), make([]byte, 4096)) {
 		t.Error("write zeroes left something else")
 	}
 	fail(engine.ZeroRange, unix.EIO)
-	c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8}, disk.Range{Sector: 8, Sectors: 8})), disk.ErrIO)
+	c.WantError(c.Do(ranges(disk.OpWriteZeroes, disk.Range{Sectors: 8}, disk.Range{Sector: 8, Sectors: 8})), disk.ErrIO)
 	stable := ranges(disk.OpDiscard, disk.Range{Sectors: 8})
 	stable.Stable = true
 	fail(engine.Fdatasync, unix.EIO)
-	c.want(c.do(stable), disk.ErrIO)
+	c.WantError(c.Do(stable), disk.ErrIO)
 }
 
 // The kernel tells of data that it lost once, and to the next sync says that
 // all is well. A guest must not believe that.
 func TestPlainFailedSyncIsSticky(t *testing.T) {
 	d := openDisk(t, newPlain(t, 1<<20))
-	c, e := heldClient(t, d, nil)
-	c.want(c.write(0, make([]byte, 512)), nil)
-	e.fault = func(op *engine.Op) fault {
+	c, e := disktest.HeldClient(t, d, nil)
+	c.WantError(c.Write(0, make([]byte, 512)), nil)
+	e.Fault = func(op *engine.Op) disktest.OpFault {
 		if op.Code == engine.Fdatasync {
-			return fault{err: unix.EIO}
+			return disktest.OpFault{Err: unix.EIO}
 		}
-		return fault{}
+		return disktest.OpFault{}
 	}
-	c.want(c.flush(), disk.ErrIO)
-	e.fault = nil
-	err := c.flush()
-	c.want(err, disk.ErrIO)
+	c.WantError(c.Flush(), disk.ErrIO)
+	e.Fault = nil
+	err := c.Flush()
+	c.WantError(err, disk.ErrIO)
 	if err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
 		t.Errorf("got %v, want it to tell of the earlier sync", err)
 	}
-	stable := request(disk.OpWrite, 0, make([]byte, 512))
+	stable := disktest.NewRequest(disk.OpWrite, 0, make([]byte, 512))
 	stable.Stable = true
-	c.want(c.do(stable), disk.ErrIO)
-	c.want(c.write(0, make([]byte, 512)), nil) // promises nothing
-	c.read(0, 4096)
+	c.WantError(c.Do(stable), disk.ErrIO)
+	c.WantError(c.Write(0, make([]byte, 512)), nil) // promises nothing
+	c.Read(0, 4096)
 	if err := d.Close(); err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
 		t.Errorf("closed with %v", err)
 	}

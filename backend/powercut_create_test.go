@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
@@ -48,7 +49,7 @@ func (c *cutFile) Sync() error {
 // A power cut while an image is made leaves a whole one or none, and once it is
 // made, a whole one.
 func TestPowerCutWhileCreating(t *testing.T) {
-	dir := fastDir(t)
+	dir := disktest.FastDir(t)
 	rnd := rand.New(rand.NewPCG(rand.Uint64(), 1))
 	whole, none := 0, 0
 	judge := func(rec *powercut.File, made bool) {

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -150,7 +151,7 @@ var plants = map[string]func(p *faultyStore, call string, off int64, b []byte, n
 
 // Every bug that is planted is found: TestPowerCuts can fail.
 func TestPlantedPowerCutBugsAreFound(t *testing.T) {
-	dir := fastDir(t)
+	dir := disktest.FastDir(t)
 	for name, bug := range plants {
 		inBubble(t, func(t *testing.T) {
 			var sum cutTally

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
@@ -302,7 +303,7 @@ func (r *cutRun) judge(h *cutHost, d *zoned, m, fresh *cutModel, wasCut bool) er
 			continue
 		}
 		data := bytes.Repeat([]byte{0xee}, int(z.Length)<<disk.SectorShift)
-		if err := lane.do(d, request(disk.OpRead, z.Start, data)); err != nil {
+		if err := lane.do(d, disktest.NewRequest(disk.OpRead, z.Start, data)); err != nil {
 			return err
 		}
 		got, err := stampsOf(data)
@@ -371,19 +372,19 @@ func (r *cutRun) writeOn(lane *cutLane, d *zoned) error {
 		if d.img.Conventional(i) || z.State == zone.Full {
 			continue
 		}
-		err := lane.do(d, request(disk.OpWrite, z.WP, data))
+		err := lane.do(d, disktest.NewRequest(disk.OpWrite, z.WP, data))
 		if errors.Is(err, zone.ErrActiveLimit) && z.State == zone.Empty || errors.Is(err, zone.ErrOpenLimit) && held {
 			continue
 		} else if err != nil {
 			return fmt.Errorf("write at the write pointer of zone %d, %v, after a power cut: %w", i, z.State, err)
 		}
 		got := make([]byte, len(data))
-		if err := lane.do(d, request(disk.OpRead, z.WP, got)); err != nil || !bytes.Equal(got, data) {
+		if err := lane.do(d, disktest.NewRequest(disk.OpRead, z.WP, got)); err != nil || !bytes.Equal(got, data) {
 			return fmt.Errorf("read of zone %d after a power cut: %w", i, err)
 		}
 		break
 	}
-	return lane.do(d, request(disk.OpFlush, 0, nil))
+	return lane.do(d, disktest.NewRequest(disk.OpFlush, 0, nil))
 }
 
 // inBubble runs f where what goroutines do is known: in a bubble, and with one
@@ -403,7 +404,7 @@ func TestPowerCuts(t *testing.T) { cutPower(t, "TestPowerCuts", *cutsFlag, 0) }
 // the images': the end of one write and the beginning of the next share one, which is
 // read and written by both, and torn with both.
 func TestPowerCutsInSharedBlocks(t *testing.T) {
-	dir := fastDir(t)
+	dir := disktest.FastDir(t)
 	inBubble(t, func(t *testing.T) {
 		// A daemon is killed while a write with an address waits for a block that it shares,
 		// and a later write has filled the zone.
@@ -415,7 +416,7 @@ func TestPowerCutsInSharedBlocks(t *testing.T) {
 }
 
 func cutPower(t *testing.T, name string, cuts int, unit uint32) {
-	dir := fastDir(t)
+	dir := disktest.FastDir(t)
 	seed := *seedFlag
 	if seed == 0 {
 		seed = rand.Uint64()>>1 | 1
@@ -435,7 +436,7 @@ func cutPower(t *testing.T, name string, cuts int, unit uint32) {
 
 // A seed says all that happens.
 func TestPowerCutReplays(t *testing.T) {
-	dir := fastDir(t)
+	dir := disktest.FastDir(t)
 	inBubble(t, func(t *testing.T) {
 		for seed := uint64(1); seed <= 5; seed++ {
 			a, traceA, err := runCuts(dir, seed, 0, nil)

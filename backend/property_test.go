@@ -7,36 +7,14 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/zvhost/zvhost/backend/disk"
-	"github.com/zvhost/zvhost/backend/zone"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
-
-// drawGeometry draws a small disk that can be.
-func drawGeometry(t *rapid.T) zone.Geometry {
-	g := zone.Geometry{BlockSize: rapid.SampledFrom([]uint32{512, 4096}).Draw(t, "block size")}
-	block := uint64(g.BlockSize) / disk.SectorSize
-	g.ZoneSectors = rapid.SampledFrom([]uint64{8, 16, 64, 128}).Draw(t, "zone sectors")
-	g.ZoneCapacitySectors = g.ZoneSectors
-	if g.ZoneSectors > block {
-		g.ZoneCapacitySectors = rapid.Uint64Range(1, g.ZoneSectors/block).Draw(t, "capacity blocks") * block
-	}
-	zones := rapid.Uint64Range(2, 10).Draw(t, "zones")
-	g.CapacitySectors = (zones-1)*g.ZoneSectors + rapid.Uint64Range(1, g.ZoneSectors/block).Draw(t, "last zone blocks")*block
-	g.ConventionalZones = rapid.IntRange(0, min(2, int(zones)-1)).Draw(t, "conventional")
-	g.MaxActive = rapid.Uint32Range(0, 4).Draw(t, "max active")
-	limit := uint32(4)
-	if g.MaxActive != 0 {
-		limit = g.MaxActive
-	}
-	g.MaxOpen = rapid.Uint32Range(0, limit).Draw(t, "max open")
-	g.MaxAppendSectors = uint32(rapid.Uint64Range(1, g.ZoneCapacitySectors/block).Draw(t, "append limit blocks") * block)
-	return g
-}
 
 // Random requests on several lanes, restarts, kills and power cuts, against the
 // model. What fails shrinks to a script that replays (-rapid.seed).
 func TestAgainstModel(t *testing.T) {
-	dir := fastDir(t)
+	dir := disktest.FastDir(t)
 	steps := 0
 	for round := range 5 { // 100 lives each, more with -rapid.checks
 		t.Run(strconv.Itoa(round), func(t *testing.T) { checkAgainstModel(t, dir, &steps) })
@@ -46,11 +24,11 @@ func TestAgainstModel(t *testing.T) {
 
 func checkAgainstModel(t *testing.T, dir string, steps *int) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := drawGeometry(t)
+		g := disktest.DrawGeometry(t)
 		s := newScript(t, dir, g)
 		defer s.abort()
 		block := uint64(g.BlockSize) / disk.SectorSize
-		zn := func(t *rapid.T) *modelZone {
+		zn := func(t *rapid.T) *disktest.ModelZone {
 			return &s.m.Zones[rapid.IntRange(0, len(s.m.Zones)-1).Draw(t, "zone")]
 		}
 		sectors := rapid.OneOf(rapid.Uint64Range(0, 4), rapid.Uint64Range(0, g.ZoneSectors/block+1))

@@ -3,6 +3,7 @@ package backend
 import (
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -12,17 +13,17 @@ import (
 func TestKillWhileZoneFillsUp(t *testing.T) {
 	path := newImage(t, zone.Geometry{CapacitySectors: 4 * 16, ZoneSectors: 16, MaxActive: 1, MaxAppendSectors: 16})
 	d, fs := openFaulty(t, path)
-	c, e := heldClient(t, d, isWrite)
-	rs := c.appends(e, 0, 2)
-	e.release(1, fault{}) // the second is answered
-	c.ended(rs[1])
+	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
+	rs := c.AppendEach(e, 0, 2)
+	e.Release(1, disktest.OpFault{}) // the second is answered
+	c.WantDone(rs[1])
 	kill(t, d, fs)
-	e.hold, e.held = nil, nil
-	c.lane.Forget(1) // it died with the daemon
+	e.Hold, e.Held = nil, nil
+	c.Lane.Forget(1) // it died with the daemon
 
 	d = openDisk(t, path).(*zoned)
-	c = newClient(t, d)
-	c.wantZone(0, zone.Full, 16)
-	c.want(c.write(16, pattern('a', 512)), nil)
+	c = disktest.NewClient(t, d)
+	c.WantZone(0, zone.Full, 16)
+	c.WantError(c.Write(16, disktest.Pattern('a', 512)), nil)
 	closeDisk(t, d, path)
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -24,11 +25,11 @@ var wide = zone.Geometry{
 // image whose live table, which the power cut scrambled, counts as what guests
 // were told.
 func TestKilledDuringRecovery(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('a', 4096)), nil)
-	c.want(c.flush(), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
+	c.WantError(c.Flush(), nil)
 	kill(t, d, fs)
 	powerCut(t, path)
 
@@ -50,14 +51,14 @@ func TestKilledDuringRecovery(t *testing.T) {
 			}
 			continue
 		}
-		c := newClient(t, d)
-		c.wantZone(2, zone.Closed, 8)
-		c.wantZone(3, zone.Empty, 0)
+		c := disktest.NewClient(t, d)
+		c.WantZone(2, zone.Closed, 8)
+		c.WantZone(3, zone.Empty, 0)
 		kill(t, d, fs)
 		d = openDisk(t, path).(*zoned)
-		c = newClient(t, d)
-		c.wantZone(2, zone.Closed, 8)
-		c.wantZone(3, zone.Empty, 0)
+		c = disktest.NewClient(t, d)
+		c.WantZone(2, zone.Closed, 8)
+		c.WantZone(3, zone.Empty, 0)
 		closeDisk(t, d, path)
 		return
 	}
@@ -67,15 +68,15 @@ func TestKilledDuringRecovery(t *testing.T) {
 // A file may be longer than its image (padded by whoever copied it), and the
 // search for data above the write pointers must not run off the last zone.
 func TestFileLongerThanImage(t *testing.T) {
-	path := newImage(t, small)
-	edit(t, path, func(f *os.File, l *layout) { patch(t, f, pattern('x', 1<<20), l.fileBytes()) })
+	path := newImage(t, disktest.Small)
+	edit(t, path, func(f *os.File, l *layout) { patch(t, f, disktest.Pattern('x', 1<<20), l.fileBytes()) })
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('a', 4096)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 	kill(t, d, fs)
 	d = openDisk(t, path).(*zoned)
-	c = newClient(t, d)
-	c.wantZone(2, zone.ImpOpen, 8)
+	c = disktest.NewClient(t, d)
+	c.WantZone(2, zone.ImpOpen, 8)
 	closeDisk(t, d, path)
 }
 
@@ -83,18 +84,18 @@ func TestFileLongerThanImage(t *testing.T) {
 // closed cleanly.
 func TestStateBlockGoneBad(t *testing.T) {
 	for bad := range int64(2) {
-		path := newImage(t, small)
+		path := newImage(t, disktest.Small)
 		d, fs := openFaulty(t, path)
-		c := newClient(t, d)
-		c.want(c.write(256, pattern('a', 4096)), nil)
-		c.want(c.flush(), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
+		c.WantError(c.Flush(), nil)
 		kill(t, d, fs)
 		powerCut(t, path)
 		edit(t, path, func(f *os.File, _ *layout) { patch(t, f, []byte("bad"), stateOff+bad*blockBytes+100) })
 		d = openDisk(t, path).(*zoned)
-		c = newClient(t, d)
-		c.wantZone(2, zone.Closed, 8)
-		c.wantZone(3, zone.Empty, 0)
+		c = disktest.NewClient(t, d)
+		c.WantZone(2, zone.Closed, 8)
+		c.WantZone(3, zone.Empty, 0)
 		closeDisk(t, d, path)
 	}
 }
@@ -102,21 +103,21 @@ func TestStateBlockGoneBad(t *testing.T) {
 // The limit on active zones holds after a power cut at any point of a commit,
 // also when its changes stand in several blocks of the table, in any order.
 func TestCommitKeepsActiveLimit(t *testing.T) {
-	data := pattern('a', 8*512)
+	data := disktest.Pattern('a', 8*512)
 	for _, order := range [][2]uint64{{0, 1100}, {1100, 0}} {
 		from, to := order[0], order[1]
 		for cut := 0; ; cut++ {
 			path := newImage(t, wide)
 			d, fs := openFaulty(t, path)
-			c := newClient(t, d)
+			c := disktest.NewClient(t, d)
 			// Two zones are active; one of them becomes full, and one in another
 			// block of the table takes its place. A third block changes too.
-			c.want(c.write(8*from, data[:2048]), nil)
-			c.want(c.write(8*600, data[:2048]), nil)
-			c.want(c.flush(), nil)
-			c.want(c.write(8*from+4, data[:2048]), nil)
-			c.want(c.write(8*to, data[:2048]), nil)
-			c.want(c.write(8*600+4, data[:1024]), nil)
+			c.WantError(c.Write(8*from, data[:2048]), nil)
+			c.WantError(c.Write(8*600, data[:2048]), nil)
+			c.WantError(c.Flush(), nil)
+			c.WantError(c.Write(8*from+4, data[:2048]), nil)
+			c.WantError(c.Write(8*to, data[:2048]), nil)
+			c.WantError(c.Write(8*600+4, data[:1024]), nil)
 			n := 0
 			fs.refuse(func(call storeCall) error {
 				if call.op == "stable" {
@@ -126,18 +127,18 @@ func TestCommitKeepsActiveLimit(t *testing.T) {
 				}
 				return nil
 			})
-			err := c.flush()
+			err := c.Flush()
 			kill(t, d, fs)
 			powerCut(t, path)
 			d2, oerr := openZoned(path, disk.Options{})
 			if oerr != nil {
 				t.Fatalf("after %d writes of the table: %v", cut, oerr)
 			}
-			c = newClient(t, d2)
+			c = disktest.NewClient(t, d2)
 			if err == nil {
-				c.wantZone(int(from), zone.Full, 8)
-				c.wantZone(int(to), zone.Closed, 4)
-				c.wantZone(600, zone.Closed, 6)
+				c.WantZone(int(from), zone.Full, 8)
+				c.WantZone(int(to), zone.Closed, 4)
+				c.WantZone(600, zone.Closed, 6)
 			}
 			closeDisk(t, d2, path)
 			if err == nil {
@@ -152,41 +153,41 @@ func TestCommitKeepsActiveLimit(t *testing.T) {
 func TestCommitIsOneMoment(t *testing.T) {
 	path := newImage(t, wide)
 	d, fs := openFaulty(t, path)
-	data := pattern('a', 8*512)
-	c, slow := heldClient(t, d, isWrite)
-	quick := newClient(t, d)
-	quick.want(quick.write(8*10, data[:2048]), nil)
-	quick.want(quick.flush(), nil)
+	data := disktest.Pattern('a', 8*512)
+	c, slow := disktest.HeldClient(t, d, disktest.IsWritev)
+	quick := disktest.NewClient(t, d)
+	quick.WantError(quick.Write(8*10, data[:2048]), nil)
+	quick.WantError(quick.Flush(), nil)
 	// Zone 10 is looked at first; then the commit waits for zone 20.
-	quick.want(quick.write(8*10+4, data[:512]), nil)
-	quick.want(quick.write(8*20, data[:512]), nil)
-	stuck := request(disk.OpWrite, 8*20+1, data[:3*512])
-	c.submit(stuck)
-	fl := request(disk.OpFlush, 0, nil)
-	quick.submit(fl)
+	quick.WantError(quick.Write(8*10+4, data[:512]), nil)
+	quick.WantError(quick.Write(8*20, data[:512]), nil)
+	stuck := disktest.NewRequest(disk.OpWrite, 8*20+1, data[:3*512])
+	c.Submit(stuck)
+	fl := disktest.NewRequest(disk.OpFlush, 0, nil)
+	quick.Submit(fl)
 	waitWatched(t, d, 20)
 	// Zone 10 becomes full and zone 1100 active, and is looked at last.
-	other := newClient(t, d)
-	other.want(other.write(8*10+5, data[:3*512]), nil)
-	other.want(other.write(8*1100, data[:2048]), nil)
-	slow.release(0, fault{})
-	c.want(c.wait().Err, nil)
-	quick.want(quick.wait().Err, nil)
+	other := disktest.NewClient(t, d)
+	other.WantError(other.Write(8*10+5, data[:3*512]), nil)
+	other.WantError(other.Write(8*1100, data[:2048]), nil)
+	slow.Release(0, disktest.OpFault{})
+	c.WantError(c.Wait().Err, nil)
+	quick.WantError(quick.Wait().Err, nil)
 	kill(t, d, fs)
 	powerCut(t, path)
 	d2, err := openZoned(path, disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c = newClient(t, d2)
-	c.wantZone(20, zone.Closed, 4)
+	c = disktest.NewClient(t, d2)
+	c.WantZone(20, zone.Closed, 4)
 	closeDisk(t, d2, path)
 }
 
 // waitWatched waits until the committer waits for the writes of zone i.
-func waitWatched(t tb, d *zoned, i int) {
+func waitWatched(t disktest.TB, d *zoned, i int) {
 	t.Helper()
-	eventually(t, func() bool {
+	disktest.Await(t, func() bool {
 		z := &d.zones[i]
 		z.mu.Lock()
 		defer z.mu.Unlock()
@@ -197,44 +198,44 @@ func waitWatched(t tb, d *zoned, i int) {
 // A write that keeps failing must not keep a flush from ending: it waits for
 // those that were there when it looked, not for those that took their place.
 func TestFlushOutlivesFailingWrites(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, _ := openFaulty(t, path)
-	c, slow := heldClient(t, d, isWrite)
-	data := pattern('a', 4096)
-	c.want(c.writeNow(slow, 384, data), nil) // zone 3: makes the flush look at zones
+	c, slow := disktest.HeldClient(t, d, disktest.IsWritev)
+	data := disktest.Pattern('a', 4096)
+	c.WantError(c.WriteUnheld(slow, 384, data), nil) // zone 3: makes the flush look at zones
 
-	quick := newClient(t, d)
-	first := request(disk.OpAppend, 256, data)
-	c.submit(first)
+	quick := disktest.NewClient(t, d)
+	first := disktest.NewRequest(disk.OpAppend, 256, data)
+	c.Submit(first)
 	// Note the zone, as an earlier write that landed would have.
 	d.com.mark(2)
-	quick.submit(request(disk.OpFlush, 0, nil))
+	quick.Submit(disktest.NewRequest(disk.OpFlush, 0, nil))
 	waitWatched(t, d, 2)
 	// The reset lets the next write in only once the first has ended, and in the
 	// same moment.
-	reset, second := request(disk.OpReset, 256, nil), request(disk.OpAppend, 256, data)
-	c.submit(reset, second)
-	slow.release(0, fault{err: unix.EIO})
-	c.want(c.wait().Err, disk.ErrIO)
-	c.want(c.wait().Err, nil)
-	quick.want(quick.wait().Err, nil) // while the second is still held
-	c.settleHeld(slow)
-	c.want(c.wait().Err, nil)
+	reset, second := disktest.NewRequest(disk.OpReset, 256, nil), disktest.NewRequest(disk.OpAppend, 256, data)
+	c.Submit(reset, second)
+	slow.Release(0, disktest.OpFault{Err: unix.EIO})
+	c.WantError(c.Wait().Err, disk.ErrIO)
+	c.WantError(c.Wait().Err, nil)
+	quick.WantError(quick.Wait().Err, nil) // while the second is still held
+	c.ReleaseAll(slow)
+	c.WantError(c.Wait().Err, nil)
 	closeDisk(t, d, path)
 }
 
 // An image whose reset could not be carried out must not be called clean, nor
 // its old data come back behind new writes.
 func TestCloseWithStuckReset(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	old := pattern('o', 96*512)
-	c.want(c.write(256, old), nil)
-	c.want(c.flush(), nil)
+	c := disktest.NewClient(t, d)
+	old := disktest.Pattern('o', 96*512)
+	c.WantError(c.Write(256, old), nil)
+	c.WantError(c.Flush(), nil)
 	fs.refuse(failing("wipe", unix.EIO))
-	c.want(c.zoneOp(disk.OpReset, 256), nil)
-	c.want(c.write(256, old[:512]), disk.ErrIO)
+	c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
+	c.WantError(c.Write(256, old[:512]), disk.ErrIO)
 	if err := d.Close(); err == nil {
 		t.Fatal("closed without an error, but the old data is still there")
 	}
@@ -242,14 +243,14 @@ func TestCloseWithStuckReset(t *testing.T) {
 	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
 		t.Error("the old data of a zone that was reset is still in the file")
 	}
-	c = newClient(t, d)
-	c.wantZone(2, zone.Empty, 0)
+	c = disktest.NewClient(t, d)
+	c.WantZone(2, zone.Empty, 0)
 
 	// With the disk well again at the end, the reset is made good.
-	c.want(c.write(256, old), nil)
+	c.WantError(c.Write(256, old), nil)
 	fs.refuse(failing("wipe", unix.EIO))
-	c.want(c.zoneOp(disk.OpReset, 256), nil)
-	c.want(c.write(256, old[:512]), disk.ErrIO)
+	c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
+	c.WantError(c.Write(256, old[:512]), disk.ErrIO)
 	fs.refuse(nil)
 	closeDisk(t, d, path)
 	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
@@ -259,10 +260,10 @@ func TestCloseWithStuckReset(t *testing.T) {
 
 // A reset that fails while the disk is being closed is tried once more too.
 func TestCloseTriesResetsAgain(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('o', 4096)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('o', 4096)), nil)
 	wiping, closing := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	fs.refuse(func(call storeCall) (err error) {
@@ -275,7 +276,7 @@ func TestCloseTriesResetsAgain(t *testing.T) {
 		}
 		return err
 	})
-	c.want(c.zoneOp(disk.OpReset, 256), nil)
+	c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
 	<-wiping
 	go func() {
 		defer close(closing)
@@ -293,16 +294,16 @@ func TestCloseTriesResetsAgain(t *testing.T) {
 
 // A zone that cannot be cleared must not hold up those that were reset with it.
 func TestStuckResetIsOneZones(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	data := pattern('a', 4096)
+	c := disktest.NewClient(t, d)
+	data := disktest.Pattern('a', 4096)
 	zones := []uint64{2, 3, 5, 6}
 	for _, i := range zones[:3] {
-		c.want(c.write(128*i, data), nil)
+		c.WantError(c.Write(128*i, data), nil)
 	}
-	c.want(c.zoneOp(disk.OpFinish, 128*5), nil)
-	c.want(c.write(128*6, data), nil)
+	c.WantError(c.ZoneOp(disk.OpFinish, 128*5), nil)
+	c.WantError(c.Write(128*6, data), nil)
 	bad := d.img.offset(128 * 3)
 	fs.refuse(func(call storeCall) error {
 		if call.op == "wipe" && call.off <= bad && bad < call.off+call.n {
@@ -310,18 +311,18 @@ func TestStuckResetIsOneZones(t *testing.T) {
 		}
 		return nil
 	})
-	c.want(c.zoneOp(disk.OpResetAll, 0), nil)
+	c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
 	for _, i := range zones {
 		want := error(nil)
 		if i == 3 {
 			want = disk.ErrIO
 		}
-		c.want(c.write(128*i, data[:512]), want)
+		c.WantError(c.Write(128*i, data[:512]), want)
 	}
 	// It comes right when the disk does, without a restart.
 	fs.refuse(nil)
-	c.want(c.write(128*3, data[:512]), nil)
-	if got := c.read(128*3, 4096); !bytes.Equal(got[:512], data[:512]) || !bytes.Equal(got[512:], make([]byte, 4096-512)) {
+	c.WantError(c.Write(128*3, data[:512]), nil)
+	if got := c.Read(128*3, 4096); !bytes.Equal(got[:512], data[:512]) || !bytes.Equal(got[512:], make([]byte, 4096-512)) {
 		t.Error("old data shows behind a write after a reset")
 	}
 	closeDisk(t, d, path)
@@ -330,10 +331,10 @@ func TestStuckResetIsOneZones(t *testing.T) {
 // A zone's place is free for others only when both tables say so: a kill -9, or
 // a report, between the two must not find more zones active than there may be.
 func TestPlaceIsGivenUpInPublic(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, _ := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('a', 4096)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 	z := &d.zones[2]
 	z.mu.Lock()
 	if err := d.enterLocked(z, 2, zone.Full); err != nil {

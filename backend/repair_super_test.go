@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -42,11 +43,11 @@ func TestSuperblocksThatDiffer(t *testing.T) {
 			t.Run(tt.name+" of the "+superNames[wrong], func(t *testing.T) {
 				path := newImage(t, zone.Geometry{CapacitySectors: 16 * 128, ZoneSectors: 128, ZoneCapacitySectors: 96, ConventionalZones: 2, MaxAppendSectors: 32})
 				d := openDisk(t, path)
-				c := newClient(t, d)
-				full := pattern('f', 96*disk.SectorSize)
-				c.want(c.write(2*128, full), nil)
-				c.want(c.write(3*128, full[:disk.SectorSize]), nil)
-				c.want(c.write(4*128, full[:disk.SectorSize]), nil)
+				c := disktest.NewClient(t, d)
+				full := disktest.Pattern('f', 96*disk.SectorSize)
+				c.WantError(c.Write(2*128, full), nil)
+				c.WantError(c.Write(3*128, full[:disk.SectorSize]), nil)
+				c.WantError(c.Write(4*128, full[:disk.SectorSize]), nil)
 				closeDisk(t, d, path)
 				edit(t, path, func(f *os.File, l *layout) {
 					other := *l
@@ -89,7 +90,7 @@ func TestSuperblocksThatDiffer(t *testing.T) {
 				}
 				wantClean(t, path)
 				d = openDisk(t, path)
-				newClient(t, d).wantZone(2, zone.Full, 96)
+				disktest.NewClient(t, d).WantZone(2, zone.Full, 96)
 				closeDisk(t, d, path)
 			})
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -37,11 +38,11 @@ func TestRepair(t *testing.T) {
 	}})
 	for _, dm := range all {
 		t.Run(dm.name, func(t *testing.T) {
-			path := newImage(t, small)
+			path := newImage(t, disktest.Small)
 			d := openDisk(t, path)
-			c := newClient(t, d)
-			data := pattern('a', 4096)
-			c.want(c.write(256, data), nil)
+			c := disktest.NewClient(t, d)
+			data := disktest.Pattern('a', 4096)
+			c.WantError(c.Write(256, data), nil)
 			closeDisk(t, d, path)
 			edit(t, path, func(f *os.File, l *layout) { dm.do(t, f, l) })
 			before := contents(t, path)
@@ -73,9 +74,9 @@ func TestRepair(t *testing.T) {
 				t.Errorf("mended again: %q, %v", again, err)
 			}
 			d = openDisk(t, path)
-			c = newClient(t, d)
-			c.wantZone(2, zone.ImpOpen, 8)
-			if !bytes.Equal(c.read(256, 4096), data) {
+			c = disktest.NewClient(t, d)
+			c.WantZone(2, zone.ImpOpen, 8)
+			if !bytes.Equal(c.Read(256, 4096), data) {
 				t.Error("the data has changed")
 			}
 			closeDisk(t, d, path)
@@ -86,10 +87,10 @@ func TestRepair(t *testing.T) {
 // Where nobody knows whether the image was closed cleanly nobody knows which copy
 // of a table block counts.
 func TestRepairDoesNotGuess(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('a', 4096)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 	closeDisk(t, d, path)
 	edit(t, path, func(f *os.File, l *layout) {
 		patch(t, f, []byte("x"), stateOff+3)
@@ -107,7 +108,7 @@ func TestRepairDoesNotGuess(t *testing.T) {
 
 // An image that is being served is left alone, and so is what is no image.
 func TestRepairRefuses(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
 	if _, err := Repair(path, RepairSafe); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("an image in use: %v", err)
@@ -124,10 +125,10 @@ func TestRepairRefuses(t *testing.T) {
 
 // A repair of an image that a daemon left in use keeps what guests were told.
 func TestRepairAfterKill(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('k', 4096)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('k', 4096)), nil)
 	kill(t, d, fs)
 	edit(t, path, func(f *os.File, l *layout) {
 		patch(t, f, []byte("x"), superOff+70)
@@ -138,8 +139,8 @@ func TestRepairAfterKill(t *testing.T) {
 		t.Errorf("mended %q, %v", mended, err)
 	}
 	d2 := openDisk(t, path)
-	c = newClient(t, d2)
-	c.wantZone(2, zone.ImpOpen, 8)
+	c = disktest.NewClient(t, d2)
+	c.WantZone(2, zone.ImpOpen, 8)
 	closeDisk(t, d2, path)
 }
 

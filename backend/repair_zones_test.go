@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -15,15 +16,15 @@ import (
 // and 4 KiB behind that were not.
 func killedImage(t *testing.T) (path string, data []byte) {
 	t.Helper()
-	path, data = newImage(t, small), pattern('a', 8192)
+	path, data = newImage(t, disktest.Small), disktest.Pattern('a', 8192)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	for _, zn := range []uint64{2, 3} {
-		c.want(c.write(zn*128, data[:4096]), nil)
+		c.WantError(c.Write(zn*128, data[:4096]), nil)
 	}
-	c.want(c.flush(), nil)
+	c.WantError(c.Flush(), nil)
 	for _, zn := range []uint64{2, 3} {
-		c.want(c.write(zn*128+8, data[4096:]), nil)
+		c.WantError(c.Write(zn*128+8, data[4096:]), nil)
 	}
 	kill(t, d, fs)
 	return path, data
@@ -62,10 +63,10 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 		}
 		return path, data
 	}
-	other := func(c *client, data []byte) { // is as guests were told
+	other := func(c *disktest.Client, data []byte) { // is as guests were told
 		t.Helper()
-		c.wantZone(3, zone.ImpOpen, 16)
-		if !bytes.Equal(c.read(3*128, 8192), data) {
+		c.WantZone(3, zone.ImpOpen, 16)
+		if !bytes.Equal(c.Read(3*128, 8192), data) {
 			t.Error("another zone's data has changed")
 		}
 	}
@@ -75,14 +76,14 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 		t.Errorf("said %q", said)
 	}
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	c.wantZone(2, zone.Offline, 0)
+	c := disktest.NewClient(t, d)
+	c.WantZone(2, zone.Offline, 0)
 	other(c, data)
 	if err := SetZoneStates(d, []int{2}, ToWritable); err != nil {
 		t.Fatal(err)
 	}
-	c.wantZone(2, zone.Closed, 16)
-	if !bytes.Equal(c.read(2*128, 8192), data) {
+	c.WantZone(2, zone.Closed, 16)
+	if !bytes.Equal(c.Read(2*128, 8192), data) {
 		t.Error("its data has changed")
 	}
 	closeDisk(t, d, path)
@@ -92,9 +93,9 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 		t.Errorf("said %q", said)
 	}
 	d = openDisk(t, path)
-	c = newClient(t, d)
-	c.wantZone(2, zone.Closed, 8)
-	if !bytes.Equal(c.read(2*128, 8192), append(slices.Clone(data[:4096]), make([]byte, 4096)...)) {
+	c = disktest.NewClient(t, d)
+	c.WantZone(2, zone.Closed, 8)
+	if !bytes.Equal(c.Read(2*128, 8192), append(slices.Clone(data[:4096]), make([]byte, 4096)...)) {
 		t.Error("other data than was flushed")
 	}
 	other(c, data)
@@ -107,7 +108,7 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 		if z := d.ReportZone(1); z.State != want || z.Type != zone.Conventional {
 			t.Errorf("%v: %+v", mode, z)
 		}
-		other(newClient(t, d), data)
+		other(disktest.NewClient(t, d), data)
 		closeDisk(t, d, path)
 	}
 }
@@ -119,7 +120,7 @@ func TestDamagedEntryThatWasActive(t *testing.T) {
 	edit(t, path, func(f *os.File, l *layout) {
 		setLive(t, f, 2, 0x1234)
 		setLive(t, f, 3, zone.Pack(3, zone.Full, l.Capacity(3)))
-		for i := range int(small.MaxActive) {
+		for i := range int(disktest.Small.MaxActive) {
 			setLive(t, f, 4+i, zone.Pack(4+i, zone.Closed, 8))
 		}
 	})
@@ -139,8 +140,8 @@ func TestLostBlockOfTheCommittedTable(t *testing.T) {
 	repair(t, path, RepairSafe)
 	powerCut(t, path) // it was durable
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	c.wantZone(2, zone.Closed, 16)
+	c := disktest.NewClient(t, d)
+	c.WantZone(2, zone.Closed, 16)
 	closeDisk(t, d, path)
 
 	path, _ = killedImage(t)
@@ -156,11 +157,11 @@ func TestLostBlockOfTheCommittedTable(t *testing.T) {
 	if err := SetZoneStates(d, []int{0, 2, 4}, ToWritable); err != nil {
 		t.Fatal(err)
 	}
-	c = newClient(t, d)
-	c.wantZone(2, zone.Closed, 16)
-	c.wantZone(3, zone.Offline, 0)
-	c.wantZone(4, zone.Empty, 0)
-	if !bytes.Equal(c.read(2*128, 8192), data) {
+	c = disktest.NewClient(t, d)
+	c.WantZone(2, zone.Closed, 16)
+	c.WantZone(3, zone.Offline, 0)
+	c.WantZone(4, zone.Empty, 0)
+	if !bytes.Equal(c.Read(2*128, 8192), data) {
 		t.Error("its data has changed")
 	}
 	closeDisk(t, d, path)
@@ -182,9 +183,9 @@ func TestBothStateBlocksGone(t *testing.T) {
 	}
 	repair(t, path, RepairZoneCommitted)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	c.wantZone(2, zone.Closed, 8)
-	if !bytes.Equal(c.read(256, 4096), data[:4096]) || disk.Run(d) == 0 || !disk.Unclean(d) {
+	c := disktest.NewClient(t, d)
+	c.WantZone(2, zone.Closed, 8)
+	if !bytes.Equal(c.Read(256, 4096), data[:4096]) || disk.Run(d) == 0 || !disk.Unclean(d) {
 		t.Error("other data than was flushed, or a clean image")
 	}
 	closeDisk(t, d, path)
@@ -194,7 +195,7 @@ func TestBothStateBlocksGone(t *testing.T) {
 // file: one finding, and nothing is looked for where it says.
 func TestClaimOfTooManyZones(t *testing.T) {
 	for _, size := range []int64{0, 256 << 20, 1 << 40, 8 << 40} {
-		path := newFastImage(t, small)
+		path := newFastImage(t, disktest.Small)
 		edit(t, path, func(f *os.File, l *layout) {
 			g := zone.Geometry{CapacitySectors: zone.MaxZones * 4096, ZoneSectors: 4096} // 8 TiB
 			if size == 8<<40 {

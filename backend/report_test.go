@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -22,7 +23,7 @@ func zonesOf(d disk.Disk) []zone.Descriptor {
 	return zones
 }
 
-func wantReport(t tb, path string, inUse bool, zones []zone.Descriptor) {
+func wantReport(t disktest.TB, path string, inUse bool, zones []zone.Descriptor) {
 	t.Helper()
 	rep, err := ReadReport(path)
 	if err != nil {
@@ -39,23 +40,23 @@ func wantReport(t tb, path string, inUse bool, zones []zone.Descriptor) {
 
 // A report beside a daemon equals what the daemon says, after every step.
 func TestReportBesideOpenDisk(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	step := func(err error) {
 		t.Helper()
-		c.want(err, nil)
+		c.WantError(err, nil)
 		wantReport(t, path, true, zonesOf(d))
 	}
-	data := pattern('a', 96*512)
+	data := disktest.Pattern('a', 96*512)
 	step(nil)
-	step(c.write(0, data))
-	step(c.write(256, data[:512]))
-	step(c.zoneOp(disk.OpOpen, 384))
-	step(c.write(512, data))
-	step(c.zoneOp(disk.OpFinish, 640))
-	step(c.zoneOp(disk.OpClose, 256))
-	step(c.zoneOp(disk.OpReset, 512))
+	step(c.Write(0, data))
+	step(c.Write(256, data[:512]))
+	step(c.ZoneOp(disk.OpOpen, 384))
+	step(c.Write(512, data))
+	step(c.ZoneOp(disk.OpFinish, 640))
+	step(c.ZoneOp(disk.OpClose, 256))
+	step(c.ZoneOp(disk.OpReset, 512))
 	last := zonesOf(d)
 	closeDisk(t, d, path)
 	wantReport(t, path, false, last)
@@ -82,13 +83,13 @@ func TestReportBesideOpenDisk(t *testing.T) {
 
 // The report of an image that was left in use is what the next daemon will find.
 func TestReportAfterCrash(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	data := pattern('a', 4096)
-	c.want(c.write(256, data), nil)
-	c.want(c.flush(), nil)
-	c.want(c.write(264, data), nil)
+	c := disktest.NewClient(t, d)
+	data := disktest.Pattern('a', 4096)
+	c.WantError(c.Write(256, data), nil)
+	c.WantError(c.Flush(), nil)
+	c.WantError(c.Write(264, data), nil)
 	told := zonesOf(d)
 	kill(t, d, fs)
 	wantReport(t, path, false, told)
@@ -111,7 +112,7 @@ func TestReportAfterCrash(t *testing.T) {
 
 // One writer, or any number of readers; the error says who holds the image.
 func TestLock(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
 	refused := func(_ any, err error) {
 		t.Helper()
@@ -140,7 +141,7 @@ func TestLock(t *testing.T) {
 
 // Whoever looks at an image all the time must not keep a daemon from starting.
 func TestReportsDoNotDisturb(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	for range 2 {
@@ -164,9 +165,9 @@ func TestReportsDoNotDisturb(t *testing.T) {
 			t.Error(err)
 			break
 		}
-		c := newClient(t, d)
-		c.want(c.write(256, pattern('a', 512)), nil)
-		c.want(c.zoneOp(disk.OpReset, 256), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(256, disktest.Pattern('a', 512)), nil)
+		c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
 		if err := d.Close(); err != nil {
 			t.Error(err)
 			break
@@ -183,7 +184,7 @@ func TestReportErrors(t *testing.T) {
 	if err := os.WriteFile(plain, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	short := newImage(t, small)
+	short := newImage(t, disktest.Small)
 	if err := os.Truncate(short, 70_000); err != nil {
 		t.Fatal(err)
 	}

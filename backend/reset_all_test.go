@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -11,16 +12,16 @@ import (
 // entry says nothing yet: who was refused for not writing at the write pointer
 // that they have moved must not find them there after the reset.
 func TestResetAllWaitsForFirstWrites(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, _ := openFaulty(t, path)
-	c, e := heldClient(t, d, isWrite)
-	first := c.appends(e, 256, 1)[0]
-	c.want(c.write(256, pattern('x', 512)), zone.ErrUnaligned)
-	all := request(disk.OpResetAll, 0, nil)
-	c.submit(all)
-	e.release(0, fault{})
-	c.ended(first, all)
-	c.wantZone(2, zone.Empty, 0)
-	e.hold = nil
+	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
+	first := c.AppendEach(e, 256, 1)[0]
+	c.WantError(c.Write(256, disktest.Pattern('x', 512)), zone.ErrUnaligned)
+	all := disktest.NewRequest(disk.OpResetAll, 0, nil)
+	c.Submit(all)
+	e.Release(0, disktest.OpFault{})
+	c.WantDone(first, all)
+	c.WantZone(2, zone.Empty, 0)
+	e.Hold = nil
 	closeDisk(t, d, path)
 }

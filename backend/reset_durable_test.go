@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -54,10 +55,10 @@ func TestResetIsDurableBeforeTheNextWrite(t *testing.T) {
 		{"finish! offline empty append reset append", zone.Empty, 0, zone.ImpOpen, 8},
 	} {
 		for _, cut := range []bool{true, false} {
-			path := newFastImage(t, small)
+			path := newFastImage(t, disktest.Small)
 			d, fs := openFaulty(t, path)
-			c := newClient(t, d)
-			c.carryOut(s.words)
+			c := disktest.NewClient(t, d)
+			carryOut(c, s.words)
 			kill(t, d, fs)
 			state, written := s.kill, s.written
 			if cut {
@@ -67,7 +68,7 @@ func TestResetIsDurableBeforeTheNextWrite(t *testing.T) {
 			d = openDisk(t, path).(*zoned)
 			wp := written
 			if state == zone.Full {
-				wp = small.ZoneSectors
+				wp = disktest.Small.ZoneSectors
 			}
 			if z := d.ReportZone(2); z.State != state || z.WP-z.Start != wp {
 				t.Errorf("%s, power cut %v: zone 2 is %v, written up to %d; want %v, %d", s.words, cut, z.State, z.WP-z.Start, state, wp)
@@ -81,30 +82,30 @@ func TestResetIsDurableBeforeTheNextWrite(t *testing.T) {
 }
 
 // carryOut sends what a zoneScript says.
-func (c *client) carryOut(words string) {
-	c.t.Helper()
-	at := 2 * small.ZoneSectors
+func carryOut(c *disktest.Client, words string) {
+	c.T.Helper()
+	at := 2 * disktest.Small.ZoneSectors
 	for _, w := range strings.Fields(words) {
 		w, flush := strings.CutSuffix(w, "!")
 		switch w {
 		case "append":
-			_, err := c.append(at, pattern('a', 4096))
-			c.want(err, nil)
+			_, err := c.Append(at, disktest.Pattern('a', 4096))
+			c.WantError(err, nil)
 		case "erase":
-			c.want(c.do(eraseOf(disk.Range{Sector: at, Sectors: uint32(small.ZoneSectors)})), nil)
+			c.WantError(c.Do(eraseOf(disk.Range{Sector: at, Sectors: uint32(disktest.Small.ZoneSectors)})), nil)
 		case "reset-all":
-			c.want(c.zoneOp(disk.OpResetAll, 0), nil)
+			c.WantError(c.ZoneOp(disk.OpResetAll, 0), nil)
 		case "open", "close", "finish", "reset":
-			c.want(c.zoneOp(map[string]disk.Op{"open": disk.OpOpen, "close": disk.OpClose, "finish": disk.OpFinish, "reset": disk.OpReset}[w], at), nil)
+			c.WantError(c.ZoneOp(map[string]disk.Op{"open": disk.OpOpen, "close": disk.OpClose, "finish": disk.OpFinish, "reset": disk.OpReset}[w], at), nil)
 		default:
 			to, err := ParseZoneTarget(w)
 			if err == nil {
-				err = SetZoneStates(c.disk, []int{2}, to)
+				err = SetZoneStates(c.Disk, []int{2}, to)
 			}
-			c.want(err, nil)
+			c.WantError(err, nil)
 		}
 		if flush {
-			c.want(c.flush(), nil)
+			c.WantError(c.Flush(), nil)
 		}
 	}
 }
@@ -114,10 +115,10 @@ func (c *client) carryOut(words string) {
 func TestResetsOfOneZoneMeet(t *testing.T) {
 	for _, words := range []string{"finish", "finish reset", "finish reset finish reset", "open reset"} {
 		for _, before := range []string{"finish!", "append finish!", "append!"} {
-			path := newFastImage(t, small)
+			path := newFastImage(t, disktest.Small)
 			d, fs := openFaulty(t, path)
-			c := newClient(t, d)
-			c.carryOut(before)
+			c := disktest.NewClient(t, d)
+			carryOut(c, before)
 			fs.seen()
 			for _, point := range []string{"stable", "wipe"} {
 				reached, goOn := make(chan struct{}), make(chan struct{})
@@ -130,28 +131,28 @@ func TestResetsOfOneZoneMeet(t *testing.T) {
 					}
 					return nil
 				})
-				c.carryOut("reset")
+				carryOut(c, "reset")
 				<-reached
-				c.carryOut(words)
+				carryOut(c, words)
 				close(goOn)
 				if strings.HasSuffix(words, "finish") {
-					c.carryOut("reset")
+					carryOut(c, "reset")
 				}
-				c.carryOut("append")
+				carryOut(c, "append")
 				fs.refuse(nil)
 				if point == "stable" {
-					c.carryOut("reset append finish!")
+					carryOut(c, "reset append finish!")
 				}
 			}
-			c.carryOut("append!")
+			carryOut(c, "append!")
 			kill(t, d, fs)
 			powerCut(t, path)
 			d = openDisk(t, path).(*zoned)
-			c = newClient(t, d)
+			c = disktest.NewClient(t, d)
 			if z := d.ReportZone(2); z.State != zone.Closed || z.WP-z.Start != 16 {
 				t.Errorf("%s, reset, %s: zone 2 is %v, written up to %d", before, words, z.State, z.WP-z.Start)
 			}
-			if got := c.read(2*small.ZoneSectors, 8192); string(got) != string(pattern('a', 4096))+string(pattern('a', 4096)) {
+			if got := c.Read(2*disktest.Small.ZoneSectors, 8192); string(got) != string(disktest.Pattern('a', 4096))+string(disktest.Pattern('a', 4096)) {
 				t.Errorf("%s, reset, %s: zone 2 does not hold what was written", before, words)
 			}
 			closeDisk(t, d, path)

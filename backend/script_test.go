@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -16,25 +17,25 @@ import (
 // and power cuts, all held against the model. Fuzzing and the property test
 // write scripts.
 type script struct {
-	t     tb
+	t     disktest.TB
 	path  string
 	disk  *zoned
 	fs    *faultStore
-	m     *model
-	lanes []*twin
+	m     *disktest.Model
+	lanes []*disktest.Twin
 	// closers end the lanes of the disk that is open.
 	closers []func()
 
-	flushed *model // what a power cut leaves, but for resets after the flush
+	flushed *disktest.Model // what a power cut leaves, but for resets after the flush
 	resets  map[int]bool
 	steps   int
 }
 
 const scriptLanes = 3
 
-func newScript(t tb, dir string, g zone.Geometry) *script {
+func newScript(t disktest.TB, dir string, g zone.Geometry) *script {
 	t.Helper()
-	s := &script{t: t, path: filepath.Join(dir, "disk.zvh"), m: newModel(g)}
+	s := &script{t: t, path: filepath.Join(dir, "disk.zvh"), m: disktest.NewModel(g)}
 	if err := CreateImage(s.path, g); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,7 @@ func (s *script) open() {
 	slices.Sort(s.m.Opened)
 	s.disk, s.fs = openFaulty(s.t, s.path)
 	for range scriptLanes {
-		s.lanes = append(s.lanes, newTwin(s, s.disk, s.m))
+		s.lanes = append(s.lanes, disktest.NewTwin(s, s.disk, s.m))
 	}
 }
 
@@ -75,7 +76,7 @@ func (s *script) dropLanes() {
 // end closes the disk and checks and removes the image.
 func (s *script) end() {
 	s.t.Helper()
-	s.lanes[0].all()
+	s.lanes[0].CompareAll()
 	s.dropLanes()
 	closeDisk(s.t, s.disk, s.path)
 	if err := os.Remove(s.path); err != nil {
@@ -98,23 +99,21 @@ func (s *script) one(lane int, op disk.Op, sector, bytes uint64, stable bool) {
 	s.t.Helper()
 	s.steps++
 	w := s.lanes[lane%scriptLanes]
-	r := w.request(op, sector, bytes)
+	r := w.NewRequest(op, sector, bytes)
 	r.Stable = stable
 	before := slices.Clone(s.m.Zones)
-	if !w.both(r) || !w.zones() {
+	if !w.Both(r) || !w.CompareZones() {
 		return
 	}
 	s.note(before)
-	if r.Err == nil && (op == disk.OpFlush || stable && op != disk.OpRead && !(isMove(op) && bytes == 0)) {
+	if r.Err == nil && (op == disk.OpFlush || stable && op != disk.OpRead && !(disktest.IsWriteOp(op) && bytes == 0)) {
 		s.flush()
 	}
 }
 
-func isMove(op disk.Op) bool { return op == disk.OpWrite || op == disk.OpAppend }
-
 // note remembers which zones were reset: a reset is durable some time after its
 // answer, and before the next write of the zone lands.
-func (s *script) note(before []modelZone) {
+func (s *script) note(before []disktest.ModelZone) {
 	for i, z := range before {
 		if now := s.m.Zones[i].State; now == zonemodel.Empty && z.State != now {
 			s.resets[i] = true
@@ -124,7 +123,7 @@ func (s *script) note(before []modelZone) {
 
 // flush notes what a power cut would leave from now on.
 func (s *script) flush() {
-	s.flushed, s.resets = s.m.clone(), make(map[int]bool)
+	s.flushed, s.resets = s.m.CloneModel(), make(map[int]bool)
 }
 
 // batch has appends and reads of one zone in flight at once, on all lanes.
@@ -136,17 +135,17 @@ func (s *script) batch(zn int, sizes []uint64) {
 	var rs []*disk.Request
 	for i, n := range sizes {
 		w := s.lanes[i%scriptLanes]
-		w.cases++
-		r := w.request(disk.OpAppend, start, n)
+		w.Cases++
+		r := w.NewRequest(disk.OpAppend, start, n)
 		rs = append(rs, r)
-		perLane[i%scriptLanes] = append(perLane[i%scriptLanes], r, w.request(disk.OpRead, start, 4096))
+		perLane[i%scriptLanes] = append(perLane[i%scriptLanes], r, w.NewRequest(disk.OpRead, start, 4096))
 	}
 	for i, w := range s.lanes {
-		w.submit(perLane[i]...)
+		w.Submit(perLane[i]...)
 	}
 	for i, w := range s.lanes {
 		for range perLane[i] {
-			w.wait()
+			w.Wait()
 		}
 	}
 	// In the order of the addresses that they were given, those that landed are
@@ -161,12 +160,12 @@ func (s *script) batch(zn int, sizes []uint64) {
 		return cmp.Compare(a.AppendSector, b.AppendSector)
 	})
 	for _, r := range rs {
-		if _, at, err := s.m.do(r); !errors.Is(r.Err, err) || err == nil && at != r.AppendSector {
+		if _, at, err := s.m.Apply(r); !errors.Is(r.Err, err) || err == nil && at != r.AppendSector {
 			s.Errorf("append of %d bytes to zone %d among others: got sector %d, %v; want %d, %v", r.Bytes, zn, r.AppendSector, r.Err, at, err)
 		}
 	}
-	s.lanes[0].zones()
-	s.lanes[0].data(zn)
+	s.lanes[0].CompareZones()
+	s.lanes[0].CompareData(zn)
 }
 
 // restart closes the disk cleanly and opens it again.
@@ -177,7 +176,7 @@ func (s *script) restart() {
 	closeDisk(s.t, s.disk, s.path)
 	s.flush()
 	s.open()
-	s.lanes[0].all()
+	s.lanes[0].CompareAll()
 }
 
 // kill ends the daemon with kill -9 and opens the disk again.
@@ -188,7 +187,7 @@ func (s *script) kill() {
 	kill(s.t, s.disk, s.fs)
 	wantClean(s.t, s.path)
 	s.open()
-	s.lanes[0].all()
+	s.lanes[0].CompareAll()
 	// To open an image after a kill makes everything durable.
 	s.flush()
 }
@@ -225,8 +224,8 @@ func (s *script) cut() {
 	}
 	s.m = m
 	for range scriptLanes {
-		s.lanes = append(s.lanes, newTwin(s, s.disk, s.m))
+		s.lanes = append(s.lanes, disktest.NewTwin(s, s.disk, s.m))
 	}
-	s.lanes[0].all()
+	s.lanes[0].CompareAll()
 	s.flush()
 }

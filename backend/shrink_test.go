@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/plain"
 )
@@ -43,37 +44,37 @@ func TestFileShrinks(t *testing.T) {
 					if z := d.Info().Zoned; z != nil {
 						start = 3 * z.ZoneSectors
 					}
-					c := newClientOn(t, d, kind.Open)
+					c := disktest.NewClientOn(t, d, kind.Open)
 					whole := crooked(32<<10, 0)
-					copy(whole, pattern('x', len(whole)))
-					c.want(c.write(start, whole), nil)
-					c.want(c.flush(), nil)
+					copy(whole, disktest.Pattern('x', len(whole)))
+					c.WantError(c.Write(start, whole), nil)
+					c.WantError(c.Flush(), nil)
 					if err := os.Truncate(path, to); err != nil {
 						t.Fatal(err)
 					}
 					last := d.Info().CapacitySectors - 8
 					switch {
 					case first == "read": // what is cut off for sure
-						c.want(c.do(request(disk.OpRead, start+56, crooked(4096, 0))), map[bool]error{true: disk.ErrIO}[to <= 4096 || zoned && to == 1<<16])
+						c.WantError(c.Do(disktest.NewRequest(disk.OpRead, start+56, crooked(4096, 0))), map[bool]error{true: disk.ErrIO}[to <= 4096 || zoned && to == 1<<16])
 					case first == "write" && zoned:
-						c.want(c.write(15*small.ZoneSectors, crooked(32<<10, 0)), disk.ErrIO)
+						c.WantError(c.Write(15*disktest.Small.ZoneSectors, crooked(32<<10, 0)), disk.ErrIO)
 					case first == "write":
-						c.want(c.write(last, crooked(4096, 0)), disk.ErrIO)
+						c.WantError(c.Write(last, crooked(4096, 0)), disk.ErrIO)
 					case first == "write ahead": // before the last page
-						if err := c.write(start+64, crooked(4096, 0)); err == nil && to%4096 == 0 {
+						if err := c.Write(start+64, crooked(4096, 0)); err == nil && to%4096 == 0 {
 							t.Errorf("a write was answered with success, of a file of %d bytes", to)
 						}
 					case first == "flush":
-						c.want(c.flush(), disk.ErrIO)
+						c.WantError(c.Flush(), disk.ErrIO)
 					case first == "zeroes" && !zoned:
-						c.want(c.do(ranges(disk.OpWriteZeroes, disk.Range{Sector: last, Sectors: 8})), disk.ErrIO)
+						c.WantError(c.Do(ranges(disk.OpWriteZeroes, disk.Range{Sector: last, Sectors: 8})), disk.ErrIO)
 					case first == "manage" && zoned:
-						c.want(c.zoneOp(disk.OpReset, start), disk.ErrIO)
+						c.WantError(c.ZoneOp(disk.OpReset, start), disk.ErrIO)
 					}
 					if first != "nothing" {
-						wantCutShort(t, "flush", c.flush())
-						wantCutShort(t, "read", c.do(request(disk.OpRead, start, crooked(4096, 0))))
-						wantCutShort(t, "write", c.write(start, crooked(4096, 0)))
+						wantCutShort(t, "flush", c.Flush())
+						wantCutShort(t, "read", c.Do(disktest.NewRequest(disk.OpRead, start, crooked(4096, 0))))
+						wantCutShort(t, "write", c.Write(start, crooked(4096, 0)))
 					}
 					wantCutShort(t, first+", close", d.Close())
 					if size := sizeAt(t, path); size > to {
@@ -92,7 +93,7 @@ func TestFileShrinks(t *testing.T) {
 func shrinking(t *testing.T, dir string, zoned bool) string {
 	t.Helper()
 	if zoned {
-		return newImageIn(t, dir, small)
+		return newImageIn(t, dir, disktest.Small)
 	}
 	path := filepath.Join(dir, "plain")
 	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
@@ -130,7 +131,7 @@ func TestFileShrinksReadOnly(t *testing.T) {
 func TestFileGrowsAndShrinksBack(t *testing.T) {
 	path := shrinking(t, t.TempDir(), false)
 	d := openDisk(t, path)
-	c := newClient(t, d)
+	c := disktest.NewClient(t, d)
 	for _, step := range []struct {
 		bytes int64
 		grow  bool
@@ -151,9 +152,9 @@ func TestFileGrowsAndShrinksBack(t *testing.T) {
 				t.Fatal(n, err)
 			}
 		}
-		err := c.write(0, make([]byte, 4096))
+		err := c.Write(0, make([]byte, 4096))
 		if err == nil {
-			err = c.flush()
+			err = c.Flush()
 		}
 		if step.good != (err == nil) {
 			t.Errorf("with %d bytes: %v", step.bytes, err)

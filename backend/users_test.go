@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -107,7 +108,7 @@ func startQEMU(t *testing.T, path string, u qemuUse) (stop func()) {
 
 // QEMU and zvhost find out about each other, whoever comes first, and readers share.
 func TestQEMUsLocks(t *testing.T) {
-	for _, path := range []string{newPlain(t, 1<<20), newImage(t, small)} {
+	for _, path := range []string{newPlain(t, 1<<20), newImage(t, disktest.Small)} {
 		for _, c := range []struct {
 			what     string
 			use      qemuUse
@@ -229,7 +230,7 @@ func TestCreateLeavesWhatIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{file: "choose another name", dir: "directory", fifo: "no regular file", "/dev/null": "no regular file"} {
-		err := CreateImage(path, small)
+		err := CreateImage(path, disktest.Small)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "remove") {
 			t.Errorf("%s: %v", path, err)
 		}

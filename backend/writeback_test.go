@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -61,31 +62,31 @@ func (w *writeback) under(fs *faultStore) {
 }
 
 // toldFirst are requests that are told of a loss in the place of a flush.
-var toldFirst = map[string]func(*client){
-	"reset": func(c *client) {
-		c.want(c.zoneOp(disk.OpReset, 256), nil)
+var toldFirst = map[string]func(*disktest.Client){
+	"reset": func(c *disktest.Client) {
+		c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
 		// It waits for the table. One that comes after that has failed has it tried
 		// again, and goes on; what it is told is no promise.
-		if err := c.write(256, pattern('n', 512)); err != nil {
-			c.want(err, disk.ErrIO)
+		if err := c.Write(256, disktest.Pattern('n', 512)); err != nil {
+			c.WantError(err, disk.ErrIO)
 		}
 	},
-	"session": func(c *client) {
-		if _, err := disk.Renew(c.disk); err == nil {
-			c.t.Error("renewed")
+	"session": func(c *disktest.Client) {
+		if _, err := disk.Renew(c.Disk); err == nil {
+			c.T.Error("renewed")
 		}
 	},
 }
 
 // losing is an image of which zone 2 was flushed, and what zone 3 was given is lost.
-func losing(t *testing.T) (path string, fs *faultStore, c *client) {
+func losing(t *testing.T) (path string, fs *faultStore, c *disktest.Client) {
 	t.Helper()
-	path = newFastImage(t, small)
+	path = newFastImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c = newClient(t, d)
-	c.want(c.write(256, pattern('o', 4096)), nil)
-	c.want(c.flush(), nil)
-	c.want(c.write(384, pattern('a', 4096)), nil)
+	c = disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('o', 4096)), nil)
+	c.WantError(c.Flush(), nil)
+	c.WantError(c.Write(384, disktest.Pattern('a', 4096)), nil)
 	w := new(writeback)
 	w.under(fs)
 	w.fail()
@@ -96,7 +97,7 @@ func losing(t *testing.T) (path string, fs *faultStore, c *client) {
 func wantEmptyNext(t *testing.T, path string, i int) {
 	t.Helper()
 	d := openDisk(t, path).(*zoned)
-	newClient(t, d).wantZone(i, zone.Empty, 0)
+	disktest.NewClient(t, d).WantZone(i, zone.Empty, 0)
 	closeDisk(t, d, path)
 }
 
@@ -108,9 +109,9 @@ func TestLossIsToldToFlushes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path, _, c := losing(t)
 			first(c)
-			c.want(c.flush(), disk.ErrIO)
-			c.want(c.flush(), disk.ErrIO)
-			if err := c.disk.Close(); err == nil {
+			c.WantError(c.Flush(), disk.ErrIO)
+			c.WantError(c.Flush(), disk.ErrIO)
+			if err := c.Disk.Close(); err == nil {
 				t.Error("closed cleanly")
 			}
 			wantEmptyNext(t, path, 3)
@@ -125,7 +126,7 @@ func TestLossOutlivesKill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path, fs, c := losing(t)
 			first(c)
-			kill(t, c.disk.(*zoned), fs)
+			kill(t, c.Disk.(*zoned), fs)
 			wantEmptyNext(t, path, 3)
 		})
 	}
@@ -133,10 +134,10 @@ func TestLossOutlivesKill(t *testing.T) {
 
 // The same of a flush's own write of the table, behind its sync.
 func TestLossOutlivesKillInAFlush(t *testing.T) {
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('a', 4096)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 	w := new(writeback)
 	w.under(fs)
 	kernel, lost := fs.before, false
@@ -147,7 +148,7 @@ func TestLossOutlivesKillInAFlush(t *testing.T) {
 		}
 		return kernel(call)
 	})
-	c.want(c.flush(), disk.ErrIO)
+	c.WantError(c.Flush(), disk.ErrIO)
 	kill(t, d, fs)
 	wantEmptyNext(t, path, 2)
 }
@@ -155,41 +156,41 @@ func TestLossOutlivesKillInAFlush(t *testing.T) {
 // The same of a write past the page cache that has to be stable: it is a third
 // description that is told.
 func TestStableWriteIsToldOfLoss(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	fs := new(faultStore)
 	d, err := openZonedOver(path, disk.Options{Direct: true}, fs.over)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, e := heldClient(t, d, nil)
-	c.want(c.write(256, pattern('a', 4096)), nil)
+	c, e := disktest.HeldClient(t, d, nil)
+	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 	w := new(writeback)
 	w.under(fs)
-	e.fault = w.fault
+	e.Fault = w.fault
 	w.fail()
-	r := request(disk.OpWrite, 0, pattern('c', 4096))
+	r := disktest.NewRequest(disk.OpWrite, 0, disktest.Pattern('c', 4096))
 	r.Stable = true
-	c.want(c.do(r), disk.ErrIO)
+	c.WantError(c.Do(r), disk.ErrIO)
 	kill(t, d, fs)
 	wantEmptyNext(t, path, 2)
 }
 
 // One that fails for itself leaves flushes alone, and is no success for the sync behind it.
 func TestStableWriteThatFails(t *testing.T) {
-	d, err := Open(newImage(t, small), disk.Options{Direct: true})
+	d, err := Open(newImage(t, disktest.Small), disk.Options{Direct: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	c, e := heldClient(t, d, nil)
-	e.fault = func(op *engine.Op) fault { return fault{err: unix.ENOSPC} }
-	r := request(disk.OpWrite, 0, pattern('c', 4096))
+	c, e := disktest.HeldClient(t, d, nil)
+	e.Fault = func(op *engine.Op) disktest.OpFault { return disktest.OpFault{Err: unix.ENOSPC} }
+	r := disktest.NewRequest(disk.OpWrite, 0, disktest.Pattern('c', 4096))
 	r.Stable = true
-	c.want(c.do(r), disk.ErrIO)
-	e.fault = nil
-	c.want(c.do(r), nil)
-	r = request(disk.OpFlush, 0, nil)
-	c.want(c.do(r), nil)
+	c.WantError(c.Do(r), disk.ErrIO)
+	e.Fault = nil
+	c.WantError(c.Do(r), nil)
+	r = disktest.NewRequest(disk.OpFlush, 0, nil)
+	c.WantError(c.Do(r), nil)
 }
 
 // Both state blocks say that the live table is not to be trusted, though the first
@@ -206,7 +207,7 @@ func TestDistrustIsSaidTwice(t *testing.T) {
 		"neither":       {[]int64{0, 1}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := newFastImage(t, small)
+			path := newFastImage(t, disktest.Small)
 			d, fs := openFaulty(t, path)
 			w := new(writeback)
 			w.under(fs)
@@ -251,7 +252,7 @@ func TestDistrustIsSaidTwice(t *testing.T) {
 // when the path is another file's by now; one that is only read has none.
 func TestSyncsAreTheFiles(t *testing.T) {
 	for _, o := range []disk.Options{{}, {Direct: true}} {
-		path := newImage(t, small)
+		path := newImage(t, disktest.Small)
 		img, err := openImage(path, o, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -283,7 +284,7 @@ func TestSyncsAreTheFiles(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	img, err := openImage(newImage(t, small), disk.Options{ReadOnly: true}, nil)
+	img, err := openImage(newImage(t, disktest.Small), disk.Options{ReadOnly: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,11 +297,11 @@ func TestSyncsAreTheFiles(t *testing.T) {
 }
 
 // fault is how an Op ends with w under its file.
-func (w *writeback) fault(op *engine.Op) fault {
+func (w *writeback) fault(op *engine.Op) disktest.OpFault {
 	if op.Code == engine.Fdatasync || op.Dsync {
-		return fault{err: w.check(op.FD)}
+		return disktest.OpFault{Err: w.check(op.FD)}
 	}
-	return fault{}
+	return disktest.OpFault{}
 }
 
 // Recovery is told that data is lost, by its sync or by a write before or after
@@ -308,12 +309,12 @@ func (w *writeback) fault(op *engine.Op) fault {
 // commit all the same.
 func TestRecoveryThatIsToldOfLoss(t *testing.T) {
 	for fatal := 0; ; fatal++ { // this change of the file, and those behind it
-		path := newFastImage(t, small)
+		path := newFastImage(t, disktest.Small)
 		d, fs := openFaulty(t, path)
-		c := newClient(t, d)
-		c.want(c.write(256, pattern('a', 4096)), nil)
-		c.want(c.flush(), nil)
-		c.want(c.write(384, pattern('b', 4096)), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
+		c.WantError(c.Flush(), nil)
+		c.WantError(c.Write(384, disktest.Pattern('b', 4096)), nil)
 		kill(t, d, fs)
 
 		n := 0
@@ -336,12 +337,12 @@ func TestRecoveryThatIsToldOfLoss(t *testing.T) {
 			t.Errorf("got %v, want one line that tells of it", err)
 		}
 		d = openDisk(t, path).(*zoned)
-		c = newClient(t, d)
+		c = disktest.NewClient(t, d)
 		if d.img.resumable {
 			t.Errorf("change %d failed, and what the last daemon had begun can be gone on with", fatal)
 		}
-		c.wantZone(2, zone.Closed, 8)
-		c.wantZone(3, zone.Empty, 0)
+		c.WantZone(2, zone.Closed, 8)
+		c.WantZone(3, zone.Empty, 0)
 		closeDisk(t, d, path)
 	}
 }
@@ -378,10 +379,10 @@ func TestCloseThatIsToldOfLoss(t *testing.T) {
 		"table": {func(fs *faultStore, w *writeback) { fs.refuse(failing("stable", unix.ENOSPC)) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := newFastImage(t, small)
+			path := newFastImage(t, disktest.Small)
 			d, fs := openFaulty(t, path)
-			cl := newClient(t, d)
-			cl.want(cl.write(256, pattern('a', 4096)), nil)
+			cl := disktest.NewClient(t, d)
+			cl.WantError(cl.Write(256, disktest.Pattern('a', 4096)), nil)
 			c.fail(fs, new(writeback))
 			if err := d.Close(); err == nil {
 				t.Error("closed cleanly")

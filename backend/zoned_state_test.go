@@ -11,13 +11,14 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 var targets = []ZoneTarget{ToReadOnly, ToOffline, ToFull, ToEmpty, ToWritable}
 
-func set(t tb, d disk.Disk, to ZoneTarget, zones ...int) {
+func set(t disktest.TB, d disk.Disk, to ZoneTarget, zones ...int) {
 	t.Helper()
 	if err := SetZoneStates(d, zones, to); err != nil {
 		t.Fatal(err)
@@ -29,23 +30,23 @@ func set(t tb, d disk.Disk, to ZoneTarget, zones ...int) {
 func TestSetZoneStates(t *testing.T) {
 	// Zone 3 is read-only with data, 4 offline with data, and so on; the last is
 	// smaller. Zone 1 is conventional.
-	prepare := func(t *testing.T) (string, *client) {
-		g := small
+	prepare := func(t *testing.T) (string, *disktest.Client) {
+		g := disktest.Small
 		g.MaxOpen, g.MaxActive = 0, 0
 		path := newFastImage(t, g)
 		d := openDisk(t, path)
-		c := newClient(t, d)
-		data := pattern('d', 8*512)
+		c := disktest.NewClient(t, d)
+		data := disktest.Pattern('d', 8*512)
 		for _, i := range []uint64{3, 4, 5, 7, 8} {
-			c.want(c.write(i*128, data), nil)
+			c.WantError(c.Write(i*128, data), nil)
 		}
-		c.want(c.write(128, data), nil)
-		c.want(c.zoneOp(disk.OpFinish, 7*128), nil)
-		c.want(c.write(9*128, pattern('d', 96*512)), nil)
-		c.want(c.zoneOp(disk.OpClose, 8*128), nil)
+		c.WantError(c.Write(128, data), nil)
+		c.WantError(c.ZoneOp(disk.OpFinish, 7*128), nil)
+		c.WantError(c.Write(9*128, disktest.Pattern('d', 96*512)), nil)
+		c.WantError(c.ZoneOp(disk.OpClose, 8*128), nil)
 		set(t, d, ToReadOnly, 3)
 		set(t, d, ToOffline, 4)
-		c.want(c.zoneOp(disk.OpOpen, 6*128), nil)
+		c.WantError(c.ZoneOp(disk.OpOpen, 6*128), nil)
 		return path, c
 	}
 	after := map[ZoneTarget]func(written uint64, before zone.State) zone.State{
@@ -68,53 +69,53 @@ func TestSetZoneStates(t *testing.T) {
 	for _, to := range targets {
 		path, c := prepare(t)
 		for i, before := range states {
-			set(t, c.disk, to, i)
+			set(t, c.Disk, to, i)
 			state, w := after[to](written[i], before), written[i]
 			if to == ToEmpty {
 				w = 0
 			}
 			if state == zone.Offline {
-				c.wantZone(i, zone.Offline, 0)
-				c.want(c.do(request(disk.OpRead, uint64(i)*128, make([]byte, 512))), zone.ErrInvalid)
+				c.WantZone(i, zone.Offline, 0)
+				c.WantError(c.Do(disktest.NewRequest(disk.OpRead, uint64(i)*128, make([]byte, 512))), zone.ErrInvalid)
 				continue
 			}
-			c.wantZone(i, state, w)
-			want := append(pattern('d', int(w)*512), make([]byte, int(64-min(w, 64))*512)...)
-			if got := c.read(uint64(i)*128, 64*512); !bytes.Equal(got, want[:64*512]) {
+			c.WantZone(i, state, w)
+			want := append(disktest.Pattern('d', int(w)*512), make([]byte, int(64-min(w, 64))*512)...)
+			if got := c.Read(uint64(i)*128, 64*512); !bytes.Equal(got, want[:64*512]) {
 				t.Errorf("zone %d, %v to %v, reads as something else", i, before, to)
 			}
-			err := c.write(uint64(i)*128+w, pattern('w', 512))
+			err := c.Write(uint64(i)*128+w, disktest.Pattern('w', 512))
 			if state == zone.ReadOnly || state == zone.Full {
-				c.want(err, zone.ErrInvalid)
+				c.WantError(err, zone.ErrInvalid)
 			} else {
-				c.want(err, nil)
-				set(t, c.disk, ToWritable, i) // it is
-				c.wantZone(i, c.disk.ReportZone(i).State, w+1)
+				c.WantError(err, nil)
+				set(t, c.Disk, ToWritable, i) // it is
+				c.WantZone(i, c.Disk.ReportZone(i).State, w+1)
 			}
 		}
-		for i := range c.disk.Info().Zoned.Zones {
+		for i := range c.Disk.Info().Zoned.Zones {
 			if _, touched := states[i]; !touched && i >= 2 {
-				c.wantZone(i, zone.Empty, 0)
+				c.WantZone(i, zone.Empty, 0)
 			}
 		}
-		closeDisk(t, c.disk, path)
+		closeDisk(t, c.Disk, path)
 	}
 }
 
 // Conventional zones have three of the states.
 func TestSetConventionalZones(t *testing.T) {
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	c.want(c.write(120, pattern('a', 16*512)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(120, disktest.Pattern('a', 16*512)), nil)
 	set(t, d, ToReadOnly, 1)
-	c.want(c.write(0, pattern('b', 512)), nil)
-	c.want(c.write(120, pattern('b', 16*512)), zone.ErrInvalid) // a part of it
-	if got := c.read(120, 16*512); !bytes.Equal(got, pattern('a', 16*512)) {
+	c.WantError(c.Write(0, disktest.Pattern('b', 512)), nil)
+	c.WantError(c.Write(120, disktest.Pattern('b', 16*512)), zone.ErrInvalid) // a part of it
+	if got := c.Read(120, 16*512); !bytes.Equal(got, disktest.Pattern('a', 16*512)) {
 		t.Error("a read-only zone has changed, or the part of the write before it has landed")
 	}
 	set(t, d, ToOffline, 1)
-	c.want(c.do(request(disk.OpRead, 120, make([]byte, 16*512))), zone.ErrInvalid)
+	c.WantError(c.Do(disktest.NewRequest(disk.OpRead, 120, make([]byte, 16*512))), zone.ErrInvalid)
 	for _, to := range []ZoneTarget{ToFull, ToEmpty} {
 		if err := SetZoneStates(d, []int{1}, to); err == nil || !strings.Contains(err.Error(), "zone 1 cannot be made "+to.String()+": it is conventional") {
 			t.Errorf("%v: %v", to, err)
@@ -122,12 +123,12 @@ func TestSetConventionalZones(t *testing.T) {
 	}
 	closeDisk(t, d, path)
 	d = openDisk(t, path)
-	c = newClient(t, d)
+	c = disktest.NewClient(t, d)
 	if s := d.ReportZone(1).State; s != zone.Offline {
 		t.Errorf("the zone comes back %v", s)
 	}
 	set(t, d, ToWritable, 0, 1)
-	c.want(c.write(120, pattern('b', 16*512)), nil)
+	c.WantError(c.Write(120, disktest.Pattern('b', 16*512)), nil)
 	closeDisk(t, d, path)
 }
 
@@ -136,11 +137,11 @@ func TestSetConventionalZones(t *testing.T) {
 func TestSetZoneStatesIsDurable(t *testing.T) {
 	for n := range 2 * len(targets) {
 		to, cut := targets[n/2], n%2 == 1
-		path := newFastImage(t, small)
+		path := newFastImage(t, disktest.Small)
 		d, fs := openFaulty(t, path)
-		c := newClient(t, d)
-		c.want(c.write(256, pattern('a', 4096)), nil)
-		c.want(c.write(384, pattern('b', 4096)), nil)
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
+		c.WantError(c.Write(384, disktest.Pattern('b', 4096)), nil)
 		set(t, d, ToReadOnly, 3)
 		set(t, d, to, 2, 3)
 		want := []zone.Descriptor{d.ReportZone(2), d.ReportZone(3)}
@@ -164,10 +165,10 @@ func TestSetZoneStatesIsDurable(t *testing.T) {
 // A zone changes when the writes in flight have landed; what waits behind that
 // meets the new state, and no other zone waits.
 func TestSetZoneStateWaitsForWrites(t *testing.T) {
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	d := openDisk(t, path)
-	c, e := heldClient(t, d, isWrite)
-	rs := c.appends(e, 256, 3)
+	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
+	rs := c.AppendEach(e, 256, 3)
 	done := make(chan error)
 	go func() { done <- SetZoneStates(d, []int{2}, ToReadOnly) }()
 	z := &d.(*zoned).zones[2]
@@ -176,52 +177,52 @@ func TestSetZoneStateWaitsForWrites(t *testing.T) {
 		waits = z.wait.Head != nil
 		z.mu.Unlock()
 	}
-	late := request(disk.OpWrite, 256+24, pattern('x', 512))
-	reset := request(disk.OpReset, 256, nil)
-	c.submit(late, reset)
-	c.want(c.writeNow(e, 384, pattern('y', 512)), nil)
-	c.wantZone(2, zone.Empty, 0)
-	c.settleHeld(e)
+	late := disktest.NewRequest(disk.OpWrite, 256+24, disktest.Pattern('x', 512))
+	reset := disktest.NewRequest(disk.OpReset, 256, nil)
+	c.Submit(late, reset)
+	c.WantError(c.WriteUnheld(e, 384, disktest.Pattern('y', 512)), nil)
+	c.WantZone(2, zone.Empty, 0)
+	c.ReleaseAll(e)
 	for range 5 {
-		r := c.wait()
+		r := c.Wait()
 		if r == late || r == reset {
-			c.want(r.Err, zone.ErrInvalid)
+			c.WantError(r.Err, zone.ErrInvalid)
 		} else {
-			c.want(r.Err, nil)
+			c.WantError(r.Err, nil)
 		}
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	c.wantZone(2, zone.ReadOnly, 24)
-	if len(rs) != 3 || !bytes.Equal(c.read(256, 4096), pattern('a', 4096)) {
+	c.WantZone(2, zone.ReadOnly, 24)
+	if len(rs) != 3 || !bytes.Equal(c.Read(256, 4096), disktest.Pattern('a', 4096)) {
 		t.Error("what was in flight has not landed")
 	}
-	e.hold = nil
+	e.Hold = nil
 	closeDisk(t, d, path)
 }
 
 // A zone comes back within the limits only, and a read-only disk stays as it is.
 func TestSetZoneStateRefused(t *testing.T) {
-	g := small
+	g := disktest.Small
 	g.MaxOpen, g.MaxActive = 1, 1
 	path := newFastImage(t, g)
 	d := openDisk(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('a', 512)), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('a', 512)), nil)
 	set(t, d, ToReadOnly, 2) // gives its place up
-	c.want(c.write(384, pattern('a', 512)), nil)
+	c.WantError(c.Write(384, disktest.Pattern('a', 512)), nil)
 	if err := SetZoneStates(d, []int{5, 2, 6}, ToWritable); !errors.Is(err, zone.ErrActiveLimit) || err.Error() != "zone 2 cannot be made writable: too many active zones" {
 		t.Error(err)
 	}
-	c.wantZone(2, zone.ReadOnly, 1)
+	c.WantZone(2, zone.ReadOnly, 1)
 	set(t, d, ToOffline, 3)
 	set(t, d, ToWritable, 2)
-	c.wantZone(2, zone.Closed, 1)
+	c.WantZone(2, zone.Closed, 1)
 	if err := SetZoneStates(d, []int{3, 16}, ToFull); err == nil || !strings.Contains(err.Error(), "zone 16") {
 		t.Error(err)
 	}
-	c.wantZone(3, zone.Full, 0) // the one before
+	c.WantZone(3, zone.Full, 0) // the one before
 	closeDisk(t, d, path)
 
 	readOnly, err := Open(path, disk.Options{ReadOnly: true})
@@ -235,7 +236,7 @@ func TestSetZoneStateRefused(t *testing.T) {
 	if err := SetZoneStates(plain, []int{0}, ToEmpty); err == nil || !strings.Contains(err.Error(), "no zones") {
 		t.Error(err)
 	}
-	drive := newFakeDrive(t, small, nil, nil)
+	drive := newFakeDrive(t, disktest.Small, nil, nil)
 	if err := SetZoneStates(drive, []int{2}, ToOffline); err == nil || err.Error() != "a real drive sets its zones itself: this can be done to images only" {
 		t.Error(err)
 	}
@@ -247,13 +248,13 @@ func TestSetZoneStateRefused(t *testing.T) {
 // Old data in a zone that was reset and then went offline does not outlive a
 // kill: it could show when the zone comes back.
 func TestOfflineZoneIsClearedToo(t *testing.T) {
-	path := newImage(t, small)
+	path := newImage(t, disktest.Small)
 	d, fs := openFaulty(t, path)
-	c := newClient(t, d)
-	c.want(c.write(256, pattern('o', 96*512)), nil)
-	c.want(c.flush(), nil)
+	c := disktest.NewClient(t, d)
+	c.WantError(c.Write(256, disktest.Pattern('o', 96*512)), nil)
+	c.WantError(c.Flush(), nil)
 	fs.refuse(failing("wipe", errDead))
-	c.want(c.zoneOp(disk.OpReset, 256), nil)
+	c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
 	set(t, d, ToOffline, 2)
 	kill(t, d, fs)
 	d = openDisk(t, path).(*zoned)
@@ -267,12 +268,12 @@ func TestOfflineZoneIsClearedToo(t *testing.T) {
 // Zones change their states under load, and the disk stays what the
 // specification allows: the counts hold, and the image is whole.
 func TestSetZoneStatesUnderLoad(t *testing.T) {
-	path := newFastImage(t, small)
+	path := newFastImage(t, disktest.Small)
 	d := openDisk(t, path)
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	for w := range 3 {
-		c := newClientOn(t, d, func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
+		c := disktest.NewClientOn(t, d, func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
 		wg.Go(func() {
 			for n := uint64(w); ; n++ {
 				select {
@@ -283,11 +284,11 @@ func TestSetZoneStatesUnderLoad(t *testing.T) {
 				start := 256 + n%4*128
 				switch n % 7 {
 				case 0:
-					_ = c.zoneOp(disk.OpReset, start)
+					_ = c.ZoneOp(disk.OpReset, start)
 				case 1:
-					_ = c.zoneOp(disk.OpFinish, start)
+					_ = c.ZoneOp(disk.OpFinish, start)
 				default:
-					if _, err := c.append(start, pattern('x', 4096)); errors.Is(err, disk.ErrIO) {
+					if _, err := c.Append(start, disktest.Pattern('x', 4096)); errors.Is(err, disk.ErrIO) {
 						t.Error(err)
 					}
 				}
@@ -312,13 +313,13 @@ func TestImageStartsOtherwise(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk.zvh")
 	faults := make([]disk.Fault, len(faultLines))
 	for i, c := range faultLines {
-		faults[i] = c.fault
+		faults[i] = c.OpFault
 		if faults[i].Place == disk.InSectors {
 			faults[i].Last = faults[i].First
 		}
 	}
 	s := Start{ReadOnly: []int{0, 3}, Offline: []int{1, 4}, Full: []int{5, 15}, Faults: faults}
-	if err := CreateImageWith(path, small, s); err != nil {
+	if err := CreateImageWith(path, disktest.Small, s); err != nil {
 		t.Fatal(err)
 	}
 	wantClean(t, path)
@@ -343,9 +344,9 @@ func TestImageStartsOtherwise(t *testing.T) {
 			}
 		}
 		d.Faults().ClearAll() // for this time
-		c := newClient(t, d)
-		c.want(c.do(request(disk.OpRead, 5*128, make([]byte, 512))), nil)
-		if !bytes.Equal(c.read(5*128, 96*512), make([]byte, 96*512)) {
+		c := disktest.NewClient(t, d)
+		c.WantError(c.Do(disktest.NewRequest(disk.OpRead, 5*128, make([]byte, 512))), nil)
+		if !bytes.Equal(c.Read(5*128, 96*512), make([]byte, 96*512)) {
 			t.Error("a zone that started full is not full of zeroes")
 		}
 		closeDisk(t, d, path)
@@ -372,7 +373,7 @@ func TestImageStartsOtherwise(t *testing.T) {
 				s.Faults[i].Kind = disk.FaultRead
 			}
 		}
-		err := CreateImageWith(filepath.Join(t.TempDir(), "x"), small, s)
+		err := CreateImageWith(filepath.Join(t.TempDir(), "x"), disktest.Small, s)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}

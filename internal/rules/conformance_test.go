@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -115,8 +116,14 @@ func (s *sources) declares(path, name string) (bool, error) {
 	return false, nil
 }
 
+// imports says whether f imports the package at this path of the module.
+func imports(f *ast.File, path string) bool {
+	return slices.ContainsFunc(f.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == strconv.Quote(module+"/"+path) })
+}
+
 // hasTest says whether package dir has test function name, and each part of sub
-// among its string literals, as go test spells it.
+// among its string literals, or among those of a package of forTests that its tests
+// import, as go test spells it.
 func (s *sources) hasTest(dir, name, sub string) error {
 	paths, err := filepath.Glob(filepath.Join(s.root, dir, "*_test.go"))
 	if err != nil || len(paths) == 0 {
@@ -124,8 +131,11 @@ func (s *sources) hasTest(dir, name, sub string) error {
 	}
 	found := false
 	literals := map[string]bool{}
-	for _, p := range paths {
-		path := filepath.Join(dir, filepath.Base(p))
+	for i := 0; i < len(paths); i++ { // which grows
+		path, err := filepath.Rel(s.root, paths[i])
+		if err != nil {
+			return err
+		}
 		f, err := s.parse(path)
 		if err != nil {
 			return err
@@ -133,6 +143,19 @@ func (s *sources) hasTest(dir, name, sub string) error {
 		for _, d := range f.Decls {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == name {
 				found = true
+			}
+		}
+		for _, shared := range forTests {
+			if imports(f, shared) {
+				more, err := filepath.Glob(filepath.Join(s.root, shared, "*.go"))
+				if err != nil {
+					return err
+				}
+				for _, m := range more {
+					if !slices.Contains(paths, m) {
+						paths = append(paths, m)
+					}
+				}
 			}
 		}
 		ast.Inspect(f, func(n ast.Node) bool {

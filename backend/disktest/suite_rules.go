@@ -1,4 +1,4 @@
-package backend
+package disktest
 
 import (
 	"testing"
@@ -15,11 +15,11 @@ import (
 // zone in the VIRTIO_BLK_ZS_RDONLY state SHALL be completed with
 // VIRTIO_BLK_S_ZONE_INVALID_CMD", "All requests issued to a zone in the
 // VIRTIO_BLK_ZS_OFFLINE state SHALL be": all, whatever else is wrong with them.
-func suiteStateFirst(t *testing.T, rig zonedRig) {
+func suiteStateFirst(t *testing.T, rig SuiteRig) {
 	for _, name := range []string{"512", "4096"} {
-		g := suiteGeometries[name]
+		g := SuiteGeometries[name]
 		last := g.Zones() - 1
-		w := newTwin(t, rig.openWith(t, g, map[int]zone.State{6: zone.ReadOnly, 7: zone.Offline, last: zone.Offline}), newModel(g))
+		w := NewTwin(t, rig.OpenWith(t, g, map[int]zone.State{6: zone.ReadOnly, 7: zone.Offline, last: zone.Offline}), NewModel(g))
 		w.m.set(6, zone.ReadOnly)
 		w.m.set(7, zone.Offline)
 		w.m.set(last, zone.Offline)
@@ -28,59 +28,59 @@ func suiteStateFirst(t *testing.T, rig zonedRig) {
 			for _, n := range []uint64{0, 1, 511, 512, 1000, 4096, (z.End - z.Start + 8) * disk.SectorSize} {
 				for _, sector := range []uint64{z.Start, z.Start + 1, z.Start + 8, z.End - 1} {
 					for _, op := range []disk.Op{disk.OpRead, disk.OpWrite, disk.OpAppend} {
-						r := w.request(op, sector, n)
-						w.both(r)
+						r := w.NewRequest(op, sector, n)
+						w.Both(r)
 						if op != disk.OpRead || z.State == zonemodel.Offline {
-							w.want(r.Err, zone.ErrInvalid)
+							w.WantError(r.Err, zone.ErrInvalid)
 						}
 					}
 				}
 			}
 		}
-		w.all()
+		w.CompareAll()
 	}
 }
 
 // "If the zone specified by the VIRTIO_BLK_T_ZONE_APPEND request is not a SWR
 // zone", and "if the sector field in the VIRTIO_BLK_T_ZONE_APPEND request does not
 // specify the lowest sector for a zone": not the sector behind the disk either.
-func suiteAppendNeedsAZone(t *testing.T, rig zonedRig) {
-	g := suiteGeometries["512"]
-	w := newTwin(t, rig.open(t, g), newModel(g))
+func suiteAppendNeedsAZone(t *testing.T, rig SuiteRig) {
+	g := SuiteGeometries["512"]
+	w := NewTwin(t, rig.Open(t, g), NewModel(g))
 	for _, n := range []uint64{0, 1, 512, 513} {
 		for _, sector := range []uint64{0, 128, 257, g.CapacitySectors - 1, g.CapacitySectors, g.CapacitySectors + 64, 1<<64 - 1} {
-			r := w.request(disk.OpAppend, sector, n)
-			w.both(r)
-			w.want(r.Err, zone.ErrInvalid)
+			r := w.NewRequest(disk.OpAppend, sector, n)
+			w.Both(r)
+			w.WantError(r.Err, zone.ErrInvalid)
 		}
 	}
 	// A part of a sector is what the granularity forbids.
-	r := w.request(disk.OpAppend, 256, 513)
-	w.both(r)
-	w.want(r.Err, zone.ErrUnaligned)
-	r = w.request(disk.OpWrite, 256, 513)
-	w.both(r)
-	w.want(r.Err, zone.ErrUnaligned)
-	w.all()
+	r := w.NewRequest(disk.OpAppend, 256, 513)
+	w.Both(r)
+	w.WantError(r.Err, zone.ErrUnaligned)
+	r = w.NewRequest(disk.OpWrite, 256, 513)
+	w.Both(r)
+	w.WantError(r.Err, zone.ErrUnaligned)
+	w.CompareAll()
 }
 
 // "the data range that exceeds the remaining writable capacity for the zone":
 // where the zone is the last one, it is past the disk too.
-func suiteLastZoneCapacity(t *testing.T, rig zonedRig) {
-	for _, g := range suiteGeometries {
-		w := newTwin(t, rig.open(t, g), newModel(g))
+func suiteLastZoneCapacity(t *testing.T, rig SuiteRig) {
+	for _, g := range SuiteGeometries {
+		w := NewTwin(t, rig.Open(t, g), NewModel(g))
 		z := &w.m.Zones[len(w.m.Zones)-1]
 		for _, op := range []disk.Op{disk.OpWrite, disk.OpAppend} {
-			w.both(w.request(disk.OpWrite, z.WP, 4096))
+			w.Both(w.NewRequest(disk.OpWrite, z.WP, 4096))
 			sector := z.WP
 			if op == disk.OpAppend {
 				sector = z.Start
 			}
-			r := w.request(op, sector, (z.End-z.Start)*disk.SectorSize)
-			w.both(r)
-			w.want(r.Err, zone.ErrInvalid)
+			r := w.NewRequest(op, sector, (z.End-z.Start)*disk.SectorSize)
+			w.Both(r)
+			w.WantError(r.Err, zone.ErrInvalid)
 		}
-		w.all()
+		w.CompareAll()
 	}
 }
 
@@ -88,17 +88,17 @@ func suiteLastZoneCapacity(t *testing.T, rig zonedRig) {
 // state can not be performed, the request MUST be completed with
 // VIRTIO_BLK_S_ZONE_INVALID_CMD"; where the zone stays in its state, "the request
 // is completed successfully".
-func suiteReadOnlyManagement(t *testing.T, rig zonedRig) {
-	g := suiteGeometries["512"]
-	m := newModel(g)
-	d := rig.openReadOnly(t, g, func(d disk.Disk) {
-		w := newTwin(t, d, m)
-		w.both(w.request(disk.OpFinish, m.Zones[3].Start, 0))
-		w.both(w.request(disk.OpWrite, m.Zones[4].Start, 4096))
-		w.both(w.request(disk.OpClose, m.Zones[4].Start, 0))
+func suiteReadOnlyManagement(t *testing.T, rig SuiteRig) {
+	g := SuiteGeometries["512"]
+	m := NewModel(g)
+	d := rig.OpenReadOnly(t, g, func(d disk.Disk) {
+		w := NewTwin(t, d, m)
+		w.Both(w.NewRequest(disk.OpFinish, m.Zones[3].Start, 0))
+		w.Both(w.NewRequest(disk.OpWrite, m.Zones[4].Start, 4096))
+		w.Both(w.NewRequest(disk.OpClose, m.Zones[4].Start, 0))
 	})
 	m.ReadOnly = true
-	w := newTwin(t, d, m)
+	w := NewTwin(t, d, m)
 	for zn, want := range map[int]map[disk.Op]error{
 		0: {disk.OpOpen: zone.ErrInvalid, disk.OpClose: zone.ErrInvalid, disk.OpFinish: zone.ErrInvalid, disk.OpReset: zone.ErrInvalid}, // conventional
 		2: {disk.OpOpen: zone.ErrInvalid, disk.OpClose: zone.ErrInvalid, disk.OpFinish: zone.ErrInvalid, disk.OpReset: nil},             // empty
@@ -106,27 +106,27 @@ func suiteReadOnlyManagement(t *testing.T, rig zonedRig) {
 		4: {disk.OpOpen: zone.ErrInvalid, disk.OpClose: nil, disk.OpFinish: zone.ErrInvalid, disk.OpReset: zone.ErrInvalid},             // closed
 	} {
 		for op, err := range want {
-			r := w.request(op, m.Zones[zn].Start, 0)
-			w.both(r)
-			w.want(r.Err, err)
+			r := w.NewRequest(op, m.Zones[zn].Start, 0)
+			w.Both(r)
+			w.WantError(r.Err, err)
 		}
 	}
-	w.all()
+	w.CompareAll()
 }
 
 // A conventional zone stays one when it goes out of service: type, capacity and
 // write pointer do not change with its state.
-func suiteConventionalOutOfService(t *testing.T, rig zonedRig) {
-	g := suiteGeometries["512"]
-	w := newTwin(t, rig.openWith(t, g, map[int]zone.State{0: zone.ReadOnly, 1: zone.Offline}), newModel(g))
+func suiteConventionalOutOfService(t *testing.T, rig SuiteRig) {
+	g := SuiteGeometries["512"]
+	w := NewTwin(t, rig.OpenWith(t, g, map[int]zone.State{0: zone.ReadOnly, 1: zone.Offline}), NewModel(g))
 	w.m.set(0, zone.ReadOnly)
 	w.m.set(1, zone.Offline)
 	for _, sector := range []uint64{0, 8, 120, 128, 136, 250} {
 		for _, n := range []uint64{0, 512, 513, 8192} {
 			for _, op := range []disk.Op{disk.OpRead, disk.OpWrite, disk.OpAppend, disk.OpReset} {
-				w.both(w.request(op, sector, n))
+				w.Both(w.NewRequest(op, sector, n))
 			}
 		}
 	}
-	w.all()
+	w.CompareAll()
 }
