@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/drive"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/plain"
 	"github.com/zvhost/zvhost/backend/zone"
@@ -42,11 +43,11 @@ func Look(path string, o disk.Options) (disk.Disk, error) {
 		}
 		return newAway(disk.Describe(&img.Geometry, o.ReadOnly)), img.release()
 	case disk.KindZonedDevice:
-		d, err := openDrive(path, o)
+		d, err := drive.Open(path, o)
 		if err != nil {
 			return nil, err
 		}
-		return newAway(d.Info()), d.f.Close()
+		return newAway(d.Info()), d.Release()
 	}
 	p, err := plain.Open(path, o)
 	if err != nil {

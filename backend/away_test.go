@@ -70,12 +70,4 @@ func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
 		check(t, path, d, c.Flush)
 		kill(t, d, fs)
 	})
-	t.Run("drive, an earlier flush failed", func(t *testing.T) {
-		d := newFakeDrive(t, disktest.Small, nil, nil).drive
-		lost := error(unix.EIO)
-		d.lost.Store(&lost)
-		if left, err := LetGo(d); err == nil || left != disk.Disk(d) {
-			t.Errorf("let go of: %v", err)
-		}
-	})
 }

@@ -106,20 +106,9 @@ func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
 	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 256, nil), others), disk.ErrIO)
 	closeDisk(t, d, path)
 
-	drive := newFakeDrive(t, disktest.Small, nil, nil)
-	c = disktest.NewClient(t, drive)
-	m := emptying(256)
-	disk.Claim(drive, disk.Run(drive), []*disk.Note{m})
-	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 256, nil), m), nil)
-	c.WantError(c.ZoneOp(disk.OpOpen, 256), nil)
-	r := disktest.NewRequest(disk.OpClose, 256, nil)
-	r.Note = new(disk.Note)
-	c.WantError(c.Do(r), nil)
-	disktest.WantNote(t, r.Note, disk.NotedDone)
-
 	plain := newPlain(t, 1<<20)
 	p := openDisk(t, plain)
-	m = emptying(0)
+	m := emptying(0)
 	disk.Claim(p, 0, []*disk.Note{m})
 	disktest.WantNote(t, m, disk.NothingNoted)
 	if err := p.Close(); err != nil {

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/drive"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -21,7 +22,7 @@ func Open(path string, o disk.Options) (disk.Disk, error) {
 		}
 		return d, nil
 	case disk.KindZonedDevice:
-		d, err := openDrive(path, o)
+		d, err := drive.Open(path, o)
 		if err != nil {
 			return nil, err
 		}

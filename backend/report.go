@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/drive"
 )
 
 // ReadReport reads the zones of the image at path, without disturbing a daemon
@@ -19,7 +20,7 @@ func ReadReport(path string) (disk.Report, error) {
 	case disk.KindPlain:
 		return disk.Report{}, disk.Unfitf("%s is an ordinary disk: it has no zones to report", path)
 	case disk.KindZonedDevice:
-		return ReadDriveReport(path, nil)
+		return drive.ReadReport(path, nil)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -31,4 +32,11 @@ func ReadReport(path string) (disk.Report, error) {
 		return disk.Report{}, fmt.Errorf("image %s: %w", path, err)
 	}
 	return rep, nil
+}
+
+// ReadDriveReport reads the zones of the zoned block device at path, or of a window of it,
+// as the device has them; they are numbered from the window's first one. It disturbs no
+// daemon that serves them. It returns an error if path is no zoned device or cannot be read.
+func ReadDriveReport(path string, w *disk.Window) (disk.Report, error) {
+	return drive.ReadReport(path, w)
 }

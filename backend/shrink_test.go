@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
@@ -164,24 +162,4 @@ func TestFileGrowsAndShrinksBack(t *testing.T) {
 		t.Error(err)
 	}
 	wantCutShort(t, "close", d.Close())
-}
-
-// A drive of which a sync has failed does not close in good order: the kernel tells of
-// lost data once.
-func TestDriveClosesLost(t *testing.T) {
-	d := &drive{f: openFile(t), path: "drive"}
-	err := error(unix.EIO)
-	d.lost.Store(&err)
-	if err := d.Close(); err == nil || !strings.Contains(err.Error(), "earlier sync failed") {
-		t.Errorf("closed with %v", err)
-	}
-}
-
-func openFile(t *testing.T) *os.File {
-	t.Helper()
-	f, err := os.OpenFile(newPlain(t, 1<<20), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
 }

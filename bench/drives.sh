@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How fast zvhost writes to a zoned drive that takes a while for each request,
 # beside a build of it that holds one lock over the whole drive while data goes
-# down, as what it grew out of does (backend/drive_lock_one.go). In a guest that
+# down, as what it grew out of does (backend/drive/lock_one.go). In a guest that
 # plays the host: null_blk answers each request after 100 microseconds or 1 ms.
 # Both serve at the same time, each a drive of its own, and are measured in turn.
 # Fails when appends into 4 zones and more are not 3 times as fast at 1 ms. At 100

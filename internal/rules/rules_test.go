@@ -55,13 +55,14 @@ var mayImport = map[string][]string{
 	// What doors and devices share; the record lives with the protocol that specifies it.
 	"virtio/transport": {"virtio/guestmem", "vhostuser/inflight"},
 
-	"backend":        {"backend/plain", "internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
+	"backend":        {"backend/plain", "backend/drive", "internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
 	"backend/engine": {"internal/uring", "internal/iovec"},
 	"backend/plain":  {"backend/disk", "backend/zone", "backend/engine", "internal/plant"},
+	"backend/drive":  {"backend/disk", "backend/zone", "backend/engine", "internal/iovec", "internal/plant"},
 	"backend/disk":   {"backend/zone", "backend/engine", "internal/iovec", "internal/memfault", "internal/plant"},
 	"backend/zone":   {},
 	// What the tests of disks share; tests alone import it.
-	"backend/disktest": {"backend/disk", "backend/zone", "backend/engine", "internal/iovec", "internal/zonemodel"},
+	"backend/disktest": {"backend/disk", "backend/zone", "backend/engine", "internal/iovec", "internal/testleak", "internal/zonemodel"},
 
 	"internal/iovec":    {"internal/memfault"},
 	"internal/memfault": {},
