@@ -16,8 +16,10 @@ import (
 // However large requests are that a device cannot reach, and however many, what is
 // copied at a time has a limit; and they come back as they were.
 func TestDetours(t *testing.T) {
+	const n, each = 2*disk.MaxBounces + 3, 3*disk.BounceBytes + 8192
+	want := make([]byte, n*each)
+	disktest.FillSectors(want, func(i int) byte { return byte(i ^ i>>8) })
 	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {
-		const n, each = 2*disk.MaxBounces + 3, 3*disk.BounceBytes + 8192
 		path := filepath.Join(dir, "plain")
 		if err := os.WriteFile(path, make([]byte, n*each), 0o600); err != nil {
 			t.Fatal(err)
@@ -27,10 +29,6 @@ func TestDetours(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := disktest.NewClientOn(t, d, kind.Open)
-		want := make([]byte, n*each)
-		for i := range want {
-			want[i] = byte(i>>9 ^ i>>17)
-		}
 		for _, op := range []disk.Op{disk.OpWrite, disk.OpRead} {
 			rs, data := make([]*disk.Request, n), make([][]byte, n)
 			for i := range rs {

@@ -180,6 +180,16 @@ func (c *Client) WantError(err, want error) {
 	}
 }
 
+// FillSectors fills each sector of data with the byte that fill returns for its number; by
+// the sector and not by the byte, which takes long with the race detector.
+func FillSectors(data []byte, fill func(sector int) byte) {
+	for i := 0; len(data) > 0; i++ {
+		n := min(len(data), disk.SectorSize)
+		copy(data, Pattern(fill(i), n))
+		data = data[n:]
+	}
+}
+
 // Pattern returns n bytes b.
 func Pattern(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 

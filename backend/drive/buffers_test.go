@@ -52,9 +52,7 @@ func TestCopies(t *testing.T) {
 			for i := range rs {
 				zn := i + 1
 				data[i] = make([]byte, each+1)[1:]
-				for at := range data[i] {
-					data[i][at] = byte(i*5 + at>>9 + at>>17)
-				}
+				disktest.FillSectors(data[i], func(sector int) byte { return byte(i*5 + sector + sector>>8) })
 				rs[i] = &disk.Request{Op: disk.OpWrite, Sector: uint64(zn) * 2048, Bytes: each, Iov: vectorsOf(data[i], disk.BounceBytes-1, 2, each-disk.BounceBytes-1)}
 			}
 			c.Submit(rs...)
