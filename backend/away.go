@@ -7,6 +7,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/drive"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/plain"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -37,11 +38,11 @@ func Look(path string, o disk.Options) (disk.Disk, error) {
 	o.LookOnly = true
 	switch kind {
 	case disk.KindImage:
-		img, err := openImage(path, o, nil)
+		img, err := image.Open(path, o, nil)
 		if err != nil {
 			return nil, err
 		}
-		return newAway(disk.Describe(&img.Geometry, o.ReadOnly)), img.release()
+		return newAway(disk.Describe(&img.Geometry, o.ReadOnly)), img.Release()
 	case disk.KindZonedDevice:
 		d, err := drive.Open(path, o)
 		if err != nil {

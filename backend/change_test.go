@@ -13,10 +13,10 @@ import (
 func TestChangeIsNotDoneTwice(t *testing.T) {
 	data := disktest.Pattern('a', 4096)
 	for _, tc := range []struct {
-		op     disk.Op
-		change func(c *disktest.Client)
-		state  zone.State
-		sector uint64
+		op         disk.Op
+		change     func(c *disktest.Client)
+		StateBlock zone.State
+		sector     uint64
 	}{
 		{disk.OpReset, func(c *disktest.Client) { c.WantError(c.Write(256, data), nil) }, zone.ImpOpen, 8},
 		{disk.OpFinish, func(c *disktest.Client) {
@@ -36,7 +36,7 @@ func TestChangeIsNotDoneTwice(t *testing.T) {
 		disk.Claim(d, disk.Run(d), []*disk.Note{done, undone})
 		tc.change(c)
 		c.WantError(c.Resume(disktest.NewRequest(tc.op, 256, nil), done), nil)
-		c.WantZone(2, tc.state, tc.sector)
+		c.WantZone(2, tc.StateBlock, tc.sector)
 		c.WantError(c.Resume(disktest.NewRequest(tc.op, 384, nil), undone), nil)
 		if s := d.ReportZone(3).State; s != leaves[tc.op] {
 			t.Errorf("%v was not carried out: zone 3 is %v", tc.op, s)

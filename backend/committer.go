@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/plant"
 )
@@ -77,10 +78,10 @@ func newCommitter(d *zoned) *committer {
 		dirty:  make([]atomic.Uint64, (len(d.zones)+63)/64),
 		landed: make(chan struct{}, 1),
 		ended:  make(chan struct{}),
-		words:  slices.Clone(d.img.commits),
+		words:  slices.Clone(d.img.Committed),
 		looked: make([]uint64, (len(d.zones)+63)/64),
 	}
-	c.touched.in = make([]bool, d.img.blocks())
+	c.touched.in = make([]bool, d.img.Blocks())
 	c.work.L = &c.mu
 	go c.run()
 	return c
@@ -142,7 +143,7 @@ func (c *committer) stop() {
 
 func (c *committer) run() {
 	defer close(c.ended)
-	debug.SetPanicOnFault(true) // liveTable.store
+	debug.SetPanicOnFault(true) // LiveTable.Store of an image
 	var resets, debris []uint32
 	for {
 		c.mu.Lock()
@@ -195,7 +196,7 @@ func (c *committer) answer(waiting disk.List) {
 
 // commitAll makes everything durable that was done before it was called.
 func (c *committer) commitAll() error {
-	if err := c.d.img.size.Look(); err != nil {
+	if err := c.d.img.Size.Look(); err != nil {
 		return err // before the table, or the file would be longer again
 	}
 	if c.lost != nil {
@@ -215,7 +216,7 @@ func (c *committer) commitAll() error {
 	if plant.Unsynced {
 		return c.commitTouched()
 	}
-	if err := c.d.img.sync(); err != nil {
+	if err := c.d.img.Sync(); err != nil {
 		return c.lose(err)
 	}
 	return c.commitTouched()
@@ -248,13 +249,13 @@ func (c *committer) lose(err error) error {
 	// Nothing of what was to be committed may reach the table, by a later reset
 	// either.
 	for _, n := range c.touched.list {
-		copy(c.words[n*blockZones:], c.d.img.entries(n))
+		copy(c.words[n*format.BlockZones:], c.d.img.CommittedBlock(n))
 	}
 	c.touched.clear()
 	// The next daemon has to go on from the last commit, as after a power cut:
 	// the live table speaks of data that may be gone. The disk may be too ill to
 	// note even that; then nothing more can be done.
-	_ = c.d.img.distrust()
+	_ = c.d.img.Distrust()
 	return fmt.Errorf("sync: %w", err)
 }
 
@@ -262,15 +263,15 @@ func (c *committer) lose(err error) error {
 func (c *committer) set(i int, w zone.Entry) {
 	if c.words[i] != w {
 		c.words[i] = w
-		c.touched.add(i / blockZones)
+		c.touched.add(i / format.BlockZones)
 	}
 }
 
 // commitTouched writes the touched blocks. Those that an error leaves are
 // written by the next commit: what they say is true by now.
 func (c *committer) commitTouched() error {
-	if err := c.d.img.commit(c.words, c.touched.list); err != nil {
-		if lost := c.d.img.sync(); lost != nil && c.lost == nil {
+	if err := c.d.img.Commit(c.words, c.touched.list); err != nil {
+		if lost := c.d.img.Sync(); lost != nil && c.lost == nil {
 			err = c.lose(lost)
 		}
 		return fmt.Errorf("commit the zone table: %w", err)
@@ -320,8 +321,8 @@ func (c *committer) owesReset(i int) bool {
 // it fails it tries zone by zone, so that only those stay shut that have to.
 func (c *committer) wipe(first, last int) {
 	img := c.d.img
-	from := img.offset(uint64(first) * img.ZoneSectors)
-	to := img.offset(uint64(last)*img.ZoneSectors + img.Length(last))
+	from := img.Offset(uint64(first) * img.ZoneSectors)
+	to := img.Offset(uint64(last)*img.ZoneSectors + img.Length(last))
 	err := c.d.wipe(from, to-from)
 	for i := first; i <= last; i++ {
 		if err != nil && first != last {

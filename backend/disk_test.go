@@ -6,6 +6,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -24,7 +25,7 @@ func newFastImage(t testing.TB, g zone.Geometry) string {
 func newImageIn(t disktest.TB, dir string, g zone.Geometry) string {
 	t.Helper()
 	path := filepath.Join(dir, "disk.zvh")
-	if err := CreateImage(path, g); err != nil {
+	if err := image.Create(path, g); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -51,7 +52,7 @@ func openDisk(t disktest.TB, path string) disk.Disk {
 // wantClean runs the checker, as every test does that leaves an image behind.
 func wantClean(t disktest.TB, path string) {
 	t.Helper()
-	findings, err := Check(path)
+	findings, err := image.Check(path)
 	if err != nil {
 		t.Error(err)
 	}

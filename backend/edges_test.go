@@ -16,6 +16,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 )
@@ -282,11 +283,11 @@ func fileBytesOf(t *testing.T, path string) int64 {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	l, err := readSuper(f)
+	l, err := format.ReadSuper(f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l.fileBytes()
+	return l.FileBytes()
 }
 
 // The block size that a guest sees is the operator's, or 512 of a file, whatever the

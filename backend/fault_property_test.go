@@ -12,6 +12,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -126,7 +127,7 @@ func TestFaultsAgainstModel(t *testing.T) {
 		g.MaxOpen, g.MaxActive = 0, 0
 		path := filepath.Join(dir, "faulty.zvh")
 		_ = os.Remove(path)
-		if err := CreateImage(path, g); err != nil {
+		if err := image.Create(path, g); err != nil {
 			t.Fatal(err)
 		}
 		d := openDisk(t, path)

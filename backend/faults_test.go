@@ -8,6 +8,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -24,7 +26,7 @@ type storeCall struct {
 // faultStore stands between an image and its file. before may refuse a call,
 // after may fail one that was carried out.
 type faultStore struct {
-	under store
+	under image.Store
 
 	mu            sync.Mutex
 	dead          bool
@@ -53,16 +55,16 @@ func (s *faultStore) do(c storeCall, run func() error) error {
 	return err
 }
 
-func (s *faultStore) sync() error {
-	return s.do(storeCall{op: "sync"}, s.under.sync)
+func (s *faultStore) Sync() error {
+	return s.do(storeCall{op: "sync"}, s.under.Sync)
 }
 
-func (s *faultStore) writeStable(b []byte, off int64) error {
-	return s.do(storeCall{"stable", off, int64(len(b))}, func() error { return s.under.writeStable(b, off) })
+func (s *faultStore) WriteStable(b []byte, off int64) error {
+	return s.do(storeCall{"stable", off, int64(len(b))}, func() error { return s.under.WriteStable(b, off) })
 }
 
-func (s *faultStore) wipe(off, n int64) error {
-	return s.do(storeCall{"wipe", off, n}, func() error { return s.under.wipe(off, n) })
+func (s *faultStore) Wipe(off, n int64) error {
+	return s.do(storeCall{"wipe", off, n}, func() error { return s.under.Wipe(off, n) })
 }
 
 // refuse makes calls fail before they do anything; nil makes all well again.
@@ -102,7 +104,7 @@ func openFaulty(t disktest.TB, path string) (*zoned, *faultStore) {
 	return d, fs
 }
 
-func (s *faultStore) over(under store) store {
+func (s *faultStore) over(under image.Store) image.Store {
 	s.under = under
 	return s
 }
@@ -115,20 +117,20 @@ func kill(t disktest.TB, d *zoned, fs *faultStore) {
 	fs.dead = true
 	fs.mu.Unlock()
 	d.com.stop()
-	if err := d.img.release(); err != nil {
+	if err := d.img.Release(); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // edit changes the image at path behind everybody's back.
-func edit(t disktest.TB, path string, change func(f *os.File, l *layout)) {
+func edit(t disktest.TB, path string, change func(f *os.File, l *format.Layout)) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	l, err := readSuper(f)
+	l, err := format.ReadSuper(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,20 +149,20 @@ func patch(t disktest.TB, f *os.File, b []byte, off int64) {
 // the disk.
 func powerCut(t disktest.TB, path string) {
 	t.Helper()
-	edit(t, path, func(f *os.File, l *layout) {
+	edit(t, path, func(f *os.File, l *format.Layout) {
 		for i := range int64(2) {
-			b := make([]byte, blockBytes)
-			if _, err := f.ReadAt(b, stateOff+i*blockBytes); err != nil {
+			b := make([]byte, format.BlockBytes)
+			if _, err := f.ReadAt(b, format.StateOff+i*format.BlockBytes); err != nil {
 				t.Fatal(err)
 			}
-			s, err := decodeState(b, l.uuid)
+			s, err := format.DecodeState(b, l.UUID)
 			if err != nil {
 				continue
 			}
-			s.where.boot[3] ^= 0x55
-			patch(t, f, s.encode(l.uuid), stateOff+i*blockBytes)
+			s.Where.Boot[3] ^= 0x55
+			patch(t, f, s.Encode(l.UUID), format.StateOff+i*format.BlockBytes)
 		}
-		if s, _, err := readState(f, l.uuid); err != nil || s.clean {
+		if s, _, err := format.ReadState(f, l.UUID); err != nil || s.Clean {
 			return // the live table was synced
 		}
 		live := make([]byte, 8*l.Zones())
@@ -172,15 +174,25 @@ func powerCut(t disktest.TB, path string) {
 			}
 			binary.LittleEndian.PutUint64(live[8*i:], uint64(w))
 		}
-		patch(t, f, live, liveOff)
+		patch(t, f, live, format.LiveOff)
 	})
+}
+
+// writeCommitted makes words the newest committed table, behind blocks with these numbers.
+func writeCommitted(t disktest.TB, f *os.File, l *format.Layout, words []zone.Entry, seqs []uint64) {
+	t.Helper()
+	for n, seq := range seqs {
+		b := make([]byte, format.BlockBytes)
+		format.EncodeBlock(b, n, seq+1, words[n*format.BlockZones:min((n+1)*format.BlockZones, len(words))])
+		patch(t, f, b, l.CopyOff(n, seq+1))
+	}
 }
 
 // setStates puts zones of a clean image into states that no request leads to.
 func setStates(t disktest.TB, path string, zones map[int]zone.State) {
 	t.Helper()
-	edit(t, path, func(f *os.File, l *layout) {
-		words, seqs, _, err := readCommitted(f, l)
+	edit(t, path, func(f *os.File, l *format.Layout) {
+		words, seqs, _, err := format.ReadCommitted(f, l)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -188,21 +200,18 @@ func setStates(t disktest.TB, path string, zones map[int]zone.State) {
 			words[i] = zone.Pack(i, s, words[i].Written())
 			live := make([]byte, 8)
 			binary.LittleEndian.PutUint64(live, uint64(words[i]))
-			patch(t, f, live, liveOff+8*int64(i))
+			patch(t, f, live, format.LiveOff+8*int64(i))
 		}
-		img := &image{layout: *l, store: fileStore{fd: int(f.Fd())}, commits: make([]zone.Entry, len(words)), seqs: seqs}
-		if err := img.commit(words, img.allBlocks()); err != nil {
-			t.Fatal(err)
-		}
+		writeCommitted(t, f, l, words, seqs)
 	})
 }
 
 // rawZone is what stands in the file for zone i.
 func rawZone(t disktest.TB, path string, i int) (data []byte) {
 	t.Helper()
-	edit(t, path, func(f *os.File, l *layout) {
+	edit(t, path, func(f *os.File, l *format.Layout) {
 		data = make([]byte, l.Length(i)<<disk.SectorShift)
-		if _, err := f.ReadAt(data, l.offset(uint64(i)*l.ZoneSectors)); err != nil {
+		if _, err := f.ReadAt(data, l.Offset(uint64(i)*l.ZoneSectors)); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -35,7 +35,7 @@ func TestDoneMarkOfALostWrite(t *testing.T) {
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
-	d.(*zoned).img.resumable = false // as open finds it
+	d.(*zoned).img.Resumable = false // as open finds it
 	c.WantError(c.Resume(disktest.NewRequest(disk.OpWrite, 256, disktest.Pattern('a', 4096)), disktest.NoteDone(256, 8)), nil)
 	c.WantError(c.Resume(disktest.NewRequest(disk.OpAppend, 384, disktest.Pattern('a', 4096)), disktest.NoteDone(384, 8)), disk.ErrIO)
 	closeDisk(t, d, path)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -115,7 +117,7 @@ func FuzzImageOpen(f *testing.F) {
 		}
 		scribble(t, path, in)
 
-		_, checkErr := Check(path)
+		_, checkErr := image.Check(path)
 		_, _ = ReadReport(path)
 		if d, err := Open(path, disk.Options{ReadOnly: true}); err == nil {
 			exercise(t, d)
@@ -124,7 +126,7 @@ func FuzzImageOpen(f *testing.F) {
 			}
 		}
 		if len(in) > 1 { // as damaged as before, in a copy
-			wantRepair(t, path, RepairMode(in[1]%3))
+			wantRepair(t, path, image.RepairMode(in[1]%3))
 		}
 		d, err := Open(path, disk.Options{})
 		if err == nil {
@@ -142,7 +144,7 @@ func FuzzImageOpen(f *testing.F) {
 
 // wantRepair repairs a copy of what stands at path. What could be opened before can be
 // opened then, and shows the same zones.
-func wantRepair(t *testing.T, path string, mode RepairMode) {
+func wantRepair(t *testing.T, path string, mode image.RepairMode) {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -154,7 +156,7 @@ func wantRepair(t *testing.T, path string, mode RepairMode) {
 	}
 	// Read as a copy, for it stands in another place.
 	before, berr := ReadReport(copied)
-	if _, err := Repair(copied, mode); err != nil || berr != nil {
+	if _, err := image.Repair(copied, mode); err != nil || berr != nil {
 		return
 	}
 	after, err := ReadReport(copied)
@@ -214,7 +216,7 @@ func exercise(t *testing.T, d disk.Disk) {
 // fuzzRegions are the parts of the header that are worth scribbling over:
 // superblock and copy, state blocks, live table, both copies of the committed
 // one, and all of it.
-var fuzzRegions = []int64{superOff, superCopyOff, stateOff, stateOff + blockBytes, liveOff, -1, -2, 0}
+var fuzzRegions = []int64{format.SuperOff, format.SuperCopyOff, format.StateOff, format.StateOff + format.BlockBytes, format.LiveOff, -1, -2, 0}
 
 var fuzzGeometry = zone.Geometry{CapacitySectors: 8 * 16, ZoneSectors: 16, ConventionalZones: 1, MaxOpen: 2, MaxActive: 3}
 
@@ -245,17 +247,17 @@ func scribble(t *testing.T, path string, in []byte) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	l := newLayout(fuzzGeometry)
+	l := format.NewLayout(fuzzGeometry)
 	if err := l.Complete(); err != nil {
 		t.Fatal(err)
 	}
-	l = newLayout(l.Geometry)
+	l = format.NewLayout(l.Geometry)
 	at := func(region byte) int64 {
 		switch r := fuzzRegions[int(region)%len(fuzzRegions)]; r {
 		case -1:
-			return l.tableOff
+			return l.TableOff
 		case -2:
-			return l.tableOff + blockBytes
+			return l.TableOff + format.BlockBytes
 		default:
 			return r
 		}
@@ -265,13 +267,13 @@ func scribble(t *testing.T, path string, in []byte) {
 		n := min(int(in[3]), len(in)-4)
 		off := at(in[0]) + int64(binary.LittleEndian.Uint16(in[1:]))
 		if in[0]%8 < 7 {
-			off = at(in[0]) + int64(binary.LittleEndian.Uint16(in[1:])%blockBytes)
+			off = at(in[0]) + int64(binary.LittleEndian.Uint16(in[1:])%format.BlockBytes)
 		}
 		patch(t, f, in[4:4+n], off)
 		in = in[4+n:]
 	}
 	block := func(off int64, change func(b []byte)) {
-		b := make([]byte, blockBytes)
+		b := make([]byte, format.BlockBytes)
 		if _, err := f.ReadAt(b, off); err != nil && err != io.EOF {
 			t.Fatal(err)
 		}
@@ -285,31 +287,31 @@ func scribble(t *testing.T, path string, in []byte) {
 		}
 	}
 	if mend&1 != 0 {
-		block(liveOff, func(b []byte) { checkWords(b, l.Zones()) })
+		block(format.LiveOff, func(b []byte) { checkWords(b, l.Zones()) })
 	}
 	for i := range int64(2) {
 		if mend&2 != 0 {
-			block(l.tableOff+i*blockBytes, func(b []byte) {
-				checkWords(b[blockHeader:], l.Zones())
-				binary.LittleEndian.PutUint32(b[4:], checksum(b, 4))
+			block(l.TableOff+i*format.BlockBytes, func(b []byte) {
+				checkWords(b[format.BlockHeader:], l.Zones())
+				binary.LittleEndian.PutUint32(b[4:], format.Checksum(b, 4))
 			})
 		}
 		if mend&4 != 0 {
-			block(stateOff+i*blockBytes, func(b []byte) { binary.LittleEndian.PutUint32(b[16:], checksum(b, 16)) })
+			block(format.StateOff+i*format.BlockBytes, func(b []byte) { binary.LittleEndian.PutUint32(b[16:], format.Checksum(b, 16)) })
 		}
 		if mend&8 != 0 {
-			block([]int64{superOff, superCopyOff}[i], func(b []byte) { binary.LittleEndian.PutUint32(b[12:], checksum(b, 12)) })
+			block([]int64{format.SuperOff, format.SuperCopyOff}[i], func(b []byte) { binary.LittleEndian.PutUint32(b[12:], format.Checksum(b, 12)) })
 		}
 		if mend&16 != 0 { // as found by the kernel that left it
-			here, err := whereIs(f)
+			here, err := format.PlaceOf(f)
 			if err != nil {
 				t.Fatal(err)
 			}
-			block(stateOff+i*blockBytes, func(b []byte) {
-				copy(b[40:], here.boot[:])
-				binary.LittleEndian.PutUint64(b[56:], here.dev)
-				binary.LittleEndian.PutUint64(b[64:], here.ino)
-				binary.LittleEndian.PutUint32(b[16:], checksum(b, 16))
+			block(format.StateOff+i*format.BlockBytes, func(b []byte) {
+				copy(b[40:], here.Boot[:])
+				binary.LittleEndian.PutUint64(b[56:], here.Device)
+				binary.LittleEndian.PutUint64(b[64:], here.Inode)
+				binary.LittleEndian.PutUint32(b[16:], format.Checksum(b, 16))
 			})
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -38,7 +39,7 @@ func TestGeometryRefused(t *testing.T) {
 		g := good
 		c.change(&g)
 		path := filepath.Join(t.TempDir(), "image")
-		err := CreateImage(path, g)
+		err := image.Create(path, g)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
@@ -57,12 +58,12 @@ func TestGeometryRefused(t *testing.T) {
 // A new image never takes the place of another file.
 func TestCreateRefusesExisting(t *testing.T) {
 	path := newImage(t, disktest.Small)
-	err := CreateImage(path, disktest.Small)
+	err := image.Create(path, disktest.Small)
 	if err == nil || !strings.Contains(err.Error(), "the file exists") {
 		t.Errorf("got %v", err)
 	}
 	wantClean(t, path)
-	if err := CreateImage(filepath.Join(t.TempDir(), "no", "image"), disktest.Small); err == nil {
+	if err := image.Create(filepath.Join(t.TempDir(), "no", "image"), disktest.Small); err == nil {
 		t.Error("created in a directory that is not there")
 	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -100,7 +102,7 @@ func TestTornBlocks(t *testing.T) {
 		c.WantError(c.Write(256, data), nil)
 		c.WantError(c.Flush(), nil)
 		c.WantError(c.Write(264, data), nil)
-		fs.refuse(tearing(d.img.f, keep))
+		fs.refuse(tearing(d.img.File, keep))
 		c.WantError(c.Flush(), disk.ErrIO)
 		kill(t, d, fs)
 		powerCut(t, path)
@@ -116,13 +118,13 @@ func TestTornBlocks(t *testing.T) {
 		for first := range 2 {
 			fs := new(faultStore)
 			n := 0
-			d, err := openZonedOver(path, disk.Options{}, func(s store) store {
+			d, err := openZonedOver(path, disk.Options{}, func(s image.Store) image.Store {
 				fs.under = s
 				fs.before = func(call storeCall) error {
 					if n++; n <= first {
 						return nil
 					}
-					return tearing(fs.under.(fileStore), keep)(call)
+					return tearing(fs.under.(image.FileStore), keep)(call)
 				}
 				return fs
 			})
@@ -136,9 +138,9 @@ func TestTornBlocks(t *testing.T) {
 		c.WantError(c.Write(264, data), nil)
 		n := 0
 		fs.refuse(func(call storeCall) error {
-			if call.op == "stable" && call.off < superCopyOff {
+			if call.op == "stable" && call.off < format.SuperCopyOff {
 				n++
-				return tearing(fs.under.(fileStore), keep)(call)
+				return tearing(fs.under.(image.FileStore), keep)(call)
 			}
 			return nil
 		})
@@ -159,8 +161,8 @@ func tearing(f any, keep int) func(storeCall) error {
 	switch f := f.(type) {
 	case *os.File:
 		fd = int(f.Fd())
-	case fileStore:
-		fd = f.fd
+	case image.FileStore:
+		fd = f.FD
 	}
 	return func(call storeCall) error {
 		if call.op != "stable" {
@@ -241,7 +243,7 @@ func TestTornCopyIsMended(t *testing.T) {
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(2*g.ZoneSectors, disktest.Pattern('a', 4096)), nil)
-		fs.refuse(tearing(d.img.f, 100))
+		fs.refuse(tearing(d.img.File, 100))
 		c.WantError(c.Flush(), disk.ErrIO)
 		kill(t, d, fs)
 		powerCut(t, path)
@@ -257,7 +259,7 @@ func TestStateBlockIsTriedAgain(t *testing.T) {
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 	c.WantError(c.Flush(), nil)
-	fs.refuse(tearing(d.img.f, 512))
+	fs.refuse(tearing(d.img.File, 512))
 	for range 2 { // a session begins, and the front-end tries again
 		if _, err := disk.Renew(d); err == nil {
 			t.Error("renewed")

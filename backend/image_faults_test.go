@@ -11,18 +11,20 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 )
 
 // docs/image-format.md describes the block of faults in a table. Each row must be
 // where the image has it.
 func TestFaultsBlockIsAsDocumented(t *testing.T) {
-	l := newLayout(disktest.Small)
-	for i := range l.uuid {
-		l.uuid[i] = byte(i + 1)
+	l := format.NewLayout(disktest.Small)
+	for i := range l.UUID {
+		l.UUID[i] = byte(i + 1)
 	}
 	faults := []disk.Fault{{Kind: disk.FaultRead}, {Kind: disk.FaultWrite, Place: disk.InZones, First: 5, Last: 5, Times: 1, After: 16}}
 	const text = "read\nwrite,zone=5,once,after=16\n"
-	b, err := encodeFaults(faults, l.uuid)
+	b, err := format.EncodeFaults(faults, l.UUID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +32,7 @@ func TestFaultsBlockIsAsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "| 12 KiB | faults"; faultsOff != 12<<10 || !strings.Contains(string(doc), want) {
+	if want := "| 12 KiB | faults"; format.FaultsOff != 12<<10 || !strings.Contains(string(doc), want) {
 		t.Errorf("no %q in the layout", want)
 	}
 	_, section, _ := strings.Cut(string(doc), "### Faults")
@@ -40,10 +42,10 @@ func TestFaultsBlockIsAsDocumented(t *testing.T) {
 		field string
 		is    func([]byte) bool
 	}{
-		{"magic `" + faultsMagic + "`", func(b []byte) bool { return string(b) == faultsMagic }},
-		{"CRC-32C", func(f []byte) bool { return binary.LittleEndian.Uint32(f) == checksum(b, 8) }},
+		{"magic `" + format.FaultsMagic + "`", func(b []byte) bool { return string(b) == format.FaultsMagic }},
+		{"CRC-32C", func(f []byte) bool { return binary.LittleEndian.Uint32(f) == format.Checksum(b, 8) }},
 		{"length of the text", func(b []byte) bool { return binary.LittleEndian.Uint32(b) == uint32(len(text)) }},
-		{"UUID", func(b []byte) bool { return [16]byte(b) == l.uuid }},
+		{"UUID", func(b []byte) bool { return [16]byte(b) == l.UUID }},
 		{"the text", func(b []byte) bool { return string(b[:len(text)+1]) == text+"\x00" }},
 	}
 	if len(rows) != len(want) {
@@ -66,13 +68,13 @@ func TestFaultsBlockIsAsDocumented(t *testing.T) {
 // A damaged block of faults is found and refused: an image that was made to fail
 // must not be served as if it were well.
 func TestFaultsBlockGoneBad(t *testing.T) {
-	good, err := encodeFaults([]disk.Fault{{Kind: disk.FaultFlush}}, [16]byte{})
+	good, err := format.EncodeFaults([]disk.Fault{{Kind: disk.FaultFlush}}, [16]byte{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	seal := func(b []byte, uuid [16]byte) []byte {
 		copy(b[16:], uuid[:])
-		binary.LittleEndian.PutUint32(b[8:], checksum(b, 8))
+		binary.LittleEndian.PutUint32(b[8:], format.Checksum(b, 8))
 		return b
 	}
 	for want, damage := range map[string]func(b []byte, uuid [16]byte) []byte{
@@ -85,19 +87,19 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 		`"\x1b[2J" is no kind of fault`: func(b []byte, u [16]byte) []byte { copy(b[32:], "\x1b[2J\n"); b[12] = 5; return seal(b, u) },
 	} {
 		path := t.TempDir() + "/disk.zvh"
-		if err := CreateImageWith(path, disktest.Small, Start{Faults: []disk.Fault{{Kind: disk.FaultFlush}}}); err != nil {
+		if err := image.CreateWith(path, disktest.Small, image.Start{Faults: []disk.Fault{{Kind: disk.FaultFlush}}}); err != nil {
 			t.Fatal(err)
 		}
-		edit(t, path, func(f *os.File, l *layout) {
+		edit(t, path, func(f *os.File, l *format.Layout) {
 			b := append([]byte(nil), good...)
 			if !strings.Contains(want, "checksum") {
-				b = damage(b, l.uuid)
+				b = damage(b, l.UUID)
 			} else {
-				b = damage(seal(b, l.uuid), l.uuid)
+				b = damage(seal(b, l.UUID), l.UUID)
 			}
-			patch(t, f, b, faultsOff)
+			patch(t, f, b, format.FaultsOff)
 		})
-		findings, err := Check(path)
+		findings, err := image.Check(path)
 		if err != nil || len(findings) != 1 || findings[0].Where != "faults" || !strings.Contains(findings[0].What, want) || strings.ContainsAny(findings[0].What, "\n\x1b") {
 			t.Errorf("found %q, %v; want %q", findings, err, want)
 		}
@@ -109,7 +111,7 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 		}
 		// What is damaged can be done without, but nothing else is thrown away.
 		damaged := strings.HasPrefix(findings[0].What, "damaged: ")
-		mended, err := Repair(path, RepairSafe)
+		mended, err := image.Repair(path, image.RepairSafe)
 		if err != nil || (len(mended) == 1) != damaged {
 			t.Errorf("%s: repaired %q, %v", want, mended, err)
 		}
@@ -122,7 +124,7 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 			closeDisk(t, d, path)
 		}
 		// Who does not know the feature does not look.
-		edit(t, path, func(f *os.File, _ *layout) {
+		edit(t, path, func(f *os.File, _ *format.Layout) {
 			resuper(t, f, func(b []byte) { binary.LittleEndian.PutUint64(b[40:], 1<<63) })
 		})
 		closeDisk(t, openDisk(t, path), path)
@@ -136,25 +138,25 @@ func FuzzFaultsBlock(f *testing.F) {
 	f.Add("latency=1ms", uint32(11))
 	f.Add("\n", uint32(1))
 	f.Add("full,left=1M\n", uint32(4064))
-	l := newLayout(disktest.Small)
+	l := format.NewLayout(disktest.Small)
 	f.Fuzz(func(t *testing.T, text string, n uint32) {
-		b := make([]byte, blockBytes)
-		copy(b, faultsMagic)
+		b := make([]byte, format.BlockBytes)
+		copy(b, format.FaultsMagic)
 		binary.LittleEndian.PutUint32(b[12:], n)
-		copy(b[faultsHeader:], text)
-		binary.LittleEndian.PutUint32(b[8:], checksum(b, 8))
-		faults, err := decodeFaults(b, &l)
+		copy(b[format.FaultsHeader:], text)
+		binary.LittleEndian.PutUint32(b[8:], format.Checksum(b, 8))
+		faults, err := format.DecodeFaults(b, &l)
 		if err != nil {
 			if strings.ContainsAny(err.Error(), "\n\x1b") {
 				t.Errorf("an error of more than a line: %q", err)
 			}
 			return
 		}
-		again, err := encodeFaults(faults, l.uuid)
+		again, err := format.EncodeFaults(faults, l.UUID)
 		if err != nil {
 			return // words that say the same in more letters
 		}
-		if same, err := decodeFaults(again, &l); err != nil || !slices.Equal(same, faults) {
+		if same, err := format.DecodeFaults(again, &l); err != nil || !slices.Equal(same, faults) {
 			t.Errorf("%v is read as %v, %v", faults, same, err)
 		}
 		d := disk.Faults{Info: disk.Describe(&l.Geometry, false)}

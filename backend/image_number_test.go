@@ -10,6 +10,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -18,13 +20,13 @@ import (
 // Each stays in its place, so both have to be odd or even as they were.
 func renumbered(t *testing.T, path string, state, table uint64) {
 	t.Helper()
-	edit(t, path, func(f *os.File, l *layout) {
-		s, _, err := readState(f, l.uuid)
+	edit(t, path, func(f *os.File, l *format.Layout) {
+		s, _, err := format.ReadState(f, l.UUID)
 		if err != nil {
 			t.Fatal(err)
 		}
 		move := func(off int64, at, sum int, newest, to uint64) {
-			b := make([]byte, blockBytes)
+			b := make([]byte, format.BlockBytes)
 			if _, err := f.ReadAt(b, off); err != nil {
 				t.Fatal(err)
 			}
@@ -33,27 +35,27 @@ func renumbered(t *testing.T, path string, state, table uint64) {
 				t.Fatalf("number %d stands beside %d", n, newest)
 			}
 			binary.LittleEndian.PutUint64(b[at:], to-(newest-n))
-			binary.LittleEndian.PutUint32(b[sum:], checksum(b, sum))
+			binary.LittleEndian.PutUint32(b[sum:], format.Checksum(b, sum))
 			patch(t, f, b, off)
 		}
 		same := func(was, to uint64) uint64 { return to - (was+to)%2 } // in its place
 		for i := range int64(2) {
-			move(stateOff+i*blockBytes, 8, 16, s.seq, same(s.seq, state))
+			move(format.StateOff+i*format.BlockBytes, 8, 16, s.Seq, same(s.Seq, state))
 		}
-		_, seqs, _, err := readCommitted(f, l)
+		_, seqs, _, err := format.ReadCommitted(f, l)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for n, seq := range seqs {
 			for c := range int64(2) {
-				move(l.tableOff+(int64(2*n)+c)*blockBytes, 8, 4, seq, same(seq, table))
+				move(l.TableOff+(int64(2*n)+c)*format.BlockBytes, 8, 4, seq, same(seq, table))
 			}
 		}
 	})
 }
 
 // farNumbers are where numbers on disk may have come to.
-var farNumbers = []uint64{lateSeq - 2, lateSeq - 1, lateSeq, lateSeq + 1, lateSeq + 2, lastSeq - 3, lastSeq - 2, lastSeq - 1, lastSeq}
+var farNumbers = []uint64{format.LateSeq - 2, format.LateSeq - 1, format.LateSeq, format.LateSeq + 1, format.LateSeq + 2, format.LastSeq - 3, format.LastSeq - 2, format.LastSeq - 1, format.LastSeq}
 
 // An image of which numbers have come to their end is opened, closed and opened again,
 // and nothing of it is lost, wherever the daemon is killed or a write is torn meanwhile.
@@ -78,7 +80,7 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 			make()
 			for broken := 0; ; broken++ {
 				n := 0
-				d, err := openZonedOver(path, disk.Options{}, func(s store) store {
+				d, err := openZonedOver(path, disk.Options{}, func(s image.Store) image.Store {
 					return &faultStore{under: s, before: func(call storeCall) error {
 						switch n++; {
 						case n <= broken/2:
@@ -96,7 +98,7 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 					}
 					continue
 				}
-				if err := d.img.release(); err != nil { // killed before anything was done
+				if err := d.img.Release(); err != nil { // killed before anything was done
 					t.Fatal(err)
 				}
 				d.com.stop()
@@ -109,9 +111,19 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 			}
 			c.WantError(c.Write(264, data), nil)
 			c.WantError(c.Flush(), nil)
-			if n := max(d.img.state.seq, d.img.seqs[0]); n > lateSeq+100 {
-				t.Errorf("from %#x: numbers go on at %#x", far, n)
-			}
+			edit(t, path, func(f *os.File, l *format.Layout) {
+				s, _, err := format.ReadState(f, l.UUID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, seqs, _, err := format.ReadCommitted(f, l)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n := max(s.Seq, seqs[0]); n > format.LateSeq+100 {
+					t.Errorf("from %#x: numbers go on at %#x", far, n)
+				}
+			})
 			kill(t, d, fs)
 			d, _ = openFaulty(t, path)
 			c = disktest.NewClient(t, d)
@@ -132,17 +144,17 @@ func TestRepairAtTheEndOfNumbers(t *testing.T) {
 			c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 			closeDisk(t, d, path)
 			renumbered(t, path, far, far)
-			edit(t, path, func(f *os.File, l *layout) {
-				s, _, err := readState(f, l.uuid)
+			edit(t, path, func(f *os.File, l *format.Layout) {
+				s, _, err := format.ReadState(f, l.UUID)
 				if err != nil {
 					t.Fatal(err)
 				}
 				// The older state block: the newer one is the only one that says that the image
 				// was closed.
-				patch(t, f, []byte("x"), stateOff+int64(s.seq%2)*blockBytes)
-				patch(t, f, []byte("x"), l.tableOff+int64(damaged)*blockBytes+100)
+				patch(t, f, []byte("x"), format.StateOff+int64(s.Seq%2)*format.BlockBytes)
+				patch(t, f, []byte("x"), l.TableOff+int64(damaged)*format.BlockBytes+100)
 			})
-			if mended, err := Repair(path, RepairSafe); err != nil || len(mended) != 2 {
+			if mended, err := image.Repair(path, image.RepairSafe); err != nil || len(mended) != 2 {
 				t.Errorf("from %#x: mended %q, %v", far, mended, err)
 			}
 			wantClean(t, path)
@@ -159,16 +171,16 @@ func TestUsersComeToTheirEnd(t *testing.T) {
 	var uuid uint64
 	set := func(user uint64) {
 		t.Helper()
-		edit(t, path, func(f *os.File, l *layout) {
-			uuid = binary.LittleEndian.Uint64(l.uuid[:])
-			s, _, err := readState(f, l.uuid)
+		edit(t, path, func(f *os.File, l *format.Layout) {
+			uuid = binary.LittleEndian.Uint64(l.UUID[:])
+			s, _, err := format.ReadState(f, l.UUID)
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.run = user ^ uuid
-			s.seq++
+			s.Run = user ^ uuid
+			s.Seq++
 			for range 2 {
-				if err := s.write(fileStore{fd: int(f.Fd())}, l.uuid); err != nil {
+				if err := s.Write(image.FileStore{FD: int(f.Fd())}, l.UUID); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/plain"
 	"github.com/zvhost/zvhost/backend/zone"
 )
@@ -52,11 +53,11 @@ func TestLockOutlivesItsHolder(t *testing.T) {
 
 // Close gives the lock back, even when the file stays open for a while.
 func TestCloseUnlocks(t *testing.T) {
-	image := filepath.Join(t.TempDir(), "disk.zvh")
-	if err := CreateImage(image, zone.Geometry{CapacitySectors: 1024, ZoneSectors: 128}); err != nil {
+	im := filepath.Join(t.TempDir(), "disk.zvh")
+	if err := image.Create(im, zone.Geometry{CapacitySectors: 1024, ZoneSectors: 128}); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{newPlain(t, 1<<20), image} {
+	for _, path := range []string{newPlain(t, 1<<20), im} {
 		d, err := Open(path, disk.Options{})
 		if err != nil {
 			t.Fatal(err)
@@ -66,7 +67,7 @@ func TestCloseUnlocks(t *testing.T) {
 		case *plain.Disk:
 			f = d.File()
 		case *zoned:
-			f = d.img.f
+			f = d.img.File
 		}
 		still, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -13,7 +14,7 @@ import (
 func wantLive(t *testing.T, d disk.Disk, i int, state zone.State, written uint64) {
 	t.Helper()
 	img := d.(*zoned).img
-	live, err := readLive(img.f, &img.layout)
+	live, err := format.ReadLive(img.File, &img.Layout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,7 @@ func TestLiveTableFaultsUnderClaims(t *testing.T) {
 	for zn := range uint64(disktest.Small.MaxOpen) {
 		c.WantError(c.Write((2+zn)*128, disktest.Pattern('a', 512)), nil)
 	}
-	if err := os.Truncate(path, liveOff); err != nil {
+	if err := os.Truncate(path, format.LiveOff); err != nil {
 		t.Fatal(err)
 	}
 	m := disktest.NoteInFlight(8*128, 8) // takes the place of an open zone

@@ -3,6 +3,7 @@ package backend
 import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/drive"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -37,12 +38,12 @@ func Open(path string, o disk.Options) (disk.Disk, error) {
 
 // kindOf is what the file at path is to be opened as.
 func kindOf(path string, o *disk.Options) (disk.Kind, error) {
-	kind, err := Probe(path)
+	kind, err := image.Probe(path)
 	if err == nil {
 		kind, err = o.Format.Check(path, kind)
 	}
 	if err == nil && kind == disk.KindImage {
-		err = inFile(path)
+		err = image.CheckInFile(path)
 	}
 	if err != nil {
 		return 0, err

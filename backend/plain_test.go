@@ -12,6 +12,8 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 )
 
 func newPlain(t testing.TB, size int64) string {
@@ -226,7 +228,7 @@ func TestOpenErrors(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Check(path); err == nil || !strings.Contains(err.Error(), ErrNotImage.Error()) {
+	if _, err := image.Check(path); err == nil || !strings.Contains(err.Error(), format.ErrNotImage.Error()) {
 		t.Errorf("check of an ordinary disk: %v", err)
 	}
 }

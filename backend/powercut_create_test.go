@@ -9,6 +9,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
@@ -54,7 +56,7 @@ func TestPowerCutWhileCreating(t *testing.T) {
 	whole, none := 0, 0
 	judge := func(rec *powercut.File, made bool) {
 		path := filepath.Join(dir, "left")
-		if err := writeFile(path, rec.Cut(rnd, stateOff, superCopyOff, liveOff)); err != nil {
+		if err := writeFile(path, rec.Cut(rnd, format.StateOff, format.SuperCopyOff, format.LiveOff)); err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = os.Remove(path) }()
@@ -84,7 +86,7 @@ func TestPowerCutWhileCreating(t *testing.T) {
 		g := (&cutRun{rnd: rnd}).geometry()
 		path := filepath.Join(dir, "disk")
 		rec := powercut.New(0)
-		err := createImage(path, g, Start{}, func(f *os.File) newFile {
+		err := image.CreateOver(path, g, image.Start{}, func(f *os.File) image.Target {
 			return &cutFile{f: f, rec: rec, inCall: func() {
 				for range 3 {
 					judge(rec, false)

@@ -58,7 +58,7 @@ func (u *cutLoad) queued(op *engine.Op) {
 		off = b.Off
 	}
 	if r := u.sent[op.Owner.(*disk.Request).Tag].parts[0]; !u.h.dead && !u.d.img.Conventional(r.inZone) {
-		u.m.issued(r, uint64(off-u.h.l.offset(uint64(r.inZone)*u.d.img.ZoneSectors))>>disk.SectorShift)
+		u.m.issued(r, uint64(off-u.h.l.Offset(uint64(r.inZone)*u.d.img.ZoneSectors))>>disk.SectorShift)
 	}
 }
 
@@ -265,14 +265,14 @@ func (u *cutLoad) abandon() error {
 	u.h.dead = true
 	u.h.phase = "kill"
 	// Nothing that is yet to end may reach the table.
-	if err := u.d.img.live.close(); err != nil {
+	if err := u.d.img.Live.Close(); err != nil {
 		return err
 	}
 	if err := u.drain(); err != nil {
 		return err
 	}
 	u.d.com.stop()
-	return u.leave(u.d.img.release())
+	return u.leave(u.d.img.Release())
 }
 
 // close closes the disk, and tells inCall of each step.

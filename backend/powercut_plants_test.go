@@ -5,6 +5,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -16,19 +18,19 @@ type faultyStore struct {
 	bug  func(p *faultyStore, call string, off int64, b []byte, now func() error) error
 }
 
-func (p *faultyStore) sync() error { return p.bug(p, "sync", 0, nil, p.cutHost.sync) }
+func (p *faultyStore) Sync() error { return p.bug(p, "sync", 0, nil, p.cutHost.Sync) }
 
-func (p *faultyStore) writeStable(b []byte, off int64) error {
+func (p *faultyStore) WriteStable(b []byte, off int64) error {
 	call := "table"
-	if off < liveOff {
+	if off < format.LiveOff {
 		call = "state"
 	}
 	b = append([]byte(nil), b...) // it may be written later
-	return p.bug(p, call, off, b, func() error { return p.cutHost.writeStable(b, off) })
+	return p.bug(p, call, off, b, func() error { return p.cutHost.WriteStable(b, off) })
 }
 
-func (p *faultyStore) wipe(off, n int64) error {
-	return p.bug(p, "wipe", off, make([]byte, n), func() error { return p.cutHost.wipe(off, n) })
+func (p *faultyStore) Wipe(off, n int64) error {
+	return p.bug(p, "wipe", off, make([]byte, n), func() error { return p.cutHost.Wipe(off, n) })
 }
 
 // catchUp does what was put off.
@@ -69,19 +71,19 @@ var plants = map[string]func(p *faultyStore, call string, off int64, b []byte, n
 			return now()
 		}
 		// Which zones the block says are empty, though they are not yet.
-		first := int(off-p.l.tableOff) / (2 * blockBytes) * blockZones
-		n := min(blockZones, p.l.Zones()-first)
+		first := int(off-p.l.TableOff) / (2 * format.BlockBytes) * format.BlockZones
+		n := min(format.BlockZones, p.l.Zones()-first)
 		words := make([]zone.Entry, n)
-		if _, err := decodeBlock(b, first/blockZones, words); err != nil {
+		if _, err := format.DecodeBlock(b, first/format.BlockZones, words); err != nil {
 			return err
 		}
-		was, _, _, err := readCommitted(p.f, p.l)
+		was, _, _, err := format.ReadCommitted(p.f, p.l)
 		if err != nil {
 			return err
 		}
 		for i, w := range words {
 			if zn := first + i; w.State() == zone.Empty && was[zn].HasData() {
-				if err := p.cutHost.wipe(p.l.offset(uint64(zn)*p.l.ZoneSectors), int64(p.l.Length(zn))<<disk.SectorShift); err != nil {
+				if err := p.cutHost.Wipe(p.l.Offset(uint64(zn)*p.l.ZoneSectors), int64(p.l.Length(zn))<<disk.SectorShift); err != nil {
 					return err
 				}
 			}
@@ -134,9 +136,9 @@ var plants = map[string]func(p *faultyStore, call string, off int64, b []byte, n
 			return now()
 		}
 		// Both copies at once, so that the numbers are right.
-		other := p.l.tableOff + (off - p.l.tableOff) ^ blockBytes
-		clobber := make([]byte, blockBytes)
-		if err := p.cutHost.writeStable(clobber, other); err != nil {
+		other := p.l.TableOff + (off - p.l.TableOff) ^ format.BlockBytes
+		clobber := make([]byte, format.BlockBytes)
+		if err := p.cutHost.WriteStable(clobber, other); err != nil {
 			return err
 		}
 		return now()
@@ -156,7 +158,7 @@ func TestPlantedPowerCutBugsAreFound(t *testing.T) {
 		inBubble(t, func(t *testing.T) {
 			var sum cutTally
 			for seed := uint64(1); sum.cuts < 3000; seed++ {
-				told, _, err := runCuts(dir, seed, 0, func(h *cutHost) store { return &faultyStore{cutHost: h, bug: bug} })
+				told, _, err := runCuts(dir, seed, 0, func(h *cutHost) image.Store { return &faultyStore{cutHost: h, bug: bug} })
 				if sum.add(told); err != nil {
 					t.Logf("%s: found after %d power cuts: %v", name, sum.cuts, err)
 					return

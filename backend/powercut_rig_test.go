@@ -10,6 +10,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/internal/iovec"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
@@ -28,7 +30,7 @@ type cutHost struct {
 	f    *os.File // to look at it and to change it, besides the image's own
 	unit uint32   // bytes of what its storage is read and written in; 0: sectors
 	rec  *powercut.File
-	l    *layout
+	l    *format.Layout
 
 	// phase says what the image's owner is doing: "open", "run", "kill" or
 	// "close".
@@ -48,7 +50,7 @@ func openHost(path string, rec *powercut.File, unit uint32) (*cutHost, error) {
 		return nil, err
 	}
 	h := &cutHost{path: path, f: f, rec: rec, unit: unit, resume: make(chan struct{})}
-	if h.l, err = readSuper(f); err != nil {
+	if h.l, err = format.ReadSuper(f); err != nil {
 		_ = f.Close()
 		return nil, err
 	}
@@ -57,17 +59,17 @@ func openHost(path string, rec *powercut.File, unit uint32) (*cutHost, error) {
 
 // observe tells the books what the live table is by now.
 func (h *cutHost) observe() error {
-	b := make([]byte, h.l.tableOff-liveOff)
-	if _, err := h.f.ReadAt(b, liveOff); err != nil {
+	b := make([]byte, h.l.TableOff-format.LiveOff)
+	if _, err := h.f.ReadAt(b, format.LiveOff); err != nil {
 		return err
 	}
-	h.rec.Observe(liveOff, b)
+	h.rec.Observe(format.LiveOff, b)
 	return nil
 }
 
 // bounds are where the parts of the file begin.
 func (h *cutHost) bounds() []int64 {
-	return []int64{stateOff, superCopyOff, liveOff, h.l.tableOff, h.l.dataOff}
+	return []int64{format.StateOff, format.SuperCopyOff, format.LiveOff, h.l.TableOff, h.l.DataOff}
 }
 
 // store is the host's: it carries everything out in the file at once, and keeps
@@ -91,7 +93,7 @@ func (h *cutHost) middle() error {
 	return nil
 }
 
-func (h *cutHost) sync() error {
+func (h *cutHost) Sync() error {
 	if err := h.begin(); err != nil {
 		return err
 	}
@@ -103,7 +105,7 @@ func (h *cutHost) sync() error {
 	return nil
 }
 
-func (h *cutHost) writeStable(b []byte, off int64) error {
+func (h *cutHost) WriteStable(b []byte, off int64) error {
 	if err := h.begin(); err != nil {
 		return err
 	}
@@ -118,7 +120,7 @@ func (h *cutHost) writeStable(b []byte, off int64) error {
 	return nil
 }
 
-func (h *cutHost) wipe(off, n int64) error {
+func (h *cutHost) Wipe(off, n int64) error {
 	if err := h.begin(); err != nil {
 		return err
 	}
@@ -131,9 +133,9 @@ func (h *cutHost) wipe(off, n int64) error {
 
 // open opens the image. inCall is called in the middle of each step of its
 // recovery.
-func (h *cutHost) open(plant func(*cutHost) store, inCall func() error) (*zoned, error) {
+func (h *cutHost) open(plant func(*cutHost) image.Store, inCall func() error) (*zoned, error) {
 	h.phase, h.inCall, h.dead = "open", inCall, false
-	d, err := openZonedOver(h.path, disk.Options{MinUnit: h.unit}, func(store) store {
+	d, err := openZonedOver(h.path, disk.Options{MinUnit: h.unit}, func(image.Store) image.Store {
 		if plant != nil {
 			return plant(h)
 		}

@@ -16,6 +16,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
@@ -32,9 +34,9 @@ var (
 type cutRun struct {
 	rnd   *rand.Rand
 	dir   string
-	plant func(*cutHost) store // a bug, or nil
-	hot   []int                // the zones that are used
-	unit  uint32               // of the storage: see cutHost
+	plant func(*cutHost) image.Store // a bug, or nil
+	hot   []int                      // the zones that are used
+	unit  uint32                     // of the storage: see cutHost
 
 	files int
 	ids   uint32
@@ -53,12 +55,12 @@ func (t *cutTally) add(u cutTally) {
 	t.requests += u.requests
 }
 
-func (r *cutRun) note(format string, args ...any) { fmt.Fprintf(r.trace, format+"\n", args...) }
+func (r *cutRun) note(text string, args ...any) { fmt.Fprintf(r.trace, text+"\n", args...) }
 
 func (r *cutRun) oneIn(n int) bool { return r.rnd.IntN(n) == 0 }
 
 // runCuts is one run; the seed says all of it.
-func runCuts(dir string, seed uint64, unit uint32, plant func(*cutHost) store) (cutTally, uint64, error) {
+func runCuts(dir string, seed uint64, unit uint32, plant func(*cutHost) image.Store) (cutTally, uint64, error) {
 	r := &cutRun{rnd: rand.New(rand.NewPCG(seed, 1)), unit: unit, plant: plant, trace: fnv.New64a()}
 	var err error
 	if r.dir, err = os.MkdirTemp(dir, "run"); err == nil {
@@ -117,7 +119,7 @@ func (r *cutRun) run() error {
 	g := r.geometry()
 	path := r.file()
 	rec := powercut.New(0)
-	if err := createImage(path, g, Start{}, func(f *os.File) newFile { return &cutFile{f: f, rec: rec} }); err != nil {
+	if err := image.CreateOver(path, g, image.Start{}, func(f *os.File) image.Target { return &cutFile{f: f, rec: rec} }); err != nil {
 		return err
 	}
 	h, err := openHost(path, rec, r.unit)
@@ -210,7 +212,7 @@ func (r *cutRun) left(h *cutHost) (*cutHost, error) {
 
 // mustBeClean says what the checker finds in the image at path.
 func mustBeClean(path string) error {
-	findings, err := Check(path)
+	findings, err := image.Check(path)
 	if err == nil && len(findings) > 0 {
 		err = fmt.Errorf("check: %v", findings)
 	}
@@ -244,7 +246,7 @@ func (r *cutRun) cut(h *cutHost, m *cutModel, depth int) error {
 // against m; sure says that nothing can have been lost. It returns a model that
 // begins with what was found.
 func (r *cutRun) enter(h *cutHost, m *cutModel, depth int, sure bool) (*zoned, *cutModel, error) {
-	s, _, err := readState(h.f, h.l.uuid)
+	s, _, err := format.ReadState(h.f, h.l.UUID)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -275,7 +277,7 @@ func (r *cutRun) enter(h *cutHost, m *cutModel, depth int, sure bool) (*zoned, *
 	}
 	h.inCall = func() error { return nil }
 	fresh := newCutModel(m.g)
-	if err = r.judge(h, d, m, fresh, !sure && !s.clean); err != nil {
+	if err = r.judge(h, d, m, fresh, !sure && !s.Clean); err != nil {
 		err = errors.Join(err, d.Close())
 	}
 	h.inCall = nil
@@ -330,7 +332,7 @@ func (r *cutRun) judge(h *cutHost, d *zoned, m, fresh *cutModel, wasCut bool) er
 // rawIs says whether zone i holds in the file what a guest reads.
 func (r *cutRun) rawIs(h *cutHost, i int, data []byte) error {
 	raw := make([]byte, len(data))
-	if _, err := h.f.ReadAt(raw, h.l.offset(uint64(i)*h.l.ZoneSectors)); err != nil {
+	if _, err := h.f.ReadAt(raw, h.l.Offset(uint64(i)*h.l.ZoneSectors)); err != nil {
 		return err
 	}
 	if !bytes.Equal(raw, data) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -69,7 +70,7 @@ func TestKilledDuringRecovery(t *testing.T) {
 // search for data above the write pointers must not run off the last zone.
 func TestFileLongerThanImage(t *testing.T) {
 	path := newImage(t, disktest.Small)
-	edit(t, path, func(f *os.File, l *layout) { patch(t, f, disktest.Pattern('x', 1<<20), l.fileBytes()) })
+	edit(t, path, func(f *os.File, l *format.Layout) { patch(t, f, disktest.Pattern('x', 1<<20), l.FileBytes()) })
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -91,7 +92,9 @@ func TestStateBlockGoneBad(t *testing.T) {
 		c.WantError(c.Flush(), nil)
 		kill(t, d, fs)
 		powerCut(t, path)
-		edit(t, path, func(f *os.File, _ *layout) { patch(t, f, []byte("bad"), stateOff+bad*blockBytes+100) })
+		edit(t, path, func(f *os.File, _ *format.Layout) {
+			patch(t, f, []byte("bad"), format.StateOff+bad*format.BlockBytes+100)
+		})
 		d = openDisk(t, path).(*zoned)
 		c = disktest.NewClient(t, d)
 		c.WantZone(2, zone.Closed, 8)
@@ -304,7 +307,7 @@ func TestStuckResetIsOneZones(t *testing.T) {
 	}
 	c.WantError(c.ZoneOp(disk.OpFinish, 128*5), nil)
 	c.WantError(c.Write(128*6, data), nil)
-	bad := d.img.offset(128 * 3)
+	bad := d.img.Offset(128 * 3)
 	fs.refuse(func(call storeCall) error {
 		if call.op == "wipe" && call.off <= bad && bad < call.off+call.n {
 			return unix.EIO
@@ -340,7 +343,7 @@ func TestPlaceIsGivenUpInPublic(t *testing.T) {
 	if err := d.enterLocked(z, 2, zone.Full); err != nil {
 		t.Error(err)
 	}
-	live, err := readLive(d.img.f, &d.img.layout)
+	live, err := format.ReadLive(d.img.File, &d.img.Layout)
 	if err != nil {
 		t.Error(err)
 	}

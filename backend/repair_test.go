@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -33,8 +35,8 @@ var repairable = map[string]string{
 }
 
 func TestRepair(t *testing.T) {
-	all := append(slices.Clone(damages), damage{name: "one state block", do: func(t *testing.T, f *os.File, _ *layout) {
-		patch(t, f, []byte("x"), stateOff+blockBytes+3)
+	all := append(slices.Clone(damages), damage{name: "one state block", do: func(t *testing.T, f *os.File, _ *format.Layout) {
+		patch(t, f, []byte("x"), format.StateOff+format.BlockBytes+3)
 	}})
 	for _, dm := range all {
 		t.Run(dm.name, func(t *testing.T) {
@@ -44,10 +46,10 @@ func TestRepair(t *testing.T) {
 			data := disktest.Pattern('a', 4096)
 			c.WantError(c.Write(256, data), nil)
 			closeDisk(t, d, path)
-			edit(t, path, func(f *os.File, l *layout) { dm.do(t, f, l) })
+			edit(t, path, func(f *os.File, l *format.Layout) { dm.do(t, f, l) })
 			before := contents(t, path)
 
-			mended, err := Repair(path, RepairSafe)
+			mended, err := image.Repair(path, image.RepairSafe)
 			want, can := repairable[dm.name]
 			switch {
 			case dm.name == "both superblocks wiped" || dm.name == "cut short in the tables":
@@ -67,10 +69,10 @@ func TestRepair(t *testing.T) {
 			if len(mended) == 0 || !strings.Contains(mended[0].String(), want) {
 				t.Errorf("mended %q, want %q", mended, want)
 			}
-			if findings, err := Check(path); err != nil || len(findings) > 0 {
+			if findings, err := image.Check(path); err != nil || len(findings) > 0 {
 				t.Errorf("after the repair: %q, %v", findings, err)
 			}
-			if again, err := Repair(path, RepairSafe); err != nil || len(again) > 0 {
+			if again, err := image.Repair(path, image.RepairSafe); err != nil || len(again) > 0 {
 				t.Errorf("mended again: %q, %v", again, err)
 			}
 			d = openDisk(t, path)
@@ -92,13 +94,13 @@ func TestRepairDoesNotGuess(t *testing.T) {
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 	closeDisk(t, d, path)
-	edit(t, path, func(f *os.File, l *layout) {
-		patch(t, f, []byte("x"), stateOff+3)
-		patch(t, f, []byte("x"), stateOff+blockBytes+3)
-		patch(t, f, []byte("x"), l.tableOff+blockBytes+100) // the newer one
+	edit(t, path, func(f *os.File, l *format.Layout) {
+		patch(t, f, []byte("x"), format.StateOff+3)
+		patch(t, f, []byte("x"), format.StateOff+format.BlockBytes+3)
+		patch(t, f, []byte("x"), l.TableOff+format.BlockBytes+100) // the newer one
 	})
 	before := contents(t, path)
-	if mended, err := Repair(path, RepairSafe); err != nil || len(mended) > 0 {
+	if mended, err := image.Repair(path, image.RepairSafe); err != nil || len(mended) > 0 {
 		t.Errorf("mended %q, %v", mended, err)
 	}
 	if !bytes.Equal(contents(t, path), before) {
@@ -110,7 +112,7 @@ func TestRepairDoesNotGuess(t *testing.T) {
 func TestRepairRefuses(t *testing.T) {
 	path := newImage(t, disktest.Small)
 	d := openDisk(t, path)
-	if _, err := Repair(path, RepairSafe); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := image.Repair(path, image.RepairSafe); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("an image in use: %v", err)
 	}
 	closeDisk(t, d, path)
@@ -118,7 +120,7 @@ func TestRepairRefuses(t *testing.T) {
 	if err := os.WriteFile(plain, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Repair(plain, RepairSafe); err == nil || !strings.Contains(err.Error(), ErrNotImage.Error()) {
+	if _, err := image.Repair(plain, image.RepairSafe); err == nil || !strings.Contains(err.Error(), format.ErrNotImage.Error()) {
 		t.Errorf("no image: %v", err)
 	}
 }
@@ -130,12 +132,12 @@ func TestRepairAfterKill(t *testing.T) {
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('k', 4096)), nil)
 	kill(t, d, fs)
-	edit(t, path, func(f *os.File, l *layout) {
-		patch(t, f, []byte("x"), superOff+70)
-		patch(t, f, []byte("x"), stateOff+3)
-		patch(t, f, []byte("x"), l.tableOff+100)
+	edit(t, path, func(f *os.File, l *format.Layout) {
+		patch(t, f, []byte("x"), format.SuperOff+70)
+		patch(t, f, []byte("x"), format.StateOff+3)
+		patch(t, f, []byte("x"), l.TableOff+100)
 	})
-	if mended, err := Repair(path, RepairSafe); err != nil || len(mended) != 3 {
+	if mended, err := image.Repair(path, image.RepairSafe); err != nil || len(mended) != 3 {
 		t.Errorf("mended %q, %v", mended, err)
 	}
 	d2 := openDisk(t, path)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -31,14 +33,14 @@ func killedImage(t *testing.T) (path string, data []byte) {
 }
 
 // repair repairs the image in a mode that does something, and returns what was said of it.
-func repair(t *testing.T, path string, mode RepairMode) string {
+func repair(t *testing.T, path string, mode image.RepairMode) string {
 	t.Helper()
-	mended, err := Repair(path, mode)
+	mended, err := image.Repair(path, mode)
 	if err != nil || len(mended) == 0 {
 		t.Fatalf("%v: mended %q, %v", mode, mended, err)
 	}
 	wantClean(t, path)
-	if again, err := Repair(path, mode); err != nil || len(again) > 0 {
+	if again, err := image.Repair(path, mode); err != nil || len(again) > 0 {
 		t.Errorf("%v: mended again: %q, %v", mode, again, err)
 	}
 	return mended[0].String()
@@ -49,12 +51,12 @@ func repair(t *testing.T, path string, mode RepairMode) string {
 func TestDamagedEntryOfOneZone(t *testing.T) {
 	damage := func(zn int) (path string, data []byte) {
 		path, data = killedImage(t)
-		edit(t, path, func(f *os.File, _ *layout) { setLive(t, f, zn, 0x1234) })
+		edit(t, path, func(f *os.File, _ *format.Layout) { setLive(t, f, zn, 0x1234) })
 		before := contents(t, path)
-		if mended, err := Repair(path, RepairSafe); err != nil || len(mended) > 0 || !bytes.Equal(contents(t, path), before) {
+		if mended, err := image.Repair(path, image.RepairSafe); err != nil || len(mended) > 0 || !bytes.Equal(contents(t, path), before) {
 			t.Fatalf("mended %q, %v", mended, err)
 		}
-		findings, err := Check(path)
+		findings, err := image.Check(path)
 		if err != nil || len(findings) != 1 || !strings.Contains(findings[0].Remedy, "--repair=zone-offline") {
 			t.Errorf("found %+v, %v", findings, err)
 		}
@@ -72,7 +74,7 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 	}
 
 	path, data := damage(2)
-	if said := repair(t, path, RepairZoneOffline); !strings.Contains(said, "zone 2: taken offline: what it holds, 16 sectors, stays") {
+	if said := repair(t, path, image.RepairZoneOffline); !strings.Contains(said, "zone 2: taken offline: what it holds, 16 sectors, stays") {
 		t.Errorf("said %q", said)
 	}
 	d := openDisk(t, path)
@@ -89,7 +91,7 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 	closeDisk(t, d, path)
 
 	path, data = damage(2)
-	if said := repair(t, path, RepairZoneCommitted); !strings.Contains(said, "zone 2: closed with 8 sectors written, as the last flush left it") {
+	if said := repair(t, path, image.RepairZoneCommitted); !strings.Contains(said, "zone 2: closed with 8 sectors written, as the last flush left it") {
 		t.Errorf("said %q", said)
 	}
 	d = openDisk(t, path)
@@ -101,7 +103,7 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 	other(c, data)
 	closeDisk(t, d, path)
 
-	for mode, want := range map[RepairMode]zone.State{RepairZoneOffline: zone.Offline, RepairZoneCommitted: zone.NotWP} {
+	for mode, want := range map[image.RepairMode]zone.State{image.RepairZoneOffline: zone.Offline, image.RepairZoneCommitted: zone.NotWP} {
 		path, data = damage(1) // conventional
 		repair(t, path, mode)
 		d = openDisk(t, path)
@@ -117,27 +119,27 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 // can be taken offline.
 func TestDamagedEntryThatWasActive(t *testing.T) {
 	path, _ := killedImage(t)
-	edit(t, path, func(f *os.File, l *layout) {
+	edit(t, path, func(f *os.File, l *format.Layout) {
 		setLive(t, f, 2, 0x1234)
 		setLive(t, f, 3, zone.Pack(3, zone.Full, l.Capacity(3)))
 		for i := range int(disktest.Small.MaxActive) {
 			setLive(t, f, 4+i, zone.Pack(4+i, zone.Closed, 8))
 		}
 	})
-	if mended, err := Repair(path, RepairZoneCommitted); err == nil || !strings.Contains(err.Error(), "zone 2 cannot be closed") || !strings.Contains(err.Error(), "--repair=zone-offline") {
+	if mended, err := image.Repair(path, image.RepairZoneCommitted); err == nil || !strings.Contains(err.Error(), "zone 2 cannot be closed") || !strings.Contains(err.Error(), "--repair=zone-offline") {
 		t.Errorf("mended %q, %v", mended, err)
 	}
-	repair(t, path, RepairZoneOffline)
+	repair(t, path, image.RepairZoneOffline)
 	closeDisk(t, openDisk(t, path), path)
 }
 
 // A block of the committed table of which nothing is left: the live table has it all, where
 // that counts, and else its zones can be taken offline.
 func TestLostBlockOfTheCommittedTable(t *testing.T) {
-	lose := func(f *os.File, l *layout) { patch(t, f, make([]byte, 2*blockBytes), l.tableOff) }
+	lose := func(f *os.File, l *format.Layout) { patch(t, f, make([]byte, 2*format.BlockBytes), l.TableOff) }
 	path, data := killedImage(t)
 	edit(t, path, lose)
-	repair(t, path, RepairSafe)
+	repair(t, path, image.RepairSafe)
 	powerCut(t, path) // it was durable
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
@@ -147,12 +149,12 @@ func TestLostBlockOfTheCommittedTable(t *testing.T) {
 	path, _ = killedImage(t)
 	powerCut(t, path)
 	edit(t, path, lose)
-	for _, mode := range []RepairMode{RepairSafe, RepairZoneCommitted} {
-		if mended, err := Repair(path, mode); err != nil || len(mended) > 0 {
+	for _, mode := range []image.RepairMode{image.RepairSafe, image.RepairZoneCommitted} {
+		if mended, err := image.Repair(path, mode); err != nil || len(mended) > 0 {
 			t.Errorf("%v: mended %q, %v", mode, mended, err)
 		}
 	}
-	repair(t, path, RepairZoneOffline)
+	repair(t, path, image.RepairZoneOffline)
 	d = openDisk(t, path)
 	if err := SetZoneStates(d, []int{0, 2, 4}, ToWritable); err != nil {
 		t.Fatal(err)
@@ -171,17 +173,17 @@ func TestLostBlockOfTheCommittedTable(t *testing.T) {
 // asked for.
 func TestBothStateBlocksGone(t *testing.T) {
 	path, data := killedImage(t)
-	edit(t, path, func(f *os.File, _ *layout) { patch(t, f, make([]byte, 2*blockBytes), stateOff) })
-	findings, err := Check(path)
+	edit(t, path, func(f *os.File, _ *format.Layout) { patch(t, f, make([]byte, 2*format.BlockBytes), format.StateOff) })
+	findings, err := image.Check(path)
 	if err != nil || len(findings) != 2 || !strings.Contains(findings[0].Remedy, "--repair=zone-committed") {
 		t.Errorf("found %+v, %v", findings, err)
 	}
-	for _, mode := range []RepairMode{RepairSafe, RepairZoneOffline} {
-		if mended, err := Repair(path, mode); err != nil || len(mended) > 0 {
+	for _, mode := range []image.RepairMode{image.RepairSafe, image.RepairZoneOffline} {
+		if mended, err := image.Repair(path, mode); err != nil || len(mended) > 0 {
 			t.Errorf("%v: mended %q, %v", mode, mended, err)
 		}
 	}
-	repair(t, path, RepairZoneCommitted)
+	repair(t, path, image.RepairZoneCommitted)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantZone(2, zone.Closed, 8)
@@ -196,7 +198,7 @@ func TestBothStateBlocksGone(t *testing.T) {
 func TestClaimOfTooManyZones(t *testing.T) {
 	for _, size := range []int64{0, 256 << 20, 1 << 40, 8 << 40} {
 		path := newFastImage(t, disktest.Small)
-		edit(t, path, func(f *os.File, l *layout) {
+		edit(t, path, func(f *os.File, l *format.Layout) {
 			g := zone.Geometry{CapacitySectors: zone.MaxZones * 4096, ZoneSectors: 4096} // 8 TiB
 			if size == 8<<40 {
 				g = zone.Geometry{CapacitySectors: zone.MaxZones * 2048, ZoneSectors: 2048} // and all of it is there, as a hole
@@ -204,10 +206,10 @@ func TestClaimOfTooManyZones(t *testing.T) {
 			if err := g.Complete(); err != nil {
 				t.Fatal(err)
 			}
-			claim := newLayout(g)
-			claim.uuid = l.uuid
-			patch(t, f, claim.encode(), superOff)
-			patch(t, f, claim.encode(), superCopyOff)
+			claim := format.NewLayout(g)
+			claim.UUID = l.UUID
+			patch(t, f, claim.EncodeSuper(), format.SuperOff)
+			patch(t, f, claim.EncodeSuper(), format.SuperCopyOff)
 			if size != 0 { // sparse: it costs nothing
 				if err := f.Truncate(size); err != nil {
 					t.Fatal(err)
@@ -215,7 +217,7 @@ func TestClaimOfTooManyZones(t *testing.T) {
 			}
 		})
 		before := contentsBegin(t, path)
-		findings, err := Check(path)
+		findings, err := image.Check(path)
 		what := "it was cut short"
 		if size == 8<<40 {
 			what = "the zone tables are not there"
@@ -223,7 +225,7 @@ func TestClaimOfTooManyZones(t *testing.T) {
 		if err != nil || len(findings) != 1 || !strings.Contains(findings[0].String(), what) {
 			t.Errorf("%d bytes: found %q, %v", size, findings, err)
 		}
-		if mended, err := Repair(path, RepairZoneOffline); err != nil || len(mended) > 0 || !bytes.Equal(contentsBegin(t, path), before) {
+		if mended, err := image.Repair(path, image.RepairZoneOffline); err != nil || len(mended) > 0 || !bytes.Equal(contentsBegin(t, path), before) {
 			t.Errorf("%d bytes: mended %q, %v", size, mended, err)
 		}
 		if _, err := ReadReport(path); err == nil || !strings.Contains(err.Error(), what) {
@@ -249,31 +251,34 @@ func contentsBegin(t *testing.T, path string) []byte {
 	return b
 }
 
+// manyFindings is how many findings of a kind are listed, as docs and users know it.
+const manyFindings = 20
+
 // However much is damaged, the list is short, and says how much more there is; repairing
 // all of it works.
 func TestManyFindings(t *testing.T) {
 	g := zone.Geometry{CapacitySectors: 3000 * 8, ZoneSectors: 8}
 	path := newFastImage(t, g)
-	edit(t, path, func(f *os.File, _ *layout) { patch(t, f, bytes.Repeat([]byte{0x55}, 8*2990), liveOff+8) })
-	findings, err := Check(path)
-	if err != nil || len(findings) != mostFindings+1 || findings[mostFindings].String() != "live zone table: and 2970 more like these" {
+	edit(t, path, func(f *os.File, _ *format.Layout) { patch(t, f, bytes.Repeat([]byte{0x55}, 8*2990), format.LiveOff+8) })
+	findings, err := image.Check(path)
+	if err != nil || len(findings) != manyFindings+1 || findings[manyFindings].String() != "live zone table: and 2970 more like these" {
 		t.Errorf("%d findings, the last: %q, %v", len(findings), findings[len(findings)-1], err)
 	}
-	mended, err := Repair(path, RepairSafe)
-	if err != nil || len(mended) != mostFindings+1 {
+	mended, err := image.Repair(path, image.RepairSafe)
+	if err != nil || len(mended) != manyFindings+1 {
 		t.Errorf("%d mended, %v", len(mended), err)
 	}
 	wantClean(t, path)
-	edit(t, path, func(f *os.File, l *layout) {
-		for n := range l.blocks() {
-			patch(t, f, []byte("x"), l.tableOff+int64(2*n)*blockBytes+9)
+	edit(t, path, func(f *os.File, l *format.Layout) {
+		for n := range l.Blocks() {
+			patch(t, f, []byte("x"), l.TableOff+int64(2*n)*format.BlockBytes+9)
 		}
 		for i := range 2990 {
 			setLive(t, f, i, zone.Pack(i, zone.Closed, 8))
 		}
 	})
-	findings, err = Check(path)
-	if last := findings[len(findings)-1].String(); err != nil || len(findings) > 3*mostFindings || last != "zones: and 2970 more like these" {
+	findings, err = image.Check(path)
+	if last := findings[len(findings)-1].String(); err != nil || len(findings) > 3*manyFindings || last != "zones: and 2970 more like these" {
 		t.Errorf("%d findings, the last: %q, %v", len(findings), last, err)
 	}
 }

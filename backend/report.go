@@ -6,13 +6,14 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/drive"
+	"github.com/zvhost/zvhost/backend/image"
 )
 
 // ReadReport reads the zones of the image at path, without disturbing a daemon
 // that serves it or is about to: it writes nothing, and keeps no lock. Each zone
 // is as it was at some instant during the call.
 func ReadReport(path string) (disk.Report, error) {
-	kind, err := Probe(path)
+	kind, err := image.Probe(path)
 	if err != nil {
 		return disk.Report{}, err
 	}
@@ -27,7 +28,7 @@ func ReadReport(path string) (disk.Report, error) {
 		return disk.Report{}, disk.CannotOpen("image", path, err)
 	}
 	defer f.Close()
-	rep, err := readReport(f)
+	rep, err := image.ReadReport(f)
 	if err != nil {
 		return disk.Report{}, fmt.Errorf("image %s: %w", path, err)
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -99,7 +101,7 @@ func TestReportAfterCrash(t *testing.T) {
 	wantReport(t, path, false, told)
 	// While the next daemon recovers it holds the lock already, but the live
 	// table is not right yet.
-	edit(t, path, func(f *os.File, _ *layout) {
+	edit(t, path, func(f *os.File, _ *format.Layout) {
 		if err := disk.LockFile(f, false); err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +124,7 @@ func TestLock(t *testing.T) {
 	}
 	refused(Open(path, disk.Options{}))
 	refused(Open(path, disk.Options{ReadOnly: true}))
-	refused(Check(path))
+	refused(image.Check(path))
 	closeDisk(t, d, path)
 
 	a, err := Open(path, disk.Options{ReadOnly: true})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -36,7 +37,7 @@ const scriptLanes = 3
 func newScript(t disktest.TB, dir string, g zone.Geometry) *script {
 	t.Helper()
 	s := &script{t: t, path: filepath.Join(dir, "disk.zvh"), m: disktest.NewModel(g)}
-	if err := CreateImage(s.path, g); err != nil {
+	if err := image.Create(s.path, g); err != nil {
 		t.Fatal(err)
 	}
 	s.flush()

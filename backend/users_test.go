@@ -13,6 +13,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -230,7 +231,7 @@ func TestCreateLeavesWhatIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{file: "choose another name", dir: "directory", fifo: "no regular file", "/dev/null": "no regular file"} {
-		err := CreateImage(path, disktest.Small)
+		err := image.Create(path, disktest.Small)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "remove") {
 			t.Errorf("%s: %v", path, err)
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -49,13 +51,13 @@ func (w *writeback) check(fd int) error {
 
 // under has w under an image's file.
 func (w *writeback) under(fs *faultStore) {
-	file := fs.under.(fileStore)
+	file := fs.under.(image.FileStore)
 	fs.refuse(func(call storeCall) error {
 		switch call.op {
 		case "sync":
-			return w.check(file.syncs)
+			return w.check(file.Syncs)
 		case "stable":
-			return w.check(file.fd)
+			return w.check(file.FD)
 		}
 		return nil
 	})
@@ -213,86 +215,38 @@ func TestDistrustIsSaidTwice(t *testing.T) {
 			w.under(fs)
 			kernel := fs.before
 			fs.refuse(func(call storeCall) error {
-				if call.op == "stable" && slices.Contains(c.ill, (call.off-stateOff)/blockBytes) {
+				if call.op == "stable" && slices.Contains(c.ill, (call.off-format.StateOff)/format.BlockBytes) {
 					return unix.EIO
 				}
 				return kernel(call)
 			})
 			w.fail()
-			if err := d.img.distrust(); (err != nil) != (c.says == 0) {
+			if err := d.img.Distrust(); (err != nil) != (c.says == 0) {
 				t.Errorf("distrust: %v", err)
 			}
-			edit(t, path, func(f *os.File, l *layout) {
+			edit(t, path, func(f *os.File, l *format.Layout) {
 				says := 0
 				for i := range int64(2) {
-					b := make([]byte, blockBytes)
-					if _, err := f.ReadAt(b, stateOff+i*blockBytes); err != nil {
+					b := make([]byte, format.BlockBytes)
+					if _, err := f.ReadAt(b, format.StateOff+i*format.BlockBytes); err != nil {
 						t.Fatal(err)
 					}
-					if s, err := decodeState(b, l.uuid); err != nil {
+					if s, err := format.DecodeState(b, l.UUID); err != nil {
 						t.Error(err)
-					} else if s.where == (place{}) {
+					} else if s.Where == (format.Place{}) {
 						says++
 					}
 				}
-				newest, _, err := readState(f, l.uuid)
+				newest, _, err := format.ReadState(f, l.UUID)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if says != c.says || (newest.where == place{}) != (says > 0) {
+				if says != c.says || (newest.Where == format.Place{}) != (says > 0) {
 					t.Errorf("%d state blocks say so, want %d; the newest is %+v", says, c.says, newest)
 				}
 			})
 			kill(t, d, fs)
 		})
-	}
-}
-
-// An image is synced by a description of its own, of the file that it is, also
-// when the path is another file's by now; one that is only read has none.
-func TestSyncsAreTheFiles(t *testing.T) {
-	for _, o := range []disk.Options{{}, {Direct: true}} {
-		path := newImage(t, disktest.Small)
-		img, err := openImage(path, o, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(path, path+".moved"); err != nil {
-			t.Fatal(err)
-		}
-		again, err := disk.OpenSyncs(img.f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range []*os.File{img.syncs, again} {
-			is, err := f.Stat()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if was, err := img.f.Stat(); err != nil || !os.SameFile(is, was) {
-				t.Errorf("not the image: %v", err)
-			}
-		}
-		if err := again.Close(); err != nil {
-			t.Error(err)
-		}
-		// Its end is not the lock's.
-		if _, err := openImage(path+".moved", disk.Options{}, nil); !disk.IsInUse(err) {
-			t.Errorf("opened twice: %v", err)
-		}
-		if err := img.close(); err != nil {
-			t.Error(err)
-		}
-	}
-	img, err := openImage(newImage(t, disktest.Small), disk.Options{ReadOnly: true}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if img.syncs != nil {
-		t.Error("an image that is only read is open for more")
-	}
-	if err := img.close(); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -338,7 +292,7 @@ func TestRecoveryThatIsToldOfLoss(t *testing.T) {
 		}
 		d = openDisk(t, path).(*zoned)
 		c = disktest.NewClient(t, d)
-		if d.img.resumable {
+		if d.img.Resumable {
 			t.Errorf("change %d failed, and what the last daemon had begun can be gone on with", fatal)
 		}
 		c.WantZone(2, zone.Closed, 8)
@@ -388,8 +342,8 @@ func TestCloseThatIsToldOfLoss(t *testing.T) {
 				t.Error("closed cleanly")
 			}
 			d = openDisk(t, path).(*zoned)
-			if d.img.resumable != c.trusted {
-				t.Errorf("the live table is trusted: %v", d.img.resumable)
+			if d.img.Resumable != c.trusted {
+				t.Errorf("the live table is trusted: %v", d.img.Resumable)
 			}
 			closeDisk(t, d, path)
 		})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -55,9 +56,9 @@ func TestFlushWaitsForEarlierWrites(t *testing.T) {
 // committed is the committed table of the image at path.
 func committed(t disktest.TB, path string) (words []zone.Entry) {
 	t.Helper()
-	edit(t, path, func(f *os.File, l *layout) {
+	edit(t, path, func(f *os.File, l *format.Layout) {
 		var err error
-		if words, _, _, err = readCommitted(f, l); err != nil {
+		if words, _, _, err = format.ReadCommitted(f, l); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -12,7 +12,7 @@ import (
 // is gone from the file, durably, before the guest has its answer. Nothing is
 // begun unless all the zones can be reset.
 func (d *zoned) erase(r *zonedRequest) {
-	if d.img.readOnly {
+	if d.img.ReadOnly {
 		d.fail(r, disk.ErrReadOnly)
 		return
 	}

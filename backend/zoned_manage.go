@@ -17,7 +17,7 @@ func (d *zoned) manage(r *zonedRequest) {
 	}
 	i := int(r.Sector >> d.shift)
 	switch {
-	case d.img.readOnly:
+	case d.img.ReadOnly:
 		if err := disk.OnReadOnly(r.Op, d.Entry(i)); err != nil {
 			d.fail(r, err)
 			return

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -19,7 +20,7 @@ import (
 // lock, in parallel with other writes of the zone. When it has landed the lock
 // is taken once more, to move the write pointer that guests see.
 type zoned struct {
-	img    *image
+	img    *image.Image
 	zinfo  disk.Info
 	rules  disk.Rules
 	shift  int    // log2 of the zone size in sectors
@@ -75,9 +76,9 @@ type seqZone struct {
 // openZoned opens a zoned image as a disk.
 func openZoned(path string, o disk.Options) (*zoned, error) { return openZonedOver(path, o, nil) }
 
-// openZonedOver is openZoned with something put over the image's file: see openImage.
-func openZonedOver(path string, o disk.Options, over func(store) store) (*zoned, error) {
-	img, err := openImage(path, o, over)
+// openZonedOver is openZoned with something put over the image's file: see image.Open.
+func openZonedOver(path string, o disk.Options, over func(image.Store) image.Store) (*zoned, error) {
+	img, err := image.Open(path, o, over)
 	if err != nil {
 		return nil, err
 	}
@@ -92,21 +93,21 @@ func openZonedOver(path string, o disk.Options, over func(store) store) (*zoned,
 	d.res.Resources = zone.Resources{MaxOpen: img.MaxOpen, MaxActive: img.MaxActive}
 	d.res.mu.Lock()
 	for i := range d.zones {
-		z, w := &d.zones[i], img.words[i]
+		z, w := &d.zones[i], img.Found[i]
 		z.state, z.next, z.done = w.State(), w.Written(), w.Written()
 		z.word.Store(uint64(w))
-		_ = d.res.Move(zone.Empty, z.state) // within the limits: openImage has looked
+		_ = d.res.Move(zone.Empty, z.state) // within the limits: image.Open has looked
 		if z.state == zone.ImpOpen {        // their age is not in the image: by number
 			d.enlistLocked(i)
 		}
 	}
 	d.res.mu.Unlock()
-	img.words = nil
-	if img.unit != 0 {
-		d.edges = &disk.Edged{Unit: img.unit, File: int(img.f.Fd()), Ragged: img.fileBytes}
+	img.Found = nil
+	if img.Unit != 0 {
+		d.edges = &disk.Edged{Unit: img.Unit, File: int(img.File.Fd()), Ragged: img.FileBytes}
 	}
 	d.faults.Init(d.zinfo)
-	_, _ = d.faults.Add(img.faults...) // they are this disk's: readFaults has looked
+	_, _ = d.faults.Add(img.Faults...) // they are this disk's: image.Open has looked
 	if !o.ReadOnly {
 		d.com = newCommitter(d)
 	}
@@ -131,7 +132,7 @@ func (d *zoned) Capacity(i int) uint64   { return d.img.Capacity(i) }
 // Close implements Disk.
 func (d *zoned) Close() error {
 	if d.com == nil {
-		return d.img.close()
+		return d.img.Close()
 	}
 	d.com.stop() // from here on its state and the zones' are ours
 	d.leaveClaims()
@@ -160,9 +161,9 @@ func (d *zoned) Close() error {
 		}
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("image %s: it stays marked as in use: %w", d.img.path, err), d.img.release())
+		return errors.Join(fmt.Errorf("image %s: it stays marked as in use: %w", d.img.Path, err), d.img.Release())
 	}
-	return d.img.close()
+	return d.img.Close()
 }
 
 // errTable is what a write gets when its zone's entry could not be stored.
@@ -171,9 +172,9 @@ var errTable = fmt.Errorf("%w: the zone table cannot be written", disk.ErrIO)
 // Submit implements Disk.
 func (d *zoned) Submit(q *disk.Request) {
 	r := zonedOf(q)
-	err := d.img.size.Failed()
+	err := d.img.Size.Failed()
 	if err == nil && r.Op != disk.OpRead && r.Op != disk.OpReport {
-		err = d.img.size.Before(q)
+		err = d.img.Size.Before(q)
 	}
 	if err != nil {
 		d.fail(r, err)
@@ -196,7 +197,7 @@ func (d *zoned) Submit(q *disk.Request) {
 	case disk.OpOpen, disk.OpClose, disk.OpFinish, disk.OpReset:
 		d.manage(r)
 	case disk.OpResetAll:
-		if d.img.readOnly {
+		if d.img.ReadOnly {
 			d.fail(r, disk.ErrReadOnly)
 			return
 		}
@@ -234,7 +235,7 @@ func (d *zoned) Continue(q *disk.Request) {
 		d.eraseFrom(r, int(r.zone)+1)
 	case zonedSpan:
 		r.step = r.after
-		r.Move(d.edges.Reach(&r.IO, d.img.reach))
+		r.Move(d.edges.Reach(&r.IO, d.img.Reach))
 	}
 }
 
@@ -249,7 +250,7 @@ func (d *zoned) end(r *zonedRequest, err error) {
 	switch {
 	case err != nil:
 		if err == io.ErrUnexpectedEOF {
-			if short := d.img.size.Look(); short != nil {
+			if short := d.img.Size.Look(); short != nil {
 				err = short
 			}
 		}

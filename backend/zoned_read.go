@@ -26,7 +26,7 @@ func (d *zoned) read(r *zonedRequest) {
 		return
 	}
 	r.step = zonedMoved
-	r.IO.Code, r.IO.FD, r.IO.Dsync = engine.Readv, d.img.data, false
-	r.IO.Off, r.IO.Len, r.IO.Iov = d.img.offset(r.Sector), int64(file), iov
+	r.IO.Code, r.IO.FD, r.IO.Dsync = engine.Readv, d.img.DataFD, false
+	r.IO.Off, r.IO.Len, r.IO.Iov = d.img.Offset(r.Sector), int64(file), iov
 	d.move(r)
 }

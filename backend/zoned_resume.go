@@ -19,19 +19,19 @@ import (
 // argument.
 
 // User implements disk.Resumer.
-func (d *zoned) User() uint64 { return d.img.run() }
+func (d *zoned) User() uint64 { return d.img.Run() }
 
 // Renew implements disk.Resumer.
-func (d *zoned) Renew() error { return d.img.renew() }
+func (d *zoned) Renew() error { return d.img.Renew() }
 
 // Begin implements disk.Resumer.
-func (d *zoned) Begin() error { return d.img.begin() }
+func (d *zoned) Begin() error { return d.img.Begin() }
 
 // Unclean implements disk.Resumer.
-func (d *zoned) Unclean() bool { return d.img.unclean }
+func (d *zoned) Unclean() bool { return d.img.Unclean }
 
 // LeaveUnclean implements disk.Resumer.
-func (d *zoned) LeaveUnclean() { d.img.leaveUnclean = true }
+func (d *zoned) LeaveUnclean() { d.img.LeaveUnclean = true }
 
 // Reserve implements disk.Resumer.
 func (d *zoned) Reserve(claims []disk.Reservation) {
@@ -71,7 +71,7 @@ func (d *zoned) Reserve(claims []disk.Reservation) {
 // memory that a front-end can write to.
 func (d *zoned) claimable(r *zonedRequest) bool {
 	i := int(r.zone)
-	return !d.img.readOnly && d.img.resumable &&
+	return !d.img.ReadOnly && d.img.Resumable &&
 		r.Sector < d.zinfo.CapacitySectors && !d.Conventional(i) &&
 		r.Bytes > 0 && r.end <= d.img.Capacity(i) &&
 		d.rules.Whole(r.Bytes) && d.rules.Whole(r.from<<disk.SectorShift)
@@ -179,7 +179,7 @@ func (d *zoned) Unclaim(m *disk.Note) {
 // giveUp ends what was claimed without anybody who writes it, as a write that
 // failed.
 func (d *zoned) giveUp(r *zonedRequest) {
-	off, n := d.img.offset(uint64(r.zone)<<d.shift+r.from), int64(r.Bytes)
+	off, n := d.img.Offset(uint64(r.zone)<<d.shift+r.from), int64(r.Bytes)
 	r.Err = d.errorOf(r, disk.ErrIO)
 	if e := d.edges; e != nil {
 		s := e.Spans.Try(off&^(e.Unit-1), disk.AlignUp(off+n, e.Unit))
@@ -195,14 +195,14 @@ func (d *zoned) giveUp(r *zonedRequest) {
 		}
 		defer e.Spans.Release(s)
 	}
-	r.soiled = d.img.store.wipe(off, n) != nil
+	r.soiled = d.img.Store.Wipe(off, n) != nil
 	d.leave(r)
 }
 
 // leaveClaims takes back what nobody has come for before the disk is closed. The notes
 // stay as they are: whoever goes on with the session claims it again.
 func (d *zoned) leaveClaims() {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // LiveTable.Store of an image
 	d.claims.mu.Lock()
 	defer d.claims.mu.Unlock()
 	for _, r := range d.claims.of {
@@ -233,9 +233,9 @@ func (d *zoned) wasDone(r *zonedRequest, was disk.Noted) {
 	switch {
 	case !was.Agrees(&d.rules, d, r.Request):
 		d.fail(r, disk.ErrIO)
-	case (r.Op == disk.OpWrite || r.Op == disk.OpAppend) && !d.img.resumable && !d.covers(r, was):
+	case (r.Op == disk.OpWrite || r.Op == disk.OpAppend) && !d.img.Resumable && !d.covers(r, was):
 		d.fail(r, disk.ErrIO) // what the live table said of it was lost
-	case r.Stable && d.img.readOnly: // it may not be durable, and will not be made so here
+	case r.Stable && d.img.ReadOnly: // it may not be durable, and will not be made so here
 		d.fail(r, disk.ErrReadOnly)
 	default:
 		r.AppendSector = was.Sector
@@ -283,7 +283,7 @@ func (d *zoned) readmit(r *zonedRequest, was disk.Noted) {
 // with. Which of those have been written since the mark does not say.
 func (d *zoned) goOn(r *zonedRequest, was disk.Noted) {
 	switch {
-	case d.img.readOnly:
+	case d.img.ReadOnly:
 		d.fail(r, disk.ErrReadOnly)
 	case r.Op == disk.OpResetAll && was.Seg == 0 && within(&was, d.img.ConventionalZones, len(d.zones)):
 		d.resetFrom(r, was.Zone)

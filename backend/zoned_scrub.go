@@ -57,7 +57,7 @@ func (d *zoned) clearDebris(i int) {
 		return // it was reset since
 	}
 	start := uint64(i) << d.shift
-	err := d.wipe(d.img.offset(start+from), int64(to-from)<<disk.SectorShift)
+	err := d.wipe(d.img.Offset(start+from), int64(to-from)<<disk.SectorShift)
 	if err != nil {
 		err = fmt.Errorf("%w: what a failed write left in the zone cannot be cleared: %w", disk.ErrIO, err)
 	}

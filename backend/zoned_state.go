@@ -61,7 +61,7 @@ func SetZoneStates(d disk.Disk, zones []int, to ZoneTarget) (err error) {
 	case z.Moves:
 		return errors.New("a real drive sets its zones itself: this can be done to images only")
 	}
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // LiveTable.Store of an image
 	lane, err := disk.NewLane(func(wake func()) (engine.Engine, error) { return engine.NewThreads(1, wake), nil })
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func (d *zoned) putLocked(z *seqZone, i int, target ZoneTarget) error {
 		to = zone.Empty
 	case ToWritable:
 		if z.state == zone.ReadOnly || z.state == zone.Offline {
-			to = d.img.back(i, z.done)
+			to = d.img.ReturnState(i, z.done)
 		}
 	}
 	return d.placeLocked(z, i, to, target == ToEmpty)

@@ -13,6 +13,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -314,8 +315,8 @@ func TestImageStartsOtherwise(t *testing.T) {
 			faults[i].Last = faults[i].First
 		}
 	}
-	s := Start{ReadOnly: []int{0, 3}, Offline: []int{1, 4}, Full: []int{5, 15}, Faults: faults}
-	if err := CreateImageWith(path, disktest.Small, s); err != nil {
+	s := image.Start{ReadOnly: []int{0, 3}, Offline: []int{1, 4}, Full: []int{5, 15}, Faults: faults}
+	if err := image.CreateWith(path, disktest.Small, s); err != nil {
 		t.Fatal(err)
 	}
 	wantClean(t, path)
@@ -355,7 +356,7 @@ func TestImageStartsOtherwise(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for want, s := range map[string]Start{
+	for want, s := range map[string]image.Start{
 		"zone 16 cannot start full":                         {Full: []int{16}},
 		"zone -1 cannot start offline":                      {Offline: []int{-1}},
 		"zone 0 cannot start full: it is conventional":      {Full: []int{0}},
@@ -369,7 +370,7 @@ func TestImageStartsOtherwise(t *testing.T) {
 				s.Faults[i].Kind = disk.FaultRead
 			}
 		}
-		err := CreateImageWith(filepath.Join(t.TempDir(), "x"), disktest.Small, s)
+		err := image.CreateWith(filepath.Join(t.TempDir(), "x"), disktest.Small, s)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}

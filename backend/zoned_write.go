@@ -47,9 +47,9 @@ func (d *zoned) writeConventional(r *zonedRequest) {
 		return
 	}
 	r.step = zonedMoved
-	r.IO.Code, r.IO.FD = engine.Writev, d.img.data
-	r.Through(d.img.direct != nil)
-	r.IO.Off, r.IO.Len, r.IO.Iov = d.img.offset(r.Sector), int64(r.Bytes), r.Iov
+	r.IO.Code, r.IO.FD = engine.Writev, d.img.DataFD
+	r.Through(d.img.Direct != nil)
+	r.IO.Off, r.IO.Len, r.IO.Iov = d.img.Offset(r.Sector), int64(r.Bytes), r.Iov
 	if d.faults.Strike(r.Request, r.Sector, r.Bytes>>disk.SectorShift) && !r.CutShort() {
 		d.end(r, nil)
 		return
@@ -66,9 +66,9 @@ func (d *zoned) writeConventional(r *zonedRequest) {
 func (d *zoned) move(r *zonedRequest) {
 	switch {
 	case d.edges == nil:
-		r.Move(d.img.reach)
+		r.Move(d.img.Reach)
 	case d.edges.Begin(r.Request):
-		r.Move(d.edges.Reach(&r.IO, d.img.reach))
+		r.Move(d.edges.Reach(&r.IO, d.img.Reach))
 	default:
 		r.after, r.step = r.step, zonedSpan
 	}
@@ -81,7 +81,7 @@ func (d *zoned) wipe(off, n int64) error {
 		s := e.Spans.Wait(off&^(e.Unit-1), disk.AlignUp(off+n, e.Unit))
 		defer e.Spans.Release(s)
 	}
-	return d.img.store.wipe(off, n)
+	return d.img.Store.Wipe(off, n)
 }
 
 // admitLocked gives r its address in zone z, whose lock is held, and puts it among
@@ -143,8 +143,8 @@ func (d *zoned) issue(r *zonedRequest) {
 		return
 	}
 	r.step = zonedWrote
-	r.IO.Code, r.IO.FD, r.IO.Dsync = engine.Writev, d.img.data, false
-	r.IO.Off, r.IO.Len, r.IO.Iov = d.img.offset(start+r.from), int64(r.Bytes), r.Iov
+	r.IO.Code, r.IO.FD, r.IO.Dsync = engine.Writev, d.img.DataFD, false
+	r.IO.Off, r.IO.Len, r.IO.Iov = d.img.Offset(start+r.from), int64(r.Bytes), r.Iov
 	if d.faults.Strike(r.Request, start+r.from, r.end-r.from) && !r.CutShort() {
 		d.wrote(r)
 		return
@@ -178,7 +178,7 @@ func (d *zoned) spoilt(r *zonedRequest) {
 		r.Fault.Good = 0 // and then it failed indeed
 	}
 	r.Err = d.errorOf(r, r.Fault.Err)
-	d.scrub(r, d.img.offset(uint64(r.zone)<<d.shift+r.from+r.Fault.Good), int64(r.Bytes-r.Fault.Good<<disk.SectorShift))
+	d.scrub(r, d.img.Offset(uint64(r.zone)<<d.shift+r.from+r.Fault.Good), int64(r.Bytes-r.Fault.Good<<disk.SectorShift))
 }
 
 // landed takes r out of the writes in flight and moves the write pointer that
@@ -263,9 +263,9 @@ func (d *zoned) publishLocked(z *seqZone, i int) bool {
 		z.word.Store(uint64(w)) // guests see it, the next daemon does not
 		return true
 	}
-	if !d.img.live.store(i, w) {
+	if !d.img.Live.Store(i, w) {
 		d.broken.Store(true)
-		_ = d.img.size.Look() // that would be why
+		_ = d.img.Size.Look() // that would be why
 		return false
 	}
 	z.word.Store(uint64(w))

@@ -36,7 +36,7 @@ func (s *FileSize) Start(fd int, least int64) {
 // memory, mapped. To load a byte of it faults once the file ends before the page, so the
 // size needs no system call to be looked at: one more for each eight writes of 4 KiB cost
 // 8 % of them (depth 32, tmpfs). Elsewhere a page that is not in the page cache is read
-// from the disk, and the whole process waits for that fault: see liveTable.
+// from the disk, and the whole process waits for that fault: see LiveTable in backend/image.
 type lastPage struct {
 	mem []byte
 	// tail is the sector from which on a write may change the page. A file that is cut

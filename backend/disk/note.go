@@ -244,7 +244,7 @@ func LeaveUnclean(d Disk) {
 // disk's user then; where it is not that of today, others have used the disk
 // since, and writes in flight are failed.
 func Claim(d Disk, run uint64, notes []*Note) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // LiveTable.Store of an image
 	k, ok := d.(Resumer)
 	var claims []Reservation
 	for _, m := range notes {
@@ -284,7 +284,7 @@ func Claim(d Disk, run uint64, notes []*Note) {
 // Release gives up what Claim has kept for m, if anything: no request will come
 // for it. What it had written is cleared.
 func Release(d Disk, m *Note) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // LiveTable.Store of an image
 	if d, ok := d.(Resumer); ok {
 		d.Disown(m)
 	}
@@ -293,7 +293,7 @@ func Release(d Disk, m *Note) {
 // Unclaim takes back what Claim has done for m, if anything, and leaves m as it is: for
 // another daemon to claim it. Nothing may be in flight any more.
 func Unclaim(d Disk, m *Note) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // liveTable.store
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // LiveTable.Store of an image
 	if d, ok := d.(Resumer); ok {
 		d.Unclaim(m)
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/image"
 )
 
 // findingJSON is one entry of what zvhost check --json prints.
@@ -53,25 +53,25 @@ is not.`,
 		Example: "  zvhost check disk.zvh\n  zvhost check disk.zvh --repair\n  zvhost check disk.zvh --repair=zone-offline\n  zvhost check disk.zvh --json",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 && cmd.Flags().Changed("repair") {
-				if _, err := backend.ParseRepairMode(args[1]); err == nil {
+				if _, err := image.ParseRepairMode(args[1]); err == nil {
 					return usagef("--repair %s is two arguments: write --repair=%s", args[1], args[1])
 				}
 			}
 			return oneFile(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var mended []backend.Finding
+			var mended []image.Finding
 			var err error
 			if cmd.Flags().Changed("repair") {
-				mode, err := backend.ParseRepairMode(repair)
+				mode, err := image.ParseRepairMode(repair)
 				if err != nil {
 					return usagef("--repair: %v", err)
 				}
-				if mended, err = backend.Repair(args[0], mode); err != nil {
+				if mended, err = image.Repair(args[0], mode); err != nil {
 					return err
 				}
 			}
-			findings, err := backend.Check(args[0])
+			findings, err := image.Check(args[0])
 			if err != nil {
 				return err
 			}
@@ -98,12 +98,12 @@ is not.`,
 		},
 	}
 	cmd.Flags().StringVar(&repair, "repair", "", "repair damage from second copies; with `MODE`: other damage too")
-	cmd.Flags().Lookup("repair").NoOptDefVal = backend.RepairSafe.String()
+	cmd.Flags().Lookup("repair").NoOptDefVal = image.RepairSafe.String()
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list, empty if the image is sound")
 	return cmd
 }
 
-func writeFindings(w io.Writer, file string, findings []backend.Finding) error {
+func writeFindings(w io.Writer, file string, findings []image.Finding) error {
 	if len(findings) == 0 {
 		_, err := fmt.Fprintf(w, "%s: sound\n", file)
 		return err

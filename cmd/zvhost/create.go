@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -35,7 +35,7 @@ A SIZE is a number of bytes, or a number with a unit: K, M, G, T (powers of 1024
 			if err != nil {
 				return err
 			}
-			if err := backend.CreateImageWith(args[0], geo, start); err != nil {
+			if err := image.CreateWith(args[0], geo, start); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s%s\n", args[0], describeGeometry(geo), describeStart(start))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -54,7 +55,7 @@ func readReport(path string, w *disk.Window) (disk.Report, error) {
 	if w == nil {
 		return backend.ReadReport(path)
 	}
-	if kind, err := backend.Probe(path); err != nil {
+	if kind, err := image.Probe(path); err != nil {
 		return disk.Report{}, err
 	} else if kind != disk.KindZonedDevice {
 		return disk.Report{}, usagef("--zones is for zoned block devices, and %s is not one", path)

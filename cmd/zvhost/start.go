@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -47,8 +47,8 @@ func (s *startFlags) add(fs *pflag.FlagSet) {
 }
 
 // start builds the initial state of a disk of so many zones. An error is a usage error.
-func (s *startFlags) start(zones int) (backend.Start, error) {
-	start := backend.Start{Faults: s.faults.list}
+func (s *startFlags) start(zones int) (image.Start, error) {
+	start := image.Start{Faults: s.faults.list}
 	for _, f := range []struct {
 		flag, text string
 		list       *[]int
@@ -70,7 +70,7 @@ func (s *startFlags) start(zones int) (backend.Start, error) {
 }
 
 // describeStart describes the initial state, as an addition to describeGeometry.
-func describeStart(s backend.Start) string {
+func describeStart(s image.Start) string {
 	var b strings.Builder
 	for _, part := range []struct {
 		n    int

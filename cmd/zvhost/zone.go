@@ -10,6 +10,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 )
@@ -78,7 +79,7 @@ func setState(path, zones, state string) (n int, err error) {
 		a, err := control.Call(path, control.Request{Command: control.SetState, Zones: zones, State: state})
 		return a.Zones, err
 	}
-	kind, err := backend.Probe(path)
+	kind, err := image.Probe(path)
 	if err != nil {
 		return 0, err
 	}

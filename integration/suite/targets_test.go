@@ -15,6 +15,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/internal/device"
@@ -198,7 +199,7 @@ type ownDisk struct {
 
 func (d *ownDisk) start(s Setup) (err error) {
 	g := s.Geometry
-	err = backend.CreateImage(d.path, zone.Geometry{
+	err = image.Create(d.path, zone.Geometry{
 		CapacitySectors: g.CapacitySectors, ZoneSectors: g.ZoneSectors, ZoneCapacitySectors: g.ZoneCapacitySectors,
 		ConventionalZones: g.ConventionalZones, MaxOpen: g.MaxOpen, MaxActive: g.MaxActive,
 		MaxAppendSectors: g.MaxAppendSectors, BlockSize: g.BlockBytes,
@@ -301,7 +302,7 @@ func (d *ownDisk) stop() (err error) {
 	}
 	if d.disk != nil {
 		err = errors.Join(err, d.disk.Close())
-		findings, cerr := backend.Check(d.path)
+		findings, cerr := image.Check(d.path)
 		err = errors.Join(err, cerr)
 		for _, f := range findings {
 			err = errors.Join(err, fmt.Errorf("check: %v", f))

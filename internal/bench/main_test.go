@@ -10,6 +10,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
@@ -79,7 +80,7 @@ var testGeometry = zone.Geometry{
 func newImage(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.zvh")
-	check(t, backend.CreateImage(path, testGeometry))
+	check(t, image.Create(path, testGeometry))
 	return path
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
@@ -45,7 +46,7 @@ func (r *rig) note(line string) {
 func newDisk(t testing.TB) disk.Disk {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.zvh")
-	if err := backend.CreateImage(path, zone.Geometry{CapacitySectors: 2048, ZoneSectors: 128, ConventionalZones: 2}); err != nil {
+	if err := image.Create(path, zone.Geometry{CapacitySectors: 2048, ZoneSectors: 128, ConventionalZones: 2}); err != nil {
 		t.Fatal(err)
 	}
 	d, err := backend.Open(path, disk.Options{})
@@ -56,7 +57,7 @@ func newDisk(t testing.TB) disk.Disk {
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
-		if findings, err := backend.Check(path); err != nil || len(findings) > 0 {
+		if findings, err := image.Check(path); err != nil || len(findings) > 0 {
 			t.Errorf("the image: %v, %v", findings, err)
 		}
 	})

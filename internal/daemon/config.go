@@ -16,6 +16,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
@@ -206,7 +207,7 @@ func (c *Config) openStorage() (disk.Disk, error) {
 	if c.Create != nil {
 		_, err := os.Stat(c.BlkFile)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = backend.CreateImage(c.BlkFile, *c.Create)
+			err = image.Create(c.BlkFile, *c.Create)
 		} else if err == nil {
 			// Restarted, or told twice: serve what is there, but never
 			// something else than what was asked for.
@@ -227,7 +228,7 @@ func (c *Config) checkCache() error {
 	if c.Cache != CacheBuffered {
 		return nil
 	}
-	kind, err := backend.Probe(c.BlkFile)
+	kind, err := image.Probe(c.BlkFile)
 	if err == nil && kind == disk.KindZonedDevice {
 		err = fmt.Errorf("--cache=buffered: %s is a zoned drive, which takes writes in order: it cannot be used through the page cache; leave --cache out", c.BlkFile)
 		err = lasting(err)
@@ -260,7 +261,7 @@ func matches(path string, g zone.Geometry) error {
 	if err := g.Complete(); err != nil {
 		return err
 	}
-	if kind, err := backend.Probe(path); err == nil && kind == disk.KindPlain {
+	if kind, err := image.Probe(path); err == nil && kind == disk.KindPlain {
 		return lasting(fmt.Errorf("--create: %s exists already and is an ordinary disk: give another --blk-file, or leave --create and what belongs to it out to serve the file as it is", path))
 	}
 	r, err := backend.ReadReport(path)

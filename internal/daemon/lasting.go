@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 )
 
 // A startError is why a daemon has not begun to serve.
@@ -48,7 +48,7 @@ func Lasting(err error) bool {
 	if start.comes && errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
-	for _, t := range []error{fs.ErrNotExist, unix.EACCES, unix.EPERM, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EROFS, unix.ENOSYS, backend.ErrNotImage, disk.ErrUnfit, disk.ErrDamaged} {
+	for _, t := range []error{fs.ErrNotExist, unix.EACCES, unix.EPERM, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EROFS, unix.ENOSYS, image.ErrNotImage, disk.ErrUnfit, disk.ErrDamaged} {
 		if errors.Is(err, t) {
 			return true
 		}

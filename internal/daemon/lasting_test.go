@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 )
 
 // What stays until somebody sees to it, and what may get better by itself, or has a guest
@@ -33,7 +33,7 @@ func TestLasting(t *testing.T) {
 		{fmt.Errorf("the disk: %w", unix.EACCES), "f", handed{}, true},
 		{unix.EPERM, "/dev/sdz", handed{}, true},
 		{fmt.Errorf("giving the socket to its group: %w", user.UnknownGroupError("nobodys")), "f", handed{}, true},
-		{fmt.Errorf("f: %w", backend.ErrNotImage), "f", handed{}, true},
+		{fmt.Errorf("f: %w", image.ErrNotImage), "f", handed{}, true},
 		{fmt.Errorf("f: %w", disk.ErrUnfit), "f", handed{}, true},
 		{fmt.Errorf("f: %w", disk.ErrUnfit), "f", handed{held: true}, false},
 		{fmt.Errorf("f: %w", disk.ErrDamaged), "f", handed{}, true},

@@ -9,7 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/zvhost/zvhost/backend"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 )
@@ -42,7 +42,7 @@ var testGeometry = zone.Geometry{CapacitySectors: 2048, ZoneSectors: 128}
 func testImage(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.zvh")
-	if err := backend.CreateImage(path, testGeometry); err != nil {
+	if err := image.Create(path, testGeometry); err != nil {
 		t.Fatal(err)
 	}
 	return path

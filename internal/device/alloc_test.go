@@ -6,9 +6,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -54,7 +54,7 @@ const allocZone = 1 << 18 // sectors: room for all runs
 // allocImage makes an image in dir for noAllocations.
 func allocImage(t *testing.T, dir string) (path string) {
 	path = filepath.Join(dir, "disk.zvh")
-	if err := backend.CreateImage(path, zone.Geometry{CapacitySectors: 4 * allocZone, ZoneSectors: allocZone, ConventionalZones: 1}); err != nil {
+	if err := image.Create(path, zone.Geometry{CapacitySectors: 4 * allocZone, ZoneSectors: allocZone, ConventionalZones: 1}); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
@@ -49,7 +49,7 @@ func FuzzRecord(f *testing.F) {
 	for _, s := range recordSeeds() {
 		f.Add(s)
 	}
-	path, image := recordImage(f)
+	path, im := recordImage(f)
 	rounds := 0
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if rounds++; rounds%64 == 1 { // it takes long
@@ -60,7 +60,7 @@ func FuzzRecord(f *testing.F) {
 				}
 			})
 		}
-		if err := os.WriteFile(path, image, 0o600); err != nil {
+		if err := os.WriteFile(path, im, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		forgeRecord(t, path, append(in, make([]byte, max(0, 1+8*recordDepth-len(in)))...))
@@ -69,11 +69,11 @@ func FuzzRecord(f *testing.F) {
 
 // recordImage is an image in memory, where syncs cost nothing, and what it is to hold:
 // zones 0 to 5 were written.
-func recordImage(f *testing.F) (path string, image []byte) {
+func recordImage(f *testing.F) (path string, im []byte) {
 	fresh := filepath.Join(f.TempDir(), "fresh.zvh")
 	g := fuzzZones
 	g.MaxOpen, g.MaxActive = 0, 0
-	if err := backend.CreateImage(fresh, g); err != nil {
+	if err := image.Create(fresh, g); err != nil {
 		f.Fatal(err)
 	}
 	r := newRig(f, fresh, 1)
@@ -83,7 +83,7 @@ func recordImage(f *testing.F) (path string, image []byte) {
 	}
 	d.leave()
 	r.close()
-	image, err := os.ReadFile(fresh)
+	im, err := os.ReadFile(fresh)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func recordImage(f *testing.F) (path string, image []byte) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { _ = unix.Close(memfd) })
-	return fmt.Sprintf("/proc/self/fd/%d", memfd), image
+	return fmt.Sprintf("/proc/self/fd/%d", memfd), im
 }
 
 // heldBy is what zone i holds: 4 sectors.

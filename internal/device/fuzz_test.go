@@ -14,6 +14,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -51,10 +52,10 @@ func FuzzExecute(f *testing.F) {
 		f.Add(s)
 	}
 	fresh := filepath.Join(f.TempDir(), "fresh.zvh")
-	if err := backend.CreateImage(fresh, fuzzZones); err != nil {
+	if err := image.Create(fresh, fuzzZones); err != nil {
 		f.Fatal(err)
 	}
-	image, err := os.ReadFile(fresh)
+	im, err := os.ReadFile(fresh)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -65,7 +66,7 @@ func FuzzExecute(f *testing.F) {
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d", memfd)
 	f.Cleanup(func() { _ = unix.Close(memfd) })
-	if err := os.WriteFile(path, image, 0o600); err != nil {
+	if err := os.WriteFile(path, im, 0o600); err != nil {
 		f.Fatal(err)
 	}
 	log := logrus.New()
@@ -95,7 +96,7 @@ func FuzzExecute(f *testing.F) {
 		if err := dk.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if findings, err := backend.Check(path); err != nil || len(findings) > 0 {
+		if findings, err := image.Check(path); err != nil || len(findings) > 0 {
 			t.Fatalf("%v, %v", findings, err)
 		}
 		if before != nil {

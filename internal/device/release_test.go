@@ -13,6 +13,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/internal/testlog"
@@ -254,7 +255,7 @@ func TestDiskChangesWhileAway(t *testing.T) {
 	}
 	other := smallZones
 	other.MaxActive = 5
-	if err := backend.CreateImage(zoned.path, other); err != nil {
+	if err := image.Create(zoned.path, other); err != nil {
 		t.Fatal(err)
 	}
 	client, ended := next.dial()
@@ -316,8 +317,8 @@ func TestMigrationFailsWithADeadDaemon(t *testing.T) {
 	if _, err := disk.Renew(other); err != nil {
 		t.Fatal(err)
 	}
-	image, err := os.ReadFile(copyOf(t, r.path)) // as it is when that one dies
-	if err := errors.Join(err, other.Close(), os.WriteFile(r.path, image, 0o600), g.stays(bases)); err != nil {
+	im, err := os.ReadFile(copyOf(t, r.path)) // as it is when that one dies
+	if err := errors.Join(err, other.Close(), os.WriteFile(r.path, im, 0o600), g.stays(bases)); err != nil {
 		t.Fatal(err)
 	}
 	var done [1]*frontend.Request

@@ -18,6 +18,7 @@ import (
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testlog"
 	"github.com/zvhost/zvhost/vhostuser"
@@ -93,7 +94,7 @@ func (r *rig) close() {
 	if r.disk.Info().Zoned == nil || r.dev.custody.detached { // or another's to check
 		return
 	}
-	findings, err := backend.Check(r.path)
+	findings, err := image.Check(r.path)
 	if err != nil {
 		r.t.Error(err)
 	}
@@ -106,7 +107,7 @@ func (r *rig) close() {
 func zonedRig(t testing.TB, g zone.Geometry, queues int) *rig {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.zvh")
-	if err := backend.CreateImage(path, g); err != nil {
+	if err := image.Create(path, g); err != nil {
 		t.Fatal(err)
 	}
 	return newRig(t, path, queues)

@@ -17,9 +17,9 @@ const module = "github.com/zvhost/zvhost"
 // package is entered here on purpose, and docs/architecture.md says why it
 // stands where it does.
 var mayImport = map[string][]string{
-	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/disk", "backend/zone", "internal/logging"},
+	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/image", "backend/disk", "backend/zone", "internal/logging"},
 
-	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery", "internal/device"},
+	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/image", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery", "internal/device"},
 	"internal/device":   {"internal/recovery", "internal/logging", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser/inflight"},
 	"internal/recovery": {"backend", "backend/disk", "backend/zone", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser/inflight"},
 	"internal/control":  {"backend", "backend/disk", "backend/zone", "internal/foreign"},
@@ -55,12 +55,14 @@ var mayImport = map[string][]string{
 	// What doors and devices share; the record lives with the protocol that specifies it.
 	"virtio/transport": {"virtio/guestmem", "vhostuser/inflight"},
 
-	"backend":        {"backend/plain", "backend/drive", "internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
-	"backend/engine": {"internal/uring", "internal/iovec"},
-	"backend/plain":  {"backend/disk", "backend/zone", "backend/engine", "internal/plant"},
-	"backend/drive":  {"backend/disk", "backend/zone", "backend/engine", "internal/iovec", "internal/plant"},
-	"backend/disk":   {"backend/zone", "backend/engine", "internal/iovec", "internal/memfault", "internal/plant"},
-	"backend/zone":   {},
+	"backend":              {"backend/plain", "backend/drive", "backend/image", "backend/image/format", "internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
+	"backend/engine":       {"internal/uring", "internal/iovec"},
+	"backend/plain":        {"backend/disk", "backend/zone", "backend/engine", "internal/plant"},
+	"backend/image":        {"backend/image/format", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/memfault", "internal/plant"},
+	"backend/image/format": {"backend/disk", "backend/zone"},
+	"backend/drive":        {"backend/disk", "backend/zone", "backend/engine", "internal/iovec", "internal/plant"},
+	"backend/disk":         {"backend/zone", "backend/engine", "internal/iovec", "internal/memfault", "internal/plant"},
+	"backend/zone":         {},
 	// What the tests of disks share; tests alone import it.
 	"backend/disktest": {"backend/disk", "backend/zone", "backend/engine", "internal/iovec", "internal/testleak", "internal/zonemodel"},
 
@@ -96,7 +98,7 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "virtio/blkclient", "vhostuser/frontend", "backend", "backend/disk", "backend/zone", "backend/engine", "backend/disktest",
+	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "virtio/blkclient", "vhostuser/frontend", "backend", "backend/disk", "backend/zone", "backend/engine", "backend/disktest", "backend/image",
 	"virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/control", "internal/failpoint", "internal/iovec", "virtiopci", "virtiopci/pcidriver",
 }
 

@@ -2,8 +2,8 @@ package zonemodel
 
 import (
 	"encoding/binary"
-	"hash/maphash"
 	"hash/fnv"
+	"hash/maphash"
 	"slices"
 )
 

@@ -1,4 +1,4 @@
-package backend
+package image
 
 import (
 	"encoding/binary"
@@ -12,11 +12,12 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/memfault"
 )
 
-// A liveTable is the live zone table of an image that is open for writing. One aligned
+// A LiveTable is the live zone table of an image that is open for writing. One aligned
 // 64-bit word of it is stored with every write that lands.
 //
 // On a file system in memory it is mapped, and a word is stored into the mapping. On
@@ -29,24 +30,24 @@ import (
 // behind that all page faults. So there a word is written to the file, with pwrite(2),
 // which waits before it takes any lock of the process's, and for which nothing waits
 // but its caller.
-type liveTable struct {
+type LiveTable struct {
 	mem   []byte // the mapping, page-aligned; nil where there is none
-	fd    int    // of the file
+	FD    int    // of the file
 	words []byte // what was written to the file; nil where there is a mapping
 }
 
 // openLive opens the live table of f, n bytes long.
-func openLive(f *os.File, n int) (t liveTable, err error) {
-	t.fd = int(f.Fd())
+func openLive(f *os.File, n int) (t LiveTable, err error) {
+	t.FD = int(f.Fd())
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(t.fd, &fs); err != nil {
+	if err := unix.Fstatfs(t.FD, &fs); err != nil {
 		return t, fmt.Errorf("the file system of the image: %w", err)
 	}
 	if !disk.InMemory(fs.Type) {
 		t.words = make([]byte, n)
 		return t, nil
 	}
-	if t.mem, err = unix.Mmap(t.fd, liveOff, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+	if t.mem, err = unix.Mmap(t.FD, format.LiveOff, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return t, fmt.Errorf("map the zone table: %w", err)
 	}
 	// A mapping has the image open, and with it its lock: see internal/foreign.
@@ -54,10 +55,10 @@ func openLive(f *os.File, n int) (t liveTable, err error) {
 	return t, nil
 }
 
-// store makes w the entry of zone i, whose lock is held. A kill -9 leaves the old
+// Store makes w the entry of zone i, whose lock is held. A kill -9 leaves the old
 // entry or the new one: see docs/image-format.md. It reports false when that fails,
 // which is the disk under the image failing.
-func (t *liveTable) store(i int, w zone.Entry) bool {
+func (t *LiveTable) Store(i int, w zone.Entry) bool {
 	switch {
 	case t.words != nil:
 		binary.LittleEndian.PutUint64(t.words[8*i:], uint64(w))
@@ -70,7 +71,7 @@ func (t *liveTable) store(i int, w zone.Entry) bool {
 
 // storeHere is store into the mapping. The caller's goroutine has
 // debug.SetPanicOnFault on.
-func (t *liveTable) storeHere(i int, w zone.Entry) (ok bool) {
+func (t *LiveTable) storeHere(i int, w zone.Entry) (ok bool) {
 	defer func() {
 		if v := recover(); v != nil && !t.faulted(v) {
 			panic(v)
@@ -81,17 +82,17 @@ func (t *liveTable) storeHere(i int, w zone.Entry) (ok bool) {
 }
 
 // faulted says whether v, which was recovered, is a fault on the mapping.
-func (t *liveTable) faulted(v any) bool {
+func (t *LiveTable) faulted(v any) bool {
 	addr, ok := memfault.Addr(v)
 	return ok && memfault.In(t.mem, addr)
 }
 
 // write writes n bytes at byte at of the table to the file.
-func (t *liveTable) write(at, n int) bool {
+func (t *LiveTable) write(at, n int) bool {
 	for end := at + n; at < end; {
 		var got int
 		err := engine.Retry(func() (err error) {
-			got, err = unix.Pwrite(t.fd, t.words[at:end], liveOff+int64(at))
+			got, err = unix.Pwrite(t.FD, t.words[at:end], format.LiveOff+int64(at))
 			return err
 		})
 		if err != nil || got == 0 {
@@ -103,7 +104,7 @@ func (t *liveTable) write(at, n int) bool {
 }
 
 // storeAll makes words the table. It reports false when a store failed.
-func (t *liveTable) storeAll(words []zone.Entry) bool {
+func (t *LiveTable) storeAll(words []zone.Entry) bool {
 	if t.mem != nil {
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 		for i, w := range words {
@@ -119,11 +120,11 @@ func (t *liveTable) storeAll(words []zone.Entry) bool {
 	return t.write(0, 8*len(words))
 }
 
-// close lets go of the table. What was stored stays in the file.
-func (t *liveTable) close() (err error) {
+// Close lets go of the table. What was stored stays in the file.
+func (t *LiveTable) Close() (err error) {
 	if t.mem != nil {
 		err = unix.Munmap(t.mem)
 	}
-	*t = liveTable{}
+	*t = LiveTable{}
 	return err
 }

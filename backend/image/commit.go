@@ -1,4 +1,4 @@
-package backend
+package image
 
 import (
 	"fmt"
@@ -8,38 +8,41 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// A store is how an image changes its file, but for the mapped live table and
+// A Store is how an image changes its file, but for the mapped live table and
 // the guests' own data, which an engine moves. It is an interface so that tests
 // can put a disk under the image that fails, or that forgets at a power cut
 // what was not synced.
-type store interface {
-	// sync makes everything durable that was written to the file before.
-	sync() error
-	// writeStable writes b at off, durable when it returns. It does not wait for
+type Store interface {
+	// Sync makes everything durable that was written to the file before.
+	Sync() error
+	// WriteStable writes b at off, durable when it returns. It does not wait for
 	// other dirty data of the file.
-	writeStable(b []byte, off int64) error
-	// wipe makes n bytes from off on read as zeroes. It is not durable before
+	WriteStable(b []byte, off int64) error
+	// Wipe makes n bytes from off on read as zeroes. It is not durable before
 	// the next sync.
-	wipe(off, n int64) error
+	Wipe(off, n int64) error
 }
 
-// fileStore is the store of an image that stands in a file.
-type fileStore struct {
-	fd    int
-	syncs int // the same file: see disk.OpenSyncs
+// FileStore is the store of an image that stands in a file.
+type FileStore struct {
+	FD    int
+	Syncs int // the same file: see disk.OpenSyncs
 }
 
-func (s fileStore) sync() error {
-	return engine.Retry(func() error { return unix.Fdatasync(s.syncs) })
+// Sync implements Store.
+func (s FileStore) Sync() error {
+	return engine.Retry(func() error { return unix.Fdatasync(s.Syncs) })
 }
 
-func (s fileStore) writeStable(b []byte, off int64) error {
+// WriteStable implements Store.
+func (s FileStore) WriteStable(b []byte, off int64) error {
 	var n int
 	err := engine.Retry(func() (err error) {
-		n, err = unix.Pwritev2(s.fd, [][]byte{b}, off, unix.RWF_DSYNC)
+		n, err = unix.Pwritev2(s.FD, [][]byte{b}, off, unix.RWF_DSYNC)
 		return err
 	})
 	if err == nil && n != len(b) {
@@ -48,28 +51,29 @@ func (s fileStore) writeStable(b []byte, off int64) error {
 	return err
 }
 
-// wipe makes a hole where the file system has them, else it writes zeroes.
-func (s fileStore) wipe(off, n int64) error {
-	err := engine.PunchHoleAt(s.fd, off, n)
+// Wipe implements Store. It punches a hole, or writes zeroes where the file system has no
+// holes.
+func (s FileStore) Wipe(off, n int64) error {
+	err := engine.PunchHoleAt(s.FD, off, n)
 	if err == unix.EOPNOTSUPP {
-		err = engine.ZeroRangeAt(s.fd, off, n)
+		err = engine.ZeroRangeAt(s.FD, off, n)
 	}
 	return err
 }
 
-// commit makes words durable, in the blocks of the table that are named. What
+// Commit makes words durable, in the blocks of the table that are named. What
 // they say must have been synced before. On an error the caller has to try
 // again: some blocks may be new, some old.
 //
 // A power cut may come between any two blocks, and the limit on active zones
 // has to hold all the same (btrfs, for one, mounts no disk that exceeds it). So
 // zones stop being active first, in all blocks, before others start.
-func (img *image) commit(words []zone.Entry, blocks []int) error {
+func (img *Image) Commit(words []zone.Entry, blocks []int) error {
 	if img.MaxActive != 0 && len(blocks) > 1 {
-		var part [blockZones]zone.Entry
+		var part [format.BlockZones]zone.Entry
 		for _, n := range blocks {
-			was := img.entries(n)
-			if !mixReleases(part[:len(was)], was, words[n*blockZones:]) {
+			was := img.CommittedBlock(n)
+			if !mixReleases(part[:len(was)], was, words[n*format.BlockZones:]) {
 				continue
 			}
 			if err := img.commitBlock(n, part[:len(was)]); err != nil {
@@ -78,8 +82,8 @@ func (img *image) commit(words []zone.Entry, blocks []int) error {
 		}
 	}
 	for _, n := range blocks {
-		part := words[n*blockZones:][:len(img.entries(n))]
-		if slices.Equal(part, img.entries(n)) {
+		part := words[n*format.BlockZones:][:len(img.CommittedBlock(n))]
+		if slices.Equal(part, img.CommittedBlock(n)) {
 			continue
 		}
 		if err := img.commitBlock(n, part); err != nil {
@@ -105,14 +109,14 @@ func mixReleases(part, was, to []zone.Entry) (releases bool) {
 	return releases
 }
 
-// entries are the entries of block n of the committed table.
-func (img *image) entries(n int) []zone.Entry {
-	return img.commits[n*blockZones : min((n+1)*blockZones, len(img.commits))]
+// CommittedBlock are the entries of block n of the committed table.
+func (img *Image) CommittedBlock(n int) []zone.Entry {
+	return img.Committed[n*format.BlockZones : min((n+1)*format.BlockZones, len(img.Committed))]
 }
 
 // allBlocks are the numbers of all blocks of the committed table.
-func (img *image) allBlocks() []int {
-	blocks := make([]int, img.blocks())
+func (img *Image) allBlocks() []int {
+	blocks := make([]int, img.Blocks())
 	for n := range blocks {
 		blocks[n] = n
 	}
@@ -121,27 +125,27 @@ func (img *image) allBlocks() []int {
 
 // commitBlock writes block n, with words as its entries, over its older copy
 // and makes that durable.
-func (img *image) commitBlock(n int, words []zone.Entry) error {
+func (img *Image) commitBlock(n int, words []zone.Entry) error {
 	b := img.block[:]
 	seq := img.seqs[n] + 1
-	encodeBlock(b, n, seq, words)
-	if err := img.store.writeStable(b, img.copyOff(n, seq)); err != nil {
+	format.EncodeBlock(b, n, seq, words)
+	if err := img.Store.WriteStable(b, img.CopyOff(n, seq)); err != nil {
 		return err
 	}
 	img.seqs[n] = seq
-	copy(img.commits[n*blockZones:], words)
+	copy(img.Committed[n*format.BlockZones:], words)
 	return nil
 }
 
 // renumber has the numbers of block n of the committed table begin anew where they have
 // come far: see lateSeq.
-func (img *image) renumber(n int) error {
-	if img.seqs[n] < lateSeq {
+func (img *Image) renumber(n int) error {
+	if img.seqs[n] < format.LateSeq {
 		return nil
 	}
-	img.seqs[n] = early(img.seqs[n])
+	img.seqs[n] = format.EarlySeq(img.seqs[n])
 	for range 2 {
-		if err := img.commitBlock(n, img.entries(n)); err != nil {
+		if err := img.commitBlock(n, img.CommittedBlock(n)); err != nil {
 			return fmt.Errorf("number block %d of the committed zone table anew: %w", n, err)
 		}
 	}
@@ -151,18 +155,18 @@ func (img *image) renumber(n int) error {
 // mendTorn writes the copies of blocks anew that a power cut tore, where no
 // commit has done it by now: torn copies are no damage in an image that is in
 // use, but in one that is closed cleanly they would be.
-func (img *image) mendTorn() error {
-	var words [blockZones]zone.Entry
+func (img *Image) mendTorn() error {
+	var words [format.BlockZones]zone.Entry
 	for n := range img.seqs {
-		b := make([]byte, blockBytes)
-		if _, err := img.f.ReadAt(b, img.copyOff(n, img.seqs[n]+1)); err != nil {
+		b := make([]byte, format.BlockBytes)
+		if _, err := img.File.ReadAt(b, img.CopyOff(n, img.seqs[n]+1)); err != nil {
 			return err
 		}
-		part := words[:len(img.entries(n))]
-		if seq, err := decodeBlock(b, n, part); err == nil && seq < img.seqs[n] {
+		part := words[:len(img.CommittedBlock(n))]
+		if seq, err := format.DecodeBlock(b, n, part); err == nil && seq < img.seqs[n] {
 			continue
 		}
-		copy(part, img.entries(n))
+		copy(part, img.CommittedBlock(n))
 		if err := img.commitBlock(n, part); err != nil {
 			return err
 		}
@@ -170,37 +174,31 @@ func (img *image) mendTorn() error {
 	return nil
 }
 
-// copyOff is where the copy of block n stands that has sequence number seq: even
-// ones first, odd ones behind.
-func (l *layout) copyOff(n int, seq uint64) int64 {
-	return l.tableOff + int64(2*n)*blockBytes + int64(seq%2)*blockBytes
-}
-
 // punchAbove makes everything that stands in the file at or above the write
 // pointers in words go away. It asks the file system where data is, so it costs
 // nothing for zones that hold none.
-func (img *image) punchAbove(words []zone.Entry) error {
-	fd := int(img.f.Fd())
+func (img *Image) punchAbove(words []zone.Entry) error {
+	fd := int(img.File.Fd())
 	zoneBytes := int64(img.ZoneSectors) << disk.SectorShift
-	for at := img.offset(uint64(img.ConventionalZones) * img.ZoneSectors); at < img.fileBytes(); {
+	for at := img.Offset(uint64(img.ConventionalZones) * img.ZoneSectors); at < img.FileBytes(); {
 		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
 		if err == unix.ENXIO {
 			return nil // nothing but holes from here on
 		} else if err != nil {
 			return fmt.Errorf("look for data above the write pointers: %w", err)
-		} else if data >= img.fileBytes() {
+		} else if data >= img.FileBytes() {
 			return nil // the file may be longer than the image; that part is not ours
 		}
-		i := (data - img.dataOff) / zoneBytes
-		start := img.dataOff + i*zoneBytes
-		end := min(start+zoneBytes, img.fileBytes())
+		i := (data - img.DataOff) / zoneBytes
+		start := img.DataOff + i*zoneBytes
+		end := min(start+zoneBytes, img.FileBytes())
 		above := start + int64(words[i].Written())<<disk.SectorShift
 		if data < above {
 			at = above
 			continue
 		}
 		// An offline zone too: it may come back.
-		if err := img.store.wipe(data, end-data); err != nil {
+		if err := img.Store.Wipe(data, end-data); err != nil {
 			return fmt.Errorf("clear zone %d above its write pointer: %w", i, err)
 		}
 		at = end

@@ -1,4 +1,4 @@
-package backend
+package image
 
 import (
 	"encoding/binary"
@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image/format"
 )
 
 // A RepairMode is what Repair may do.
@@ -65,16 +66,16 @@ func Repair(path string, mode RepairMode) (mended []Finding, err error) {
 		return nil, err
 	}
 	if kind != disk.KindImage {
-		return nil, fmt.Errorf("%s: %w", path, ErrNotImage)
+		return nil, fmt.Errorf("%s: %w", path, format.ErrNotImage)
 	}
-	if err := inFile(path); err != nil {
+	if err := CheckInFile(path); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, disk.CannotOpen("image", path, err)
 	}
-	r := &repairer{f: f, to: fileStore{fd: int(f.Fd()), syncs: int(f.Fd())}, mode: mode}
+	r := &repairer{f: f, to: FileStore{FD: int(f.Fd()), Syncs: int(f.Fd())}, mode: mode}
 	if err = disk.LockFile(f, false); err == nil {
 		err = r.run()
 	}
@@ -86,19 +87,19 @@ func Repair(path string, mode RepairMode) (mended []Finding, err error) {
 
 type repairer struct {
 	f      *os.File
-	to     store
+	to     Store
 	mode   RepairMode
 	mended findings
 }
 
 // did notes what was mended.
-func (r *repairer) did(kind, where, format string, args ...any) {
-	r.mended.add(kind, Finding{Where: where, What: fmt.Sprintf(format, args...)})
+func (r *repairer) did(kind, where, text string, args ...any) {
+	r.mended.add(kind, Finding{Where: where, What: fmt.Sprintf(text, args...)})
 }
 
 // put writes a block, durably, and notes it.
 func (r *repairer) put(where, what string, b []byte, off int64) error {
-	if err := r.to.writeStable(b, off); err != nil {
+	if err := r.to.WriteStable(b, off); err != nil {
 		return fmt.Errorf("write the %s: %w", where, err)
 	}
 	r.did(where, where, "%s", what)
@@ -110,10 +111,10 @@ func (r *repairer) run() error {
 	if l == nil || err != nil {
 		return err
 	}
-	if size, err := disk.SizeOf(int(r.f.Fd())); err != nil || size < l.fileBytes() {
+	if size, err := disk.SizeOf(int(r.f.Fd())); err != nil || size < l.FileBytes() {
 		return err // cut short, or the superblock is wrong
 	}
-	if l.checkTables(r.f) != nil {
+	if l.CheckTables(r.f) != nil {
 		return nil
 	}
 	if err := r.faults(l); err != nil {
@@ -128,16 +129,16 @@ func (r *repairer) run() error {
 
 // supers mends one superblock from the other, and returns what they say; nil
 // when neither is good, or both are and nobody knows which of them is right.
-func (r *repairer) supers() (*layout, error) {
+func (r *repairer) supers() (*format.Layout, error) {
 	var blocks [2][]byte
-	var good [2]*layout
-	for i, off := range [...]int64{superOff, superCopyOff} {
-		b := make([]byte, superBytes)
+	var good [2]*format.Layout
+	for i, off := range [...]int64{format.SuperOff, format.SuperCopyOff} {
+		b := make([]byte, format.SuperBytes)
 		if n, _ := r.f.ReadAt(b, off); n < len(b) {
 			return nil, nil // cut short
 		}
 		blocks[i] = b
-		if l, err := decodeSuper(b); err == nil {
+		if l, err := format.DecodeSuper(b); err == nil {
 			good[i] = l
 		}
 	}
@@ -148,9 +149,9 @@ func (r *repairer) supers() (*layout, error) {
 		}
 		return good[0], nil
 	case good[0] != nil && damagedSuper(blocks[1]):
-		return good[0], r.put("copy of the superblock", "written anew from the superblock", blocks[0], superCopyOff)
+		return good[0], r.put("copy of the superblock", "written anew from the superblock", blocks[0], format.SuperCopyOff)
 	case good[1] != nil && damagedSuper(blocks[0]):
-		return good[1], r.put("superblock", "written anew from its copy", blocks[1], superOff)
+		return good[1], r.put("superblock", "written anew from its copy", blocks[1], format.SuperOff)
 	}
 	return nil, nil
 }
@@ -158,35 +159,35 @@ func (r *repairer) supers() (*layout, error) {
 // damagedSuper says that b is no superblock of any version: one of a newer
 // version, or with features that are not known here, is whole and stays.
 func damagedSuper(b []byte) bool {
-	return string(b[:len(imageMagic)]) != imageMagic || checksum(b, 12) != binary.LittleEndian.Uint32(b[12:])
+	return string(b[:len(format.Magic)]) != format.Magic || format.Checksum(b, 12) != binary.LittleEndian.Uint32(b[12:])
 }
 
 // faults empties a block of faults that is damaged. There is no other one, but
 // nothing of the guests' hangs on it either.
-func (r *repairer) faults(l *layout) error {
-	_, err := readFaults(r.f, l)
-	if !errors.Is(err, errDamagedFaults) {
+func (r *repairer) faults(l *format.Layout) error {
+	_, err := format.ReadFaults(r.f, l)
+	if !errors.Is(err, format.ErrDamagedFaults) {
 		return nil // whole, or beyond what this zvhost knows of faults
 	}
-	b, err := encodeFaults(nil, l.uuid)
+	b, err := format.EncodeFaults(nil, l.UUID)
 	if err != nil {
 		return err
 	}
-	return r.put("faults", "damaged, and nowhere else: the image has none now", b, faultsOff)
+	return r.put("faults", "damaged, and nowhere else: the image has none now", b, format.FaultsOff)
 }
 
 // states mends one state block from the other, and returns what they say; nil when
 // neither is good, for then nobody knows how the image was left.
-func (r *repairer) states(l *layout) (*state, error) {
-	s, bad, err := readState(r.f, l.uuid)
+func (r *repairer) states(l *format.Layout) (*format.StateBlock, error) {
+	s, bad, err := format.ReadState(r.f, l.UUID)
 	switch {
 	case len(bad) == 2 && r.mode != RepairZoneCommitted:
 		return nil, nil
 	case len(bad) == 2:
 		// In use, and nobody knows by whom: the live table is not trusted.
-		s = state{run: rand.Uint64()}
+		s = format.StateBlock{Run: rand.Uint64()}
 		for _, b := range bad {
-			if err := s.write(r.to, l.uuid); err != nil {
+			if err := s.Write(r.to, l.UUID); err != nil {
 				return nil, fmt.Errorf("write the %s: %w", b.Where, err)
 			}
 			r.did(b.Where, b.Where, "written anew: the image is what was committed last, as after a power cut")
@@ -195,14 +196,14 @@ func (r *repairer) states(l *layout) (*state, error) {
 	case err != nil:
 		return nil, err
 	case len(bad) == 0:
-		return &s, s.renumber(r.to, l.uuid)
+		return &s, s.Renumber(r.to, l.UUID)
 	}
 	// The next one goes where the bad one is, and says the same.
-	write := s.write
-	if s.seq >= lateSeq {
-		write = s.renumber
+	write := s.Write
+	if s.Seq >= format.LateSeq {
+		write = s.Renumber
 	}
-	if err := write(r.to, l.uuid); err != nil {
+	if err := write(r.to, l.UUID); err != nil {
 		return nil, fmt.Errorf("write the %s: %w", bad[0].Where, err)
 	}
 	r.did(bad[0].Where, bad[0].Where, "written anew from the other one")

@@ -1,9 +1,10 @@
-package backend
+package image
 
 import (
 	"fmt"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -20,23 +21,23 @@ type Start struct {
 // prepare makes of s what is written into an image with the layout l: the states
 // of zones that s names, and the block of faults if there are any, which it notes
 // in l. An error says what is wrong with s.
-func (s *Start) prepare(l *layout) (states map[int]zone.State, faults []byte, err error) {
+func (s *Start) prepare(l *format.Layout) (states map[int]zone.State, faults []byte, err error) {
 	states = map[int]zone.State{}
 	for _, part := range []struct {
-		zones []int
-		state zone.State
+		zones      []int
+		StateBlock zone.State
 	}{{s.ReadOnly, zone.ReadOnly}, {s.Offline, zone.Offline}, {s.Full, zone.Full}} {
 		for _, i := range part.zones {
 			before, twice := states[i]
 			switch {
 			case i < 0 || i >= l.Zones():
-				return nil, nil, fmt.Errorf("zone %d cannot start %v: the disk has zones 0 to %d", i, part.state, l.Zones()-1)
+				return nil, nil, fmt.Errorf("zone %d cannot start %v: the disk has zones 0 to %d", i, part.StateBlock, l.Zones()-1)
 			case twice:
-				return nil, nil, fmt.Errorf("zone %d cannot start both %v and %v", i, before, part.state)
-			case part.state == zone.Full && l.Conventional(i):
+				return nil, nil, fmt.Errorf("zone %d cannot start both %v and %v", i, before, part.StateBlock)
+			case part.StateBlock == zone.Full && l.Conventional(i):
 				return nil, nil, fmt.Errorf("zone %d cannot start full: it is conventional", i)
 			}
-			states[i] = part.state
+			states[i] = part.StateBlock
 		}
 	}
 	if len(s.Faults) == 0 {
@@ -48,7 +49,7 @@ func (s *Start) prepare(l *layout) (states map[int]zone.State, faults []byte, er
 			return nil, nil, fmt.Errorf("fault %q: %w", f, err)
 		}
 	}
-	l.compat |= featureFaults
-	faults, err = encodeFaults(s.Faults, l.uuid)
+	l.Compat |= format.FeatureFaults
+	faults, err = format.EncodeFaults(s.Faults, l.UUID)
 	return states, faults, err
 }

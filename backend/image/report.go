@@ -1,4 +1,4 @@
-package backend
+package image
 
 import (
 	"errors"
@@ -8,39 +8,43 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-func readReport(f *os.File) (disk.Report, error) {
-	l, err := readSuper(f)
+// ReadReport reads the zones of the image f beside a daemon that may serve it. It writes
+// nothing and holds no lock. It returns an error if f is no image, is cut short, or is
+// damaged.
+func ReadReport(f *os.File) (disk.Report, error) {
+	l, err := format.ReadSuper(f)
 	if err != nil {
 		return disk.Report{}, err
 	}
-	rep := disk.Report{Info: disk.Describe(&l.Geometry, false), UUID: l.uuid}
+	rep := disk.Report{Info: disk.Describe(&l.Geometry, false), UUID: l.UUID}
 	if rep.InUse, err = inUse(f); err != nil {
 		return disk.Report{}, err
 	}
 	if size, err := disk.SizeOf(int(f.Fd())); err != nil {
 		return disk.Report{}, err
-	} else if err := l.checkSize(size); err != nil {
+	} else if err := l.CheckSize(size); err != nil {
 		return disk.Report{}, err
 	}
-	if err := l.checkTables(f); err != nil {
+	if err := l.CheckTables(f); err != nil {
 		return disk.Report{}, fmt.Errorf("%w; run 'zvhost check'", err)
 	}
-	here, err := whereIs(f)
+	here, err := format.PlaceOf(f)
 	if err != nil {
 		return disk.Report{}, err
 	}
-	img := &image{layout: *l, f: f}
-	if img.state, _, err = readState(f, l.uuid); err != nil {
+	img := &Image{Layout: *l, File: f}
+	if img.state, _, err = format.ReadState(f, l.UUID); err != nil {
 		return disk.Report{}, err
 	}
 	// A daemon that holds the image has marked it with this place, unless it is
 	// still recovering, or could not tell the place itself.
-	trustLive := img.state.trusted(here) || rep.InUse && img.state.where == place{}
+	trustLive := img.state.TrustsLive(here) || rep.InUse && img.state.Where == format.Place{}
 	if !trustLive {
-		if img.commits, _, _, err = readCommitted(f, l); err != nil {
+		if img.Committed, _, _, err = format.ReadCommitted(f, l); err != nil {
 			return disk.Report{}, err
 		}
 	}

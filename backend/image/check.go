@@ -1,4 +1,4 @@
-package backend
+package image
 
 import (
 	"errors"
@@ -10,17 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // A Finding is one thing that is wrong with an image.
-type Finding struct {
-	Where string // which part of the image
-	What  string // what is wrong with it
-	// Remedy is the command line that deals with it, "FILE" being the image; empty where
-	// there is none, or the usual one, 'zvhost check FILE --repair'.
-	Remedy string
-}
+type Finding = format.Finding
+
+// ErrNotImage is what opening a file that is no zoned image as one returns.
+var ErrNotImage = format.ErrNotImage
 
 // mostFindings is how many findings of one kind are listed: an image has up to MaxZones
 // zones, and damage is rarely that of one.
@@ -52,8 +50,6 @@ func (l *findings) all() []Finding {
 	return list
 }
 
-func (f Finding) String() string { return f.Where + ": " + f.What }
-
 // Check verifies the image at path and returns what is wrong with it, nothing
 // when it is whole. It writes nothing. It fails when it cannot look: the file
 // is no image, cannot be read, or is in use by a daemon.
@@ -63,9 +59,9 @@ func Check(path string) ([]Finding, error) {
 		return nil, err
 	}
 	if kind != disk.KindImage {
-		return nil, fmt.Errorf("%s: %w", path, ErrNotImage)
+		return nil, fmt.Errorf("%s: %w", path, format.ErrNotImage)
 	}
-	if err := inFile(path); err != nil {
+	if err := CheckInFile(path); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(path)
@@ -88,8 +84,8 @@ type checker struct {
 	findings findings
 }
 
-func (c *checker) found(where, format string, args ...any) {
-	c.findings.add(where, Finding{Where: where, What: fmt.Sprintf(format, args...)})
+func (c *checker) found(where, text string, args ...any) {
+	c.findings.add(where, Finding{Where: where, What: fmt.Sprintf(text, args...)})
 }
 
 func (c *checker) run() error {
@@ -101,18 +97,18 @@ func (c *checker) run() error {
 	if err != nil {
 		return err
 	}
-	if size < l.fileBytes() {
+	if size < l.FileBytes() {
 		// It may be the superblock that is wrong, and then all else would be looked for in
 		// the wrong place.
-		c.found("file", "%d bytes long, but the zones need %d: it was cut short", size, l.fileBytes())
+		c.found("file", "%d bytes long, but the zones need %d: it was cut short", size, l.FileBytes())
 		return nil
 	}
-	if err := l.checkTables(c.f); err != nil {
+	if err := l.CheckTables(c.f); err != nil {
 		c.found("file", "%v", err)
 		return nil
 	}
 	c.faults(l)
-	s, findings, err := readState(c.f, l.uuid)
+	s, findings, err := format.ReadState(c.f, l.UUID)
 	// One torn state block is what a power cut during its write leaves, and
 	// the next open mends it.
 	if err != nil {
@@ -125,10 +121,10 @@ func (c *checker) run() error {
 		}
 		return nil
 	}
-	committed := c.committed(l, s.clean)
+	committed := c.committed(l, s.Clean)
 	live := c.live(l, &s)
 	for i, w := range live {
-		if s.clean && committed != nil && w != committed[i] {
+		if s.Clean && committed != nil && w != committed[i] {
 			c.findings.add("zones", Finding{Where: fmt.Sprintf("zone %d", i), What: fmt.Sprintf("the live table says %v with %d sectors written, the committed one %v with %d, though the image was closed cleanly",
 				w.State(), w.Written(), committed[i].State(), committed[i].Written())})
 		}
@@ -138,23 +134,23 @@ func (c *checker) run() error {
 		c.zones(l, live)
 	case committed != nil:
 		// One commit may show more zones open than there can be at a time.
-		c.zones(l, l.allPowerCycled(committed))
+		c.zones(l, l.AllPowerCycled(committed))
 	}
 	return nil
 }
 
 // supers checks both superblocks and returns what they say, nil when neither
 // can be read, or nobody knows which of two is right.
-func (c *checker) supers() (*layout, error) {
-	var good [2]*layout
-	for i, off := range []int64{superOff, superCopyOff} {
-		where := superNames[i]
-		b := make([]byte, superBytes)
+func (c *checker) supers() (*format.Layout, error) {
+	var good [2]*format.Layout
+	for i, off := range []int64{format.SuperOff, format.SuperCopyOff} {
+		where := format.SuperNames[i]
+		b := make([]byte, format.SuperBytes)
 		if n, err := c.f.ReadAt(b, off); n < len(b) {
 			c.found(where, "cannot be read: %v", err)
 			continue
 		}
-		l, err := decodeSuper(b)
+		l, err := format.DecodeSuper(b)
 		if err != nil {
 			c.found(where, "%v", err)
 			continue
@@ -172,8 +168,8 @@ func (c *checker) supers() (*layout, error) {
 
 // committed checks the committed table. Outside a clean image one damaged copy
 // of a block is what a power cut leaves.
-func (c *checker) committed(l *layout, clean bool) []zone.Entry {
-	words, _, findings, err := readCommitted(c.f, l)
+func (c *checker) committed(l *format.Layout, clean bool) []zone.Entry {
+	words, _, findings, err := format.ReadCommitted(c.f, l)
 	if err != nil || clean {
 		for _, f := range findings {
 			c.findings.add("committed zone table", f)
@@ -187,16 +183,16 @@ func (c *checker) committed(l *layout, clean bool) []zone.Entry {
 }
 
 // live checks the live table, or returns nil when it does not count.
-func (c *checker) live(l *layout, s *state) []zone.Entry {
-	here, err := whereIs(c.f)
+func (c *checker) live(l *format.Layout, s *format.StateBlock) []zone.Entry {
+	here, err := format.PlaceOf(c.f)
 	if err != nil {
 		c.found("file", "%v", err)
 		return nil
 	}
-	if !s.trusted(here) {
+	if !s.TrustsLive(here) {
 		return nil
 	}
-	words, err := readLive(c.f, l)
+	words, err := format.ReadLive(c.f, l)
 	if err != nil {
 		c.found("live zone table", "%v", err)
 		return nil
@@ -205,7 +201,7 @@ func (c *checker) live(l *layout, s *state) []zone.Entry {
 	for i, w := range words {
 		if err := w.Verify(&l.Geometry, i); err != nil {
 			f := Finding{Where: fmt.Sprintf("live zone table, zone %d", i), What: err.Error()}
-			if !s.clean {
+			if !s.Clean {
 				f.Remedy = remedyZones
 			}
 			c.findings.add("live zone table", f)
@@ -219,7 +215,7 @@ func (c *checker) live(l *layout, s *state) []zone.Entry {
 }
 
 // zones checks what the table says of the disk as a whole.
-func (c *checker) zones(l *layout, words []zone.Entry) {
+func (c *checker) zones(l *format.Layout, words []zone.Entry) {
 	r := zone.Resources{}
 	for _, w := range words {
 		_ = r.Move(zone.Empty, w.State()) // without limits it counts only
@@ -230,7 +226,14 @@ func (c *checker) zones(l *layout, words []zone.Entry) {
 	if l.MaxActive != 0 && r.Active > l.MaxActive {
 		c.found("zones", "%d are active, but at most %d may be", r.Active, l.MaxActive)
 	}
-	if _, err := unix.Seek(int(c.f.Fd()), l.dataOff, unix.SEEK_DATA); err != nil && !errors.Is(err, unix.ENXIO) {
+	if _, err := unix.Seek(int(c.f.Fd()), l.DataOff, unix.SEEK_DATA); err != nil && !errors.Is(err, unix.ENXIO) {
 		c.found("data", "cannot be read: %v", err)
+	}
+}
+
+// faults checks the block of faults.
+func (c *checker) faults(l *format.Layout) {
+	if _, err := format.FaultsIn(c.f, l); err != nil {
+		c.found("faults", "%v", err)
 	}
 }

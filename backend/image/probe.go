@@ -1,4 +1,4 @@
-package backend
+package image
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image/format"
 )
 
 // Probe says what the file at path is. It reads, and never writes.
@@ -42,7 +43,7 @@ func Probe(path string) (disk.Kind, error) {
 	for _, mark := range []struct {
 		off  int64
 		text string
-	}{{superOff, imageMagic}, {superCopyOff, imageMagic}, {stateOff, stateMagic}, {stateOff + blockBytes, stateMagic}} {
+	}{{format.SuperOff, format.Magic}, {format.SuperCopyOff, format.Magic}, {format.StateOff, format.StateMagic}, {format.StateOff + format.BlockBytes, format.StateMagic}} {
 		b := make([]byte, len(mark.text))
 		if _, err := f.ReadAt(b, mark.off); err != nil && !errors.Is(err, io.EOF) {
 			return 0, fmt.Errorf("read %s: %w", path, err)
@@ -54,9 +55,9 @@ func Probe(path string) (disk.Kind, error) {
 	return disk.KindPlain, nil
 }
 
-// inFile says why what stands at path, an image, cannot be used: it is on a block
+// CheckInFile says why what stands at path, an image, cannot be used: it is on a block
 // device.
-func inFile(path string) error {
+func CheckInFile(path string) error {
 	st, err := os.Stat(path)
 	if err == nil && st.Mode()&os.ModeDevice != 0 {
 		err = disk.Unfitf("%s is a block device that holds a zoned image, and images are served from files only: copy it into a file (cp --sparse=always %s disk.zvh) and serve that; an ordinary disk, whatever stands on it, is served with --format raw", path, path)

@@ -1,4 +1,4 @@
-package backend
+package image
 
 import (
 	"encoding/binary"
@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/backend/disk"
+	"github.com/zvhost/zvhost/backend/image/format"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -17,18 +18,18 @@ import (
 
 // A tableRepair is both tables of an image while they are repaired.
 type tableRepair struct {
-	*image // its file, layout, store, commits and seqs
+	*Image // its file, layout, store, commits and seqs
 	r      *repairer
-	state  *state       // how the image was left
-	torn   [][2]bool    // copies of each block of the committed table that are damaged
-	live   []zone.Entry // nil: the live table does not count
-	bad    []int        // zones of which the live entry is damaged
+	state  *format.StateBlock // how the image was left
+	torn   [][2]bool          // copies of each block of the committed table that are damaged
+	live   []zone.Entry       // nil: the live table does not count
+	bad    []int              // zones of which the live entry is damaged
 	limits zone.Resources
 }
 
 // tables mends both tables of an image that was left as s says.
-func (r *repairer) tables(l *layout, s *state) error {
-	t := &tableRepair{r: r, image: &image{f: r.f, layout: *l, store: r.to}, state: s}
+func (r *repairer) tables(l *format.Layout, s *format.StateBlock) error {
+	t := &tableRepair{r: r, Image: &Image{File: r.f, Layout: *l, Store: r.to}, state: s}
 	known, err := t.readCommits()
 	if err != nil || !known {
 		return err
@@ -47,9 +48,9 @@ func (r *repairer) tables(l *layout, s *state) error {
 		} else if words == nil {
 			continue
 		}
-		if !synced && !s.clean {
+		if !synced && !s.Clean {
 			// The live table may say more than was ever synced.
-			if err := r.to.sync(); err != nil {
+			if err := r.to.Sync(); err != nil {
 				return err
 			}
 			synced = true
@@ -64,16 +65,16 @@ func (r *repairer) tables(l *layout, s *state) error {
 // readCommits reads the committed table; a block of which both copies are damaged has
 // number 0. known is false when a whole block says what cannot be: nobody knows better.
 func (t *tableRepair) readCommits() (known bool, err error) {
-	t.commits, t.seqs, t.torn = make([]zone.Entry, t.Zones()), make([]uint64, t.blocks()), make([][2]bool, t.blocks())
+	t.Committed, t.seqs, t.torn = make([]zone.Entry, t.Zones()), make([]uint64, t.Blocks()), make([][2]bool, t.Blocks())
 	for n := range t.seqs {
-		part := t.entries(n)
+		part := t.CommittedBlock(n)
 		var damaged [2]error
-		if t.seqs[n], damaged, err = readBlock(t.f, &t.layout, n, part); err != nil {
+		if t.seqs[n], damaged, err = format.ReadBlock(t.File, &t.Layout, n, part); err != nil {
 			return false, err
 		}
 		t.torn[n] = [2]bool{damaged[0] != nil, damaged[1] != nil}
 		for i, w := range part {
-			if t.seqs[n] != 0 && w.Verify(&t.Geometry, n*blockZones+i) != nil {
+			if t.seqs[n] != 0 && w.Verify(&t.Geometry, n*format.BlockZones+i) != nil {
 				return false, nil
 			}
 		}
@@ -83,11 +84,11 @@ func (t *tableRepair) readCommits() (known bool, err error) {
 
 // readLive reads the live table, if it counts.
 func (t *tableRepair) readLive() error {
-	here, err := whereIs(t.f)
-	if err != nil || !t.state.trusted(here) {
+	here, err := format.PlaceOf(t.File)
+	if err != nil || !t.state.TrustsLive(here) {
 		return err
 	}
-	if t.live, err = readLive(t.f, &t.layout); err != nil {
+	if t.live, err = format.ReadLive(t.File, &t.Layout); err != nil {
 		return err
 	}
 	t.limits = zone.Resources{MaxOpen: t.MaxOpen, MaxActive: t.MaxActive}
@@ -118,24 +119,24 @@ func (t *tableRepair) mendLive() error {
 			return fmt.Errorf("zone %d cannot be %v with %d sectors written, as it was committed: there are %w by now; use --repair=%v", i, w.State(), w.Written(), err, RepairZoneOffline)
 		}
 		t.live[i] = w
-		pages[8*i/blockBytes] = true
+		pages[8*i/format.BlockBytes] = true
 		t.r.did("live zone table", fmt.Sprintf("live zone table, zone %d", i), "%s", what)
 	}
 	t.bad = left
 	table := make([]byte, 8*len(t.live))
 	if len(pages) > 0 {
-		if _, err := t.f.ReadAt(table, liveOff); err != nil { // what stays damaged stays as it is
+		if _, err := t.File.ReadAt(table, format.LiveOff); err != nil { // what stays damaged stays as it is
 			return err
 		}
 	}
 	for i, w := range t.live {
-		if pages[8*i/blockBytes] && w.Verify(&t.Geometry, i) == nil {
+		if pages[8*i/format.BlockBytes] && w.Verify(&t.Geometry, i) == nil {
 			binary.LittleEndian.PutUint64(table[8*i:], uint64(w))
 		}
 	}
 	for page := range pages {
-		part := table[page*blockBytes : min((page+1)*blockBytes, len(table))]
-		if err := t.store.writeStable(part, liveOff+int64(page)*blockBytes); err != nil {
+		part := table[page*format.BlockBytes : min((page+1)*format.BlockBytes, len(table))]
+		if err := t.Store.WriteStable(part, format.LiveOff+int64(page)*format.BlockBytes); err != nil {
 			return fmt.Errorf("write the live zone table: %w", err)
 		}
 	}
@@ -145,14 +146,14 @@ func (t *tableRepair) mendLive() error {
 // entryFor is what becomes of zone i, whose live entry is damaged, and what to say of it;
 // nothing where the entry stays as it is.
 func (t *tableRepair) entryFor(i int) (w zone.Entry, what string, err error) {
-	n := i / blockZones
+	n := i / format.BlockZones
 	committed := t.seqs[n] != 0
 	switch {
-	case committed && t.state.clean && t.torn[n] == [2]bool{}:
-		w = t.commits[i]
+	case committed && t.state.Clean && t.torn[n] == [2]bool{}:
+		w = t.Committed[i]
 		return w, "written anew from the committed zone table, which says the same of an image that was closed cleanly", nil
 	case committed && t.r.mode == RepairZoneCommitted:
-		w = t.powerCycled(i, t.commits[i])
+		w = t.PowerCycled(i, t.Committed[i])
 		return w, fmt.Sprintf("%v with %d sectors written, as the last flush left it: what was written to it since is cleared when the image is opened", w.State(), w.Written()), nil
 	case t.r.mode == RepairZoneOffline:
 		if w, err = t.offline(i); err != nil {
@@ -169,8 +170,8 @@ func (t *tableRepair) offline(i int) (zone.Entry, error) {
 	if t.Conventional(i) {
 		return zone.Pack(i, zone.Offline, 0), nil
 	}
-	fd := int(t.f.Fd())
-	start := t.offset(uint64(i) * t.ZoneSectors)
+	fd := int(t.File.Fd())
+	start := t.Offset(uint64(i) * t.ZoneSectors)
 	end := start + int64(t.Capacity(i))<<disk.SectorShift
 	behind := start
 	for at := start; at < end; {
@@ -187,8 +188,8 @@ func (t *tableRepair) offline(i int) (zone.Entry, error) {
 		behind = min(at, end)
 	}
 	written := uint64(disk.AlignUp(behind-start, int64(t.BlockSize))) >> disk.SectorShift
-	if n := i / blockZones; t.seqs[n] != 0 {
-		written = max(written, t.commits[i].Written())
+	if n := i / format.BlockZones; t.seqs[n] != 0 {
+		written = max(written, t.Committed[i].Written())
 	}
 	return zone.Pack(i, zone.Offline, min(written, t.Capacity(i))), nil
 }
@@ -196,8 +197,8 @@ func (t *tableRepair) offline(i int) (zone.Entry, error) {
 // contents is what block n of the committed table has to say, and where that comes from;
 // nil where it is whole, or nobody knows.
 func (t *tableRepair) contents(n int) (words []zone.Entry, why string, err error) {
-	first, whole := n*blockZones, t.live != nil
-	last := first + len(t.entries(n))
+	first, whole := n*format.BlockZones, t.live != nil
+	last := first + len(t.CommittedBlock(n))
 	for _, i := range t.bad {
 		whole = whole && (i < first || i >= last)
 	}
@@ -205,16 +206,16 @@ func (t *tableRepair) contents(n int) (words []zone.Entry, why string, err error
 	switch {
 	case t.torn[n] == [2]bool{}:
 		return nil, "", nil
-	case !lost && !t.state.clean:
+	case !lost && !t.state.Clean:
 		// A power cut while the newer copy was written leaves just that.
-		return t.entries(n), "written anew from the other one", nil
+		return t.CommittedBlock(n), "written anew from the other one", nil
 	case !lost && whole:
 		// The good copy may be the older one. The live table says what the newer one did.
 		return t.live[first:last], "written anew from the other one", nil
 	case lost && whole:
 		words = slices.Clone(t.live[first:last])
 		for i, w := range words {
-			words[i] = t.settled(first+i, w)
+			words[i] = t.Settled(first+i, w)
 		}
 		return words, "written anew from the live zone table", nil
 	case lost && t.live == nil && t.r.mode == RepairZoneOffline:
@@ -236,8 +237,8 @@ func (t *tableRepair) mendBlock(n int, words []zone.Entry, why string) error {
 	switch {
 	case t.seqs[n] == 0:
 		writes = 2
-	case t.seqs[n] >= lateSeq:
-		t.seqs[n], writes = early(t.seqs[n]), 2
+	case t.seqs[n] >= format.LateSeq:
+		t.seqs[n], writes = format.EarlySeq(t.seqs[n]), 2
 	}
 	for range writes {
 		if err := t.commitBlock(n, words); err != nil {
@@ -246,7 +247,7 @@ func (t *tableRepair) mendBlock(n int, words []zone.Entry, why string) error {
 	}
 	for c, torn := range t.torn[n] {
 		if torn {
-			t.r.did("committed zone table", copyName(n, c), "%s", why)
+			t.r.did("committed zone table", format.CopyName(n, c), "%s", why)
 		}
 	}
 	return nil
