@@ -79,7 +79,8 @@ func (s *Session) ringLog(i int) (log *guestmem.Log, used uint64, call int, err 
 	// "the bit offset of the last byte of the ring must fall within the size
 	// supplied by VhostUserLog"
 	used = r.log
-	if size := parts(r, s.state.features)[2].size; !s.dirty.log.Covers(used, size) {
+	lay := s.layout(i)
+	if size := lay.UsedBytes(); !s.dirty.log.Covers(used, size) {
 		return nil, 0, -1, fmt.Errorf("ring %d: its used ring of %d bytes is to be logged at guest address %#x, which the dirty log of %#x bytes does not cover", i, size, used, s.state.logSize)
 	}
 	return s.dirty.log, used, s.dirty.call.Int(), nil

@@ -63,7 +63,8 @@ func (s *Session) warnOfNoMemory(i int) {
 // start starts ring i, which is ready.
 func (s *Session) start(i int) error {
 	r, p := &s.state.rings[i], &s.rings[i]
-	if err := covered(s.mem, r, s.state.features); err != nil {
+	lay := s.layout(i)
+	if err := lay.Check(); err != nil {
 		return uncoveredError{i, err}
 	}
 	rec := s.record.Ring(i)
