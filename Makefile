@@ -77,6 +77,7 @@ vm-test: build ## real guests under QEMU (integration/qemu_test.sh, integration/
 	@integration/qemu_test.sh
 	@integration/guests/geometries.sh
 	@integration/guests/small.sh
+	@integration/guests/vfio.sh
 	@integration/guests/faults.sh
 	@integration/guests/migrate.sh
 	@integration/guests/xfs.sh

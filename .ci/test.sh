@@ -28,6 +28,7 @@ machines=(
 	"data the kernel has lost" "integration/writeback.sh"
 	"restarts" "integration/guests/restart.sh bin/zvhost 5"
 	"bad zones" "integration/guests/faults.sh"
+	"vfio-user" "integration/guests/vfio.sh"
 	"power cuts" "integration/powercut.sh 10"
 	"smallest disks" "integration/guests/small.sh"
 )

@@ -43,8 +43,8 @@ type Device interface {
 	// Reset puts the device back to where it was when it was made. Maps and interrupts stay.
 	Reset() error
 	// Disconnect is called when the client has gone. It returns once the device uses none of
-	// the maps, and closes their files, and none of the interrupts. What else the device has
-	// of its state stays, as the protocol demands ("Client Disconnection").
+	// the maps, and closes their files, and none of the interrupts. The rest of its state
+	// may stay, for a client that reconnects ("Client Disconnection").
 	Disconnect()
 }
 

@@ -129,6 +129,8 @@ func TestErrors(t *testing.T) {
 		{[]string{"serve", "--null", "--null-size", "0"}, exitUsage, "at least one sector"},
 		{[]string{"serve", "--null", "--null-size", "1000"}, exitUsage, "not a whole number of sectors"},
 		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--fd", "7"}, exitUsage, "exclude each other"},
+		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--vfio-user", "v"}, exitUsage, "--vfio-user serves a PCI function"},
+		{[]string{"serve", "--blk-file", image, "--vfio-user", image}, exitLasting, "--vfio-user"},
 		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--queues", "0"}, exitUsage, "--queues=0"},
 		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--socket-mode", "999"}, exitUsage, "octal digits such as 0660"},
 		{[]string{"serve", "--blk-file", image, "--fd", "999", "--socket-mode", "0660"}, exitUsage, "--socket-mode applies to a socket that zvhost creates: add --socket-path"},

@@ -81,10 +81,15 @@ guest's queues start here; it waits for at most 10 s, and refuses the queues the
 daemon releases the disk when its front-end has stopped all queues of a guest whose
 writes are logged, and acquires it again if the guest stays.
 
+With --vfio-user the front-end gets a virtio-blk PCI function with MSI-X, which needs no
+support for zones of its own: QEMU's vfio-user-pci, cloud-hypervisor's --user-device. A
+restart of the daemon, also under 'zvhost keeper', ends such a front-end's connection.
+
 zvhost replaces a socket file on which no process listens. Under systemd socket
 activation it uses the socket that systemd passes.`,
 		Example: `  zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --queues 4 --serial VM1-DATA
+  zvhost serve --vfio-user /run/vm1.sock --blk-file disk.zvh --queues 4
   zvhost serve --socket-path /run/vm1.sock --blk-file /dev/nvme0n2 --zones 16-79
   zvhost serve --socket-path /run/vm1-incoming.sock --blk-file /mnt/shared/vm1.raw --incoming
   zvhost serve --socket-path /run/bench.sock --null --null-size 64G
@@ -101,6 +106,7 @@ activation it uses the socket that systemd passes.`,
 // command has the options without these flags.
 func (o *serveOptions) add(fs *pflag.FlagSet) {
 	o.addConventional(fs)
+	fs.StringVar(&o.config.VFIOUser, "vfio-user", "", "instead of --socket-path: listen on this UNIX `PATH` for a vfio-user client")
 	fs.IntVar(&o.config.Queues, "queues", 1, "offer `N` request queues; configure the front-end with as many")
 	fs.BoolVar(&o.config.SplitRings, "split-rings", false, "do not offer packed rings")
 	fs.StringVar(&o.config.Serial, "serial", "", "serial number that the guest sees, an `ID` of at most 20 characters")
@@ -154,7 +160,7 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 		}
 	}
 	for _, name := range []string{"socket-mode", "socket-group"} {
-		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && o.config.SocketPath == "" {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && o.config.SocketPath == "" && o.config.VFIOUser == "" {
 			return usagef("--%s applies to a socket that zvhost creates: add --socket-path, or leave it out and set the permissions where the socket is created", name)
 		}
 	}

@@ -48,6 +48,9 @@ type Config struct {
 	// group leaves the daemon's own.
 	SocketMode  fs.FileMode
 	SocketGroup string
+	// VFIOUser, instead of SocketPath, is where to listen for a vfio-user client, which gets
+	// the disk as a virtio-blk PCI function.
+	VFIOUser string
 	// FD is an inherited socket, listening or connected, or NoFD.
 	FD int
 
@@ -115,6 +118,16 @@ func (c *Config) Validate() error {
 		return errors.New("nothing to serve: give the image, file or device with --blk-file=FILE")
 	case c.SocketPath != "" && c.FD != NoFD:
 		return errors.New("--socket-path and --fd exclude each other: give one")
+	case c.VFIOUser != "" && (c.SocketPath != "" || c.FD != NoFD):
+		return errors.New("--vfio-user serves a PCI function, and --socket-path and --fd a vhost-user back-end: give one")
+	case c.VFIOUser != "" && c.Incoming:
+		return errors.New("--incoming is for a guest that migrates, which no vfio-user client can: leave one of them out")
+	case strings.HasPrefix(c.VFIOUser, "@"):
+		return abstract("--vfio-user", c.VFIOUser)
+	case len(c.VFIOUser) > maxSocketPath:
+		return fmt.Errorf("--vfio-user: %d bytes long, but it may have at most %d: use a shorter one", len(c.VFIOUser), maxSocketPath)
+	case c.ControlPath != "" && c.ControlPath == c.VFIOUser:
+		return errors.New("--control-path and --vfio-user are the same: they are two sockets, so give two paths")
 	case c.FD < NoFD || c.FD >= 0 && c.FD <= 2:
 		return fmt.Errorf("--fd=%d: not a socket handed over by the parent: it must be 3 or more", c.FD)
 	case c.Queues < 1 || c.Queues > transport.MaxQueues:

@@ -41,16 +41,16 @@ func openFront(c *Config, h *handed, log logrus.FieldLogger) (*front, error) {
 	if h.socket != nil {
 		file := h.socket
 		h.socket = nil
-		return fromActivation(file, c.SocketPath)
+		return fromActivation(file, c.endpoint())
 	}
-	if c.SocketPath == "" {
-		return nil, lasting(errors.New("nowhere to listen: give --socket-path=PATH, --fd=N, or start zvhost from a systemd socket unit"))
+	if c.endpoint().path == "" {
+		return nil, lasting(errors.New("nowhere to listen: give --socket-path=PATH, --vfio-user=PATH, --fd=N, or start zvhost from a systemd socket unit"))
 	}
 	if f := h.kept[listenerName]; f != nil {
 		delete(h.kept, listenerName)
-		if f := fromStore(f, c.SocketPath); f != nil {
+		if f := fromStore(f, c.endpoint().path); f != nil {
 			if err := f.allow(c); err != nil {
-				log.Warnf("%s: the socket of the process before, with permissions that --socket-mode and --socket-group do not say: %v", c.SocketPath, err)
+				log.Warnf("%s: the socket of the process before, with permissions that --socket-mode and --socket-group do not say: %v", f.where, err)
 			}
 			return f, nil
 		}
@@ -127,13 +127,22 @@ func (f *front) keep(s *fdStore) error {
 
 // listenAgain makes the socket that c asks for.
 func listenAgain(c *Config) (*front, error) {
-	return listen(endpoint{option: "--socket-path", path: c.SocketPath, mode: c.SocketMode, group: c.SocketGroup})
+	return listen(c.endpoint())
+}
+
+// endpoint is the socket file that c asks for; of an empty path, none.
+func (c *Config) endpoint() endpoint {
+	e := endpoint{option: "--socket-path", path: c.SocketPath, mode: c.SocketMode, group: c.SocketGroup}
+	if c.VFIOUser != "" {
+		e.option, e.path = "--vfio-user", c.VFIOUser
+	}
+	return e
 }
 
 // fromActivation takes over the socket of a socket unit. When a path was given
 // too, as in a service unit that works with and without its socket unit, the
 // two must be the same.
-func fromActivation(file *os.File, path string) (*front, error) {
+func fromActivation(file *os.File, e endpoint) (*front, error) {
 	f, err := inherited(file, "the socket handed over by systemd")
 	if err != nil {
 		return nil, lasting(err)
@@ -142,8 +151,8 @@ func fromActivation(file *os.File, path string) (*front, error) {
 		return nil, errors.Join(lasting(errors.New("the socket handed over by systemd is connected, not listening: set Accept=no in the socket unit")), f.close())
 	}
 	bound := f.listener.Addr().String()
-	if path != "" && !samePath(path, bound) {
-		return nil, errors.Join(lasting(fmt.Errorf("systemd listens on %s, but --socket-path says %s: make the socket unit and the service agree", bound, path)), f.close())
+	if e.path != "" && !samePath(e.path, bound) {
+		return nil, errors.Join(lasting(fmt.Errorf("systemd listens on %s, but %s says %s: make the socket unit and the service agree", bound, e.option, e.path)), f.close())
 	}
 	f.where = bound
 	return f, nil

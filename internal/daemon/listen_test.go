@@ -323,7 +323,7 @@ func TestActivationPathMustAgree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, err := fromActivation(file, tt.asked)
+		f, err := fromActivation(file, endpoint{option: "--socket-path", path: tt.asked})
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("--socket-path=%q: %v, want %q", tt.asked, err, tt.want)
 		}

@@ -66,7 +66,7 @@ func (s *server) dismiss(n newcomer) {
 // waited for, however long the disk takes for what it had in flight. Of one that is still
 // there a newcomer is told so, by a closed connection: once the session waits for a message
 // of which nothing has come, for until then it may be about to end over one.
-func (s *server) attend(session *vhostuser.Session, who string) {
+func (s *server) attend(session session, who string) {
 	presence := session.Presence()
 	if presence == vhostuser.Left {
 		session.GiveUp()

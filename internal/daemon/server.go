@@ -11,6 +11,7 @@ import (
 
 	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
+	"github.com/zvhost/zvhost/internal/vfio"
 	"github.com/zvhost/zvhost/vhostuser/handover"
 	"github.com/zvhost/zvhost/virtio/transport"
 
@@ -88,23 +89,22 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away b
 	if err != nil {
 		return disk, err
 	}
-	f, err := openFront(c, h, log)
+	d, err := openDoor(c, h, dev, log)
 	var ctl *controller
 	if err == nil {
 		if ctl, err = openControl(c.ControlPath, disk, dev, log); err != nil {
-			err = errors.Join(err, f.giveUp(h.store))
+			err = errors.Join(err, d.giveUp())
 		}
 	}
 	if err == nil {
 		done, h.begun = h.close, true
-		s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix), lines: logging.NewLines(log)}
-		log.Infof("serving %s on %s: %s", c.what(), f.where, describeDisk(disk.Info()))
+		log.Infof("serving %s on %s: %s", c.what(), d.where(), describeDisk(disk.Info()))
 		if away {
 			log.Infof("%s is left to another zvhost until queues start here", c.what())
 		}
 		device.WarnOfFaults(log, disk)
 		warnOfLastPart(log, c.BlkFile, disk.Info())
-		err = errors.Join(s.run(ctx, f), ctl.stopListening())
+		err = errors.Join(d.run(ctx), ctl.stopListening())
 	}
 	err = errors.Join(err, dev.Close())
 	told := logging.WarnLate(log, logging.Patience, "what was asked for on the control socket")
@@ -130,6 +130,7 @@ func warnOfKept(log *logrus.Logger) {
 // server lets front-ends in, one at a time.
 type server struct {
 	dev      transport.Device
+	function *vfio.Function // as which a vfio-user client gets the device; nil: it is served over vhost-user
 	log      *logrus.Logger
 	trace    bool
 	handOver time.Duration
@@ -261,7 +262,13 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn, newcomers <-chan
 	who := peerName(conn)
 	s.lines.Logf(logrus.InfoLevel, "front-end %s: connected", who)
 	s.notify(status("serving front-end %s", who))
-	s.serveSession(ctx, vhostuser.NewSession(conn, s.dev, s.options(who)), who, newcomers)
+	session, err := s.newSession(conn, who)
+	if err != nil {
+		s.lines.Logf(logrus.WarnLevel, "front-end %s: no session: %v", who, err)
+		_ = foreign.HangUp(conn, true)
+		return
+	}
+	s.serveSession(ctx, session, who, newcomers)
 }
 
 func (s *server) options(who string) vhostuser.Options {
@@ -274,7 +281,7 @@ const before = "of the process before"
 // resume goes on with the session of the process before, nil if there is none. An
 // error is why this process is not the one to do that, nor to serve anybody else.
 func (s *server) resume() (*vhostuser.Session, error) {
-	if s.store == nil || len(s.kept) == 0 {
+	if s.store == nil || len(s.kept) == 0 || s.function != nil {
 		return nil, nil
 	}
 	session, err := vhostuser.ResumeSession(s.kept, s.dev, s.options(before))
@@ -298,11 +305,12 @@ func (s *server) leaves(ctx context.Context) bool {
 }
 
 // serveSession runs session to its end; see serve.
-func (s *server) serveSession(ctx context.Context, session *vhostuser.Session, who string, newcomers <-chan *net.UnixConn) {
+func (s *server) serveSession(ctx context.Context, session session, who string, newcomers <-chan *net.UnixConn) {
+	leaves := func() bool { return s.function == nil && s.leaves(ctx) }
 	ended := make(chan error, 1)
 	go func() { ended <- session.Run() }()
 	defer context.AfterFunc(ctx, func() {
-		if s.leaves(ctx) {
+		if leaves() {
 			session.Suspend()
 			return
 		}
@@ -323,7 +331,7 @@ func (s *server) serveSession(ctx context.Context, session *vhostuser.Session, w
 			switch {
 			case err != nil:
 				s.lines.Logf(logrus.WarnLevel, "front-end %s: session ended: %v", who, err)
-			case s.leaves(ctx):
+			case leaves():
 				s.log.Infof("front-end %s: left to the next process", who)
 			default:
 				s.lines.Logf(logrus.InfoLevel, "front-end %s: left", who)

@@ -19,8 +19,9 @@ const module = "github.com/zvhost/zvhost"
 var mayImport = map[string][]string{
 	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/image", "backend/disk", "backend/zone", "internal/logging"},
 
-	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/image", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery", "internal/device"},
+	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/image", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery", "internal/device", "internal/vfio", "vfiouser"},
 	"internal/device":   {"internal/recovery", "internal/logging", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser/inflight"},
+	"internal/vfio":     {"virtio/transport", "virtio/guestmem", "virtiopci", "vfiouser", "internal/foreign", "internal/device"}, // device: its tests'
 	"internal/recovery": {"backend", "backend/disk", "backend/zone", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser/inflight"},
 	"internal/control":  {"backend", "backend/disk", "backend/zone", "internal/foreign"},
 	"internal/logging":  {},
@@ -98,7 +99,7 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "virtio/blkclient", "vhostuser/frontend", "backend", "backend/disk", "backend/zone", "backend/engine", "backend/disktest", "backend/image",
+	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "virtio/blkclient", "vhostuser/frontend", "vfiouser/client", "backend", "backend/disk", "backend/zone", "backend/engine", "backend/disktest", "backend/image",
 	"virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/control", "internal/failpoint", "internal/iovec", "virtiopci", "virtiopci/pcidriver",
 }
 

@@ -104,7 +104,7 @@ type Device interface {
 	// older zvhost, which did not save them. An error says that the disk is another one.
 	Restore(is, choices uint64) error
 	// NeedsReset says whether a queue cannot be served any more since the device was
-	// last reset: DEVICE_NEEDS_RESET of the device status.
+	// last reset: DEVICE_NEEDS_RESET of the device status. Any goroutine may call it.
 	NeedsReset() bool
 	// Reset puts the device back to where it was before SetFeatures. No queue is
 	// started then. What is stored on the disk is not touched.
