@@ -42,7 +42,7 @@ func (o *serveOptions) addConventional(fs *pflag.FlagSet) {
 	fs.StringVar(&o.config.BlkFile, "blk-file", "", "the image, `FILE` or block device to serve")
 	fs.BoolVar(&o.config.ReadOnly, "read-only", false, "serve it read-only")
 	fs.StringVar(&o.logLevel, "log-level", "info", "log lines of this `LEVEL` and above: error, warning, info or debug")
-	fs.BoolVar(&o.debug, "debug", false, "log every vhost-user message in words (implies --log-level=debug)")
+	fs.BoolVar(&o.debug, "debug", false, "log every message of the front-end in words (implies --log-level=debug)")
 	fs.Lookup("fd").DefValue = "0" // pflag does not print a zero default
 }
 
@@ -51,7 +51,7 @@ func newServe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve --socket-path PATH --blk-file FILE",
 		Short: "Serve a disk to a virtual machine",
-		Long: `Serves a disk over a vhost-user socket until SIGTERM. The type of FILE decides the
+		Long: `Serves a disk over a vhost-user or vfio-user socket until SIGTERM. The type of FILE decides the
 type of the disk: a zoned image, or a zoned drive of the host (SMR, ZNS, null_blk),
 becomes a host-managed zoned disk; any other file or block device becomes an ordinary
 disk with discard and write-zeroes. With --zones several daemons can share a drive.

@@ -32,6 +32,9 @@
 #   vm_dmesg, vm_console [NAME]  the kernel's log; the console's, also of a dead one
 #   vm_sane [NAME]               dies if the kernel has complained (BUG, WARNING,
 #                                hung task …)
+#   vm_reboot [NAME]             resets the guest, as a crash would, and waits until it
+#                                takes commands again. Unmount first. It needs
+#                                "-- -action reboot=reset" at vm_start
 #   vm_stop [NAME]               powers off and waits for QEMU to end well.
 #                                Unmount first; nothing is synced for you
 #   vm_kill [NAME]               as if the power went
@@ -378,6 +381,13 @@ vm_stop() {
 		die "guest $name did not power off"
 	fi
 	_vm_end "$name"
+}
+
+vm_reboot() {
+	local name=${1:-$_vm_current}
+	printf '180\n' >"$VM_RUN/$name/booting"
+	guest -n "$name" '(sleep 0.5; echo b >/proc/sysrq-trigger) >&- 2>&- &'
+	vm_wait "$name"
 }
 
 vm_kill() { _vm_end "${1:-$_vm_current}"; }

@@ -90,7 +90,7 @@ type Config struct {
 	// Create is the geometry of an image to make when BlkFile does not exist;
 	// nil when it has to exist.
 	Create *zone.Geometry
-	// Trace logs every vhost-user message in words, at debug level.
+	// Trace logs every message of a front-end in words, at debug level.
 	Trace bool
 
 	warn func(string) // for disk.Options.Warn

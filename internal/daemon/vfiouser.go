@@ -68,8 +68,9 @@ func (v vfioSession) Run() error {
 	return v.Session.Run()
 }
 
-// Presence does not tell dead clients: what a dead client has open is closed with it, and no
-// descriptor that a session keeps can hold its connection open.
+// Presence does not distinguish dead clients. No descriptor that a session keeps can hold the
+// client's end of the connection open; another process that has it open keeps newcomers out until
+// it closes it.
 func (v vfioSession) Presence() vhostuser.Presence {
 	switch v.Session.Presence() {
 	case vfiouser.Busy:

@@ -219,6 +219,7 @@ type fakeDevice struct {
 	broken   atomic.Bool
 	capacity atomic.Uint64
 	noStart  error
+	starts   int
 }
 
 func (d *fakeDevice) note(format string, args ...any) {
@@ -286,6 +287,7 @@ func (d *fakeDevice) StartQueue(i int, r transport.Ring) error {
 	}
 	d.note("start %d at %#x", i, r.Base)
 	d.rings[i] = r
+	d.starts++
 	return nil
 }
 
