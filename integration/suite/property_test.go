@@ -270,8 +270,19 @@ const leastRandom = 100
 // Random requests on several queues at once: some order of them explains what the
 // disk has answered and what it is like then. What has no order shrinks to a
 // script.
-func TestRandom(t *testing.T) {
-	h := &hunt{target: target()}
+func TestRandom(t *testing.T) { random(t, target()) }
+
+// The same as a PCI function over vfio-user.
+func TestRandomOverVFIOUser(t *testing.T) {
+	if elsewhere() {
+		return // what is served there has the door that it has
+	}
+	random(t, overVFIO)
+}
+
+func random(t *testing.T, target Target) {
+	t.Helper()
+	h := &hunt{target: target}
 	// 100 disks a round, more with -rapid.checks; with one or two of them, for slow
 	// disks, a round may have drawn no request at all.
 	for round := 0; round < *roundsFlag || h.requests < leastRandom; round++ {

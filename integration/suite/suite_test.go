@@ -35,6 +35,30 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// The same as a PCI function over vfio-user: every setup, and each request of the table in one
+// in doorOneIn of its kinds of argument.
+func TestTableOverVFIOUser(t *testing.T) {
+	if elsewhere() {
+		return // what is served there has the door that it has
+	}
+	for name, s := range setups {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tally := RunTable(t, func(s Setup) (*Served, error) {
+				served, err := overVFIO(s)
+				if err == nil {
+					served.OneIn = *doorOneInFlag
+				}
+				return served, err
+			}, s)
+			t.Logf("%v", tally)
+			if tally.Cases == 0 {
+				t.Error("nothing was tried")
+			}
+		})
+	}
+}
+
 // The same on every engine. Disks are slower than memory, so they get two of the
 // setups and less of those; all of it is for make robust.
 func TestTableOnEachEngine(t *testing.T) {

@@ -20,7 +20,9 @@ import (
 	"github.com/zvhost/zvhost/internal/control"
 	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
+	"github.com/zvhost/zvhost/internal/vfio"
 	"github.com/zvhost/zvhost/internal/zonemodel"
+	"github.com/zvhost/zvhost/vfiouser"
 	vfiofront "github.com/zvhost/zvhost/vfiouser/frontend"
 	"github.com/zvhost/zvhost/vhostuser"
 	vhostfront "github.com/zvhost/zvhost/vhostuser/frontend"
@@ -150,6 +152,7 @@ type way struct {
 	aio    engine.Kind
 	direct bool
 	onDisk bool // the image is on the file system of temporary files, else on tmpfs
+	vfio   bool // the disk is a PCI function over vfio-user
 }
 
 // ways are each engine with what it does differently: files in memory are read and
@@ -165,6 +168,9 @@ var ways = map[string]way{
 // ownDaemon is the target of a daemon's device over a new image, with a session
 // for each front-end, on the engine that is the default.
 func ownDaemon(s Setup) (*Served, error) { return way{aio: engine.KindUring}.serve(s) }
+
+// overVFIO is the same as a PCI function over vfio-user.
+func overVFIO(s Setup) (*Served, error) { return way{aio: engine.KindUring, vfio: true}.serve(s) }
 
 // serve is a Target.
 func (w way) serve(s Setup) (*Served, error) {
@@ -191,6 +197,7 @@ type ownDisk struct {
 	dir, path string
 	disk      disk.Disk
 	dev       *device.Device
+	function  *vfio.Function // nil over vhost-user
 	sessions  sync.WaitGroup
 
 	mu  sync.Mutex
@@ -245,7 +252,21 @@ func (d *ownDisk) serve(s Setup, o disk.Options) (err error) {
 	if err == nil {
 		d.dev, err = device.New(d.disk, device.Options{Queues: s.Queues, Serial: serial, Engine: d.aio, PollMax: device.DefaultPollMax, Log: log})
 	}
+	if err == nil && d.vfio {
+		// Setups without indirect descriptors need large rings.
+		d.function, err = vfio.New(d.dev, vfio.Options{
+			Type: 2, Class: 0x018000, QueueSize: 512, ConfigBytes: driver.BlkConfigBytes,
+			Log: func(l vfiouser.Level, format string, args ...any) { d.note(l == vfiouser.LevelWarn, format, args...) },
+		})
+	}
 	return err
+}
+
+// note takes a session's log line if it is a warning.
+func (d *ownDisk) note(warning bool, format string, args ...any) {
+	if warning {
+		_, _ = fmt.Fprintf(d, format+"\n", args...)
+	}
 }
 
 // Write takes the log.
@@ -273,21 +294,42 @@ func (d *ownDisk) open(o blkclient.Options) (*blkclient.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	session := vhostuser.NewSession(ends[0], d.dev, vhostuser.Options{Log: func(l vhostuser.Level, format string, args ...any) {
-		if l == vhostuser.LevelWarn {
-			_, _ = fmt.Fprintf(d, format+"\n", args...)
-		}
-	}})
-	d.sessions.Go(func() {
-		if err := session.Run(); err != nil {
-			_, _ = fmt.Fprintf(d, "the session ended: %v\n", err)
-		}
-	})
+	if d.vfio {
+		return d.openFunction(ends, o)
+	}
+	d.run(vhostuser.NewSession(ends[0], d.dev, vhostuser.Options{Log: func(l vhostuser.Level, format string, args ...any) {
+		d.note(l == vhostuser.LevelWarn, format, args...)
+	}}).Run)
 	c, err := vhostfront.New(ends[1])
 	if err != nil {
 		return nil, err
 	}
 	return vhostfront.OpenDisk(c, o)
+}
+
+func (d *ownDisk) openFunction(ends [2]*net.UnixConn, o blkclient.Options) (*blkclient.Disk, error) {
+	session, err := vfiouser.NewSession(ends[0], d.function, vfiouser.Options{Log: func(l vfiouser.Level, format string, args ...any) {
+		d.note(l == vfiouser.LevelWarn, format, args...)
+	}})
+	if err != nil {
+		return nil, errors.Join(err, ends[0].Close(), ends[1].Close())
+	}
+	d.function.Begin()
+	d.run(session.Run)
+	c, err := vfiofront.New(ends[1])
+	if err != nil {
+		return nil, err
+	}
+	return vfiofront.OpenDisk(c, o)
+}
+
+// run runs a session.
+func (d *ownDisk) run(session func() error) {
+	d.sessions.Go(func() {
+		if err := session(); err != nil {
+			_, _ = fmt.Fprintf(d, "the session ended: %v\n", err)
+		}
+	})
 }
 
 func (d *ownDisk) setState(zn int, to zonemodel.State) error {
@@ -297,6 +339,9 @@ func (d *ownDisk) setState(zn int, to zonemodel.State) error {
 // stop ends what is served, and checks the image.
 func (d *ownDisk) stop() (err error) {
 	d.sessions.Wait()
+	if d.function != nil {
+		d.function.Close()
+	}
 	if d.dev != nil {
 		err = d.dev.Close()
 	}
@@ -308,7 +353,7 @@ func (d *ownDisk) stop() (err error) {
 			err = errors.Join(err, fmt.Errorf("check: %v", f))
 		}
 	}
-	d.dev, d.disk = nil, nil
+	d.function, d.dev, d.disk = nil, nil, nil
 	return err
 }
 

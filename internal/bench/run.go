@@ -217,9 +217,12 @@ func plan(c *Config, d *blkclient.Disk) ([]work, error) {
 	if d.ConfigBytes == 0 {
 		return nil, errors.New("the back-end shows no configuration space, so the size of its disk is not known")
 	}
-	// Three descriptors a request: header, data, status.
-	if room := int(d.Queue(0).Ring().Config().Size) / 3; d.Features&driver.FeatureIndirectDesc == 0 && c.Depth > room {
-		return nil, fmt.Errorf("--iodepth=%d: without indirect descriptors, which this back-end does not offer, at most %d fit into a queue", c.Depth, room)
+	room, why := int(d.Queue(0).Ring().Config().Size), "with the queue size that this back-end allows"
+	if d.Features&driver.FeatureIndirectDesc == 0 { // three descriptors a request: header, data, status
+		room, why = room/3, "without indirect descriptors, which this back-end does not offer"
+	}
+	if c.Depth > room {
+		return nil, fmt.Errorf("--iodepth=%d: %s, at most %d fit into a queue", c.Depth, why, room)
 	}
 	conf := &d.Config
 	zoned := d.Features&driver.BlkZoned != 0 && conf.ZoneModel != 0

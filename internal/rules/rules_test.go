@@ -82,8 +82,8 @@ var mayImport = map[string][]string{
 	"integration/zonestates":       {},
 	"integration/vm":               {"integration/rig"},
 	"integration/guests/frontends": {"integration/vm"},
-	// What serves the disks, internal/device, is its tests' alone.
-	"integration/suite": {"internal/zonemodel", "virtio/blkclient", "vhostuser/frontend", "vfiouser/frontend", "virtio/driver", "internal/control", "internal/device"},
+	// What serves the disks, internal/device and the doors, is its tests' alone.
+	"integration/suite": {"internal/zonemodel", "virtio/blkclient", "vhostuser/frontend", "vfiouser/frontend", "virtio/driver", "internal/control", "internal/device", "internal/vfio", "vfiouser"},
 
 	// The device is its tests' alone: it measures any back-end.
 	"internal/bench": {"vhostuser", "virtio/transport", "virtio/blkclient", "vhostuser/frontend", "vfiouser/frontend", "virtio/driver", "internal/uring", "internal/device"},

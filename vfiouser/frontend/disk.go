@@ -95,6 +95,11 @@ func (d *Disk) readConfig() error {
 	if err := d.SetQueues(n); err != nil {
 		return err
 	}
+	most, err := d.PCI.QueueSize(0)
+	if err != nil {
+		return err
+	}
+	d.LimitQueueSize(most)
 	space := make([]byte, min(driver.BlkConfigBytes, d.PCI.Config.Length))
 	if err := d.PCI.ReadDeviceConfig(space, 0); err != nil {
 		return err

@@ -18,9 +18,11 @@ type Options struct {
 	// Without are features not to accept although they are offered.
 	Without uint64
 	// Packed asks for packed rings; it is an error if they are not offered.
-	Packed    bool
-	Queues    int    // how many to start; 0: 1
-	QueueSize uint16 // descriptors in each, a power of two in split rings; 0: 128
+	Packed bool
+	Queues int // how many to start; 0: 1
+	// QueueSize is the descriptors in each, a power of two in split rings; 0: 128. They are fewer
+	// if the back-end has fewer and says so.
+	QueueSize uint16
 	// Depth is how many requests each queue has; 0: QueueSize/4, at least 1. They fit into
 	// the ring at once if INDIRECT_DESC was accepted, or QueueSize is 3 times as large.
 	Depth       int
@@ -128,6 +130,10 @@ func (d *Disk) SetQueues(n int) error {
 	}
 	return nil
 }
+
+// LimitQueueSize says how many descriptors a queue of the back-end has at most: a driver takes fewer
+// than it would then.
+func (d *Disk) LimitQueueSize(n uint16) { d.opt.QueueSize = min(d.opt.QueueSize, n) }
 
 // ReadConfig takes the configuration space over, what the back-end has of it.
 func (d *Disk) ReadConfig(b []byte) (err error) {
