@@ -192,7 +192,7 @@ func (b *Blk) checkFeatures(acked uint64) error {
 		if acked&BlkFeatureZoned == 0 {
 			return &unfitDriver{
 				"the front-end or its guest does not take VIRTIO_BLK_F_ZONED (bit 17)",
-				"attach it with QEMU's vhost-user-test-device-pci (10.2 or newer), crosvm or libkrun, and a guest kernel of 6.3 or newer with CONFIG_BLK_DEV_ZONED; " +
+				"attach it with QEMU's vhost-user-test-device-pci (10.2 or newer) or vfio-user-pci (zvhost serve --vfio-user), crosvm or libkrun, and a guest kernel of 6.3 or newer with CONFIG_BLK_DEV_ZONED; " +
 					"QEMU's vhost-user-blk-pci, cloud-hypervisor and Firecracker hide the feature",
 			}
 		}
