@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/zvhost/zvhost/backend/disk"
@@ -12,65 +11,6 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/plant"
 )
-
-// The committer is one goroutine per image that makes things durable: flushes,
-// writes that must be stable, and resets. It is the only one that writes the
-// committed zone table. Syncs are slow and the committer answers all that wait
-// for one with one, so the hand-over to it costs nothing that can be measured.
-//
-// The order of its steps is the promise of docs/image-format.md:
-//
-//	flush: the zones' writes in flight end; data is synced; then the table says so
-//	reset: the table says so; then the old data goes; then the zone takes writes
-type committer struct {
-	d *zoned
-
-	// dirty has a bit for each zone whose live entry may differ from the
-	// committed one.
-	dirty []atomic.Uint64
-	// landed is poked when a write ends in a zone that the committer watches.
-	landed chan struct{}
-	ended  chan struct{} // closed when the goroutine is gone
-
-	mu      sync.Mutex // guards what follows
-	work    sync.Cond
-	flushes disk.List // wait for a commit
-	resets  []uint32  // zones whose old data has to go
-	debris  []uint32  // zones with something that failed writes have left
-	erases  disk.List // wait for that, and for a commit
-	closing bool
-
-	// lost is set once a sync has failed: the kernel then may have dropped data
-	// that guests wrote, and tells so only once. No flush succeeds after that.
-	lost error
-
-	// The goroutine's own: the committed table as it is to be, the blocks of it
-	// in which that may differ from what stands in the file, and which zones the
-	// commit that is under way has looked at.
-	words   []zone.Entry
-	touched blockSet
-	looked  []uint64
-}
-
-// A blockSet is a set of block numbers.
-type blockSet struct {
-	in   []bool
-	list []int
-}
-
-func (s *blockSet) add(n int) {
-	if !s.in[n] {
-		s.in[n] = true
-		s.list = append(s.list, n)
-	}
-}
-
-func (s *blockSet) clear() {
-	for _, n := range s.list {
-		s.in[n] = false
-	}
-	s.list = s.list[:0]
-}
 
 func newCommitter(d *zoned) *committer {
 	c := &committer{
@@ -85,51 +25,6 @@ func newCommitter(d *zoned) *committer {
 	c.work.L = &c.mu
 	go c.run()
 	return c
-}
-
-// mark notes that zone i has to be committed. It is called for every write, so
-// it looks before it stores.
-func (c *committer) mark(i int) {
-	bit := uint64(1) << (i % 64)
-	if w := &c.dirty[i/64]; w.Load()&bit == 0 {
-		w.Or(bit)
-	}
-}
-
-// flush ends r with err, or with what it fails with itself, once all that was done
-// before is durable.
-func (c *committer) flush(r *disk.Request, err error) {
-	r.Err = err
-	c.mu.Lock()
-	c.flushes.Push(r)
-	c.work.Signal()
-	c.mu.Unlock()
-}
-
-// reset makes the reset of zone i durable and its old data go away, and then
-// opens its gate.
-func (c *committer) reset(i int) {
-	c.mu.Lock()
-	c.resets = append(c.resets, uint32(i))
-	c.work.Signal()
-	c.mu.Unlock()
-}
-
-// clear makes what failed writes have left in zone i go away, and then opens its gate.
-func (c *committer) clear(i int) {
-	c.mu.Lock()
-	c.debris = append(c.debris, uint32(i))
-	c.work.Signal()
-	c.mu.Unlock()
-}
-
-// erase ends r once the old data of zones that were reset before is gone, durably.
-func (c *committer) erase(r *disk.Request) {
-	r.Err = nil
-	c.mu.Lock()
-	c.erases.Push(r)
-	c.work.Signal()
-	c.mu.Unlock()
 }
 
 // stop ends the goroutine once nothing is left to do.
@@ -305,16 +200,6 @@ func (c *committer) commitResets(zones []uint32) {
 		c.wipe(int(zones[0]), int(zones[n-1]))
 		zones = zones[n:]
 	}
-}
-
-// owesReset says whether what is to be committed for zone i, whose gate is shut, is
-// older than its reset. A flush may have told of the reset already, and of what came
-// behind it. That is no data, for no write has come; but it may be that the zone was
-// finished, or put out of service, and the guest was promised that. Where it is so no
-// more, another reset has come since.
-func (c *committer) owesReset(i int) bool {
-	w := c.words[i]
-	return w.HasData() || w.Outlasts() && !c.d.Entry(i).Outlasts()
 }
 
 // wipe makes the data of zones first to last go away and opens their gates. If

@@ -69,6 +69,13 @@ func TestAsQEMU(t *testing.T) {
 	_, _ = os.Stdin.Read(make([]byte, 1)) // to the end
 }
 
+// childEnv is the environment for a child that runs this binary: with the race detector a
+// process sleeps for a second before it exits, to report more, and the child has nothing to
+// report.
+func childEnv() []string {
+	return append(os.Environ(), strings.TrimSpace("GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0"))
+}
+
 // startQEMU has another process use the file at path so. It is nil when the file is
 // refused to it.
 func startQEMU(t *testing.T, path string, u qemuUse) (stop func()) {
@@ -78,7 +85,7 @@ func startQEMU(t *testing.T, path string, u qemuUse) (stop func()) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestAsQEMU$")
-	cmd.Env, cmd.ExtraFiles = append(os.Environ(), fmt.Sprintf("%s=%d %d", asQEMU, u.does, u.shares)), []*os.File{f}
+	cmd.Env, cmd.ExtraFiles = append(childEnv(), fmt.Sprintf("%s=%d %d", asQEMU, u.does, u.shares)), []*os.File{f}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -3,75 +3,15 @@ package backend
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math/bits"
-	"sync"
-	"sync/atomic"
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// zoned is a host-managed zoned disk over an image file.
-//
-// A write is admitted under its zone's lock: it gets its address there, and
-// joins the zone's list of writes in flight. The data then moves without any
-// lock, in parallel with other writes of the zone. When it has landed the lock
-// is taken once more, to move the write pointer that guests see.
-type zoned struct {
-	img    *image.Image
-	zinfo  disk.Info
-	rules  disk.Rules
-	shift  int    // log2 of the zone size in sectors
-	conv   uint64 // sectors of conventional zones, from the start of the disk
-	zones  []seqZone
-	com    *committer // nil on a read-only image
-	faults disk.Faults
-	edges  *disk.Edged // nil where the storage has no larger blocks than the image
-
-	// broken is set when the live table could not be stored: no write is
-	// promised after that.
-	broken atomic.Bool
-
-	claims struct {
-		mu    sync.Mutex // guards of
-		of    map[*disk.Note]*zonedRequest
-		steps int // past other writes, to find the places of claims
-	}
-	givingUp sync.WaitGroup // claims that are given up in a goroutine
-
-	res struct {
-		mu sync.Mutex // guards all of res; taken with a zone's lock held
-		zone.Resources
-		// The implicitly open zones, oldest first, as indices into zones + 1.
-		oldest, newest int32
-	}
-}
-
-// A zone is one sequential zone at work. Sectors are counted from its start.
-type seqZone struct {
-	// word is the table entry that guests and readers see. It is stored with mu
-	// held and loaded without.
-	word atomic.Uint64
-
-	mu    sync.Mutex // guards what follows; never held across I/O
-	state zone.State
-	gated bool // old data stands where the next write goes: writes wait
-	// stuck: the old data could not be made to go away, and the next write tries
-	// again; owed: that was so, and it has not gone away since.
-	stuck, owed bool
-	debris      uint64 // up to here failed writes may have left something, 0 for nothing: zoned_scrub.go
-	watch       bool   // the committer waits for writes in flight
-	// next is where the next admitted write goes, done the highest end of a
-	// write that has landed.
-	next, done uint64
-	turn       uint64 // how many writes have been admitted
-	flying     writesInFlight
-	wait       disk.List // the requests that wait for the zone, in the order of their arrival
-
-	older, newer int32 // list of implicitly open zones, guarded by res.mu
-}
+// This file opens and closes a zoned disk over an image (zoned_disk.go), and says which
+// function carries out which request (Submit) and which step of one (Continue).
 
 // openZoned opens a zoned image as a disk.
 func openZoned(path string, o disk.Options) (*zoned, error) { return openZonedOver(path, o, nil) }
@@ -114,21 +54,6 @@ func openZonedOver(path string, o disk.Options, over func(image.Store) image.Sto
 	return d, nil
 }
 
-// Info implements Disk.
-func (d *zoned) Info() disk.Info { return d.zinfo }
-
-// ReportZone implements Disk.
-func (d *zoned) ReportZone(i int) zone.Descriptor { return d.img.Zone(i, d.Entry(i)) }
-
-// Faults implements Disk.
-func (d *zoned) Faults() *disk.Faults { return &d.faults }
-
-// Entry, conventional, length and capacity implement zoneTable.
-func (d *zoned) Entry(i int) zone.Entry  { return zone.Entry(d.zones[i].word.Load()) }
-func (d *zoned) Conventional(i int) bool { return d.img.Conventional(i) }
-func (d *zoned) Length(i int) uint64     { return d.img.Length(i) }
-func (d *zoned) Capacity(i int) uint64   { return d.img.Capacity(i) }
-
 // Close implements Disk.
 func (d *zoned) Close() error {
 	if d.com == nil {
@@ -165,9 +90,6 @@ func (d *zoned) Close() error {
 	}
 	return d.img.Close()
 }
-
-// errTable is what a write gets when its zone's entry could not be stored.
-var errTable = fmt.Errorf("%w: the zone table cannot be written", disk.ErrIO)
 
 // Submit implements Disk.
 func (d *zoned) Submit(q *disk.Request) {
@@ -238,34 +160,3 @@ func (d *zoned) Continue(q *disk.Request) {
 		r.Move(d.edges.Reach(&r.IO, d.img.Reach))
 	}
 }
-
-// fail ends r, on its lane, with a sentinel.
-func (d *zoned) fail(r *zonedRequest, err error) { r.Finish(d.errorOf(r, err)) }
-
-// end ends r, on its lane, with the outcome of I/O.
-func (d *zoned) end(r *zonedRequest, err error) {
-	if d.edges != nil {
-		d.edges.End(r.Request)
-	}
-	switch {
-	case err != nil:
-		if err == io.ErrUnexpectedEOF {
-			if short := d.img.Size.Look(); short != nil {
-				err = short
-			}
-		}
-		err = d.errorOf(r, fmt.Errorf("%w: %w", disk.ErrIO, err))
-		if r.Op == disk.OpWrite && r.IO.Dsync { // it may have been told that data is lost: see image.sync
-			d.com.flush(r.Request, err)
-			return
-		}
-	case r.Fault != nil && r.Fault.Err != nil:
-		err = d.errorOf(r, r.Fault.Err)
-	case r.ThenSync:
-		d.com.flush(r.Request, nil)
-		return
-	}
-	r.Finish(err)
-}
-
-func (d *zoned) errorOf(r *zonedRequest, err error) error { return d.rules.ErrorOf(r.Request, err) }

@@ -1,6 +1,8 @@
 package backend
 
-import "github.com/zvhost/zvhost/backend/disk"
+import (
+	"github.com/zvhost/zvhost/backend/disk"
+)
 
 // A zonedRequest is a request to a zoned disk: what the disk has to know of it.
 type zonedRequest struct {

@@ -22,17 +22,6 @@ func (d *zoned) scrub(r *zonedRequest, off, n int64) {
 	r.StartIO()
 }
 
-// scrubbed goes on when that is done, or not.
-func (d *zoned) scrubbed(r *zonedRequest) {
-	if r.IO.Err != nil && r.IO.Code == engine.PunchHole { // there are no holes, or not now
-		r.IO.Code = engine.ZeroRange
-		r.StartIO()
-		return
-	}
-	r.soiled = r.IO.Err != nil
-	d.landed(r)
-}
-
 // shutLocked shuts the gate of zone z, whose lock is held and which has no writes in flight,
 // where there is debris above its write pointer.
 func (z *seqZone) shutLocked() {
@@ -70,4 +59,14 @@ func (d *zoned) clearDebris(i int) {
 		z.debris = 0
 	}
 	d.openLocked(z, i, err)
+}
+
+// wipe makes n bytes from off on of the file go away, when no write is about to bring
+// back what it has read of them. It is not for lanes, for whom the write may wait.
+func (d *zoned) wipe(off, n int64) error {
+	if e := d.edges; e != nil {
+		s := e.Spans.Wait(off&^(e.Unit-1), disk.AlignUp(off+n, e.Unit))
+		defer e.Spans.Release(s)
+	}
+	return d.img.Store.Wipe(off, n)
 }

@@ -7,43 +7,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/engine"
-	"github.com/zvhost/zvhost/backend/zone"
 )
-
-// ZoneTarget is a state that a zone can be put into from outside.
-type ZoneTarget uint8
-
-// The targets. Conventional zones can be ToReadOnly, ToOffline and ToWritable.
-const (
-	ToReadOnly ZoneTarget = iota + 1
-	ToOffline
-	ToFull
-	ToEmpty // whatever it holds is gone, as after a reset
-	// ToWritable takes a zone back from read-only or offline: it is empty, closed
-	// or full by its write pointer. A zone in another state stays as it is.
-	ToWritable
-)
-
-var targetNames = [...]string{
-	ToReadOnly: "read-only", ToOffline: "offline", ToFull: "full", ToEmpty: "empty", ToWritable: "writable",
-}
-
-func (t ZoneTarget) String() string {
-	if t > 0 && int(t) < len(targetNames) {
-		return targetNames[t]
-	}
-	return fmt.Sprintf("target(%d)", uint8(t))
-}
-
-// ParseZoneTarget reads what String writes.
-func ParseZoneTarget(s string) (ZoneTarget, error) {
-	for t, name := range targetNames {
-		if name == s && s != "" {
-			return ZoneTarget(t), nil
-		}
-	}
-	return 0, fmt.Errorf("%q is no state that a zone can be put into: want read-only, offline, full, empty or writable", s)
-}
 
 // SetZoneStates puts zones of a zoned disk into a state, one after the other,
 // whether guests use the disk or not. Each waits for its zone's writes in flight;
@@ -111,38 +75,4 @@ func (d *zoned) setState(r *zonedRequest) {
 		err = d.errorOf(r, err)
 	}
 	r.Finish(err)
-}
-
-// putLocked moves zone z, whose lock is held and which has no writes in flight, to a
-// state that no guest can always ask for.
-func (d *zoned) putLocked(z *seqZone, i int, target ZoneTarget) error {
-	if d.img.Conventional(i) {
-		return d.putConventionalLocked(z, i, target)
-	}
-	to := z.state
-	switch target {
-	case ToReadOnly:
-		to = zone.ReadOnly
-	case ToOffline:
-		to = zone.Offline
-	case ToFull:
-		to = zone.Full
-	case ToEmpty:
-		to = zone.Empty
-	case ToWritable:
-		if z.state == zone.ReadOnly || z.state == zone.Offline {
-			to = d.img.ReturnState(i, z.done)
-		}
-	}
-	return d.placeLocked(z, i, to, target == ToEmpty)
-}
-
-var errConventional = errors.New("it is conventional: it can be read-only, offline or writable")
-
-func (d *zoned) putConventionalLocked(z *seqZone, i int, target ZoneTarget) error {
-	to, ok := map[ZoneTarget]zone.State{ToReadOnly: zone.ReadOnly, ToOffline: zone.Offline, ToWritable: zone.NotWP}[target]
-	if !ok {
-		return errConventional
-	}
-	return d.placeLocked(z, i, to, false)
 }

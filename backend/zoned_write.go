@@ -7,7 +7,6 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/failpoint"
-	"github.com/zvhost/zvhost/internal/plant"
 )
 
 // write checks what can be checked without the zone, and admits.
@@ -72,64 +71,6 @@ func (d *zoned) move(r *zonedRequest) {
 	default:
 		r.after, r.step = r.step, zonedSpan
 	}
-}
-
-// wipe makes n bytes from off on of the file go away, when no write is about to bring
-// back what it has read of them. It is not for lanes, for whom the write may wait.
-func (d *zoned) wipe(off, n int64) error {
-	if e := d.edges; e != nil {
-		s := e.Spans.Wait(off&^(e.Unit-1), disk.AlignUp(off+n, e.Unit))
-		defer e.Spans.Release(s)
-	}
-	return d.img.Store.Wipe(off, n)
-}
-
-// admitLocked gives r its address in zone z, whose lock is held, and puts it among
-// the writes in flight; or says why not, with nothing changed.
-func (d *zoned) admitLocked(z *seqZone, r *zonedRequest) error {
-	i := int(r.zone)
-	sectors := r.Bytes >> disk.SectorShift
-	from := z.next
-	if r.Op == disk.OpWrite {
-		from = r.Sector & (d.img.ZoneSectors - 1)
-	}
-	to, err := zone.Transition(z.state, zone.OnWrite, z.next != 0)
-	switch {
-	case err != nil:
-		return err
-	case from != z.next:
-		return zone.ErrUnaligned
-	case sectors > d.img.Capacity(i)-from:
-		return zone.ErrInvalid
-	case sectors == 0:
-		r.from, r.end = from, from
-		return nil
-	}
-	if z.state != to {
-		if err := d.enterLocked(z, i, to); err != nil {
-			return err
-		}
-		if z.done > 0 {
-			// Before the address is on record: whoever finishes this write in the
-			// place of a daemon that died goes by the table, which says closed until
-			// now. If it fails, so it does when the write has landed, which says so.
-			d.publishLocked(z, i)
-		}
-	}
-	r.from, r.end = from, from+sectors
-	if !plant.LateNote {
-		r.Note.At(uint64(i)<<d.shift+from, sectors)
-	}
-	failpoint.Hit(failpoint.Admit)
-	z.next = r.end
-	z.turn++
-	r.turn = z.turn
-	z.flying.addLocked(r)
-	if plant.EarlyPointer {
-		z.done = z.next
-		d.publishLocked(z, i)
-	}
-	return nil
 }
 
 // issue starts the I/O of an admitted write, on its own lane.
@@ -251,28 +192,6 @@ func (d *zoned) settledLocked(z *seqZone, i int) {
 	_ = d.enterLocked(z, i, to) // never takes a resource, so it cannot fail
 }
 
-// publishLocked makes z's state, whose lock is held, what guests see, what a kill -9
-// leaves, and what the next commit makes durable. It reports false when the
-// table cannot be stored.
-func (d *zoned) publishLocked(z *seqZone, i int) bool {
-	w := zone.Pack(i, z.state, z.done)
-	if w == zone.Entry(z.word.Load()) {
-		return true
-	}
-	if plant.LostPointer && z.done%5 == 3 {
-		z.word.Store(uint64(w)) // guests see it, the next daemon does not
-		return true
-	}
-	if !d.img.Live.Store(i, w) {
-		d.broken.Store(true)
-		_ = d.img.Size.Look() // that would be why
-		return false
-	}
-	z.word.Store(uint64(w))
-	d.com.mark(i)
-	return true
-}
-
 // settle waits until the writes that are in flight in zone i now have landed,
 // and returns the entry that covers them and nothing that has not landed. It is
 // the committer's.
@@ -295,4 +214,15 @@ func (d *zoned) settle(i int) zone.Entry {
 	w := zone.Pack(i, z.state, written)
 	z.mu.Unlock()
 	return w
+}
+
+// scrubbed goes on when that is done, or not.
+func (d *zoned) scrubbed(r *zonedRequest) {
+	if r.IO.Err != nil && r.IO.Code == engine.PunchHole { // there are no holes, or not now
+		r.IO.Code = engine.ZeroRange
+		r.StartIO()
+		return
+	}
+	r.soiled = r.IO.Err != nil
+	d.landed(r)
 }
