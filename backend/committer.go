@@ -39,26 +39,26 @@ func (c *committer) stop() {
 func (c *committer) run() {
 	defer close(c.ended)
 	debug.SetPanicOnFault(true) // LiveTable.Store of an image
-	var resets, debris []uint32
+	var resets, residue []uint32
 	for {
 		c.mu.Lock()
-		for c.flushes.Head == nil && c.erases.Head == nil && len(c.resets) == 0 && len(c.debris) == 0 && !c.closing {
+		for c.flushes.Head == nil && c.erases.Head == nil && len(c.resets) == 0 && len(c.residue) == 0 && !c.closing {
 			c.work.Wait()
 		}
 		flushes, erases := c.flushes, c.erases
 		c.flushes, c.erases = disk.List{}, disk.List{}
 		resets, c.resets = c.resets, resets[:0]
-		debris, c.debris = c.debris, debris[:0]
+		residue, c.residue = c.residue, residue[:0]
 		closing := c.closing
 		c.mu.Unlock()
 
-		idle := flushes.Head == nil && erases.Head == nil && len(resets) == 0 && len(debris) == 0
+		idle := flushes.Head == nil && erases.Head == nil && len(resets) == 0 && len(residue) == 0
 		c.answer(flushes)
 		if len(resets) > 0 {
 			c.commitResets(resets)
 		}
-		for _, i := range debris {
-			c.d.clearDebris(int(i))
+		for _, i := range residue {
+			c.d.clearResidue(int(i))
 		}
 		c.answer(erases)
 		if closing && idle {

@@ -19,8 +19,8 @@ func Grow(d disk.Disk) (sectors uint64, err error) {
 	switch p, ok := d.(*plain.Disk); {
 	case ok:
 		return p.Grow()
-	case isAway(d):
-		return 0, errAway
+	case isDetached(d):
+		return 0, errDetached
 	case d.Info().Zoned != nil:
 		return 0, errors.New("the disk is zoned: its size is fixed, for guests take their zones as they were at the start; create a larger image and copy what it holds")
 	}

@@ -35,7 +35,7 @@ func (c *committer) reset(i int) {
 // clear makes what failed writes have left in zone i go away, and then opens its gate.
 func (c *committer) clear(i int) {
 	c.mu.Lock()
-	c.debris = append(c.debris, uint32(i))
+	c.residue = append(c.residue, uint32(i))
 	c.work.Signal()
 	c.mu.Unlock()
 }

@@ -52,18 +52,18 @@ type seqZone struct {
 	// held and loaded without.
 	word atomic.Uint64
 
-	mu    sync.Mutex // guards what follows; never held across I/O
-	state zone.State
-	gated bool // old data stands where the next write goes: writes wait
+	mu         sync.Mutex // guards what follows; never held across I/O
+	state      zone.State
+	gateClosed bool // old data stands where the next write goes: writes wait
 	// stuck: the old data could not be made to go away, and the next write tries
 	// again; owed: that was so, and it has not gone away since.
 	stuck, owed bool
-	debris      uint64 // up to here failed writes may have left something, 0 for nothing: zoned_scrub.go
+	residue     uint64 // up to here failed writes may have left something, 0 for nothing: zoned_scrub.go
 	watch       bool   // the committer waits for writes in flight
 	// next is where the next admitted write goes, done the highest end of a
 	// write that has landed.
 	next, done uint64
-	turn       uint64 // how many writes have been admitted
+	admitted   uint64 // how many writes have been admitted
 	flying     writesInFlight
 	wait       disk.List // the requests that wait for the zone, in the order of their arrival
 
@@ -114,7 +114,7 @@ type committer struct {
 	work    sync.Cond
 	flushes disk.List // wait for a commit
 	resets  []uint32  // zones whose old data has to go
-	debris  []uint32  // zones with something that failed writes have left
+	residue []uint32  // zones with something that failed writes have left
 	erases  disk.List // wait for that, and for a commit
 	closing bool
 

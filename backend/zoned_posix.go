@@ -65,9 +65,9 @@ func (d *zoned) Close() error {
 	var again []uint32
 	for i := range d.zones {
 		switch z := &d.zones[i]; {
-		case z.debris != 0:
-			d.clearDebris(i)
-		case z.gated:
+		case z.residue != 0:
+			d.clearResidue(i)
+		case z.gateClosed:
 			again = append(again, uint32(i))
 		}
 	}
@@ -81,7 +81,7 @@ func (d *zoned) Close() error {
 	for i := 0; i < len(d.zones) && err == nil; i++ {
 		// Old data that is still there would show behind writes that are in
 		// flight when the next daemon is killed; recovery clears it.
-		if d.zones[i].gated {
+		if d.zones[i].gateClosed {
 			err = fmt.Errorf("%w: old data in zone %d could not be cleared", disk.ErrIO, i)
 		}
 	}

@@ -34,7 +34,7 @@ func (d *zoned) unstickLocked(z *seqZone, i int) {
 	switch {
 	case !z.stuck:
 		return
-	case z.debris != 0:
+	case z.residue != 0:
 		d.com.clear(i)
 	default:
 		d.com.reset(i)
@@ -64,7 +64,7 @@ func (d *zoned) serveLocked(z *seqZone, i int) {
 			r.step = zonedChanged
 			err = d.putLocked(z, i, r.to)
 		case r.Op == disk.OpWrite || r.Op == disk.OpAppend:
-			if z.gated {
+			if z.gateClosed {
 				d.unstickLocked(z, i)
 				return
 			}
@@ -103,7 +103,7 @@ func (d *zoned) openGate(i int, failed error) {
 // openLocked is openGate for zone z, whose lock is held, with what those who wait fail with.
 func (d *zoned) openLocked(z *seqZone, i int, failed error) {
 	if failed == nil {
-		z.gated, z.owed = false, false
+		z.gateClosed, z.owed = false, false
 		d.serveLocked(z, i)
 		return
 	}
@@ -151,8 +151,8 @@ func (d *zoned) admitLocked(z *seqZone, r *zonedRequest) error {
 	}
 	failpoint.Hit(failpoint.Admit)
 	z.next = r.end
-	z.turn++
-	r.turn = z.turn
+	z.admitted++
+	r.admission = z.admitted
 	z.flying.addLocked(r)
 	if plant.EarlyPointer {
 		z.done = z.next

@@ -13,7 +13,7 @@ type zonedRequest struct {
 
 	// Of a write: where it goes, and where it ends, in sectors from the zone's start.
 	from, end  uint64
-	turn       uint64        // which of the zone's writes it is, in the order of admission
+	admission  uint64        // which of the zone's writes it is, in the order of admission
 	prev, next *zonedRequest // the zone's writes in flight, in the order of their addresses
 	soiled     bool          // what it left when it failed could not be cleared
 

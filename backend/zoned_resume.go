@@ -113,8 +113,8 @@ func (d *zoned) joinLocked(z *seqZone, i int, r *zonedRequest, after **zonedRequ
 	z.flying.insertLocked(prev, r)
 	*after = r
 	z.next = max(z.next, r.end)
-	z.turn++
-	r.turn = z.turn
+	z.admitted++
+	r.admission = z.admitted
 	return true
 }
 
@@ -268,7 +268,7 @@ func (d *zoned) readmit(r *zonedRequest, was disk.Noted) {
 	}
 	z := &d.zones[c.zone]
 	z.mu.Lock()
-	r.from, r.end, r.turn = c.from, c.end, c.turn
+	r.from, r.end, r.admission = c.from, c.end, c.admission
 	z.flying.replaceLocked(c, r)
 	z.mu.Unlock()
 	if d.broken.Load() {

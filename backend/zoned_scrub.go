@@ -7,13 +7,13 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 )
 
-// This file is about what a write leaves behind that failed half way. It is made to go
-// away before the write ends: later ones of the zone may stand behind it. Where that
-// fails too it is debris, and the zone gives no address out again that has some under
-// it: a write there that fails in its turn, or never ends, could let it show below the
-// write pointer. So the zone's gate is shut, as after a reset whose old data is still
-// there, and each write that comes has it tried again. What others have been written
-// behind stays: that address is nobody's again before a reset, which clears it.
+// A write that fails half way may leave data in the file. It is erased before the write is
+// answered, since later writes of the zone may have landed behind it already. If it cannot be
+// erased it is residue, and its address range is not reallocated: a write there that fails in
+// its turn, or never ends, could let the residue show below the write pointer. So the write
+// gate closes, as after a reset whose old data is still there, and each write that arrives
+// starts another try. Residue below the write pointer stays: no address there is allocated
+// before a reset, which erases it.
 
 // scrub makes n bytes from off on of the file go away, for r, which has failed.
 func (d *zoned) scrub(r *zonedRequest, off, n int64) {
@@ -23,24 +23,24 @@ func (d *zoned) scrub(r *zonedRequest, off, n int64) {
 }
 
 // shutLocked shuts the gate of zone z, whose lock is held and which has no writes in flight,
-// where there is debris above its write pointer.
+// where there is residue above its write pointer.
 func (z *seqZone) shutLocked() {
-	if z.debris <= z.done {
-		if z.debris != 0 { // the gate, if it is shut, is so for that: a reset takes debris along
-			z.gated, z.stuck, z.owed = false, false, false
+	if z.residue <= z.done {
+		if z.residue != 0 { // the gate, if it is shut, is so for that: a reset takes residue along
+			z.gateClosed, z.stuck, z.owed = false, false, false
 		}
-		z.debris = 0
+		z.residue = 0
 		return
 	}
-	z.gated, z.stuck, z.owed = true, true, true
+	z.gateClosed, z.stuck, z.owed = true, true, true
 }
 
-// clearDebris makes what stands above the write pointer of zone i go away, and opens its
-// gate. It is the committer's.
-func (d *zoned) clearDebris(i int) {
+// clearResidue erases the residue above the write pointer of zone i, and opens its write
+// gate. The committer calls it.
+func (d *zoned) clearResidue(i int) {
 	z := &d.zones[i]
 	z.mu.Lock()
-	from, to := z.done, z.debris
+	from, to := z.done, z.residue
 	z.mu.Unlock()
 	if to == 0 {
 		return // it was reset since
@@ -52,11 +52,11 @@ func (d *zoned) clearDebris(i int) {
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	if z.debris == 0 {
+	if z.residue == 0 {
 		return // reset meanwhile, with a gate of its own
 	}
 	if err == nil {
-		z.debris = 0
+		z.residue = 0
 	}
 	d.openLocked(z, i, err)
 }

@@ -39,7 +39,7 @@ func failNow(c *disktest.Client, e *disktest.HeldEngine, sector uint64, n int64)
 
 // What a failed write leaves, where it cannot be cleared, is under no other write: none
 // that fails in its turn, without a byte, lets it show below the write pointer.
-func TestDebrisIsUnderNobody(t *testing.T) {
+func TestResidueIsUnderNobody(t *testing.T) {
 	for _, first := range []uint64{0, 8} {
 		path := newFastImage(t, disktest.Small)
 		_, c, e, heal := unclearable(t, path)
@@ -72,9 +72,9 @@ func TestDebrisIsUnderNobody(t *testing.T) {
 	}
 }
 
-// Debris that others are written behind holds nobody up: nobody is given that address
+// Residue that others are written behind holds nobody up: nobody is given that address
 // again. Nor does any in a zone that was reset, once its old data is gone.
-func TestDebrisBelowThePointer(t *testing.T) {
+func TestResidueBelowThePointer(t *testing.T) {
 	path := newFastImage(t, disktest.Small)
 	d, c, e, heal := unclearable(t, path)
 	rs := c.AppendEach(e, 256, 3)
@@ -112,9 +112,9 @@ func TestDebrisBelowThePointer(t *testing.T) {
 	closeDisk(t, d, path)
 }
 
-// A disk with debris is not closed cleanly, for recovery clears it; so does a close, if
+// A disk with residue is not closed cleanly, for recovery clears it; so does a close, if
 // it can.
-func TestDebrisAtTheEnd(t *testing.T) {
+func TestResidueAtTheEnd(t *testing.T) {
 	for _, well := range []bool{false, true} {
 		path := newFastImage(t, disktest.Small)
 		d, c, e, heal := unclearable(t, path)
@@ -135,8 +135,8 @@ func TestDebrisAtTheEnd(t *testing.T) {
 	}
 }
 
-// What a claim that is given up had left is debris as well.
-func TestDebrisOfAClaim(t *testing.T) {
+// What a claim that is given up had left is residue as well.
+func TestResidueOfAClaim(t *testing.T) {
 	path := newFastImage(t, disktest.Small)
 	d, c, e, heal := unclearable(t, path)
 	m := disktest.NoteInFlight(256, 8)
@@ -149,15 +149,15 @@ func TestDebrisOfAClaim(t *testing.T) {
 	closeDisk(t, d, path)
 }
 
-// A gate that was shut for debris is open, and not one of a reset, once a write that was
+// A gate that was shut for residue is open, and not one of a reset, once a write that was
 // in flight before has landed over it.
-func TestDebrisThatIsWrittenOver(t *testing.T) {
-	z := &seqZone{debris: 8, done: 16, gated: true, stuck: true, owed: true}
-	if z.shutLocked(); z.gated || z.stuck || z.owed || z.debris != 0 {
-		t.Errorf("%t, %t, %t, debris up to %d", z.gated, z.stuck, z.owed, z.debris)
+func TestResidueThatIsWrittenOver(t *testing.T) {
+	z := &seqZone{residue: 8, done: 16, gateClosed: true, stuck: true, owed: true}
+	if z.shutLocked(); z.gateClosed || z.stuck || z.owed || z.residue != 0 {
+		t.Errorf("%t, %t, %t, residue up to %d", z.gateClosed, z.stuck, z.owed, z.residue)
 	}
-	z = &seqZone{done: 16, gated: true, stuck: true, owed: true} // a reset's
-	if z.shutLocked(); !z.gated || !z.stuck || !z.owed {
+	z = &seqZone{done: 16, gateClosed: true, stuck: true, owed: true} // a reset's
+	if z.shutLocked(); !z.gateClosed || !z.stuck || !z.owed {
 		t.Error("the gate of a reset was opened")
 	}
 }

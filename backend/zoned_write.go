@@ -26,7 +26,7 @@ func (d *zoned) write(r *zonedRequest) {
 	}
 	z := &d.zones[r.zone]
 	z.mu.Lock()
-	if z.gated || z.wait.Head != nil {
+	if z.gateClosed || z.wait.Head != nil {
 		d.queueLocked(z, r)
 		z.mu.Unlock()
 		return
@@ -146,7 +146,7 @@ func (d *zoned) leave(r *zonedRequest) {
 	}
 	if r.soiled {
 		r.soiled = false
-		z.debris = max(z.debris, r.end)
+		z.residue = max(z.residue, r.end)
 	}
 	if z.flying.emptyLocked() {
 		d.settledLocked(z, i)
@@ -198,10 +198,10 @@ func (d *zoned) settledLocked(z *seqZone, i int) {
 func (d *zoned) settle(i int) zone.Entry {
 	z := &d.zones[i]
 	z.mu.Lock()
-	// Counted by their turn and not by their address: where writes fail, others
+	// Counted by their admission numbers and not by their address: where writes fail, others
 	// take their address, for as long as they are sent.
-	last := z.turn
-	for !z.flying.emptyLocked() && z.flying.head.turn <= last {
+	last := z.admitted
+	for !z.flying.emptyLocked() && z.flying.head.admission <= last {
 		z.watch = true
 		z.mu.Unlock()
 		<-d.com.landed

@@ -56,12 +56,12 @@ type driveZone struct {
 	sectors, capSecs uint64
 	typ              zone.Type
 
-	mu    sync.Mutex // guards what follows; never held across I/O
-	busy  bool       // an I/O is in flight that has the zone to itself
-	since uint64     // how often the drive had been asked when busy last changed
-	stale bool       // word may be wrong: the drive has to be asked first
-	stand bool       // a lane has the line begin to move with its next Start
-	line  disk.List  // who waits for the zone, first come first served
+	mu      sync.Mutex // guards what follows; never held across I/O
+	busy    bool       // an I/O is in flight that has the zone to itself
+	since   uint64     // how often the drive had been asked when busy last changed
+	stale   bool       // word may be wrong: the drive has to be asked first
+	waiting bool       // a lane has the line begin to move with its next Start
+	line    disk.List  // who waits for the zone, first come first served
 	// What is to be finished before anything else: how many claims there are whose
 	// requests have not come, and requests that have. claimed is where, in the order of
 	// the addresses, until all have come (resume.go).

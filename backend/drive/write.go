@@ -43,8 +43,8 @@ func (d *Drive) enter(r *request) {
 	z := &d.zones[r.zone]
 	z.mu.Lock()
 	z.line.Push(r.Request)
-	begins := !z.busy && !z.stand
-	z.stand = z.stand || begins
+	begins := !z.busy && !z.waiting
+	z.waiting = z.waiting || begins
 	z.mu.Unlock()
 	if begins {
 		r.Lane.StartLater(z)
@@ -54,7 +54,7 @@ func (d *Drive) enter(r *request) {
 // Begin lets the line of zone z, which stands, move.
 func (z *driveZone) Begin(lane *disk.Lane) {
 	z.mu.Lock()
-	z.stand = false
+	z.waiting = false
 	next := z.of.nextLocked(z)
 	z.mu.Unlock()
 	z.of.run(next, lane)

@@ -21,7 +21,7 @@ func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
 		for range 2 {
 			left, err := LetGo(d)
 			if err == nil || left != d {
-				t.Fatalf("let go of: %v, away %v", err, isAway(left))
+				t.Fatalf("let go of: %v, detached %v", err, isDetached(left))
 			}
 			if other, err := Open(path, disk.Options{}); err == nil {
 				t.Fatalf("somebody else can have it (%v)", other.Close())

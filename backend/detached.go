@@ -12,19 +12,19 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// away stands in for a disk that somebody else has, or may have: it says what the
+// detached is the placeholder for a disk that somebody else has, or may have: it says what the
 // disk is, and carries out nothing. A guest that moves to another host has a daemon
 // at either end, and only one of them may have the disk.
-type away struct {
+type detached struct {
 	info   disk.Info
 	faults disk.Faults
 }
 
-// errAway is what an away disk answers.
-var errAway = fmt.Errorf("%w: another zvhost has the disk, or is about to take it", disk.ErrIO)
+// errDetached is what a detached disk answers.
+var errDetached = fmt.Errorf("%w: another zvhost has the disk, or is about to take it", disk.ErrIO)
 
-func newAway(i disk.Info) *away {
-	return &away{info: i, faults: disk.Faults{Refuse: "the disk is not here: another zvhost has it, or is about to take it"}}
+func newDetached(i disk.Info) *detached {
+	return &detached{info: i, faults: disk.Faults{Refuse: "the disk is not here: another zvhost has it, or is about to take it"}}
 }
 
 // Look says what Open would open, in the form of a disk that is not to be used: it
@@ -42,19 +42,19 @@ func Look(path string, o disk.Options) (disk.Disk, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newAway(disk.Describe(&img.Geometry, o.ReadOnly)), img.Release()
+		return newDetached(disk.Describe(&img.Geometry, o.ReadOnly)), img.Release()
 	case disk.KindZonedDevice:
 		d, err := drive.Open(path, o)
 		if err != nil {
 			return nil, err
 		}
-		return newAway(d.Info()), d.Release()
+		return newDetached(d.Info()), d.Release()
 	}
 	p, err := plain.Open(path, o)
 	if err != nil {
 		return nil, err
 	}
-	return newAway(p.Info()), p.Release()
+	return newDetached(p.Info()), p.Release()
 }
 
 // LetGo stores what d, in which no request is in flight, was given, and closes it, so
@@ -69,7 +69,7 @@ func LetGo(d disk.Disk) (disk.Disk, error) {
 			return d, err
 		}
 	}
-	return newAway(i), d.Close()
+	return newDetached(i), d.Close()
 }
 
 // commitNow is a flush of d that no fault strikes.
@@ -82,27 +82,27 @@ func commitNow(d disk.Disk) (err error) {
 	return disk.CauseOf(lane.CarryOut(d, &disk.Request{Op: disk.OpCommit}))
 }
 
-func isAway(d disk.Disk) bool {
-	_, ok := d.(*away)
+func isDetached(d disk.Disk) bool {
+	_, ok := d.(*detached)
 	return ok
 }
 
 // Info implements Disk.
-func (a *away) Info() disk.Info { return a.info }
+func (a *detached) Info() disk.Info { return a.info }
 
 // ReportZone implements Disk. Nobody knows what the zones are like by now.
-func (a *away) ReportZone(int) zone.Descriptor { panic("backend: zone report of a disk that is away") }
+func (a *detached) ReportZone(int) zone.Descriptor { panic("backend: zone report of a detached disk") }
 
 // Faults implements Disk.
-func (a *away) Faults() *disk.Faults { return &a.faults }
+func (a *detached) Faults() *disk.Faults { return &a.faults }
 
 // Close implements Disk.
-func (a *away) Close() error { return nil }
+func (a *detached) Close() error { return nil }
 
 // Submit implements Disk.
-func (a *away) Submit(r *disk.Request) {
-	r.Finish(&disk.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: errAway})
+func (a *detached) Submit(r *disk.Request) {
+	r.Finish(&disk.RequestError{Op: r.Op, Sector: r.Sector, Bytes: r.Bytes, Zone: -1, Err: errDetached})
 }
 
 // Continue implements Disk: it has no I/O.
-func (a *away) Continue(r *disk.Request) { r.Finish(r.Err) }
+func (a *detached) Continue(r *disk.Request) { r.Finish(r.Err) }
