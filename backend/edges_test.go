@@ -30,6 +30,7 @@ func TestEdges(t *testing.T) {
 		for _, unit := range []uint32{1024, 4096, 65536} {
 			for _, direct := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, %d, direct %v", kind, unit, direct), func(t *testing.T) {
+					t.Parallel()
 					testEdges(t, kind, disk.Options{Direct: direct, MinUnit: unit})
 				})
 			}
@@ -202,7 +203,10 @@ func TestImageEdges(t *testing.T) {
 	for _, kind := range engine.Kinds {
 		for _, direct := range []bool{false, true} {
 			for _, g := range []zone.Geometry{disktest.Small, {CapacitySectors: 33*4 - 2, ZoneSectors: 4, ConventionalZones: 1}, {CapacitySectors: 1001, ZoneSectors: 64, ZoneCapacitySectors: 61}} {
-				testImageEdges(t, kind, g, disk.Options{Direct: direct, MinUnit: 4096})
+				t.Run(fmt.Sprintf("%s, direct %v, %d sectors", kind, direct, g.CapacitySectors), func(t *testing.T) {
+					t.Parallel()
+					testImageEdges(t, kind, g, disk.Options{Direct: direct, MinUnit: 4096})
+				})
 			}
 		}
 	}

@@ -23,6 +23,7 @@ func onEachEngine(t *testing.T, test func(t *testing.T, dir string, o disk.Optio
 	for _, kind := range engine.Kinds {
 		for _, where := range []string{"memory", "disk", "direct"} {
 			t.Run(fmt.Sprintf("%s, %s", kind, where), func(t *testing.T) {
+				t.Parallel() // they wait for storage
 				runtime.LockOSThread()
 				defer runtime.UnlockOSThread()
 				dir := t.TempDir()

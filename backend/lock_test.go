@@ -37,7 +37,7 @@ func TestLockOutlivesItsHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestDiesWithLock$")
-	cmd.Env, cmd.ExtraFiles = append(os.Environ(), diesWithLock+"=1"), []*os.File{f}
+	cmd.Env, cmd.ExtraFiles = append(childEnv(), diesWithLock+"=1"), []*os.File{f}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

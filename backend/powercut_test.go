@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	cutsFlag = flag.Int("powercuts", 3000, "how often the power is cut")
+	cutsFlag = flag.Int("powercuts", 2000, "how often the power is cut; make robust: 50000")
 	seedFlag = flag.Uint64("powerseed", 0, "the run that TestPowerCuts begins with; 0: another one each time")
 )
 

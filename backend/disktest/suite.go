@@ -50,7 +50,10 @@ func RunSuite(t *testing.T, rig SuiteRig) {
 		"ConventionalOutOfService": suiteConventionalOutOfService,
 	}
 	for name, run := range tests {
-		t.Run(name, func(t *testing.T) { run(t, rig) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, rig)
+		})
 	}
 }
 

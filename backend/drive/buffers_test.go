@@ -45,6 +45,7 @@ func TestCopies(t *testing.T) {
 		"a device of pages": {1, 1 << 30, 20, 20 * disk.PageBytes},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			d := newFakeDrive(t, zone.Geometry{CapacitySectors: zones * 2048, ZoneSectors: 2048, ConventionalZones: tt.conventional, BlockSize: 4096}, nil, nil)
 			d.partBytes, d.partPages = tt.part, tt.pages
 			c, e := d.held(t, disktest.IsWritev)
