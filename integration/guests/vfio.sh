@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A zoned disk behind QEMU's vfio-user-pci: the guest sees a virtio-blk PCI function with MSI-X.
-# The disk's zones as blkzone and zvhost report them, btrfs over a rebind of the driver and a
-# reboot, and an interrupt for a disk that has grown.
+# Disks behind QEMU's vfio-user-pci: the guest sees a virtio-blk PCI function with MSI-X.
+# Firmware boots from an ordinary disk. A zoned disk's zones as blkzone and zvhost report them,
+# btrfs over a rebind of the driver and a reboot, and an interrupt for a disk that has grown.
 #
 #   integration/guests/vfio.sh [ZVHOST]
 set -euo pipefail
@@ -9,7 +9,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 queues=4
-device() { printf '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"%s"}}' "$VM_RUN/$1.sock"; }
+device() { printf '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"%s"}%s}' "$VM_RUN/$1.sock" "${2:-}"; }
 
 # serve_vfio NAME FILE QUEUES   a daemon for FILE on NAME.sock and NAME.control
 serve_vfio() {
@@ -18,11 +18,25 @@ serve_vfio() {
 	await 120 "the socket of daemon $1" test -S "$VM_RUN/$1.sock"
 }
 
+step "firmware boots from an ordinary disk"
+# A boot sector that has the firmware read the next sector (int 13h) and writes its text to the
+# serial port.
+truncate -s 64M plain.raw
+printf '\xfc\x31\xc0\x8e\xd8\x8e\xc0\xb8\x01\x02\xbb\x00\x7e\xb9\x02\x00\x30\xf6\xcd\x13\xbe\x00\x7e\xba\xf8\x03\xac\x84\xc0\x74\x03\xee\xeb\xf8\xf4\xeb\xfd' |
+	dd of=plain.raw conv=notrunc status=none
+printf '\x55\xaa' | dd of=plain.raw bs=1 seek=510 conv=notrunc status=none
+printf 'the second sector of the disk\n' | dd of=plain.raw bs=512 seek=1 conv=notrunc status=none
+serve_vfio plain plain.raw 1
+run_start firmware "$VM_DIR/bin/qemu-system-x86_64" -nodefaults -no-user-config -display none \
+	-machine q35,memory-backend=mem -accel tcg -m 256M -object memory-backend-memfd,id=mem,size=256M,share=on \
+	-chardev file,id=console,path="$VM_RUN/boot.log" -serial chardev:console -device "$(device plain ',"bootindex":0')"
+await 120 "what the boot sector writes" grep -qs 'the second sector of the disk' boot.log
+run_stop firmware || true # the status of a signal
+ok "SeaBIOS boots from an ordinary disk behind vfio-user-pci"
+
 step "a zoned disk and an ordinary one behind vfio-user-pci"
 create zoned --size 512M --zone-size 16M --conventional 2 --max-open 12 --max-active 14
-truncate -s 64M plain.raw
 serve_vfio zoned zoned.zvh "$queues"
-serve_vfio plain plain.raw 1
 vm_start vfio --cpus "$queues" -- -action reboot=reset -device "$(device zoned)" -device "$(device plain)"
 
 assert_eq "the zone model" host-managed "$(guest 'cat /sys/block/vda/queue/zoned')"
