@@ -33,8 +33,8 @@ type Device interface {
 	// learns of it only so that it knows why an address does not work.
 	MapDMA(m DMA, file *foreign.FD) error
 	// UnmapDMA removes maps that MapDMA has added. It returns once the device uses nothing of
-	// them any more.
-	UnmapDMA(maps []DMA)
+	// them any more. After an error all of them are still mapped.
+	UnmapDMA(maps []DMA) error
 	// SetIRQ exchanges the eventfd that the device writes 1 to for a vector of an interrupt
 	// type; -1: none. It is set to non-blocking, but the client shares that flag, so that a
 	// write has to be made as foreign.Signal makes it. It is lent, until another SetIRQ for

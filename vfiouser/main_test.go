@@ -129,9 +129,12 @@ func (d *fakeDevice) MapDMA(m DMA, file *foreign.FD) error {
 	return nil
 }
 
-func (d *fakeDevice) UnmapDMA(maps []DMA) {
+func (d *fakeDevice) UnmapDMA(maps []DMA) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.failure(); err != nil {
+		return err
+	}
 	for _, m := range maps {
 		if !d.maps[m] {
 			panic(fmt.Sprintf("%+v is not mapped", m))
@@ -141,6 +144,7 @@ func (d *fakeDevice) UnmapDMA(maps []DMA) {
 		_ = d.files[m.Address].Close()
 		delete(d.files, m.Address)
 	}
+	return nil
 }
 
 func (d *fakeDevice) SetIRQ(index, vector uint32, eventfd int) {

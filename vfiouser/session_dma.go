@@ -78,7 +78,9 @@ func (s *Session) dmaUnmap(m *Message) ([]byte, error) {
 			all[i] = s.state.maps[i].DMA
 		}
 		if len(all) > 0 {
-			s.dev.UnmapDMA(all)
+			if err := s.dev.UnmapDMA(all); err != nil {
+				return nil, err
+			}
 		}
 		s.state.maps = nil
 		return u.Append(nil), nil
@@ -87,7 +89,9 @@ func (s *Session) dmaUnmap(m *Message) ([]byte, error) {
 	if at == len(s.state.maps) || s.state.maps[at].Address != u.Address || s.state.maps[at].Size != u.Size {
 		return nil, refuse(unix.ENOENT, "there is no map with exactly this address and size")
 	}
-	s.dev.UnmapDMA([]DMA{s.state.maps[at].DMA})
+	if err := s.dev.UnmapDMA([]DMA{s.state.maps[at].DMA}); err != nil {
+		return nil, err
+	}
 	s.state.maps = slices.Delete(s.state.maps, at, at+1)
 	return u.Append(nil), nil
 }

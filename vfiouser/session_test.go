@@ -117,6 +117,12 @@ func TestSessionDMA(t *testing.T) {
 	if got := dev.seen(); got != "unmap 0x10000+0x10000; map 0x10000+0x10000 offset 0x0 file true" {
 		t.Error(got)
 	}
+	for _, u := range [][]byte{unmapping(0x10000, 0x10000), Unmapping{unmappingSize, UnmapAll, 0, 0}.Append(nil)} {
+		dev.failNext(unix.EBUSY) // all maps stay
+		if _, errno := p.call(DMAUnmap, u); errno != unix.EBUSY {
+			t.Errorf("an unmap that the device refuses: %v", errno)
+		}
+	}
 	p.must(DMAUnmap, Unmapping{unmappingSize, UnmapAll, 0, 0}.Append(nil))
 	if got := dev.seen(); strings.Count(got, "unmap") != 4 {
 		t.Error(got)

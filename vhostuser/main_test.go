@@ -197,6 +197,8 @@ func (d *fakeDevice) Notify(i int, call, err int) {
 	d.rings[i].Call, d.rings[i].Err = call, err
 }
 
+func (d *fakeDevice) BeginStop(int) { panic("vhost-user stops queues one by one") }
+
 func (d *fakeDevice) StopQueue(i int, why string) uint32 {
 	d.mu.Lock()
 	defer d.mu.Unlock()

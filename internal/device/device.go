@@ -153,6 +153,9 @@ func (d *Device) serve(i int) {
 	d.recovery.Served(i)
 }
 
+// BeginStop implements transport.Device.
+func (d *Device) BeginStop(i int) { d.workers[i].beginHalt() }
+
 // StopQueue implements transport.Device.
 func (d *Device) StopQueue(i int, why string) (base uint32) {
 	w := d.workers[i]

@@ -5,13 +5,20 @@ import (
 	"time"
 )
 
+// beginHalt has the worker take no more requests. It may be called again.
+func (w *worker) beginHalt() {
+	if w.stopping.Swap(true) {
+		return
+	}
+	close(w.goes)
+	w.lane.Hurry(w.dev.disk)
+	w.lane.Wake()
+}
+
 // halt ends the worker once all that it took from the ring is answered, and
 // says where the ring is to go on. why is what waits for it.
 func (w *worker) halt(why string) (base uint32) {
-	close(w.goes)
-	w.stopping.Store(true)
-	w.lane.Hurry(w.dev.disk)
-	w.lane.Wake()
+	w.beginHalt()
 	late, look := time.NewTimer(w.dev.patience), time.NewTicker(100*time.Millisecond)
 	defer late.Stop()
 	defer look.Stop()

@@ -40,7 +40,7 @@ func TestStoppingQueueTakesNothingMore(t *testing.T) {
 			taken := make(chan struct{})
 			r.dev.engine = func(wake func()) (engine.Engine, error) {
 				return &hookedEngine{Threads: engine.NewThreads(1, wake), first: func() {
-					r.dev.workers[0].stopping.Store(true) // as StopQueue does
+					r.dev.BeginStop(0)
 					close(taken)
 				}}, nil
 			}

@@ -2,8 +2,8 @@
 // virtio/transport, virtiopci and vfiouser, of which none knows the others.
 //
 // Contents: the function as vfiouser drives it and the device as virtiopci drives it
-// (function.go), the queues (queues.go), guest memory from the client's DMA map (memory.go),
-// interrupts (interrupts.go).
+// (function.go), who calls the device when (turn.go), the queues (queues.go), guest memory from
+// the client's DMA map (memory.go), interrupts (interrupts.go).
 //
 // It may import virtio/transport, virtio/guestmem, virtiopci, vfiouser, internal/foreign and
 // golang.org/x/sys/unix. It knows neither sockets nor blocks.

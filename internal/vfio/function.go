@@ -10,7 +10,6 @@ import (
 
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vfiouser"
-	"github.com/zvhost/zvhost/virtio/guestmem"
 	"github.com/zvhost/zvhost/virtio/transport"
 	"github.com/zvhost/zvhost/virtiopci"
 )
@@ -50,11 +49,17 @@ type Function struct {
 	opt Options
 	pci *virtiopci.Function
 
-	// mu is held while the device is called: a reset runs in a goroutine of its own.
-	mu       sync.Mutex
+	turn      chan struct{} // has an element while the device is called; see turn.go
+	exchanges sync.WaitGroup
+	shown     []byte // the device's configuration as it was last read; the session's goroutine has it
+
+	mu       sync.Mutex // guards what follows; never held while the device is called
+	late     bool       // the client has waited in vain for the end of the current turn
+	stale    bool       // the device is to be called for what has changed; see give
 	features uint64
-	queues   []queue
+	queues   []queue // running and base are changed in a turn only
 	mem      memory
+	changing *exchange // its queues have not stopped; nil: there is none
 
 	irqs  interrupts
 	kicks []*foreign.FD // by queue
@@ -71,7 +76,7 @@ func New(dev transport.Device, o Options) (*Function, error) {
 	if o.ResetWait == 0 {
 		o.ResetWait = resetWait
 	}
-	f := &Function{dev: dev, opt: o, queues: make([]queue, dev.Queues())}
+	f := &Function{dev: dev, opt: o, queues: make([]queue, dev.Queues()), turn: make(chan struct{}, 1), shown: make([]byte, o.ConfigBytes)}
 	f.mem.warn = f.warn
 	var err error
 	f.pci, err = virtiopci.New(driven{f}, virtiopci.Options{
@@ -151,18 +156,10 @@ func errnoOf(err error) error {
 
 // SetIRQ implements vfiouser.Device. Only MSI-X has vectors.
 func (f *Function) SetIRQ(_, v uint32, eventfd int) {
-	f.irqs.set(v, eventfd)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i := range f.queues {
-		if q := &f.queues[i]; q.running && uint32(q.Vector) == v {
-			f.dev.Notify(i, eventfd, -1)
-			// The queue may have notified the driver while the vector had no eventfd.
-			if eventfd >= 0 {
-				foreign.Signal(eventfd)
-			}
-		}
+	if err := f.irqs.set(v, eventfd); err != nil {
+		f.warn("vector %d: %v", v, err)
 	}
+	f.apply()
 }
 
 // Reset implements vfiouser.Device. A device that has not stopped within Options.ResetWait
@@ -181,9 +178,15 @@ func (f *Function) Disconnect() {
 	f.dev.Watch(nil)
 	f.pci.Reset()
 	f.pci.Wait()
+	f.exchanges.Wait()
+	f.takeForSure()
 	f.dev.BeginFrontEnd()
+	f.mu.Lock()
 	f.irqs.clear()
+	f.stale = true
 	regions := f.mem.clear()
+	f.mu.Unlock()
+	f.give()
 	f.opt.Behind(func() {
 		for _, r := range regions {
 			r.Drain()
@@ -192,45 +195,55 @@ func (f *Function) Disconnect() {
 	})
 }
 
-// MapDMA implements vfiouser.Device.
+// MapDMA implements vfiouser.Device. It does not wait for requests that take long: queues take
+// no more requests until they know the memory.
 func (f *Function) MapDMA(m vfiouser.DMA, file *foreign.FD) error {
 	r, err := mapRegion(m, file)
 	if err != nil || r == nil {
 		return err
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	mem, err := f.mem.with(r)
-	if err != nil {
+	if err := f.mem.add(r); err != nil {
+		f.mu.Unlock()
 		f.mem.unmap(r)
 		return err
 	}
-	f.exchange(mem, "DMA_MAP")
+	if f.changing != nil { // one that was late: it adds this memory too
+		f.mu.Unlock()
+		return nil
+	}
+	x := f.beginLocked("DMA_MAP", nil)
+	f.mu.Unlock()
+	f.wait(x)
 	return nil
 }
 
-// UnmapDMA implements vfiouser.Device.
-func (f *Function) UnmapDMA(maps []vfiouser.DMA) {
+// UnmapDMA implements vfiouser.Device. While requests are in flight that take long it returns an
+// error, and the memory stays mapped.
+func (f *Function) UnmapDMA(maps []vfiouser.DMA) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	mem, gone := f.mem.without(maps)
-	if len(gone) == 0 {
-		return // memory that the device could not use
+	switch {
+	case !f.mem.has(maps): // memory that the device could not use
+		f.mu.Unlock()
+		return nil
+	case f.changing != nil: // one that was late
+		f.mu.Unlock()
+		return f.errInFlight()
 	}
-	f.exchange(mem, "DMA_UNMAP")
-	for _, r := range gone {
-		f.mem.unmap(r)
+	x := f.beginLocked("DMA_UNMAP", maps)
+	f.mu.Unlock()
+	if f.wait(x) {
+		return nil
 	}
-}
-
-// exchange has all queues use other memory. Each stops when the requests that it has taken are
-// answered, and continues where it has stopped.
-func (f *Function) exchange(mem *guestmem.Memory, why string) {
-	for i := range f.queues {
-		f.pause(i, why)
+	f.mu.Lock()
+	withdrawn := f.changing == x
+	if withdrawn {
+		x.unmap = nil
 	}
-	f.mem.current = mem
-	for i := range f.queues {
-		f.resume(i)
+	f.mu.Unlock()
+	if withdrawn {
+		return f.errInFlight()
 	}
+	<-x.done // all queues have stopped meanwhile
+	return nil
 }

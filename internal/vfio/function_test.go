@@ -545,7 +545,7 @@ func TestQueueWaitsForItsMemory(t *testing.T) {
 		r.mapAll()
 		r.start(1, c.features)
 		r.must(r.client.Unmap(memBase, memBytes))
-		if got, want := dev.seen(), "reset; start 0 at "+c.first+"; stop 0"; got != want {
+		if got, want := dev.seen(), "reset; start 0 at "+c.first+"; begin 0; stop 0"; got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 		r.must(r.client.Map(memBase, 0x1000, 0, r.memfd)) // not all of the ring

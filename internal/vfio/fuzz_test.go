@@ -139,11 +139,13 @@ func (s *script) run(dev *fakeDevice) {
 		case opUnmap:
 			which := int(s.next())
 			if which == 0xff && len(s.maps) > 0 {
-				s.f.UnmapDMA(s.maps)
-				s.maps = nil
+				if s.f.UnmapDMA(s.maps) == nil {
+					s.maps = nil
+				}
 			} else if which < len(s.maps) {
-				s.f.UnmapDMA([]vfiouser.DMA{s.maps[which]})
-				s.maps = slices.Delete(s.maps, which, which+1)
+				if s.f.UnmapDMA([]vfiouser.DMA{s.maps[which]}) == nil {
+					s.maps = slices.Delete(s.maps, which, which+1)
+				}
 			}
 		case opIRQ:
 			v, fd := uint32(s.next()%3), -1

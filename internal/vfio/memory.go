@@ -2,6 +2,7 @@ package vfio
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -13,7 +14,7 @@ import (
 // memory is the client's DMA map, as far as the device can use it.
 type memory struct {
 	regions []*guestmem.Region
-	current *guestmem.Memory // of regions; nil: there are none
+	current *guestmem.Memory // what queues use; nil: none. Regions that were added last may be missing
 	warn    func(format string, args ...any)
 }
 
@@ -36,41 +37,51 @@ func mapRegion(m vfiouser.DMA, file *foreign.FD) (*guestmem.Region, error) {
 	return r, nil
 }
 
-// with adds a region, and returns the memory that there is then.
-func (m *memory) with(r *guestmem.Region) (*guestmem.Memory, error) {
+// add adds a region, which replace makes usable.
+func (m *memory) add(r *guestmem.Region) error {
 	all := append(m.regions[:len(m.regions):len(m.regions)], r)
-	mem, err := guestmem.New(all)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, unix.EINVAL)
+	if _, err := guestmem.New(all); err != nil {
+		return fmt.Errorf("%w: %w", err, unix.EINVAL)
 	}
 	m.regions = all
-	return mem, nil
+	return nil
 }
 
-// without removes regions, and returns the memory that is left, and what was removed, to be
-// unmapped when nothing uses it any more.
-func (m *memory) without(maps []vfiouser.DMA) (left *guestmem.Memory, gone []*guestmem.Region) {
-	removed := make(map[uint64]bool, len(maps))
+// has says whether the device can use any of the maps.
+func (m *memory) has(maps []vfiouser.DMA) bool {
+	return slices.ContainsFunc(m.regions, among(maps))
+}
+
+// among returns whether a region is one of maps.
+func among(maps []vfiouser.DMA) func(*guestmem.Region) bool {
+	addresses := make(map[uint64]bool, len(maps))
 	for _, d := range maps {
-		removed[d.Address] = true
+		addresses[d.Address] = true
 	}
+	return func(r *guestmem.Region) bool { return addresses[r.Desc().GuestAddr] }
+}
+
+// replace removes maps, and makes what is left the current memory. It returns the regions that
+// are to be unmapped.
+func (m *memory) replace(maps []vfiouser.DMA) (gone []*guestmem.Region) {
 	var rest []*guestmem.Region
+	removed := among(maps)
 	for _, r := range m.regions {
-		if removed[r.Desc().GuestAddr] {
+		if removed(r) {
 			gone = append(gone, r)
 		} else {
 			rest = append(rest, r)
 		}
 	}
-	m.regions = rest
+	m.regions, m.current = rest, nil
 	if len(rest) == 0 {
-		return nil, gone
+		return gone
 	}
-	left, err := guestmem.New(rest)
-	if err != nil {
+	var err error
+	if m.current, err = guestmem.New(rest); err != nil {
 		panic(fmt.Sprintf("vfio: regions that did not overlap: %v", err))
 	}
-	return left, gone
+	return gone
 }
 
 // clear removes all regions.

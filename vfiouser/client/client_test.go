@@ -62,10 +62,11 @@ func (d *device) MapDMA(_ vfiouser.DMA, file *foreign.FD) error {
 	return nil
 }
 
-func (d *device) UnmapDMA(maps []vfiouser.DMA) {
+func (d *device) UnmapDMA(maps []vfiouser.DMA) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.maps -= len(maps)
+	return nil
 }
 
 func (d *device) SetIRQ(_, vector uint32, eventfd int) {

@@ -187,7 +187,7 @@ func (p door) MapDMA(m vfiouser.DMA, file *foreign.FD) (err error) {
 	return err
 }
 
-func (p door) UnmapDMA([]vfiouser.DMA) { panic("the front-end does not unmap memory") }
+func (p door) UnmapDMA([]vfiouser.DMA) error { panic("the front-end does not unmap memory") }
 
 func (p door) SetIRQ(_, vector uint32, eventfd int) { p.d.irqs[vector] = eventfd }
 

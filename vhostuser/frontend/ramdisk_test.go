@@ -161,6 +161,8 @@ func (d *ramDisk) Notify(i int, call, _ int) {
 	w.r.Call = call
 }
 
+func (d *ramDisk) BeginStop(int) { panic("vhost-user stops queues one by one") }
+
 func (d *ramDisk) StopQueue(i int, _ string) uint32 {
 	w := d.workers[i]
 	if w == nil {

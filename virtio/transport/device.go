@@ -69,6 +69,9 @@ type Device interface {
 	StartQueue(i int, r Ring) error
 	// Serve lets the queues go that were started with rings that are Held: all that run.
 	Serve()
+	// BeginStop has queue i, which runs, take no more requests from its ring. It does not wait:
+	// StopQueue has to follow. It is for queues that stop together.
+	BeginStop(i int)
 	// StopQueue takes ring i back. It returns when the last request taken from
 	// the ring is answered, and says where the ring is to go on, as Ring.Base does.
 	// The transport waits for it, so nothing else is answered meanwhile; why says in a few
