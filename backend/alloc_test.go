@@ -7,6 +7,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -14,9 +15,9 @@ import (
 // The helpers of the thread engine are warmed up first, and so are the clipped
 // vectors of a read across the write pointer.
 func TestNoAllocations(t *testing.T) {
-	path := newFastImage(t, zone.Geometry{CapacitySectors: 64 << 11, ZoneSectors: 8 << 11, ConventionalZones: 1})
+	path := imagetest.NewFast(t, zone.Geometry{CapacitySectors: 64 << 11, ZoneSectors: 8 << 11, ConventionalZones: 1})
 	d := openDisk(t, path)
-	defer func() { closeDisk(t, d, path) }()
+	defer func() { imagetest.CloseDisk(t, d, path) }()
 	plain := openDisk(t, newPlain(t, 1<<20))
 	defer func() {
 		if err := plain.Close(); err != nil {

@@ -5,12 +5,13 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 )
 
 // A daemon that died before it served a queue has left nothing in doubt: not so one
 // that had begun, whether as another user of the image or as the one of before.
 func TestUncleanOnceBegun(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	for _, c := range []struct {
 		name    string
 		begin   func(disk.Disk) error

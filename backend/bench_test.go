@@ -6,6 +6,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -63,7 +64,7 @@ func BenchmarkLane(b *testing.B) {
 		}
 		for _, name := range []string{"read", "write", "append"} {
 			b.Run(fmt.Sprintf("%s/depth=%d", name, depth), func(b *testing.B) {
-				path := newFastImage(b, g)
+				path := imagetest.NewFast(b, g)
 				d := openDisk(b, path)
 				defer d.Close()
 				if name == "read" {
@@ -111,7 +112,7 @@ func BenchmarkZones(b *testing.B) {
 		for _, zones := range []uint64{100, 10_000, 100_000} {
 			b.Run(fmt.Sprintf("%s/zones=%d", op.name, zones), func(b *testing.B) {
 				g := zone.Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17} // 64 MiB each
-				d := openDisk(b, newFastImage(b, g))
+				d := openDisk(b, imagetest.NewFast(b, g))
 				defer d.Close()
 				c := disktest.NewClient(b, d)
 				i := uint64(0)
@@ -127,7 +128,7 @@ func BenchmarkZones(b *testing.B) {
 // The large image of issue 3: 8 TiB in 131,072 zones of 64 MiB.
 func BenchmarkLarge(b *testing.B) {
 	const zones = 131_072
-	path := newFastImage(b, zone.Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
+	path := imagetest.NewFast(b, zone.Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
 	b.Run("open and close", func(b *testing.B) {
 		for b.Loop() {
 			d := openDisk(b, path)
@@ -178,9 +179,9 @@ func BenchmarkLarge(b *testing.B) {
 		}
 	})
 	b.Run("check", func(b *testing.B) {
-		other := newFastImage(b, zone.Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
+		other := imagetest.NewFast(b, zone.Geometry{CapacitySectors: zones << 17, ZoneSectors: 1 << 17})
 		for b.Loop() {
-			wantClean(b, other)
+			imagetest.WantClean(b, other)
 		}
 	})
 }

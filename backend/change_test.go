@@ -5,6 +5,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -26,7 +27,7 @@ func TestChangeIsNotDoneTwice(t *testing.T) {
 		{disk.OpOpen, func(c *disktest.Client) { c.WantError(c.ZoneOp(disk.OpClose, 256), nil) }, zone.Closed, 8},
 		{disk.OpClose, func(c *disktest.Client) { c.WantError(c.Write(256+8, data), nil) }, zone.ImpOpen, 16},
 	} {
-		path := newFastImage(t, disktest.Small)
+		path := imagetest.NewFast(t, disktest.Small)
 		d := openDisk(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(256, data), nil)
@@ -42,7 +43,7 @@ func TestChangeIsNotDoneTwice(t *testing.T) {
 			t.Errorf("%v was not carried out: zone 3 is %v", tc.op, s)
 		}
 		disktest.WantNote(t, undone, disk.NotedDone)
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }
 
@@ -54,7 +55,7 @@ func TestChangeOfOneZoneIsNotDoneTwice(t *testing.T) {
 			return eraseOf(disk.Range{Sector: 256, Sectors: 128}, disk.Range{Sector: 384, Sectors: 128})
 		},
 	} {
-		path := newFastImage(t, disktest.Small)
+		path := imagetest.NewFast(t, disktest.Small)
 		d := openDisk(t, path)
 		c := disktest.NewClient(t, d)
 		data := disktest.Pattern('a', 4096)
@@ -78,14 +79,14 @@ func TestChangeOfOneZoneIsNotDoneTwice(t *testing.T) {
 		disk.Claim(d, disk.Run(d), []*disk.Note{first})
 		c.WantError(c.Resume(again(), first), nil)
 		c.WantZone(2, zone.Empty, 0)
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }
 
 // Such a note that its request cannot have, or of another user, costs the request an error
 // or is forgotten, and no zone is changed by it.
 func TestChangesThatCannotBe(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(384, disktest.Pattern('a', 4096)), nil)
@@ -102,7 +103,7 @@ func TestChangesThatCannotBe(t *testing.T) {
 		disktest.WantNote(t, m, disk.NotedFailed)
 	}
 	c.WantZone(3, zone.ImpOpen, 8)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	plain := newPlain(t, 1<<20)
 	p := openDisk(t, plain)

@@ -10,6 +10,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -60,7 +61,7 @@ func TestLetGoKeepsWhatIsNotStored(t *testing.T) {
 		check(t, path, d, c.Flush)
 	})
 	t.Run("image", func(t *testing.T) {
-		path := newImage(t, disktest.Small)
+		path := imagetest.New(t, disktest.Small)
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(128*2, make([]byte, 4096)), nil)

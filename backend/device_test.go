@@ -15,6 +15,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/internal/loopdev"
 )
 
@@ -125,7 +126,7 @@ func TestFileUnderLoopDeviceIsRefused(t *testing.T) {
 	for _, zoned := range []bool{false, true} {
 		path := loopdev.File(t, 1<<20)
 		if zoned {
-			path = newImage(t, disktest.Small)
+			path = imagetest.New(t, disktest.Small)
 		}
 		for _, readOnly := range []bool{false, true} {
 			t.Run(fmt.Sprintf("zoned %v, read-only device %v", zoned, readOnly), func(t *testing.T) {
@@ -446,7 +447,7 @@ func TestDeviceShrinks(t *testing.T) {
 
 // An image that was copied onto a device says what can be done, however it is opened.
 func TestImageOnDeviceIsExplained(t *testing.T) {
-	image, err := os.ReadFile(newImage(t, disktest.Small))
+	image, err := os.ReadFile(imagetest.New(t, disktest.Small))
 	if err != nil {
 		t.Fatal(err)
 	}

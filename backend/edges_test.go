@@ -17,6 +17,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/iovec"
 )
@@ -213,7 +214,7 @@ func TestImageEdges(t *testing.T) {
 }
 
 func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o disk.Options) {
-	path := newImage(t, g)
+	path := imagetest.New(t, g)
 	d, err := Open(path, o)
 	if err != nil {
 		t.Fatal(err)
@@ -267,7 +268,7 @@ func testImageEdges(t *testing.T, kind engine.Kind, g zone.Geometry, o disk.Opti
 	if d, err = reopened(d, path, o); err != nil {
 		t.Fatal(err)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 	if st, err := os.Stat(path); err != nil || st.Size() != fileBytesOf(t, path) {
 		t.Errorf("the file has %d bytes, %v", st.Size(), err)
 	}
@@ -297,7 +298,7 @@ func fileBytesOf(t *testing.T, path string) int64 {
 // The block size that a guest sees is the operator's, or 512 of a file, whatever the
 // storage takes at the moment; that of an image is the image's.
 func TestBlockSizeIsTheOperators(t *testing.T) {
-	plain, image := newPlain(t, 1<<20+512), newImage(t, disktest.Small)
+	plain, image := newPlain(t, 1<<20+512), imagetest.New(t, disktest.Small)
 	for _, c := range []struct {
 		path     string
 		asked    uint32

@@ -15,6 +15,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 )
 
 // onEachEngine runs a test with each engine, on a disk in memory, on one with a
@@ -118,7 +119,7 @@ func TestOrdinaryDiskOnEachEngine(t *testing.T) {
 // Appends and reads of an image, from memory that does not suit a device, too.
 func TestImageOnEachEngine(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {
-		path := newImageIn(t, dir, disktest.Small)
+		path := imagetest.NewIn(t, dir, disktest.Small)
 		d, err := Open(path, o)
 		if err != nil {
 			t.Fatal(err)
@@ -154,7 +155,7 @@ func TestImageOnEachEngine(t *testing.T) {
 			bytes.Equal(got[:2048], make([]byte, 2048)) || !bytes.Equal(got[2048:], make([]byte, 6144)) {
 			t.Errorf("across the write pointer: %v", err)
 		}
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -112,7 +113,7 @@ func TestFaultsOnZones(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.OpFault, func(t *testing.T) {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d := openDisk(t, path)
 			c := disktest.NewClient(t, d)
 			c.WantError(c.Write(open, disktest.Pattern('o', 16*512)), nil)
@@ -133,7 +134,7 @@ func TestFaultsOnZones(t *testing.T) {
 			for i := 6; i < 16; i++ {
 				c.WantZone(i, zone.Empty, 0)
 			}
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		})
 	}
 }
@@ -142,7 +143,7 @@ func TestFaultsOnZones(t *testing.T) {
 func TestFaultLandsWholeBlocks(t *testing.T) {
 	g := disktest.Small
 	g.BlockSize = 4096
-	path := newFastImage(t, g)
+	path := imagetest.NewFast(t, g)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.AddFaults("write,zone=3,after=15,once", "write,zone=3,after=7")
@@ -150,13 +151,13 @@ func TestFaultLandsWholeBlocks(t *testing.T) {
 	c.WantZone(3, zone.ImpOpen, 8)
 	c.WantError(c.Write(392, disktest.Pattern('b', 16*512)), disk.ErrIO)
 	c.WantZone(3, zone.ImpOpen, 8) // less than a block: nothing
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // Behind a write that a fault cuts short others have landed: its place reads as
 // what landed of it, and then zeroes.
 func TestFaultBeforeOtherWrites(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	c.AddFaults("append,zone=2,once,after=3")
@@ -180,7 +181,7 @@ func TestFaultBeforeOtherWrites(t *testing.T) {
 	c.WantDone(rs[0])
 	c.WantZone(3, zone.Empty, 0)
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // The same on an ordinary disk.
@@ -223,7 +224,7 @@ func TestFaultsOnOrdinaryDisk(t *testing.T) {
 // fault is cleared, when its time has come, or when its worker is to end.
 func TestLatency(t *testing.T) {
 	for _, kind := range []string{"zoned", "ordinary"} {
-		path := newFastImage(t, disktest.Small)
+		path := imagetest.NewFast(t, disktest.Small)
 		if kind == "ordinary" {
 			path = newPlain(t, 1<<20)
 		}
@@ -266,7 +267,7 @@ func TestLatency(t *testing.T) {
 			t.Errorf("%d answers are held back", n)
 		}
 		if kind == "zoned" {
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		} else if err := d.Close(); err != nil {
 			t.Error(err)
 		}
@@ -276,7 +277,7 @@ func TestLatency(t *testing.T) {
 // Faults are added, struck, listed and cleared from everywhere at once: each
 // strikes as often as it should, and no request is lost.
 func TestFaultsFromEverywhere(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	const workers, rounds, times = 4, 200, 50
 	f := disk.Fault{Kind: disk.FaultRead, Place: disk.InZones, First: 5, Last: 5, Times: times}
@@ -322,7 +323,7 @@ func TestFaultsFromEverywhere(t *testing.T) {
 	if d.Faults().Any() {
 		t.Error("a spent fault costs requests time")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // No disk has more faults than it may, and a number that is none clears nothing.
@@ -355,7 +356,7 @@ func TestFaultLimits(t *testing.T) {
 
 // Faults elsewhere make no request allocate.
 func TestFaultsElsewhereDoNotAllocate(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.AddFaults("read,zone=5", "write,zone=5,after=8", "latency=1h,zone=5", "full,left=1G")
@@ -369,5 +370,5 @@ func TestFaultsElsewhereDoNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, f); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -150,10 +151,10 @@ func TestFaultsAgainstModel(t *testing.T) {
 		})
 		d.Faults().ClearAll()
 		one.same(c)
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 		d = openDisk(t, path)
 		one.same(disktest.NewClient(t, d))
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	})
 }
 

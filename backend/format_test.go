@@ -7,13 +7,14 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 )
 
 // A guest that writes an image's notes into its ordinary disk has an ordinary disk
 // the next time, too, if the operator says that it is one; and what is to be an image
 // is never served as anything else.
 func TestFormat(t *testing.T) {
-	image := newImage(t, disktest.Small)
+	image := imagetest.New(t, disktest.Small)
 	plain := newPlain(t, 1<<20)
 	marked := newPlain(t, 1<<20)
 	head, err := os.ReadFile(image)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 )
 
 // FuzzForgedMarks is disktest.FuzzNotes on images, each of which is whole afterwards.
@@ -19,17 +20,17 @@ func FuzzForgedMarks(f *testing.F) {
 			t.Fatal(err)
 		}
 		d := openDisk(t, path)
-		return d, func() { closeDisk(t, d, path) }
+		return d, func() { imagetest.CloseDisk(t, d, path) }
 	}, true, true)
 }
 
 // markImage is an image in memory, where syncs cost nothing, and what it is to hold: its
 // zones were written, but for the last two.
 func markImage(f *testing.F) (path string, image []byte) {
-	fresh := newImage(f, disktest.NotesGeometry)
+	fresh := imagetest.New(f, disktest.NotesGeometry)
 	d := openDisk(f, fresh)
 	disktest.FillForNotes(f, d)
-	closeDisk(f, d, fresh)
+	imagetest.CloseDisk(f, d, fresh)
 	image, err := os.ReadFile(fresh)
 	if err != nil {
 		f.Fatal(err)

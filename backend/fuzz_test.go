@@ -12,6 +12,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/internal/zonemodel"
@@ -223,7 +224,7 @@ var fuzzGeometry = zone.Geometry{CapacitySectors: 8 * 16, ZoneSectors: 16, Conve
 // fuzzImage is a small image that was left in use with data in it.
 func fuzzImage(t testing.TB) []byte {
 	t.Helper()
-	path := newImage(t, fuzzGeometry)
+	path := imagetest.New(t, fuzzGeometry)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(16, disktest.Pattern('a', 4096)), nil)
@@ -269,7 +270,7 @@ func scribble(t *testing.T, path string, in []byte) {
 		if in[0]%8 < 7 {
 			off = at(in[0]) + int64(binary.LittleEndian.Uint16(in[1:])%format.BlockBytes)
 		}
-		patch(t, f, in[4:4+n], off)
+		imagetest.Patch(t, f, in[4:4+n], off)
 		in = in[4+n:]
 	}
 	block := func(off int64, change func(b []byte)) {
@@ -278,7 +279,7 @@ func scribble(t *testing.T, path string, in []byte) {
 			t.Fatal(err)
 		}
 		change(b)
-		patch(t, f, b, off)
+		imagetest.Patch(t, f, b, off)
 	}
 	checkWords := func(b []byte, zones int) {
 		for i := range zones {

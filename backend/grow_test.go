@@ -7,6 +7,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -79,7 +80,7 @@ func TestGrowRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, d := range map[string]disk.Disk{
-		"the disk is zoned: its size is fixed": openDisk(t, newImage(t, disktest.Small)),
+		"the disk is zoned: its size is fixed": openDisk(t, imagetest.New(t, disktest.Small)),
 		"a disk without storage":               null,
 	} {
 		if _, err := Grow(d); err == nil || !strings.Contains(err.Error(), want) {

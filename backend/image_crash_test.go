@@ -12,6 +12,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -19,7 +20,7 @@ import (
 // and never a mixture, at whichever step it comes.
 func TestPowerCutDuringReset(t *testing.T) {
 	for steps := range 3 { // of: table, hole
-		path := newImage(t, disktest.Small)
+		path := imagetest.New(t, disktest.Small)
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		old := disktest.Pattern('o', 96*512)
@@ -38,7 +39,7 @@ func TestPowerCutDuringReset(t *testing.T) {
 			t.Errorf("with %d steps of the reset done, a write: %v", steps, err)
 		}
 		kill(t, d, fs)
-		powerCut(t, path)
+		imagetest.CutPower(t, path)
 		d = openDisk(t, path).(*zoned)
 		c = disktest.NewClient(t, d)
 		got := c.Read(256, len(old))
@@ -49,12 +50,12 @@ func TestPowerCutDuringReset(t *testing.T) {
 			}
 		} else {
 			c.WantZone(2, zone.Empty, 0)
-			if !bytes.Equal(got, make([]byte, len(old))) || !bytes.Equal(rawZone(t, path, 2), make([]byte, 128*512)) {
+			if !bytes.Equal(got, make([]byte, len(old))) || !bytes.Equal(imagetest.RawZone(t, path, 2), make([]byte, 128*512)) {
 				t.Error("the zone is empty, but its old data is there")
 			}
 			c.WantError(c.Write(256, old[:512]), nil)
 		}
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }
 
@@ -62,7 +63,7 @@ func TestPowerCutDuringReset(t *testing.T) {
 // data does not show behind new writes.
 func TestKillDuringReset(t *testing.T) {
 	for steps := range 3 {
-		path := newImage(t, disktest.Small)
+		path := imagetest.New(t, disktest.Small)
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(256, disktest.Pattern('o', 96*512)), nil)
@@ -88,7 +89,7 @@ func TestKillDuringReset(t *testing.T) {
 		c.ReleaseAll(e)
 		c.WantDone(rs[0])
 		e.Hold = nil
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }
 
@@ -96,7 +97,7 @@ func TestKillDuringReset(t *testing.T) {
 func TestTornBlocks(t *testing.T) {
 	data := disktest.Pattern('a', 4096)
 	for _, keep := range []int{0, 1, 100, 2048, 4095} {
-		path := newImage(t, disktest.Small)
+		path := imagetest.New(t, disktest.Small)
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(256, data), nil)
@@ -105,8 +106,8 @@ func TestTornBlocks(t *testing.T) {
 		fs.refuse(tearing(d.img.File, keep))
 		c.WantError(c.Flush(), disk.ErrIO)
 		kill(t, d, fs)
-		powerCut(t, path)
-		wantClean(t, path)
+		imagetest.CutPower(t, path)
+		imagetest.WantClean(t, path)
 		d = openDisk(t, path).(*zoned)
 		c = disktest.NewClient(t, d)
 		c.WantZone(2, zone.Closed, 8)
@@ -114,7 +115,7 @@ func TestTornBlocks(t *testing.T) {
 			t.Error("other data than was flushed")
 		}
 		// And the state blocks: while it is marked as in use, and as clean.
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 		for first := range 2 {
 			fs := new(faultStore)
 			n := 0
@@ -131,7 +132,7 @@ func TestTornBlocks(t *testing.T) {
 			if err == nil {
 				t.Errorf("opened without a mark, at step %d: %v", first, d.Close())
 			}
-			wantClean(t, path)
+			imagetest.WantClean(t, path)
 		}
 		d, fs = openFaulty(t, path)
 		c = disktest.NewClient(t, d)
@@ -150,7 +151,7 @@ func TestTornBlocks(t *testing.T) {
 		d = openDisk(t, path).(*zoned)
 		c = disktest.NewClient(t, d)
 		c.WantZone(2, zone.ImpOpen, 16)
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }
 
@@ -181,7 +182,7 @@ func tearing(f any, keep int) func(storeCall) error {
 func TestResetDuringCommit(t *testing.T) {
 	old, data := disktest.Pattern('o', 96*512), disktest.Pattern('n', 4096)
 	for steps := 0; ; steps++ {
-		path := newImage(t, disktest.Small)
+		path := imagetest.New(t, disktest.Small)
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(256, old), nil)
@@ -206,7 +207,7 @@ func TestResetDuringCommit(t *testing.T) {
 		close(hold)
 		c.WantDone(flush, write)
 		kill(t, d, fs)
-		powerCut(t, path)
+		imagetest.CutPower(t, path)
 		d2 := openDisk(t, path)
 		c = disktest.NewClient(t, d2)
 		switch z := d2.ReportZone(2); {
@@ -224,7 +225,7 @@ func TestResetDuringCommit(t *testing.T) {
 		default:
 			t.Errorf("after %d steps: %+v", steps, z)
 		}
-		closeDisk(t, d2, path)
+		imagetest.CloseDisk(t, d2, path)
 		if write.Err == nil {
 			if steps < 3 {
 				t.Errorf("a write went in after %d steps", steps)
@@ -239,22 +240,22 @@ func TestResetDuringCommit(t *testing.T) {
 // has no damage.
 func TestTornCopyIsMended(t *testing.T) {
 	for _, g := range []zone.Geometry{disktest.Small, {CapacitySectors: 1100 * 8, ZoneSectors: 8}} {
-		path := newImage(t, g)
+		path := imagetest.New(t, g)
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(2*g.ZoneSectors, disktest.Pattern('a', 4096)), nil)
 		fs.refuse(tearing(d.img.File, 100))
 		c.WantError(c.Flush(), disk.ErrIO)
 		kill(t, d, fs)
-		powerCut(t, path)
-		closeDisk(t, openDisk(t, path), path)
+		imagetest.CutPower(t, path)
+		imagetest.CloseDisk(t, openDisk(t, path), path)
 	}
 }
 
 // A state block that could not be written may be torn. Who tries again goes there
 // again, for the other one is all that is left.
 func TestStateBlockIsTriedAgain(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -269,5 +270,5 @@ func TestStateBlockIsTriedAgain(t *testing.T) {
 	d = openDisk(t, path).(*zoned)
 	c = disktest.NewClient(t, d)
 	c.WantZone(2, zone.ImpOpen, 8)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -20,7 +21,7 @@ import (
 // Each stays in its place, so both have to be odd or even as they were.
 func renumbered(t *testing.T, path string, state, table uint64) {
 	t.Helper()
-	edit(t, path, func(f *os.File, l *format.Layout) {
+	imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 		s, _, err := format.ReadState(f, l.UUID)
 		if err != nil {
 			t.Fatal(err)
@@ -36,7 +37,7 @@ func renumbered(t *testing.T, path string, state, table uint64) {
 			}
 			binary.LittleEndian.PutUint64(b[at:], to-(newest-n))
 			binary.LittleEndian.PutUint32(b[sum:], format.Checksum(b, sum))
-			patch(t, f, b, off)
+			imagetest.Patch(t, f, b, off)
 		}
 		same := func(was, to uint64) uint64 { return to - (was+to)%2 } // in its place
 		for i := range int64(2) {
@@ -62,7 +63,7 @@ var farNumbers = []uint64{format.LateSeq - 2, format.LateSeq - 1, format.LateSeq
 func TestNumbersComeToTheirEnd(t *testing.T) {
 	for _, clean := range []bool{true, false} {
 		for _, far := range farNumbers {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			data := disktest.Pattern('a', 4096)
 			make := func() {
 				d, fs := openFaulty(t, path)
@@ -70,12 +71,12 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 				c.WantError(c.Write(256, data), nil)
 				c.WantError(c.Flush(), nil)
 				if clean {
-					closeDisk(t, d, path)
+					imagetest.CloseDisk(t, d, path)
 				} else {
 					kill(t, d, fs)
 				}
 				renumbered(t, path, far, far)
-				wantClean(t, path)
+				imagetest.WantClean(t, path)
 			}
 			make()
 			for broken := 0; ; broken++ {
@@ -92,7 +93,7 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 					}}
 				})
 				if err != nil {
-					wantClean(t, path)
+					imagetest.WantClean(t, path)
 					if rep, err := ReadReport(path); err != nil || rep.Zones[2].WP != 264 {
 						t.Fatalf("from %#x, write %d fails: %v, %+v", far, broken/2, err, rep)
 					}
@@ -111,7 +112,7 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 			}
 			c.WantError(c.Write(264, data), nil)
 			c.WantError(c.Flush(), nil)
-			edit(t, path, func(f *os.File, l *format.Layout) {
+			imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 				s, _, err := format.ReadState(f, l.UUID)
 				if err != nil {
 					t.Fatal(err)
@@ -128,8 +129,8 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 			d, _ = openFaulty(t, path)
 			c = disktest.NewClient(t, d)
 			c.WantZone(2, zone.ImpOpen, 16)
-			closeDisk(t, d, path)
-			closeDisk(t, openDisk(t, path), path)
+			imagetest.CloseDisk(t, d, path)
+			imagetest.CloseDisk(t, openDisk(t, path), path)
 		}
 	}
 }
@@ -138,40 +139,40 @@ func TestNumbersComeToTheirEnd(t *testing.T) {
 func TestRepairAtTheEndOfNumbers(t *testing.T) {
 	for _, far := range farNumbers {
 		for damaged := range 2 {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d := openDisk(t, path)
 			c := disktest.NewClient(t, d)
 			c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 			renumbered(t, path, far, far)
-			edit(t, path, func(f *os.File, l *format.Layout) {
+			imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 				s, _, err := format.ReadState(f, l.UUID)
 				if err != nil {
 					t.Fatal(err)
 				}
 				// The older state block: the newer one is the only one that says that the image
 				// was closed.
-				patch(t, f, []byte("x"), format.StateOff+int64(s.Seq%2)*format.BlockBytes)
-				patch(t, f, []byte("x"), l.TableOff+int64(damaged)*format.BlockBytes+100)
+				imagetest.Patch(t, f, []byte("x"), format.StateOff+int64(s.Seq%2)*format.BlockBytes)
+				imagetest.Patch(t, f, []byte("x"), l.TableOff+int64(damaged)*format.BlockBytes+100)
 			})
 			if mended, err := image.Repair(path, image.RepairSafe); err != nil || len(mended) != 2 {
 				t.Errorf("from %#x: mended %q, %v", far, mended, err)
 			}
-			wantClean(t, path)
+			imagetest.WantClean(t, path)
 			d = openDisk(t, path)
 			disktest.NewClient(t, d).WantZone(2, zone.ImpOpen, 8)
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		}
 	}
 }
 
 // The number of an image's user begins anew behind the last one, and is never 0.
 func TestUsersComeToTheirEnd(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	var uuid uint64
 	set := func(user uint64) {
 		t.Helper()
-		edit(t, path, func(f *os.File, l *format.Layout) {
+		imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 			uuid = binary.LittleEndian.Uint64(l.UUID[:])
 			s, _, err := format.ReadState(f, l.UUID)
 			if err != nil {
@@ -198,12 +199,12 @@ func TestUsersComeToTheirEnd(t *testing.T) {
 			}
 			seen[run] = true
 		}
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 	set(0)
 	d := openDisk(t, path)
 	if disk.Run(d) == 0 {
 		t.Error("user 0")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

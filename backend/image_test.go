@@ -11,6 +11,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -43,25 +44,25 @@ func manyStates(w *disktest.Twin) {
 }
 
 func TestCleanReopen(t *testing.T) {
-	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": newImage, "memory": newFastImage} {
+	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": imagetest.New, "memory": imagetest.NewFast} {
 		t.Run(name, func(t *testing.T) {
 			path := make(t, disktest.Small)
 			m := disktest.NewModel(disktest.Small)
 			d := openDisk(t, path)
 			manyStates(disktest.NewTwin(t, d, m))
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 			for range 2 {
 				d = openDisk(t, path)
 				disktest.NewTwin(t, d, m).CompareAll()
-				closeDisk(t, d, path)
+				imagetest.CloseDisk(t, d, path)
 			}
 			// "clean" is true wherever the image is copied to, and after a power cut.
-			powerCut(t, path)
+			imagetest.CutPower(t, path)
 			other := copyFile(t, path)
 			for _, p := range []string{path, other} {
 				d = openDisk(t, p)
 				disktest.NewTwin(t, d, m).CompareAll()
-				closeDisk(t, d, p)
+				imagetest.CloseDisk(t, d, p)
 			}
 		})
 	}
@@ -88,7 +89,7 @@ func copyFile(t testing.TB, path string) string {
 // After a kill -9 everything is as guests were told, flushed or not, whatever
 // the daemon was about.
 func TestKillReopen(t *testing.T) {
-	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": newImage, "memory": newFastImage} {
+	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": imagetest.New, "memory": imagetest.NewFast} {
 		t.Run(name, func(t *testing.T) {
 			path := make(t, disktest.Small)
 			m := disktest.NewModel(disktest.Small)
@@ -98,14 +99,14 @@ func TestKillReopen(t *testing.T) {
 				w.Both(w.NewRequest(disk.OpResetAll, 0, 0))
 				manyStates(w)
 				kill(t, d, fs)
-				wantClean(t, path)
+				imagetest.WantClean(t, path)
 				d2, fs := openFaulty(t, path)
 				disktest.NewTwin(t, d2, m).CompareAll()
 				kill(t, d2, fs)
 			}
 			d := openDisk(t, path)
 			disktest.NewTwin(t, d, m).CompareAll()
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		})
 	}
 }
@@ -113,7 +114,7 @@ func TestKillReopen(t *testing.T) {
 // Killed with writes in flight, those that were answered are there; of those
 // that were not, nothing or all is told.
 func TestKillWithWritesInFlight(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	rs := c.AppendEach(e, 256, 3)
@@ -140,13 +141,13 @@ func TestKillWithWritesInFlight(t *testing.T) {
 	if err != nil || at != 256+16 {
 		t.Errorf("the next append landed at %d, %v", at, err)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A power cut leaves what was flushed. What was not may be there or not, but
 // what is told is whole, and nothing shows that was never told.
 func TestPowerCut(t *testing.T) {
-	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": newImage, "memory": newFastImage} {
+	for name, make := range map[string]func(testing.TB, zone.Geometry) string{"disk": imagetest.New, "memory": imagetest.NewFast} {
 		t.Run(name, func(t *testing.T) {
 			path := make(t, disktest.Small)
 			m := disktest.NewModel(disktest.Small)
@@ -167,8 +168,8 @@ func TestPowerCut(t *testing.T) {
 				w.Both(r)
 			}
 			kill(t, d, fs)
-			powerCut(t, path)
-			wantClean(t, path)
+			imagetest.CutPower(t, path)
+			imagetest.WantClean(t, path)
 			for i := range flushed.Zones {
 				switch z := &flushed.Zones[i]; {
 				case z.State == zonemodel.ExpOpen && z.WP == z.Start:
@@ -202,10 +203,10 @@ func TestPowerCut(t *testing.T) {
 
 			d2 := openDisk(t, path)
 			disktest.NewTwin(t, d2, flushed).CompareAll()
-			closeDisk(t, d2, path)
+			imagetest.CloseDisk(t, d2, path)
 			// Not only is what was lost not shown: it is gone.
 			for i, z := range flushed.Zones {
-				raw := rawZone(t, path, i)
+				raw := imagetest.RawZone(t, path, i)
 				if z.State != zonemodel.NotWP && len(bytes.TrimLeft(raw[(z.WP-z.Start)*disk.SectorSize:], "\x00")) != 0 {
 					t.Errorf("zone %d has data above its write pointer in the file", i)
 				}
@@ -226,7 +227,7 @@ func hashFile(t disktest.TB, path string) [32]byte {
 // An image that was copied while it was in use is one after a power cut: the
 // copy of its live table is of no instant.
 func TestCopyOfImageInUse(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -240,6 +241,6 @@ func TestCopyOfImageInUse(t *testing.T) {
 	if got := c.Read(256, 8192); !bytes.Equal(got, append(disktest.Pattern('a', 4096), make([]byte, 4096)...)) {
 		t.Error("the copy has other data than was flushed")
 	}
-	closeDisk(t, d2, other)
-	closeDisk(t, openDisk(t, path), path)
+	imagetest.CloseDisk(t, d2, other)
+	imagetest.CloseDisk(t, openDisk(t, path), path)
 }

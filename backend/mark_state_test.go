@@ -7,6 +7,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -26,7 +27,7 @@ func wantLive(t *testing.T, d disk.Disk, i int, state zone.State, written uint64
 // What is known of a write in flight is its address. That it has opened a closed
 // zone, and whether somebody has closed that again since, the table has to say.
 func TestTableKnowsWhoIsOpen(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	c.WantError(c.WriteUnheld(e, 256, disktest.Pattern('a', 4096)), nil)
@@ -41,7 +42,7 @@ func TestTableKnowsWhoIsOpen(t *testing.T) {
 	c.WantDone(rs...)
 	c.WantZone(2, zone.Closed, 24)
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A zone whose first writes are in flight comes back empty and is opened by them
@@ -49,7 +50,7 @@ func TestTableKnowsWhoIsOpen(t *testing.T) {
 func TestCloseWaitsForTheFirstWrite(t *testing.T) {
 	for _, how := range []disk.Op{disk.OpWrite, disk.OpOpen} {
 		t.Run("after "+how.String(), func(t *testing.T) {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d := openDisk(t, path)
 			c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 			state := zone.Empty // nothing has landed
@@ -75,7 +76,7 @@ func TestCloseWaitsForTheFirstWrite(t *testing.T) {
 			c.WantDone(rs[0], next)
 			c.WantZone(2, zone.ImpOpen, 17)
 			e.Hold = nil
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		})
 	}
 }
@@ -88,7 +89,7 @@ func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
 		m.Emptying(sector)
 		return m
 	}
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.ZoneOp(disk.OpOpen, 3*128), nil)
@@ -105,7 +106,7 @@ func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
 	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 256, nil), beyond), zone.ErrInvalid)
 	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 0, nil), conventional), zone.ErrInvalid)
 	c.WantError(c.Resume(disktest.NewRequest(disk.OpClose, 256, nil), others), disk.ErrIO)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	plain := newPlain(t, 1<<20)
 	p := openDisk(t, plain)
@@ -120,7 +121,7 @@ func TestCloseThatEmptiesIsNotDoneTwice(t *testing.T) {
 // Claims are made and given up by a goroutine that no worker is: a live table that faults
 // then costs nobody the daemon either.
 func TestLiveTableFaultsUnderClaims(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	for zn := range uint64(disktest.Small.MaxOpen) {

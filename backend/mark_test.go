@@ -7,12 +7,13 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // What a request does stands in its note when it is done.
 func TestMarksOfRequests(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	do := func(op disk.Op, sector uint64, data []byte, ranges ...disk.Range) (disk.Noted, error) {
@@ -53,13 +54,13 @@ func TestMarksOfRequests(t *testing.T) {
 	if m, err := do(disk.OpWrite, 0, data); err != nil || m.What != disk.NothingNoted {
 		t.Errorf("conventional: %v, %+v", err, m)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A write whose address is claimed is finished there: what comes before it, in
 // time, goes behind it, and a reset and a flush wait for it.
 func TestClaimedWritesAreFinishedWhereTheyWere(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	second, first := disktest.NoteInFlight(256+8, 8), disktest.NoteInFlight(256, 8)
@@ -98,12 +99,12 @@ func TestClaimedWritesAreFinishedWhereTheyWere(t *testing.T) {
 	disktest.WantNote(t, first, disk.NotedDone)
 	disktest.WantNote(t, second, disk.NotedDone)
 	c.WantZone(2, zone.Empty, 0)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // The data of claimed writes is where it was, also where nobody saw an answer.
 func TestClaimedDataIsThere(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	m := disktest.NoteInFlight(256, 8)
@@ -122,12 +123,12 @@ func TestClaimedDataIsThere(t *testing.T) {
 		t.Errorf("answered with %d, %v", r.AppendSector, r.Err)
 	}
 	c.WantZone(2, zone.ImpOpen, 16)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A claim whose request never comes, or comes as another one, reads as zeroes.
 func TestClaimsThatAreGivenUp(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	gone, other, last := disktest.NoteInFlight(256, 8), disktest.NoteInFlight(256+8, 8), disktest.NoteInFlight(256+24, 8)
@@ -155,13 +156,13 @@ func TestClaimsThatAreGivenUp(t *testing.T) {
 	for m := range d.(*zoned).claims.of {
 		disk.Release(d, m)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // What a daemon has claimed and leaves to the next one is claimed by that: in an image
 // that was closed in good order, and where nobody else was given the place.
 func TestClaimsThatAreLeft(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	first, second := disktest.NoteInFlight(256, 8), disktest.NoteInFlight(256+8, 8)
@@ -171,7 +172,7 @@ func TestClaimsThatAreLeft(t *testing.T) {
 	disk.Unclaim(d, second)
 	disktest.WantNote(t, second, disk.NotedAddress)
 	c.WantZone(2, zone.ImpOpen, 8)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	d = openDisk(t, path)
 	c = disktest.NewClient(t, d)
@@ -183,13 +184,13 @@ func TestClaimsThatAreLeft(t *testing.T) {
 	if got := c.Read(256, 8192); !bytes.Equal(got, append(disktest.Pattern(1, 4096), disktest.Pattern(2, 4096)...)) {
 		t.Error("the zone holds something else")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // Marks that nobody has written like that, or of another user, cost their
 // requests an error and nothing else.
 func TestClaimsThatCannotBe(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	if err := c.ZoneOp(disk.OpFinish, 3*128); err != nil {
@@ -227,13 +228,13 @@ func TestClaimsThatCannotBe(t *testing.T) {
 	if disk.Run(d) != run {
 		t.Errorf("the image has forgotten its user")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A reset of all zones goes on behind those that it is done with: what was written
 // to them since stays.
 func TestResetAllGoesOn(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	for _, zn := range []uint64{256, 3 * 128} {
@@ -260,13 +261,13 @@ func TestResetAllGoesOn(t *testing.T) {
 	}
 	c.WantZone(2, zone.ImpOpen, 8)
 	c.WantZone(3, zone.Empty, 0)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A note may stand in memory that a front-end can write to, or be another daemon's,
 // that could write: what it says of requests that are not so ends with an error.
 func TestDoneMarksThatCannotBe(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	done := func(sector uint64) *disk.Note {
 		m := disktest.NoteInFlight(sector, 8)
 		m.Done(sector)
@@ -286,7 +287,7 @@ func TestDoneMarksThatCannotBe(t *testing.T) {
 	erase := stable(disktest.NewRequest(disk.OpSecureErase, 1<<40, nil), disk.Range{Sector: 1 << 40, Sectors: 1 << 20})
 	c.WantError(c.Resume(erase, done(256)), disk.ErrIO) // nobody notes it like that
 	c.WantError(c.Resume(stable(disktest.NewRequest(disk.OpReset, 256, nil)), managed(disk.OpReset, 2)), nil)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	d, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
@@ -316,7 +317,7 @@ func TestDoneMarksThatCannotBe(t *testing.T) {
 // A disk is closed while there are claims that nobody has come for: the session goes on
 // in another process, which finds them as this one did.
 func TestCloseLeavesClaims(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(4*128, disktest.Pattern('o', 88*512)), nil)
@@ -330,7 +331,7 @@ func TestCloseLeavesClaims(t *testing.T) {
 	if at, err := c.Append(4*128, disktest.Pattern('b', 2048)); err != nil || at != 4*128+92 {
 		t.Fatalf("an append meanwhile: at %d, %v", at, err)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	d = openDisk(t, path)
 	c = disktest.NewClient(t, d)
@@ -351,5 +352,5 @@ func TestCloseLeavesClaims(t *testing.T) {
 		t.Error("zone 4 holds something else")
 	}
 	c.WantZone(3, zone.ImpOpen, 8)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

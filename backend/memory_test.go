@@ -7,6 +7,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -31,7 +32,7 @@ func TestGuestMemoryGoesAway(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, mem[:4096]), nil)
@@ -57,5 +58,5 @@ func TestGuestMemoryGoesAway(t *testing.T) {
 	c.WantZone(3, zone.Empty, 0)
 	c.WantError(c.Write(264, mem[:8192]), nil)
 	c.WantZone(2, zone.ImpOpen, 24)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

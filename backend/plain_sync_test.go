@@ -9,6 +9,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -113,7 +114,7 @@ func TestStableWritesBesideAFailedOne(t *testing.T) {
 	w := new(writeback)
 	pl := openDisk(t, newPlain(t, 1<<20))
 	defer pl.Close()
-	image, fs := openFaulty(t, newFastImage(t, disktest.Small))
+	image, fs := openFaulty(t, imagetest.NewFast(t, disktest.Small))
 	defer image.Close()
 	w.under(fs)
 	for _, d := range []disk.Disk{pl, image} {

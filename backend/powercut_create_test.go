@@ -11,6 +11,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/powercut"
 )
@@ -80,7 +81,7 @@ func TestPowerCutWhileCreating(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
-		wantClean(t, path)
+		imagetest.WantClean(t, path)
 	}
 	for n := range 40 {
 		g := (&cutRun{rnd: rnd}).geometry()

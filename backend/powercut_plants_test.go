@@ -157,7 +157,7 @@ func TestPlantedPowerCutBugsAreFound(t *testing.T) {
 	for name, bug := range plants {
 		inBubble(t, func(t *testing.T) {
 			var sum cutTally
-			for seed := uint64(1); sum.cuts < 3000; seed++ {
+			for seed := uint64(1); sum.cuts < 2000; seed++ {
 				told, _, err := runCuts(dir, seed, 0, func(h *cutHost) image.Store { return &faultyStore{cutHost: h, bug: bug} })
 				if sum.add(told); err != nil {
 					t.Logf("%s: found after %d power cuts: %v", name, sum.cuts, err)

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -11,7 +12,7 @@ import (
 // the zone is full: no write can go there, so it must not stay open for ever
 // and keep its place among the active zones.
 func TestKillWhileZoneFillsUp(t *testing.T) {
-	path := newImage(t, zone.Geometry{CapacitySectors: 4 * 16, ZoneSectors: 16, MaxActive: 1, MaxAppendSectors: 16})
+	path := imagetest.New(t, zone.Geometry{CapacitySectors: 4 * 16, ZoneSectors: 16, MaxActive: 1, MaxAppendSectors: 16})
 	d, fs := openFaulty(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	rs := c.AppendEach(e, 0, 2)
@@ -25,5 +26,5 @@ func TestKillWhileZoneFillsUp(t *testing.T) {
 	c = disktest.NewClient(t, d)
 	c.WantZone(0, zone.Full, 16)
 	c.WantError(c.Write(16, disktest.Pattern('a', 512)), nil)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

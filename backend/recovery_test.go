@@ -13,6 +13,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -26,13 +27,13 @@ var wide = zone.Geometry{
 // image whose live table, which the power cut scrambled, counts as what guests
 // were told.
 func TestKilledDuringRecovery(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 	c.WantError(c.Flush(), nil)
 	kill(t, d, fs)
-	powerCut(t, path)
+	imagetest.CutPower(t, path)
 
 	// Each change of the file may be the last.
 	for last := range 20 {
@@ -60,7 +61,7 @@ func TestKilledDuringRecovery(t *testing.T) {
 		c = disktest.NewClient(t, d)
 		c.WantZone(2, zone.Closed, 8)
 		c.WantZone(3, zone.Empty, 0)
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 		return
 	}
 	t.Fatal("recovery takes more than 20 changes")
@@ -69,8 +70,8 @@ func TestKilledDuringRecovery(t *testing.T) {
 // A file may be longer than its image (padded by whoever copied it), and the
 // search for data above the write pointers must not run off the last zone.
 func TestFileLongerThanImage(t *testing.T) {
-	path := newImage(t, disktest.Small)
-	edit(t, path, func(f *os.File, l *format.Layout) { patch(t, f, disktest.Pattern('x', 1<<20), l.FileBytes()) })
+	path := imagetest.New(t, disktest.Small)
+	imagetest.Edit(t, path, func(f *os.File, l *format.Layout) { imagetest.Patch(t, f, disktest.Pattern('x', 1<<20), l.FileBytes()) })
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -78,28 +79,28 @@ func TestFileLongerThanImage(t *testing.T) {
 	d = openDisk(t, path).(*zoned)
 	c = disktest.NewClient(t, d)
 	c.WantZone(2, zone.ImpOpen, 8)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // With one state block gone bad the other must not say that an image in use was
 // closed cleanly.
 func TestStateBlockGoneBad(t *testing.T) {
 	for bad := range int64(2) {
-		path := newImage(t, disktest.Small)
+		path := imagetest.New(t, disktest.Small)
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
 		c.WantError(c.Flush(), nil)
 		kill(t, d, fs)
-		powerCut(t, path)
-		edit(t, path, func(f *os.File, _ *format.Layout) {
-			patch(t, f, []byte("bad"), format.StateOff+bad*format.BlockBytes+100)
+		imagetest.CutPower(t, path)
+		imagetest.Edit(t, path, func(f *os.File, _ *format.Layout) {
+			imagetest.Patch(t, f, []byte("bad"), format.StateOff+bad*format.BlockBytes+100)
 		})
 		d = openDisk(t, path).(*zoned)
 		c = disktest.NewClient(t, d)
 		c.WantZone(2, zone.Closed, 8)
 		c.WantZone(3, zone.Empty, 0)
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }
 
@@ -110,7 +111,7 @@ func TestCommitKeepsActiveLimit(t *testing.T) {
 	for _, order := range [][2]uint64{{0, 1100}, {1100, 0}} {
 		from, to := order[0], order[1]
 		for cut := 0; ; cut++ {
-			path := newImage(t, wide)
+			path := imagetest.New(t, wide)
 			d, fs := openFaulty(t, path)
 			c := disktest.NewClient(t, d)
 			// Two zones are active; one of them becomes full, and one in another
@@ -132,7 +133,7 @@ func TestCommitKeepsActiveLimit(t *testing.T) {
 			})
 			err := c.Flush()
 			kill(t, d, fs)
-			powerCut(t, path)
+			imagetest.CutPower(t, path)
 			d2, oerr := openZoned(path, disk.Options{})
 			if oerr != nil {
 				t.Fatalf("after %d writes of the table: %v", cut, oerr)
@@ -143,7 +144,7 @@ func TestCommitKeepsActiveLimit(t *testing.T) {
 				c.WantZone(int(to), zone.Closed, 4)
 				c.WantZone(600, zone.Closed, 6)
 			}
-			closeDisk(t, d2, path)
+			imagetest.CloseDisk(t, d2, path)
 			if err == nil {
 				break
 			}
@@ -154,7 +155,7 @@ func TestCommitKeepsActiveLimit(t *testing.T) {
 // What a commit says of the zones was true at one moment, as far as the limit
 // on active zones goes: while it waits for one zone's write the others go on.
 func TestCommitIsOneMoment(t *testing.T) {
-	path := newImage(t, wide)
+	path := imagetest.New(t, wide)
 	d, fs := openFaulty(t, path)
 	data := disktest.Pattern('a', 8*512)
 	c, slow := disktest.HeldClient(t, d, disktest.IsWritev)
@@ -177,14 +178,14 @@ func TestCommitIsOneMoment(t *testing.T) {
 	c.WantError(c.Wait().Err, nil)
 	quick.WantError(quick.Wait().Err, nil)
 	kill(t, d, fs)
-	powerCut(t, path)
+	imagetest.CutPower(t, path)
 	d2, err := openZoned(path, disk.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c = disktest.NewClient(t, d2)
 	c.WantZone(20, zone.Closed, 4)
-	closeDisk(t, d2, path)
+	imagetest.CloseDisk(t, d2, path)
 }
 
 // waitWatched waits until the committer waits for the writes of zone i.
@@ -201,7 +202,7 @@ func waitWatched(t disktest.TB, d *zoned, i int) {
 // A write that keeps failing must not keep a flush from ending: it waits for
 // those that were there when it looked, not for those that took their place.
 func TestFlushOutlivesFailingWrites(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, _ := openFaulty(t, path)
 	c, slow := disktest.HeldClient(t, d, disktest.IsWritev)
 	data := disktest.Pattern('a', 4096)
@@ -224,13 +225,13 @@ func TestFlushOutlivesFailingWrites(t *testing.T) {
 	quick.WantError(quick.Wait().Err, nil) // while the second is still held
 	c.ReleaseAll(slow)
 	c.WantError(c.Wait().Err, nil)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // An image whose reset could not be carried out must not be called clean, nor
 // its old data come back behind new writes.
 func TestCloseWithStuckReset(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	old := disktest.Pattern('o', 96*512)
@@ -243,7 +244,7 @@ func TestCloseWithStuckReset(t *testing.T) {
 		t.Fatal("closed without an error, but the old data is still there")
 	}
 	d, fs = openFaulty(t, path)
-	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
+	if got := imagetest.RawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
 		t.Error("the old data of a zone that was reset is still in the file")
 	}
 	c = disktest.NewClient(t, d)
@@ -255,15 +256,15 @@ func TestCloseWithStuckReset(t *testing.T) {
 	c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
 	c.WantError(c.Write(256, old[:512]), disk.ErrIO)
 	fs.refuse(nil)
-	closeDisk(t, d, path)
-	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
+	imagetest.CloseDisk(t, d, path)
+	if got := imagetest.RawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
 		t.Error("the old data of a zone that was reset is still in the file")
 	}
 }
 
 // A reset that fails while the disk is being closed is tried once more too.
 func TestCloseTriesResetsAgain(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('o', 4096)), nil)
@@ -289,15 +290,15 @@ func TestCloseTriesResetsAgain(t *testing.T) {
 			d.com.mu.Unlock()
 		}
 	}()
-	closeDisk(t, d, path)
-	if got := rawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
+	imagetest.CloseDisk(t, d, path)
+	if got := imagetest.RawZone(t, path, 2); !bytes.Equal(got, make([]byte, len(got))) {
 		t.Error("the old data of a zone that was reset is still in the file")
 	}
 }
 
 // A zone that cannot be cleared must not hold up those that were reset with it.
 func TestStuckResetIsOneZones(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	data := disktest.Pattern('a', 4096)
@@ -328,13 +329,13 @@ func TestStuckResetIsOneZones(t *testing.T) {
 	if got := c.Read(128*3, 4096); !bytes.Equal(got[:512], data[:512]) || !bytes.Equal(got[512:], make([]byte, 4096-512)) {
 		t.Error("old data shows behind a write after a reset")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A zone's place is free for others only when both tables say so: a kill -9, or
 // a report, between the two must not find more zones active than there may be.
 func TestPlaceIsGivenUpInPublic(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, _ := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -351,5 +352,5 @@ func TestPlaceIsGivenUpInPublic(t *testing.T) {
 		t.Errorf("zone 2 gave its place up, but readers see it %v and the image %v", got.State(), live[2].State())
 	}
 	z.mu.Unlock()
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -18,7 +19,7 @@ import (
 // and 4 KiB behind that were not.
 func killedImage(t *testing.T) (path string, data []byte) {
 	t.Helper()
-	path, data = newImage(t, disktest.Small), disktest.Pattern('a', 8192)
+	path, data = imagetest.New(t, disktest.Small), disktest.Pattern('a', 8192)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	for _, zn := range []uint64{2, 3} {
@@ -39,7 +40,7 @@ func repair(t *testing.T, path string, mode image.RepairMode) string {
 	if err != nil || len(mended) == 0 {
 		t.Fatalf("%v: mended %q, %v", mode, mended, err)
 	}
-	wantClean(t, path)
+	imagetest.WantClean(t, path)
 	if again, err := image.Repair(path, mode); err != nil || len(again) > 0 {
 		t.Errorf("%v: mended again: %q, %v", mode, again, err)
 	}
@@ -51,9 +52,9 @@ func repair(t *testing.T, path string, mode image.RepairMode) string {
 func TestDamagedEntryOfOneZone(t *testing.T) {
 	damage := func(zn int) (path string, data []byte) {
 		path, data = killedImage(t)
-		edit(t, path, func(f *os.File, _ *format.Layout) { setLive(t, f, zn, 0x1234) })
-		before := contents(t, path)
-		if mended, err := image.Repair(path, image.RepairSafe); err != nil || len(mended) > 0 || !bytes.Equal(contents(t, path), before) {
+		imagetest.Edit(t, path, func(f *os.File, _ *format.Layout) { imagetest.SetLive(t, f, zn, 0x1234) })
+		before := imagetest.Contents(t, path)
+		if mended, err := image.Repair(path, image.RepairSafe); err != nil || len(mended) > 0 || !bytes.Equal(imagetest.Contents(t, path), before) {
 			t.Fatalf("mended %q, %v", mended, err)
 		}
 		findings, err := image.Check(path)
@@ -88,7 +89,7 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 	if !bytes.Equal(c.Read(2*128, 8192), data) {
 		t.Error("its data has changed")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	path, data = damage(2)
 	if said := repair(t, path, image.RepairZoneCommitted); !strings.Contains(said, "zone 2: closed with 8 sectors written, as the last flush left it") {
@@ -101,7 +102,7 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 		t.Error("other data than was flushed")
 	}
 	other(c, data)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	for mode, want := range map[image.RepairMode]zone.State{image.RepairZoneOffline: zone.Offline, image.RepairZoneCommitted: zone.NotWP} {
 		path, data = damage(1) // conventional
@@ -111,7 +112,7 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 			t.Errorf("%v: %+v", mode, z)
 		}
 		other(disktest.NewClient(t, d), data)
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }
 
@@ -119,36 +120,38 @@ func TestDamagedEntryOfOneZone(t *testing.T) {
 // can be taken offline.
 func TestDamagedEntryThatWasActive(t *testing.T) {
 	path, _ := killedImage(t)
-	edit(t, path, func(f *os.File, l *format.Layout) {
-		setLive(t, f, 2, 0x1234)
-		setLive(t, f, 3, zone.Pack(3, zone.Full, l.Capacity(3)))
+	imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
+		imagetest.SetLive(t, f, 2, 0x1234)
+		imagetest.SetLive(t, f, 3, zone.Pack(3, zone.Full, l.Capacity(3)))
 		for i := range int(disktest.Small.MaxActive) {
-			setLive(t, f, 4+i, zone.Pack(4+i, zone.Closed, 8))
+			imagetest.SetLive(t, f, 4+i, zone.Pack(4+i, zone.Closed, 8))
 		}
 	})
 	if mended, err := image.Repair(path, image.RepairZoneCommitted); err == nil || !strings.Contains(err.Error(), "zone 2 cannot be closed") || !strings.Contains(err.Error(), "--repair=zone-offline") {
 		t.Errorf("mended %q, %v", mended, err)
 	}
 	repair(t, path, image.RepairZoneOffline)
-	closeDisk(t, openDisk(t, path), path)
+	imagetest.CloseDisk(t, openDisk(t, path), path)
 }
 
 // A block of the committed table of which nothing is left: the live table has it all, where
 // that counts, and else its zones can be taken offline.
 func TestLostBlockOfTheCommittedTable(t *testing.T) {
-	lose := func(f *os.File, l *format.Layout) { patch(t, f, make([]byte, 2*format.BlockBytes), l.TableOff) }
+	lose := func(f *os.File, l *format.Layout) {
+		imagetest.Patch(t, f, make([]byte, 2*format.BlockBytes), l.TableOff)
+	}
 	path, data := killedImage(t)
-	edit(t, path, lose)
+	imagetest.Edit(t, path, lose)
 	repair(t, path, image.RepairSafe)
-	powerCut(t, path) // it was durable
+	imagetest.CutPower(t, path) // it was durable
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantZone(2, zone.Closed, 16)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	path, _ = killedImage(t)
-	powerCut(t, path)
-	edit(t, path, lose)
+	imagetest.CutPower(t, path)
+	imagetest.Edit(t, path, lose)
 	for _, mode := range []image.RepairMode{image.RepairSafe, image.RepairZoneCommitted} {
 		if mended, err := image.Repair(path, mode); err != nil || len(mended) > 0 {
 			t.Errorf("%v: mended %q, %v", mode, mended, err)
@@ -166,14 +169,16 @@ func TestLostBlockOfTheCommittedTable(t *testing.T) {
 	if !bytes.Equal(c.Read(2*128, 8192), data) {
 		t.Error("its data has changed")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // Where nobody knows how the image was left, going on from what was committed has to be
 // asked for.
 func TestBothStateBlocksGone(t *testing.T) {
 	path, data := killedImage(t)
-	edit(t, path, func(f *os.File, _ *format.Layout) { patch(t, f, make([]byte, 2*format.BlockBytes), format.StateOff) })
+	imagetest.Edit(t, path, func(f *os.File, _ *format.Layout) {
+		imagetest.Patch(t, f, make([]byte, 2*format.BlockBytes), format.StateOff)
+	})
 	findings, err := image.Check(path)
 	if err != nil || len(findings) != 2 || !strings.Contains(findings[0].Remedy, "--repair=zone-committed") {
 		t.Errorf("found %+v, %v", findings, err)
@@ -190,15 +195,15 @@ func TestBothStateBlocksGone(t *testing.T) {
 	if !bytes.Equal(c.Read(256, 4096), data[:4096]) || disk.Run(d) == 0 || !disk.Unclean(d) {
 		t.Error("other data than was flushed, or a clean image")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A superblock with a right checksum that claims the most zones there can be, in a small
 // file: one finding, and nothing is looked for where it says.
 func TestClaimOfTooManyZones(t *testing.T) {
 	for _, size := range []int64{0, 256 << 20, 1 << 40, 8 << 40} {
-		path := newFastImage(t, disktest.Small)
-		edit(t, path, func(f *os.File, l *format.Layout) {
+		path := imagetest.NewFast(t, disktest.Small)
+		imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 			g := zone.Geometry{CapacitySectors: zone.MaxZones * 4096, ZoneSectors: 4096} // 8 TiB
 			if size == 8<<40 {
 				g = zone.Geometry{CapacitySectors: zone.MaxZones * 2048, ZoneSectors: 2048} // and all of it is there, as a hole
@@ -208,8 +213,8 @@ func TestClaimOfTooManyZones(t *testing.T) {
 			}
 			claim := format.NewLayout(g)
 			claim.UUID = l.UUID
-			patch(t, f, claim.EncodeSuper(), format.SuperOff)
-			patch(t, f, claim.EncodeSuper(), format.SuperCopyOff)
+			imagetest.Patch(t, f, claim.EncodeSuper(), format.SuperOff)
+			imagetest.Patch(t, f, claim.EncodeSuper(), format.SuperCopyOff)
 			if size != 0 { // sparse: it costs nothing
 				if err := f.Truncate(size); err != nil {
 					t.Fatal(err)
@@ -258,8 +263,10 @@ const manyFindings = 20
 // all of it works.
 func TestManyFindings(t *testing.T) {
 	g := zone.Geometry{CapacitySectors: 3000 * 8, ZoneSectors: 8}
-	path := newFastImage(t, g)
-	edit(t, path, func(f *os.File, _ *format.Layout) { patch(t, f, bytes.Repeat([]byte{0x55}, 8*2990), format.LiveOff+8) })
+	path := imagetest.NewFast(t, g)
+	imagetest.Edit(t, path, func(f *os.File, _ *format.Layout) {
+		imagetest.Patch(t, f, bytes.Repeat([]byte{0x55}, 8*2990), format.LiveOff+8)
+	})
 	findings, err := image.Check(path)
 	if err != nil || len(findings) != manyFindings+1 || findings[manyFindings].String() != "live zone table: and 2970 more like these" {
 		t.Errorf("%d findings, the last: %q, %v", len(findings), findings[len(findings)-1], err)
@@ -268,13 +275,13 @@ func TestManyFindings(t *testing.T) {
 	if err != nil || len(mended) != manyFindings+1 {
 		t.Errorf("%d mended, %v", len(mended), err)
 	}
-	wantClean(t, path)
-	edit(t, path, func(f *os.File, l *format.Layout) {
+	imagetest.WantClean(t, path)
+	imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 		for n := range l.Blocks() {
-			patch(t, f, []byte("x"), l.TableOff+int64(2*n)*format.BlockBytes+9)
+			imagetest.Patch(t, f, []byte("x"), l.TableOff+int64(2*n)*format.BlockBytes+9)
 		}
 		for i := range 2990 {
-			setLive(t, f, i, zone.Pack(i, zone.Closed, 8))
+			imagetest.SetLive(t, f, i, zone.Pack(i, zone.Closed, 8))
 		}
 	})
 	findings, err = image.Check(path)

@@ -13,6 +13,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -42,7 +43,7 @@ func wantReport(t disktest.TB, path string, inUse bool, zones []zone.Descriptor)
 
 // A report beside a daemon equals what the daemon says, after every step.
 func TestReportBesideOpenDisk(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	step := func(err error) {
@@ -60,7 +61,7 @@ func TestReportBesideOpenDisk(t *testing.T) {
 	step(c.ZoneOp(disk.OpClose, 256))
 	step(c.ZoneOp(disk.OpReset, 512))
 	last := zonesOf(d)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 	wantReport(t, path, false, last)
 
 	rep, err := ReadReport(path)
@@ -80,12 +81,12 @@ func TestReportBesideOpenDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantReport(t, path, false, last)
-	closeDisk(t, r, path)
+	imagetest.CloseDisk(t, r, path)
 }
 
 // The report of an image that was left in use is what the next daemon will find.
 func TestReportAfterCrash(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	data := disktest.Pattern('a', 4096)
@@ -96,12 +97,12 @@ func TestReportAfterCrash(t *testing.T) {
 	kill(t, d, fs)
 	wantReport(t, path, false, told)
 
-	powerCut(t, path)
+	imagetest.CutPower(t, path)
 	told[2].State, told[2].WP = zone.Closed, 256+8
 	wantReport(t, path, false, told)
 	// While the next daemon recovers it holds the lock already, but the live
 	// table is not right yet.
-	edit(t, path, func(f *os.File, _ *format.Layout) {
+	imagetest.Edit(t, path, func(f *os.File, _ *format.Layout) {
 		if err := disk.LockFile(f, false); err != nil {
 			t.Fatal(err)
 		}
@@ -109,12 +110,12 @@ func TestReportAfterCrash(t *testing.T) {
 	})
 	d2 := openDisk(t, path)
 	wantReport(t, path, true, told)
-	closeDisk(t, d2, path)
+	imagetest.CloseDisk(t, d2, path)
 }
 
 // One writer, or any number of readers; the error says who holds the image.
 func TestLock(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	refused := func(_ any, err error) {
 		t.Helper()
@@ -125,7 +126,7 @@ func TestLock(t *testing.T) {
 	refused(Open(path, disk.Options{}))
 	refused(Open(path, disk.Options{ReadOnly: true}))
 	refused(image.Check(path))
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	a, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
@@ -136,14 +137,14 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(Open(path, disk.Options{}))
-	closeDisk(t, a, path)
-	closeDisk(t, b, path)
-	closeDisk(t, openDisk(t, path), path)
+	imagetest.CloseDisk(t, a, path)
+	imagetest.CloseDisk(t, b, path)
+	imagetest.CloseDisk(t, openDisk(t, path), path)
 }
 
 // Whoever looks at an image all the time must not keep a daemon from starting.
 func TestReportsDoNotDisturb(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	for range 2 {
@@ -177,7 +178,7 @@ func TestReportsDoNotDisturb(t *testing.T) {
 	}
 	close(stop)
 	readers.Wait()
-	wantClean(t, path)
+	imagetest.WantClean(t, path)
 }
 
 func TestReportErrors(t *testing.T) {
@@ -186,7 +187,7 @@ func TestReportErrors(t *testing.T) {
 	if err := os.WriteFile(plain, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	short := newImage(t, disktest.Small)
+	short := imagetest.New(t, disktest.Small)
 	if err := os.Truncate(short, 70_000); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -12,7 +13,7 @@ import (
 // entry says nothing yet: who was refused for not writing at the write pointer
 // that they have moved must not find them there after the reset.
 func TestResetAllWaitsForFirstWrites(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, _ := openFaulty(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	first := c.AppendEach(e, 256, 1)[0]
@@ -23,5 +24,5 @@ func TestResetAllWaitsForFirstWrites(t *testing.T) {
 	c.WantDone(first, all)
 	c.WantZone(2, zone.Empty, 0)
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

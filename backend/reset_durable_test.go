@@ -6,6 +6,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -55,14 +56,14 @@ func TestResetIsDurableBeforeTheNextWrite(t *testing.T) {
 		{"finish! offline empty append reset append", zone.Empty, 0, zone.ImpOpen, 8},
 	} {
 		for _, cut := range []bool{true, false} {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d, fs := openFaulty(t, path)
 			c := disktest.NewClient(t, d)
 			carryOut(c, s.words)
 			kill(t, d, fs)
 			state, written := s.kill, s.written
 			if cut {
-				powerCut(t, path)
+				imagetest.CutPower(t, path)
 				state, written = s.cut, s.cutWritten
 			}
 			d = openDisk(t, path).(*zoned)
@@ -76,7 +77,7 @@ func TestResetIsDurableBeforeTheNextWrite(t *testing.T) {
 			if w := d.Entry(2); w.Written() != written {
 				t.Errorf("%s, power cut %v: %d sectors are written, want %d", s.words, cut, w.Written(), written)
 			}
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		}
 	}
 }
@@ -115,7 +116,7 @@ func carryOut(c *disktest.Client, words string) {
 func TestResetsOfOneZoneMeet(t *testing.T) {
 	for _, words := range []string{"finish", "finish reset", "finish reset finish reset", "open reset"} {
 		for _, before := range []string{"finish!", "append finish!", "append!"} {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d, fs := openFaulty(t, path)
 			c := disktest.NewClient(t, d)
 			carryOut(c, before)
@@ -146,7 +147,7 @@ func TestResetsOfOneZoneMeet(t *testing.T) {
 			}
 			carryOut(c, "append!")
 			kill(t, d, fs)
-			powerCut(t, path)
+			imagetest.CutPower(t, path)
 			d = openDisk(t, path).(*zoned)
 			c = disktest.NewClient(t, d)
 			if z := d.ReportZone(2); z.State != zone.Closed || z.WP-z.Start != 16 {
@@ -155,7 +156,7 @@ func TestResetsOfOneZoneMeet(t *testing.T) {
 			if got := c.Read(2*disktest.Small.ZoneSectors, 8192); string(got) != string(disktest.Pattern('a', 4096))+string(disktest.Pattern('a', 4096)) {
 				t.Errorf("%s, reset, %s: zone 2 does not hold what was written", before, words)
 			}
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
@@ -79,7 +80,7 @@ func (s *script) end() {
 	s.t.Helper()
 	s.lanes[0].CompareAll()
 	s.dropLanes()
-	closeDisk(s.t, s.disk, s.path)
+	imagetest.CloseDisk(s.t, s.disk, s.path)
 	if err := os.Remove(s.path); err != nil {
 		s.t.Error(err)
 	}
@@ -174,7 +175,7 @@ func (s *script) restart() {
 	s.t.Helper()
 	s.steps++
 	s.dropLanes()
-	closeDisk(s.t, s.disk, s.path)
+	imagetest.CloseDisk(s.t, s.disk, s.path)
 	s.flush()
 	s.open()
 	s.lanes[0].CompareAll()
@@ -186,7 +187,7 @@ func (s *script) kill() {
 	s.steps++
 	s.dropLanes()
 	kill(s.t, s.disk, s.fs)
-	wantClean(s.t, s.path)
+	imagetest.WantClean(s.t, s.path)
 	s.open()
 	s.lanes[0].CompareAll()
 	// To open an image after a kill makes everything durable.
@@ -199,8 +200,8 @@ func (s *script) cut() {
 	s.steps++
 	s.dropLanes()
 	kill(s.t, s.disk, s.fs)
-	powerCut(s.t, s.path)
-	wantClean(s.t, s.path)
+	imagetest.CutPower(s.t, s.path)
+	imagetest.WantClean(s.t, s.path)
 	s.disk, s.fs = openFaulty(s.t, s.path)
 	m := s.flushed
 	m.Opened = nil

@@ -10,6 +10,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -91,7 +92,7 @@ func TestFileShrinks(t *testing.T) {
 func shrinking(t *testing.T, dir string, zoned bool) string {
 	t.Helper()
 	if zoned {
-		return newImageIn(t, dir, disktest.Small)
+		return imagetest.NewIn(t, dir, disktest.Small)
 	}
 	path := filepath.Join(dir, "plain")
 	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {

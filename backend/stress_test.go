@@ -8,6 +8,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -16,7 +17,7 @@ import (
 // afterwards: while zones are opened, closed by the device, reset, finished and
 // flushed all the time.
 func TestStress(t *testing.T) {
-	path := newFastImage(t, disktest.StressGeometry)
+	path := imagetest.NewFast(t, disktest.StressGeometry)
 	d, fs := openFaulty(t, path)
 	s := disktest.NewStress(d)
 	var workers, watchers sync.WaitGroup
@@ -61,7 +62,7 @@ func TestStress(t *testing.T) {
 	s.Disk = d
 	books(t, d)
 	s.Verify(t, disktest.NewClient(t, d))
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 	t.Logf("%d requests answered for", s.Acked)
 }
 
@@ -102,7 +103,7 @@ func books(t *testing.T, d *zoned) {
 // Resets of all zones, finishes and flushes by several workers at once, while
 // others write: each gets its answer, and in the end all is consistent.
 func TestStressResetAll(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, _ := openFaulty(t, path)
 	var workers sync.WaitGroup
 	for n := range disktest.StressWorkers {
@@ -132,5 +133,5 @@ func TestStressResetAll(t *testing.T) {
 	}
 	workers.Wait()
 	books(t, d)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -17,26 +18,26 @@ func suiteImage(t testing.TB, g zone.Geometry) disk.Disk { return suiteImageWith
 
 func suiteImageWith(t testing.TB, g zone.Geometry, zones map[int]zone.State) disk.Disk {
 	t.Helper()
-	path := newFastImage(t, g)
-	setStates(t, path, zones)
+	path := imagetest.NewFast(t, g)
+	imagetest.SetStates(t, path, zones)
 	d := openDisk(t, path)
-	t.Cleanup(func() { closeDisk(t, d, path) })
+	t.Cleanup(func() { imagetest.CloseDisk(t, d, path) })
 	return d
 }
 
 func suiteImageReadOnly(t testing.TB, g zone.Geometry, fill func(disk.Disk)) disk.Disk {
 	t.Helper()
-	path := newFastImage(t, g)
+	path := imagetest.NewFast(t, g)
 	d := openDisk(t, path)
 	fill(d)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 	d, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		closeDisk(t, d, path)
-		closeDisk(t, openDisk(t, path), path)
+		imagetest.CloseDisk(t, d, path)
+		imagetest.CloseDisk(t, openDisk(t, path), path)
 	})
 	return d
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/plain"
 )
 
@@ -116,7 +117,7 @@ func startQEMU(t *testing.T, path string, u qemuUse) (stop func()) {
 
 // QEMU and zvhost find out about each other, whoever comes first, and readers share.
 func TestQEMUsLocks(t *testing.T) {
-	for _, path := range []string{newPlain(t, 1<<20), newImage(t, disktest.Small)} {
+	for _, path := range []string{newPlain(t, 1<<20), imagetest.New(t, disktest.Small)} {
 		for _, c := range []struct {
 			what     string
 			use      qemuUse

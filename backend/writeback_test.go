@@ -15,6 +15,7 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -83,7 +84,7 @@ var toldFirst = map[string]func(*disktest.Client){
 // losing is an image of which zone 2 was flushed, and what zone 3 was given is lost.
 func losing(t *testing.T) (path string, fs *faultStore, c *disktest.Client) {
 	t.Helper()
-	path = newFastImage(t, disktest.Small)
+	path = imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c = disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('o', 4096)), nil)
@@ -100,7 +101,7 @@ func wantEmptyNext(t *testing.T, path string, i int) {
 	t.Helper()
 	d := openDisk(t, path).(*zoned)
 	disktest.NewClient(t, d).WantZone(i, zone.Empty, 0)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // What was written is lost, and whoever comes first is told: a reset's write of the
@@ -136,7 +137,7 @@ func TestLossOutlivesKill(t *testing.T) {
 
 // The same of a flush's own write of the table, behind its sync.
 func TestLossOutlivesKillInAFlush(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -158,7 +159,7 @@ func TestLossOutlivesKillInAFlush(t *testing.T) {
 // The same of a write past the page cache that has to be stable: it is a third
 // description that is told.
 func TestStableWriteIsToldOfLoss(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	fs := new(faultStore)
 	d, err := openZonedOver(path, disk.Options{Direct: true}, fs.over)
 	if err != nil {
@@ -179,7 +180,7 @@ func TestStableWriteIsToldOfLoss(t *testing.T) {
 
 // One that fails for itself leaves flushes alone, and is no success for the sync behind it.
 func TestStableWriteThatFails(t *testing.T) {
-	d, err := Open(newImage(t, disktest.Small), disk.Options{Direct: true})
+	d, err := Open(imagetest.New(t, disktest.Small), disk.Options{Direct: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +210,7 @@ func TestDistrustIsSaidTwice(t *testing.T) {
 		"neither":       {[]int64{0, 1}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d, fs := openFaulty(t, path)
 			w := new(writeback)
 			w.under(fs)
@@ -224,7 +225,7 @@ func TestDistrustIsSaidTwice(t *testing.T) {
 			if err := d.img.Distrust(); (err != nil) != (c.says == 0) {
 				t.Errorf("distrust: %v", err)
 			}
-			edit(t, path, func(f *os.File, l *format.Layout) {
+			imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 				says := 0
 				for i := range int64(2) {
 					b := make([]byte, format.BlockBytes)
@@ -263,7 +264,7 @@ func (w *writeback) fault(op *engine.Op) disktest.OpFault {
 // commit all the same.
 func TestRecoveryThatIsToldOfLoss(t *testing.T) {
 	for fatal := 0; ; fatal++ { // this change of the file, and those behind it
-		path := newFastImage(t, disktest.Small)
+		path := imagetest.NewFast(t, disktest.Small)
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -297,7 +298,7 @@ func TestRecoveryThatIsToldOfLoss(t *testing.T) {
 		}
 		c.WantZone(2, zone.Closed, 8)
 		c.WantZone(3, zone.Empty, 0)
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }
 
@@ -333,7 +334,7 @@ func TestCloseThatIsToldOfLoss(t *testing.T) {
 		"table": {func(fs *faultStore, w *writeback) { fs.refuse(failing("stable", unix.ENOSPC)) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d, fs := openFaulty(t, path)
 			cl := disktest.NewClient(t, d)
 			cl.WantError(cl.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -345,7 +346,7 @@ func TestCloseThatIsToldOfLoss(t *testing.T) {
 			if d.img.Resumable != c.trusted {
 				t.Errorf("the live table is trusted: %v", d.img.Resumable)
 			}
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -20,7 +21,7 @@ import (
 // those of the same zones that began before it: the write pointer that it
 // commits covers them. It does not wait for those that begin later.
 func TestFlushWaitsForEarlierWrites(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	other := disktest.NewClient(t, d)
@@ -50,13 +51,13 @@ func TestFlushWaitsForEarlierWrites(t *testing.T) {
 	c.ReleaseAll(e)
 	c.WantDone(later)
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // committed is the committed table of the image at path.
 func committed(t disktest.TB, path string) (words []zone.Entry) {
 	t.Helper()
-	edit(t, path, func(f *os.File, l *format.Layout) {
+	imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 		var err error
 		if words, _, _, err = format.ReadCommitted(f, l); err != nil {
 			t.Fatal(err)
@@ -68,7 +69,7 @@ func committed(t disktest.TB, path string) (words []zone.Entry) {
 // Write-through: a write, append or zone management request is durable, and its
 // zone's entry with it, when it ends.
 func TestStable(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	stable := func(op disk.Op, sector uint64, n int) {
@@ -111,13 +112,13 @@ func TestStable(t *testing.T) {
 	}
 	stable(disk.OpWrite, 10, 512) // a conventional zone, which has no entry
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // The kernel tells of data that it lost only once. No flush succeeds after that,
 // and the next daemon goes on from what was committed before.
 func TestFailedSyncIsSticky(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	data := disktest.Pattern('a', 4096)
@@ -156,7 +157,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 		t.Error("what was flushed before the failure is not what is there")
 	}
 	c.WantError(c.Flush(), nil)
-	closeDisk(t, d2, path)
+	imagetest.CloseDisk(t, d2, path)
 }
 
 // A table that cannot be written fails the flush, and only that one: nothing is
@@ -164,7 +165,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 func TestFailedCommitIsTriedAgain(t *testing.T) {
 	for name, after := range map[string]bool{"refused": false, "written, but nobody knows": true} {
 		t.Run(name, func(t *testing.T) {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d, fs := openFaulty(t, path)
 			c := disktest.NewClient(t, d)
 			data := disktest.Pattern('a', 4096)
@@ -185,14 +186,14 @@ func TestFailedCommitIsTriedAgain(t *testing.T) {
 				t.Errorf("%d sectors are committed, want 8", w.Written())
 			}
 			kill(t, d, fs)
-			powerCut(t, path)
+			imagetest.CutPower(t, path)
 			d2 := openDisk(t, path)
 			c = disktest.NewClient(t, d2)
 			c.WantZone(2, zone.Closed, 8)
 			if !bytes.Equal(c.Read(256, 4096), data) {
 				t.Error("flushed data is gone")
 			}
-			closeDisk(t, d2, path)
+			imagetest.CloseDisk(t, d2, path)
 		})
 	}
 }
@@ -203,7 +204,7 @@ func TestFailedCommitIsTriedAgain(t *testing.T) {
 func TestFailedResetCommit(t *testing.T) {
 	for _, op := range []string{"stable", "wipe"} {
 		t.Run(op, func(t *testing.T) {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d, fs := openFaulty(t, path)
 			c := disktest.NewClient(t, d)
 			data := disktest.Pattern('a', 4096)
@@ -241,7 +242,7 @@ func TestFailedResetCommit(t *testing.T) {
 			if got := c.Read(256, 96*512); !bytes.Equal(got[:8192], append(slices.Clone(data), data...)) || !bytes.Equal(got[8192:], make([]byte, 88*512-4096)) {
 				t.Error("the old data shows behind the new")
 			}
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		})
 	}
 }
@@ -249,7 +250,7 @@ func TestFailedResetCommit(t *testing.T) {
 // The order that makes a reset safe: the table says so, durably, and only then
 // the data goes, and only then a write enters.
 func TestResetOrder(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('o', 96*512)), nil)
@@ -263,7 +264,7 @@ func TestResetOrder(t *testing.T) {
 			if got := committed(t, path)[2]; got != zone.Pack(2, zone.Empty, 0) {
 				return errors.New("the data goes before the reset is durable")
 			}
-			if got := rawZone(t, path, 2); !bytes.Equal(got[:512], disktest.Pattern('o', 512)) {
+			if got := imagetest.RawZone(t, path, 2); !bytes.Equal(got[:512], disktest.Pattern('o', 512)) {
 				return errors.New("a write went in before the old data was gone")
 			}
 		}
@@ -279,12 +280,12 @@ func TestResetOrder(t *testing.T) {
 	if calls := fs.seen(); len(calls) != 2 || calls[0].op != "stable" || calls[1].op != "wipe" {
 		t.Errorf("a reset is %v, want the table and then a hole", calls)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A reset of a zone that has nothing to lose costs nothing.
 func TestResetOfNothing(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	fs.seen()
@@ -309,14 +310,14 @@ func TestResetOfNothing(t *testing.T) {
 		c.WantError(c.Wait().Err, nil)
 	}
 	c.WantZone(2, zone.ImpOpen, 1)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A zone that is finished while its reset is still on its way to the disk, and
 // then flushed, is full after a power cut: the reset does not overtake. Found by
 // TestAgainstModel.
 func TestFlushedFinishOutlivesReset(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -338,17 +339,17 @@ func TestFlushedFinishOutlivesReset(t *testing.T) {
 	c.WantError(flush.Err, nil)
 	c.WantError(c.Write(384, disktest.Pattern('b', 512)), nil) // its reset is through, and so is the other
 	kill(t, d, fs)
-	powerCut(t, path)
+	imagetest.CutPower(t, path)
 	d2 := openDisk(t, path)
 	c = disktest.NewClient(t, d2)
 	c.WantZone(2, zone.Full, 0)
-	closeDisk(t, d2, path)
+	imagetest.CloseDisk(t, d2, path)
 }
 
 // A read above the write pointer asks nobody, whatever became of the write that its
 // request was before.
 func TestReadAfterAWriteThatFailed(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.AddFaults("write,once")
@@ -361,5 +362,5 @@ func TestReadAfterAWriteThatFailed(t *testing.T) {
 	if calls := fs.seen(); len(calls) != 0 {
 		t.Errorf("it has led to %v", calls)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

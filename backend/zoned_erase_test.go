@@ -12,6 +12,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -25,10 +26,10 @@ func TestEraseRanges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			zn, conv := g.ZoneSectors, uint64(g.ConventionalZones)*g.ZoneSectors
 			last := uint64(g.Zones()-1) * zn
-			path := newImage(t, g)
-			setStates(t, path, map[int]zone.State{g.ConventionalZones + 2: zone.ReadOnly, g.ConventionalZones + 3: zone.Offline})
+			path := imagetest.New(t, g)
+			imagetest.SetStates(t, path, map[int]zone.State{g.ConventionalZones + 2: zone.ReadOnly, g.ConventionalZones + 3: zone.Offline})
 			d := openDisk(t, path)
-			defer closeDisk(t, d, path)
+			defer imagetest.CloseDisk(t, d, path)
 			c := disktest.NewClient(t, d)
 			first := g.ConventionalZones
 			data := disktest.Pattern('e', 4096)
@@ -78,7 +79,7 @@ func TestEraseRanges(t *testing.T) {
 // "in the same way it handles VIRTIO_BLK_T_ZONE_RESET", and when it is answered
 // the old data is gone from the file and the reset is in the committed table.
 func TestEraseIsGone(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	data := disktest.Pattern('g', 4096)
@@ -101,9 +102,9 @@ func TestEraseIsGone(t *testing.T) {
 		c.WantZone(i, zone.Empty, 0)
 	}
 	kill(t, d, fs)
-	powerCut(t, path)
+	imagetest.CutPower(t, path)
 	for i := 2; i < 5; i++ {
-		if bytes.Contains(rawZone(t, path, i), data[:512]) {
+		if bytes.Contains(imagetest.RawZone(t, path, i), data[:512]) {
 			t.Errorf("zone %d: the old data is still in the file", i)
 		}
 	}
@@ -113,15 +114,15 @@ func TestEraseIsGone(t *testing.T) {
 			t.Errorf("after a power cut zone %d is %v", i, z.State)
 		}
 	}
-	closeDisk(t, d2, path)
+	imagetest.CloseDisk(t, d2, path)
 }
 
 // An erase waits for its zones' writes in flight, and what comes later waits
 // behind it.
 func TestEraseWaits(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
-	defer closeDisk(t, d, path)
+	defer imagetest.CloseDisk(t, d, path)
 	c, e := disktest.HeldClient(t, d, func(op *engine.Op) bool { return op.Code == engine.Writev })
 	first, second := disktest.NewRequest(disk.OpWrite, 256, disktest.Pattern('1', 4096)), disktest.NewRequest(disk.OpWrite, 384, disktest.Pattern('2', 4096))
 	erase, behind := eraseOf(disk.Range{Sector: 256, Sectors: 256}), disktest.NewRequest(disk.OpAppend, 256, disktest.Pattern('3', 4096))
@@ -144,7 +145,7 @@ func TestEraseWaits(t *testing.T) {
 
 // An erase whose old data cannot be cleared fails, and the next one tries again.
 func TestEraseFails(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('f', 4096)), nil)
@@ -155,16 +156,16 @@ func TestEraseFails(t *testing.T) {
 	}
 	fs.refuse(nil)
 	c.WantError(c.Do(eraseOf(disk.Range{Sector: 256, Sectors: 128})), nil)
-	if bytes.ContainsRune(rawZone(t, path, 2), 'f') {
+	if bytes.ContainsRune(imagetest.RawZone(t, path, 2), 'f') {
 		t.Error("the old data is still in the file")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // An erase whose old data could not be cleared does not take a later try, which
 // somebody's write has set off meanwhile, for its success.
 func TestEraseWaitsForAnotherTry(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c, other := disktest.NewClient(t, d), disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('f', 4096)), nil)
@@ -189,12 +190,12 @@ func TestEraseWaitsForAnotherTry(t *testing.T) {
 	}
 	c.WantError(write.Err, disk.ErrIO)
 	fs.refuse(nil)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A guest that sets off one try after another does not make an erase wait for ever.
 func TestEraseGivesUp(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c, other := disktest.NewClient(t, d), disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('f', 4096)), nil)
@@ -217,13 +218,13 @@ func TestEraseGivesUp(t *testing.T) {
 		c.WantError(other.Wait().Err, disk.ErrIO)
 	}
 	fs.refuse(nil)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // An erase is done when its own zones' old data is gone, however often the zones are
 // written and reset meanwhile.
 func TestEraseBesideResets(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c, other := disktest.NewClient(t, d), disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('f', 4096)), nil)
@@ -241,5 +242,5 @@ func TestEraseBesideResets(t *testing.T) {
 		t.Errorf("it took %d syncs", again)
 	}
 	fs.refuse(nil)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }

@@ -13,13 +13,14 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 // Appends of one zone are in flight together and end in any order; each landed
 // where it says, and the write pointer is right after each.
 func TestAppendsOutOfOrder(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	rs := c.AppendEach(e, 256, 4)
@@ -39,7 +40,7 @@ func TestAppendsOutOfOrder(t *testing.T) {
 	if got := c.Read(256, 4*4096); !bytes.Equal(got, slices.Concat(disktest.Pattern('a', 4096), disktest.Pattern('b', 4096), disktest.Pattern('c', 4096), disktest.Pattern('d', 4096))) {
 		t.Error("the data is not what was appended")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // Of three writes in flight in one zone some fail, whole or half way, in all
@@ -49,7 +50,7 @@ func TestAppendsOutOfOrder(t *testing.T) {
 func TestSomeWritesFail(t *testing.T) {
 	faults := []disktest.OpFault{{}, {Err: unix.EIO}, {N: 2048, Err: unix.ENOSPC}, {N: 4096, Err: unix.EIO}, {N: 1000, Err: unix.EFAULT}}
 	orders := [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}}
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	c.WantError(c.WriteUnheld(e, 640, disktest.Pattern('n', 4096)), nil)
@@ -101,7 +102,7 @@ func TestSomeWritesFail(t *testing.T) {
 		t.Error("another zone changed")
 	}
 	t.Logf("%d cases", cases)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A failed write gives back what it took: the open and active resources, and
@@ -109,7 +110,7 @@ func TestSomeWritesFail(t *testing.T) {
 func TestFailedWriteGivesBack(t *testing.T) {
 	g := disktest.Small
 	g.MaxOpen, g.MaxActive = 1, 1
-	path := newFastImage(t, g)
+	path := imagetest.NewFast(t, g)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	r := disktest.NewRequest(disk.OpWrite, 256, disktest.Pattern('a', 96*512)) // would fill the zone
@@ -141,13 +142,13 @@ func TestFailedWriteGivesBack(t *testing.T) {
 	c.WantZone(2, zone.Empty, 0)
 	c.WantError(c.WriteUnheld(e, 384, disktest.Pattern('b', 512)), nil)
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // What is left of a failed write is zeroed in place where the file system makes
 // no hole, for whatever reason.
 func TestFailedWriteWithoutHoles(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	for _, scrub := range []disktest.OpFault{{Err: unix.EOPNOTSUPP}, {Err: unix.EIO}} {
@@ -169,13 +170,13 @@ func TestFailedWriteWithoutHoles(t *testing.T) {
 		}
 		c.WantError(c.ZoneOp(disk.OpReset, 256), nil)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // Seed bug 1: one lock over all zones was held for the whole I/O. With a write
 // in flight, others go on: in the same zone, in other zones, on other lanes.
 func TestSeedWritesRunInParallel(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	other := disktest.NewClient(t, d)
@@ -197,7 +198,7 @@ func TestSeedWritesRunInParallel(t *testing.T) {
 	c.WantError(held.Err, nil)
 	c.WantZone(2, zone.Closed, 16)
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // Seed bug 2: zone management did not care for writes in flight. A reset or
@@ -205,7 +206,7 @@ func TestSeedWritesRunInParallel(t *testing.T) {
 func TestSeedManagementWaitsForWrites(t *testing.T) {
 	for _, op := range []disk.Op{disk.OpReset, disk.OpFinish, disk.OpResetAll} {
 		t.Run(op.String(), func(t *testing.T) {
-			path := newFastImage(t, disktest.Small)
+			path := imagetest.NewFast(t, disktest.Small)
 			d := openDisk(t, path)
 			c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 			other := disktest.NewClient(t, d)
@@ -256,7 +257,7 @@ func TestSeedManagementWaitsForWrites(t *testing.T) {
 					t.Error("data from before the reset shows")
 				}
 			}
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		})
 	}
 }
@@ -264,7 +265,7 @@ func TestSeedManagementWaitsForWrites(t *testing.T) {
 // A reset of all zones that has to wait in the line of one goes on with the
 // rest when its turn has come, and waits again.
 func TestResetAllWaitsZoneByZone(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	other := disktest.NewClient(t, d)
@@ -296,13 +297,13 @@ func TestResetAllWaitsZoneByZone(t *testing.T) {
 	c.WantZone(6, zone.Empty, 0)
 	c.WantZone(8, zone.Empty, 0)
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // Reads and writes that fail in conventional zones, and reads anywhere, change
 // nothing.
 func TestFailedReads(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, nil)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -314,7 +315,7 @@ func TestFailedReads(t *testing.T) {
 	e.Fault = nil
 	c.WantZone(2, zone.ImpOpen, 8)
 	c.Read(256, 8192)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // The live table cannot be written any more: in memory, where it is mapped, the process
@@ -322,7 +323,7 @@ func TestFailedReads(t *testing.T) {
 // daemon.
 func TestLiveTableFaults(t *testing.T) {
 	for _, mapped := range []bool{true, false} {
-		path := newImageIn(t, diskDir(t, mapped), disktest.Small)
+		path := imagetest.NewIn(t, diskDir(t, mapped), disktest.Small)
 		d, _ := openFaulty(t, path)
 		d.img.Size.Least.Store(0) // or that would be what is noticed: TestFileShrinks
 		c := disktest.NewClient(t, d)

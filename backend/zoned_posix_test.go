@@ -6,11 +6,12 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
 func TestZonedBasics(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	a, b := disktest.Pattern('a', 4096), disktest.Pattern('b', 8192)
@@ -48,7 +49,7 @@ func TestZonedBasics(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	wantClean(t, path)
+	imagetest.WantClean(t, path)
 
 	d = openDisk(t, path)
 	c2 := disktest.NewClient(t, d)
@@ -59,5 +60,5 @@ func TestZonedBasics(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	wantClean(t, path)
+	imagetest.WantClean(t, path)
 }

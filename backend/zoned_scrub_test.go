@@ -9,6 +9,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -41,7 +42,7 @@ func failNow(c *disktest.Client, e *disktest.HeldEngine, sector uint64, n int64)
 // that fails in its turn, without a byte, lets it show below the write pointer.
 func TestResidueIsUnderNobody(t *testing.T) {
 	for _, first := range []uint64{0, 8} {
-		path := newFastImage(t, disktest.Small)
+		path := imagetest.NewFast(t, disktest.Small)
 		_, c, e, heal := unclearable(t, path)
 		if first > 0 {
 			c.WantError(c.WriteUnheld(e, 256, disktest.Pattern('z', int(first)*disk.SectorSize)), nil)
@@ -68,14 +69,14 @@ func TestResidueIsUnderNobody(t *testing.T) {
 			t.Error("what a write had left that failed before shows")
 		}
 		e.Hold = nil
-		closeDisk(t, c.Disk, path)
+		imagetest.CloseDisk(t, c.Disk, path)
 	}
 }
 
 // Residue that others are written behind holds nobody up: nobody is given that address
 // again. Nor does any in a zone that was reset, once its old data is gone.
 func TestResidueBelowThePointer(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, c, e, heal := unclearable(t, path)
 	rs := c.AppendEach(e, 256, 3)
 	e.Release(0, disktest.OpFault{N: 1024, Err: unix.EIO})
@@ -101,7 +102,7 @@ func TestResidueBelowThePointer(t *testing.T) {
 	c.WantError(c.Do(erase), disk.ErrIO)
 	heal()
 	c.WantError(c.Do(erase), nil)
-	if data := rawZone(t, path, 3); !bytes.Equal(data, make([]byte, len(data))) {
+	if data := imagetest.RawZone(t, path, 3); !bytes.Equal(data, make([]byte, len(data))) {
 		t.Error("an erased zone has something in the file")
 	}
 	for _, sector := range []uint64{256, 384} {
@@ -109,14 +110,14 @@ func TestResidueBelowThePointer(t *testing.T) {
 		c.WantZone(int(sector>>d.shift), zone.ImpOpen, 1)
 	}
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A disk with residue is not closed cleanly, for recovery clears it; so does a close, if
 // it can.
 func TestResidueAtTheEnd(t *testing.T) {
 	for _, well := range []bool{false, true} {
-		path := newFastImage(t, disktest.Small)
+		path := imagetest.NewFast(t, disktest.Small)
 		d, c, e, heal := unclearable(t, path)
 		failNow(c, e, 256, 2048)
 		if well {
@@ -126,18 +127,18 @@ func TestResidueAtTheEnd(t *testing.T) {
 			t.Errorf("closed: %v", err)
 		}
 		next := openDisk(t, path)
-		if data := rawZone(t, path, 2); !bytes.Equal(data, make([]byte, len(data))) {
+		if data := imagetest.RawZone(t, path, 2); !bytes.Equal(data, make([]byte, len(data))) {
 			t.Error("the next daemon has it in its file")
 		}
 		c = disktest.NewClient(t, next)
 		c.WantError(c.Write(256, disktest.Pattern('a', 512)), nil)
-		closeDisk(t, next, path)
+		imagetest.CloseDisk(t, next, path)
 	}
 }
 
 // What a claim that is given up had left is residue as well.
 func TestResidueOfAClaim(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d, c, e, heal := unclearable(t, path)
 	m := disktest.NoteInFlight(256, 8)
 	disk.Claim(d, disk.Run(d), []*disk.Note{m})
@@ -146,7 +147,7 @@ func TestResidueOfAClaim(t *testing.T) {
 	heal()
 	c.WantError(c.WriteUnheld(e, 256, disktest.Pattern('x', 512)), nil)
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A gate that was shut for residue is open, and not one of a reset, once a write that was

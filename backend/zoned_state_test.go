@@ -14,6 +14,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -34,7 +35,7 @@ func TestSetZoneStates(t *testing.T) {
 	prepare := func(t *testing.T) (string, *disktest.Client) {
 		g := disktest.Small
 		g.MaxOpen, g.MaxActive = 0, 0
-		path := newFastImage(t, g)
+		path := imagetest.NewFast(t, g)
 		d := openDisk(t, path)
 		c := disktest.NewClient(t, d)
 		data := disktest.Pattern('d', 8*512)
@@ -99,13 +100,13 @@ func TestSetZoneStates(t *testing.T) {
 				c.WantZone(i, zone.Empty, 0)
 			}
 		}
-		closeDisk(t, c.Disk, path)
+		imagetest.CloseDisk(t, c.Disk, path)
 	}
 }
 
 // Conventional zones have three of the states.
 func TestSetConventionalZones(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(120, disktest.Pattern('a', 16*512)), nil)
@@ -122,7 +123,7 @@ func TestSetConventionalZones(t *testing.T) {
 			t.Errorf("%v: %v", to, err)
 		}
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 	d = openDisk(t, path)
 	c = disktest.NewClient(t, d)
 	if s := d.ReportZone(1).State; s != zone.Offline {
@@ -130,7 +131,7 @@ func TestSetConventionalZones(t *testing.T) {
 	}
 	set(t, d, ToWritable, 0, 1)
 	c.WantError(c.Write(120, disktest.Pattern('b', 16*512)), nil)
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // What is answered is durable: a kill and a power cut find it, and nothing beside
@@ -138,7 +139,7 @@ func TestSetConventionalZones(t *testing.T) {
 func TestSetZoneStatesIsDurable(t *testing.T) {
 	for n := range 2 * len(targets) {
 		to, cut := targets[n/2], n%2 == 1
-		path := newFastImage(t, disktest.Small)
+		path := imagetest.NewFast(t, disktest.Small)
 		d, fs := openFaulty(t, path)
 		c := disktest.NewClient(t, d)
 		c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
@@ -148,7 +149,7 @@ func TestSetZoneStatesIsDurable(t *testing.T) {
 		want := []zone.Descriptor{d.ReportZone(2), d.ReportZone(3)}
 		kill(t, d, fs)
 		if cut {
-			powerCut(t, path)
+			imagetest.CutPower(t, path)
 		}
 		d = openDisk(t, path).(*zoned)
 		for i, w := range want {
@@ -159,14 +160,14 @@ func TestSetZoneStatesIsDurable(t *testing.T) {
 				t.Errorf("%v: zone %d comes back as %+v, want %+v", to, 2+i, got, w)
 			}
 		}
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }
 
 // A zone changes when the writes in flight have landed; what waits behind that
 // meets the new state, and no other zone waits.
 func TestSetZoneStateWaitsForWrites(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	c, e := disktest.HeldClient(t, d, disktest.IsWritev)
 	rs := c.AppendEach(e, 256, 3)
@@ -200,14 +201,14 @@ func TestSetZoneStateWaitsForWrites(t *testing.T) {
 		t.Error("what was in flight has not landed")
 	}
 	e.Hold = nil
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // A zone comes back within the limits only, and a read-only disk stays as it is.
 func TestSetZoneStateRefused(t *testing.T) {
 	g := disktest.Small
 	g.MaxOpen, g.MaxActive = 1, 1
-	path := newFastImage(t, g)
+	path := imagetest.NewFast(t, g)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 512)), nil)
@@ -224,7 +225,7 @@ func TestSetZoneStateRefused(t *testing.T) {
 		t.Error(err)
 	}
 	c.WantZone(3, zone.Full, 0) // the one before
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 
 	readOnly, err := Open(path, disk.Options{ReadOnly: true})
 	if err != nil {
@@ -245,7 +246,7 @@ func TestSetZoneStateRefused(t *testing.T) {
 // Old data in a zone that was reset and then went offline does not outlive a
 // kill: it could show when the zone comes back.
 func TestOfflineZoneIsClearedToo(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d, fs := openFaulty(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('o', 96*512)), nil)
@@ -256,16 +257,16 @@ func TestOfflineZoneIsClearedToo(t *testing.T) {
 	kill(t, d, fs)
 	d = openDisk(t, path).(*zoned)
 	set(t, d, ToWritable, 2)
-	if !bytes.Equal(rawZone(t, path, 2), make([]byte, 128*512)) {
+	if !bytes.Equal(imagetest.RawZone(t, path, 2), make([]byte, 128*512)) {
 		t.Error("old data stands in a zone that is empty")
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 }
 
 // Zones change their states under load, and the disk stays what the
 // specification allows: the counts hold, and the image is whole.
 func TestSetZoneStatesUnderLoad(t *testing.T) {
-	path := newFastImage(t, disktest.Small)
+	path := imagetest.NewFast(t, disktest.Small)
 	d := openDisk(t, path)
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
@@ -300,8 +301,8 @@ func TestSetZoneStatesUnderLoad(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	closeDisk(t, d, path)
-	closeDisk(t, openDisk(t, path), path)
+	imagetest.CloseDisk(t, d, path)
+	imagetest.CloseDisk(t, openDisk(t, path), path)
 }
 
 // A new image starts as it was asked to, with its faults, each time it is
@@ -319,7 +320,7 @@ func TestImageStartsOtherwise(t *testing.T) {
 	if err := image.CreateWith(path, disktest.Small, s); err != nil {
 		t.Fatal(err)
 	}
-	wantClean(t, path)
+	imagetest.WantClean(t, path)
 	for range 2 {
 		d := openDisk(t, path)
 		for i := range d.Info().Zoned.Zones {
@@ -346,7 +347,7 @@ func TestImageStartsOtherwise(t *testing.T) {
 		if !bytes.Equal(c.Read(5*128, 96*512), make([]byte, 96*512)) {
 			t.Error("a zone that started full is not full of zeroes")
 		}
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

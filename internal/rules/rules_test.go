@@ -56,15 +56,16 @@ var mayImport = map[string][]string{
 	// What doors and devices share; the record lives with the protocol that specifies it.
 	"virtio/transport": {"virtio/guestmem", "vhostuser/inflight"},
 
-	"backend":              {"backend/plain", "backend/drive", "backend/image", "backend/image/format", "internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
-	"backend/engine":       {"internal/uring", "internal/iovec"},
-	"backend/plain":        {"backend/disk", "backend/zone", "backend/engine", "internal/plant"},
-	"backend/image":        {"backend/image/format", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/memfault", "internal/plant"},
-	"backend/image/format": {"backend/disk", "backend/zone"},
-	"backend/drive":        {"backend/disk", "backend/zone", "backend/engine", "internal/iovec", "internal/plant"},
-	"backend/disk":         {"backend/zone", "backend/engine", "internal/iovec", "internal/memfault", "internal/plant"},
-	"backend/zone":         {},
-	// What the tests of disks share; tests alone import it.
+	"backend":                 {"backend/plain", "backend/drive", "backend/image", "backend/image/format", "internal/plant", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/iovec", "internal/memfault"},
+	"backend/engine":          {"internal/uring", "internal/iovec"},
+	"backend/plain":           {"backend/disk", "backend/zone", "backend/engine", "internal/plant"},
+	"backend/image":           {"backend/image/format", "backend/disk", "backend/zone", "backend/engine", "internal/failpoint", "internal/memfault", "internal/plant"},
+	"backend/image/format":    {"backend/disk", "backend/zone"},
+	"backend/drive":           {"backend/disk", "backend/zone", "backend/engine", "internal/iovec", "internal/plant"},
+	"backend/disk":            {"backend/zone", "backend/engine", "internal/iovec", "internal/memfault", "internal/plant"},
+	"backend/zone":            {},
+	"backend/image/imagetest": {"backend/image", "backend/image/format", "backend/disktest", "backend/disk", "backend/zone"},
+	// What the tests of disks share; tests alone import it, and imagetest.
 	"backend/disktest": {"backend/disk", "backend/zone", "backend/engine", "internal/iovec", "internal/testleak", "internal/zonemodel"},
 
 	"internal/iovec":    {"internal/memfault"},
@@ -99,13 +100,13 @@ var mayImport = map[string][]string{
 // testOnly may be imported by the tests of any package, besides what the
 // package itself may import.
 var testOnly = []string{
-	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "virtio/blkclient", "vhostuser/frontend", "vfiouser/client", "backend", "backend/disk", "backend/zone", "backend/engine", "backend/disktest", "backend/image",
+	"internal/loopdev", "internal/powercut", "internal/silentfs", "internal/testleak", "internal/testlog", "internal/logging", "internal/zonemodel", "virtio/driver", "virtio/blkclient", "vhostuser/frontend", "vfiouser/client", "backend", "backend/disk", "backend/zone", "backend/engine", "backend/disktest", "backend/image", "backend/image/imagetest",
 	"virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/control", "internal/failpoint", "internal/iovec", "virtiopci", "virtiopci/pcidriver",
 }
 
 // forTests are packages that tests alone import: what tests alone may import from other
 // modules they may import too.
-var forTests = []string{"backend/disktest"}
+var forTests = []string{"backend/disktest", "backend/image/imagetest"}
 
 // outside is what may be imported from other modules: by whom, nil for
 // everybody, and by tests only.

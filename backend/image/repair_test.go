@@ -1,4 +1,4 @@
-package backend
+package image_test
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -36,18 +37,18 @@ var repairable = map[string]string{
 
 func TestRepair(t *testing.T) {
 	all := append(slices.Clone(damages), damage{name: "one state block", do: func(t *testing.T, f *os.File, _ *format.Layout) {
-		patch(t, f, []byte("x"), format.StateOff+format.BlockBytes+3)
+		imagetest.Patch(t, f, []byte("x"), format.StateOff+format.BlockBytes+3)
 	}})
 	for _, dm := range all {
 		t.Run(dm.name, func(t *testing.T) {
-			path := newImage(t, disktest.Small)
+			path := imagetest.New(t, disktest.Small)
 			d := openDisk(t, path)
 			c := disktest.NewClient(t, d)
 			data := disktest.Pattern('a', 4096)
 			c.WantError(c.Write(256, data), nil)
-			closeDisk(t, d, path)
-			edit(t, path, func(f *os.File, l *format.Layout) { dm.do(t, f, l) })
-			before := contents(t, path)
+			imagetest.CloseDisk(t, d, path)
+			imagetest.Edit(t, path, func(f *os.File, l *format.Layout) { dm.do(t, f, l) })
+			before := imagetest.Contents(t, path)
 
 			mended, err := image.Repair(path, image.RepairSafe)
 			want, can := repairable[dm.name]
@@ -61,7 +62,7 @@ func TestRepair(t *testing.T) {
 				if len(mended) > 0 {
 					t.Errorf("mended %q", mended)
 				}
-				if !bytes.Equal(contents(t, path), before) {
+				if !bytes.Equal(imagetest.Contents(t, path), before) {
 					t.Error("the file has changed")
 				}
 				return
@@ -81,7 +82,7 @@ func TestRepair(t *testing.T) {
 			if !bytes.Equal(c.Read(256, 4096), data) {
 				t.Error("the data has changed")
 			}
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		})
 	}
 }
@@ -89,33 +90,33 @@ func TestRepair(t *testing.T) {
 // Where nobody knows whether the image was closed cleanly nobody knows which copy
 // of a table block counts.
 func TestRepairDoesNotGuess(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	c := disktest.NewClient(t, d)
 	c.WantError(c.Write(256, disktest.Pattern('a', 4096)), nil)
-	closeDisk(t, d, path)
-	edit(t, path, func(f *os.File, l *format.Layout) {
-		patch(t, f, []byte("x"), format.StateOff+3)
-		patch(t, f, []byte("x"), format.StateOff+format.BlockBytes+3)
-		patch(t, f, []byte("x"), l.TableOff+format.BlockBytes+100) // the newer one
+	imagetest.CloseDisk(t, d, path)
+	imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
+		imagetest.Patch(t, f, []byte("x"), format.StateOff+3)
+		imagetest.Patch(t, f, []byte("x"), format.StateOff+format.BlockBytes+3)
+		imagetest.Patch(t, f, []byte("x"), l.TableOff+format.BlockBytes+100) // the newer one
 	})
-	before := contents(t, path)
+	before := imagetest.Contents(t, path)
 	if mended, err := image.Repair(path, image.RepairSafe); err != nil || len(mended) > 0 {
 		t.Errorf("mended %q, %v", mended, err)
 	}
-	if !bytes.Equal(contents(t, path), before) {
+	if !bytes.Equal(imagetest.Contents(t, path), before) {
 		t.Error("the file has changed")
 	}
 }
 
 // An image that is being served is left alone, and so is what is no image.
 func TestRepairRefuses(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	d := openDisk(t, path)
 	if _, err := image.Repair(path, image.RepairSafe); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("an image in use: %v", err)
 	}
-	closeDisk(t, d, path)
+	imagetest.CloseDisk(t, d, path)
 	plain := path + ".raw"
 	if err := os.WriteFile(plain, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -123,34 +124,4 @@ func TestRepairRefuses(t *testing.T) {
 	if _, err := image.Repair(plain, image.RepairSafe); err == nil || !strings.Contains(err.Error(), format.ErrNotImage.Error()) {
 		t.Errorf("no image: %v", err)
 	}
-}
-
-// A repair of an image that a daemon left in use keeps what guests were told.
-func TestRepairAfterKill(t *testing.T) {
-	path := newImage(t, disktest.Small)
-	d, fs := openFaulty(t, path)
-	c := disktest.NewClient(t, d)
-	c.WantError(c.Write(256, disktest.Pattern('k', 4096)), nil)
-	kill(t, d, fs)
-	edit(t, path, func(f *os.File, l *format.Layout) {
-		patch(t, f, []byte("x"), format.SuperOff+70)
-		patch(t, f, []byte("x"), format.StateOff+3)
-		patch(t, f, []byte("x"), l.TableOff+100)
-	})
-	if mended, err := image.Repair(path, image.RepairSafe); err != nil || len(mended) != 3 {
-		t.Errorf("mended %q, %v", mended, err)
-	}
-	d2 := openDisk(t, path)
-	c = disktest.NewClient(t, d2)
-	c.WantZone(2, zone.ImpOpen, 8)
-	closeDisk(t, d2, path)
-}
-
-func contents(t *testing.T, path string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }

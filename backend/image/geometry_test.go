@@ -1,4 +1,4 @@
-package backend
+package image_test
 
 import (
 	"os"
@@ -9,6 +9,7 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -57,12 +58,12 @@ func TestGeometryRefused(t *testing.T) {
 
 // A new image never takes the place of another file.
 func TestCreateRefusesExisting(t *testing.T) {
-	path := newImage(t, disktest.Small)
+	path := imagetest.New(t, disktest.Small)
 	err := image.Create(path, disktest.Small)
 	if err == nil || !strings.Contains(err.Error(), "the file exists") {
 		t.Errorf("got %v", err)
 	}
-	wantClean(t, path)
+	imagetest.WantClean(t, path)
 	if err := image.Create(filepath.Join(t.TempDir(), "no", "image"), disktest.Small); err == nil {
 		t.Error("created in a directory that is not there")
 	}
@@ -81,7 +82,7 @@ func TestSmallestDisks(t *testing.T) {
 		{CapacitySectors: 508, ZoneSectors: 1},
 		{CapacitySectors: 509, ZoneSectors: 1},
 	} {
-		path := newImage(t, g)
+		path := imagetest.New(t, g)
 		d := openDisk(t, path)
 		c := disktest.NewClient(t, d)
 		last := d.Info().Zoned.Zones - 1
@@ -95,6 +96,6 @@ func TestSmallestDisks(t *testing.T) {
 		}
 		c.WantError(c.ZoneOp(disk.OpReset, z.Start), nil)
 		c.WantZone(last, zone.Empty, 0)
-		closeDisk(t, d, path)
+		imagetest.CloseDisk(t, d, path)
 	}
 }

@@ -1,4 +1,4 @@
-package backend
+package image_test
 
 import (
 	"encoding/binary"
@@ -9,10 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend"
+
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 )
 
 // docs/image-format.md describes the block of faults in a table. Each row must be
@@ -28,7 +31,7 @@ func TestFaultsBlockIsAsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := os.ReadFile("../docs/image-format.md")
+	doc, err := os.ReadFile("../../docs/image-format.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,20 +93,20 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 		if err := image.CreateWith(path, disktest.Small, image.Start{Faults: []disk.Fault{{Kind: disk.FaultFlush}}}); err != nil {
 			t.Fatal(err)
 		}
-		edit(t, path, func(f *os.File, l *format.Layout) {
+		imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 			b := append([]byte(nil), good...)
 			if !strings.Contains(want, "checksum") {
 				b = damage(b, l.UUID)
 			} else {
 				b = damage(seal(b, l.UUID), l.UUID)
 			}
-			patch(t, f, b, format.FaultsOff)
+			imagetest.Patch(t, f, b, format.FaultsOff)
 		})
 		findings, err := image.Check(path)
 		if err != nil || len(findings) != 1 || findings[0].Where != "faults" || !strings.Contains(findings[0].What, want) || strings.ContainsAny(findings[0].What, "\n\x1b") {
 			t.Errorf("found %q, %v; want %q", findings, err, want)
 		}
-		if d, err := Open(path, disk.Options{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "run 'zvhost check") {
+		if d, err := backend.Open(path, disk.Options{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "run 'zvhost check") {
 			t.Errorf("open: %v; want %q", err, want)
 			if err == nil {
 				_ = d.Close()
@@ -116,18 +119,18 @@ func TestFaultsBlockGoneBad(t *testing.T) {
 			t.Errorf("%s: repaired %q, %v", want, mended, err)
 		}
 		if damaged {
-			wantClean(t, path)
+			imagetest.WantClean(t, path)
 			d := openDisk(t, path)
 			if faults := d.Faults().List(); len(faults) != 0 {
 				t.Errorf("%s: %v are left", want, faults)
 			}
-			closeDisk(t, d, path)
+			imagetest.CloseDisk(t, d, path)
 		}
 		// Who does not know the feature does not look.
-		edit(t, path, func(f *os.File, _ *format.Layout) {
-			resuper(t, f, func(b []byte) { binary.LittleEndian.PutUint64(b[40:], 1<<63) })
+		imagetest.Edit(t, path, func(f *os.File, _ *format.Layout) {
+			imagetest.EditSupers(t, f, func(b []byte) { binary.LittleEndian.PutUint64(b[40:], 1<<63) })
 		})
-		closeDisk(t, openDisk(t, path), path)
+		imagetest.CloseDisk(t, openDisk(t, path), path)
 	}
 }
 

@@ -1,4 +1,4 @@
-package backend
+package image_test
 
 import (
 	"bytes"
@@ -7,10 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zvhost/zvhost/backend"
+
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/backend/disktest"
 	"github.com/zvhost/zvhost/backend/image"
 	"github.com/zvhost/zvhost/backend/image/format"
+	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
@@ -43,22 +46,22 @@ func TestSuperblocksThatDiffer(t *testing.T) {
 	} {
 		for wrong, off := range []int64{format.SuperOff, format.SuperCopyOff} {
 			t.Run(tt.name+" of the "+format.SuperNames[wrong], func(t *testing.T) {
-				path := newImage(t, zone.Geometry{CapacitySectors: 16 * 128, ZoneSectors: 128, ZoneCapacitySectors: 96, ConventionalZones: 2, MaxAppendSectors: 32})
+				path := imagetest.New(t, zone.Geometry{CapacitySectors: 16 * 128, ZoneSectors: 128, ZoneCapacitySectors: 96, ConventionalZones: 2, MaxAppendSectors: 32})
 				d := openDisk(t, path)
 				c := disktest.NewClient(t, d)
 				full := disktest.Pattern('f', 96*disk.SectorSize)
 				c.WantError(c.Write(2*128, full), nil)
 				c.WantError(c.Write(3*128, full[:disk.SectorSize]), nil)
 				c.WantError(c.Write(4*128, full[:disk.SectorSize]), nil)
-				closeDisk(t, d, path)
-				edit(t, path, func(f *os.File, l *format.Layout) {
+				imagetest.CloseDisk(t, d, path)
+				imagetest.Edit(t, path, func(f *os.File, l *format.Layout) {
 					other := *l
 					tt.change(&other)
-					patch(t, f, other.EncodeSuper(), off)
+					imagetest.Patch(t, f, other.EncodeSuper(), off)
 				})
-				before := contents(t, path)
+				before := imagetest.Contents(t, path)
 
-				if _, err := Open(path, disk.Options{}); !errors.Is(err, disk.ErrDamaged) || !strings.Contains(err.Error(), "the superblock and its copy differ in") {
+				if _, err := backend.Open(path, disk.Options{}); !errors.Is(err, disk.ErrDamaged) || !strings.Contains(err.Error(), "the superblock and its copy differ in") {
 					t.Errorf("open: %v", err)
 				}
 				findings, err := image.Check(path)
@@ -81,7 +84,7 @@ func TestSuperblocksThatDiffer(t *testing.T) {
 						t.Errorf("the remedy is %q", findings[0].Remedy)
 					}
 				}
-				if !bytes.Equal(contents(t, path), before) {
+				if !bytes.Equal(imagetest.Contents(t, path), before) {
 					t.Fatal("the file has changed")
 				}
 				if mended, err := image.Repair(path, mode); err != nil || len(mended) != 1 || mended[0].Where != format.SuperNames[wrong] {
@@ -90,10 +93,10 @@ func TestSuperblocksThatDiffer(t *testing.T) {
 				if mended, err := image.Repair(path, right); err != nil || len(mended) > 0 {
 					t.Errorf("%v: mended again: %q, %v", right, mended, err)
 				}
-				wantClean(t, path)
+				imagetest.WantClean(t, path)
 				d = openDisk(t, path)
 				disktest.NewClient(t, d).WantZone(2, zone.Full, 96)
-				closeDisk(t, d, path)
+				imagetest.CloseDisk(t, d, path)
 			})
 		}
 	}
