@@ -92,7 +92,7 @@ func books(t *testing.T, d *zoned) {
 	if count.Open > disktest.StressGeometry.MaxOpen || count.Active > disktest.StressGeometry.MaxActive {
 		t.Errorf("%d zones are open and %d active", count.Open, count.Active)
 	}
-	for n := d.res.oldest; n != 0; n = d.zones[n-1].newer {
+	for n := d.res.implicit.oldestLocked(); n >= 0; n = d.res.implicit.afterLocked(n) {
 		listed--
 	}
 	if listed != 0 {

@@ -65,8 +65,7 @@ func (d *zoned) placeLocked(z *seqZone, i int, to zone.State, reset bool) error 
 		// bring the old write pointer back. And until it is gone no write may
 		// land. So the guest has its answer now, and the next write waits.
 		// A reset that is under way takes this one along: see openGate.
-		if !z.gateClosed || z.stuck || z.residue != 0 {
-			z.gateClosed, z.stuck, z.residue = true, false, 0
+		if z.gate.closeForResetLocked() {
 			d.com.reset(i)
 		}
 	}

@@ -41,8 +41,7 @@ type zoned struct {
 	res struct {
 		mu sync.Mutex // guards all of res; taken with a zone's lock held
 		zone.Resources
-		// The implicitly open zones, oldest first, as indices into zones + 1.
-		oldest, newest int32
+		implicit openOrder // the implicitly open zones
 	}
 }
 
@@ -52,22 +51,16 @@ type seqZone struct {
 	// held and loaded without.
 	word atomic.Uint64
 
-	mu         sync.Mutex // guards what follows; never held across I/O
-	state      zone.State
-	gateClosed bool // old data stands where the next write goes: writes wait
-	// stuck: the old data could not be made to go away, and the next write tries
-	// again; owed: that was so, and it has not gone away since.
-	stuck, owed bool
-	residue     uint64 // up to here failed writes may have left something, 0 for nothing: zoned_scrub.go
-	watch       bool   // the committer waits for writes in flight
+	mu    sync.Mutex // guards what follows; never held across I/O
+	state zone.State
+	gate  writeGate
+	watch bool // the committer waits for writes in flight
 	// next is where the next admitted write goes, done the highest end of a
 	// write that has landed.
 	next, done uint64
 	admitted   uint64 // how many writes have been admitted
 	flying     writesInFlight
 	wait       disk.List // the requests that wait for the zone, in the order of their arrival
-
-	older, newer int32 // list of implicitly open zones, guarded by res.mu
 }
 
 // Info implements Disk.

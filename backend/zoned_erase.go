@@ -94,7 +94,7 @@ func (d *zoned) uncleared(r *zonedRequest) (again bool, err error) {
 		for i := from; i < to; i++ {
 			z := &d.zones[i]
 			z.mu.Lock()
-			owed, stuck := z.owed, z.stuck
+			owed, stuck := z.gate.owed, z.gate.stuck
 			z.mu.Unlock()
 			if stuck || owed && r.looks == eraseTries {
 				return false, fmt.Errorf("zone %d was reset, but its old data could not be cleared", i)

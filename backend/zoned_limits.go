@@ -21,7 +21,7 @@ func (d *zoned) enterLocked(z *seqZone, i int, to zone.State) error {
 		if err == nil {
 			break
 		}
-		if err != zone.ErrOpenLimit || d.res.oldest == 0 {
+		if err != zone.ErrOpenLimit || d.res.implicit.oldestLocked() < 0 {
 			return err
 		}
 		if !d.closeOldestLocked() {
@@ -33,7 +33,7 @@ func (d *zoned) enterLocked(z *seqZone, i int, to zone.State) error {
 		}
 	}
 	if z.state == zone.ImpOpen {
-		d.delistLocked(i)
+		d.res.implicit.removeLocked(i)
 	}
 	gives := z.state.IsOpen() && !to.IsOpen() || z.state.IsActive() && !to.IsActive()
 	z.state = to
@@ -44,7 +44,7 @@ func (d *zoned) enterLocked(z *seqZone, i int, to zone.State) error {
 		d.publishLocked(z, i)
 	}
 	if to == zone.ImpOpen {
-		d.enlistLocked(i)
+		d.res.implicit.addLocked(i)
 	}
 	return nil
 }
@@ -52,48 +52,19 @@ func (d *zoned) enterLocked(z *seqZone, i int, to zone.State) error {
 // closeOldestLocked closes an implicitly open zone. res.mu is held; zones are locked
 // before it, so here they can only be tried.
 func (d *zoned) closeOldestLocked() bool {
-	for n := d.res.oldest; n != 0; n = d.zones[n-1].newer {
-		v := &d.zones[n-1]
+	for i := d.res.implicit.oldestLocked(); i >= 0; i = d.res.implicit.afterLocked(i) {
+		v := &d.zones[i]
 		if !v.mu.TryLock() {
 			continue
 		}
 		_ = d.res.Move(zone.ImpOpen, zone.Closed) // gives a resource back, so it cannot fail
-		d.delistLocked(int(n - 1))
+		d.res.implicit.removeLocked(i)
 		v.state = zone.Closed
-		d.publishLocked(v, int(n-1))
+		d.publishLocked(v, i)
 		v.mu.Unlock()
 		return true
 	}
 	return false
-}
-
-// enlistLocked makes zone i the newest of the implicitly open ones. res.mu is held.
-func (d *zoned) enlistLocked(i int) {
-	n := int32(i + 1)
-	z := &d.zones[i]
-	z.older, z.newer = d.res.newest, 0
-	if d.res.newest == 0 {
-		d.res.oldest = n
-	} else {
-		d.zones[d.res.newest-1].newer = n
-	}
-	d.res.newest = n
-}
-
-// delistLocked takes zone i out of the implicitly open ones. res.mu is held.
-func (d *zoned) delistLocked(i int) {
-	z := &d.zones[i]
-	if z.older == 0 {
-		d.res.oldest = z.newer
-	} else {
-		d.zones[z.older-1].newer = z.newer
-	}
-	if z.newer == 0 {
-		d.res.newest = z.older
-	} else {
-		d.zones[z.newer-1].older = z.older
-	}
-	z.older, z.newer = 0, 0
 }
 
 // publishLocked makes z's state, whose lock is held, what guests see, what a kill -9

@@ -31,6 +31,7 @@ func openZonedOver(path string, o disk.Options, over func(image.Store) image.Sto
 	}
 	d.rules = disk.NewRules(d.zinfo)
 	d.res.Resources = zone.Resources{MaxOpen: img.MaxOpen, MaxActive: img.MaxActive}
+	d.res.implicit = newOpenOrder(img.Zones())
 	d.res.mu.Lock()
 	for i := range d.zones {
 		z, w := &d.zones[i], img.Found[i]
@@ -38,7 +39,7 @@ func openZonedOver(path string, o disk.Options, over func(image.Store) image.Sto
 		z.word.Store(uint64(w))
 		_ = d.res.Move(zone.Empty, z.state) // within the limits: image.Open has looked
 		if z.state == zone.ImpOpen {        // their age is not in the image: by number
-			d.enlistLocked(i)
+			d.res.implicit.addLocked(i)
 		}
 	}
 	d.res.mu.Unlock()
@@ -65,9 +66,9 @@ func (d *zoned) Close() error {
 	var again []uint32
 	for i := range d.zones {
 		switch z := &d.zones[i]; {
-		case z.residue != 0:
+		case z.gate.residue != 0:
 			d.clearResidue(i)
-		case z.gateClosed:
+		case z.gate.closed:
 			again = append(again, uint32(i))
 		}
 	}
@@ -81,7 +82,7 @@ func (d *zoned) Close() error {
 	for i := 0; i < len(d.zones) && err == nil; i++ {
 		// Old data that is still there would show behind writes that are in
 		// flight when the next daemon is killed; recovery clears it.
-		if d.zones[i].gateClosed {
+		if d.zones[i].gate.closed {
 			err = fmt.Errorf("%w: old data in zone %d could not be cleared", disk.ErrIO, i)
 		}
 	}

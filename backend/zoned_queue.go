@@ -28,18 +28,14 @@ func (d *zoned) queueLocked(z *seqZone, r *zonedRequest) {
 	d.unstickLocked(z, int(r.zone))
 }
 
-// unstickLocked tries again to make the old data of zone z, whose lock is held, go
-// away.
+// unstickLocked tries again to erase the old data of zone z, whose lock is held.
 func (d *zoned) unstickLocked(z *seqZone, i int) {
-	switch {
-	case !z.stuck:
-		return
-	case z.residue != 0:
+	switch z.gate.retryLocked() {
+	case eraseResidue:
 		d.com.clear(i)
-	default:
+	case eraseReset:
 		d.com.reset(i)
 	}
-	z.stuck = false
 }
 
 // serveLocked lets those who wait at zone z, whose lock is held, have their turn, as
@@ -64,7 +60,7 @@ func (d *zoned) serveLocked(z *seqZone, i int) {
 			r.step = zonedChanged
 			err = d.putLocked(z, i, r.to)
 		case r.Op == disk.OpWrite || r.Op == disk.OpAppend:
-			if z.gateClosed {
+			if z.gate.closed {
 				d.unstickLocked(z, i)
 				return
 			}
@@ -103,11 +99,11 @@ func (d *zoned) openGate(i int, failed error) {
 // openLocked is openGate for zone z, whose lock is held, with what those who wait fail with.
 func (d *zoned) openLocked(z *seqZone, i int, failed error) {
 	if failed == nil {
-		z.gateClosed, z.owed = false, false
+		z.gate.openLocked()
 		d.serveLocked(z, i)
 		return
 	}
-	z.stuck, z.owed = true, true
+	z.gate.failLocked()
 	for r := z.wait.Pop(); r != nil; r = z.wait.Pop() {
 		r.Deliver(d.rules.ErrorOf(r, failed))
 	}

@@ -22,25 +22,12 @@ func (d *zoned) scrub(r *zonedRequest, off, n int64) {
 	r.StartIO()
 }
 
-// shutLocked shuts the gate of zone z, whose lock is held and which has no writes in flight,
-// where there is residue above its write pointer.
-func (z *seqZone) shutLocked() {
-	if z.residue <= z.done {
-		if z.residue != 0 { // the gate, if it is shut, is so for that: a reset takes residue along
-			z.gateClosed, z.stuck, z.owed = false, false, false
-		}
-		z.residue = 0
-		return
-	}
-	z.gateClosed, z.stuck, z.owed = true, true, true
-}
-
 // clearResidue erases the residue above the write pointer of zone i, and opens its write
 // gate. The committer calls it.
 func (d *zoned) clearResidue(i int) {
 	z := &d.zones[i]
 	z.mu.Lock()
-	from, to := z.done, z.residue
+	from, to := z.done, z.gate.residue
 	z.mu.Unlock()
 	if to == 0 {
 		return // it was reset since
@@ -52,11 +39,11 @@ func (d *zoned) clearResidue(i int) {
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	if z.residue == 0 {
+	if z.gate.residue == 0 {
 		return // reset meanwhile, with a gate of its own
 	}
 	if err == nil {
-		z.residue = 0
+		z.gate.cleanLocked()
 	}
 	d.openLocked(z, i, err)
 }

@@ -149,16 +149,3 @@ func TestResidueOfAClaim(t *testing.T) {
 	e.Hold = nil
 	imagetest.CloseDisk(t, d, path)
 }
-
-// A gate that was shut for residue is open, and not one of a reset, once a write that was
-// in flight before has landed over it.
-func TestResidueThatIsWrittenOver(t *testing.T) {
-	z := &seqZone{residue: 8, done: 16, gateClosed: true, stuck: true, owed: true}
-	if z.shutLocked(); z.gateClosed || z.stuck || z.owed || z.residue != 0 {
-		t.Errorf("%t, %t, %t, residue up to %d", z.gateClosed, z.stuck, z.owed, z.residue)
-	}
-	z = &seqZone{done: 16, gateClosed: true, stuck: true, owed: true} // a reset's
-	if z.shutLocked(); !z.gateClosed || !z.stuck || !z.owed {
-		t.Error("the gate of a reset was opened")
-	}
-}

@@ -26,7 +26,7 @@ func (d *zoned) write(r *zonedRequest) {
 	}
 	z := &d.zones[r.zone]
 	z.mu.Lock()
-	if z.gateClosed || z.wait.Head != nil {
+	if z.gate.closed || z.wait.Head != nil {
 		d.queueLocked(z, r)
 		z.mu.Unlock()
 		return
@@ -146,7 +146,7 @@ func (d *zoned) leave(r *zonedRequest) {
 	}
 	if r.soiled {
 		r.soiled = false
-		z.residue = max(z.residue, r.end)
+		z.gate.soilLocked(r.end)
 	}
 	if z.flying.emptyLocked() {
 		d.settledLocked(z, i)
@@ -179,7 +179,7 @@ func (d *zoned) leave(r *zonedRequest) {
 // more: what failed at its end gives its address back.
 func (d *zoned) settledLocked(z *seqZone, i int) {
 	z.next = z.done
-	z.shutLocked()
+	z.gate.settleLocked(z.done)
 	to := z.state
 	switch {
 	case z.done == d.img.Capacity(i):
