@@ -64,12 +64,13 @@ race: ## the Go tests with the race detector
 fuzz: ## search with every fuzz target for FUZZTIME (2m) each
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
 
-robust: build ## kill the daemon ROUNDS (1000) times under load, KILLS (2000) times under a keeper and as often under a front-end that connects anew, cut the power 2*CUTS (64) times, and 50000 times in a simulation; SEED=n takes the same disks, requests and instants; then DISKS (50) times 100 random disks; XFS in a guest; every fuzz target for FUZZTIME (2m)
+robust: build ## kill the daemon ROUNDS (1000) times under load, KILLS (2000) times under a keeper and as often under a front-end that connects anew, cut the power 2*CUTS (64) times, and 50000 times in a simulation; 5000 random lives of an image against a model; SEED=n takes the same disks, requests and instants; then DISKS (50) times 100 random disks; XFS in a guest; every fuzz target for FUZZTIME (2m)
 	$(GO) test ./integration/crash -run '^TestKill$$' -count=1 -timeout 2h -v -args -rounds=$(ROUNDS) -seed=$(SEED)
 	$(GO) test ./integration/crash -run '^TestKill(UnderKeeper|AndReconnect)$$' -count=1 -timeout 2h -v -args -kills=$(KILLS) -reconnects=$(KILLS) -seed=$(SEED)
 	integration/powercut.sh $(CUTS) $(SEED)
 	integration/guests/xfs.sh
 	$(GO) test ./backend -run '^TestPowerCuts$$' -count=1 -timeout 2h -v -args -powercuts=50000 -powerseed=$(SEED)
+	$(GO) test ./backend -run '^TestAgainstModel$$' -count=1 -timeout 2h -v -args -modelrounds=50
 	$(GO) test ./integration/suite -run '^TestRandom$$' -count=1 -timeout 2h -v -args -rounds=$(DISKS)
 	FUZZTIME=$(FUZZTIME) .ci/fuzz.sh
 

@@ -16,7 +16,7 @@ import (
 // However large requests are that a device cannot reach, and however many, what is
 // copied at a time has a limit; and they come back as they were.
 func TestDetours(t *testing.T) {
-	const n, each = 2*disk.MaxBounces + 3, 3*disk.BounceBytes + 8192
+	const n, each = disk.MaxBounces + 3, 2*disk.BounceBytes + 8192
 	want := make([]byte, n*each)
 	disktest.FillSectors(want, func(i int) byte { return byte(i ^ i>>8) })
 	onEachEngine(t, func(t *testing.T, dir string, o disk.Options, kind engine.Kind) {

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"flag"
 	"strconv"
 	"testing"
 
@@ -11,12 +12,14 @@ import (
 	"github.com/zvhost/zvhost/internal/zonemodel"
 )
 
+var modelRounds = flag.Int("modelrounds", 3, "how many times 100 random lives TestAgainstModel has; make robust: 50")
+
 // Random requests on several lanes, restarts, kills and power cuts, against the
 // model. What fails shrinks to a script that replays (-rapid.seed).
 func TestAgainstModel(t *testing.T) {
 	dir := disktest.FastDir(t)
 	steps := 0
-	for round := range 5 { // 100 lives each, more with -rapid.checks
+	for round := range *modelRounds { // 100 lives each, more with -rapid.checks
 		t.Run(strconv.Itoa(round), func(t *testing.T) { checkAgainstModel(t, dir, &steps) })
 	}
 	t.Logf("%d steps", steps)

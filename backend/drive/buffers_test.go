@@ -33,7 +33,7 @@ func vectorsOf(data []byte, lengths ...int) (iov []unix.Iovec) {
 // However large writes are that the device cannot reach, and however many, what is
 // copied at a time has a limit, and no more is sent at once than the device takes.
 func TestCopies(t *testing.T) {
-	const zones, n, each = 2*disk.MaxBounces + 8, 2*disk.MaxBounces + 5, 3*disk.BounceBytes + 8192
+	const zones, n, each = disk.MaxBounces + 8, disk.MaxBounces + 5, 2*disk.BounceBytes + 8192
 	for name, tt := range map[string]struct {
 		conventional int
 		part, pages  uint64
