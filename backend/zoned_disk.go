@@ -72,7 +72,7 @@ func (d *zoned) ReportZone(i int) zone.Descriptor { return d.img.Zone(i, d.Entry
 // Faults implements Disk.
 func (d *zoned) Faults() *disk.Faults { return &d.faults }
 
-// Entry, conventional, length and capacity implement zoneTable.
+// Entry, Conventional, Length and Capacity are what disk.Rules needs of the zones.
 func (d *zoned) Entry(i int) zone.Entry { return zone.Entry(d.zones[i].word.Load()) }
 
 func (d *zoned) Conventional(i int) bool { return d.img.Conventional(i) }

@@ -71,7 +71,9 @@ type driveZone struct {
 	again    []*request
 }
 
-// Open opens the zoned block device at path, or a window of it.
+// Open opens the zoned block device at path, or a window of it, and locks these zones. The
+// error satisfies disk.IsInUse if another process uses them, and wraps disk.ErrUnfit if the
+// device or the window cannot be a disk.
 func Open(path string, o disk.Options) (_ *Drive, err error) {
 	mode := os.O_RDWR
 	if o.ReadOnly || o.LookOnly {
@@ -240,7 +242,7 @@ func (d *Drive) Info() disk.Info { return d.info }
 // Faults implements Disk.
 func (d *Drive) Faults() *disk.Faults { return &d.faults }
 
-// Entry, conventional, length and capacity implement zoneTable.
+// Entry, Conventional, Length and Capacity are what disk.Rules needs of the zones.
 func (d *Drive) Entry(i int) zone.Entry  { return zone.Entry(d.zones[i].word.Load()) }
 func (d *Drive) Conventional(i int) bool { return d.zones[i].typ == zone.Conventional }
 func (d *Drive) Length(i int) uint64     { return d.zones[i].sectors }
@@ -252,7 +254,8 @@ func (d *Drive) ReportZone(i int) zone.Descriptor {
 	return zone.Describe(uint64(i)<<d.rules.Shift, z.sectors, z.capSecs, z.typ, d.Entry(i))
 }
 
-// Close implements Disk.
+// Close implements disk.Disk. It returns an error if the last sync or an earlier one has
+// failed.
 func (d *Drive) Close() error {
 	var err error
 	switch lost := d.lost.Load(); {
@@ -266,7 +269,8 @@ func (d *Drive) Close() error {
 	return errors.Join(err, d.f.Close())
 }
 
-// Release closes the device without a sync, of a drive that was opened to be looked at.
+// Release closes the device without a sync: for a drive that was opened with LookOnly. It
+// returns the error of close.
 func (d *Drive) Release() error { return d.f.Close() }
 
 // offset is where a sector of the disk stands on the device, in bytes.

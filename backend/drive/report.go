@@ -10,9 +10,10 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 )
 
-// ReadReport reads the zones of the zoned block device at path, or of a
-// window of it, as the device has them; they are numbered from the window's
-// first one. It disturbs nobody who serves them.
+// ReadReport reads the zones of the zoned block device at path, or of a window of it, as
+// the device has them; they are numbered from the window's first one. It disturbs no
+// process that serves them. It returns an error if the device cannot be opened or asked, or
+// cannot be a disk (disk.ErrUnfit).
 func ReadReport(path string, w *disk.Window) (disk.Report, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 func (d *Drive) User() uint64 { return 0 }
 func (d *Drive) Renew() error { return nil }
 
-// Begin, unclean and leaveUnclean implements disk.Resumer: a drive keeps no note of who uses it.
+// Begin, Unclean and LeaveUnclean implement disk.Resumer: a drive keeps no note of who uses it.
 func (d *Drive) Begin() error  { return nil }
 func (d *Drive) Unclean() bool { return false }
 func (d *Drive) LeaveUnclean() {}

@@ -20,11 +20,13 @@ import (
 // This file creates a zoned image. The format is in backend/image/format and in
 // docs/image-format.md.
 
-// Create makes a new zoned image at path, sparse, with every zone empty.
-// It refuses to replace an existing file, and leaves none behind when it fails.
+// Create makes a new zoned image at path, sparse, with every zone empty. It returns an
+// error if the geometry cannot be, if path exists, which is left as it is, or if the file
+// cannot be made, and then leaves none behind.
 func Create(path string, g zone.Geometry) error { return CreateWith(path, g, Start{}) }
 
-// CreateWith is Create for an image that starts out in another way.
+// CreateWith is Create for an image whose zones start as s says. It also returns an error
+// if s names a zone or a fault that the disk cannot have.
 func CreateWith(path string, g zone.Geometry, s Start) error {
 	return CreateOver(path, g, s, func(f *os.File) Target { return f })
 }
@@ -37,7 +39,8 @@ type Target interface {
 	Sync() error
 }
 
-// CreateOver is CreateWith through what over makes of the file.
+// CreateOver is CreateWith for tests: the image is written through what over makes of the
+// file.
 func CreateOver(path string, g zone.Geometry, s Start, over func(*os.File) Target) (err error) {
 	if err := g.Complete(); err != nil {
 		return fmt.Errorf("create %s: %w", path, err)

@@ -120,7 +120,8 @@ func (t *LiveTable) storeAll(words []zone.Entry) bool {
 	return t.write(0, 8*len(words))
 }
 
-// Close lets go of the table. What was stored stays in the file.
+// Close unmaps the table and returns the error of that. What was stored stays in the file,
+// and Store fails from then on.
 func (t *LiveTable) Close() (err error) {
 	if t.mem != nil {
 		err = unix.Munmap(t.mem)

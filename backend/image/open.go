@@ -50,8 +50,10 @@ type Image struct {
 	block     [format.BlockBytes]byte // scratch of commitBlock
 }
 
-// Open opens, locks and recovers the image at path. over, unless it is nil, puts
-// something over the image's file: tests do.
+// Open opens, locks and recovers the image at path. Tests put a Store of their own over the
+// image's file with over, which may be nil. The error satisfies disk.IsInUse if another
+// process uses the image, wraps disk.ErrDamaged or ErrNotImage if it is not whole or no
+// image, and disk.ErrUnfit if it cannot be served with these options.
 func Open(path string, o disk.Options, over func(Store) Store) (_ *Image, err error) {
 	mode := os.O_RDWR
 	if o.ReadOnly || o.LookOnly {
@@ -134,8 +136,8 @@ func (img *Image) openDirect(mode int, o disk.Options) (err error) {
 	return err
 }
 
-// Distrust makes the next one who opens the image go on from the committed
-// table, whatever the live one says.
+// Distrust makes the next process that opens the image use the committed table, not the
+// live one. It returns an error if no state block could be written.
 func (img *Image) Distrust() error {
 	if err := img.Size.Failed(); err != nil {
 		return err // it is no image any more, and this would make it longer again
@@ -145,8 +147,8 @@ func (img *Image) Distrust() error {
 	return img.state.Distrust(img.Store, img.UUID)
 }
 
-// Close notes the image clean, unless it is read-only, and lets it go. Its
-// words must have been committed.
+// Close syncs the image, marks it clean, unless it is read-only, and closes it. Its entries
+// must have been committed. On an error it is closed all the same, and is found unclean.
 func (img *Image) Close() error {
 	if img.ReadOnly {
 		err := img.Size.Look()
@@ -167,11 +169,12 @@ func (img *Image) Close() error {
 	return errors.Join(err, img.Release())
 }
 
-// Sync makes everything durable that was written before, unless a sync has failed once.
-// There is one at a time, for of two that are told of data that is lost the kernel tells
-// one. A write of the tables that fails may have been told as well, by a description of
-// its own: a sync behind it knows, and has to come at once, for a later daemon's
-// descriptions are told of nothing that anybody has been told of.
+// Sync makes everything durable that was written before. Once a sync has failed, it returns
+// that error for ever. One sync runs at a time: the kernel reports a writeback error to only
+// one of two concurrent syncs on the same file description. A write of the tables that failed
+// may have received such an error by a file description of its own; a sync that follows it
+// receives the error too. It has to follow at once: the file descriptions of a later process
+// receive no error that has been reported before.
 func (img *Image) Sync() error {
 	img.syncing.Lock()
 	defer img.syncing.Unlock()
@@ -184,7 +187,8 @@ func (img *Image) Sync() error {
 	return img.lost
 }
 
-// Release lets the file go as it is.
+// Release closes the image as it is, as a killed process does, and returns the errors of
+// close.
 func (img *Image) Release() error {
 	err := errors.Join(img.Live.Close(), img.Size.Close())
 	for _, f := range []*os.File{img.Direct, img.Syncs} {

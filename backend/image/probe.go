@@ -12,7 +12,8 @@ import (
 	"github.com/zvhost/zvhost/backend/image/format"
 )
 
-// Probe says what the file at path is. It reads, and never writes.
+// Probe returns what kind of disk the file at path is, by its contents. It writes nothing.
+// It returns an error if path cannot be opened or read, or is no file or block device.
 func Probe(path string) (disk.Kind, error) {
 	// Not to block on a fifo, and not to follow what cannot be a disk.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -55,8 +56,8 @@ func Probe(path string) (disk.Kind, error) {
 	return disk.KindPlain, nil
 }
 
-// CheckInFile says why what stands at path, an image, cannot be used: it is on a block
-// device.
+// CheckInFile returns an error, which wraps disk.ErrUnfit, if the image at path is on a
+// block device.
 func CheckInFile(path string) error {
 	st, err := os.Stat(path)
 	if err == nil && st.Mode()&os.ModeDevice != 0 {

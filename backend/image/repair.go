@@ -35,9 +35,10 @@ const (
 var repairModes = [...]string{RepairSafe: "safe", RepairZoneOffline: "zone-offline", RepairZoneCommitted: "zone-committed",
 	RepairSuperblock: "superblock", RepairSuperblockCopy: "superblock-copy"}
 
+// String is the mode as --repair takes it.
 func (m RepairMode) String() string { return repairModes[m] }
 
-// ParseRepairMode reads what String writes.
+// ParseRepairMode reads what String writes. The error names the modes that there are.
 func ParseRepairMode(s string) (RepairMode, error) {
 	if i := slices.Index(repairModes[:], s); i >= 0 {
 		return RepairMode(i), nil

@@ -17,7 +17,8 @@ func (img *Image) Run() uint64 {
 // whether two are the same counts. 0, which says that there is none, is passed over.
 func (img *Image) userLocked() uint64 { return binary.LittleEndian.Uint64(img.UUID[:]) ^ img.state.Run }
 
-// Renew counts another user of the image, durably.
+// Renew counts another user of the image, durably (disk.Resumer). It returns an error if
+// that could not be written.
 func (img *Image) Renew() error {
 	if img.ReadOnly {
 		return nil
@@ -30,7 +31,8 @@ func (img *Image) Renew() error {
 	return img.begunLocked()
 }
 
-// Begin is Begin.
+// Begin notes durably that a queue is about to be served (disk.Begin). On an error nothing
+// is noted.
 func (img *Image) Begin() error {
 	img.stateMu.Lock()
 	defer img.stateMu.Unlock()
