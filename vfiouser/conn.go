@@ -62,9 +62,33 @@ type Conn struct {
 	raw   syscall.RawConn
 	oob   []byte
 	out   []byte
+	head  [HeaderSize]byte
+	rx    receiving
+	tx    sending
 	limit time.Duration // MessageLimit, but for tests
 	idle  atomic.Bool   // it waits for a message of which nothing has been read
 	timed bool          // a read deadline is set
+}
+
+// receiving and sending are one recv, and one WriteRaw. Their functions are made once, since each
+// notification of a driver is a message, and a function that is made anew allocates what it uses.
+type receiving struct {
+	b              []byte
+	begun          bool
+	n, oobn, flags int
+	err            error
+
+	ready func(fd uintptr) (done bool)
+	last  func(fd uintptr)
+}
+
+type sending struct {
+	b, oob []byte
+	timed  bool
+	err    error
+
+	ready func(fd uintptr) (done bool)
+	last  func(fd uintptr)
 }
 
 // scmMaxFD is the most descriptors that one sendmsg carries (SCM_MAX_FD of the kernel).
@@ -86,7 +110,10 @@ func NewConn(uc *net.UnixConn) (*Conn, error) {
 	}
 	// There is room for all descriptors that the kernel delivers at once, so that a truncated
 	// delivery means that this process may open no more.
-	return &Conn{uc: uc, raw: raw, limit: MessageLimit, oob: make([]byte, unix.CmsgSpace(scmMaxFD*4))}, nil
+	c := &Conn{uc: uc, raw: raw, limit: MessageLimit, oob: make([]byte, unix.CmsgSpace(scmMaxFD*4))}
+	c.rx.ready, c.rx.last = c.receiveReady, c.receiveLast
+	c.tx.ready, c.tx.last = c.sendReady, c.sendLast
+	return c, nil
 }
 
 // Close ends the connection for both ends; a blocked read or write returns net.ErrClosed. It
@@ -116,14 +143,13 @@ func (c *Conn) read(m *Message, reply bool) error {
 }
 
 func (c *Conn) readInto(m *Message, reply bool) error {
-	var head [HeaderSize]byte
-	if err := c.fill(m, head[:], false); err != nil {
+	if err := c.fill(m, c.head[:], false); err != nil {
 		if err == io.EOF {
 			return err
 		}
 		return fmt.Errorf("reading a message header: %w", err)
 	}
-	h, err := ParseHeader(head[:])
+	h, err := ParseHeader(c.head[:])
 	if err != nil {
 		return err
 	}
@@ -168,36 +194,15 @@ func (c *Conn) fill(m *Message, b []byte, begun bool) error {
 // recv reads what is there into b, at most, and waits for it. n is 0 where the other end has
 // hung up.
 func (c *Conn) recv(m *Message, b []byte, begun bool) (n int, err error) {
-	var oobn, flags int
-	look := func(fd uintptr) (done bool) {
-		c.idle.Store(false) // before the read, so that busy sees no gap
-		for {
-			n, oobn, flags, _, err = unix.Recvmsg(int(fd), b, c.oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-			if err != unix.EINTR {
-				return err != unix.EAGAIN
-			}
-		}
-	}
-	rerr := c.raw.Read(func(fd uintptr) bool {
-		switch done := look(fd); {
-		case done:
-			return true
-		case !begun:
-			c.idle.Store(true)
-		case !c.timed:
-			c.timed = true
-			_ = c.uc.SetReadDeadline(time.Now().Add(c.limit))
-		}
-		return false
-	})
+	r := &c.rx
+	r.b, r.begun, r.err = b, begun, nil
+	rerr := c.raw.Read(r.ready)
 	if errors.Is(rerr, os.ErrDeadlineExceeded) {
 		// This process may have been late, and not the other end.
-		rerr = c.raw.Control(func(fd uintptr) {
-			if !look(fd) {
-				err = errHalfMessage
-			}
-		})
+		rerr = c.raw.Control(r.last)
 	}
+	n, oobn, flags, err := r.n, r.oobn, r.flags, r.err
+	r.b = nil
 	if rerr != nil {
 		return 0, rerr
 	} else if err != nil {
@@ -212,6 +217,37 @@ func (c *Conn) recv(m *Message, b []byte, begun bool) (n int, err error) {
 		return 0, errors.New("descriptors were lost: this process may have no more open (raise its limit of open files)")
 	}
 	return n, nil
+}
+
+// look reads without waiting, and says whether there is a result.
+func (c *Conn) look(fd uintptr) (done bool) {
+	r := &c.rx
+	c.idle.Store(false) // before the read, so that busy sees no gap
+	for {
+		r.n, r.oobn, r.flags, _, r.err = unix.Recvmsg(int(fd), r.b, c.oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if r.err != unix.EINTR {
+			return r.err != unix.EAGAIN
+		}
+	}
+}
+
+func (c *Conn) receiveReady(fd uintptr) (done bool) {
+	switch done := c.look(fd); {
+	case done:
+		return true
+	case !c.rx.begun:
+		c.idle.Store(true)
+	case !c.timed:
+		c.timed = true
+		_ = c.uc.SetReadDeadline(time.Now().Add(c.limit))
+	}
+	return false
+}
+
+func (c *Conn) receiveLast(fd uintptr) {
+	if !c.look(fd) {
+		c.rx.err = errHalfMessage
+	}
 }
 
 // receive takes over the descriptors in a control message.
@@ -258,44 +294,52 @@ func (c *Conn) WriteRaw(b []byte, fds ...int) error {
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
-	var err error
-	timed := false
-	send := func(fd uintptr) (done bool) {
-		for len(b) > 0 {
-			var n int
-			n, err = unix.SendmsgN(int(fd), b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-			switch {
-			case err == unix.EINTR:
-				continue
-			case err != nil:
-				return err != unix.EAGAIN
-			}
-			b, oob = b[n:], nil
-		}
-		return true
-	}
-	werr := c.raw.Write(func(fd uintptr) bool {
-		done := send(fd)
-		if !done && !timed {
-			timed = true
-			_ = c.uc.SetWriteDeadline(time.Now().Add(c.limit))
-		}
-		return done
-	})
+	t := &c.tx
+	t.b, t.oob, t.timed, t.err = b, oob, false, nil
+	werr := c.raw.Write(t.ready)
 	if errors.Is(werr, os.ErrDeadlineExceeded) {
-		werr = c.raw.Control(func(fd uintptr) {
-			if !send(fd) {
-				err = errNotTaken
-			}
-		})
+		werr = c.raw.Control(t.last)
 	}
-	if timed {
+	if t.timed {
 		_ = c.uc.SetWriteDeadline(time.Time{})
 	}
+	t.b, t.oob = nil, nil
 	if werr != nil {
 		return werr
 	}
-	return err
+	return t.err
+}
+
+// send sends without waiting, and says whether there is a result.
+func (c *Conn) send(fd uintptr) (done bool) {
+	t := &c.tx
+	for len(t.b) > 0 {
+		var n int
+		n, t.err = unix.SendmsgN(int(fd), t.b, t.oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch {
+		case t.err == unix.EINTR:
+			continue
+		case t.err != nil:
+			return t.err != unix.EAGAIN
+		}
+		t.b, t.oob = t.b[n:], nil
+	}
+	return true
+}
+
+func (c *Conn) sendReady(fd uintptr) (done bool) {
+	done = c.send(fd)
+	if !done && !c.tx.timed {
+		c.tx.timed = true
+		_ = c.uc.SetWriteDeadline(time.Now().Add(c.limit))
+	}
+	return done
+}
+
+func (c *Conn) sendLast(fd uintptr) {
+	if !c.send(fd) {
+		c.tx.err = errNotTaken
+	}
 }
 
 // gone says whether the other end has hung up.

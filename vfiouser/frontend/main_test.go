@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { testleak.Main(m) }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +206,7 @@ func (p door) Disconnect() {
 }
 
 // pair makes the two ends of a connection.
-func pair(t *testing.T) (ends [2]*net.UnixConn) {
+func pair(t testing.TB) (ends [2]*net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	check(t, err)
@@ -221,7 +221,7 @@ func pair(t *testing.T) (ends [2]*net.UnixConn) {
 }
 
 // serve serves d, as a device of this type, to a client.
-func serve(t *testing.T, d *ramDisk, deviceType uint16) (c *Client, s *vfiouser.Session) {
+func serve(t testing.TB, d *ramDisk, deviceType uint16) (c *Client, s *vfiouser.Session) {
 	t.Helper()
 	d.queues = map[int]virtiopci.Queue{}
 	pci, err := virtiopci.New(d, virtiopci.Options{Type: deviceType, Class: 0x018000, Queues: diskQueues, ConfigBytes: driver.BlkConfigBytes})
