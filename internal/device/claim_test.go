@@ -125,7 +125,11 @@ func TestQueueWithASpoiltRecord(t *testing.T) {
 	r := zonedRig(t, smallZones, 2)
 	rec := leftBehind(t, r)
 	r.dev.Adopt(rec)
-	w := &worker{dev: r.dev, index: 1, rec: rec.Ring(1), claimed: r.dev.recovery.Claimed(1), ring: transport.Ring{Size: 32, Life: 1, Call: -1}}
+	start := transport.Ring{Size: 32, Life: 1, Call: -1, Record: rec.Ring(1), Records: rec}
+	if err := r.dev.recovery.Start(1, &start); err != nil {
+		t.Fatal(err)
+	}
+	w := &worker{dev: r.dev, index: 1, rec: start.Record, recovery: r.dev.recovery.Ring(1), ring: start}
 	r.dev.recovery.Served(1)
 	mem, err := guestmem.New([]*guestmem.Region{guestmem.Heap(guestmem.RegionDesc{Size: 1 << 16, UserAddr: fuzzUser})})
 	if err != nil {

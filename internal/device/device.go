@@ -123,11 +123,9 @@ func (d *Device) StartQueue(i int, r transport.Ring) error {
 	w := newWorker(d, i, r)
 	d.noted = r.Records
 	d.noteCache()
-	var err error
-	if w.mayHaveRun, err = d.recovery.Start(i, &r); err != nil {
+	if err := d.recovery.Start(i, &r); err != nil {
 		return err
 	}
-	w.claimed = d.recovery.Claimed(i)
 	failpoint.Hit(failpoint.Begun)
 	if err := w.start(); err != nil {
 		return err
@@ -164,7 +162,7 @@ func (d *Device) StopQueue(i int, why string) (base uint32) {
 	}
 	d.workers[i] = nil
 	base = w.halt(why)
-	d.recovery.Stopped(i, w.mayHaveRun)
+	d.recovery.Stopped(i)
 	if !slices.ContainsFunc(d.workers, func(w *worker) bool { return w != nil }) {
 		d.EndRings()
 	}

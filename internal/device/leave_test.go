@@ -97,8 +97,8 @@ func TestHandOverLeavesClaims(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if mark[0] != was || len(next.dev.recovery.Claimed(1)) != 1 {
-		t.Errorf("the next daemon makes the mark %#x, and it was %#x; its claims: %v", mark[0], was, next.dev.recovery.Claimed(1))
+	if mark[0] != was || next.dev.recovery.Ring(1).Claims() != 1 {
+		t.Errorf("the next daemon makes the mark %#x, and it was %#x; its claims: %v", mark[0], was, next.dev.recovery.Ring(1).Claims())
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- session.Run() }()

@@ -6,17 +6,18 @@ import (
 
 	"github.com/zvhost/zvhost/backend/disk"
 	"github.com/zvhost/zvhost/internal/failpoint"
+	"github.com/zvhost/zvhost/internal/recovery"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 )
 
-// pickUp goes on where the record of requests in flight says that another process
-// has left the ring; in a ring that nobody has served it does nothing. What was in
-// flight is submitted again, in the order in which it came. spoiled is why no more can
-// be taken from the ring, while what is in flight can be answered.
+// pickUp continues the ring where the in-flight record says that the previous process has
+// stopped; in a ring that no process has served it does nothing. It submits the requests in
+// flight again, in order of arrival. spoiled is the reason why the worker can pop no more
+// from the ring, though it can answer what is in flight.
 func (w *worker) pickUp() (spoiled, err error) {
-	// Whatever the record says by now, or becomes of this: nobody comes for the rest.
-	defer func() { w.dev.recovery.Release(w.claimed) }()
+	// Whatever the record says by now, or the outcome: no process will resume the rest.
+	defer w.recovery.ReleaseClaims()
 	w.rec.SetUser(w.dev.recovery.User())
 	heads, retake, err := w.begin()
 	if err != nil {
@@ -33,7 +34,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 		}
 		w.requests.take(r)
 		r.Note = (*disk.Note)(w.rec.Mark(head))
-		carry := w.dev.Decode(r) && !w.refuses(r)
+		carry := w.dev.Decode(r) && w.recovery.InFlight(r) != recovery.Refuse
 		if carry && !room {
 			carry, r.Err = false, errGivenUp
 		}
@@ -46,7 +47,7 @@ func (w *worker) pickUp() (spoiled, err error) {
 		w.complete(r)
 	}
 	failpoint.Hit(failpoint.PickedUp)
-	if w.mayHaveRun && spoiled == nil { // what waits as well, before the driver hears of any of it
+	if w.recovery.MayHaveRun() && spoiled == nil { // refuse what waits as well, before the driver sees an answer
 		_, spoiled = w.popBatch()
 	}
 	if len(heads) > 0 {
@@ -54,18 +55,19 @@ func (w *worker) pickUp() (spoiled, err error) {
 		w.lane.Start()
 		w.publish()
 	}
-	// Whoever was here may have died between an answer and its call.
+	// The previous process may have died between publishing an answer and the notification.
 	w.call()
 	return spoiled, nil
 }
 
-// errGivenUp is what a request gets that another process had taken, and this one was
-// told to stop before it had room for it.
-var errGivenUp = fmt.Errorf("%w: the queue was stopped before all that was in flight in it could be taken up again", disk.ErrIO)
+// errGivenUp is the error of a request that was in flight in the previous process, if this
+// one stops the queue before it has room to resume it.
+var errGivenUp = fmt.Errorf("%w: the queue was stopped before all that was in flight in it could be resumed", disk.ErrIO)
 
-// makeRoom answers requests until another one may be in flight: a record may name more
-// of them than are taken from a ring. It is false when the worker is to stop meanwhile:
-// those that it waits for may wait for what has not been taken up, which is released.
+// makeRoom answers requests until another one may be in flight: a record may list more
+// of them than a worker pops from a ring. It returns false if the worker is to stop
+// meanwhile: the requests that it waits for may wait for claims of requests that were not
+// resumed, so those claims are released.
 func (w *worker) makeRoom() bool {
 	if !w.requests.full() {
 		return true
@@ -79,8 +81,7 @@ func (w *worker) makeRoom() bool {
 			w.lane.Disarm()
 		case w.stopping.Load():
 			w.lane.Disarm()
-			w.dev.recovery.Release(w.claimed)
-			w.claimed = nil
+			w.recovery.ReleaseClaims()
 			return false
 		default:
 			w.lane.Sleep(-1)
@@ -89,15 +90,8 @@ func (w *worker) makeRoom() bool {
 	return true
 }
 
-// refuses says whether r must not be carried out: it was waiting when the ring was started,
-// and may have run. What was in flight then is waiting now, or was taken by a process that
-// died before it could say no.
-func (w *worker) refuses(r *virtio.BlkRequest) bool {
-	return w.mayHaveRun && w.dev.recovery.Refuse(r)
-}
-
-// begin begins with the record, and puts the queue where it says. heads are those
-// of what is in flight, and retake takes one of them again.
+// begin opens the ring's part of the record and moves the queue to the point that it names.
+// heads are the heads of the chains in flight, and retake reads one of them again.
 func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Chain) error, err error) {
 	switch q := w.queue.(type) {
 	case *virtio.Split:
@@ -115,16 +109,14 @@ func (w *worker) begin() (heads []uint16, retake func(head uint16, c *virtio.Cha
 		w.packed = q
 		return heads, func(id uint16, c *virtio.Chain) error { return q.Retake(id, w.rec.Held(id), c) }, err
 	}
-	panic(fmt.Sprintf("daemon: a queue of an unknown format, %T", w.queue))
+	panic(fmt.Sprintf("device: a queue of an unknown format, %T", w.queue))
 }
 
 // Adopt implements transport.Device.
 func (d *Device) Adopt(r *inflight.Record) {
 	d.readCacheNote(r)
-	d.custody.kept = nil
 	if r != nil && d.custody.detached {
-		d.recovery.Postpone(r)
-		d.custody.kept = r // no queue starts before the disk is taken
+		d.recovery.Postpone(r) // no queue starts before the disk is acquired
 		return
 	}
 	d.recovery.Adopt(r)
@@ -133,7 +125,7 @@ func (d *Device) Adopt(r *inflight.Record) {
 // Reset implements transport.Device.
 func (d *Device) Reset() {
 	d.recovery.Reset()
-	d.custody.kept, d.custody.tried = nil, false
+	d.custody.tried = false
 	d.faulty.broken.Store(false)
 	d.faulty.missing.Store(false)
 	d.Blk.Reset()

@@ -10,7 +10,6 @@ import (
 
 	"github.com/zvhost/zvhost/backend"
 	"github.com/zvhost/zvhost/backend/disk"
-	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
 // acquirePatience is how long queues that start wait for a disk that another daemon
@@ -32,10 +31,9 @@ type custody struct {
 	note     func(detached bool)
 	patience time.Duration
 
-	detached bool             // released, or not yet acquired
-	tried    bool             // queues have waited in vain: another one does not wait again
-	kept     *inflight.Record // what is to be adopted when the disk is there; nil: nothing
-	logged   int              // lines of this session in the log
+	detached bool // released, or not yet acquired
+	tried    bool // queues have waited in vain: another one does not wait again
+	logged   int  // lines of this session in the log
 }
 
 // maxMoves is how many times a session may say where its disk goes: a front-end must
@@ -109,9 +107,7 @@ func (d *Device) acquire() error {
 	if c.logged <= maxMoves {
 		WarnOfFaults(d.log, disk)
 	}
-	if r := c.kept; r != nil {
-		d.Adopt(r)
-	}
+	d.recovery.AdoptPostponed()
 	if now.CapacitySectors != was.CapacitySectors {
 		d.watch.notify()
 	}

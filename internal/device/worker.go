@@ -32,11 +32,9 @@ type worker struct {
 	ring   transport.Ring
 	queue  virtio.Queue
 	lane   *disk.Lane
-	// mayHaveRun says that requests which wait in the ring may have run: see refuses.
-	mayHaveRun bool
-	rec        *inflight.Ring // of what is in flight; nil: nobody is to know
-	// claimed is what was in flight when another process died, until pickUp.
-	claimed []*disk.Note
+	// recovery decides which requests of the ring may be carried out.
+	recovery *recovery.Ring
+	rec      *inflight.Ring // the in-flight record; nil: no later process will resume the requests
 	// packed is queue, where that is a packed one and there is a record.
 	packed *virtio.Packed
 
@@ -61,6 +59,7 @@ func newWorker(d *Device, index int, r transport.Ring) *worker {
 		index:    index,
 		ring:     r,
 		rec:      r.Record,
+		recovery: d.recovery.Ring(index),
 		poll:     poller{max: d.pollMax},
 		requests: newRequestTable(r.Size),
 		started:  make(chan error, 1),
@@ -229,7 +228,7 @@ const burst = 8
 // it.
 func (w *worker) popBatch() (taken int, err error) {
 	most := w.ring.Size
-	if w.lane.InFlight() == 0 && !w.ioBound && !w.mayHaveRun { // all that waits now may have run
+	if w.lane.InFlight() == 0 && !w.ioBound && !w.recovery.MayHaveRun() { // all that waits now is refused in one batch
 		most = min(most, burst)
 	}
 	short := false // there may be more
@@ -253,17 +252,15 @@ func (w *worker) popBatch() (taken int, err error) {
 			}
 			r.Note = (*disk.Note)(w.rec.Take(r.Chain.Head))
 		}
-		if w.dev.Decode(r) && !w.refuses(r) {
+		if w.dev.Decode(r) && w.recovery.Waiting(r) != recovery.Refuse {
 			w.overdue.add(r.Tag, r.Op)
 			w.lane.Submit(w.dev.disk, &r.Request)
 			continue
 		}
 		w.complete(r)
 	}
-	if w.mayHaveRun && err == nil && !short {
-		// All that waited is refused. What comes once the driver has seen that is new.
-		w.mayHaveRun = false
-		w.rec.SetNote(uint64(recovery.NoteSettled))
+	if w.recovery.MayHaveRun() && err == nil && !short {
+		w.recovery.Settle()
 	}
 	if taken > 0 {
 		w.overdue.show()

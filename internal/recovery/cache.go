@@ -2,24 +2,24 @@ package recovery
 
 import "github.com/zvhost/zvhost/vhostuser/inflight"
 
-// What the record says of the cache mode in each ring's part. The numbers are such that
-// nothing else turns into one of them by accident.
+// The words that mean a cache mode in each ring's part of the record. No other word becomes
+// one of them by accident.
 const (
 	wordWriteBack    uint64 = 0x7a76_6361_6368_6501
 	wordWriteThrough uint64 = 0x7a76_6361_6368_6502
 )
 
-// A CacheNote is what a record says of the cache mode, checked.
+// A CacheNote is the cache mode in a record, checked.
 type CacheNote uint8
 
-// What a record may say.
+// The cache modes in a record.
 const (
 	CacheUnknown CacheNote = iota
 	CacheWriteBack
 	CacheWriteThrough
 )
 
-// ParseCacheNote checks what stands in a record. What no zvhost has stored is not known.
+// ParseCacheNote checks the word of a record. Of a word that no zvhost stores the mode is unknown.
 func ParseCacheNote(w inflight.Untrusted) CacheNote {
 	switch uint64(w) {
 	case wordWriteBack:
@@ -30,8 +30,8 @@ func ParseCacheNote(w inflight.Untrusted) CacheNote {
 	return CacheUnknown
 }
 
-// CacheOf is what r says of the cache mode, if another process has used it: the stronger
-// mode where its rings differ, and nothing where one of them says nothing.
+// CacheOf is the cache mode in r, if another process has used it: the stronger mode if its
+// rings differ, and unknown if one of them has none and no other one has the stronger.
 func CacheOf(r *inflight.Record) CacheNote {
 	notes := map[CacheNote]int{}
 	for i := range r.Rings() {
@@ -48,7 +48,7 @@ func CacheOf(r *inflight.Record) CacheNote {
 	return CacheUnknown
 }
 
-// NoteCache has r, which may be nil, say n in each ring's part.
+// NoteCache stores n in each ring's part of r, which may be nil.
 func NoteCache(r *inflight.Record, n CacheNote) {
 	word := map[CacheNote]uint64{CacheWriteBack: wordWriteBack, CacheWriteThrough: wordWriteThrough}[n]
 	for i := range r.Rings() {
