@@ -127,7 +127,7 @@ moved() {
 	ok "moved in $(sed -E 's/.*"total-time": ([0-9]+).*/\1/' <<<"$answer") ms, of which it stood still for $(sed -E 's/.*"downtime": ([0-9]+).*/\1/' <<<"$answer")"
 
 	qmp here '{"execute":"cont"}'
-	await 120 "the source to be refused" run_says from 'what the guest has asked for stays in its queues'
+	await 120 "the source to be refused" run_says from 'the requests of the guest stay in its queues'
 	end here
 	run_stop from || die "the daemon ended with status $?"
 	ok "started at the source as well: refused"

@@ -201,7 +201,7 @@ func TestBadRequestIsNeverTakenForDone(t *testing.T) {
 						t.Errorf("used with %d bytes and status %d\n%s", written, *status, r.book)
 					}
 				} else {
-					r.logged("queue 0 is broken and stands still")
+					r.logged("queue 0 is broken and is not served")
 					if s, err := g.Client.Status(); err != nil || s&64 == 0 {
 						t.Errorf("device status %#x, %v: it needs a reset", s, err)
 					}

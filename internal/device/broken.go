@@ -12,14 +12,14 @@ import (
 // write it, the session's goroutine reads it.
 type faultiness struct {
 	broken  atomic.Bool // a ring of it is broken
-	missing atomic.Bool // the log says that guest memory was missing
+	missing atomic.Bool // that guest memory was missing is logged
 }
 
-// broken tells the operator and the front-end that the ring cannot be served any
-// more. A front-end can set the ring up and break it as often as it likes, so the
-// line is rate-limited.
+// broken logs that the ring cannot be served any more, and notifies the front-end. A
+// front-end can set the ring up and break it as often as it likes, so the line is
+// rate-limited.
 func (w *worker) broken(err error) {
-	w.dev.errs.Error(fmt.Errorf("queue %d is broken and stands still until the front-end sets it up anew: %w", w.index, err))
+	w.dev.errs.Error(fmt.Errorf("queue %d is broken and is not served until the front-end sets it up anew: %w", w.index, err))
 	w.dev.logMissingMemory(w.index, w.ring.NoMemory, err)
 	w.dev.needReset()
 	w.notify.Lock()
@@ -28,7 +28,7 @@ func (w *worker) broken(err error) {
 	signalFD(w.ring.Err)
 }
 
-// needReset has NeedsReset say so, and the driver told to look ("Device Status
+// needReset makes NeedsReset true, and has the driver notified ("Device Status
 // Field": "If DRIVER_OK is set, after it sets DEVICE_NEEDS_RESET, the device MUST send a
 // device configuration change notification").
 func (d *Device) needReset() {
@@ -40,8 +40,8 @@ func (d *Device) needReset() {
 // NeedsReset implements transport.Device.
 func (d *Device) NeedsReset() bool { return d.faulty.broken.Load() }
 
-// logMissingMemory tells the operator, once in a session, of guest memory that a request
-// names and that is not there, and what the transport says about it.
+// logMissingMemory logs, once in a session, that a request names guest memory that is not
+// there, and what the transport advises.
 func (d *Device) logMissingMemory(queue int, remedy string, err error) {
 	var missing *guestmem.MissingError
 	if !errors.As(err, &missing) || d.faulty.missing.Swap(true) {

@@ -7,12 +7,12 @@ import (
 )
 
 // The cache mode that the guest was shown (virtio/cache.go) is noted in the record of
-// requests in flight as well, for a process that goes on after this one has died.
+// requests in flight as well, for the process that continues after this one has died.
 
-// readCacheNote takes over what r says of the cache mode, if another process has used it. A
-// front-end that has changed it can make the mode stronger by that, and keep this process
-// from doubting, which it can by what it says of its rings as well; it cannot take back
-// what this process knows.
+// readCacheNote takes over the cache mode in r, if another process has used it. A front-end
+// that has changed it can make the mode stronger, or make this process trust a mode that it
+// would otherwise assume to be unknown, as it can with the state of its rings; it cannot
+// weaken a mode that this process knows.
 func (d *Device) readCacheNote(r *inflight.Record) {
 	if r == nil {
 		return
@@ -24,8 +24,8 @@ func (d *Device) readCacheNote(r *inflight.Record) {
 	d.noteCache()
 }
 
-// noteCache has the record say what the guest was shown of the cache mode, before the
-// front-end is answered.
+// noteCache stores in the record which cache mode the guest was shown, before the front-end
+// is answered.
 func (d *Device) noteCache() {
 	note := recovery.CacheUnknown
 	switch mode := d.CacheMode(); {

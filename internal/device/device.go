@@ -21,23 +21,23 @@ import (
 	"github.com/zvhost/zvhost/virtio/transport"
 )
 
-// DeviceOptions are what a device has beside its disk.
+// Options are what a device has beside its disk.
 type Options struct {
 	Queues int    // request queues, 1 to transport.MaxQueues
 	Serial string // at most 20 bytes: the answer to GET_ID
-	// SplitRings keeps packed rings from being offered.
+	// SplitRings withholds the feature of packed rings.
 	SplitRings bool
 	// PollMax is how long queues look for more before they sleep, at most.
 	PollMax time.Duration
 	Engine  engine.Kind // what queues do their I/O with; empty: threads
-	// OrThreads is for an engine that nobody asked for: a queue that the kernel has
-	// none left for is served with threads.
+	// OrThreads is for an engine that the operator did not choose: if the kernel has none
+	// left for a queue, the queue uses threads.
 	OrThreads bool
 	Log       logrus.FieldLogger
 
-	// Open opens the disk anew once the device has released it, and Look looks at it
-	// meanwhile (backend.Look); nil for a device that never does. Detached says that the
-	// disk it is made of is Look's, so that it is opened when the first queue starts.
+	// Open opens the disk again once the device has released it, and Look reads its
+	// properties meanwhile (backend.Look); nil for a device that never releases it. Detached:
+	// the disk that the device is made of is Look's, and is opened when the first queue starts.
 	// Note, which may be nil, is called each time that the disk is released or acquired.
 	Open, Look func() (disk.Disk, error)
 	Detached   bool
@@ -50,15 +50,15 @@ type Options struct {
 type Device struct {
 	*virtio.Blk // Features, SetFeatures, Queues, ReadConfig, WriteConfig
 
-	disk    disk.Disk // what custody says
+	disk    disk.Disk // the one of custody
 	log     logrus.FieldLogger
 	errs    *logging.Errors
 	lines   *logging.Lines // of what front-ends bring about
 	pollMax time.Duration
-	// patience is how long a queue that is to stop may wait for the disk before the
-	// operator is told.
+	// patience is how long a queue that is to stop may wait for the disk before that is
+	// logged.
 	patience time.Duration
-	// abandoned says that the front-end is dead: what has not begun is dropped.
+	// abandoned: the front-end is dead, and requests that have not begun are dropped.
 	abandoned atomic.Bool
 	workers   []*worker // nil where the queue is not started
 	watch     watch
@@ -74,8 +74,8 @@ type Device struct {
 	engine func(wake func()) (engine.Engine, error)
 }
 
-// NewDevice makes a device of a disk, which it does not own: whoever opened it
-// closes it, after Close; with DeviceOptions.Open that is the one that it has then.
+// New makes a device of a disk, which it does not own: the caller closes it, after Close.
+// With Options.Open the one to close is Disk's.
 func New(disk disk.Disk, o Options) (*Device, error) {
 	blk, err := virtio.NewBlk(disk, virtio.BlkOptions{Queues: o.Queues, Serial: o.Serial, SplitRings: o.SplitRings})
 	if err != nil {
@@ -107,8 +107,8 @@ func New(disk disk.Disk, o Options) (*Device, error) {
 	return d, nil
 }
 
-// Disk is the disk that the device has at the moment, which stands for its own while that
-// is not here. It is for the goroutine that runs sessions.
+// Disk is the disk that the device has at the moment: a placeholder while its own one is
+// detached. Only the goroutine that runs sessions may call it.
 func (d *Device) Disk() disk.Disk { return d.disk }
 
 // StartQueue implements transport.Device.
@@ -195,8 +195,8 @@ func (d *Device) Close() error {
 	return nil
 }
 
-// failed logs a request that went wrong: the disk's failures for the operator,
-// the guest's own mistakes for who debugs a guest.
+// failed logs a request that went wrong: failures of the disk for the operator, mistakes of
+// the guest at debug level.
 func (d *Device) failed(err error) {
 	if errors.Is(err, disk.ErrIO) {
 		d.errs.Error(err)
@@ -205,7 +205,7 @@ func (d *Device) failed(err error) {
 	d.log.Debugf("refused: %v", err)
 }
 
-// warnOfFaults tells an operator of a disk that is broken on purpose.
+// WarnOfFaults logs the faults that a test has asked for.
 func WarnOfFaults(log logrus.FieldLogger, disk disk.Disk) {
 	for _, f := range disk.Faults().List() {
 		log.Warnf("fault %d: %v", f.ID, f.Fault)

@@ -24,9 +24,9 @@ func enginesFor(dk disk.Info) []engine.Kind {
 	return []engine.Kind{engine.KindUring, engine.KindThreads}
 }
 
-// chooseEngine returns the engine that was asked for, or where none was, the first
-// of those for the disk that the kernel has. A kernel that lacks the one asked for is
-// an error that says why.
+// ChooseEngine returns the engine that the operator asked for or, without one, the first of
+// those for the disk that the kernel has. If the kernel lacks the one asked for, the error
+// is the reason.
 func ChooseEngine(asked engine.Kind, dk disk.Info, probe func(engine.Kind) error, log logrus.FieldLogger) (engine.Kind, error) {
 	if asked != "" {
 		if err := probe(asked); err != nil {

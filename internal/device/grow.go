@@ -7,14 +7,13 @@ import (
 	"github.com/zvhost/zvhost/internal/logging"
 )
 
-// A watch is who wants to hear of a changed configuration space: the session, if
-// there is one.
+// A watch notifies the session, if there is one, that the configuration space has changed.
 type watch struct {
 	mu      sync.Mutex
-	changed func() (told bool)
+	changed func() (notified bool)
 }
 
-// notify calls the session, if there is one.
+// notify calls the session, if there is one, and reports whether it notified the front-end.
 func (w *watch) notify() (notified bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -22,18 +21,18 @@ func (w *watch) notify() (notified bool) {
 }
 
 // Watch implements transport.Device. A session begins or ends with it.
-func (d *Device) Watch(changed func() (told bool)) {
+func (d *Device) Watch(changed func() (notified bool)) {
 	d.custody.logged = 0
 	d.watch.mu.Lock()
 	defer d.watch.mu.Unlock()
 	d.watch.changed = changed
 }
 
-// Grow has the disk take in what its file has grown by, and tells the guest, also
-// of a size that it may know: it may have grown while another process died. told
-// says whether a front-end was there that could be told; one that comes later sees
-// the size anyway. Any goroutine may call it.
-func (d *Device) Grow() (from, to uint64, told bool, err error) {
+// Grow makes the disk as large as its file has become, and notifies the guest, even if the
+// size is as before: the previous process may have died between growing the disk and the
+// notification. notified reports whether a front-end was connected that could be notified;
+// one that connects later reads the size anyway. Any goroutine may call it.
+func (d *Device) Grow() (from, to uint64, notified bool, err error) {
 	disk, done := d.Borrow()
 	defer done()
 	d.growing.Lock() // one at a time

@@ -15,8 +15,8 @@ func (w *worker) beginHalt() {
 	w.lane.Wake()
 }
 
-// halt ends the worker once all that it took from the ring is answered, and
-// says where the ring is to go on. why is what waits for it.
+// halt ends the worker once all that it took from the ring is answered, and returns the
+// point at which the ring continues. why is what waits for it.
 func (w *worker) halt(why string) (base uint32) {
 	w.beginHalt()
 	late, look := time.NewTimer(w.dev.patience), time.NewTicker(100*time.Millisecond)
@@ -39,8 +39,8 @@ func (w *worker) halt(why string) (base uint32) {
 	}
 }
 
-// logLate tells the operator what waits, and what for: the front-end may be waiting
-// for the answer to a message, and so its guest.
+// logLate logs what waits for which requests: the front-end, and its guest, may be waiting
+// for the answer to a message.
 func (w *worker) logLate(why string) {
 	requests := "requests"
 	switch n := w.left.Load(); {

@@ -9,10 +9,10 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 )
 
-// overdue tells the operator of requests that the disk leaves without an answer for
-// longer than patience, also when nothing else waits for them: a file system that is
-// frozen, full or out of reach shows nowhere else. The worker of the queue may be stuck
-// in a system call itself, so a goroutine beside it looks.
+// overdue logs requests that the disk has not answered for longer than patience, even if
+// nothing else waits for them: a file system that is frozen, full or out of reach shows
+// nowhere else. The worker of the queue may itself be blocked in a system call, so another
+// goroutine looks.
 //
 // A request is dated by the round in which it was taken: a clock would be read for each.
 // The worker shows what it has added and done batch by batch: an atomic store for each
@@ -24,12 +24,12 @@ type overdue struct {
 	begun  bool          // likewise: the first request of the batch was shown
 	mu     sync.Mutex    // guards taken, with nothing that waits
 	taken  []uint32      // by tag: round << opBits | operation; 0: not in flight
-	told   bool          // the requests that are overdue now were told of
+	logged bool          // the requests that are overdue now are logged
 	warn   func(format string, args ...any)
 	inform func(format string, args ...any)
 }
 
-// A datedTag is what taken is to say of a tag.
+// A datedTag is a new entry of taken.
 type datedTag struct{ tag, taken uint32 }
 
 const (
@@ -72,7 +72,7 @@ func (o *overdue) show() {
 	o.hidden = o.hidden[:0]
 }
 
-// start has somebody look until stop is called.
+// start starts a goroutine that looks until stop is called.
 func (o *overdue) start(patience time.Duration) (stop func()) {
 	over, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -94,7 +94,7 @@ func (o *overdue) start(patience time.Duration) (stop func()) {
 	}
 }
 
-// look begins another round. It tells of what is overdue once, until nothing is.
+// look begins another round. It logs overdue requests once, until there are none.
 func (o *overdue) look(patience time.Duration) {
 	now := o.round.Load()
 	count, age, op := 0, uint32(0), disk.Op(0)
@@ -111,16 +111,16 @@ func (o *overdue) look(patience time.Duration) {
 	}
 	o.mu.Unlock()
 	switch {
-	case count > 0 && !o.told:
+	case count > 0 && !o.logged:
 		what := fmt.Sprintf("a request (%v)", op)
 		if count > 1 {
 			what = fmt.Sprintf("%d requests (the oldest: %v)", count, op)
 		}
 		o.warn("queue %d: %s waits for the disk, which has not answered for %v: look after the disk (is its file system frozen, full or out of reach?)", o.queue, what, patience)
-		o.told = true
-	case count == 0 && o.told:
-		o.inform("queue %d: the disk has answered what was waited for", o.queue)
-		o.told = false
+		o.logged = true
+	case count == 0 && o.logged:
+		o.inform("queue %d: the disk has answered the overdue requests", o.queue)
+		o.logged = false
 	}
 	if now = (now + 1) & roundsMask; now == 0 {
 		now = 1

@@ -52,9 +52,9 @@ func TestOverdue(t *testing.T) {
 		const which = "waits for the disk, which has not answered for 5s: look after the disk (is its file system frozen, full or out of reach?)"
 		want := []string{
 			"queue 3: a request (read) " + which,
-			"queue 3: the disk has answered what was waited for",
+			"queue 3: the disk has answered the overdue requests",
 			"queue 3: 2 requests (the oldest: flush) " + which,
-			"queue 3: the disk has answered what was waited for",
+			"queue 3: the disk has answered the overdue requests",
 			"queue 3: a request (reset) " + which,
 		}
 		if !slices.Equal(said, want) {

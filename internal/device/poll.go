@@ -7,7 +7,7 @@ import "time"
 // to its next request, where processors go to sleep too.
 const DefaultPollMax = 100 * time.Microsecond
 
-// A poller says how long to look for more work before going to sleep, from how
+// A poller decides how long to look for more work before going to sleep, from how
 // that went before. To fall asleep and be woken costs more than looking for a
 // while, but to look in vain costs a processor. So it looks only while that pays:
 // the time grows when more work came soon after a worker went to sleep, and is
@@ -19,8 +19,8 @@ type poller struct {
 	time time.Duration // how long to look this time
 }
 
-// keep is whether to go on looking, after having found nothing for so long.
-func (p *poller) keep(idle time.Duration) bool { return idle < p.time }
+// worthwhile reports whether to continue looking, after having found nothing for so long.
+func (p *poller) worthwhile(idle time.Duration) bool { return idle < p.time }
 
 // slept takes note that work came, with a sleep, after so long without any.
 func (p *poller) slept(idle time.Duration) {

@@ -22,13 +22,13 @@ func TestPoller(t *testing.T) {
 		if i > 0 {
 			p.slept(step.slept)
 		}
-		if p.keep(step.looks) || step.looks > 0 && !p.keep(step.looks-1) {
+		if p.worthwhile(step.looks) || step.looks > 0 && !p.worthwhile(step.looks-1) {
 			t.Errorf("step %d: after a sleep of %v it looks for %v, want %v", i, step.slept, p.time, step.looks)
 		}
 	}
 	never := poller{}
 	for _, idle := range []time.Duration{0, 1, max} {
-		if never.slept(idle); never.keep(0) {
+		if never.slept(idle); never.worthwhile(0) {
 			t.Errorf("polls after a sleep of %v, but is not to poll at all", idle)
 		}
 	}

@@ -12,35 +12,35 @@ import (
 	"github.com/zvhost/zvhost/backend/disk"
 )
 
-// acquirePatience is how long queues that start wait for a disk that another daemon
-// still has: the one that the guest comes from stores what it has been given.
+// acquirePatience is how long queues that start wait for a disk that another daemon still
+// has open: the guest's former daemon syncs it before it releases it.
 const acquirePatience = 10 * time.Second
 
-// custody is about a disk that a guest takes along to another daemon and back. It
-// is away while its queues may run there: nothing of it is open here then, and the
-// device has what backend.Look returns in its place.
+// custody is about a disk that the device releases when the guest moves to another daemon,
+// and acquires when it arrives. While it is detached, the guest's queues may run at the other
+// daemon: this one has nothing of it open, and the device has a placeholder (backend.Look).
 //
-// The session's goroutine changes the device's disk, while no queue is started, and
-// holds mu. Whoever else wants to use the disk holds mu for reading.
+// The session's goroutine changes the device's disk, while no queue is started, and holds
+// mu. Any other goroutine that uses the disk holds mu for reading.
 type custody struct {
 	mu sync.RWMutex
-	// open opens the disk anew; nil for one that is never let go of.
+	// open opens the disk again; nil for one that is never released.
 	open func() (disk.Disk, error)
-	look func() (disk.Disk, error) // and this looks at it meanwhile
-	// note tells whoever comes after this process whether the disk is away.
+	look func() (disk.Disk, error) // reads its properties while it is detached
+	// note stores for the next process whether the disk is detached.
 	note     func(detached bool)
 	patience time.Duration
 
 	detached bool // released, or not yet acquired
-	tried    bool // queues have waited in vain: another one does not wait again
+	tried    bool // queues have waited in vain: others do not wait again
 	logged   int  // lines of this session in the log
 }
 
-// maxMoves is how many times a session may say where its disk goes: a front-end must
-// not be able to fill the log.
+// maxMoves is how many times a session logs releases and acquisitions of its disk: a
+// front-end must not be able to fill the log.
 const maxMoves = 10
 
-// logMove logs where the disk goes.
+// logMove logs a release or an acquisition of the disk, or a change of its cache mode.
 func (d *Device) logMove(format string, args ...any) {
 	if d.custody.logged++; d.custody.logged > maxMoves {
 		d.log.Debugf(format, args...)
@@ -58,31 +58,31 @@ func (d *Device) Release() error {
 	d.recovery.GiveUp() // what was in flight in a ring that is not started again here
 	// The front-end waits for the answer to a message, and so does its guest.
 	late := time.AfterFunc(d.patience, func() {
-		d.log.Warnf("the guest is about to go on elsewhere, and the disk has not stored for %v what it was given: the session waits for it; look after the disk", d.patience)
+		d.log.Warnf("the guest is about to continue elsewhere, and the disk has not stored its writes for %v: the session waits for it; look after the disk", d.patience)
 	})
 	defer late.Stop()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// Noted first: a process after this one that finds rings to be started takes it
-	// again, but one that does not must leave it alone.
+	// Noted first: the next process acquires the disk again if it finds rings to be started,
+	// and must not open it otherwise.
 	c.note(true)
-	gone, err := backend.LetGo(d.disk)
-	if gone == d.disk {
+	placeholder, err := backend.LetGo(d.disk)
+	if placeholder == d.disk {
 		c.note(false)
-		return fmt.Errorf("the disk is not released, for it cannot store what it was given: %w", err)
+		return fmt.Errorf("the disk is not released, for it cannot store its writes: %w", err)
 	}
-	d.swap(gone)
+	d.swap(placeholder)
 	c.detached = true
 	d.recovery.Released()
 	if err != nil {
 		return fmt.Errorf("releasing the disk: %w", err)
 	}
-	d.logMove("the guest is about to go on elsewhere: the disk is released, and acquired again when queues start here")
+	d.logMove("the guest is about to continue elsewhere: the disk is released, and acquired again when queues start here")
 	return nil
 }
 
-// acquire opens the disk again where it was released, before a queue starts. An error is
-// why it cannot: another daemon has it, or it is another disk.
+// acquire opens the disk, if it is detached, before a queue starts. An error is the reason
+// why it cannot: another daemon has it open, or it is another disk.
 func (d *Device) acquire() error {
 	c := &d.custody
 	if !c.detached {
@@ -116,7 +116,7 @@ func (d *Device) acquire() error {
 
 // LoadState implements transport.Device.
 func (d *Device) LoadState(state []byte) error {
-	if d.custody.detached { // it may have grown since it was looked at
+	if d.custody.detached { // it may have grown since
 		if err := d.lookAgain(); err != nil {
 			return err
 		}
@@ -126,7 +126,7 @@ func (d *Device) LoadState(state []byte) error {
 	return err
 }
 
-// lookAgain brings what is known of a disk that is away up to date.
+// lookAgain reads the properties of a detached disk again.
 func (d *Device) lookAgain() error {
 	c, was := &d.custody, d.disk.Info()
 	disk, err := c.look()
@@ -145,34 +145,34 @@ func (d *Device) lookAgain() error {
 	return nil
 }
 
-// swap puts disk in the place of the one that the device has.
+// swap replaces the device's disk by disk.
 func (d *Device) swap(disk disk.Disk) {
 	d.disk = disk
 	d.recovery.SetDisk(disk)
 	d.SetDisk(disk)
 }
 
-// await opens the disk, once nobody else has it.
+// await opens the disk, once no other process has it open.
 func (d *Device) await() (disk.Disk, error) {
 	c := &d.custody
 	end := time.Now().Add(c.patience)
-	for told := false; ; told = true {
+	for logged := false; ; logged = true {
 		opened, err := c.open()
 		switch {
 		case !disk.IsInUse(err):
 			return opened, err
 		case c.tried || time.Now().After(end):
 			c.tried = true
-			return nil, fmt.Errorf("%w: queues are to start here, while the zvhost that has the disk has not let go of it; what the guest has asked for stays in its queues", err)
-		case !told:
+			return nil, fmt.Errorf("%w: queues are to start here, while the zvhost that has the disk has not released it; the requests of the guest stay in its queues", err)
+		case !logged:
 			d.logMove("%v: waiting up to %v for it", err, c.patience)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 }
 
-// sameDisk says what keeps a disk from being the one that the guest was shown. It
-// may have grown.
+// sameDisk returns an error if the disk is not the one that the guest was shown. It may have
+// grown.
 func sameDisk(was, now disk.Info) error {
 	grown := was
 	if was.Zoned == nil && now.CapacitySectors > was.CapacitySectors {
@@ -187,8 +187,8 @@ func sameDisk(was, now disk.Info) error {
 	return nil
 }
 
-// Borrow lends the disk to who is no queue: it is not let go of until done is
-// called.
+// Borrow lends the disk to a goroutine other than a queue's: it is not released until done
+// is called.
 func (d *Device) Borrow() (disk disk.Disk, done func()) {
 	d.custody.mu.RLock()
 	return d.disk, d.custody.mu.RUnlock

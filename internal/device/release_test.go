@@ -156,7 +156,7 @@ func TestZonedDiskMoves(t *testing.T) {
 				}
 				g.Client = at
 				here.logged("in use by process")
-				here.logged("what the guest has asked for stays in its queues")
+				here.logged("the requests of the guest stay in its queues")
 				run(20)
 				if err := errors.Join(l.Free(), left.Close(), <-ended); err != nil {
 					t.Fatalf("%v\n%s", err, here.book)

@@ -11,12 +11,12 @@ import "github.com/zvhost/zvhost/virtio"
 // Beyond the table itself, 1,025 requests of less than 1 KiB, that makes two vectors of
 // 16 bytes for each piece of guest memory in flight, for slices grow by doubling, and as
 // many again where a request has to be cut (disk.Request.Vectors), and what requests
-// that are not in use keep: less than 4 MiB for each ring.
+// that are not in use retain: less than 4 MiB for each ring.
 const (
 	maxRequests = 1024      // in flight
 	maxPieces   = 16 << 10  // of guest memory, of all requests in flight
 	maxBytes    = 128 << 20 // of all requests in flight; one may exceed it
-	maxKept     = 64 << 10  // vectors that requests keep for the next time
+	maxSpare    = 64 << 10  // vectors that requests retain for their next use
 
 	chunkRequests = 64 // made at once
 )
@@ -32,13 +32,13 @@ type requestTable struct {
 
 	pieces int    // of what is in flight
 	bytes  uint64 // likewise
-	kept   int    // vectors of all requests, as they were last returned
+	spare  int    // vectors of all requests, as they were last returned
 }
 
 // requestSize is what the table counts of a request.
 type requestSize struct {
 	pieces int // while it is in flight
-	kept   int
+	spare  int
 }
 
 func newRequestTable(ringSize uint16) *requestTable {
@@ -96,11 +96,11 @@ func (t *requestTable) put(r *virtio.BlkRequest) {
 	t.pieces -= s.pieces
 	t.bytes -= r.Chain.OutBytes + r.Chain.InBytes
 	n := r.Vectors()
-	t.kept += n - s.kept
-	if t.kept > maxKept {
+	t.spare += n - s.spare
+	if t.spare > maxSpare {
 		r.DropVectors()
-		t.kept, n = t.kept-n, 0
+		t.spare, n = t.spare-n, 0
 	}
-	*s = requestSize{kept: n}
+	*s = requestSize{spare: n}
 	t.free = append(t.free, r.Tag)
 }

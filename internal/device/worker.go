@@ -20,10 +20,9 @@ import (
 	"github.com/zvhost/zvhost/virtio/transport"
 )
 
-// A worker serves one queue: it takes requests off the ring in batches, hands
-// them to the disk on a lane of its own, and answers what is done, all on one
-// goroutine with its own thread. Nothing is allocated and nobody else is asked
-// for a request.
+// A worker serves one queue: it pops requests from the ring in batches, submits them to the
+// disk on a lane of its own, and answers those that are done, all on one goroutine with its
+// own thread. A request costs no allocation and no other goroutine.
 type worker struct {
 	dev    *Device
 	index  int
@@ -42,14 +41,14 @@ type worker struct {
 
 	poll       poller
 	ioBound    bool    // the last sleep was for I/O
-	kicks      [8]byte // what the kick eventfd counted; of no interest
+	kicks      [8]byte // the count of the kick eventfd; unused
 	vain       int     // kicks in a row for which nothing was found; see sleep
-	loggedVain bool    // the log says so
+	loggedVain bool    // that vain has reached its limit is logged
 	stopping   atomic.Bool
 	left       atomic.Int32 // requests in flight when it last went to sleep
 	overdue    *overdue
 	started    chan error
-	goes       chan struct{} // it may serve; closed: no longer
+	goes       chan struct{} // receives when it may serve; closed: it must stop
 	stopped    chan struct{}
 }
 
@@ -70,7 +69,7 @@ func newWorker(d *Device, index int, r transport.Ring) *worker {
 	return w
 }
 
-// start begins to serve, or says why the ring cannot be served.
+// start starts the worker, or returns why the ring cannot be served.
 func (w *worker) start() error {
 	go w.run()
 	return <-w.started
@@ -193,9 +192,9 @@ func (w *worker) serve() error {
 	}
 }
 
-// linger is whether to look again before sleeping, because more work may come any
-// moment. Others that want the processor come first: the front-end may be waiting
-// for it with the very work.
+// linger reports whether to look again before sleeping, because more work may arrive at any
+// moment. It yields the processor to other threads: the front-end may need it to submit that
+// work.
 //
 // Where the disk takes long enough to sleep for it, looking for the guest's next
 // request changes little: on an ext4 file past the page cache at depth 1 it took 1.3
@@ -207,9 +206,9 @@ func (w *worker) linger(idle *time.Time) bool {
 	}
 	if idle.IsZero() {
 		*idle = time.Now()
-		return w.poll.keep(0)
+		return w.poll.worthwhile(0)
 	}
-	if !w.poll.keep(time.Since(*idle)) {
+	if !w.poll.worthwhile(time.Since(*idle)) {
 		return false
 	}
 	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
@@ -233,8 +232,8 @@ func (w *worker) popBatch() (taken int, err error) {
 	}
 	short := false // there may be more
 	for range most {
-		// Who would see an answer may be dead; and a ring full of bad chains takes long to
-		// look through, so that a queue which is to stop does not (virtio/answer.go).
+		// The front-end may be dead; and a ring full of malformed chains takes long to look
+		// through (virtio/answer.go), which would delay a queue that is to stop.
 		if short = w.requests.full() || w.stopping.Load() || w.dev.abandoned.Load(); short {
 			break
 		}
@@ -286,7 +285,7 @@ func (w *worker) answer() (n int) {
 func (w *worker) complete(r *virtio.BlkRequest) {
 	err := r.Err
 	if err != nil && errors.Is(err, engine.ErrQuit) {
-		// It was not carried out, and stays in flight in the record for who may come with that.
+		// It was not carried out, and stays in flight in the record: the next process may resume it.
 		w.requests.put(r)
 		w.overdue.done(r.Tag)
 		return
