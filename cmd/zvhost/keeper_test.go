@@ -46,7 +46,7 @@ func TestUnfitDaemon(t *testing.T) {
 		p.signal(unix.SIGHUP)
 		p.until("it has 2 queues, and this device " + queues + ": start zvhost with the same --queues; the session is left as it is")
 		set("--queues=2")
-		p.times(1+i, "front-end of the process before: goes on")
+		p.times(1+i, "front-end of the previous process: session resumed")
 		if n, err := c.QueueNum(); n != 2 || err != nil {
 			t.Errorf("%d queues, %v:\n%s", n, err, p.logged())
 		}
@@ -54,7 +54,7 @@ func TestUnfitDaemon(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
-	p.until("front-end of the process before: left")
+	p.until("front-end of the previous process: left")
 	dial(t, "s") // the socket is as it was
 	p.signal(unix.SIGTERM)
 	if status := p.wait(); status != exitOK {
@@ -79,7 +79,7 @@ func TestDaemonThatCannotBegin(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
-		p.until("front-end of the process before: left")
+		p.until("front-end of the previous process: left")
 		dial(t, "s")
 		p.signal(unix.SIGTERM)
 		if status := p.wait(); status != exitOK {
@@ -167,7 +167,7 @@ func TestUnfitOptions(t *testing.T) {
 			p.signal(unix.SIGHUP)
 			p.until("start zvhost with the same disk and options; the session is left as it is")
 			set("")
-			p.until("front-end of the process before: goes on")
+			p.until("front-end of the previous process: session resumed")
 			buf := make([]byte, 4096)
 			status(t, "write", driver.StatusOK, d.Queue(0).Write(buf, 0))
 			status(t, "read", driver.StatusOK, d.Queue(0).Read(buf, 0))

@@ -116,7 +116,7 @@ func TestBenchWhileReplaced(t *testing.T) {
 		said += string(buf[:n])
 	}
 	p.signalChild(unix.SIGKILL)
-	p.until("front-end of the process before: goes on")
+	p.until("front-end of the previous process: session resumed")
 	if err := b.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

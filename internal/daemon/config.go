@@ -71,7 +71,7 @@ type Config struct {
 	// BlockSize is the logical block size in bytes that the disk is shown with, 512 or 4096;
 	// 0 for its own: see disk.Options.
 	BlockSize uint32
-	// Cache says whether the host's page cache stands between guests and BlkFile.
+	// Cache selects whether the host's page cache is used between guests and BlkFile.
 	Cache Cache
 	// PollMax is how long a queue looks for more work before it sleeps, at most; 0
 	// for not at all. While it looks it uses a processor.
@@ -79,7 +79,7 @@ type Config struct {
 	// AIO is what I/O is done with; empty for the best that the kernel has.
 	AIO engine.Kind
 
-	// SplitRings keeps packed rings from being offered to front-ends.
+	// SplitRings withholds packed rings from front-ends.
 	SplitRings bool
 	// ControlPath is where zvhost fault and zvhost zone set-state find the daemon;
 	// empty for nowhere.
@@ -222,7 +222,7 @@ func (c *Config) openStorage() (disk.Disk, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = image.Create(c.BlkFile, *c.Create)
 		} else if err == nil {
-			// Restarted, or told twice: serve what is there, but never
+			// After a restart, or a repeated command: serve what is there, but never
 			// something else than what was asked for.
 			err = matches(c.BlkFile, *c.Create)
 		}

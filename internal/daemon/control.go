@@ -58,8 +58,8 @@ func (c *controller) close() {
 	<-c.ended
 }
 
-// warnOfLastPart tells an operator of what stands at the end of an ordinary disk's file
-// and is no whole block: guests do not see it, and it stays as it is.
+// warnOfLastPart logs bytes at the end of an ordinary disk's file that are no whole block:
+// guests do not see them, and they are not changed.
 func warnOfLastPart(log logrus.FieldLogger, file string, i disk.Info) {
 	st, err := os.Stat(file)
 	if err != nil || !st.Mode().IsRegular() || i.Zoned != nil {

@@ -22,13 +22,13 @@ type door interface {
 	giveUp() error
 }
 
-// openDoor opens the door that c asks for.
-func openDoor(c *Config, h *handed, dev transport.Device, log *logrus.Logger) (door, error) {
+// openDoor opens the door that c names.
+func openDoor(c *Config, h *passedOn, dev transport.Device, log *logrus.Logger) (door, error) {
 	f, err := openFront(c, h, log)
 	if err != nil {
 		return nil, err
 	}
-	s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, kept: h.kept.Of(sessionPrefix), lines: logging.NewLines(log)}
+	s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, stored: h.stored.Of(sessionPrefix), lines: logging.NewLines(log)}
 	if c.VFIOUser != "" {
 		if err := s.openFunction(); err != nil {
 			return nil, errors.Join(err, f.giveUp(h.store))
@@ -58,13 +58,14 @@ func (d *socketDoor) giveUp() error {
 
 // A session serves one front-end.
 type session interface {
-	// Run returns when the front-end has left, and nothing of it is left.
+	// Run returns when the front-end has left, and all that it has set up is released.
 	Run() error
-	// Close ends Run, Suspend does and leaves the session to the next process.
+	// Close ends Run. Suspend ends it and leaves the session to the next process.
 	Close()
 	Suspend()
 	Presence() vhostuser.Presence
-	// GiveUp drops what a dead front-end has asked for, Supersede ends its session for another one.
+	// GiveUp drops requests of a dead front-end that have not begun. Supersede ends its session
+	// for the next front-end.
 	GiveUp()
 	Supersede()
 }

@@ -23,37 +23,37 @@ func TestLasting(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		file string
-		h    handed
+		h    passedOn
 		want bool
 	}{
-		{missing, "disk.zvh", handed{}, true},
-		{missing, "/dev/vg/vm1", handed{}, false}, // it may still come
-		{missing, "disk.zvh", handed{held: true}, false},
-		{missing, "disk.zvh", handed{begun: true}, false},
-		{fmt.Errorf("the disk: %w", unix.EACCES), "f", handed{}, true},
-		{unix.EPERM, "/dev/sdz", handed{}, true},
-		{fmt.Errorf("giving the socket to its group: %w", user.UnknownGroupError("nobodys")), "f", handed{}, true},
-		{fmt.Errorf("f: %w", image.ErrNotImage), "f", handed{}, true},
-		{fmt.Errorf("f: %w", disk.ErrUnfit), "f", handed{}, true},
-		{fmt.Errorf("f: %w", disk.ErrUnfit), "f", handed{held: true}, false},
-		{fmt.Errorf("f: %w", disk.ErrDamaged), "f", handed{}, true},
-		{fmt.Errorf("f: %w", disk.ErrDamaged), "/dev/shm/f", handed{}, true},
-		{fmt.Errorf("f: %w", disk.ErrDamaged), "f", handed{held: true}, false},
-		{fmt.Errorf("--aio=io_uring: %w", unix.ENOSYS), "f", handed{}, true},
-		{fmt.Errorf("--aio=native: %w", unix.EAGAIN), "f", handed{}, false},
-		{errors.Join(lasting(errors.New("not a socket")), nil), "f", handed{}, true},
-		{unix.ENOSPC, "f", handed{}, false},
-		{unix.ENOMEM, "f", handed{}, false},
-		{unix.EMFILE, "f", handed{}, false},
-		{unix.EBUSY, "f", handed{}, false},
-		{unix.EIO, "f", handed{}, false},
-		{errors.New("another process is using it"), "f", handed{}, false},
+		{missing, "disk.zvh", passedOn{}, true},
+		{missing, "/dev/vg/vm1", passedOn{}, false}, // it may still come
+		{missing, "disk.zvh", passedOn{guestWaits: true}, false},
+		{missing, "disk.zvh", passedOn{serving: true}, false},
+		{fmt.Errorf("the disk: %w", unix.EACCES), "f", passedOn{}, true},
+		{unix.EPERM, "/dev/sdz", passedOn{}, true},
+		{fmt.Errorf("giving the socket to its group: %w", user.UnknownGroupError("nobodys")), "f", passedOn{}, true},
+		{fmt.Errorf("f: %w", image.ErrNotImage), "f", passedOn{}, true},
+		{fmt.Errorf("f: %w", disk.ErrUnfit), "f", passedOn{}, true},
+		{fmt.Errorf("f: %w", disk.ErrUnfit), "f", passedOn{guestWaits: true}, false},
+		{fmt.Errorf("f: %w", disk.ErrDamaged), "f", passedOn{}, true},
+		{fmt.Errorf("f: %w", disk.ErrDamaged), "/dev/shm/f", passedOn{}, true},
+		{fmt.Errorf("f: %w", disk.ErrDamaged), "f", passedOn{guestWaits: true}, false},
+		{fmt.Errorf("--aio=io_uring: %w", unix.ENOSYS), "f", passedOn{}, true},
+		{fmt.Errorf("--aio=native: %w", unix.EAGAIN), "f", passedOn{}, false},
+		{errors.Join(lasting(errors.New("not a socket")), nil), "f", passedOn{}, true},
+		{unix.ENOSPC, "f", passedOn{}, false},
+		{unix.ENOMEM, "f", passedOn{}, false},
+		{unix.EMFILE, "f", passedOn{}, false},
+		{unix.EBUSY, "f", passedOn{}, false},
+		{unix.EIO, "f", passedOn{}, false},
+		{errors.New("another process is using it"), "f", passedOn{}, false},
 	} {
-		if got := Lasting(tt.h.notBegun(&Config{BlkFile: tt.file}, tt.err)); got != tt.want {
+		if got := Lasting(tt.h.startFailed(&Config{BlkFile: tt.file}, tt.err)); got != tt.want {
 			t.Errorf("%v, %s, %+v: %v", tt.err, tt.file, tt.h, got)
 		}
 	}
-	if (new(handed)).notBegun(&Config{}, nil) != nil {
+	if (new(passedOn)).startFailed(&Config{}, nil) != nil {
 		t.Error("an error was made of none")
 	}
 }

@@ -28,9 +28,9 @@ type front struct {
 	before   bool // it was there before this process, in the fd store
 }
 
-// openFront listens, or takes over what the parent or the service manager
-// handed down.
-func openFront(c *Config, h *handed, log logrus.FieldLogger) (*front, error) {
+// openFront listens, or takes over the socket that the parent or the service manager has
+// passed on.
+func openFront(c *Config, h *passedOn, log logrus.FieldLogger) (*front, error) {
 	if c.FD != NoFD {
 		f, err := inherited(os.NewFile(uintptr(c.FD), "fd"), fmt.Sprintf("--fd=%d", c.FD))
 		if err != nil {
@@ -46,25 +46,24 @@ func openFront(c *Config, h *handed, log logrus.FieldLogger) (*front, error) {
 	if c.endpoint().path == "" {
 		return nil, lasting(errors.New("nowhere to listen: give --socket-path=PATH, --vfio-user=PATH, --fd=N, or start zvhost from a systemd socket unit"))
 	}
-	if f := h.kept[listenerName]; f != nil {
-		delete(h.kept, listenerName)
+	if f := h.stored[listenerName]; f != nil {
+		delete(h.stored, listenerName)
 		if f := fromStore(f, c.endpoint().path); f != nil {
 			if err := f.allow(c); err != nil {
-				log.Warnf("%s: the socket of the process before, with permissions that --socket-mode and --socket-group do not say: %v", f.where, err)
+				log.Warnf("%s: the socket of the previous process has not the permissions of --socket-mode and --socket-group: %v", f.where, err)
 			}
 			return f, nil
 		}
 	}
 	f, err := listenAgain(c)
 	if err == nil && h.store != nil {
-		h.store.drop(listenerName) // one that is kept is of another path
-		err = f.keep(h.store)
+		h.store.drop(listenerName) // one in the store has another path
+		err = f.persist(h.store)
 	}
 	return f, err
 }
 
-// fromStore takes over the socket that the process before was listening on, if
-// that is what path names.
+// fromStore takes over the listening socket of the previous process, if path names it.
 func fromStore(fd *foreign.FD, path string) *front {
 	n := fd.Int()
 	dup, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 3)
@@ -86,8 +85,7 @@ func fromStore(fd *foreign.FD, path string) *front {
 	return f
 }
 
-// allow gives the socket of the process before the group and the mode that this one was
-// told.
+// allow gives the socket of the previous process the group and the mode of c.
 func (f *front) allow(c *Config) error {
 	err := f.setGroup(c.SocketGroup)
 	if merr := os.Chmod(f.path, c.SocketMode); err == nil {
@@ -111,26 +109,26 @@ func (f *front) setGroup(group string) error {
 	return nil
 }
 
-// keep puts the listening socket into the fd store, so that front-ends can
-// connect while the daemon is restarted.
-func (f *front) keep(s *fdStore) error {
+// persist puts the listening socket into the fd store, so that front-ends can connect while
+// the daemon is restarted.
+func (f *front) persist(s *fdStore) error {
 	raw, err := f.listener.SyscallConn()
 	if err == nil {
 		cerr := raw.Control(func(fd uintptr) { err = s.put(listenerName, int(fd)) })
 		err = errors.Join(err, cerr)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("keeping the socket: %w", err), f.close())
+		return errors.Join(fmt.Errorf("putting the socket into the fd store: %w", err), f.close())
 	}
 	return nil
 }
 
-// listenAgain makes the socket that c asks for.
+// listenAgain makes the socket that c names.
 func listenAgain(c *Config) (*front, error) {
 	return listen(c.endpoint())
 }
 
-// endpoint is the socket file that c asks for; of an empty path, none.
+// endpoint is the socket file that c names; of an empty path, none.
 func (c *Config) endpoint() endpoint {
 	e := endpoint{option: "--socket-path", path: c.SocketPath, mode: c.SocketMode, group: c.SocketGroup}
 	if c.VFIOUser != "" {
@@ -169,8 +167,8 @@ func samePath(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(sa, sb)
 }
 
-// inherited takes over an open socket, which it closes in any case; where says
-// in errors which one that is. A socket that listens takes one front-end after
+// inherited takes over an open socket, which it closes in any case; where names it in
+// errors. A socket that listens takes one front-end after
 // the other; vhost-user.rst leaves open which of the two --fd is, and both are
 // in use.
 func inherited(file *os.File, where string) (*front, error) {
@@ -205,17 +203,17 @@ func inherited(file *os.File, where string) (*front, error) {
 	return &front{conn: conn.(*net.UnixConn), where: where}, nil
 }
 
-// An endpoint is a socket file that is asked for.
+// An endpoint is a socket file to listen on.
 type endpoint struct {
-	option string // that asks for it, for errors
+	option string // the option that names it, for errors
 	path   string
 	mode   fs.FileMode
 	group  string // empty: the daemon's own
 }
 
-// listen makes the socket of e, in place of one that nobody listens on any more.
-// It is made under another name and renamed: whoever sees it can connect, so that
-// scripts may wait for the file.
+// listen makes the socket of e, in place of one that no process listens on any more. It is
+// made under another name and renamed: a process that finds the file can connect, so scripts
+// may wait for it.
 func listen(e endpoint) (*front, error) {
 	unlock, err := lockDir(filepath.Dir(e.path), e.option, lockPatience)
 	if err != nil {
@@ -292,7 +290,7 @@ func removeStale(path, option string) error {
 	return nil
 }
 
-// kindOf says what a file is that is no socket.
+// kindOf describes a file that is no socket.
 func kindOf(m fs.FileMode) string {
 	switch m.Type() {
 	case fs.ModeDir:
@@ -307,7 +305,7 @@ func kindOf(m fs.FileMode) string {
 	return "is a file"
 }
 
-// isBound says whether a process has a socket bound to the file at path. It
+// isBound reports whether a process has a socket bound to the file at path. It
 // disturbs none: a datagram socket cannot connect to a stream socket, and the
 // kernel tells that apart from a file with nothing behind it (EPROTOTYPE and
 // ECONNREFUSED; net/unix/af_unix.c, unix_find_bsd).
@@ -327,8 +325,7 @@ func isBound(path string) (bool, error) {
 	}
 }
 
-// leaveListening stops listening in this process, and leaves the socket to who has
-// it in the fd store.
+// leaveListening stops listening in this process. The socket remains in the fd store.
 func (f *front) leaveListening() error {
 	if f.listener == nil {
 		return nil
@@ -353,8 +350,8 @@ func (f *front) stopListening() error {
 	return errors.Join(errs...)
 }
 
-// giveUp is for a process that cannot begin: what it has made goes away, and what was
-// there before is left to another one.
+// giveUp is for a process that does not begin to serve: it removes the socket that it has
+// made, and leaves one of the previous process to the next.
 func (f *front) giveUp(s *fdStore) error {
 	if f.before {
 		return f.leaveListening()

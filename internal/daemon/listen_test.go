@@ -22,7 +22,7 @@ import (
 // listenAt opens a front at path, closed at the end of the test.
 func listenAt(t *testing.T, c Config) *front {
 	t.Helper()
-	f, err := openFront(&c, new(handed), logrus.New())
+	f, err := openFront(&c, new(passedOn), logrus.New())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestListenRefuses(t *testing.T) {
 	} {
 		c := goodConfig()
 		c.SocketPath = tt.path
-		f, err := openFront(&c, new(handed), logrus.New())
+		f, err := openFront(&c, new(passedOn), logrus.New())
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("listening on %q: %v, want %q", tt.path, err, tt.want)
 		}
@@ -137,7 +137,7 @@ func TestSocketModeAndGroup(t *testing.T) {
 	}
 	c := goodConfig()
 	c.SocketPath, c.SocketGroup = filepath.Join(dir, "s"), "no-such-group"
-	if _, err := openFront(&c, new(handed), logrus.New()); err == nil || !strings.Contains(err.Error(), "--socket-group=no-such-group") {
+	if _, err := openFront(&c, new(passedOn), logrus.New()); err == nil || !strings.Contains(err.Error(), "--socket-group=no-such-group") {
 		t.Errorf("a group that does not exist: %v", err)
 	}
 	if left, err := filepath.Glob("*"); err != nil || len(left) != 0 {
@@ -167,7 +167,7 @@ func TestKeptSocketModeAndGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.SocketMode, c.SocketGroup = tt.mode, tt.group
-		f, err := openFront(&c, &handed{kept: handover.Stored{listenerName: fd}}, log)
+		f, err := openFront(&c, &passedOn{stored: handover.Stored{listenerName: fd}}, log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +176,7 @@ func TestKeptSocketModeAndGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !f.before || st.Mode().Perm() != tt.mode {
-			t.Errorf("the socket, of the process before: %v, has mode %#o, want %#o", f.before, st.Mode().Perm(), tt.mode)
+			t.Errorf("the socket, of the previous process: %v, has mode %#o, want %#o", f.before, st.Mode().Perm(), tt.mode)
 		}
 		if text := book.String(); !strings.Contains(text, tt.wrong) || tt.wrong == "" && text != "" {
 			t.Errorf("the log: %q, want %q", text, tt.wrong)

@@ -16,20 +16,20 @@ import (
 const (
 	// maxNewcomers is how many may wait side by side; more stay in the socket's backlog.
 	maxNewcomers = 16
-	// lookPeriod is how often it is looked at what has become of them, and of the
-	// front-end that they wait for.
+	// lookPeriod is how often the server looks whether one of them, or the front-end that they
+	// wait for, has left.
 	lookPeriod = 50 * time.Millisecond
 )
 
 // A newcomer is a front-end that waits for the one that is served to leave.
 type newcomer struct {
-	conn  *net.UnixConn
-	who   string
-	until time.Time          // then it is refused, unless the other one is gone or at a message
-	told  vhostuser.Presence // what the log says that it waits for; Here: nothing
+	conn   *net.UnixConn
+	who    string
+	until  time.Time          // then it is refused, unless the other one is gone or within a message
+	logged vhostuser.Presence // what it waits for, according to the log; Here: nothing is logged
 }
 
-// wait has a front-end wait.
+// wait adds conn to the newcomers.
 func (s *server) wait(conn *net.UnixConn) {
 	s.waiting = append(s.waiting, newcomer{conn: conn, who: peerName(conn), until: time.Now().Add(s.handOver)})
 }
@@ -47,7 +47,7 @@ func (s *server) next() *net.UnixConn {
 	return nil
 }
 
-// dismissAll is for the end.
+// dismissAll closes the connections of all newcomers, at the end.
 func (s *server) dismissAll() {
 	for _, n := range s.waiting {
 		_ = foreign.HangUp(n.conn, true)
@@ -61,11 +61,11 @@ func (s *server) dismiss(n newcomer) {
 	_ = foreign.HangUp(n.conn, true)
 }
 
-// attend looks after those that wait for the front-end of session, who. One that is dead
-// gives way at once, also where something holds its connection open; one that has left is
-// waited for, however long the disk takes for what it had in flight. Of one that is still
-// there a newcomer is told so, by a closed connection: once the session waits for a message
-// of which nothing has come, for until then it may be about to end over one.
+// attend decides about the newcomers that wait for the front-end of session, who. If that is
+// dead, its session ends at once, even if another process holds its connection open. If it
+// has left, newcomers wait however long the disk takes for its requests in flight. If it is
+// still there, a newcomer is refused by closing its connection, but only while the session
+// waits for a message of which nothing has arrived: within a message it may be about to end.
 func (s *server) attend(session session, who string) {
 	presence := session.Presence()
 	if presence == vhostuser.Left {
@@ -83,15 +83,15 @@ func (s *server) attend(session session, who string) {
 			presence = vhostuser.Left
 		case presence == vhostuser.Here && !time.Now().Before(n.until):
 			s.lines.Logf(logrus.WarnLevel, "front-end %s: refused, front-end %s is using the disk: end that one first, or start another zvhost with another disk", n.who, who)
-			_ = foreign.HangUp(n.conn, true) // it was never ours to talk to
+			_ = foreign.HangUp(n.conn, true)
 			continue
-		case presence != n.told && !time.Now().Before(n.until):
+		case presence != n.logged && !time.Now().Before(n.until):
 			format := "front-end %s waits: front-end %s is gone, and what it had in flight is finished first"
 			if presence == vhostuser.Busy {
 				format = "front-end %s waits: a message of front-end %s is not finished yet"
 			}
 			s.lines.Logf(logrus.InfoLevel, format, n.who, who)
-			n.told = presence
+			n.logged = presence
 		}
 		still = append(still, n)
 	}
@@ -99,7 +99,7 @@ func (s *server) attend(session session, who string) {
 	s.waiting = still
 }
 
-// hungUp says whether a connection's other end is closed.
+// hungUp reports whether a connection's other end is closed.
 func hungUp(conn *net.UnixConn) bool {
 	p := [1]unix.PollFd{{Events: unix.POLLRDHUP}}
 	raw, err := conn.SyscallConn()

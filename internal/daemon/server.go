@@ -26,10 +26,10 @@ import (
 	"github.com/zvhost/zvhost/vhostuser"
 )
 
-// handOver is how long a front-end that connects while another one is served
-// may wait for that one to leave. A virtual machine that is restarted connects
-// anew while the daemon still drains what the old one left behind, or while a message
-// that the old one has not finished has its time: hence the margin.
+// handOver is how long a front-end that connects while another one is served waits for that
+// one to leave. A virtual machine that restarts connects while the daemon still finishes the
+// requests in flight of the old one, or waits for the rest of its last message: hence the
+// margin.
 const handOver = vhostuser.MessageLimit + time.Second
 
 // Run serves the disk of c until ctx ends or, with a connected socket in c.FD,
@@ -38,44 +38,42 @@ const handOver = vhostuser.MessageLimit + time.Second
 func Run(ctx context.Context, c Config, log *logrus.Logger) error {
 	c.warn = func(text string) { log.Warn(text) }
 	if err := foreign.Guard(); err != nil {
-		log.Warnf("no process can be made that closes what front-ends have sent (%v): one of them may keep this process from ending", err)
+		log.Warnf("no process can be made that closes the descriptors that front-ends send (%v): such a descriptor may prevent this process from ending", err)
 	}
-	h := new(handed)
+	h := new(passedOn)
 	if c.FD == NoFD {
 		var err error
 		if h, err = activated(log); err != nil {
-			return h.notBegun(&c, err)
+			return h.startFailed(&c, err)
 		}
 	}
 	if err := checkFileLimit(c.Queues); err != nil {
 		h.leave()
-		return h.notBegun(&c, err)
+		return h.startFailed(&c, err)
 	}
-	// The disk before the socket: its lock keeps a second daemon from getting that
-	// far.
-	open, away := c.openDisk, (h.letGo() || c.Incoming) && c.NullSectors == 0
-	if away {
+	// The disk before the socket: a second daemon fails at its lock.
+	open, detached := c.openDisk, (h.wasDetached() || c.Incoming) && c.NullSectors == 0
+	if detached {
 		open = c.lookAtDisk
 	}
 	disk, err := open()
 	if err != nil {
 		h.leave()
-		return h.notBegun(&c, err)
+		return h.startFailed(&c, err)
 	}
-	disk, err = serveDisk(ctx, &c, h, disk, away, log)
-	err = h.notBegun(&c, err)
+	disk, err = serveDisk(ctx, &c, h, disk, detached, log)
+	err = h.startFailed(&c, err)
 	defer logging.WarnLate(log, logging.Patience, "the end of the daemon")()
 	if cerr := disk.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("closing %s: %w", c.what(), cerr))
 	}
-	warnOfKept(log)
+	warnOfUnclosed(log)
 	return err
 }
 
-// serveDisk serves disk, which is away or not, and returns the one to be closed in
-// its place.
-func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away bool, log *logrus.Logger) (disk.Disk, error) {
-	done := h.leave // a guest may wait for what was handed down: it is for one that can begin
+// serveDisk serves disk, which is detached or not, and returns the one to close in its place.
+func serveDisk(ctx context.Context, c *Config, h *passedOn, disk disk.Disk, detached bool, log *logrus.Logger) (disk.Disk, error) {
+	done := h.leave // a guest may wait for what was passed on: leave it to a process that can begin
 	defer func() { done() }()
 	aio, err := device.ChooseEngine(c.AIO, disk.Info(), engine.Kind.Probe, log)
 	if err != nil {
@@ -84,7 +82,7 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away b
 	reopen, look := c.reopener(disk.Info())
 	dev, err := device.New(disk, device.Options{
 		Queues: c.Queues, Serial: c.Serial, SplitRings: c.SplitRings, Engine: aio, OrThreads: c.AIO == "", PollMax: c.PollMax, Log: log,
-		Open: reopen, Look: look, Detached: away, Note: h.store.noteAway,
+		Open: reopen, Look: look, Detached: detached, Note: h.store.noteDetached,
 	})
 	if err != nil {
 		return disk, err
@@ -97,9 +95,9 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away b
 		}
 	}
 	if err == nil {
-		done, h.begun = h.close, true
+		done, h.serving = h.close, true
 		log.Infof("serving %s on %s: %s", c.what(), d.where(), describeDisk(disk.Info()))
-		if away {
+		if detached {
 			log.Infof("%s is left to another zvhost until queues start here", c.what())
 		}
 		device.WarnOfFaults(log, disk)
@@ -107,21 +105,21 @@ func serveDisk(ctx context.Context, c *Config, h *handed, disk disk.Disk, away b
 		err = errors.Join(d.run(ctx), ctl.stopListening())
 	}
 	err = errors.Join(err, dev.Close())
-	told := logging.WarnLate(log, logging.Patience, "what was asked for on the control socket")
-	ctl.close() // what it waits for may have been in flight
-	told()
+	stopWarning := logging.WarnLate(log, logging.Patience, "a command on the control socket")
+	ctl.close() // its command may have waited for requests in flight
+	stopWarning()
 	return dev.Disk(), err
 }
 
-// warnOfKept says at the end what does not end with the process.
-func warnOfKept(log *logrus.Logger) {
-	n, err := foreign.Kept()
+// warnOfUnclosed logs, at the end, the descriptors that outlive the process.
+func warnOfUnclosed(log *logrus.Logger) {
+	n, err := foreign.Unclosable()
 	if n == 0 {
 		return
 	}
 	const remedy = "until their file system answers, or is aborted (FUSE: echo 1 > /sys/fs/fuse/connections/N/abort, where N is of the device 0:N that the log says it refused)"
 	if err != nil {
-		log.Warnf("%d descriptors of front-ends cannot be closed, and no process could be made to hold them (%v): this one may not quite end, and keep its image, %s", n, err, remedy)
+		log.Warnf("%d descriptors of front-ends cannot be closed, and no process could be made to hold them (%v): this one may not end, and not release its image, %s", n, err, remedy)
 		return
 	}
 	log.Warnf("%d descriptors of front-ends cannot be closed: a process zvhost-leftover holds them, and nothing else, %s", n, remedy)
@@ -135,10 +133,10 @@ type server struct {
 	trace    bool
 	handOver time.Duration
 	store    *fdStore        // nil: sessions end with the process
-	kept     handover.Stored // the session of the process before
+	stored   handover.Stored // the session of the previous process
 	lines    *logging.Lines  // to log with what front-ends bring about
 	waiting  []newcomer      // in the order in which they came
-	behind   sync.WaitGroup  // what is given back behind the hand-over
+	behind   sync.WaitGroup  // releases what ended sessions have used
 }
 
 // run serves what comes through f, and closes it.
@@ -163,8 +161,8 @@ func (s *server) run(ctx context.Context, f *front) error {
 		return f.stopListening()
 	}
 
-	// The socket goes first, so that nobody connects to a daemon that only
-	// finishes what is in flight.
+	// The socket is closed first, so that no front-end connects to a daemon that only finishes
+	// what is in flight.
 	closed := make(chan error, 1)
 	end := func() {
 		s.notify(sd.SdNotifyStopping, status("ending"))
@@ -174,8 +172,8 @@ func (s *server) run(ctx context.Context, f *front) error {
 	newcomers := make(chan *net.UnixConn)
 	var failed, exhausted error // failed is of the listener, once accepting is closed
 	accepting := make(chan struct{})
-	letIn, letNobodyIn := context.WithCancel(ctx)
-	defer letNobodyIn()
+	letIn, stopAccepting := context.WithCancel(ctx)
+	defer stopAccepting()
 	go func() {
 		defer close(accepting)
 		failed = s.accept(letIn, f.listener, newcomers)
@@ -200,7 +198,7 @@ func (s *server) run(ctx context.Context, f *front) error {
 				left, _ := foreign.Left()
 				exhausted = fmt.Errorf("front-ends have sent %d descriptors that cannot be closed (of file systems that are not local, or sockets that linger): ending, so that another process takes the place of this one", left)
 				over = true
-				letNobodyIn()
+				stopAccepting()
 			} else if ctx.Err() == nil {
 				s.notify(idle)
 			}
@@ -211,16 +209,16 @@ func (s *server) run(ctx context.Context, f *front) error {
 	}
 	<-accepting
 	if !s.leaves(ctx) {
-		s.store.drop(awayName) // nothing is left that another process could go on with
+		s.store.drop(detachedName) // there is no session for the next process
 	}
 	return errors.Join(failed, exhausted, <-closed)
 }
 
-// notify tells the service manager a state (sd_notify(3)), if there is one. A
-// failure is worth a line and no more: the disk is served all the same.
+// notify sends the service manager, if there is one, a state (sd_notify(3)). A failure is
+// logged only: the disk is served all the same.
 func (s *server) notify(state ...string) {
 	if _, err := sd.SdNotify(false, strings.Join(state, "\n")); err != nil {
-		s.lines.Logf(logrus.WarnLevel, "telling the service manager %q: %v", state[0], err)
+		s.lines.Logf(logrus.WarnLevel, "notifying the service manager of %q: %v", state[0], err)
 	}
 }
 
@@ -232,7 +230,7 @@ func (s *server) accept(ctx context.Context, l *net.UnixListener, newcomers chan
 		})
 		switch {
 		case err == nil:
-		case ctx.Err() != nil, errors.Is(err, net.ErrClosed): // which only we do
+		case ctx.Err() != nil, errors.Is(err, net.ErrClosed): // closed by this process
 			return nil
 		default:
 			return fmt.Errorf("accepting a front-end: %w", errnoOf(err))
@@ -256,8 +254,8 @@ func (s *server) serveWaiting(ctx context.Context, newcomers <-chan *net.UnixCon
 	}
 }
 
-// serve runs one session to its end. Newcomers are kept waiting for a moment, and refused
-// if it does not end by then; see attend.
+// serve runs one session to its end. Newcomers wait for a moment, and are refused if it does
+// not end by then; see attend.
 func (s *server) serve(ctx context.Context, conn *net.UnixConn, newcomers <-chan *net.UnixConn) {
 	who := peerName(conn)
 	s.lines.Logf(logrus.InfoLevel, "front-end %s: connected", who)
@@ -275,16 +273,16 @@ func (s *server) options(who string) vhostuser.Options {
 	return vhostuser.Options{Log: s.sessionLog(who), Trace: s.trace, Store: s.store.sessions(), Behind: s.behind.Go}
 }
 
-// before stands for the front-end of a session that another process has begun.
-const before = "of the process before"
+// before names the front-end of a session of the previous process in the log.
+const before = "of the previous process"
 
-// resume goes on with the session of the process before, nil if there is none. An
-// error is why this process is not the one to do that, nor to serve anybody else.
+// resume resumes the session of the previous process, nil if there is none. An error is the
+// reason why this process must neither resume it nor serve another front-end.
 func (s *server) resume() (*vhostuser.Session, error) {
-	if s.store == nil || len(s.kept) == 0 || s.function != nil {
+	if s.store == nil || len(s.stored) == 0 || s.function != nil {
 		return nil, nil
 	}
-	session, err := vhostuser.ResumeSession(s.kept, s.dev, s.options(before))
+	session, err := vhostuser.ResumeSession(s.stored, s.dev, s.options(before))
 	switch {
 	case errors.Is(err, handover.ErrNothingStored):
 		return nil, nil
@@ -294,12 +292,12 @@ func (s *server) resume() (*vhostuser.Session, error) {
 		s.log.Errorf("front-end %s: %v; its connection is closed", before, err)
 		return nil, nil
 	}
-	s.log.Infof("front-end %s: goes on", before)
+	s.log.Infof("front-end %s: session resumed", before)
 	return session, nil
 }
 
-// leaves says that the process ends and leaves the session and the socket to the
-// next one.
+// leaves reports whether the process ends and leaves the session and the socket to the next
+// one.
 func (s *server) leaves(ctx context.Context) bool {
 	return s.store != nil && errors.Is(context.Cause(ctx), errHandOver)
 }
@@ -324,7 +322,7 @@ func (s *server) serveSession(ctx context.Context, session session, who string, 
 			now = nil
 		}
 		if len(s.waiting) >= maxNewcomers || foreign.Exhausted() {
-			from = nil // others stay in the backlog, and what they have sent in the kernel
+			from = nil // others, and what they have sent, stay in the socket's backlog
 		}
 		select {
 		case err := <-ended:
@@ -359,7 +357,7 @@ func (s *server) sessionLog(who string) vhostuser.LogFunc {
 }
 
 // peerName names the process at the other end: its number, as it was when it
-// connected (SO_PEERCRED, unix(7)), for people to look up.
+// connected (SO_PEERCRED, unix(7)), for the operator.
 func peerName(conn *net.UnixConn) string {
 	const unknown = "(unknown process)"
 	raw, err := conn.SyscallConn()
@@ -370,13 +368,13 @@ func peerName(conn *net.UnixConn) string {
 	cerr := raw.Control(func(fd uintptr) {
 		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
-	if cerr != nil || err != nil || cred.Pid == 0 { // 0: in a PID namespace that we do not see
+	if cerr != nil || err != nil || cred.Pid == 0 { // 0: in a PID namespace that is not visible here
 		return unknown
 	}
 	return fmt.Sprintf("pid %d", cred.Pid)
 }
 
-// describeDisk says in a line what is being served.
+// describeDisk describes the disk that is served, in one line.
 func describeDisk(i disk.Info) string {
 	text := "ordinary disk of " + logging.Size(i.CapacitySectors)
 	if z := i.Zoned; z != nil {

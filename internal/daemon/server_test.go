@@ -320,7 +320,7 @@ func TestNotifyFails(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
 	c := socketConfig(t)
 	d := startDaemon(t, c)
-	d.book.Wait(1, `telling the service manager "READY=1"`)
+	d.book.Wait(1, `notifying the service manager of "READY=1"`)
 	connect(t, c.SocketPath)
 	d.end()
 }

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errHandOver is the cause of the end of UntilSignal's context when another
-// process is to go on, where there is a service manager with an fd store: systemd
-// sends SIGTERM for a restart and for a stop alike, and drops what it has kept
-// after a stop. SIGINT is an end in any case.
+// errHandOver is the cause of the end of UntilSignal's context if the next process is to
+// continue, given a service manager with an fd store: systemd sends SIGTERM for a restart
+// and for a stop alike, and empties the store after a stop. SIGINT ends the session in any
+// case.
 var errHandOver = errors.New("asked to end by SIGTERM or SIGHUP")
 
 // secondSignal is how long after the first signal another one is taken for the same
@@ -39,7 +39,7 @@ func EndSignals() []os.Signal {
 // UntilSignal returns a context that ends with the first of EndSignals. Another one,
 // secondSignal after it or later, ends the process on the spot, for when the disk under
 // it hangs; what finished flushes cover is safe then too, as after a kill -9. A
-// reader of the log that goes away does not end the daemon (SIGPIPE).
+// reader of the log that exits does not end the daemon (SIGPIPE).
 func UntilSignal(parent context.Context, log logrus.FieldLogger) (ctx context.Context, stop func()) {
 	ossignal.Ignore(unix.SIGPIPE)
 	signals := make(chan os.Signal, 2)
@@ -54,7 +54,7 @@ func UntilSignal(parent context.Context, log logrus.FieldLogger) (ctx context.Co
 			if !ok {
 				return
 			}
-			first = time.Now() // before the line, which who sends the next signal may wait for
+			first = time.Now() // before the line: the sender of the next signal may wait for it
 			log.Infof("%v: ending, once requests in flight are finished; another signal, %v from now or later, ends it at once", sig, secondSignal)
 			if sig == unix.SIGINT {
 				cancel(nil)
@@ -80,14 +80,14 @@ func UntilSignal(parent context.Context, log logrus.FieldLogger) (ctx context.Co
 // nextSignal waits for a signal that is not one with the first, which came at the time
 // first; nil: signals is closed.
 func nextSignal(signals <-chan os.Signal, first time.Time, log logrus.FieldLogger) os.Signal {
-	said := false
+	logged := false
 	for sig := range signals {
 		if time.Since(first) >= secondSignal {
 			return sig
 		}
-		if !said {
+		if !logged {
 			log.Infof("%v within %v of the first signal: taken for the same request, as timeout(1) signals a process and then its group", sig, secondSignal)
-			said = true
+			logged = true
 		}
 	}
 	return nil

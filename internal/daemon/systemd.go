@@ -16,51 +16,51 @@ import (
 )
 
 // socketFDName is what the socket unit calls its descriptor
-// (FileDescriptorName=). Others may be handed down beside it: the service
-// manager's fd store uses the same channel (sd_listen_fds(3)).
+// (FileDescriptorName=). Others may be passed on beside it: the service manager's fd store
+// uses the same channel (sd_listen_fds(3)).
 const socketFDName = "vhost-user"
 
-// What the names of descriptors in the fd store begin with: all of ours, and
-// those of a session.
+// Names of descriptors in the fd store: what all of zvhost's and those of a session begin
+// with, and two single ones.
 const (
-	keptPrefix    = "zvhost."
-	sessionPrefix = keptPrefix + "session."
-	listenerName  = keptPrefix + "listener"
-	awayName      = keptPrefix + "away" // the disk has been let go of: see noteAway
+	namePrefix    = "zvhost."
+	sessionPrefix = namePrefix + "session."
+	listenerName  = namePrefix + "listener"
+	detachedName  = namePrefix + "away" // the disk is detached: see noteDetached
 )
 
-// handed is what the service manager handed down.
-type handed struct {
+// passedOn is what the service manager has passed on to this process.
+type passedOn struct {
 	socket *os.File        // of the socket unit; nil: none
-	kept   handover.Stored // what the process before has put into the fd store
+	stored handover.Stored // what the previous process has put into the fd store
 	store  *fdStore        // nil: there is none
 
-	held  bool // a guest waits for what was handed down
-	begun bool // the daemon serves, or has served
+	guestWaits bool // for the process that resumes its session
+	serving    bool // the daemon serves, or has served
 }
 
-// activated takes what the service manager handed down. A single descriptor that
+// activated takes what the service manager has passed on. A single descriptor that
 // is not from the fd store is the socket, whatever its name.
-func activated(log logrus.FieldLogger) (*handed, error) {
-	h := &handed{kept: handover.Stored{}, store: openStore(log)}
+func activated(log logrus.FieldLogger) (*passedOn, error) {
+	h := &passedOn{stored: handover.Stored{}, store: openStore(log)}
 	var others []*os.File
 	for _, f := range activation.Files(true) {
-		if !strings.HasPrefix(f.Name(), keptPrefix) {
+		if !strings.HasPrefix(f.Name(), namePrefix) {
 			others = append(others, f)
 			continue
 		}
 		fd, err := takeFD(f)
 		if err != nil {
-			h.held = true // it may be a guest's
+			h.guestWaits = true // it may be a guest's
 			return h, err
 		}
-		if twice := h.kept[f.Name()]; twice != nil {
+		if twice := h.stored[f.Name()]; twice != nil {
 			_ = twice.Close()
 		}
-		h.kept[f.Name()] = fd
+		h.stored[f.Name()] = fd
 	}
-	for name := range h.kept { // not Of, which takes them
-		h.held = h.held || name == awayName || strings.HasPrefix(name, sessionPrefix)
+	for name := range h.stored { // not Of, which takes them
+		h.guestWaits = h.guestWaits || name == detachedName || strings.HasPrefix(name, sessionPrefix)
 	}
 	if len(others) == 1 {
 		h.socket = others[0]
@@ -73,7 +73,7 @@ func activated(log logrus.FieldLogger) (*handed, error) {
 			h.socket = f
 			continue
 		}
-		_ = f.Close() // nobody's any more
+		_ = f.Close() // zvhost has no use for it
 	}
 	if len(others) > 0 && h.socket == nil {
 		return h, lasting(fmt.Errorf("systemd handed over %d descriptors (%s), none of them called %q: set FileDescriptorName=%s in the socket unit",
@@ -82,8 +82,7 @@ func activated(log logrus.FieldLogger) (*handed, error) {
 	return h, nil
 }
 
-// takeFD takes the descriptor out of f, which Go would close when nobody holds it
-// any more.
+// takeFD takes the descriptor out of f, which the garbage collector would close.
 func takeFD(f *os.File) (*foreign.FD, error) {
 	n, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -93,32 +92,32 @@ func takeFD(f *os.File) (*foreign.FD, error) {
 	return foreign.SentFD(n), nil // by a front-end, some of them
 }
 
-// letGo says whether the process before has let go of the disk, and not taken it
-// again.
-func (h *handed) letGo() bool {
-	f := h.kept[awayName]
+// wasDetached reports whether the previous process has released the disk, and not acquired
+// it again.
+func (h *passedOn) wasDetached() bool {
+	f := h.stored[detachedName]
 	if f == nil {
 		return false
 	}
-	delete(h.kept, awayName) // it stays in the store
+	delete(h.stored, detachedName) // it stays in the store
 	_ = f.Close()
 	return true
 }
 
-// leave leaves all to another process: this one cannot begin.
-func (h *handed) leave() {
+// leave leaves all to the next process: this one cannot begin.
+func (h *passedOn) leave() {
 	store := h.store
 	h.store = nil
 	h.close()
 	store.close()
 }
 
-// close lets go of what nobody has taken.
-func (h *handed) close() {
+// close closes, and drops from the store, what was not taken.
+func (h *passedOn) close() {
 	if h.socket != nil {
 		_ = h.socket.Close()
 	}
-	for name, f := range h.kept {
+	for name, f := range h.stored {
 		h.store.drop(name)
 		_ = f.Close()
 	}
@@ -163,14 +162,14 @@ func (s *fdStore) send(text string, fds ...int) error {
 	}
 }
 
-// put keeps a descriptor under a name. It is lent: the store has a duplicate.
-// Without FDPOLL=0 the manager would drop a connection that hangs up, which is
-// ours to notice.
+// put stores a descriptor under a name. The caller still owns it: the store has a duplicate.
+// Without FDPOLL=0 the manager would drop a connection that hangs up, which is for zvhost to
+// notice.
 func (s *fdStore) put(name string, fd int) error {
 	return s.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, fd)
 }
 
-// drop forgets all that is kept under a name.
+// drop removes all that is stored under a name.
 func (s *fdStore) drop(name string) {
 	if s == nil {
 		return
@@ -180,22 +179,22 @@ func (s *fdStore) drop(name string) {
 	}
 }
 
-// noteAway notes that the disk is away, or here again. An eventfd that means
-// nothing stands for that in the store.
-func (s *fdStore) noteAway(away bool) {
+// noteDetached stores for the next process that the disk is detached, or no more. An
+// eventfd in the store, which is never signalled, means that it is.
+func (s *fdStore) noteDetached(detached bool) {
 	if s == nil {
 		return
 	}
-	if !away {
-		s.drop(awayName)
+	if !detached {
+		s.drop(detachedName)
 		return
 	}
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err == nil {
-		err = errors.Join(s.put(awayName, fd), unix.Close(fd))
+		err = errors.Join(s.put(detachedName, fd), unix.Close(fd))
 	}
 	if err != nil {
-		s.log.Warnf("noting that the disk is let go of: %v; should this process die, the next one takes it again", err)
+		s.log.Warnf("noting that the disk is released: %v; if this process dies, the next one acquires it again", err)
 	}
 }
 
@@ -205,7 +204,7 @@ func (s *fdStore) close() {
 	}
 }
 
-// sessions is where sessions are saved, nil for nowhere.
+// sessions is where sessions are persisted, nil for nowhere.
 func (s *fdStore) sessions() *handover.Store {
 	if s == nil {
 		return nil

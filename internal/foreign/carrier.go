@@ -10,7 +10,7 @@ import (
 
 // What may hang where not even SIGKILL reaches is done by a carrier, a process that shares
 // this one's descriptors (holder.go). So do read, write, open and close of a pipe while
-// somebody holds its mutex: __pipe_lock cannot be interrupted, and whoever writes into the
+// another process holds its mutex: __pipe_lock cannot be interrupted, and a process that writes into the
 // pipe from memory that a silent FUSE server or userfaultfd has to bring holds it for as long
 // as he likes. A read of a UNIX socket takes its iolock in the same way. The close of a
 // socket closes what is in its queue, pipes too (unix_destruct_scm). The kernel's release of
@@ -19,7 +19,7 @@ import (
 
 const (
 	// maxJobs is how many things are carried at once, and carriers there are at most: one
-	// that hangs has its job until it goes on.
+	// that hangs has its job until its call returns.
 	maxJobs = maxThreads + MaxTransfers
 	// MaxTransfers bounds the states that are being carried. Closes have carriers of their
 	// own.
@@ -72,7 +72,7 @@ const (
 	futexWake = 1
 )
 
-// endJob says that a job is over, whatever became of it.
+// endJob ends a job, whether it succeeded or not.
 //
 //go:norace
 //go:nocheckptr

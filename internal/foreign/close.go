@@ -52,16 +52,16 @@ func CloseKind(fd int, k Kind) {
 	if k == Stuck {
 		reaper.mu.Lock()
 		defer reaper.mu.Unlock()
-		keepLocked(fd)
+		retainLocked(fd)
 		return
 	}
 	Close(fd)
 }
 
-// keepLocked notes that fd stays open until the process ends, and after that as long as
+// retainLocked counts fd as one that stays open until the process ends, and after that as long as
 // the holder does (holder.go). To close a file of a silent FUSE server waits where not even
 // SIGKILL reaches (fuse_flush sends a request that is forced, see request_wait_answer).
-func keepLocked(fd int) {
+func retainLocked(fd int) {
 	reaper.stuck++
 	if err := spare(fd); err != nil {
 		reaper.holding = err
@@ -80,13 +80,13 @@ func reap(i int) {
 		switch kind {
 		case Stuck:
 		case Memory:
-			_ = unix.Close(fd) // it is gone, whatever close says
+			_ = unix.Close(fd) // it is closed even if close fails
 		default:
 			closeElsewhere(i, fd)
 		}
 		reaper.mu.Lock()
 		if kind == Stuck {
-			keepLocked(fd)
+			retainLocked(fd)
 		}
 	}
 	reaper.queue = nil
@@ -96,7 +96,7 @@ func reap(i int) {
 
 // closeElsewhere has job i close fd, in a carrier if there can be one.
 func closeElsewhere(i, fd int) {
-	for range 3 { // somebody may kill a carrier before it has begun
+	for range 3 { // a carrier may be killed before it has begun
 		if shared == nil {
 			break
 		}
@@ -109,9 +109,9 @@ func closeElsewhere(i, fd int) {
 	_ = unix.Close(fd)
 }
 
-// Guard sees to it that the end of this process does not wait for what front-ends have sent
-// and nobody has received: the kernel closes that with the socket. Call it before there are
-// any (see holder.go).
+// Guard prevents the end of this process from waiting for descriptors that front-ends have
+// sent and no process has received: the kernel closes those with the socket. Call it before
+// the first front-end connects (see holder.go).
 func Guard() error {
 	reaper.mu.Lock()
 	defer reaper.mu.Unlock()
@@ -127,18 +127,18 @@ func Left() (all, closing int) {
 	return closing + reaper.stuck, closing
 }
 
-// Kept is how many descriptors stay open because nothing can close them. An error means
-// that the end of this process waits for whoever serves them; without one it is another
-// process, zvhost-leftover, that waits.
-func Kept() (n int, err error) {
+// Unclosable is how many descriptors stay open because nothing can close them. An error means
+// that the end of this process waits for the server of their file system; without an error
+// only another process, zvhost-leftover, waits.
+func Unclosable() (n int, err error) {
 	reaper.mu.Lock()
 	defer reaper.mu.Unlock()
 	return reaper.stuck, reaper.holding
 }
 
-// Exhausted says that so many descriptors are left over that the process had better end,
-// and another one take its place: it must not run out of them because of somebody who
-// sends what cannot be closed.
+// Exhausted reports whether so many descriptors are left over that the next process should
+// take the place of this one: it must not run out of descriptors because a front-end sends
+// some that cannot be closed.
 func Exhausted() bool {
 	all, _ := Left()
 	return all >= Limit
@@ -150,13 +150,13 @@ type Socket interface {
 	Close() error
 }
 
-// HangUp closes a socket that somebody else has the other end of, and does not wait for
-// what he has sent and nobody has read: with the last descriptor of a UNIX socket the
-// kernel closes the descriptors in its queue (unix_release_sock, unix_destruct_scm). With
-// shut the other end notices at once, whoever else has a descriptor of this one; without
-// it, others of this end go on.
+// HangUp closes a socket whose other end another process has, and does not wait for
+// descriptors in its queue: with the last descriptor of a UNIX socket the kernel closes them
+// (unix_release_sock, unix_destruct_scm). With shut the other end sees the end of the
+// connection at once, even if other processes have a descriptor of this end; without it,
+// those can continue to use it.
 func HangUp(s Socket, shut bool) error {
-	last := -1 // not Close's: whoever happens to read may have to finish that (internal/poll.FD)
+	last := -1 // not Close's: a goroutine that reads may have to finish that one (internal/poll.FD)
 	if raw, err := s.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
 			if n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {

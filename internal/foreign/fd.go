@@ -93,7 +93,7 @@ func (f *FD) Inspect() (kind Kind, what string) {
 	return f.kind, what
 }
 
-// IsSame says whether f and g are descriptors of one open file, as after dup(2)
+// IsSame reports whether f and g are descriptors of one open file, as after dup(2)
 // (F_DUPFD_QUERY, from Linux 6.10 on; kcmp(2), KCMP_FILE, which containers may
 // forbid). A kernel that cannot tell says no.
 func (f *FD) IsSame(g *FD) bool {

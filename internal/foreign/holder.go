@@ -35,7 +35,7 @@ const (
 	oneByOne = 1 << 14
 	// closers is how many processes the holder has close descriptors at the end, one after
 	// the other, each for as long as closePatience when it hangs. A descriptor is out of
-	// the table before its close can wait (file_close_fd), so the next one goes on behind it.
+	// the table before its close can wait (file_close_fd), so the next one continues behind it.
 	closers       = 32
 	closePatience = 50 // in pauses of closePause
 	closePause    = 2e6
@@ -82,7 +82,7 @@ func haveHolder() error {
 		if ended, _ := unix.Wait4(pid, nil, unix.WNOHANG|unix.WALL, nil); ended != pid {
 			return nil
 		}
-		holder.Store(0) // somebody has killed it, and its carriers ended with it
+		holder.Store(0) // it was killed, and its carriers ended with it
 		for i := range shared.jobs {
 			atomic.StoreInt32(&shared.jobs[i].pid, 0)
 		}

@@ -16,7 +16,7 @@ type Kind uint8
 const (
 	// Unknown descriptors have not been looked at.
 	Unknown Kind = iota
-	// Eventfd never waits for anybody when it is closed, or read with RWF_NOWAIT.
+	// Eventfd never waits when it is closed, or read with RWF_NOWAIT.
 	Eventfd
 	// Pipe is made by pipe(2), and has no name in a file system.
 	Pipe
@@ -36,11 +36,11 @@ const (
 // lie on FUSE), and those of a network are not among them.
 var local = []string{"ext2", "ext3", "ext4", "xfs", "f2fs", "btrfs", "bcachefs", "zfs", "tmpfs", "ramfs", "hugetlbfs"}
 
-// Inspect says what fd is, and that in words. It waits for nobody.
+// Inspect returns the kind of fd, and its name for a log. It waits for no other process.
 //
 // fstat and fstatfs of a file of FUSE send a request to its server (fuse_getattr,
 // fuse_statfs), and once that has read it not even SIGKILL ends the wait
-// (request_wait_answer): the process could not end. What is called here asks nobody. The
+// (request_wait_answer): the process could not end. The calls below send no such request. The
 // link of /proc/self/fd is made by d_path; F_GET_SEALS compares the file's operations
 // (memfd_file_seals_ptr); statx with AT_STATX_DONT_SYNC takes what is cached
 // (fuse_update_get_attr), in network file systems, too, but for 9p, which only root can

@@ -7,19 +7,19 @@ import (
 )
 
 // Front-ends share the open files of the descriptors that they send, and with them
-// O_NONBLOCK: that it was set says nothing of now. So whoever must not get stuck says so
-// with each call (RWF_NOWAIT, readv(2)).
+// O_NONBLOCK, which they can clear at any time. So a goroutine that must not block uses a flag
+// of each call (RWF_NOWAIT, preadv2(2)).
 
-// ReadNoWait is read(2) that says EAGAIN where nothing is there. Of a file that has no such
-// read, such as an inotify instance, it reads nothing and says EOPNOTSUPP.
+// ReadNoWait is read(2) that returns EAGAIN if there is nothing to read. From a file without
+// such a read, an inotify instance for example, it reads nothing and returns EOPNOTSUPP.
 func ReadNoWait(fd int, b []byte) (int, error) {
 	return unix.Preadv2(fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
 }
 
-// Signal makes an eventfd of the front-end's readable. It is for whoever must not get
-// stuck, and does not do it for each request: the eventfd may be full, and block, and may
-// become so just before it is written to. Only reading it helps then, whatever O_NONBLOCK
-// says by now: eventfd_write has looked at it before it began to wait.
+// Signal makes an eventfd of the front-end readable. It is for goroutines that must not block,
+// and too slow for each request: the eventfd may be full and blocking, and may become so just
+// before the write. Only a read ends the write then, even if O_NONBLOCK is set meanwhile:
+// eventfd_write has tested it before it began to wait.
 func Signal(fd int) {
 	if IsFull(fd) {
 		return // it is readable
@@ -44,15 +44,15 @@ func Signal(fd int) {
 	}
 }
 
-// IsFull says whether a write to an eventfd would wait, or fail, for want of room.
+// IsFull reports whether a write to an eventfd would wait, or fail, for want of room.
 func IsFull(fd int) bool {
 	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	n, err := unix.Poll(p[:], 0)
 	return n == 0 && err == nil
 }
 
-// Empty takes from an eventfd that is full, so that whoever waits to write to it goes on,
-// and says whether it was. One that is full has been signalled by nobody who means well.
+// Empty reads an eventfd that is full, so that a write to it that blocks can return, and
+// reports whether it was full. No well-behaved process fills an eventfd.
 func Empty(fd int) bool {
 	var b [8]byte
 	if !IsFull(fd) {

@@ -43,7 +43,7 @@ func begin(what int32, fd int, state []byte) (*Transfer, error) {
 	return t, nil
 }
 
-// takeTransfer is the number of a job that nobody uses, -1 for none.
+// takeTransfer is the number of a job that is not in use, -1 for none.
 func takeTransfer() int {
 	reaper.mu.Lock()
 	defer reaper.mu.Unlock()

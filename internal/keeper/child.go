@@ -86,7 +86,7 @@ func (s *store) lend() (files []*os.File, done func(), err error) {
 			_ = f.Close()
 		}
 	}
-	for _, k := range s.kept {
+	for _, k := range s.stored {
 		fd, err := unix.FcntlInt(uintptr(k.fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			done()

@@ -50,7 +50,7 @@ func Run(o Options) (status int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := foreign.Guard(); err != nil {
-		o.Log("no process can be made that closes what front-ends have sent (%v): one of them may keep this process from ending", err)
+		o.Log("no process can be made that closes the descriptors that front-ends send (%v): such a descriptor may prevent this process from ending", err)
 	}
 	s, err := newStore(o.Log, upstream())
 	if err != nil {
@@ -188,7 +188,7 @@ func (s *store) isReady() bool {
 func (s *store) isEmpty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.kept) == 0
+	return len(s.stored) == 0
 }
 
 // upstream passes the child's status messages on to the service manager that has started

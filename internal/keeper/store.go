@@ -24,19 +24,19 @@ type store struct {
 	addr *os.File // the socket's place in the file system: see listen
 	log  func(format string, args ...any)
 
-	mu     sync.Mutex // guards what follows
-	child  int        // the process whose messages are accepted
-	fixed  []*os.File // inherited by the keeper itself
-	kept   []keptFD   // in the order in which they came
-	ready  bool       // the child has sent READY=1
-	tell   func(state string)
-	synced chan struct{} // receives when the keeper's own message has been read
+	mu     sync.Mutex         // guards what follows
+	child  int                // the process whose messages are accepted
+	fixed  []*os.File         // inherited by the keeper itself
+	stored []storedFD         // in order of arrival
+	ready  bool               // the child has sent READY=1
+	notify func(state string) // passes a state on to the manager above
+	synced chan struct{}      // receives when the keeper's own message has been read
 	ended  chan struct{}
 }
 
-// A keptFD is a descriptor of the child. It is a plain number: with an os.File of an
+// A storedFD is a descriptor of the child. It is a plain number: with an os.File of an
 // eventfd the runtime would wake up for each kick and call of the guest.
-type keptFD struct {
+type storedFD struct {
 	fd   int
 	name string
 }
@@ -45,7 +45,7 @@ type keptFD struct {
 // have been read.
 const syncMessage = "KEEPER_SYNC=1"
 
-func newStore(log func(string, ...any), tell func(string)) (*store, error) {
+func newStore(log func(string, ...any), notify func(string)) (*store, error) {
 	c, addr, err := listen()
 	if err != nil {
 		return nil, fmt.Errorf("the notification socket: %w", err)
@@ -58,7 +58,7 @@ func newStore(log func(string, ...any), tell func(string)) (*store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the notification socket: %w", err), c.Close(), addr.Close())
 	}
-	s := &store{conn: c, addr: addr, log: log, tell: tell, synced: make(chan struct{}, 1), ended: make(chan struct{})}
+	s := &store{conn: c, addr: addr, log: log, notify: notify, synced: make(chan struct{}, 1), ended: make(chan struct{})}
 	go s.read()
 	return s, nil
 }
@@ -113,7 +113,7 @@ func (s *store) read() {
 		case pid == os.Getpid() && text == syncMessage:
 			s.synced <- struct{}{}
 		case s.isChild(pid):
-			fds = s.hear(text, fds)
+			fds = s.receive(text, fds)
 		case !strangers:
 			strangers = true // other processes can send any number
 			s.log("process %d, which is not the child, sent a notification: ignored, and so will others be", pid)
@@ -148,9 +148,9 @@ func (s *store) isChild(pid int) bool {
 	return pid != 0 && pid == s.child
 }
 
-// hear processes a message of the child, and returns the descriptors that it has not stored
+// receive processes a message of the child, and returns the descriptors that it has not stored
 // (sd_notify(3), "Well-known assignments").
-func (s *store) hear(text string, fds []int) (rest []int) {
+func (s *store) receive(text string, fds []int) (rest []int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name := "stored"
@@ -161,32 +161,32 @@ func (s *store) hear(text string, fds []int) (rest []int) {
 			name = v
 		}
 		if strings.HasPrefix(line, "STATUS=") {
-			s.tell(line)
+			s.notify(line)
 		}
 	}
 	if has["READY=1"] {
 		s.ready = true
-		s.tell("READY=1")
+		s.notify("READY=1")
 	}
 	switch {
 	case has["FDSTORE=1"]:
-		for len(fds) > 0 && len(s.kept) < capacity {
-			s.kept = append(s.kept, keptFD{fds[0], name})
+		for len(fds) > 0 && len(s.stored) < capacity {
+			s.stored = append(s.stored, storedFD{fds[0], name})
 			fds = fds[1:]
 		}
 		if len(fds) > 0 {
-			s.log("more than %d descriptors: %s is not kept", capacity, name)
+			s.log("more than %d descriptors: %s is not stored", capacity, name)
 		}
 	case has["FDSTOREREMOVE=1"]:
-		kept := s.kept[:0]
-		for _, f := range s.kept {
+		rest := s.stored[:0]
+		for _, f := range s.stored {
 			if f.name == name {
 				foreign.Close(f.fd) // it may be the last one of a socket that a front-end has filled
 				continue
 			}
-			kept = append(kept, f)
+			rest = append(rest, f)
 		}
-		s.kept = kept
+		s.stored = rest
 	}
 	return fds
 }
@@ -216,7 +216,7 @@ func (s *store) close() {
 	for _, f := range s.fixed {
 		_ = f.Close()
 	}
-	for _, f := range s.kept {
+	for _, f := range s.stored {
 		foreign.Close(f.fd)
 	}
 }
