@@ -53,9 +53,10 @@ type Function struct {
 	exchanges sync.WaitGroup
 	shown     []byte // the device's configuration as it was last read; the session's goroutine has it
 
-	mu       sync.Mutex // guards what follows; never held while the device is called
-	late     bool       // the client has waited in vain for the end of the current turn
-	stale    bool       // the device is to be called for what has changed; see give
+	mu       sync.Mutex    // guards what follows; never held while the device is called
+	wait     time.Duration // Options.ResetWait, but for tests
+	late     bool          // the client has waited in vain for the end of the current turn
+	stale    bool          // the device is to be called for what has changed; see give
 	features uint64
 	queues   []queue // running and base are changed in a turn only
 	mem      memory
@@ -76,7 +77,7 @@ func New(dev transport.Device, o Options) (*Function, error) {
 	if o.ResetWait == 0 {
 		o.ResetWait = resetWait
 	}
-	f := &Function{dev: dev, opt: o, queues: make([]queue, dev.Queues()), turn: make(chan struct{}, 1), shown: make([]byte, o.ConfigBytes)}
+	f := &Function{dev: dev, opt: o, queues: make([]queue, dev.Queues()), turn: make(chan struct{}, 1), wait: o.ResetWait, shown: make([]byte, o.ConfigBytes)}
 	f.mem.warn = f.warn
 	var err error
 	f.pci, err = virtiopci.New(driven{f}, virtiopci.Options{
@@ -167,9 +168,14 @@ func (f *Function) SetIRQ(_, v uint32, eventfd int) {
 func (f *Function) Reset() error {
 	f.pci.Reset()
 	if f.pci.Resetting() {
-		return fmt.Errorf("the device has not stopped within %v, since requests are in flight: %w", f.opt.ResetWait, unix.EBUSY)
+		return busy("the device has not stopped within %v, since requests are in flight", f.opt.ResetWait)
 	}
 	return nil
+}
+
+// busy is an error for the client: EBUSY.
+func busy(format string, args ...any) error {
+	return &vfiouser.Refusal{Errno: unix.EBUSY, Why: fmt.Sprintf(format, args...)}
 }
 
 // Disconnect implements vfiouser.Device. The driver cannot continue, since the client cannot
@@ -214,7 +220,7 @@ func (f *Function) MapDMA(m vfiouser.DMA, file *foreign.FD) error {
 	}
 	x := f.beginLocked("DMA_MAP", nil)
 	f.mu.Unlock()
-	f.wait(x)
+	f.await(x)
 	return nil
 }
 
@@ -232,7 +238,7 @@ func (f *Function) UnmapDMA(maps []vfiouser.DMA) error {
 	}
 	x := f.beginLocked("DMA_UNMAP", maps)
 	f.mu.Unlock()
-	if f.wait(x) {
+	if f.await(x) {
 		return nil
 	}
 	f.mu.Lock()

@@ -580,6 +580,15 @@ func TestMapRefused(t *testing.T) {
 			t.Errorf("%#x: %v", c.at, err)
 		}
 	}
+	sealed, err := unix.MemfdCreate("sealed", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	r.must(err)
+	r.must(unix.Ftruncate(sealed, 0x1000))
+	_, err = unix.FcntlInt(uintptr(sealed), unix.F_ADD_SEALS, unix.F_SEAL_WRITE)
+	r.must(err)
+	if err := r.client.Map(0x1000_0000, 0x1000, 0, sealed); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("a file that cannot be written: %v", err)
+	}
+	r.must(unix.Close(sealed))
 	if got := dev.seen(); got != "" {
 		t.Error(got)
 	}

@@ -32,7 +32,7 @@ func mapRegion(m vfiouser.DMA, file *foreign.FD) (*guestmem.Region, error) {
 	// The driver gives the addresses of its rings as those of its requests.
 	r, err := guestmem.Map(file.Int(), guestmem.RegionDesc{GuestAddr: m.Address, UserAddr: m.Address, Size: m.Size, MmapOffset: m.Offset})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, unix.EINVAL)
+		return nil, &vfiouser.Refusal{Errno: unix.EINVAL, Why: err.Error()}
 	}
 	return r, nil
 }
@@ -41,7 +41,7 @@ func mapRegion(m vfiouser.DMA, file *foreign.FD) (*guestmem.Region, error) {
 func (m *memory) add(r *guestmem.Region) error {
 	all := append(m.regions[:len(m.regions):len(m.regions)], r)
 	if _, err := guestmem.New(all); err != nil {
-		return fmt.Errorf("%w: %w", err, unix.EINVAL)
+		return &vfiouser.Refusal{Errno: unix.EINVAL, Why: err.Error()}
 	}
 	m.regions = all
 	return nil

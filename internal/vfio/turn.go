@@ -1,10 +1,7 @@
 package vfio
 
 import (
-	"fmt"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vfiouser"
@@ -35,15 +32,17 @@ func (f *Function) take() bool {
 	}
 }
 
+const moment = 20 * time.Millisecond
+
 // patience is how long the client may wait for the end of a turn: a moment only if it has waited
 // for the same one before.
 func (f *Function) patience() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.late {
-		return f.opt.ResetWait / 50
+		return moment
 	}
-	return f.opt.ResetWait
+	return f.wait
 }
 
 // isLate notes that the client has waited in vain.
@@ -130,7 +129,7 @@ type exchange struct {
 
 // errInFlight is why memory is not unmapped.
 func (f *Function) errInFlight() error {
-	return fmt.Errorf("requests in flight, which may use the memory, have not ended within %v: %w", f.opt.ResetWait, unix.EBUSY)
+	return busy("requests in flight, which may use the memory, have not ended within %v", f.opt.ResetWait)
 }
 
 // beginLocked begins an exchange.
@@ -144,8 +143,11 @@ func (f *Function) beginLocked(why string, unmap []vfiouser.DMA) *exchange {
 	return x
 }
 
-// wait waits for an exchange for Options.ResetWait at most.
-func (f *Function) wait(x *exchange) (ended bool) {
+// await waits for an exchange for Options.ResetWait at most.
+func (f *Function) await(x *exchange) (ended bool) {
+	if f.pci.Resetting() {
+		f.isLate() // the client has waited for the reset
+	}
 	t := time.NewTimer(f.patience())
 	defer t.Stop()
 	select {
