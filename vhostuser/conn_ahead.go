@@ -30,11 +30,11 @@ func (c *Conn) readAheadInto(m *Message) (pieces handover.Pieces, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("SO_PEEK_OFF: %w", err)
 	}
-	joined := false // what was looked at last goes on
+	joined := false // the next part continues the last one
 	for have, want := 0, HeaderSize; have < want; {
 		var part Message // of its descriptors
-		// The descriptors that a look comes across are of the last byte, or of what stands
-		// behind it where there is no more room: the kernel goes on looking then
+		// The descriptors that a peek finds belong to the last byte, or to what is behind it if
+		// the buffer is full: the kernel continues to peek then
 		// (net/unix/af_unix.c, unix_stream_read_generic).
 		n, err := c.recv(&part, m.buf[have:], unix.MSG_PEEK, have > 0)
 		switch {
@@ -58,8 +58,8 @@ func (c *Conn) readAheadInto(m *Message) (pieces handover.Pieces, err error) {
 		}
 		fds := len(part.Files) + part.Surplus
 		if have > want {
-			// A look goes on until it has come to descriptors, or to the end. These are
-			// of a message behind this one: each is sent by itself.
+			// A peek continues until it has found descriptors, or the end. These belong to
+			// a message behind this one: each is sent by itself.
 			n -= have - want
 			part.Close()
 			part.Surplus, fds = 0, 0 // duplicates: the message behind has them still

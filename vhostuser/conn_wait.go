@@ -11,9 +11,9 @@ import (
 )
 
 // How a connection waits for its other end, and for how long. Between two messages it
-// waits for ever. A message that has begun, and an answer, have a time limit each: what
-// stands in a socket's queue may hold that very connection open, when a front-end has sent
-// its own end along, so it must be read or dropped some time.
+// waits for ever. A message that has begun, and an answer, have a time limit each: what is in
+// a socket's queue may hold that very connection open, if a front-end has sent its own end
+// along, so it must be read or dropped at some time.
 
 // MessageLimit is how long a front-end may take for a message from its first byte or
 // descriptor on, and for taking an answer. Front-ends send a message with one system
@@ -129,7 +129,7 @@ func (c *Conn) whole() {
 	}
 }
 
-// hasOutOfBand says whether out-of-band data waits in the socket. A look at its queue
+// hasOutOfBand reports whether out-of-band data waits in the socket. A look at its queue
 // passes it over (MSG_PEEK), with the descriptors that came along.
 func hasOutOfBand(fd uintptr) bool {
 	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
@@ -137,19 +137,18 @@ func hasOutOfBand(fd uintptr) bool {
 	return err == nil && n > 0 && p[0].Revents&unix.POLLPRI != 0
 }
 
-// gone says whether the other end has hung up.
+// gone reports whether the other end has hung up.
 func (c *Conn) gone() bool { return c.shows(unix.POLLRDHUP) }
 
-// busy says whether a message has begun, or its end is on its way to whoever has read it:
-// whether there is any in the socket, or this end does anything but wait for one. It says
-// so from the first byte or descriptor on, without a gap, and for good after an error. Any
-// goroutine may call it.
+// busy reports whether a message has begun and is not yet answered: whether there is any in
+// the socket, or this end does anything but wait for one. It is true from the first byte or
+// descriptor on, without a gap, and for good after an error. Any goroutine may call it.
 func (c *Conn) busy() bool {
 	// In this order: what is read in between has this end no longer idle.
 	return c.shows(unix.POLLIN|unix.POLLPRI) || !c.idle.Load()
 }
 
-// shows says whether the socket shows any of these events, or an error, now.
+// shows reports whether the socket shows any of these events, or an error, now.
 func (c *Conn) shows(events int16) bool {
 	p := [1]unix.PollFd{{Events: events}}
 	err := c.control(func(fd uintptr) error {
@@ -196,7 +195,7 @@ func (c *Conn) waitWritable() error {
 	})
 }
 
-// notTaken says what the end of a wait for room in the socket means. late looks once more.
+// notTaken decides what the end of a wait for room in the socket means. late looks once more.
 func (c *Conn) notTaken(err error, late func() bool) error {
 	switch {
 	case !errors.Is(err, os.ErrDeadlineExceeded) || c.limit == 0 || c.interrupted():

@@ -7,7 +7,7 @@ type Level uint8
 const (
 	LevelDebug Level = iota // each message in words
 	LevelInfo               // what happens once in a session's life
-	LevelWarn               // the front-end did something wrong, or had to be told no
+	LevelWarn               // the front-end did something wrong, or was refused something
 )
 
 // LogFunc takes one log line.

@@ -96,7 +96,7 @@ const (
 const Offered = ProtocolMQ | ProtocolLogShmfd | ProtocolReplyAck | ProtocolBackendReq | ProtocolConfig | ProtocolResetDevice |
 	ProtocolConfigureMemSlots | ProtocolStatus | ProtocolInflightShmfd | ProtocolDeviceState
 
-// A row says everything about one message. A message without a handler is known
+// A row has everything about one message. A message without a handler is known
 // by name only, so that its refusal can be a clear one.
 type row struct {
 	name  string
@@ -107,14 +107,14 @@ type row struct {
 	minFDs, maxFDs int
 	slot           slot // what they are
 	replies        bool // it has an answer of its own, so REPLY_ACK adds none
-	emptyOnError   bool // its answer without payload says that it failed
+	emptyOnError   bool // its answer has no payload if it failed
 	handle         func(*Session, *Message) (reply []byte, err error)
 	show           func(payload []byte) string // request and answer in words
 }
 
 const anySize = -1
 
-// table is the protocol: everything that is known about a message stands in its
+// table is the protocol: everything that is known about a message is in its
 // row, and nowhere else.
 var table = [numRequests]row{
 	GetFeatures: {name: "GET_FEATURES", replies: true, handle: (*Session).getFeatures, show: showHex},

@@ -33,7 +33,7 @@ func showProtocolMask(mask uint64) string {
 	return strings.Join(names, "+")
 }
 
-// String shows a message in words, for a log: its name, what it says, its flags
+// String shows a message in words, for a log: its name, its contents, its flags
 // and descriptors. It never fails: of a payload that does not parse it shows
 // the length.
 func (m *Message) String() string {
@@ -65,7 +65,7 @@ func (m *Message) String() string {
 	return b.String()
 }
 
-// unparsed is what the printers below say of a payload with the wrong length.
+// unparsed is what the printers below return for a payload with the wrong length.
 func unparsed(p []byte) string { return fmt.Sprintf("(%d bytes)", len(p)) }
 
 func showU64(p []byte, format string) string {

@@ -17,23 +17,23 @@ import (
 	"github.com/zvhost/zvhost/virtio/transport"
 )
 
-// Options are what a session may be told beyond its connection and device. The
-// zero value is good.
+// Options are what a session has beside its connection and device. The zero value is
+// valid.
 type Options struct {
 	// Log takes the session's log lines; nil drops them. It is called from Run's
-	// goroutine, and from what Behind runs. The error that Run returns is not logged: that is the caller's.
+	// goroutine, and from what Behind runs. The error that Run returns is not logged.
 	Log LogFunc
 	// Trace logs each message in words, at LevelDebug.
 	Trace bool
-	// Behind runs what nobody has to wait for: giving back the memory of a session that has
-	// ended, which takes a moment for each GiB. nil: at once.
+	// Behind runs work in the background: unmapping the memory of a session that has ended,
+	// which takes a moment for each GiB. nil: at once.
 	Behind func(func())
 	// Store is where to put what has to outlive this process; nil for nowhere.
 	Store *handover.Store
 }
 
-// A Session serves one front-end: it reads messages, keeps what they say, and
-// starts and stops the device's queues accordingly.
+// A Session serves one front-end: it reads messages, stores their contents, and starts and
+// stops the device's queues accordingly.
 type Session struct {
 	conn *Conn
 	dev  transport.Device
@@ -47,7 +47,7 @@ type Session struct {
 	back     backChannel
 	regions  []region                 // as state.regions
 	rings    []ring                   // as many as the device has queues
-	record   *inflight.Record         // of what is in flight; nil: nobody is to know
+	record   *inflight.Record         // of what is in flight; nil: no later process will resume it
 	saver    *handover.Saver          // nil: the session ends with the process
 	pass     *foreign.FD              // goes with the answer to the message at hand; lent
 	transfer atomic.Pointer[transfer] // of the device's state; nil: none
@@ -56,17 +56,17 @@ type Session struct {
 
 	held        bool   // rings start Held, and none is served
 	reconnected bool   // see Ring.Reconnected; until the device is reset
-	doing       string // what the session is at, for who waits for it
+	doing       string // what the session does, for the log where that takes long
 	warnings    int
-	greeted     bool // the line that says what was agreed on is logged
-	refusals    refusals
-	// memoryGiven says that the front-end has given memory, memoryMissed that the log says
-	// that it has not.
-	memoryGiven, memoryMissed bool
-	closed                    atomic.Bool
+	// loggedFeatures: the negotiated features are logged.
+	loggedFeatures bool
+	refusals       refusals
+	// memoryGiven: the front-end has given memory. loggedNoMemory: it is logged that it has not.
+	memoryGiven, loggedNoMemory bool
+	closed                      atomic.Bool
 
 	suspended atomic.Bool
-	strange   bool // a descriptor of the front-end's was refused, and may be left over
+	strange   bool // a descriptor of the front-end was refused, and perhaps cannot be closed
 
 	deathMu    sync.Mutex // guards over
 	over       bool       // the device is another session's
@@ -75,8 +75,8 @@ type Session struct {
 	superseded atomic.Bool
 }
 
-// region is a memory region in this process. The descriptor is kept so that
-// another process can map it again.
+// region is a memory region in this process. The descriptor stays open so that the next
+// process can map it again.
 type region struct {
 	file *foreign.FD
 	mem  *guestmem.Region
@@ -90,7 +90,7 @@ type ring struct {
 }
 
 // NewSession makes a session that takes over uc and drives dev. Run must be
-// called, else nothing of it is given back.
+// called, else nothing of it is released.
 func NewSession(uc *net.UnixConn, dev transport.Device, opt Options) *Session {
 	queues := dev.Queues()
 	if queues < 1 || queues > transport.MaxQueues {
@@ -98,7 +98,7 @@ func NewSession(uc *net.UnixConn, dev transport.Device, opt Options) *Session {
 	}
 	s := &Session{conn: NewConn(uc), dev: dev, opt: opt, rings: make([]ring, queues), statePatience: statePatience}
 	s.conn.limit = MessageLimit
-	s.listen()
+	s.passCredentials()
 	for i := range s.rings {
 		s.state.rings[i].life = 1
 	}
@@ -139,7 +139,7 @@ func (s *Session) Run() error {
 	case s.closed.Load() && errors.Is(err, net.ErrClosed):
 		return nil
 	default:
-		s.suspended.Store(false) // nobody can go on with it
+		s.suspended.Store(false) // no process can resume it
 		return err
 	}
 }
@@ -149,7 +149,7 @@ func (s *Session) runPlain(m *Message) error {
 	for {
 		if err := s.conn.ReadRequest(m); err != nil {
 			if s.closed.Load() && err != io.EOF {
-				return net.ErrClosed // whatever the read says of a connection closed under it
+				return net.ErrClosed // the read of a closed connection may return another error
 			}
 			return err
 		}
@@ -164,7 +164,7 @@ func (s *Session) runPlain(m *Message) error {
 	}
 }
 
-// end gives everything back. What was suspended stays where it is kept.
+// end releases everything. A suspended session stays in the store.
 func (s *Session) end() {
 	s.ending.Store(true)
 	leaves := s.suspended.Load()
@@ -184,7 +184,7 @@ func (s *Session) end() {
 	s.Close()
 	s.dev.Watch(nil)
 	over := s.watchDeath()
-	s.giveBack(leaves, false)
+	s.release(leaves, false)
 	over()
 	s.sender.close()
 	if s.saver != nil {
@@ -246,8 +246,8 @@ func (s *Session) serve(m *Message) error {
 	return fmt.Errorf("%v: %w", m.Request, err)
 }
 
-// errExhausted ends a session that has had its part in it, and the process after it. One of
-// a front-end that sends what it should goes on, whatever others have sent.
+// errExhausted ends a session whose front-end has sent such descriptors, and then the process.
+// A session of a well-behaved front-end continues.
 var errExhausted = errors.New("too many descriptors of front-ends cannot be closed: another process has to take the place of this one")
 
 // maxWarnings is how many warnings one session is worth: a front-end must not be
@@ -280,7 +280,7 @@ func (s *Session) answer(m *Message, payload []byte) error {
 	return s.conn.Write(m.Request, Version|FlagReply, payload, s.passing()...)
 }
 
-// passing is the descriptor that goes with the answer, if one does.
+// passing is the descriptor that is sent with the answer, if there is one.
 func (s *Session) passing() []int {
 	if s.pass == nil {
 		return nil
@@ -288,12 +288,12 @@ func (s *Session) passing() []int {
 	return []int{s.pass.Int()}
 }
 
-// stage makes the answer to m what the next commit says.
+// stage makes payload the answer to m that the next commit stores.
 func (s *Session) stage(m *Message, payload []byte) {
 	s.saver.Reply = append(Header{m.Request, Version | FlagReply, uint32(len(payload))}.Append(s.saver.Reply[:0]), payload...)
 }
 
-// unstage says that there is no answer.
+// unstage makes the next commit store no answer.
 func (s *Session) unstage() {
 	if s.saver != nil {
 		s.saver.Reply = s.saver.Reply[:0]
@@ -306,7 +306,7 @@ func (s *Session) log(level Level, format string, args ...any) {
 	}
 }
 
-// drop closes a descriptor and forgets it.
+// drop closes a descriptor and clears it.
 func (s *Session) drop(f **foreign.FD) {
 	if err := (*f).Close(); err != nil {
 		s.log(LevelWarn, "closing a descriptor: %v", err)

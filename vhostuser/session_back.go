@@ -31,7 +31,7 @@ const (
 type backChannel struct {
 	mu     sync.Mutex
 	socket *foreign.FD // nil: the front-end has given none
-	config bool        // it wants to hear of its configuration space
+	config bool        // the front-end wants to be notified of changes of its configuration space
 }
 
 // setBackendReqFD takes the socket.
@@ -65,11 +65,11 @@ func (b *backChannel) number() uint64 {
 	return b.socket.Number()
 }
 
-// configChanged tells the front-end that the configuration space has another
-// content (CONFIG_CHANGE_MSG), and says whether it could: the front-end reads it
-// then, and passes the news on to the guest. Any goroutine may call it; it does not
-// wait. No answer is asked for, for it would have nothing to say.
-func (s *Session) configChanged() (told bool) {
+// configChanged notifies the front-end that the configuration space has changed
+// (CONFIG_CHANGE_MSG), and reports whether it could: the front-end then reads the space, and
+// notifies the guest. Any goroutine may call it; it does not wait. It asks for no answer,
+// which would contain nothing.
+func (s *Session) configChanged() (notified bool) {
 	b := &s.back
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -80,10 +80,10 @@ func (s *Session) configChanged() (told bool) {
 	n, err := unix.SendmsgN(b.socket.Int(), wire, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	switch {
 	case err == unix.EAGAIN:
-		return true // it has not read those before yet, and one is as good as two
+		return true // earlier notifications are unread, and one suffices
 	case err != nil || n != len(wire):
-		// What stands in the stream is no message any more, or nobody reads it. The
-		// descriptor is the session's goroutine's to close.
+		// The stream ends within a message, or no process reads it. The session's goroutine
+		// closes the descriptor.
 		_ = unix.Shutdown(b.socket.Int(), unix.SHUT_RDWR)
 		b.config = false
 		return false
@@ -91,7 +91,7 @@ func (s *Session) configChanged() (told bool) {
 	return true
 }
 
-// closeBack gives the socket back.
+// closeBack closes the socket.
 func (s *Session) closeBack() {
 	s.back.mu.Lock()
 	defer s.back.mu.Unlock()

@@ -31,9 +31,9 @@ func (s *Session) setFeatures(m *Message) ([]byte, error) {
 	if s.state.featuresSet && f^s.state.features == FeatureLogAll {
 		return nil, s.setLogging(f)
 	}
-	told := m.Flags&FlagNeedReply != 0 && s.state.protocol&ProtocolReplyAck != 0
+	acked := m.Flags&FlagNeedReply != 0 && s.state.protocol&ProtocolReplyAck != 0
 	if i := s.anyRunning(); i >= 0 {
-		if same && !told {
+		if same && !acked {
 			return nil, nil
 		}
 		return nil, fmt.Errorf("features cannot change while ring %d runs", i)
@@ -41,14 +41,15 @@ func (s *Session) setFeatures(m *Message) ([]byte, error) {
 	s.state.featuresSet, s.state.refused = false, false
 	s.state.status &^= statusFeaturesOK
 	if err := s.dev.SetFeatures(f &^ ownFeatures); err != nil {
-		if told {
+		if acked {
 			return nil, err
 		}
-		// A front-end that cannot be told goes on, and must not be cut off: a
-		// PC's firmware tries every disk with the few features that it knows
-		// (SeaBIOS, src/hw/virtio-blk.c), and QEMU's generic device does not
-		// survive the end of its session. The rings work as it thinks they do,
-		// FEATURES_OK is withheld, and the device answers requests with errors.
+		// Without an answer the front-end does not see the error, and continues.
+		// The session must not end: a PC's firmware tries every disk with the few
+		// features that it knows (SeaBIOS, src/hw/virtio-blk.c), and QEMU's generic
+		// device does not survive the end of its session. The rings use the
+		// features that were set, FEATURES_OK is withheld, and the device answers
+		// requests with errors.
 		s.state.refused = true
 		s.refusedFeatures(m, err)
 	}
@@ -89,7 +90,7 @@ func (s *Session) getQueueNum(*Message) ([]byte, error) {
 }
 
 // resetDevice puts device and rings back to their beginning. The memory stays:
-// a front-end with memory slots sends each region once, and goes on to use them
+// a front-end with memory slots sends each region once, and continues to use them
 // after a reset (QEMU's shadow regions). Protocol features and owner belong to
 // the connection, not to the device. Call and err descriptors stay until others
 // come; they carry nothing that a guest could see.
@@ -132,15 +133,15 @@ func (s *Session) setStatus(m *Message) ([]byte, error) {
 	if v == 0 {
 		return s.resetDevice(m)
 	}
-	status := uint8(v) &^ statusNeedsReset // the device's to say; front-ends add to what they have read
+	status := uint8(v) &^ statusNeedsReset // the device sets this bit; front-ends write back what they have read
 	if status&statusFeaturesOK != 0 && (!s.state.featuresSet || s.state.refused) {
 		// The driver reads the status back to see whether its features were taken.
 		// Where the device refused them, the log has its reason already.
-		say := s.warn
+		logf := s.warn
 		if s.state.refused {
-			say = func(format string, args ...any) { s.log(LevelDebug, format, args...) }
+			logf = func(format string, args ...any) { s.log(LevelDebug, format, args...) }
 		}
-		say("SET_STATUS %#x: FEATURES_OK is not taken, because no features were agreed on", status)
+		logf("SET_STATUS %#x: FEATURES_OK is not taken, because no features were agreed on", status)
 		status &^= statusFeaturesOK
 	}
 	s.state.status = status
@@ -160,8 +161,8 @@ func (s *Session) getConfig(m *Message) ([]byte, error) {
 	return c.Append(nil), nil
 }
 
-// showQueues has the configuration space show as many queues as the front-end has, where
-// it has said so by the time that it reads the space: QEMU sends SET_VRING_CALL for each of
+// showQueues makes the configuration space show as many queues as the front-end has set up
+// by the time that it reads the space: QEMU sends SET_VRING_CALL for each of
 // its queues when it makes its device (vhost_virtqueue_init in hw/virtio/vhost.c). Its
 // generic device passes the space on as it is, and a Linux guest that finds more queues
 // there than its device has does not use it. What was shown once does not change.

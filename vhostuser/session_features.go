@@ -7,13 +7,13 @@ import (
 
 // refusals are those of features by the device since a driver's were taken last.
 type refusals struct {
-	n    int
-	said bool // that it is most likely a firmware
+	n      int
+	logged bool // that it is most likely a firmware
 }
 
 // refusedFeatures logs that the device does not take a driver's features. The first time
 // it is most likely a PC's firmware, which tries every disk before the guest's kernel does;
-// a second one in a row is a driver, or a front-end, that the operator has to know of.
+// a second one in a row is a driver, or a front-end, that cannot use the disk: a warning.
 func (s *Session) refusedFeatures(m *Message, err error) {
 	s.refusals.n++
 	if s.refusals.n > 1 {
@@ -21,10 +21,10 @@ func (s *Session) refusedFeatures(m *Message, err error) {
 		return
 	}
 	level := LevelInfo
-	if s.refusals.said {
+	if s.refusals.logged {
 		level = LevelDebug
 	}
-	s.refusals.said = true
+	s.refusals.logged = true
 	var short interface{ Short() string }
 	words := err.Error()
 	if errors.As(err, &short) {
@@ -36,14 +36,14 @@ func (s *Session) refusedFeatures(m *Message, err error) {
 // tookFeatures logs what was agreed on, once.
 func (s *Session) tookFeatures(f uint64) {
 	s.refusals.n = 0
-	if s.greeted {
+	if s.loggedFeatures {
 		return
 	}
-	s.greeted = true
+	s.loggedFeatures = true
 	s.log(LevelInfo, "took features %s; protocol features %s", s.featureWords(f), showProtocolMask(s.state.protocol))
 }
 
-// featureWords names features, those of the device in its own words if it has any.
+// featureWords names features for the log; the device names its own, if it can.
 func (s *Session) featureWords(f uint64) string {
 	d, ok := s.dev.(interface{ FeatureString(uint64) string })
 	if !ok {

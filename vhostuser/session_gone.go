@@ -10,26 +10,26 @@ import (
 	"github.com/zvhost/zvhost/internal/foreign"
 )
 
-// How it is told that a front-end is gone, also where its connection stays open.
+// How the session detects that a front-end is gone, even if its connection stays open.
 //
 // A connection ends when the last process that has its other end closes it. That may be
 // another process than the front-end: a child that has inherited it, or one that it was
 // passed to. And the process that has connected need not be the front-end: management
 // software may connect and pass the socket on. So the front-end is the process that has
-// sent the last message, as the kernel says (SO_PASSCRED). That it is dead does not end
-// the session by itself; but a front-end that comes then takes its place.
+// sent the last message, as the kernel reports it (SO_PASSCRED). Its death does not end the
+// session by itself, but the next front-end that connects takes its place.
 
 // A sender is the process that has sent the last message.
 type sender struct {
 	mu   sync.Mutex
 	pid  int32
-	fd   *foreign.FD // pidfd; nil: it is not known, or dead
+	fd   *foreign.FD // pidfd; nil: not known, or dead
 	dead bool        // it was dead when it was looked for
 }
 
-// listen has the kernel say who sends what.
-func (s *Session) listen() {
-	// Without it nobody is taken for dead.
+// passCredentials has the kernel report the sender of each message.
+func (s *Session) passCredentials() {
+	// If it fails, no front-end is taken for dead.
 	_ = s.conn.control(func(fd uintptr) error {
 		return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
 	})
@@ -94,19 +94,19 @@ func (p *sender) close() {
 	p.fd = nil
 }
 
-// Presence says what is known of a session's front-end.
+// Presence is what is known of a session's front-end.
 type Presence uint8
 
 // What may be known of it.
 const (
-	Here Presence = iota // as far as can be told
+	Here Presence = iota // as far as is known
 	Busy                 // a message has begun, is acted on, or is being answered, or that has just failed and the session is about to end
 	Left                 // it has hung up, or the session ends: Run returns once what is in flight is answered
 	Dead                 // the process is, while its connection is held open: Supersede would end the session
 )
 
-// Presence says whether the front-end is still there. Any goroutine may call it. Between
-// Busy and Left it never says Here: a session that ends over a message is never idle again.
+// Presence reports whether the front-end is still there. Any goroutine may call it. Between
+// Busy and Left it never returns Here: a session that ends over a message is never idle again.
 func (s *Session) Presence() Presence {
 	switch {
 	case s.ending.Load(), s.closed.Load(), s.conn.gone():
@@ -119,12 +119,12 @@ func (s *Session) Presence() Presence {
 	return Here
 }
 
-// deathPeriod is how often it is looked whether a front-end that has hung up is dead: its
+// deathPeriod is how often the session looks whether a front-end that has hung up is dead: its
 // connection is closed a moment before (exit_files and exit_notify in the kernel's
 // kernel/exit.c).
 const deathPeriod = 10 * time.Millisecond
 
-// abandon tells the device that the front-end is dead, unless the session is over.
+// abandon notifies the device that the front-end is dead, unless the session is over.
 func (s *Session) abandon(dead bool) {
 	s.deathMu.Lock()
 	defer s.deathMu.Unlock()
@@ -134,7 +134,7 @@ func (s *Session) abandon(dead bool) {
 	s.over = s.over || !dead
 }
 
-// watchDeath has the device told once the front-end is dead, while the session ends.
+// watchDeath notifies the device when the front-end is dead, while the session ends.
 func (s *Session) watchDeath() (stop func()) {
 	ended, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -157,25 +157,25 @@ func (s *Session) watchDeath() (stop func()) {
 	}
 }
 
-// GiveUp has what a dead front-end has asked for given up, as far as it has not begun,
-// where its session is still at a message. Any goroutine may call it.
+// GiveUp drops the requests of a dead front-end that have not begun, if its session still acts
+// on a message. Any goroutine may call it.
 func (s *Session) GiveUp() {
 	if s.sender.isDead() {
 		s.abandon(true)
 	}
 }
 
-// Supersede ends the session of a front-end that is dead, for another one, as Close does.
+// Supersede ends the session of a dead front-end, as Close does, for the next one.
 func (s *Session) Supersede() {
 	s.superseded.Store(true)
 	s.abandon(true)
 	s.Close()
 }
 
-// checkBack says what is wrong with a socket for messages of the back-end. It must not
-// hold anything open, least of all the session's own connection: a front-end could send
-// its end of that, or a socket with that in its queue, and the session would never end.
-// So nothing may come through it any more, and nothing may have come.
+// checkBack returns an error if a socket is not fit for messages of the back-end. It must not
+// hold other descriptors open, above all not the session's own connection: a front-end could
+// send its end of that, or a socket with that in its queue, and the session would never end.
+// So nothing can arrive through it any more, and nothing may have arrived.
 func (s *Session) checkBack(fd int) error {
 	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
@@ -203,7 +203,7 @@ func (s *Session) checkBack(fd int) error {
 		_, err := unix.SendmsgN(int(conn), nil, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		return err
 	})
-	if own == unix.EPIPE { // what was shut down is where our answers would go
+	if own == unix.EPIPE { // the answers of the session would go to what was shut down
 		return errOwnEnd
 	}
 	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
@@ -216,6 +216,6 @@ func (s *Session) checkBack(fd int) error {
 	return nil
 }
 
-// errOwnEnd is a front-end that sends its own end of the session: it ends, for nobody
+// errOwnEnd: a front-end has sent its own end of the session, which ends, since no process
 // could read an answer.
 var errOwnEnd = fmt.Errorf("its descriptor is the front-end's own end of this session, which would never end")

@@ -8,10 +8,10 @@ import (
 	"github.com/zvhost/zvhost/vhostuser/handover"
 )
 
-// What a session does so that another process can go on with it: see docs/restart.md.
+// What a session does so that the next process can resume it: see docs/restart.md.
 
-// saveNew begins to save the session. The connection comes last: without it a later process
-// drops the rest.
+// saveNew begins to persist the session. It stores the connection last: without it the next
+// process drops the rest.
 func (s *Session) saveNew(store handover.Store) error {
 	j, err := handover.NewJournal()
 	if err != nil {
@@ -30,8 +30,8 @@ func (s *Session) saveNew(store handover.Store) error {
 	return s.conn.control(func(fd uintptr) error { return store.Put(store.Prefix+handover.ConnName, int(fd)) })
 }
 
-// saveFiles stores the descriptors of a message, once it is known that they are of the kind
-// that it has to have: others must not get into a store, where they have to be closed as well.
+// saveFiles stores the descriptors of a message, after their kind was checked: others must
+// not get into a store, which would have to close them as well.
 func (s *Session) saveFiles(m *Message, sl slot) error {
 	if s.saver == nil {
 		return nil
@@ -47,8 +47,8 @@ func (s *Session) saveFiles(m *Message, sl slot) error {
 	return nil
 }
 
-// commit makes the session's present state, and the answer to the message that it acts on,
-// what another process would resume from. An error ends the session.
+// commit stores the session's present state, and the answer to the message that it acts on:
+// the next process would resume from these. An error ends the session.
 func (s *Session) commit() error {
 	k := s.saver
 	if k == nil {
@@ -59,7 +59,7 @@ func (s *Session) commit() error {
 	return k.Journal.Commit(s.encode(nil))
 }
 
-// dropUnused drops what the state that was committed last does not name.
+// dropUnused drops from the store what the last committed state does not name.
 func (s *Session) dropUnused() {
 	inUse := []*foreign.FD{s.record.File(), s.dirty.file, s.dirty.call, s.back.file()}
 	for _, r := range s.regions {
@@ -72,14 +72,14 @@ func (s *Session) dropUnused() {
 	s.saver.DropUnused(inUse...)
 }
 
-// runSaved is Run's loop for a session that is saved: a message stays in the socket until
+// runSaved is Run's loop for a session that is persisted: a message stays in the socket until
 // its effects, and its answer, have been committed.
 func (s *Session) runSaved(m *Message) error {
 	if s.saver == nil {
 		if err := s.saveNew(*s.opt.Store); err != nil {
 			return err
 		}
-	} else if err := s.finishMessage(); err != nil { // of the process before
+	} else if err := s.finishMessage(); err != nil { // of the previous process
 		return err
 	}
 	k := s.saver
@@ -141,9 +141,9 @@ func (s *Session) finishMessage() error {
 	return nil
 }
 
-// beforeStart commits before a ring starts: what its worker does can only be
-// understood by who knows of the ring. The message counts as acted on then; if
-// the ring does not start after all, another commit says so.
+// beforeStart commits before a ring starts: the next process can resume what a worker has
+// begun only if the state names the ring. The message counts as acted on then; if the ring
+// does not start after all, another commit follows.
 func (s *Session) beforeStart() error {
 	if s.saver == nil || s.saver.Committed {
 		return nil
@@ -151,9 +151,9 @@ func (s *Session) beforeStart() error {
 	return s.commit()
 }
 
-// Suspend makes Run stop the queues and return, and leaves everything to whoever
-// comes after this process: the front-end notices nothing. It is for sessions
-// that are saved. Any goroutine may call it.
+// Suspend makes Run stop the queues and return, and leaves the session to the next process:
+// the front-end notices nothing. It is for sessions that are persisted. Any goroutine may
+// call it.
 func (s *Session) Suspend() {
 	s.suspended.Store(true)
 	s.conn.interrupt() // a front-end may not read its answers either

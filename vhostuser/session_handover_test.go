@@ -31,7 +31,7 @@ func (p *peer) run(s *Session) {
 	go func() { p.done <- s.Run() }()
 }
 
-// over goes on with the session as another process does.
+// over resumes the session as another process does.
 func (p *peer) over(store *shelf, dev *fakeDevice) {
 	p.t.Helper()
 	p.s.Suspend()

@@ -8,10 +8,10 @@ import (
 )
 
 // The messages about the record of requests in flight. A front-end that can
-// connect anew asks for one, keeps it, and gives it back to the next process.
+// reconnect asks for one, retains it, and gives it to the next process.
 
-// inflightSize is the payload as the protocol has it; front-ends that send their
-// C structure as it stands have 4 bytes of padding behind it.
+// inflightSize is the size of the payload in the protocol; front-ends that send their C
+// structure unchanged have 4 bytes of padding behind it.
 const (
 	inflightSize   = 20
 	inflightPadded = 24
@@ -102,14 +102,13 @@ func (s *Session) setInflightFD(m *Message) ([]byte, error) {
 		n += len(rec.InFlight())
 	}
 	if n > 0 {
-		s.log(LevelInfo, "goes on with %d requests that were in flight when another zvhost died", n)
+		s.log(LevelInfo, "resumes %d requests that were in flight when another zvhost died", n)
 	}
 	return nil, nil
 }
 
-// attach makes r the session's record. No ring runs. What the one before said of rings
-// that were to go on from it counts no more, and the device lets go of what it had
-// claimed for it while that is still mapped.
+// attach makes r the session's record. No ring runs. Rings no longer continue from the former
+// record, and the device releases what it has claimed for it while that is still mapped.
 func (s *Session) attach(r *inflight.Record) {
 	old := s.record
 	s.record = r

@@ -9,24 +9,24 @@ import (
 
 // The messages that have writes to guest memory logged while a machine moves to
 // another host ("Migration"): where the log is, and, in SET_FEATURES and
-// SET_VRING_ADDR, that it is to be used. A ring is told when it starts, so whatever
-// changes something of it pauses the rings; nothing is in flight then.
+// SET_VRING_ADDR, that it is to be used. A ring gets it when it starts, so a message that
+// changes it pauses the rings; nothing is in flight then.
 
-// dirtyLog is the log in this process. The descriptor is kept so that another
-// process can map it again.
+// dirtyLog is the log in this process. The descriptor stays open so that the next process can
+// map it again.
 type dirtyLog struct {
 	log  *guestmem.Log // nil: the front-end has given none
 	file *foreign.FD
 	call *foreign.FD // SET_LOG_FD
 }
 
-// logging says whether writes are to be marked.
+// logging reports whether writes are to be marked.
 func (s *Session) logging() bool {
 	return s.state.features&FeatureLogAll != 0 && s.dirty.log != nil
 }
 
-// setLogBase changes the log. It is answered once no mark goes to the old one any
-// more: the front-end takes what stands there.
+// setLogBase changes the log. It is answered when nothing is marked in the old one any more:
+// the front-end reads that then.
 func (s *Session) setLogBase(m *Message) ([]byte, error) {
 	area, err := ParseLogArea(m.Payload)
 	if err != nil {
@@ -45,7 +45,7 @@ func (s *Session) setLogBase(m *Message) ([]byte, error) {
 	return AppendU64(nil, 0), s.resumeAll()
 }
 
-// setLogFD takes the descriptor by which the front-end is told of marks.
+// setLogFD takes the descriptor that notifies the front-end of marks.
 func (s *Session) setLogFD(m *Message) ([]byte, error) {
 	if err := notifier(m.Files[0]); err != nil {
 		return nil, fmt.Errorf("dirty log: %w", err)
@@ -86,7 +86,7 @@ func (s *Session) ringLog(i int) (log *guestmem.Log, used uint64, call int, err 
 	return s.dirty.log, used, s.dirty.call.Int(), nil
 }
 
-// freeLog gives the log back. No ring may run.
+// freeLog unmaps the log. No ring may run.
 func (s *Session) freeLog() {
 	if s.dirty.log != nil {
 		if err := s.dirty.log.Unmap(); err != nil {

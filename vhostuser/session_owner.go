@@ -7,10 +7,10 @@ import (
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 )
 
-// How a session begins anew on the same connection, and how all that a front-end has set
-// up is given back.
+// How a session begins again on the same connection, and how all that a front-end has set
+// up is released.
 
-// mayPrecedeOwner says whether a front-end may send a message before its SET_OWNER: QEMU
+// mayPrecedeOwner reports whether a front-end may send a message before its SET_OWNER: QEMU
 // negotiates protocol features and opens the back channel first (hw/virtio/vhost-user.c,
 // vhost_user_backend_init; hw/virtio/vhost.c, vhost_dev_init).
 func (r Request) mayPrecedeOwner() bool {
@@ -21,18 +21,18 @@ func (r Request) mayPrecedeOwner() bool {
 	return false
 }
 
-// setOwner begins the session. A second one on the same connection begins it anew, for
-// another device: QEMU's device_add after a device_del on the same chardev. What the
-// former owner has set up is gone then, in whatever state it was. Of protocol features
-// and back channel, which the new owner negotiates before it says so, those stay that
-// came after the last message of the former one.
+// setOwner begins the session. A second SET_OWNER on the same connection begins it again, for
+// another device: QEMU's device_add after a device_del on the same chardev. It releases all
+// that the former owner has set up. The new owner negotiates protocol features and the back
+// channel before SET_OWNER: those remain if they came after the last message of the former
+// one.
 func (s *Session) setOwner(*Message) ([]byte, error) {
 	if !s.state.owned {
 		s.state.owned = true
 		return nil, nil
 	}
-	s.log(LevelInfo, "begins anew on the same connection (SET_OWNER)")
-	s.giveBack(false, s.state.protocolNew && s.state.backNew)
+	s.log(LevelInfo, "begins again on the same connection (SET_OWNER)")
+	s.release(false, s.state.protocolNew && s.state.backNew)
 	old := s.state
 	s.state = state{owned: true}
 	if old.protocolNew {
@@ -42,7 +42,7 @@ func (s *Session) setOwner(*Message) ([]byte, error) {
 		s.state.rings[i].life = nextLife(old.rings[i].life)
 		s.rings[i] = ring{}
 	}
-	s.greeted, s.memoryGiven, s.memoryMissed = false, false, false
+	s.loggedFeatures, s.memoryGiven, s.loggedNoMemory = false, false, false
 	if s.saver == nil {
 		return nil, nil
 	}
@@ -51,7 +51,7 @@ func (s *Session) setOwner(*Message) ([]byte, error) {
 
 // resetOwner disables all rings, which is one of the two things that the
 // protocol still recommends for this deprecated message. The next SET_OWNER begins the
-// session anew.
+// session again.
 func (s *Session) resetOwner(*Message) ([]byte, error) {
 	for i := range s.rings {
 		s.pause(i)
@@ -60,16 +60,16 @@ func (s *Session) resetOwner(*Message) ([]byte, error) {
 	return nil, nil
 }
 
-// giveBack stops the rings, gives back all that the front-end has set up, but for its
-// back channel where that stays, and puts the device back to its beginning. leaves says
-// that another process goes on with the session: what is in flight is left to it.
-func (s *Session) giveBack(leaves, backStays bool) {
+// release stops the rings, releases all that the front-end has set up (its back channel only
+// if that does not stay), and resets the device. leaves: the next process resumes the
+// session, and what is in flight is left to it.
+func (s *Session) release(leaves, backStays bool) {
 	if !backStays {
 		s.closeBack()
 	}
 	s.endTransfer()
 	if !leaves && !s.held {
-		s.dev.Adopt(nil) // rings that run may wait for what was in flight in some that never came
+		s.dev.Adopt(nil) // rings that run may wait for requests that were in flight in rings that never started
 	}
 	for i := range s.rings {
 		s.pause(i)
@@ -79,7 +79,7 @@ func (s *Session) giveBack(leaves, backStays bool) {
 		}
 	}
 	if leaves || s.held {
-		s.dev.Leave() // what was in flight in those is the next process's, or comes back with the front-end
+		s.dev.Leave() // the next process resumes their requests, or the front-end returns with the record
 	}
 	s.freeBehind(s.regions)
 	s.regions, s.mem = nil, nil
@@ -94,7 +94,7 @@ func (s *Session) giveBack(leaves, backStays bool) {
 	}
 }
 
-// saveRecord makes a record of requests in flight that is saved for the next process.
+// saveRecord makes a record of requests in flight that is persisted for the next process.
 func (s *Session) saveRecord() error {
 	r, err := inflight.New(len(s.rings), inflight.MaxRingSize)
 	if err != nil {

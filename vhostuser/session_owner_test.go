@@ -131,7 +131,7 @@ func TestSecondOwnerBeginsAnew(t *testing.T) {
 				p.begin(0)
 				p.begin(featureRingPacked)
 			}
-			if !p.logged(LevelInfo, "begins anew on the same connection") {
+			if !p.logged(LevelInfo, "begins again on the same connection") {
 				t.Errorf("nothing is said: %q", p.logs)
 			}
 			if err := p.leave(); err != nil {

@@ -12,12 +12,12 @@ import (
 	"github.com/zvhost/zvhost/virtio/transport"
 )
 
-// How a session that another process has saved is resumed.
+// How a session of the previous process is resumed.
 
-// ResumeSession goes on with the session that another process has saved under
-// opt.Store.Prefix, of which stored are the descriptors, without the prefix. They are
-// taken over in any case, and dropped from the store when the session cannot go
-// on, but after an UnfitError. It may start queues; Run must be called.
+// ResumeSession resumes the session that the previous process has persisted under
+// opt.Store.Prefix. stored are its descriptors, by their names without the prefix. It takes
+// them over in any case. If the session cannot be resumed it drops them from the store,
+// unless the error is an UnfitError. It may start queues; Run must be called.
 func ResumeSession(stored handover.Stored, dev transport.Device, opt Options) (*Session, error) {
 	store := *opt.Store
 	conn := stored[handover.ConnName]
@@ -27,7 +27,7 @@ func ResumeSession(stored handover.Stored, dev transport.Device, opt Options) (*
 	}
 	uc, err := unixConn(conn)
 	if err != nil {
-		err = handover.UnfitOr(fmt.Errorf("go on with the connection of the process before: %w", err))
+		err = handover.UnfitOr(fmt.Errorf("resume the connection of the previous process: %w", err))
 		stored.GiveUp(store, err)
 		return nil, err
 	}
@@ -41,17 +41,17 @@ func ResumeSession(stored handover.Stored, dev transport.Device, opt Options) (*
 	delete(stored, handover.JournalName)
 	s := NewSession(uc, dev, opt)
 	s.saver = handover.NewSaver(store, nil)
-	if err := s.pickUp(file, stored); err != nil {
-		err = handover.UnfitOr(fmt.Errorf("go on with the session of the process before: %w", err))
+	if err := s.rebuild(file, stored); err != nil {
+		err = handover.UnfitOr(fmt.Errorf("resume the session of the previous process: %w", err))
 		if errors.As(err, new(handover.UnfitError)) && s.conn.gone() {
-			err = fmt.Errorf("its front-end is gone (%v)", err) // nobody waits for a process that fits
+			err = fmt.Errorf("its front-end is gone (%v)", err) // no front-end waits for a process that fits
 		}
 		s.suspended.Store(errors.As(err, new(handover.UnfitError)))
 		stored.GiveUp(store, err)
 		s.end()
 		return nil, err
 	}
-	stored.Drop(store) // what is of a message that nobody has acted on
+	stored.Drop(store) // descriptors of a message that was not committed
 	return s, nil
 }
 
@@ -70,9 +70,8 @@ func unixConn(f *foreign.FD) (*net.UnixConn, error) {
 	return uc, nil
 }
 
-// pickUp rebuilds the session from its journal and stored, from which it takes what
-// it uses.
-func (s *Session) pickUp(file *foreign.FD, stored handover.Stored) error {
+// rebuild rebuilds the session from its journal and stored, from which it takes what it uses.
+func (s *Session) rebuild(file *foreign.FD, stored handover.Stored) error {
 	j, b, err := handover.OpenJournal(file)
 	if err != nil {
 		return err
@@ -86,7 +85,7 @@ func (s *Session) pickUp(file *foreign.FD, stored handover.Stored) error {
 	}
 	s.saver.Committed = true
 	s.dev.Adopt(s.record)
-	s.greeted = s.state.featuresSet
+	s.loggedFeatures = s.state.featuresSet
 	if s.logging() {
 		// Without these marks a machine that moves would lose what was written.
 		if err := guestmem.Guard(s.markAll, s.dirty.log); err != nil {
@@ -101,13 +100,13 @@ func (s *Session) resumeDevice() error {
 	var refused error
 	if st := &s.state; st.featuresSet {
 		if extra := st.features &^ s.offered(); extra != 0 {
-			return fmt.Errorf("its driver has taken features %s, which are not offered any more: start zvhost with the same disk and options", s.featureWords(extra))
+			return fmt.Errorf("its driver has accepted features %s, which are not offered any more: start zvhost with the same disk and options", s.featureWords(extra))
 		}
 		if refused = s.dev.SetFeatures(st.features &^ ownFeatures); st.refused {
 			refused = nil // as it did before
 		}
 	}
-	// A disk that is another one may refuse them, too: that is said first.
+	// Another disk may refuse them, too: the error about the disk is the clearer one.
 	if err := s.dev.Restore(s.state.device, s.state.choices); err != nil {
 		return err
 	}
@@ -117,7 +116,7 @@ func (s *Session) resumeDevice() error {
 	return refused
 }
 
-// markAll marks all memory in the dirty log: the process before may have died between a
+// markAll marks all memory in the dirty log: the previous process may have died between a
 // write and its mark.
 func (s *Session) markAll() error {
 	for i := range s.state.numRegions {

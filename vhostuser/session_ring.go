@@ -15,9 +15,9 @@ import (
 //
 // A ring runs (the device has it) when it has everything: features agreed on,
 // size, addresses, a kick descriptor, memory, and it is enabled. Its kick
-// descriptor is what makes it started in the protocol's words; GET_VRING_BASE
-// takes that away. Whatever changes something that a running ring stands on
-// pauses it, changes it and resumes it where it was.
+// descriptor makes it started, as the protocol defines it; GET_VRING_BASE stops
+// it. A message that changes something that a running ring uses pauses the ring,
+// changes it and resumes it where it was.
 
 // ringIndex checks a ring's number.
 func (s *Session) ringIndex(i uint32) (int, error) {
@@ -80,7 +80,7 @@ func (s *Session) setVringBase(m *Message) ([]byte, error) {
 	}
 	s.name(i)
 	if r := &s.state.rings[i]; !r.adopted {
-		// An adopted one goes on from the record, which knows more than the
+		// An adopted one continues from the record, which is more exact than the
 		// front-end: QEMU sends the used index after a disconnect.
 		r.ours = r.ours && r.baseSet && r.base == num
 		r.base, r.baseSet = num, true
@@ -89,14 +89,14 @@ func (s *Session) setVringBase(m *Message) ([]byte, error) {
 	return nil, nil
 }
 
-// packed says whether the rings are packed ones.
+// packed reports whether the rings are packed ones.
 func (s *Session) packed() bool { return s.state.features&featureRingPacked != 0 }
 
-// mayBePacked says whether they can still turn out to be: nothing keeps a
-// front-end from describing its rings before it takes features.
+// mayBePacked reports whether they can still become packed ones: a front-end may describe its
+// rings before it sets features.
 func (s *Session) mayBePacked() bool { return s.packed() || !s.state.featuresSet }
 
-// base is where ring i goes on.
+// base is the point at which ring i continues.
 func (s *Session) base(i int) uint32 {
 	if r := &s.state.rings[i]; r.baseSet || !s.packed() {
 		return r.base
@@ -137,8 +137,8 @@ func (s *Session) setVringEnable(m *Message) ([]byte, error) {
 	if num > 1 {
 		return nil, fmt.Errorf("ring %d: %d is neither 0 (disable) nor 1 (enable)", i, num)
 	}
-	// Old QEMUs lose bit 30 on the way through SET_FEATURES, so either word of
-	// the front-end is good enough.
+	// Old QEMUs lose bit 30 on the way through SET_FEATURES, so either message of the
+	// front-end suffices.
 	if !s.state.protocolSet && s.state.features&FeatureProtocol == 0 {
 		return nil, errors.New("it needs feature bit 30 (protocol features), which was not negotiated")
 	}
@@ -152,8 +152,8 @@ func (s *Session) setVringEnable(m *Message) ([]byte, error) {
 	return nil, s.resume(i)
 }
 
-// getVringBase stops a ring, once all that was taken from it is answered, and
-// says where it is to go on.
+// getVringBase stops a ring, once all that was taken from it is answered, and returns the
+// point at which it continues.
 func (s *Session) getVringBase(m *Message) ([]byte, error) {
 	i, _, err := s.vringState(m)
 	if err != nil {
@@ -161,8 +161,9 @@ func (s *Session) getVringBase(m *Message) ([]byte, error) {
 	}
 	s.pause(i)
 	s.drop(&s.rings[i].kick)
-	// With the last ring a guest whose writes are logged stops to go on elsewhere, as
-	// soon as this is answered. One that only pauses or reboots keeps the disk.
+	// When its last ring stops, a guest whose writes are logged is about to continue
+	// elsewhere, as soon as this is answered. The disk of one that only pauses or reboots is
+	// not released.
 	if s.logging() && s.allStopped() {
 		if err := s.dev.Release(); err != nil {
 			return nil, err
@@ -171,10 +172,9 @@ func (s *Session) getVringBase(m *Message) ([]byte, error) {
 	return VringState{uint32(i), s.base(i)}.Append(nil), nil
 }
 
-// vringFile reads a payload that names a ring, and takes over the descriptor
-// that came along; it is nil when there is none by intent. The other side may
-// share it and read or fill it at any time, so it is set to non-blocking, lest a
-// worker hang.
+// vringFile reads a payload that names a ring, and takes over the descriptor that came along;
+// it is nil if the message says that there is none. The front-end shares it and can read or
+// fill it at any time, so it is set to non-blocking: a worker must not wait for it.
 func (s *Session) vringFile(m *Message) (i int, f *foreign.FD, err error) {
 	v, err := ParseVringFile(m.Payload)
 	if err != nil {
@@ -198,8 +198,8 @@ func (s *Session) vringFile(m *Message) (i int, f *foreign.FD, err error) {
 	return i, m.Take(0), nil
 }
 
-// notifier sets an eventfd to non-blocking, so that one that is full does not stop who
-// writes to it. The front-end can take that back: see Signal.
+// notifier sets an eventfd to non-blocking, so that a write to a full one does not wait. The
+// front-end can undo that: see foreign.Signal.
 func notifier(f *foreign.FD) error {
 	if err := unix.SetNonblock(f.Int(), true); err != nil {
 		return fmt.Errorf("its descriptor cannot be set to non-blocking: %w", err)
@@ -244,8 +244,8 @@ func (s *Session) setVringErr(m *Message) ([]byte, error) {
 	return nil, nil
 }
 
-// replace exchanges a descriptor that a ring signals. A ring that runs goes on: QEMU
-// sends others whenever the guest masks an interrupt, and must not wait for a disk.
+// replace exchanges a descriptor that a ring signals. A ring that runs does not stop: QEMU
+// sends new ones whenever the guest masks an interrupt, and must not wait for a disk.
 func (s *Session) replace(i int, slot **foreign.FD, f *foreign.FD) (ran bool) {
 	old, r := *slot, &s.rings[i]
 	*slot = f

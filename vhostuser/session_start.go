@@ -11,7 +11,7 @@ import (
 
 // How rings start and stop: see session_ring.go.
 
-// pause stops ring i if it runs, keeping where it was.
+// pause stops ring i if it runs, and stores the point at which it continues.
 func (s *Session) pause(i int) (ran bool) {
 	r := &s.rings[i]
 	if !r.running {
@@ -30,7 +30,7 @@ func (s *Session) pauseAll() {
 	}
 }
 
-// ready says whether ring i has all that it needs but, perhaps, memory where
+// ready reports whether ring i has all that it needs but, perhaps, memory where
 // its addresses point to.
 func (s *Session) ready(i int) bool {
 	r := &s.state.rings[i]
@@ -44,19 +44,19 @@ func (s *Session) resume(i int) error {
 	if s.rings[i].running || !s.ready(i) {
 		return nil
 	}
-	r.refused = false // a commit before it starts says that it runs
+	r.refused = false // for a commit before it starts
 	err := s.start(i)
 	r.refused = err != nil
 	return err
 }
 
-// warnOfNoMemory tells the operator, once, of a ring that is set up by a front-end that has
-// given no memory. Nobody else would: QEMU does not say that it has none to share.
+// warnOfNoMemory logs, once, that a front-end has set up a ring and given no memory. QEMU
+// does not report that it has none to share.
 func (s *Session) warnOfNoMemory(i int) {
-	if s.memoryGiven || s.memoryMissed || s.rings[i].kick == nil || !s.state.rings[i].enabled {
+	if s.memoryGiven || s.loggedNoMemory || s.rings[i].kick == nil || !s.state.rings[i].enabled {
 		return
 	}
-	s.memoryMissed = true
+	s.loggedNoMemory = true
 	s.warn("ring %d is set up, but the front-end has given no memory, and it cannot start without: %s", i, mustShare)
 }
 
@@ -69,7 +69,7 @@ func (s *Session) start(i int) error {
 	}
 	rec := s.record.Ring(i)
 	if rec == nil && s.saver != nil {
-		return fmt.Errorf("ring %d: the record of requests in flight was made for %d queues, and without one the next zvhost could not go on with it: ask GET_INFLIGHT_FD for as many queues as are used", i, s.record.Rings())
+		return fmt.Errorf("ring %d: the record of requests in flight was made for %d queues, and without one the next zvhost could not resume it: ask GET_INFLIGHT_FD for as many queues as are used", i, s.record.Rings())
 	}
 	log, usedLog, logCall, err := s.ringLog(i)
 	if err != nil {
@@ -98,11 +98,11 @@ func (s *Session) start(i int) error {
 	return nil
 }
 
-// usedElsewhere says whether ring i goes on where the front-end says, and not at its
-// beginning or where this session has stopped it.
+// usedElsewhere reports whether ring i continues at a point that the front-end has set, and
+// neither at its beginning nor where this session has stopped it.
 func (s *Session) usedElsewhere(i int) bool { return !s.state.rings[i].ours && s.inMidstream(i) }
 
-// inMidstream says whether ring i does not begin at its beginning: its driver has used it.
+// inMidstream reports whether ring i continues behind its beginning: its driver has used it.
 func (s *Session) inMidstream(i int) bool {
 	if rec := s.record.Ring(i); rec != nil && rec.Life() == s.state.rings[i].life {
 		return true
@@ -113,25 +113,26 @@ func (s *Session) inMidstream(i int) bool {
 	return s.base(i) != 0
 }
 
-// resumeAll starts every ring that is ready. One that fails does not keep the
-// others from running; the first failure is returned, others are logged.
+// resumeAll starts every ring that is ready. If one fails the others start all the same; the
+// first failure is returned, others are logged.
 func (s *Session) resumeAll() (first error) {
-	s.forgive()
+	s.retryRefused()
 	for i := range s.rings {
-		s.keepError(&first, s.resume(i))
+		s.firstError(&first, s.resume(i))
 	}
 	return first
 }
 
-// forgive has all rings that were refused tried again. The commit before the first one
+// retryRefused has all rings that were refused tried again. The commit before the first one
 // starts is for all of them.
-func (s *Session) forgive() {
+func (s *Session) retryRefused() {
 	for i := range s.rings {
 		s.state.rings[i].refused = false
 	}
 }
 
-func (s *Session) keepError(first *error, err error) {
+// firstError stores err in first, or logs it if there was one before.
+func (s *Session) firstError(first *error, err error) {
 	switch {
 	case err == nil:
 	case *first == nil:
@@ -144,29 +145,29 @@ func (s *Session) keepError(first *error, err error) {
 // resumeCovered is resumeAll while memory is being rearranged: a ring without
 // memory is not an error, it waits for the next region.
 func (s *Session) resumeCovered() (first error) {
-	s.forgive()
+	s.retryRefused()
 	for i := range s.rings {
 		err := s.resume(i)
 		if errors.As(err, new(uncoveredError)) {
 			s.warn("%v; it waits for other memory", err)
 			continue
 		}
-		s.keepError(&first, err)
+		s.firstError(&first, err)
 	}
 	return first
 }
 
-// resumeSaved starts the rings that ran in the process before. What was refused there,
-// or makes no sense, stands still here as well; one that the device does not start, for
-// want of an engine perhaps, or of a disk that is in use, is for a process that can, unless
-// that process was only about to start it. None is served before all have started, for what
-// is in flight in one may wait for another.
+// resumeSaved starts the rings that ran in the previous process. Rings that it refused, or
+// that are not valid, stay stopped. If the device does not start a ring (there is no engine,
+// the disk is in use) another process has to resume the session, unless the start was
+// unconfirmed and the ring never ran. No ring is served before all have started, since a
+// request in flight in one may wait for one in another.
 func (s *Session) resumeSaved() error {
 	s.held = true
 	var refused error
 	for i := range s.rings {
 		if s.state.rings[i].refused && s.ready(i) {
-			s.warn("ring %d was refused in the process before: it stands still until the front-end sets it up anew", i)
+			s.warn("ring %d was refused in the previous process: it stays stopped until the front-end sets it up anew", i)
 			continue
 		}
 		err := s.resume(i)
@@ -174,9 +175,9 @@ func (s *Session) resumeSaved() error {
 		case errors.As(err, new(startError)) && (!s.rings[i].startUnconfirmed || s.ran(i)):
 			return handover.UnfitError{Err: err}
 		case errors.As(err, new(startError)):
-			s.keepError(&refused, err)
+			s.firstError(&refused, err)
 		case err != nil:
-			s.warn("%v; it stands still until the front-end sets it up anew", err)
+			s.warn("%v; it stays stopped until the front-end sets it up anew", err)
 		}
 	}
 	if refused != nil {
@@ -189,26 +190,27 @@ func (s *Session) resumeSaved() error {
 	return nil
 }
 
-// ran says whether ring i ran when the message at hand came, or has since: the record is of
-// its life, or of the one that the message has ended.
+// ran reports whether ring i ran when the present message arrived, or has since: the record has
+// its generation, or the one that the message has ended.
 func (s *Session) ran(i int) bool {
 	life := s.record.Ring(i).Life()
 	return life != 0 && (life == s.state.rings[i].life || nextLife(life) == s.state.rings[i].life)
 }
 
-// refuseSaved refuses the message that the process before died over, as that one would
-// have: what it was to start does not start here either, because of err, and never ran.
+// refuseSaved refuses the message that the previous process was acting on when it died, as
+// that one would have: the ring that it was to start does not start here either, because of
+// err, and never ran.
 func (s *Session) refuseSaved(err error) error {
 	h, herr := ParseHeader(s.saver.Reply[:min(HeaderSize, len(s.saver.Reply))])
-	if herr != nil || h.Request.row().replies { // there is no way to say so
-		return errors.New(err.Error()) // not what err wraps: no other process is waited for
+	if herr != nil || h.Request.row().replies { // the answer cannot report an error
+		return errors.New(err.Error()) // without what err wraps, so that no other process is waited for
 	}
 	s.warn("refused %v: %v", h.Request, err)
 	s.stage(&Message{Header: h}, AppendU64(nil, 1))
 	return s.commit()
 }
 
-// allStopped says whether all rings are stopped in the protocol's words.
+// allStopped reports whether all rings are stopped, as the protocol defines it.
 func (s *Session) allStopped() bool {
 	for i := range s.rings {
 		if s.rings[i].kick != nil {
@@ -227,7 +229,7 @@ func (s *Session) anyRunning() int {
 	return -1
 }
 
-// uncoveredError is a ring that does not lie in memory.
+// uncoveredError: a ring does not lie in memory.
 type uncoveredError struct {
 	ring int
 	err  error
@@ -235,7 +237,7 @@ type uncoveredError struct {
 
 func (e uncoveredError) Error() string { return fmt.Sprintf("ring %d: %v", e.ring, e.err) }
 
-// startError is a ring that the device does not start.
+// startError: the device does not start a ring.
 type startError struct {
 	ring int
 	err  error

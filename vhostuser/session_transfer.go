@@ -53,8 +53,8 @@ func (t StateTransfer) Append(b []byte) []byte {
 	return le.AppendUint32(le.AppendUint32(b, t.Direction), t.Phase)
 }
 
-// A transfer is a state on its way. Another process carries it: whoever holds the lock of
-// the pipe, or socket, makes everybody wait who reads, writes or closes it (foreign.Transfer).
+// A transfer is a state in transfer. A carrier reads or writes it: a process that holds the
+// lock of the pipe, or socket, blocks all that read, write or close it (foreign.Transfer).
 type transfer struct {
 	load    bool
 	carrier *foreign.Transfer
@@ -62,8 +62,7 @@ type transfer struct {
 	once    sync.Once
 }
 
-// setDeviceStateFD begins a transfer. What is wrong is said in the answer, which
-// has a place for it.
+// setDeviceStateFD begins a transfer. The answer has a bit that reports an error.
 func (s *Session) setDeviceStateFD(m *Message) ([]byte, error) {
 	if err := s.beginTransfer(m); err != nil {
 		s.strange = true
@@ -118,7 +117,7 @@ func (s *Session) beginTransfer(m *Message) error {
 	return nil
 }
 
-// checkDeviceState says how the transfer went; a state that came in takes effect
+// checkDeviceState reports how the transfer ended; a state that came in takes effect
 // now.
 func (s *Session) checkDeviceState(m *Message) ([]byte, error) {
 	if err := s.finishTransfer(); err != nil {

@@ -12,10 +12,10 @@ const (
 	MaxMemSlots = 509
 )
 
-// state is all that a front-end has told a session, as plain data: no pointer,
-// no descriptor, nothing that is only true in this process. Together with the
-// descriptors (of each region; kick, call and err of each ring) it is enough to
-// go on in another process.
+// state is all that a front-end has sent to a session, as plain data: no pointer, no
+// descriptor, nothing that is only true in this process. With the descriptors (of each
+// region; kick, call and err of each ring) it is enough for the next process to resume the
+// session.
 type state struct {
 	protocol    uint64 // protocol features negotiated
 	features    uint64 // as SET_FEATURES had them, bit 30 included
@@ -23,11 +23,11 @@ type state struct {
 	refused     bool   // but the device cannot work like that
 	protocolSet bool   // SET_PROTOCOL_FEATURES came
 	owned       bool   // SET_OWNER came
-	// protocolNew and backNew say that nothing but what may precede SET_OWNER has come
-	// since protocol features were agreed on, and the back channel was given.
+	// protocolNew and backNew: only messages that may precede SET_OWNER have arrived since
+	// protocol features were negotiated, and since the back channel was given.
 	protocolNew, backNew bool
 	status               uint8 // virtio device status
-	// What the device keeps: Device.State.
+	// What the device persists: Device.State.
 	device, choices uint64
 
 	// named is how many rings the front-end has sent something for, up to the last of them;
@@ -42,8 +42,8 @@ type state struct {
 	rings [transport.MaxQueues]ringState
 }
 
-// nextLife is the life behind another one: they begin anew behind the last number, for a
-// front-end may have put any into the record, and 0 says that there is none.
+// nextLife is the generation behind another one. They begin again behind the largest number,
+// since a front-end may have put any into the record; 0: there is none.
 func nextLife(life uint64) uint64 { return max(life+1, 1) }
 
 // ringState is a ring as the front-end set it up.
@@ -53,11 +53,10 @@ type ringState struct {
 	baseSet bool   // else a ring begins at its beginning
 	enabled bool
 	addrSet bool
-	refused bool // it was to start and did not: another process leaves it alone, too
-	ours    bool // it goes on where this session has stopped it, if it ever ran
-	// life counts what the ring was: it is another one after each stop. adopted
-	// says that the record of requests in flight came from the front-end and is to
-	// be gone on from, whatever base says.
+	refused bool // it was to start and did not: the next process does not start it either
+	ours    bool // it continues where this session has stopped it, if it ever ran
+	// life is the ring generation: a new one after each stop. adopted: the in-flight record
+	// came from the front-end, and the ring continues from it, whatever base is.
 	life    uint64
 	adopted bool
 	desc    uint64 // user addresses

@@ -34,14 +34,14 @@ const (
 const (
 	Version       uint32 = 1      // the only version there is
 	FlagReply     uint32 = 1 << 2 // set on what the back-end sends
-	FlagNeedReply uint32 = 1 << 3 // REPLY_ACK: answer even if there is nothing to say
+	FlagNeedReply uint32 = 1 << 3 // REPLY_ACK: answer even if there is nothing to return
 
 	versionMask uint32 = 3
 )
 
 var le = binary.LittleEndian
 
-// Header is what stands in front of each message.
+// Header precedes each message.
 type Header struct {
 	Request Request
 	Flags   uint32
@@ -63,7 +63,7 @@ func (h Header) Append(b []byte) []byte {
 	return le.AppendUint32(b, h.Size)
 }
 
-// check says whether a header may stand in a stream of requests (reply false)
+// check reports whether a header may appear in a stream of requests (reply false)
 // or of replies. After a header that may not, nothing in the stream can be
 // trusted any more.
 func (h Header) check(reply bool) error {
