@@ -269,6 +269,28 @@ func TestLoopDeviceOverRemovedFile(t *testing.T) {
 	}
 }
 
+// A file that has lost the name by which a loop device was made over it, and has another one
+// (link(2)), is in use by that device.
+func TestLoopDeviceOverFileOfTwoNames(t *testing.T) {
+	file := loopdev.File(t, 1<<20)
+	other := file + "-linked"
+	if err := os.Link(file, other); err != nil {
+		t.Fatal(err)
+	}
+	dev := loopdev.Attach(t, file, loopdev.Options{})
+	wantRefused(t, other, disk.Options{}, "in use by "+dev.Path)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, other, disk.Options{}, "in use by "+dev.Path)
+	// Another file of that name is not the device's.
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, other, disk.Options{}, "in use by "+dev.Path)
+	wantServed(t, file, disk.Options{})
+}
+
 // A read-only device is served to guests that only read.
 func TestReadOnlyDevice(t *testing.T) {
 	dev := loopdev.Attach(t, loopdev.File(t, 1<<20), loopdev.Options{ReadOnly: true})

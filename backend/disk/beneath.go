@@ -113,12 +113,7 @@ func (b *beneath) lock(loop, path string, part bool, depth int) error {
 // is that one still: path may have been removed, or be of another namespace. info is what
 // the kernel says of it, nil where it cannot be asked.
 func openBacking(loop, path string, readOnly, part bool) (f *os.File, info *unix.LoopInfo64, err error) {
-	if dev, err := os.OpenFile("/dev/"+loop, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
-		info, err = unix.IoctlLoopGetStatus64(int(dev.Fd()))
-		if err = errors.Join(err, dev.Close()); err != nil {
-			info = nil
-		}
-	}
+	info = loopInfo(loop)
 	modes := []int{os.O_RDWR, os.O_RDONLY} // over NFS flock needs a file that can be written
 	if readOnly {
 		modes = modes[1:]
@@ -147,6 +142,20 @@ func openBacking(loop, path string, readOnly, part bool) (f *os.File, info *unix
 		return nil, info, errors.Join(err, f.Close())
 	}
 	return f, info, nil
+}
+
+// loopInfo is what the kernel says of a loop device, which asks the file system that its file
+// is on; nil where the device cannot be asked.
+func loopInfo(loop string) *unix.LoopInfo64 {
+	dev, err := os.OpenFile("/dev/"+loop, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	info, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	if err = errors.Join(err, dev.Close()); err != nil {
+		return nil
+	}
+	return info
 }
 
 // loopRange is the part of its file that a loop device shows, in bytes; partly says that

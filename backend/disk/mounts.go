@@ -170,9 +170,34 @@ func (s *sameFile) equal(st *unix.Statx_t) bool {
 }
 
 // isAt says whether this file stands at path, which the kernel has told and which has no
-// symbolic links. It says no, and asks nobody, where path is on another file system, or
-// leads through one that may wait and through which the file itself was not found.
+// symbolic links. It says no, and asks nobody, where path cannot be looked at without a wait.
 func (s *sameFile) isAt(path string) bool {
+	if !s.onOwn(path) {
+		return false
+	}
+	st, err := statCached(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && s.equal(&st)
+}
+
+// isUnder says whether the loop device of this name stands on this file, by a name that has
+// been removed since; path is what the kernel tells of it. Another name of the file (link(2))
+// may remain. Only the device says then which file it is, and asks the file system that the
+// removed name was on: it is the file's own.
+func (s *sameFile) isUnder(loop, path string) bool {
+	removed, ok := strings.CutSuffix(path, deletedSuffix)
+	if !ok || !s.onOwn(removed) {
+		return false
+	}
+	info := loopInfo(loop)
+	return info != nil && info.Inode == s.st.Ino && info.Device == unix.Mkdev(s.st.Dev_major, s.st.Dev_minor)
+}
+
+// deletedSuffix is what the kernel adds to the path of a file that was removed (d_path).
+const deletedSuffix = " (deleted)"
+
+// onOwn says whether path is on the file system that this file is on, and leads through none
+// that may wait, but for one through which the file itself was found.
+func (s *sameFile) onOwn(path string) bool {
 	var last mount
 	for _, m := range mountsSeenBy("self") {
 		switch {
@@ -185,11 +210,7 @@ func (s *sameFile) isAt(path string) bool {
 			last = m // the later one is above the earlier one
 		}
 	}
-	if last.dev != s.dev || s.dev == "" {
-		return false
-	}
-	st, err := statCached(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW)
-	return err == nil && s.equal(&st)
+	return last.dev == s.dev && s.dev != ""
 }
 
 // within says whether path is dir or lies under it. Both are absolute and clean.

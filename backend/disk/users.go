@@ -220,7 +220,7 @@ func (l *locker) loopOver(f *os.File) string {
 		if l.readOnly && err == nil && trimmed(readOnly) != "0" {
 			continue
 		}
-		if from, to, _ := loopRange(loop); from < l.to && l.from < to && own.isAt(name) {
+		if from, to, _ := loopRange(loop); from < l.to && l.from < to && (own.isAt(name) || own.isUnder(loop, name)) {
 			return "/dev/" + loop
 		}
 	}
