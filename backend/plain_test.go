@@ -202,6 +202,37 @@ func TestPlainFailedSyncIsSticky(t *testing.T) {
 	}
 }
 
+// What cannot be a disk is not opened, for that alone may do something: it starts a watchdog,
+// rewinds a tape, and lets go on who waits at the other end of a named pipe.
+func TestNoDiskIsNotOpened(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(watch) }()
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.InotifyAddWatch(watch, fifo, unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range map[string]func() error{
+		"open":   func() error { _, err := Open(fifo, disk.Options{}); return err },
+		"look":   func() error { _, err := Look(fifo, disk.Options{}); return err },
+		"check":  func() error { _, err := image.Check(fifo); return err },
+		"report": func() error { _, err := ReadReport(fifo); return err },
+		"repair": func() error { _, err := image.Repair(fifo, image.RepairSafe); return err },
+	} {
+		if err := f(); err == nil || !strings.Contains(err.Error(), "neither a file nor a block device") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n, err := unix.Read(watch, make([]byte, 4096)); n > 0 || err != unix.EAGAIN {
+			t.Errorf("%s: the named pipe was opened (%d, %v)", name, n, err)
+		}
+	}
+}
+
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo")

@@ -15,7 +15,11 @@ import (
 // Probe returns what kind of disk the file at path is, by its contents. It writes nothing.
 // It returns an error if path cannot be opened or read, or is no file or block device.
 func Probe(path string) (disk.Kind, error) {
-	// Not to block on a fifo, and not to follow what cannot be a disk.
+	// Only what can be a disk is opened: to open a watchdog, a tape or a named pipe does
+	// something. The flag is for a named pipe that has come meanwhile.
+	if st, err := os.Stat(path); err == nil && !canBeDisk(st.Mode()) {
+		return 0, disk.NotADisk(path)
+	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return 0, disk.CannotOpen("disk", path, err)
@@ -26,8 +30,9 @@ func Probe(path string) (disk.Kind, error) {
 		return 0, fmt.Errorf("open the disk: %w", err)
 	}
 	switch mode := st.Mode(); {
-	case mode.IsRegular():
-	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
+	case !canBeDisk(mode):
+		return 0, disk.NotADisk(path)
+	case !mode.IsRegular():
 		model, err := disk.ZonedModel(f)
 		if err != nil {
 			return 0, err
@@ -35,8 +40,6 @@ func Probe(path string) (disk.Kind, error) {
 		if model != "none" {
 			return disk.KindZonedDevice, nil
 		}
-	default:
-		return 0, disk.NotADisk(path)
 	}
 	// An image whose first block was destroyed must not be served as an
 	// ordinary disk: the guest would write over its zones. So any of its notes
@@ -54,6 +57,11 @@ func Probe(path string) (disk.Kind, error) {
 		}
 	}
 	return disk.KindPlain, nil
+}
+
+// canBeDisk says whether a file of this mode is a regular file or a block device.
+func canBeDisk(mode os.FileMode) bool {
+	return mode.IsRegular() || mode&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice
 }
 
 // CheckInFile returns an error, which wraps disk.ErrUnfit, if the image at path is on a

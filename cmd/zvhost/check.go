@@ -87,7 +87,7 @@ is not.`,
 				err = writeJSON(out, list)
 			} else {
 				for _, f := range mended {
-					_, _ = fmt.Fprintf(out, "%s: repaired: %s: %s\n", args[0], f.Where, f.What) // writeFindings has the error
+					_, _ = fmt.Fprintf(out, "%s: repaired: %s: %s\n", oneLine(args[0]), f.Where, f.What) // writeFindings has the error
 				}
 				err = writeFindings(out, args[0], findings)
 			}
@@ -105,10 +105,10 @@ is not.`,
 
 func writeFindings(w io.Writer, file string, findings []image.Finding) error {
 	if len(findings) == 0 {
-		_, err := fmt.Fprintf(w, "%s: sound\n", file)
+		_, err := fmt.Fprintf(w, "%s: sound\n", oneLine(file))
 		return err
 	}
-	if _, err := fmt.Fprintf(w, "%s: %s\n", file, count(len(findings), "finding")); err != nil {
+	if _, err := fmt.Fprintf(w, "%s: %s\n", oneLine(file), count(len(findings), "finding")); err != nil {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -131,5 +131,5 @@ func writeFindings(w io.Writer, file string, findings []image.Finding) error {
 	return nil
 }
 
-// named is a command line with the name of the file in it.
-func named(remedy, file string) string { return strings.ReplaceAll(remedy, "FILE", file) }
+// named is a command line with the name of the file in it, as a shell reads it.
+func named(remedy, file string) string { return strings.ReplaceAll(remedy, "FILE", shellWord(file)) }

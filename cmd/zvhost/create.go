@@ -38,7 +38,7 @@ A SIZE is a number of bytes, or a number with a unit: K, M, G, T (powers of 1024
 			if err := image.CreateWith(args[0], geo, start); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s%s\n", args[0], describeGeometry(geo), describeStart(start))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s%s\n", oneLine(args[0]), describeGeometry(geo), describeStart(start))
 			return err
 		},
 	}

@@ -128,6 +128,7 @@ func TestErrors(t *testing.T) {
 		{[]string{"serve", "--null-size", "1G", "--blk-file", image}, exitUsage, "add --null"},
 		{[]string{"serve", "--null", "--null-size", "0"}, exitUsage, "at least one sector"},
 		{[]string{"serve", "--null", "--null-size", "1000"}, exitUsage, "not a whole number of sectors"},
+		{[]string{"serve", "--null", "--null-size", "16383P"}, exitUsage, "--null-size 16383P: too large: a disk has at most 8 EiB"},
 		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--fd", "7"}, exitUsage, "exclude each other"},
 		{[]string{"serve", "--blk-file", image, "--socket-path", "s", "--vfio-user", "v"}, exitUsage, "--vfio-user serves a PCI function"},
 		{[]string{"serve", "--blk-file", image, "--vfio-user", image}, exitLasting, "--vfio-user"},

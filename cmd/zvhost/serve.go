@@ -176,6 +176,9 @@ func (o *serveOptions) serve(cmd *cobra.Command) error {
 	return daemon.Run(ctx, o.config, log)
 }
 
+// maxNullSectors is the size of the largest disk: its offsets in bytes are below 2^63.
+const maxNullSectors = 1 << 63 / sectorBytes
+
 // setNull takes --null and --null-size into the configuration.
 func (o *serveOptions) setNull(cmd *cobra.Command) error {
 	if !o.null {
@@ -190,6 +193,9 @@ func (o *serveOptions) setNull(cmd *cobra.Command) error {
 	}
 	if n == 0 {
 		return usagef("--null-size %s: a disk has at least one sector of %d bytes", o.nullSize.text, sectorBytes)
+	}
+	if n > maxNullSectors {
+		return usagef("--null-size %s: too large: a disk has at most %s", o.nullSize.text, formatSize(maxNullSectors*sectorBytes))
 	}
 	o.config.NullSectors = n
 	return nil

@@ -112,3 +112,26 @@ func oneLine(text string) string {
 	}
 	return b.String()
 }
+
+// shellWord is text as one word of a command line that is to be pasted into a shell. What
+// would end the line is written in the way that bash and ksh read.
+func shellWord(text string) string {
+	plain := func(r rune) bool {
+		return unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("/._-+:,=@%", r)
+	}
+	switch {
+	case text != "" && strings.TrimFunc(text, plain) == "" && utf8.ValidString(text):
+		return text
+	case oneLine(text) == text:
+		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	}
+	var b strings.Builder
+	for _, c := range []byte(text) {
+		if c < ' ' || c == 0x7f || c == '\'' || c == '\\' || c >= 0x80 {
+			fmt.Fprintf(&b, `\x%02x`, c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return "$'" + b.String() + "'"
+}

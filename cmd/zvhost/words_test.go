@@ -57,6 +57,7 @@ func TestFilesThatAreNoDisk(t *testing.T) {
 		{serve("raw", again...), exitLasting, "--create: raw exists already and is an ordinary disk"},
 		{serve("dangling", again...), exitLasting, "a symbolic link of this name leads to nothing"},
 		{serve("raw", "--socket-group", "nosuchgroup"), exitLasting, "--socket-group=nosuchgroup: there is no such group"},
+		{serve("raw", "--control-path", "./s"), exitLasting, "--control-path=./s is where front-ends connect, too"},
 		{create(""), exitFailure, "the name of the file is empty"},
 		{create("none/x"), exitFailure, "its directory is not there; make that first"},
 		{create("dangling"), exitFailure, "a symbolic link of this name leads to nothing"},
@@ -108,5 +109,35 @@ func TestOneLine(t *testing.T) {
 		if got := oneLine(text); got != want {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}
+	}
+}
+
+// The name of a file that is checked cannot break a line of the output, and the command that
+// repairs it can be pasted whatever its name is.
+func TestNamesInOutput(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const name = "it's; echo\nnew.zvh"
+	if out, want := must(t, "create", name, "--size", "1M", "--zone-size", "64K"), "it's; echo; new.zvh: 1 MiB"; !strings.HasPrefix(out, want) || strings.Count(out, "\n") != 1 {
+		t.Errorf("create says %q, want %q", out, want)
+	}
+	if out, want := must(t, "check", name), "it's; echo; new.zvh: sound\n"; out != want {
+		t.Errorf("check says %q, want %q", out, want)
+	}
+	for text, want := range map[string]string{
+		"/srv/disk-1_a.zvh": "/srv/disk-1_a.zvh",
+		"größe.zvh":         "größe.zvh",
+		"":                  "''",
+		"a b":               "'a b'",
+		"x;reboot":          "'x;reboot'",
+		"it's $HOME":        `'it'\''s $HOME'`,
+		name:                `$'it\x27s; echo\x0anew.zvh'`,
+		"\xff":              `$'\xff'`,
+	} {
+		if got := shellWord(text); got != want {
+			t.Errorf("%q is %s, want %s", text, got, want)
+		}
+	}
+	if got, want := named("zvhost check --repair=x FILE", "a b"), "zvhost check --repair=x 'a b'"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 
 	"github.com/sirupsen/logrus"
@@ -27,6 +28,10 @@ func openDoor(c *Config, h *passedOn, dev transport.Device, log *logrus.Logger) 
 	f, err := openFront(c, h, log)
 	if err != nil {
 		return nil, err
+	}
+	if f.isAt(c.ControlPath) {
+		err := lasting(fmt.Errorf("--control-path=%s is where front-ends connect, too: they are two sockets, so give another path", c.ControlPath))
+		return nil, errors.Join(err, f.giveUp(h.store))
 	}
 	s := &server{dev: dev, log: log, trace: c.Trace, handOver: handOver, store: h.store, stored: h.stored.Of(sessionPrefix), lines: logging.NewLines(log)}
 	if c.VFIOUser != "" {

@@ -48,7 +48,7 @@ func Lasting(err error) bool {
 	if start.mayAppear && errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
-	for _, t := range []error{fs.ErrNotExist, unix.EACCES, unix.EPERM, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EROFS, unix.ENOSYS, image.ErrNotImage, disk.ErrUnfit, disk.ErrDamaged} {
+	for _, t := range []error{fs.ErrNotExist, unix.EACCES, unix.EPERM, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EFBIG, unix.EROFS, unix.ENOSYS, image.ErrNotImage, disk.ErrUnfit, disk.ErrDamaged} {
 		if errors.Is(err, t) {
 			return true
 		}

@@ -325,6 +325,15 @@ func isBound(path string) (bool, error) {
 	}
 }
 
+// isAt says whether path is another spelling of where front-ends connect.
+func (f *front) isAt(path string) bool {
+	at := f.path
+	if at == "" && f.listener != nil {
+		at = f.listener.Addr().String()
+	}
+	return at != "" && path != "" && samePath(at, path)
+}
+
 // leaveListening stops listening in this process. The socket remains in the fd store.
 func (f *front) leaveListening() error {
 	if f.listener == nil {
