@@ -12,6 +12,7 @@ import (
 	"github.com/zvhost/zvhost/backend/engine"
 	"github.com/zvhost/zvhost/backend/image/imagetest"
 	"github.com/zvhost/zvhost/backend/plain"
+	"github.com/zvhost/zvhost/internal/loopdev"
 )
 
 const cutShort = "cut it short while it is served"
@@ -108,6 +109,45 @@ func sizeAt(t *testing.T, path string) int64 {
 		t.Fatal(err)
 	}
 	return st.Size()
+}
+
+// A loop device does not show that its file was cut short, and a write makes the file longer
+// again: what was cut off would read as zeroes, and be stored as such.
+func TestFileBeneathShrinks(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, _ string, o disk.Options, kind engine.Kind) {
+		for _, devices := range []int{1, 2} {
+			for _, first := range []string{"write", "flush", "nothing"} {
+				file := loopdev.File(t, 1<<20)
+				path := file
+				for range devices {
+					path = loopdev.Attach(t, path, loopdev.Options{}).Path
+				}
+				d, err := Open(path, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := disktest.NewClientOn(t, d, kind.Open)
+				c.WantError(c.Write(0, disktest.Pattern('x', 4096)), nil)
+				c.WantError(c.Flush(), nil)
+				if err := os.Truncate(file, 4096); err != nil {
+					t.Fatal(err)
+				}
+				switch first {
+				case "write":
+					wantCutShort(t, first, c.Write(1024, crooked(4096, 0)))
+				case "flush":
+					wantCutShort(t, first, c.Flush())
+				}
+				if first != "nothing" {
+					wantCutShort(t, "read", c.Do(disktest.NewRequest(disk.OpRead, 0, crooked(4096, 0))))
+				}
+				wantCutShort(t, first+", close", d.Close())
+				if size := sizeAt(t, file); size != 4096 {
+					t.Errorf("%s: the file has %d bytes, and was cut to 4096", first, size)
+				}
+			}
+		}
+	})
 }
 
 // A disk that is only read says so, too, when it is closed.

@@ -14,7 +14,7 @@ import (
 // loop device has other users, who know nothing of the device. It follows partitions,
 // devices made of others (dm, md) and loop devices over loop devices. The locks last until
 // the files that it returns are closed; warn is told where it cannot take them.
-func LockBeneath(f *os.File, readOnly bool, warn func(string)) (held []*os.File, err error) {
+func LockBeneath(f *os.File, readOnly bool, warn func(string)) (held []Beneath, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, err
@@ -29,10 +29,16 @@ func LockBeneath(f *os.File, readOnly bool, warn func(string)) (held []*os.File,
 	return b.held, nil
 }
 
+// A Beneath is a file that a disk stands on.
+type Beneath struct {
+	File  *os.File
+	Bytes int64 // that it has to have; 0 where only a part of the device over it is served
+}
+
 // CloseAll closes files.
-func CloseAll(files []*os.File) (err error) {
-	for _, f := range files {
-		err = errors.Join(err, f.Close())
+func CloseAll(files []Beneath) (err error) {
+	for _, b := range files {
+		err = errors.Join(err, b.File.Close())
 	}
 	return err
 }
@@ -40,7 +46,7 @@ func CloseAll(files []*os.File) (err error) {
 type beneath struct {
 	readOnly bool
 	warn     func(string)
-	held     []*os.File
+	held     []Beneath
 }
 
 // device goes down from the device with a number. part says that what is served is a part
@@ -79,6 +85,10 @@ func backingFile(loop string) string {
 // lock takes the locks of the file of a loop device.
 func (b *beneath) lock(loop, path string, part bool, depth int) error {
 	from, to, partly := loopRange(loop)
+	least := int64(to)
+	if part {
+		least = 0
+	}
 	part = part || partly
 	file, info, err := openBacking(loop, path, b.readOnly, part)
 	if IsInUse(err) {
@@ -93,7 +103,7 @@ func (b *beneath) lock(loop, path string, part bool, depth int) error {
 		}
 		return nil
 	}
-	b.held = append(b.held, file)
+	b.held = append(b.held, Beneath{file, least})
 	l := locker{readOnly: b.readOnly, part: part, loop: loop, from: from, to: to, warn: b.warn}
 	if err := l.lock(file); err != nil {
 		var used *InUseError

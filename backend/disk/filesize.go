@@ -24,6 +24,8 @@ type FileSize struct {
 	Least atomic.Int64 // bytes that the disk stands on
 	short atomic.Pointer[error]
 	end   *lastPage // nil where there is none
+
+	beneath []Beneath // files that a loop device shows; they may be cut short without it
 }
 
 // Start has the file or device of fd watched, on which the disk needs least bytes.
@@ -31,6 +33,10 @@ func (s *FileSize) Start(fd int, least int64) {
 	s.fd = fd
 	s.Least.Store(least)
 }
+
+// Watch has the files that a device stands on watched, too: a loop device is as large as
+// before when its file is cut short, and the next write makes the file longer again.
+func (s *FileSize) Watch(beneath []Beneath) { s.beneath = beneath }
 
 // A lastPage is the page that the last byte of a disk's file is in, of a file system in
 // memory, mapped. To load a byte of it faults once the file ends before the page, so the
@@ -116,14 +122,24 @@ func (s *FileSize) Look() error {
 		return err
 	}
 	least := s.Least.Load() // before the size, which may grow meanwhile
-	size, err := SizeOf(s.fd)
+	err := s.look(s.fd, least, "the disk's file")
+	for i := 0; i < len(s.beneath) && err == nil; i++ {
+		b := &s.beneath[i]
+		err = s.look(int(b.File.Fd()), b.Bytes, b.File.Name())
+	}
+	return err
+}
+
+// look is Look for one file, which is called what.
+func (s *FileSize) look(fd int, least int64, what string) error {
+	size, err := SizeOf(fd)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: ask for the size of the disk's file: %w", ErrIO, err)
 	case size >= least:
 		return nil
 	}
-	short := fmt.Errorf("%w: the disk's file has %d bytes, and it needs %d: somebody has cut it short while it is served, so nothing of it is served any more; stop zvhost, and restore the file", ErrIO, size, least)
+	short := fmt.Errorf("%w: %s has %d bytes, and the disk needs %d: somebody has cut it short while it is served, so nothing of it is served any more; stop zvhost, and restore the file", ErrIO, what, size, least)
 	s.short.CompareAndSwap(nil, &short)
 	return s.Failed()
 }

@@ -19,7 +19,7 @@ import (
 type Disk struct {
 	f     *os.File
 	fd    int
-	under []*os.File // have the locks of what a device stands on
+	under []disk.Beneath // have the locks of what a device stands on
 	info  disk.Info
 	reach disk.Reach
 
@@ -116,6 +116,7 @@ func Open(path string, o disk.Options) (_ *Disk, err error) {
 	}
 	p.capacity.Store(sectors)
 	p.size.Start(p.syncFD, int64(sectors)<<disk.SectorShift)
+	p.size.Watch(p.under)
 	p.faults.Init(p.info)
 	if !o.LookOnly {
 		if !o.ReadOnly && p.edges == nil {
