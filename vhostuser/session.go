@@ -63,7 +63,9 @@ type Session struct {
 	refusals       refusals
 	// memoryGiven: the front-end has given memory. loggedNoMemory: it is logged that it has not.
 	memoryGiven, loggedNoMemory bool
-	closed                      atomic.Bool
+	// loggedSlowMemory: it is logged that the memory is a file of a disk.
+	loggedSlowMemory bool
+	closed           atomic.Bool
 
 	suspended atomic.Bool
 	strange   bool // a descriptor of the front-end was refused, and perhaps cannot be closed

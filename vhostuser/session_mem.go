@@ -136,10 +136,25 @@ func memoryOf(regions []region) (*guestmem.Memory, error) {
 func (s *Session) install(regions []region, mem *guestmem.Memory) {
 	s.regions, s.mem = regions, mem
 	s.memoryGiven = s.memoryGiven || mem != nil
+	s.warnOfStorage(regions)
 	s.state.numRegions = uint32(len(regions))
 	clear(s.state.regions[:])
 	for i, r := range regions {
 		s.state.regions[i] = r.mem.Desc()
+	}
+}
+
+// warnOfStorage logs once that the guest's memory is in a file that is kept on a disk. A worker
+// that stores into it waits for as long as the file system is frozen or its disk hangs, and so
+// does all of this process as soon as it collects garbage.
+func (s *Session) warnOfStorage(regions []region) {
+	for _, r := range regions {
+		if s.loggedSlowMemory || !guestmem.MayWait(r.file.Int()) {
+			continue
+		}
+		s.loggedSlowMemory = true
+		_, what := r.file.Inspect()
+		s.warn("the guest's memory is %s, which keeps it on a disk: while that file system is frozen, or its disk does not answer, this process stands still, its control socket and the end of it too; share memory that is in no file of a disk (QEMU: memory-backend-memfd, or memory-backend-file with mem-path=/dev/shm)", what)
 	}
 }
 

@@ -8,9 +8,46 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zvhost/zvhost/internal/loopdev"
 	"github.com/zvhost/zvhost/internal/testleak"
 	"github.com/zvhost/zvhost/virtio/guestmem"
 )
+
+// Memory in a file of a disk is taken, and the log says once what may come of it.
+func TestMemoryOnADisk(t *testing.T) {
+	dev := loopdev.Attach(t, loopdev.File(t, 64<<20), loopdev.Options{})
+	dev.FileSystem()
+	file, err := os.Create(dev.Mount(0) + "/memory")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := file.Truncate(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	const words = "while that file system is frozen"
+	p := connect(t, new(fakeDevice))
+	p.negotiate()
+	p.must(AddMemReg, AppendMemReg(nil, desc(0, 1<<20, 0)), memFD(t, 1<<20))
+	if p.logged(LevelWarn, words) {
+		t.Errorf("of a memfd: %q", p.logs)
+	}
+	p.must(AddMemReg, AppendMemReg(nil, desc(1<<20, pageSize, 0)), int(file.Fd()))
+	p.must(AddMemReg, AppendMemReg(nil, desc(2<<20, pageSize, pageSize)), int(file.Fd()))
+	if !p.logged(LevelWarn, "of ext4, which keeps it on a disk: "+words) {
+		t.Errorf("of a file of ext4: %q", p.logs)
+	}
+	said := 0
+	for _, l := range p.logs {
+		said += strings.Count(l, words)
+	}
+	if said != 1 {
+		t.Errorf("said %d times: %q", said, p.logs)
+	}
+	if err := p.leave(); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // Memory comes and goes while rings run; each goes on where it was.
 func TestSessionMemoryWhileRunning(t *testing.T) {

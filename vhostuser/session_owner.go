@@ -42,7 +42,7 @@ func (s *Session) setOwner(*Message) ([]byte, error) {
 		s.state.rings[i].life = nextLife(old.rings[i].life)
 		s.rings[i] = ring{}
 	}
-	s.loggedFeatures, s.memoryGiven, s.loggedNoMemory = false, false, false
+	s.loggedFeatures, s.memoryGiven, s.loggedNoMemory, s.loggedSlowMemory = false, false, false, false
 	if s.saver == nil {
 		return nil, nil
 	}

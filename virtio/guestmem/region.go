@@ -89,6 +89,16 @@ func filePageSize(fd int) (uint64, error) {
 	return uint64(unix.Getpagesize()), nil
 }
 
+// MayWait reports whether a store to the mapped file behind fd may wait for its file system:
+// one that keeps its files on a disk can be frozen, and its disk can hang.
+func MayWait(fd int) bool {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return true
+	}
+	return fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.HUGETLBFS_MAGIC && fs.Type != unix.RAMFS_MAGIC
+}
+
 // Heap makes a region of ordinary Go memory, aligned to 4096 bytes, for tests: the race
 // detector watches it, but not a mapping. New checks d.
 func Heap(d RegionDesc) *Region {
