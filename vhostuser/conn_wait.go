@@ -77,14 +77,14 @@ func (c *Conn) recv(m *Message, b []byte, flags int, begun bool) (n int, err err
 	look := func(fd uintptr) (done bool) {
 		c.idle.Store(false) // before it is read, so that there is no moment at which it is nowhere
 		for {
-			n, oobn, got, _, err = unix.Recvmsg(int(fd), b, c.oob, flags|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-			switch {
-			case err == unix.EINTR:
-				continue
-			case err == unix.EAGAIN && hasOutOfBand(fd):
+			if hasOutOfBand(fd) {
 				err = errOutOfBand
+				return true
 			}
-			return err != unix.EAGAIN
+			n, oobn, got, _, err = unix.Recvmsg(int(fd), b, c.oob, flags|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+			if err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
 		}
 	}
 	rerr := raw.Read(func(fd uintptr) bool {
@@ -129,8 +129,8 @@ func (c *Conn) whole() {
 	}
 }
 
-// hasOutOfBand reports whether out-of-band data waits in the socket. A look at its queue
-// passes it over (MSG_PEEK), with the descriptors that came along.
+// hasOutOfBand reports whether out-of-band data waits in the socket. It is looked for before the
+// queue is read, which takes it for part of a message.
 func hasOutOfBand(fd uintptr) bool {
 	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
 	n, err := unix.Poll(p[:], 0)

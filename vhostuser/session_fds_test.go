@@ -34,11 +34,16 @@ var withFDs = map[Request][]byte{
 // session ends with its front-end.
 func TestSessionLingeringDescriptors(t *testing.T) {
 	sends := map[string]func(p *peer, fd int){
-		"nonsense":   func(p *peer, fd int) { _ = p.conn.WriteRaw([]byte("twelve bytes"), fd, fd) },
-		"half":       func(p *peer, fd int) { _ = p.conn.WriteRaw(AppendU64(nil, 1), fd) },
-		"surplus":    func(p *peer, fd int) { p.send(SetOwner, nil, slices.Repeat([]int{fd}, 100)...) },
-		"unread":     func(p *peer, fd int) { p.send(Request(9999), nil); _ = p.conn.WriteRaw(make([]byte, 100), fd) },
-		"with ack":   func(p *peer, fd int) { _ = p.conn.Write(SetVringCall, Version|FlagNeedReply, make([]byte, 8), fd) },
+		"nonsense": func(p *peer, fd int) { _ = p.conn.WriteRaw([]byte("twelve bytes"), fd, fd) },
+		"half":     func(p *peer, fd int) { _ = p.conn.WriteRaw(AppendU64(nil, 1), fd) },
+		"surplus":  func(p *peer, fd int) { p.send(SetOwner, nil, slices.Repeat([]int{fd}, 100)...) },
+		"unread":   func(p *peer, fd int) { p.send(Request(9999), nil); _ = p.conn.WriteRaw(make([]byte, 100), fd) },
+		"with ack": func(p *peer, fd int) { _ = p.conn.Write(SetVringCall, Version|FlagNeedReply, make([]byte, 8), fd) },
+		"out of band": func(p *peer, fd int) {
+			_ = p.conn.control(func(conn uintptr) error {
+				return unix.Sendmsg(int(conn), []byte{1}, unix.UnixRights(fd), nil, unix.MSG_OOB)
+			})
+		},
 		"two of two": func(p *peer, fd int) { p.send(SetVringCall, make([]byte, 8), fd, fd) },
 	}
 	for r, payload := range withFDs {

@@ -1,6 +1,7 @@
 package foreign
 
 import (
+	"errors"
 	"sync"
 	"syscall"
 
@@ -148,6 +149,18 @@ func Exhausted() bool {
 type Socket interface {
 	syscall.Conn
 	Close() error
+}
+
+// InlineOutOfBand has recvmsg(2) on s pass on out-of-band data like any other. Without it, an
+// out-of-band byte that comes next is dropped, and the descriptors that came along with it
+// are closed by whoever reads, for which there is no limit (manage_oob in net/unix/af_unix.c).
+func InlineOutOfBand(s Socket) error {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) })
+	return errors.Join(cerr, err)
 }
 
 // HangUp closes a socket whose other end another process has, and does not wait for
