@@ -100,13 +100,9 @@ func NewConn(uc *net.UnixConn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Out-of-band data, of which the protocol has none, is read like other data. A read would
-	// drop it otherwise, and the kernel close the descriptors in it, which may wait.
-	var serr error
-	if err := raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) }); err != nil {
-		return nil, err
-	} else if serr != nil {
-		return nil, fmt.Errorf("SO_OOBINLINE: %w", serr)
+	// The protocol has no out-of-band data.
+	if err := foreign.InlineOutOfBand(uc); err != nil {
+		return nil, fmt.Errorf("SO_OOBINLINE: %w", err)
 	}
 	// There is room for all descriptors that the kernel delivers at once, so that a truncated
 	// delivery means that this process may open no more.
