@@ -11,8 +11,8 @@ import (
 
 // pages are the documents whose references to the code are checked.
 var pages = []string{
-	"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/durability.md", "docs/image-format.md",
-	"docs/migration.md", "docs/restart.md", "docs/vhost-user.md",
+	"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/durability.md", "docs/front-ends.md",
+	"docs/image-format.md", "docs/migration.md", "docs/restart.md", "docs/vhost-user.md",
 }
 
 var (
