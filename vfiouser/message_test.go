@@ -160,3 +160,31 @@ func TestDocumentedCommands(t *testing.T) {
 		}
 	}
 }
+
+// What a client proposes does not fill the log, however long it is.
+func TestVersionLogLines(t *testing.T) {
+	long := strings.Repeat("9", maxVersionData-100)
+	for _, data := range []string{
+		`{"capabilities":{"max_data_xfer_size":` + long + `}}`,
+		`{"capabilities":{"max_data_xfer_size":"` + long + `x"}}`,
+		`{"capabilities":` + long + `}`,
+		long + "x",
+	} {
+		p := connect(t, newFake())
+		if _, errno := p.call(Version, VersionData{0, 1, append([]byte(data), 0)}.Append(nil)); errno != unix.EINVAL {
+			t.Error(errno)
+		}
+		err := <-p.done
+		_ = p.conn.Close()
+		p.m.Close()
+		const most = 1024
+		if err == nil || len(err.Error()) > most {
+			t.Errorf("the session ended with %.100v...", err)
+		}
+		for _, l := range p.logs {
+			if len(l) > most {
+				t.Errorf("a log line of %d bytes: %.100s...", len(l), l)
+			}
+		}
+	}
+}

@@ -84,7 +84,7 @@ func parseCapabilities(data []byte) (*capabilities, error) {
 		Capabilities capabilities `json:"capabilities"`
 	}
 	if err := json.Unmarshal(data[:len(data)-1], &v); err != nil {
-		return nil, fmt.Errorf("version data: %v", err)
+		return nil, fmt.Errorf("version data: %s", clip(err.Error()))
 	}
 	return &v.Capabilities, nil
 }
@@ -93,9 +93,18 @@ func parseCapabilities(data []byte) (*capabilities, error) {
 func number(n *json.Number, name string) (uint64, error) {
 	var u uint64
 	if err := json.Unmarshal([]byte(*n), &u); err != nil {
-		return 0, fmt.Errorf("%s is %q, it has to be an integer of 64 bits", name, n.String())
+		return 0, fmt.Errorf("%s is %q, it has to be an integer of 64 bits", name, clip(n.String()))
 	}
 	return u, nil
+}
+
+// clip shortens what a client has sent, for a log.
+func clip(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "..."
 }
 
 // appendCapabilities appends those of this end that the client has proposed, since a reply
