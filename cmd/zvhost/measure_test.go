@@ -16,21 +16,37 @@ import (
 	"github.com/zvhost/zvhost/internal/bench"
 )
 
-// The benchmark against another process, as a program reads it and as people do.
+// The benchmark against another process, through each door, as a program reads it and as people do.
 func TestBench(t *testing.T) {
+	for _, door := range []string{"--socket-path", "--vfio-user"} {
+		t.Run(door, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			p := start(t, "", nil, nil, "serve", door, "s", "--null")
+			p.until("serving")
+			args := []string{"bench", door, "s", "--rw", "randwrite", "--runtime", "200ms", "--iodepth", "4", "--bs", "64K"}
+			var r bench.Result
+			if err := json.Unmarshal([]byte(must(t, append(args, "--json")...)), &r); err != nil {
+				t.Fatal(err)
+			}
+			if r.RW != bench.RandWrite || r.Requests == 0 || r.BlockBytes != 64<<10 || r.Depth != 4 || r.ServerPID != p.cmd.Process.Pid || r.ServerCPUSeconds <= 0 {
+				t.Errorf("%+v", r)
+			}
+			if out := must(t, append(args, "--poll")...); !strings.Contains(out, "IOPS") || !strings.Contains(out, "client polling") {
+				t.Error(out)
+			}
+		})
+	}
+}
+
+// A PCI function's queues have a size, which bounds what can be in flight.
+func TestBenchQueueSize(t *testing.T) {
 	t.Chdir(t.TempDir())
-	p := start(t, "", nil, nil, "serve", "--socket-path", "s", "--null")
+	p := start(t, "", nil, nil, "serve", "--vfio-user", "s", "--null")
 	p.until("serving")
-	args := []string{"bench", "--socket-path", "s", "--rw", "randwrite", "--runtime", "200ms", "--iodepth", "4", "--bs", "64K"}
-	var r bench.Result
-	if err := json.Unmarshal([]byte(must(t, append(args, "--json")...)), &r); err != nil {
-		t.Fatal(err)
-	}
-	if r.RW != bench.RandWrite || r.Requests == 0 || r.BlockBytes != 64<<10 || r.Depth != 4 || r.ServerPID != p.cmd.Process.Pid || r.ServerCPUSeconds <= 0 {
-		t.Errorf("%+v", r)
-	}
-	if out := must(t, append(args, "--poll")...); !strings.Contains(out, "IOPS") || !strings.Contains(out, "client polling") {
-		t.Error(out)
+	must(t, "bench", "--vfio-user", "s", "--runtime", "50ms", "--iodepth", "256")
+	status, _, stderr := zvhost("bench", "--vfio-user", "s", "--runtime", "50ms", "--iodepth", "257")
+	if want := "--iodepth=257: with the queue size that this back-end allows, at most 256 fit"; status != exitFailure || !strings.Contains(stderr, want) {
+		t.Errorf("status %d, %s", status, stderr)
 	}
 }
 
