@@ -31,19 +31,11 @@ func (p *peer) run(s *Session) {
 	go func() { p.done <- s.Run() }()
 }
 
-// over resumes the session as another process does.
+// over suspends the session, and the next process resumes it with dev.
 func (p *peer) over(store *shelf, dev *fakeDevice) {
 	p.t.Helper()
-	p.s.Suspend()
-	if err := <-p.done; err != nil {
-		p.t.Fatal(err)
-	}
-	s, err := ResumeSession(store.kept(p.t), dev, Options{Store: store.keep()})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.dev = dev
-	p.run(s)
+	p.rest()
+	p.goesOn(store, dev)
 }
 
 // A front-end need not wait: each message has its own descriptors, whatever stands

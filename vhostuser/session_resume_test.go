@@ -19,6 +19,19 @@ func (p *peer) rest() {
 	}
 }
 
+// keptRing is a keptPeer with a new store, whose ring 0 is set up and, if started, runs.
+func keptRing(t *testing.T, dev *fakeDevice, started bool) (*shelf, *peer) {
+	t.Helper()
+	store := &shelf{fds: map[string]int{}}
+	p := keptPeer(t, store, dev)
+	p.negotiate()
+	p.setUp(0)
+	if started {
+		p.kick(0)
+	}
+	return store, p
+}
+
 // leaves fails unless dev does not go on with the session, for a reason with words in
 // it, and leaves it to another process.
 func (p *peer) leaves(store *shelf, dev *fakeDevice, words string) {
@@ -69,11 +82,7 @@ func TestResumedFeatures(t *testing.T) {
 // A queue that does not start at the moment (no engine is to be had, the disk is in use)
 // does not cost the session: a later process goes on.
 func TestResumedRingDoesNotStart(t *testing.T) {
-	store := &shelf{fds: map[string]int{}}
-	p := keptPeer(t, store, new(fakeDevice))
-	p.negotiate()
-	p.setUp(0)
-	p.kick(0)
+	store, p := keptRing(t, new(fakeDevice), true)
 	p.rest()
 	p.leaves(store, &fakeDevice{noStart: errors.New("no engine")}, "ring 0 does not start: no engine")
 	p.goesOn(store, new(fakeDevice))
@@ -86,11 +95,8 @@ func TestResumedRingDoesNotStart(t *testing.T) {
 // A ring that was refused stands still in the next process as well, until the front-end
 // says something about it; when it has started, whoever comes next has to start it.
 func TestResumedRingThatWasRefused(t *testing.T) {
-	store := &shelf{fds: map[string]int{}}
 	cannot := func() *fakeDevice { return &fakeDevice{noStart: errors.New("no engine")} }
-	p := keptPeer(t, store, cannot())
-	p.negotiate()
-	p.setUp(0)
+	store, p := keptRing(t, cannot(), false)
 	if p.ask(SetVringKick, VringFile{Index: 0}.Append(nil), eventFD(t)) {
 		t.Fatal("taken")
 	}
@@ -113,11 +119,7 @@ func TestResumedRingThatWasRefused(t *testing.T) {
 // So does one whose set-up makes no sense, here with a used ring that is to be logged
 // where the log has no place for it. Others go on.
 func TestResumedRingThatMakesNoSense(t *testing.T) {
-	store := &shelf{fds: map[string]int{}}
-	p := keptPeer(t, store, new(fakeDevice))
-	p.negotiate()
-	p.setUp(0)
-	p.kick(0)
+	store, p := keptRing(t, new(fakeDevice), true)
 	p.call(SetLogBase, LogArea{64, 0}.Append(nil), memFD(t, 4096)) // of 2 MiB
 	p.must(SetFeatures, AppendU64(nil, needed|FeatureProtocol|FeatureLogAll))
 	p.must(SetVringNum, VringState{1, 64}.Append(nil))
@@ -176,10 +178,7 @@ func (p *peer) killed(store *shelf, dev *fakeDevice, flags uint32, begun bool) {
 func TestKilledBeforeItRefused(t *testing.T) {
 	cannot := func() *fakeDevice { return &fakeDevice{noStart: errors.New("no engine")} }
 	asks := func() (*shelf, *peer) {
-		store := &shelf{fds: map[string]int{}}
-		p := keptPeer(t, store, new(fakeDevice))
-		p.negotiate()
-		p.setUp(0)
+		store, p := keptRing(t, new(fakeDevice), false)
 		p.rest()
 		return store, p
 	}
@@ -272,11 +271,7 @@ func TestResumeWithoutDescriptors(t *testing.T) {
 // A dirty log that the front-end takes away while the next process marks all in it ends
 // that session, and not the process, which would be started again and again.
 func TestResumedLogGoesAway(t *testing.T) {
-	store := &shelf{fds: map[string]int{}}
-	p := keptPeer(t, store, new(fakeDevice))
-	p.negotiate()
-	p.setUp(0)
-	p.kick(0)
+	store, p := keptRing(t, new(fakeDevice), true)
 	log := memFD(t, 4096)
 	p.call(SetLogBase, LogArea{64, 0}.Append(nil), log)
 	p.must(SetFeatures, AppendU64(nil, needed|FeatureProtocol|FeatureLogAll))
@@ -343,11 +338,7 @@ func TestKeptRingWithoutARecord(t *testing.T) {
 // Where the front-end is gone, no process that fits is waited for: the next front-end is
 // let in.
 func TestUnfitWithoutAFrontEnd(t *testing.T) {
-	store := &shelf{fds: map[string]int{}}
-	p := keptPeer(t, store, new(fakeDevice))
-	p.negotiate()
-	p.setUp(0)
-	p.kick(0)
+	store, p := keptRing(t, new(fakeDevice), true)
 	p.rest()
 	unfit := &fakeDevice{noStart: errors.New("no engine")}
 	p.leaves(store, unfit, "ring 0 does not start: no engine")

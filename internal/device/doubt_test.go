@@ -8,10 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/zvhost/zvhost/backend/zone"
-	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/internal/recovery"
 	"github.com/zvhost/zvhost/vhostuser/frontend"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
@@ -266,14 +263,7 @@ func TestNoteOfAnOrdinaryDisk(t *testing.T) {
 // recordOf is the record that the front-end has, as it sees it itself.
 func (g *guest) recordOf(queues int) *inflight.Record {
 	g.r.t.Helper()
-	fd, err := unix.FcntlInt(uintptr(g.Disk.Inflight().FD()), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		g.r.t.Fatal(err)
-	}
-	rec, err := inflight.Open(foreign.NewFD(fd), 0, queues, g.Queue(0).Ring().Config().Size)
-	if err != nil {
-		g.r.t.Fatal(err)
-	}
+	rec := openRecord(g.r.t, g.recordFD(), queues, g.Queue(0).Ring().Config().Size)
 	g.r.t.Cleanup(func() { _ = rec.Close() })
 	return rec
 }

@@ -115,7 +115,7 @@ func forgeRecord(t *testing.T, path string, in []byte) {
 	if !q.Ring().Publish() && mode&2 != 0 {
 		g.kick(0)
 	}
-	rec := openRecord(t, g.recordFD())
+	rec := openRecord(t, g.recordFD(), 1, recordSize)
 	ring := inflight.Start{Size: recordSize, Life: 1 + uint64(mode>>4), Base: base}
 	inFlight := takeWaiting(t, g, rec.Ring(0), ring, all[:int(mode>>2&3)+1])
 	rec.Ring(0).SetUser(disk.Run(first.disk))
@@ -296,13 +296,17 @@ func scribbleRecord(g *guest, patches []byte) {
 
 func (g *guest) recordFD() int { return g.Disk.Inflight().FD() }
 
-// openRecord maps the front-end's record once more.
-func openRecord(t *testing.T, fd int) *inflight.Record {
+// openRecord maps a record once more. t may be a test of package rapid.
+func openRecord(t interface {
+	Helper()
+	Fatal(args ...any)
+}, fd, queues int, size uint16) *inflight.Record {
+	t.Helper()
 	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := inflight.Open(foreign.NewFD(n), 0, 1, recordSize)
+	rec, err := inflight.Open(foreign.NewFD(n), 0, queues, size)
 	if err != nil {
 		t.Fatal(err)
 	}

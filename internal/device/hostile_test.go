@@ -67,32 +67,44 @@ func TestBrokenRing(t *testing.T) {
 		"head 65535":      func(r *driver.Ring) { r.PutAvail(0xffff); r.Publish() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := zonedRig(t, smallZones, 2)
-			g := r.connect(frontend.Options{Queues: 2})
-			errs := g.errFD(0)
-			g.want("append", driver.StatusOK, firstOf(g.Queue(0).Append(pattern(4096, 1), 128)))
-			spoil(g.Queue(0).Ring())
-			g.kick(0)
-			readable(t, "the err eventfd", errs)
-			r.logged("queue 0 is broken")
-
-			g.want("append on the other queue", driver.StatusOK, firstOf(g.Queue(1).Append(pattern(4096, 2), 128)))
-			base, err := g.Queue(0).Stop()
-			if err != nil || base < 1 {
-				t.Fatalf("base %d, %v", base, err)
+			base := breakRing(t, false, spoil)
+			if base < 1 {
+				t.Errorf("base %d", base)
 			}
-			// A driver that resets the queue begins with an empty ring.
-			l := g.Queue(0).Ring().Config()
-			if _, err := driver.NewRing(g.Memory.Memory, l.Desc, l.Size, g.Features); err != nil {
-				t.Fatal(err)
-			}
-			if err := g.Queue(0).Start(0); err != nil {
-				t.Fatal(err)
-			}
-			g.vanish()
-			r.nextIsServed()
 		})
 	}
+}
+
+// breakRing has spoil break the ring of queue 0, and checks that only this queue stops and
+// that it works again once it is set up anew. It returns the base at which it stopped.
+func breakRing(t *testing.T, packed bool, spoil func(*driver.Ring)) (base uint32) {
+	t.Helper()
+	r := zonedRig(t, smallZones, 2)
+	g := r.connect(frontend.Options{Queues: 2, Packed: packed})
+	q, errs := g.Queue(0), g.errFD(0)
+	g.want("append", driver.StatusOK, firstOf(q.Append(pattern(4096, 1), 128)))
+	spoil(q.Ring())
+	g.kick(0)
+	readable(t, "the err eventfd", errs)
+	r.logged("queue 0 is broken")
+
+	g.want("append on the other queue", driver.StatusOK, firstOf(g.Queue(1).Append(pattern(4096, 2), 128)))
+	base, err := q.Stop()
+	if err != nil || packed && base != q.Ring().Base() {
+		t.Fatalf("base %#x, %v", base, err)
+	}
+	// A driver that resets the queue begins with an empty ring.
+	l := q.Ring().Config()
+	fresh, err := driver.NewRing(g.Memory.Memory, l.Desc, l.Size, g.Features)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Start(fresh.Base()); err != nil {
+		t.Fatal(err)
+	}
+	g.vanish()
+	r.nextIsServed()
+	return base
 }
 
 // A ring that is broken over and over fills no log.
@@ -128,24 +140,31 @@ func TestRingMemoryGoesAway(t *testing.T) {
 	r := zonedRig(t, smallZones, 1)
 	gate := r.newGate()
 	for _, inFlight := range []bool{false, true} {
-		g := r.connect(frontend.Options{})
-		errs := g.errFD(0)
-		if inFlight {
-			gate.shut.Store(true)
-			send(g, driver.TypeZoneAppend, 128, 4096)
-			gate.wait(1)
-		}
-		if err := unix.Ftruncate(g.Memory.Region.FD(), 0); err != nil {
-			t.Fatal(err)
-		}
-		gate.open()
-		g.kick(0)
-		readable(t, "the err eventfd", errs)
-		r.logged("its memory is not there (fault at 0x")
-		// Our own look at the ring would fault as well: no Stop.
-		g.vanish()
-		r.nextIsServed()
+		removeRingMemory(r, gate, false, inFlight)
 	}
+}
+
+// removeRingMemory has a front-end shrink the memory of its ring, with a request in flight or
+// without, and checks that the next front-end is served.
+func removeRingMemory(r *rig, gate *gate, packed, inFlight bool) {
+	r.t.Helper()
+	g := r.connect(frontend.Options{Packed: packed})
+	errs := g.errFD(0)
+	if inFlight {
+		gate.shut.Store(true)
+		send(g, driver.TypeZoneAppend, 128, 4096)
+		gate.wait(1)
+	}
+	if err := unix.Ftruncate(g.Memory.Region.FD(), 0); err != nil {
+		r.t.Fatal(err)
+	}
+	gate.open()
+	g.kick(0)
+	readable(r.t, "the err eventfd", errs)
+	r.logged("its memory is not there (fault at 0x")
+	// The test's own access to the ring would fault as well: no Stop.
+	g.vanish()
+	r.nextIsServed()
 }
 
 // send puts a request into queue 0 and does not wait for it.

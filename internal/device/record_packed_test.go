@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
-	"github.com/zvhost/zvhost/internal/foreign"
 	"github.com/zvhost/zvhost/vhostuser/inflight"
 	"github.com/zvhost/zvhost/virtio"
 	"github.com/zvhost/zvhost/virtio/driver"
@@ -35,13 +34,8 @@ type packedLife struct {
 // born begins as a worker does.
 func (l *packedLife) born() {
 	t := l.t
-	fd, err := unix.FcntlInt(uintptr(l.file), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l.rec, err = inflight.Open(foreign.NewFD(fd), 0, 1, l.size); err != nil {
-		t.Fatal(err)
-	}
+	l.rec = openRecord(t, l.file, 1, l.size)
+	var err error
 	if l.q, err = virtio.NewPacked(l.cfg); err != nil {
 		t.Fatal(err)
 	}
