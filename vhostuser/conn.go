@@ -71,7 +71,7 @@ const scmMaxFD = 253
 // NewConn takes over uc, which must be a stream socket.
 func NewConn(uc *net.UnixConn) *Conn {
 	_ = foreign.InlineOutOfBand(uc) // a connection that is closed passes on nothing
-	// Room for as many descriptors as the kernel can deliver at once: nobody can
+	// Room for as many descriptors as the kernel can deliver at once: no sender can
 	// overflow it, so a truncated delivery means that this process may open no
 	// more.
 	return &Conn{uc: uc, oob: make([]byte, unix.CmsgSpace(scmMaxFD*4)+unix.CmsgSpace(unix.SizeofUcred))}

@@ -76,7 +76,7 @@ func (s *Session) addMemReg(m *Message) ([]byte, error) {
 	return nil, s.resumeCovered()
 }
 
-// remMemReg takes a region away. A ring that is left without memory waits for a
+// remMemReg removes a region. A ring that is left without memory waits for a
 // region that covers it again: QEMU replaces a region, for example when firmware
 // makes a piece of it read-only, by removing it and adding the parts, and its
 // rings are to survive that.
@@ -169,7 +169,7 @@ func (s *Session) freeRegions(regions []region) {
 	}
 }
 
-// freeBehind is freeRegions where nobody waits for it. No ring runs on them any more.
+// freeBehind is freeRegions in the background. No ring runs on them any more.
 func (s *Session) freeBehind(regions []region) {
 	if s.opt.Behind == nil || len(regions) == 0 {
 		s.freeRegions(regions)

@@ -170,7 +170,7 @@ func (t *transfer) wait(patience time.Duration) ([]byte, error) {
 	}
 }
 
-// endTransfer gives back what a transfer has. Where its descriptor blocks, that is left
+// endTransfer releases what a transfer uses. Where its descriptor blocks, that is left
 // to the process which has it.
 func (s *Session) endTransfer() {
 	t := s.transfer.Swap(nil)

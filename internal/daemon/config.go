@@ -197,7 +197,7 @@ func (c *Config) openDisk() (disk.Disk, error) {
 	return dk, nil
 }
 
-// lookAtDisk says what there is, and leaves it to whoever has it.
+// lookAtDisk makes the placeholder of a disk that another process may have open.
 func (c *Config) lookAtDisk() (disk.Disk, error) {
 	if err := c.checkCache(); err != nil {
 		return nil, err

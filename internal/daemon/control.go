@@ -18,8 +18,7 @@ type controller struct {
 	ended  chan error
 }
 
-// openControl listens at path, for root and the daemon's own user, and serves
-// whoever comes.
+// openControl listens at path, for root and the daemon's own user, and serves clients.
 func openControl(path string, disk disk.Disk, dev *device.Device, log logrus.FieldLogger) (*controller, error) {
 	if path == "" {
 		return nil, nil
@@ -41,7 +40,7 @@ func openControl(path string, disk disk.Disk, dev *device.Device, log logrus.Fie
 	return c, nil
 }
 
-// stopListening lets nobody in any more.
+// stopListening accepts no more connections.
 func (c *controller) stopListening() error {
 	if c == nil {
 		return nil

@@ -39,7 +39,7 @@ func lasting(err error) error { return &lastingError{err} }
 // has another format, is no disk or is damaged, an option does not fit it, there is no such
 // group. It is false for errors that may disappear by themselves (a
 // disk in use or that cannot be read, a full file system, no memory, a device that is not
-// there yet), for a daemon that had begun to serve, and while a guest waits for one to go on.
+// there yet), for a daemon that had begun to serve, and while a guest waits for its session to be resumed.
 func Lasting(err error) bool {
 	var start *startError
 	if !errors.As(err, &start) || start.guestWaits {

@@ -69,8 +69,7 @@ func (v vfioSession) Run() error {
 }
 
 // Presence does not distinguish dead clients. No descriptor that a session keeps can hold the
-// client's end of the connection open; another process that has it open keeps newcomers out until
-// it closes it.
+// client's end of the connection open; while another process has it open, newcomers wait and are refused.
 func (v vfioSession) Presence() vhostuser.Presence {
 	switch v.Session.Presence() {
 	case vfiouser.Busy:

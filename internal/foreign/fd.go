@@ -7,9 +7,9 @@ import (
 )
 
 // FD owns one descriptor and closes it exactly once. A descriptor that came over a
-// socket is in an FD from the moment it is in this process until it is closed. Whoever
-// holds the *FD owns it, and handing it on means not using it any more. Plain ints are
-// descriptors that are lent.
+// socket is in an FD from the moment it is in this process until it is closed. The
+// holder of the *FD owns it until it passes it on. Plain ints are descriptors that are
+// lent.
 type FD struct {
 	n int
 	// SavedAs is the number under which the fd store of a service manager has the open
@@ -95,7 +95,7 @@ func (f *FD) Inspect() (kind Kind, what string) {
 
 // IsSame reports whether f and g are descriptors of one open file, as after dup(2)
 // (F_DUPFD_QUERY, from Linux 6.10 on; kcmp(2), KCMP_FILE, which containers may
-// forbid). A kernel that cannot tell says no.
+// forbid). On a kernel that has neither it is false.
 func (f *FD) IsSame(g *FD) bool {
 	if f.Int() < 0 || g.Int() < 0 {
 		return false

@@ -166,7 +166,7 @@ func hold(parent uintptr) {
 	exitChild()
 }
 
-// reapCarriers takes note of the carriers that have ended. What they had to do is over.
+// reapCarriers ends the jobs of the carriers that have ended.
 //
 //go:norace
 //go:nocheckptr

@@ -153,7 +153,7 @@ func (p *Policy) Adopt(r *inflight.Record) {
 			notes = append(notes, (*disk.Note)(m))
 		}
 		if user := ring.User(); user == run {
-			p.user, p.known = run, true // nobody else has used the disk since
+			p.user, p.known = run, true // no other user has used the disk since
 			ours = append(ours, notes...)
 		} else {
 			disk.Claim(p.disk, user, notes)
