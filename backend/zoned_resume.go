@@ -187,7 +187,7 @@ func (d *zoned) giveUp(r *zonedRequest) {
 			// Its neighbour's I/O may end on the caller's own lane. Until then the write
 			// that is given up stands among those in flight, so a flush waits for it.
 			d.givingUp.Go(func() {
-				defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // storeLive
+				defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // LiveTable.Store
 				r.soiled = d.wipe(off, n) != nil
 				d.leave(r)
 			})

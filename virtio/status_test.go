@@ -37,11 +37,12 @@ var wantStatus = map[string]struct {
 func TestStatusIsExhaustive(t *testing.T) {
 	neverInARequest := map[string]bool{
 		"ErrNotImage": true, "ErrUnfit": true, "ErrDamaged": true, // of opening a disk
+		"ErrDamagedFaults": true, "ErrUnknownFaults": true, // likewise
 		"ErrNoSpan": true, // of a set of zones that a user typed
 		"ErrQuit":   true, // of a request that stays in flight
 	}
 	var files []string
-	for _, pattern := range []string{"../backend/*.go", "../backend/*/*.go"} {
+	for _, pattern := range []string{"../backend/*.go", "../backend/*/*.go", "../backend/*/*/*.go"} {
 		more, err := filepath.Glob(pattern)
 		if err != nil || len(more) == 0 {
 			t.Fatal(pattern, err)

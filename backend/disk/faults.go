@@ -47,7 +47,7 @@ type armed struct {
 	gone   bool          // cleared; guarded by Faults.mu
 }
 
-// A Outcome is what faults do to one request. It is made for those only that are
+// An Outcome is what faults do to one request. It is made for those only that are
 // struck.
 type Outcome struct {
 	Err  error  // what it ends with; nil: it does not fail
@@ -198,7 +198,7 @@ func (s *Faults) Held() int {
 func (a *armed) spent() bool { return a.Times != 0 && a.times.Load() == 0 }
 
 // Strike looks whether faults strike r, which is about to touch so many sectors
-// of the disk from first on. If any does, r.outcome says what follows, and strike
+// of the disk from first on. If any does, r.Fault says what follows, and strike
 // returns true when r fails.
 func (s *Faults) Strike(r *Request, first, sectors uint64) (fails bool) {
 	live := s.live.Load()

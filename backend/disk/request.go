@@ -138,8 +138,8 @@ type Request struct {
 	IO       engine.Op    // the I/O in flight for this request, one at a time
 	Clip     []unix.Iovec // part of Iov, when not all of it goes to the file
 	ThenSync bool         // a write: its data, once written, has yet to be made stable
-	borrows  bool         // it waits for memory of ours: see borrow
-	Bounce   *Bounce      // memory in the place of that in io.Iov
+	borrows  bool         // it waits for memory of the daemon's: see borrow
+	Bounce   *Bounce      // memory in the place of that in IO.Iov
 	unit     int64        // of a detour: see move
 	span     span         // what of an edged file it has
 }
@@ -201,6 +201,6 @@ type Disk interface {
 	// synced, and the image marked clean. What Claim keeps is left as it is marked.
 	Close() error
 
-	Submit(r *Request)   // admits r: it ends on r.lane, now or later
-	Continue(r *Request) // r.io has finished
+	Submit(r *Request)   // admits r: it ends on r's lane, now or later
+	Continue(r *Request) // r.IO has finished
 }

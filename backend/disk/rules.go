@@ -132,7 +132,7 @@ func (u *Rules) ErrorOf(r *Request, err error) error {
 // ZoneEvents are the zone management requests.
 var ZoneEvents = [NumOps]zone.Event{OpOpen: zone.OnOpen, OpClose: zone.OnClose, OpFinish: zone.OnFinish, OpReset: zone.OnReset}
 
-// errFrozen is what zone management of a read-only disk gets. It is not a write:
+// errReadOnly is what zone management of a read-only disk gets. It is not a write:
 // "If the transition to this state can not be performed, the request MUST be
 // completed with VIRTIO_BLK_S_ZONE_INVALID_CMD" ("Device Operation").
 var errReadOnly = fmt.Errorf("%w: the disk is read-only", zone.ErrInvalid)
