@@ -97,7 +97,7 @@ func (s *Session) decode(b []byte, stored handover.Stored) error {
 	r := handover.NewStateReader(b, stored, s.saver)
 	fd := func(sl slot) *foreign.FD {
 		f := r.FD()
-		if err := sl.check(f); err != nil { // the process before may have been an older one
+		if err := sl.check(f); err != nil { // the previous process may have been an older zvhost
 			r.Err = errors.Join(r.Err, err)
 		}
 		return f
