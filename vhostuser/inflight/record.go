@@ -13,7 +13,7 @@ import (
 // A Record is what has to be known of the requests in flight by a process that
 // goes on where another one died: shared memory in the layout of "Inflight I/O
 // tracking", and behind each queue's part as much again of ours. It lives in a
-// memfd that cannot shrink, so that no access to it faults.
+// memfd that cannot shrink, so that no access to it faults, or in a file of the daemon's own.
 //
 // A queue's part, in 64-bit words (QueueRegionSplit and DescStateSplit; all
 // numbers little-endian):
@@ -117,6 +117,30 @@ func openRecord(file *foreign.FD, off int64, queues int, size uint16) (*Record, 
 	if err != nil || seals&unix.F_SEAL_SHRINK == 0 || fs.Type != unix.TMPFS_MAGIC || off != 0 || st.Size < n {
 		return nil, ErrForeign
 	}
+	return mapRecord(file, queues, size)
+}
+
+// OpenOwn takes over file and maps the record in it, as Open does. The file is this user's own,
+// which nobody else can shrink; it is extended if it is shorter, as a new one is.
+func OpenOwn(file *foreign.FD, queues int, size uint16) (*Record, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(file.Int(), &st)
+	if n := Bytes(queues, size); err == nil && st.Size < n {
+		err = unix.Ftruncate(file.Int(), n)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the file for the record of requests in flight: %w", err), file.Close())
+	}
+	r, err := mapRecord(file, queues, size)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return r, nil
+}
+
+// mapRecord maps the record at the beginning of file, which is long enough for it.
+func mapRecord(file *foreign.FD, queues int, size uint16) (*Record, error) {
+	n := Bytes(queues, size)
 	mem, err := unix.Mmap(file.Int(), 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map the record of requests in flight: %w", err)

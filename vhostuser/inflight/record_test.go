@@ -1,6 +1,7 @@
 package inflight
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -179,5 +180,45 @@ func TestRecordInHugePages(t *testing.T) {
 	}
 	if _, err := Open(foreign.NewFD(huge), 0, 2, 64); err == nil || !strings.Contains(err.Error(), ErrForeign.Error()) {
 		t.Errorf("huge pages: %v", err)
+	}
+}
+
+// A record in a file of the daemon's own: what one process has written, the next one finds.
+func TestOpenOwn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "record")
+	open := func(queues int, size uint16) (*Record, error) {
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return OpenOwn(foreign.NewFD(fd), queues, size)
+	}
+	r, err := open(2, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.Ring(1).Begin(Start{Size: 16, Life: 3}, 0); err != nil {
+		t.Fatal(err)
+	}
+	r.Ring(1).Take(5)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = open(2, 16); err != nil {
+		t.Fatal(err)
+	}
+	_, heads, err := r.Ring(1).Begin(Start{Size: 16, Life: 3}, 0)
+	if err != nil || len(heads) != 1 || heads[0] != 5 {
+		t.Errorf("%v, %v", heads, err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenOwn(foreign.NewFD(fd), 2, 16); err == nil {
+		t.Error("a file that cannot be written to is taken")
 	}
 }

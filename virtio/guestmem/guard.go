@@ -45,8 +45,8 @@ func (m *Memory) Has(addr uintptr) bool {
 	if m == nil {
 		return false
 	}
-	for i := range m.spans {
-		if memfault.In(m.spans[i].mem, addr) {
+	for _, s := range m.all() {
+		if memfault.In(s.mem, addr) {
 			return true
 		}
 	}

@@ -102,8 +102,9 @@ func (l *Log) word(page uint64) (*uint32, uint32) {
 // for any other memory.
 func (m *Memory) GuestAddr(v unix.Iovec) (uint64, bool) {
 	at := uintptr(unsafe.Pointer(v.Base))
-	for i := range m.spans {
-		s := &m.spans[i]
+	spans := m.all()
+	for i := range spans {
+		s := &spans[i]
 		off := uint64(at - uintptr(unsafe.Pointer(unsafe.SliceData(s.mem))))
 		if off < s.size && v.Len <= s.size-off {
 			return s.guest + off, true

@@ -1,7 +1,10 @@
 package guestmem_test
 
 import (
+	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -256,5 +259,46 @@ func BenchmarkAppendIovecs(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// Memory that is looked for when it is missing: by one goroutine at a time, once for each region,
+// also in the middle of a buffer. What is not there, or does not fit, is an error as before.
+func TestOnMissing(t *testing.T) {
+	m := heap(t, guestmem.RegionDesc{GuestAddr: 0, Size: page})
+	var asked []uint64
+	m.OnMissing(func(addr uint64) (*guestmem.Region, error) {
+		asked = append(asked, addr)
+		switch {
+		case addr < 3*page:
+			return guestmem.Heap(guestmem.RegionDesc{GuestAddr: page, Size: 2 * page, UserAddr: page}), nil
+		case addr == 8*page:
+			return guestmem.Heap(guestmem.RegionDesc{GuestAddr: 2 * page, Size: 8 * page}), nil // overlaps
+		case addr == 9*page:
+			return guestmem.Heap(guestmem.RegionDesc{GuestAddr: 20 * page, Size: page}), nil // elsewhere
+		}
+		return nil, unix.EINVAL
+	})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			iov, err := m.AppendIovecs(nil, page/2, 2*page)
+			if err != nil || len(iov) != 2 || iov[0].Len != page/2 || iov[1].Len != 3*page/2 {
+				t.Errorf("%v, %v", iov, err)
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := m.UserBytes(2*page, page); err != nil {
+		t.Error(err)
+	}
+	for _, at := range []uint64{2 * page, 8 * page, 9 * page} {
+		var missing *guestmem.MissingError
+		if _, err := m.AppendIovecs(nil, at, 2*page); !errors.As(err, &missing) {
+			t.Errorf("at %#x: %v", at, err)
+		}
+	}
+	if want := []uint64{page, 3 * page, 8 * page, 9 * page}; !slices.Equal(asked, want) {
+		t.Errorf("asked for %#x, and not %#x", asked, want)
 	}
 }

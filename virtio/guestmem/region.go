@@ -59,13 +59,27 @@ func Map(fd int, d RegionDesc) (*Region, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memory region at guest address %#x: fstatfs of its file: %w", d.GuestAddr, err)
 	}
+	return mapPages(fd, d, page, unix.PROT_READ|unix.PROT_WRITE)
+}
+
+// MapUnsized is Map for the file of a driver in the kernel, which has no size: an access to what
+// is not there faults. prot is as mmap(2) has it.
+func MapUnsized(fd int, d RegionDesc, prot int) (*Region, error) {
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	return mapPages(fd, d, uint64(unix.Getpagesize()), prot)
+}
+
+// mapPages maps the region d, which was checked, in whole pages of the file.
+func mapPages(fd int, d RegionDesc, page uint64, prot int) (*Region, error) {
 	// mmap works in whole pages, and so does munmap on hugetlbfs (mm/hugetlb.c).
 	lead := d.MmapOffset % page
 	length := (lead + d.Size + page - 1) / page * page
 	if length > math.MaxInt64 {
 		return nil, fmt.Errorf("memory region at guest address %#x: %#x bytes are more than can be mapped", d.GuestAddr, d.Size)
 	}
-	mapping, err := unix.Mmap(fd, int64(d.MmapOffset-lead), int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	mapping, err := unix.Mmap(fd, int64(d.MmapOffset-lead), int(length), prot, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("memory region at guest address %#x: mmap of %#x bytes at %#x of its file: %w", d.GuestAddr, length, d.MmapOffset-lead, err)
 	}
