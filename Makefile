@@ -80,6 +80,7 @@ vm-test: build ## real guests under QEMU (integration/qemu_test.sh, integration/
 	@integration/guests/small.sh
 	@integration/guests/vfio.sh
 	@integration/guests/faults.sh
+	@integration/guests/vduse.sh
 	@integration/guests/migrate.sh
 	@integration/guests/xfs.sh
 	@integration/guests/restart.sh

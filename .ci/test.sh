@@ -30,6 +30,7 @@ machines=(
 	"bad zones" "integration/guests/faults.sh"
 	"vfio-user" "integration/guests/vfio.sh"
 	"power cuts" "integration/powercut.sh 10"
+	"the host itself (VDUSE)" "integration/guests/vduse.sh"
 	"smallest disks" "integration/guests/small.sh"
 )
 

@@ -57,6 +57,10 @@ func fail(stderr io.Writer, err error) int {
 		return int(child)
 	}
 	_, _ = fmt.Fprintf(stderr, "zvhost: %s\n", oneLine(err.Error()))
+	var ended *endedError
+	if errors.As(err, &ended) {
+		return ended.status
+	}
 	var usage *usageError
 	switch {
 	case errors.As(err, &usage):
@@ -121,7 +125,7 @@ that a service manager does not try again.`,
 	root.SetVersionTemplate(versionLine())
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelp())
-	root.AddCommand(newCreate(), newServe(), newKeeper(), newReport(), newCheck(), newFault(), newZone(), newResize(), newBench(), newVersion())
+	root.AddCommand(newCreate(), newServe(), newKeeper(), newAttach(), newDetach(), newReport(), newCheck(), newFault(), newZone(), newResize(), newBench(), newVersion())
 	return root
 }
 

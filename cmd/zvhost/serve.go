@@ -81,6 +81,10 @@ guest's queues start here; it waits for at most 10 s, and refuses the queues the
 daemon releases the disk when its front-end has stopped all queues of a guest whose
 writes are logged, and acquires it again if the guest stays.
 
+With --vduse the front-end is this host's own kernel, which makes a block device of the
+disk; 'zvhost attach' does it in the background. The device stays when the daemon ends, and
+the next one with the same NAME continues; 'zvhost detach' removes it.
+
 With --vfio-user the front-end gets a virtio-blk PCI function with MSI-X, which needs no
 support for zones of its own: QEMU's vfio-user-pci, cloud-hypervisor's --user-device. A
 restart of the daemon, also under 'zvhost keeper', ends such a front-end's connection.
@@ -91,6 +95,7 @@ activation it uses the socket that systemd passes.`,
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --queues 4 --serial VM1-DATA
   zvhost serve --vfio-user /run/vm1.sock --blk-file disk.zvh --queues 4
   zvhost serve --socket-path /run/vm1.sock --blk-file /dev/nvme0n2 --zones 16-79
+  zvhost serve --vduse data --blk-file disk.zvh --queues 4
   zvhost serve --socket-path /run/vm1-incoming.sock --blk-file /mnt/shared/vm1.raw --incoming
   zvhost serve --socket-path /run/bench.sock --null --null-size 64G
   zvhost serve --socket-path /run/vm1.sock --blk-file disk.zvh --create --size 8G --zone-size 64M
@@ -116,6 +121,8 @@ func (o *serveOptions) add(fs *pflag.FlagSet) {
 	fs.StringVar((*string)(&o.config.Cache), "cache", "", "page cache `MODE`: buffered, or direct (the default for zoned drives)")
 	fs.Var(&o.window, "zones", "serve only these zones of a zoned device, numbered from 0")
 	fs.BoolVar(&o.config.Incoming, "incoming", false, "acquire the disk when queues start: a guest migrates here from another zvhost")
+	fs.StringVar(&o.config.VDUSE, "vduse", "", "instead of --socket-path: serve this host's kernel, as the VDUSE device `NAME`")
+	fs.StringVar(&o.config.VDUSEState, "vduse-state", "", "`DIR` in memory for its state (default /run/zvhost/vduse)")
 	fs.Var(&o.mode, "socket-mode", "permissions of the socket; write permission allows to connect")
 	fs.StringVar(&o.config.SocketGroup, "socket-group", "", "`GROUP` of the socket (default: the daemon's)")
 	fs.StringVar(&o.config.ControlPath, "control-path", "", "accept zvhost fault, zone and resize on this UNIX `PATH`, from root and its own user")

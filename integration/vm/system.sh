@@ -15,7 +15,7 @@ GUEST_TOOLS=(bash busybox blkzone blkdiscard blkid fstrim mount umount findmnt
 
 # Modules without which a guest is of no use; the others are taken if there.
 GUEST_MODULES_NEEDED=(virtio_pci virtio_blk virtio_console btrfs zonefs ext4 null_blk)
-GUEST_MODULES_WANTED=(f2fs xfs loop scsi_debug sd_mod nvme ublk_drv dm-mod
+GUEST_MODULES_WANTED=(f2fs xfs loop vduse virtio_vdpa scsi_debug sd_mod nvme ublk_drv dm-mod
 	dm-zoned dm-flakey dm-log-writes dm-linear crc32c-intel mq-deadline)
 
 system_allowed() { [[ ${ZVHOST_VM_SYSTEM:-yes} != no ]]; }

@@ -20,6 +20,7 @@ import (
 	"github.com/zvhost/zvhost/backend/zone"
 	"github.com/zvhost/zvhost/internal/device"
 	"github.com/zvhost/zvhost/internal/logging"
+	"github.com/zvhost/zvhost/vduse"
 	"github.com/zvhost/zvhost/virtio/transport"
 )
 
@@ -53,6 +54,9 @@ type Config struct {
 	VFIOUser string
 	// FD is an inherited socket, listening or connected, or NoFD.
 	FD int
+	// VDUSE, instead of a socket, is the name of the device that the host's own kernel gets.
+	// VDUSEState is the directory of its state; empty: vduse.DefaultStateDir.
+	VDUSE, VDUSEState string
 
 	BlkFile string // the image, file or device to serve
 	// NullSectors, instead of BlkFile, is the size of a disk without storage
@@ -128,6 +132,12 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--vfio-user: %d bytes long, but it may have at most %d: use a shorter one", len(c.VFIOUser), maxSocketPath)
 	case c.ControlPath != "" && c.ControlPath == c.VFIOUser:
 		return errors.New("--control-path and --vfio-user are the same: they are two sockets, so give two paths")
+	case c.VDUSE != "" && (c.SocketPath != "" || c.VFIOUser != "" || c.FD != NoFD):
+		return errors.New("--vduse serves the host's own kernel, and --socket-path, --vfio-user and --fd another process: give one")
+	case c.VDUSE != "" && c.Incoming:
+		return errors.New("--incoming is for a guest that migrates, and --vduse serves the host's own kernel: leave one of them out")
+	case c.VDUSE == "" && c.VDUSEState != "":
+		return errors.New("--vduse-state is for the state of a device of --vduse: add it, or leave this out")
 	case c.FD < NoFD || c.FD >= 0 && c.FD <= 2:
 		return fmt.Errorf("--fd=%d: not a socket handed over by the parent: it must be 3 or more", c.FD)
 	case c.Queues < 1 || c.Queues > transport.MaxQueues:
@@ -166,6 +176,11 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--aio=%s: must be io_uring, native or threads", c.AIO)
 	case len(c.Serial) > MaxSerialBytes:
 		return fmt.Errorf("--serial=%q: %d bytes long, but a virtio-blk serial number has at most %d", c.Serial, len(c.Serial), MaxSerialBytes)
+	}
+	if c.VDUSE != "" {
+		if err := vduse.CheckName(c.VDUSE); err != nil {
+			return fmt.Errorf("--vduse: %w", err)
+		}
 	}
 	for _, b := range []byte(c.Serial) {
 		if b <= ' ' || b > '~' {

@@ -25,6 +25,13 @@ type door interface {
 
 // openDoor opens the door that c names.
 func openDoor(c *Config, h *passedOn, dev transport.Device, log *logrus.Logger) (door, error) {
+	if c.VDUSE != "" {
+		d, err := openVDUSE(c, dev, log)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
+	}
 	f, err := openFront(c, h, log)
 	if err != nil {
 		return nil, err

@@ -12,7 +12,7 @@ import (
 // pages are the documents whose references to the code are checked.
 var pages = []string{
 	"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/durability.md", "docs/front-ends.md",
-	"docs/image-format.md", "docs/migration.md", "docs/restart.md", "docs/vfio-user.md", "docs/vhost-user.md",
+	"docs/image-format.md", "docs/migration.md", "docs/restart.md", "docs/vduse.md", "docs/vfio-user.md", "docs/vhost-user.md",
 }
 
 var (

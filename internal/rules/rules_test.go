@@ -17,9 +17,9 @@ const module = "github.com/zvhost/zvhost"
 // package is entered here on purpose, and docs/architecture.md says why it
 // stands where it does.
 var mayImport = map[string][]string{
-	"cmd/zvhost": {"internal/daemon", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/image", "backend/disk", "backend/zone", "internal/logging"},
+	"cmd/zvhost": {"internal/daemon", "vduse", "internal/control", "internal/bench", "internal/keeper", "backend", "backend/image", "backend/disk", "backend/zone", "internal/logging"},
 
-	"internal/daemon":   {"internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/image", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery", "internal/device", "internal/vfio", "vfiouser"},
+	"internal/daemon":   {"vduse", "internal/control", "internal/failpoint", "internal/foreign", "backend", "backend/image", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser", "vhostuser/inflight", "vhostuser/handover", "internal/logging", "internal/recovery", "internal/device", "internal/vfio", "vfiouser"},
 	"internal/device":   {"internal/recovery", "internal/logging", "internal/failpoint", "internal/foreign", "backend", "backend/disk", "backend/zone", "backend/engine", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser/inflight"},
 	"internal/vfio":     {"virtio/transport", "virtio/guestmem", "virtiopci", "vfiouser", "internal/foreign", "internal/device"}, // device: its tests'
 	"internal/recovery": {"backend", "backend/disk", "backend/zone", "virtio", "virtio/guestmem", "virtio/transport", "vhostuser/inflight"},
@@ -47,6 +47,9 @@ var mayImport = map[string][]string{
 	"vfiouser":          {"internal/foreign"},
 	"vfiouser/client":   {"vfiouser", "internal/foreign"}, // foreign: its tests, which are a server
 	"vfiouser/frontend": {"vfiouser", "vfiouser/client", "virtio/blkclient", "virtio/driver", "virtiopci/pcidriver", "internal/foreign"},
+
+	// The device is its tests' alone.
+	"vduse": {"virtio/transport", "virtio/guestmem", "vhostuser/inflight", "internal/foreign", "internal/device"},
 
 	"virtio":        {"backend/disk", "backend/zone", "virtio/guestmem", "internal/iovec", "internal/plant"},
 	"virtio/driver": {"virtio/guestmem"},
@@ -120,6 +123,7 @@ var outside = map[string]struct {
 	"github.com/sirupsen/logrus":                  {by: []string{"internal/daemon", "internal/device", "internal/logging", "internal/testlog", "cmd/zvhost"}},
 	"github.com/coreos/go-systemd/v22/daemon":     {by: []string{"internal/daemon"}},
 	"github.com/coreos/go-systemd/v22/activation": {by: []string{"internal/daemon"}},
+	"github.com/vishvananda/netlink":              {by: []string{"vduse"}},
 	"pgregory.net/rapid":                          {testsOnly: true},
 	"github.com/google/go-cmp/cmp":                {testsOnly: true},
 	"github.com/google/go-cmp/cmp/cmpopts":        {testsOnly: true},
