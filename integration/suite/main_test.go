@@ -15,7 +15,7 @@ var (
 	sampleFlag      = flag.Bool("sample", false, "with -socket: read samples of what zones hold, for large zones and slow disks (see Served.Sample)")
 	oneInFlag       = flag.Int("one-in", 1, "with -socket: TestTable sends one in so many of its reads, writes, appends and reports")
 	engineOneInFlag = flag.Int("engine-one-in", 29, "TestTableOnEachEngine sends one in so many of its reads, writes, appends and reports")
-	doorOneInFlag   = flag.Int("door-one-in", 5, "TestTableOverVFIOUser sends one in so many of its reads, writes, appends and reports")
+	doorOneInFlag   = flag.Int("door-one-in", 29, "TestTableOverVFIOUser sends one in so many of its reads, writes, appends and reports")
 	scriptFlag      = flag.String("script", "", "a script for TestScripts to run besides those in testdata/scripts")
 	roundsFlag      = flag.Int("rounds", 1, "how much longer than usual TestRandom is to take")
 )
